@@ -1,0 +1,1 @@
+"""The steps of kubeface: each reads a folder and writes a folder."""

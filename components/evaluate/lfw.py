@@ -1,0 +1,150 @@
+"""Labeled Faces in the Wild: pairs files, View 2's ten folds, and every pair scored."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from components.faces.detection import make_detector
+from components.faces.errors import KubefaceError, require
+from components.faces.geometry import align_crop, centre_crop
+from components.faces.images import RGB, decode_rgb
+from components.faces.metrics import Ints, Pairs, roc_points, verification
+from components.faces.model import FaceModel
+from components.faces.progress import Progress
+from components.faces.sources import open_source
+from components.faces.storage import read_bytes
+from components.evaluate.embeddings import Embeddings, embed_batch
+
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class PairsFile:
+    """A pairs file of LFW: image names `<person>/<person>_%04d`, the pairs of them, and the fold of each pair."""
+
+    images: list[str]
+    pairs: Pairs
+    folds: Ints
+
+
+def read_pairs(uri: str) -> PairsFile:
+    """Reads pairs.txt (View 2: `folds<TAB>pairs of a kind`) or a View 1 file (`pairs of a kind`).
+
+    Raises:
+        KubefaceError: the file cannot be read, or a line of it is not a pair; the line is named.
+    """
+    lines = read_bytes(uri).decode("utf-8", "replace").splitlines()
+    header = re.fullmatch(r"(?:(\d+)\s+)?(\d+)\s*", lines[0]) if lines else None
+    if header is None:
+        raise KubefaceError(f"{uri}, line 1: '<folds> <pairs of a kind>' is expected, as LFW's pairs.txt has it")
+    folds, count = int(header[1] or 1), int(header[2])
+    rows = [line for line in lines[1:] if line.strip()]
+    require(
+        len(rows) == 2 * folds * count,
+        f"{uri} has {len(rows)} pairs, its first line promises {folds} × 2 × {count}: the file is cut off or changed",
+    )
+    numbers: dict[str, int] = {}
+    left, right = [], []
+    for place, line in enumerate(rows):
+        names = _names(line.split())
+        if names is None:
+            raise KubefaceError(f"{uri}, line {place + 2}: '{line.strip()}' is not a pair of LFW")
+        left.append(numbers.setdefault(names[0], len(numbers)))
+        right.append(numbers.setdefault(names[1], len(numbers)))
+    same = np.tile(np.repeat([True, False], count), folds)
+    fold = np.repeat(np.arange(folds), 2 * count)
+    require(
+        all(
+            (a.split("/")[0] == b.split("/")[0]) == s
+            for (a, b), s in zip(_named(numbers, left, right), same, strict=True)
+        ),
+        f"{uri}: in each fold the pairs of one person must come before the pairs of two",
+    )
+    return PairsFile(list(numbers), Pairs(np.array(left), np.array(right), same), fold)
+
+
+def _names(words: Sequence[str]) -> tuple[str, str] | None:
+    if len(words) == 3 and words[1].isdigit() and words[2].isdigit():
+        words = (words[0], words[1], words[0], words[2])
+    if len(words) != 4 or not (words[1].isdigit() and words[3].isdigit()):
+        return None
+    return f"{words[0]}/{words[0]}_{int(words[1]):04d}", f"{words[2]}/{words[2]}_{int(words[3]):04d}"
+
+
+def _named(numbers: dict[str, int], left: list[int], right: list[int]) -> list[tuple[str, str]]:
+    names = list(numbers)
+    return [(names[a], names[b]) for a, b in zip(left, right, strict=True)]
+
+
+def evaluate_lfw(archive: str, pairs_uri: str, detector: str, models: dict[str, FaceModel]) -> dict[str, Any]:
+    """Runs models over LFW's pairs.
+
+    Args:
+        archive: LFW's images as folder, tar or zip (…/<person>/<person>_0001.jpg).
+        pairs_uri: pairs.txt of View 2, or a View 1 file.
+        detector: the detector that the models' crops were aligned with.
+        models: by name.
+
+    Returns:
+        pairs, images, fallback (names of the images that got a centre crop since no face was found),
+        models: verification figures by model, `flip` with test-time augmentation in them, and their ROC.
+
+    Raises:
+        KubefaceError: the archive or the pairs file cannot be read, or an image of a pair is not in the archive.
+    """
+    wanted = read_pairs(pairs_uri)
+    detect = make_detector(detector, 20)
+    collected = {name: Embeddings() for name in models}
+    fallback: list[str] = []
+    with open_source(archive) as source, Progress("lfw", len(wanted.images)) as progress:
+        files = {"/".join(PurePosixPath(file.name).with_suffix("").parts[-2:]): file.name for file in source.files}
+        missing = [name for name in wanted.images if name not in files]
+        require(
+            not missing,
+            f"{archive} lacks {len(missing)} images of {pairs_uri}, {missing[0] if missing else ''}.jpg first",
+        )
+        for start in range(0, len(wanted.images), BATCH):
+            names = wanted.images[start : start + BATCH]
+            crops = []
+            for name in names:
+                crop, found = _crop(decode_rgb(source.read(files[name])), detect)
+                crops.append(crop)
+                if not found:
+                    fallback.append(name)
+            batch = np.stack(crops)
+            for name, model in models.items():
+                collected[name].append(*embed_batch(model, batch))
+            progress.advance(len(names))
+    figures: dict[str, Any] = {}
+    several = wanted.folds.max() > 0
+    for name, embeddings in collected.items():
+        plain, flipped = embeddings.plain(), embeddings.flipped()
+        figures[name] = _figures(plain, wanted, several)
+        figures[name]["flip"] = _figures(flipped, wanted, several)
+        figures[name]["roc"] = roc_points(wanted.pairs.scores(plain), wanted.pairs.same)
+    return {
+        "pairs": len(wanted.pairs),
+        "images": len(wanted.images),
+        "detector": detector,
+        "fallback": fallback,
+        "models": figures,
+    }
+
+
+def _figures(embeddings: NDArray[np.float32], wanted: PairsFile, several: bool) -> dict[str, Any]:
+    scores = wanted.pairs.scores(embeddings)
+    return verification(scores, wanted.pairs.same, wanted.folds if several else None)
+
+
+def _crop(image: RGB, detect: Any) -> tuple[RGB, bool]:
+    """The aligned crop of a photograph, or its middle where no face is found; says which."""
+    found = detect(image)
+    if not len(found):
+        return centre_crop(image), False
+    best = found.prominent(image.shape[1], image.shape[0])
+    return align_crop(image, found.landmarks[best]), True

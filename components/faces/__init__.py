@@ -1,0 +1,1 @@
+"""What the steps share and no step owns: face tables, storage, geometry, detectors, backbones, metrics."""

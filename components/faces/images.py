@@ -1,0 +1,22 @@
+"""Encoded images to arrays and back."""
+
+import io
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+RGB = NDArray[np.uint8]
+
+
+def decode_rgb(data: bytes) -> RGB:
+    """JPEG or PNG bytes of a table's image column to RGB, uint8, H×W×3."""
+    with Image.open(io.BytesIO(data)) as image:
+        return np.array(image.convert("RGB"))
+
+
+def encode_png(image: RGB) -> bytes:
+    """RGB (H×W×3) or grey (H×W) uint8 pixels to PNG bytes, the same bytes for the same pixels."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG", compress_level=4)
+    return buffer.getvalue()

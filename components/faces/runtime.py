@@ -1,0 +1,91 @@
+"""What surrounds a step, whichever door it is entered by: time, counts, errors in one line, threads."""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from components.faces.errors import KubefaceError
+
+VERSION = "0.1.0"
+
+# Torch on a CPU spends most of its time in page faults with glibc's defaults: keep freed memory.
+MALLOC_SETTINGS = {
+    "MALLOC_MMAP_THRESHOLD_": str(2**32),
+    "MALLOC_TRIM_THRESHOLD_": str(2**34),
+    "MALLOC_TOP_PAD_": str(2**30),
+}
+
+
+def cpu_limit() -> int:
+    """Processors this process may use: the cgroup's quota (v2 or v1) rounded up, at most its affinity."""
+    available = len(os.sched_getaffinity(0))
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+    except (OSError, ValueError):
+        try:
+            quota = Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us").read_text().strip()
+            period = Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us").read_text().strip()
+        except OSError:
+            return available
+    if quota in ("max", "-1"):
+        return available
+    return max(1, min(available, -(-int(quota) // int(period))))
+
+
+def limit_threads() -> None:
+    """Gives numeric libraries as many threads as the container has processors.
+
+    Must run before they are imported. More threads than processors cost up to 100× under a cgroup
+    limit (deepinsight/insightface#2899).
+    """
+    threads = str(cpu_limit())
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ.setdefault(name, threads)
+
+
+def report_error(message: str) -> None:
+    """Prints `error: …` and leaves the line where Kubernetes reads a pod's last words.
+
+    TERMINATION_LOG names another file than /dev/termination-log.
+    """
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    try:
+        Path(os.environ.get("TERMINATION_LOG", "/dev/termination-log")).write_text(message + "\n")
+    except OSError:
+        pass  # not in a pod
+
+
+def timed(step: Callable[..., dict[str, Any]], **arguments: Any) -> dict[str, Any]:
+    """Runs a step; returns its figures with the seconds it took.
+
+    A KubefaceError ends the process with one line and exit code 1.
+    """
+    start = time.monotonic()
+    try:
+        figures = step(**arguments)
+    except KubefaceError as error:
+        report_error(str(error))
+        raise SystemExit(1) from None
+    return figures | {"seconds": round(time.monotonic() - start, 2)}
+
+
+def run_component(metrics: Any, step: Callable[..., dict[str, Any]], **arguments: Any) -> dict[str, Any]:
+    """Body of a KFP component: runs the step and leaves its figures as the task's metrics.
+
+    Args:
+        metrics: the component's `Output[Metrics]`. Its file gets the figures as JSON, for the report
+            step; its metadata gets the numbers, for the UI.
+        step: function of a step module.
+        arguments: its arguments; `…path` strings of artifacts as paths.
+    """
+    figures = timed(step, **arguments)
+    for name, value in figures.items():
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            metrics.log_metric(name, value)
+    Path(metrics.path).parent.mkdir(parents=True, exist_ok=True)
+    Path(metrics.path).write_text(json.dumps(figures, indent=2, sort_keys=True) + "\n")
+    return figures

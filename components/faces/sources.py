@@ -1,0 +1,97 @@
+"""Where images come from: a folder, an S3 prefix, a tar or a zip, all as names with a way to read each."""
+
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from threading import Lock
+
+from components.faces import storage
+from components.faces.errors import KubefaceError
+from components.faces.fetch import fetch, split_checksum
+
+ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip")
+
+
+@dataclass(frozen=True)
+class Source:
+    """The files below a source, sorted by name, with sizes and version marks; `read` gives the bytes of one.
+
+    `read` may be called from several threads.
+    """
+
+    files: Sequence[storage.StoredFile]
+    read: Callable[[str], bytes]
+
+
+@contextmanager
+def open_source(uri: str) -> Iterator[Source]:
+    """Opens a folder, an s3:// prefix, or a .tar, .tgz or .zip given as path, s3:// or https:// address.
+
+    Archive members are read one by one and never unpacked under their own names, so that `../`,
+    absolute names, links and devices do nothing.
+
+    Raises:
+        KubefaceError: the source is not there, cannot be reached, or is no archive in spite of its name.
+    """
+    if not split_checksum(uri)[0].lower().endswith(ARCHIVES):
+        yield Source(storage.list_files(uri), lambda name: storage.read_bytes(storage.join(uri, name)))
+        return
+    path = fetch(uri)
+    lock = Lock()  # an archive is one file with one position
+    with ExitStack() as stack:
+        with _readable(uri):
+            files, read_member = _open_zip(path, stack) if path.suffix.lower() == ".zip" else _open_tar(path, stack)
+
+        def read(name: str) -> bytes:
+            with lock, _readable(uri):
+                return read_member(name)
+
+        yield Source(sorted(files, key=lambda file: file.name), read)
+
+
+@contextmanager
+def _readable(uri: str) -> Iterator[None]:
+    try:
+        yield
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, RuntimeError) as error:
+        raise KubefaceError(f"{uri} is not a readable archive: {error}") from error
+
+
+Opened = tuple[list[storage.StoredFile], Callable[[str], bytes]]
+
+
+def _open_zip(path: Path, stack: ExitStack) -> Opened:
+    archive = stack.enter_context(zipfile.ZipFile(path))
+    members = {_label(info.filename): info for info in archive.infolist() if not info.is_dir()}
+    files = [storage.StoredFile(name, info.file_size, f"{info.CRC:08x}") for name, info in members.items()]
+    return files, lambda name: archive.read(members[name])
+
+
+def _open_tar(path: Path, stack: ExitStack) -> Opened:
+    tar = stack.enter_context(tarfile.open(path))
+    if path.suffix.lower() != ".tar":
+        # Every step back in a compressed tar starts from its beginning: expand it once.
+        expanded = stack.enter_context(tempfile.TemporaryFile())
+        with tarfile.open(fileobj=expanded, mode="w") as copy:
+            for member in tar:
+                if member.isfile():
+                    copy.addfile(member, tar.extractfile(member))
+        expanded.seek(0)
+        tar = stack.enter_context(tarfile.open(fileobj=expanded))
+    members = {_label(member.name): member for member in tar if member.isfile()}
+    files = [storage.StoredFile(name, member.size, str(member.mtime)) for name, member in members.items()]
+
+    def read(name: str) -> bytes:
+        file = tar.extractfile(members[name])
+        return file.read() if file else b""
+
+    return files, read
+
+
+def _label(name: str) -> str:
+    """A member's name without leading `./`; it serves as a label and never as a path."""
+    return str(PurePosixPath(name))

@@ -1,0 +1,221 @@
+"""Face tables: folders of Parquet shards with a manifest, the only thing that travels between steps.
+
+manifest.json          schema version, kind, rows, identities, shards (name, rows, sha256), producer, settings
+shard-00000.parquet …  row groups of 128 rows, image column uncompressed (the bytes are JPEG or PNG already)
+"""
+
+import csv
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from components.faces.errors import KubefaceError
+from components.faces.folders import new_folder, read_json, sha256_file, write_json
+
+SCHEMA_VERSION = 1
+ROW_GROUP_ROWS = 128
+SHARD_BYTES = 192 * 2**20
+
+_FACE_FIELDS = [
+    pa.field("image_id", pa.string(), nullable=False),
+    pa.field("identity", pa.string(), nullable=False),
+    pa.field("source", pa.string(), nullable=False),  # the name of the image below the data source
+    pa.field("given_split", pa.string()),  # train or val where the source came divided, else null
+    pa.field("image", pa.binary(), nullable=False),  # JPEG or PNG bytes
+    pa.field("width", pa.int32(), nullable=False),
+    pa.field("height", pa.int32(), nullable=False),
+]
+SCHEMAS: dict[str, pa.Schema] = {
+    "faces": pa.schema(_FACE_FIELDS),
+    # Landmarks (x, y of eyes, nose and mouth corners, image's left first) and box (x1, y1, x2, y2) are in pixels
+    # of the photograph that was ingested, not of the crop.
+    "aligned": pa.schema(
+        [
+            *_FACE_FIELDS,
+            pa.field("landmarks", pa.list_(pa.float32(), 10), nullable=False),
+            pa.field("det_score", pa.float32(), nullable=False),
+            pa.field("det_box", pa.list_(pa.float32(), 4), nullable=False),
+        ]
+    ),
+    "filter": pa.schema(
+        [
+            pa.field("image_id", pa.string(), nullable=False),
+            pa.field("kept", pa.bool_(), nullable=False),
+            pa.field("reason", pa.string()),  # null where kept
+            pa.field("score", pa.float32(), nullable=False),
+            pa.field("face_size", pa.float32(), nullable=False),  # shorter side of the best box, pixels
+        ]
+    ),
+    "split": pa.schema(
+        [
+            pa.field("image_id", pa.string(), nullable=False),
+            pa.field("identity", pa.string(), nullable=False),
+            pa.field("split", pa.string(), nullable=False),  # train, val, heldout or excluded
+            pa.field("reason", pa.string()),  # why it was excluded, else null
+        ]
+    ),
+}
+REJECTED_FIELDS = ("source", "reason", "detail")
+
+
+class TableWriter:
+    """Writes a table folder row by row; used as a context manager.
+
+    The folder appears under its name only when the block ends without an error. The same rows in the
+    same order give the same bytes.
+    """
+
+    def __init__(self, out: Path, kind: str, producer: str, settings: Mapping[str, Any]) -> None:
+        self.kind = kind
+        self.schema = SCHEMAS[kind]
+        self.rows = 0
+        self._manifest: dict[str, Any] = {
+            "schema_version": SCHEMA_VERSION,
+            "kind": kind,
+            "producer": producer,
+            "settings": dict(settings),
+        }
+        self._identities: set[str] = set()
+        self._rejected: list[tuple[str, str, str]] = []
+        self._shards: list[dict[str, Any]] = []
+        self._buffer: list[Mapping[str, Any]] = []
+        self._parquet: pq.ParquetWriter | None = None
+        self._context = new_folder(out)
+
+    def __enter__(self) -> "TableWriter":
+        self.folder = self._context.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if error is None:
+                self._finish()
+        except BaseException as failure:
+            self._context.__exit__(type(failure), failure, failure.__traceback__)
+            raise
+        finally:
+            if self._parquet is not None:
+                self._parquet.close()
+        self._context.__exit__(kind, error, trace)
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Appends a row; its keys are the fields of the schema (nullable ones may be left out)."""
+        self._buffer.append(row)
+        self.rows += 1
+        if "identity" in row:
+            self._identities.add(row["identity"])
+        if len(self._buffer) >= ROW_GROUP_ROWS:
+            self._flush()
+
+    def reject(self, source: str, reason: str, detail: str = "") -> None:
+        """Lists an image that was left out, with a reason (one word) and a detail (one line)."""
+        self._rejected.append((source, reason, " ".join(detail.split())))
+
+    @property
+    def rejected(self) -> dict[str, int]:
+        """Number of images left out, by reason."""
+        counts: dict[str, int] = {}
+        for _, reason, _ in self._rejected:
+            counts[reason] = counts.get(reason, 0) + 1
+        return dict(sorted(counts.items()))
+
+    @property
+    def identities(self) -> int:
+        """Number of different identities among the rows added."""
+        return len(self._identities)
+
+    def _flush(self) -> None:
+        if not self._buffer:
+            return
+        if self._parquet is None:
+            path = self.folder / f"shard-{len(self._shards):05d}.parquet"
+            self._shards.append({"name": path.name, "rows": 0})
+            codec = {name: "NONE" if name == "image" else "ZSTD" for name in self.schema.names}
+            plain = [name for name in self.schema.names if name != "image"]
+            self._parquet = pq.ParquetWriter(path, self.schema, compression=codec, use_dictionary=plain)
+        self._parquet.write_table(pa.Table.from_pylist(list(self._buffer), self.schema), row_group_size=ROW_GROUP_ROWS)
+        shard = self._shards[-1]
+        shard["rows"] += len(self._buffer)
+        self._buffer.clear()
+        if (self.folder / shard["name"]).stat().st_size >= SHARD_BYTES:
+            self._close_shard()
+
+    def _close_shard(self) -> None:
+        if self._parquet is not None:
+            self._parquet.close()
+            self._parquet = None
+            shard = self._shards[-1]
+            shard["sha256"] = sha256_file(self.folder / shard["name"])
+
+    def _finish(self) -> None:
+        self._flush()
+        self._close_shard()
+        self._rejected.sort()
+        with open(self.folder / "rejected.csv", "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(REJECTED_FIELDS)
+            writer.writerows(self._rejected)
+        manifest = self._manifest | {
+            "rows": self.rows,
+            "identities": self.identities,
+            "rejected": self.rejected,
+            "shards": self._shards,
+        }
+        write_json(self.folder / "manifest.json", manifest)
+
+
+class Table:
+    """A finished table folder. Opening it checks the manifest and the checksum of every shard.
+
+    Raises:
+        KubefaceError: no manifest, another kind or schema version than asked for, or a shard that is
+            missing or differs from its checksum.
+    """
+
+    def __init__(self, folder: Path | str, kind: str) -> None:
+        self.folder = Path(folder)
+        self.manifest: dict[str, Any] = read_json(self.folder / "manifest.json")
+        if self.manifest.get("kind") != kind:
+            raise KubefaceError(f"{self.folder} holds a '{self.manifest.get('kind')}' table where '{kind}' is needed")
+        if self.manifest.get("schema_version") != SCHEMA_VERSION:
+            raise KubefaceError(
+                f"{self.folder} has schema version {self.manifest.get('schema_version')}, this release reads "
+                f"{SCHEMA_VERSION}: run the step that wrote it again"
+            )
+        self.rows: int = self.manifest["rows"]
+        self.identities: int = self.manifest["identities"]
+        self.paths = [self.folder / shard["name"] for shard in self.manifest["shards"]]
+        for path, shard in zip(self.paths, self.manifest["shards"], strict=True):
+            if not path.is_file():
+                raise KubefaceError(f"{path} is missing though the manifest lists it: run the step that wrote it again")
+            if sha256_file(path) != shard["sha256"]:
+                raise KubefaceError(f"{path} is corrupt: its SHA-256 is not the one in {self.folder / 'manifest.json'}")
+
+    @property
+    def sha256(self) -> str:
+        """The hash of the manifest, and with it of every shard."""
+        return hashlib.sha256((self.folder / "manifest.json").read_bytes()).hexdigest()
+
+    def columns(self, names: Sequence[str]) -> pa.Table:
+        """The named columns of all rows, in memory; meant for the small ones, not for `image`."""
+        tables = [pq.read_table(path, columns=list(names)) for path in self.paths]
+        return pa.concat_tables(tables) if tables else SCHEMAS[self.manifest["kind"]].empty_table().select(list(names))
+
+    def row_groups(self, names: Sequence[str] | None = None) -> Iterator[list[dict[str, Any]]]:
+        """Rows as dictionaries, a row group (at most 128 rows) at a time, in stored order."""
+        for path in self.paths:
+            with pq.ParquetFile(path) as file:
+                for group in range(file.num_row_groups):
+                    yield file.read_row_group(group, columns=list(names) if names else None).to_pylist()
+
+    def rejected(self) -> list[dict[str, str]]:
+        """The images that were left out: source, reason, detail."""
+        with open(self.folder / "rejected.csv", newline="", encoding="utf-8", errors="surrogateescape") as file:
+            return list(csv.DictReader(file))
