@@ -34,4 +34,4 @@ class Embeddings:
     def flipped(self) -> Vectors:
         """Flip test-time augmentation: the direction of the sum of both embeddings, images×D of unit length."""
         both = self.plain() + np.concatenate(self._mirrored)
-        return both / np.maximum(np.linalg.norm(both, axis=1, keepdims=True), 1e-12)
+        return np.asarray(both / np.maximum(np.linalg.norm(both, axis=1, keepdims=True), 1e-12), np.float32)

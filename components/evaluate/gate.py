@@ -3,6 +3,7 @@
 from typing import Any
 
 GATE_FAR = 0.01
+ROUNDING = 1e-9  # a loss of exactly max_loss is allowed: 0.9858 − 0.9958 is −0.010000000000000009
 
 
 def decide(evaluation: dict[str, Any], max_loss: float) -> dict[str, Any]:
@@ -37,17 +38,15 @@ def decide(evaluation: dict[str, Any], max_loss: float) -> dict[str, Any]:
             f"clean AUC {_percent(entry['before'])} → {_percent(entry['after'])} (95 % interval of the change "
             f"{_points(entry['gain_low'])} to {_points(entry['gain_high'])}, {_points(-max_loss)} allowed)"
         )
-        checks.append({"name": name, "passed": entry["gain_low"] >= -max_loss, "text": text})
+        checks.append({"name": name, "passed": entry["gain_low"] >= -max_loss - ROUNDING, "text": text})
     if "lfw" in evaluation["finetuned"]:
         before, after = (evaluation[model]["lfw"]["accuracy"] for model in ("baseline", "finetuned"))
         text = f"LFW accuracy {_percent(before)} → {_percent(after)} ({_points(-max_loss)} allowed)"
-        checks.append({"name": "lfw", "passed": after - before >= -max_loss, "text": text})
+        checks.append({"name": "lfw", "passed": after - before >= -max_loss - ROUNDING, "text": text})
     better = all(check["passed"] for check in checks)
-    told = checks if better else [check for check in checks if not check["passed"]]
+    told = [check["text"] if check["passed"] else f"NOT ENOUGH: {check['text']}" for check in checks]
     people = evaluation["people"]
-    reason = f"{'better' if better else 'not better'} on {people} held-out people: " + "; ".join(
-        c["text"] for c in told
-    )
+    reason = f"{'better' if better else 'not better'} on {people} held-out people: {'; '.join(told)}"
     return {"better": better, "reason": reason, "checks": checks, "max_loss": max_loss}
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from components.evaluate.embeddings import Embeddings, embed_batch
 from components.faces.detection import make_detector
 from components.faces.errors import KubefaceError, require
 from components.faces.geometry import align_crop, centre_crop
@@ -18,7 +19,6 @@ from components.faces.model import FaceModel
 from components.faces.progress import Progress
 from components.faces.sources import open_source
 from components.faces.storage import read_bytes
-from components.evaluate.embeddings import Embeddings, embed_batch
 
 BATCH = 64
 
@@ -40,20 +40,20 @@ def read_pairs(uri: str) -> PairsFile:
     """
     lines = read_bytes(uri).decode("utf-8", "replace").splitlines()
     header = re.fullmatch(r"(?:(\d+)\s+)?(\d+)\s*", lines[0]) if lines else None
-    if header is None:
+    if header is None or "0" in (header[1], header[2]):
         raise KubefaceError(f"{uri}, line 1: '<folds> <pairs of a kind>' is expected, as LFW's pairs.txt has it")
     folds, count = int(header[1] or 1), int(header[2])
-    rows = [line for line in lines[1:] if line.strip()]
+    rows = [(number, line) for number, line in enumerate(lines[1:], 2) if line.strip()]
     require(
         len(rows) == 2 * folds * count,
         f"{uri} has {len(rows)} pairs, its first line promises {folds} × 2 × {count}: the file is cut off or changed",
     )
     numbers: dict[str, int] = {}
     left, right = [], []
-    for place, line in enumerate(rows):
+    for number, line in rows:
         names = _names(line.split())
         if names is None:
-            raise KubefaceError(f"{uri}, line {place + 2}: '{line.strip()}' is not a pair of LFW")
+            raise KubefaceError(f"{uri}, line {number}: '{line.strip()}' is not a pair of LFW")
         left.append(numbers.setdefault(names[0], len(numbers)))
         right.append(numbers.setdefault(names[1], len(numbers)))
     same = np.tile(np.repeat([True, False], count), folds)
@@ -69,9 +69,9 @@ def read_pairs(uri: str) -> PairsFile:
 
 
 def _names(words: Sequence[str]) -> tuple[str, str] | None:
-    if len(words) == 3 and words[1].isdigit() and words[2].isdigit():
+    if len(words) == 3 and words[1].isdecimal() and words[2].isdecimal():
         words = (words[0], words[1], words[0], words[2])
-    if len(words) != 4 or not (words[1].isdigit() and words[3].isdigit()):
+    if len(words) != 4 or not (words[1].isdecimal() and words[3].isdecimal()):
         return None
     return f"{words[0]}/{words[0]}_{int(words[1]):04d}", f"{words[2]}/{words[2]}_{int(words[3]):04d}"
 
@@ -112,7 +112,11 @@ def evaluate_lfw(archive: str, pairs_uri: str, detector: str, models: dict[str, 
             names = wanted.images[start : start + BATCH]
             crops = []
             for name in names:
-                crop, found = _crop(decode_rgb(source.read(files[name])), detect)
+                try:
+                    photograph = decode_rgb(source.read(files[name]))
+                except (OSError, SyntaxError, ValueError) as error:  # what Pillow's decoders raise
+                    raise KubefaceError(f"{archive}: {files[name]} cannot be decoded: {error}") from error
+                crop, found = _crop(photograph, detect)
                 crops.append(crop)
                 if not found:
                     fallback.append(name)

@@ -92,7 +92,8 @@ def evaluate(
         len(set(heldout.values())) >= 2,
         f"{divided.folder} holds out {len(set(heldout.values()))} people, at least 2 are needed",
     )
-    training = read_json(model / "model.json")["training"]
+    training = read_json(model / "model.json").get("training", {})
+    require("pretrained" in training, f"{model / 'model.json'} tells of no training: give the folder that finetune wrote")
     models = {
         "baseline": load_pretrained(training["backbone"], training["pretrained"], where),
         "finetuned": load_model(model, where),

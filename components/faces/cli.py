@@ -12,7 +12,6 @@ import docstring_parser
 
 from components.faces.runtime import MALLOC_SETTINGS, limit_threads, timed
 
-
 Step = Callable[..., dict[str, Any]]
 
 

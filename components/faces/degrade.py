@@ -92,7 +92,7 @@ class Degradation:
         return self.kind != "none"
 
     def __str__(self) -> str:
-        return f"{self.kind}:{self.value:g}" if self else "none"
+        return f"{self.kind}:{np.format_float_positional(self.value, trim='-')}" if self else "none"
 
     def __call__(self, image: RGB, *key: object) -> RGB:
         """The degraded copy of an RGB crop (uint8, H×W×3).

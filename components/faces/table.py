@@ -182,6 +182,8 @@ class Table:
     def __init__(self, folder: Path | str, kind: str) -> None:
         self.folder = Path(folder)
         self.manifest: dict[str, Any] = read_json(self.folder / "manifest.json")
+        if not isinstance(self.manifest, dict) or not {"kind", "rows", "identities", "shards"} <= self.manifest.keys():
+            raise KubefaceError(f"{self.folder / 'manifest.json'} is not a table's manifest: run the step again")
         if self.manifest.get("kind") != kind:
             raise KubefaceError(f"{self.folder} holds a '{self.manifest.get('kind')}' table where '{kind}' is needed")
         if self.manifest.get("schema_version") != SCHEMA_VERSION:

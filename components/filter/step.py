@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
 
 from components.faces.detection import Faces, make_detector
 from components.faces.errors import require
@@ -73,6 +74,10 @@ def filter_faces(
                 if reason:
                     table.reject(row["source"], reason, f"score {score:.3f}, face {size:.0f} pixels")
                 progress.advance()
+        require(
+            table.rows == len(wanted),
+            f"{faces} lacks {len(wanted) - table.rows} images of {aligned}: give the face table that was aligned",
+        )
     return {"rows_in": len(wanted), "rows_out": kept, "rejected": len(wanted) - kept}
 
 
@@ -82,7 +87,7 @@ def _best_face(image: RGB, detect: Any) -> tuple[float, float]:
     scale = min(1.0, LONGEST_SIDE / max(height, width))
     if scale < 1:
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+        image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
     found: Faces = detect(image)
     if not len(found):
         return 0.0, 0.0

@@ -105,12 +105,15 @@ def finetune(
         split: Split table; its train and val images are used.
         out: Folder to write the model to.
         backbone: sface, inception_resnet_v1_vggface2 or inception_resnet_v1_casia_webface.
-        pretrained: Start from this model folder or weights file (path, s3://, https:// with #sha256=…); empty for the published weights.
+        pretrained: Start from this model folder or weights file (path, s3://, https:// with #sha256=…); empty for
+            the published weights.
         head: arcface, cosface or softmax.
         scale: Scale s of the cosine logits.
-        margin: Margin of the head, in radians for arcface and cosine for cosface; negative for the paper's 0.5 and 0.4.
+        margin: Margin of the head, in radians for arcface and cosine for cosface; negative for the paper's 0.5
+            and 0.4.
         degradation: Put on training and validation crops, as noise:60, lowres:14, blur:4, jpeg:5, dark or none.
-        distill: Weight of (1 − cosine) between the embedding and the starting model's embedding of the clean crop; 0 for none.
+        distill: Weight of (1 − cosine) between the embedding and the starting model's embedding of the clean crop;
+            0 for none.
         head_epochs: Epochs of stage 1, the head alone.
         head_lr: Learning rate of stage 1.
         epochs: Most epochs of stage 2, everything.
@@ -141,7 +144,7 @@ def finetune(
     torch.manual_seed(seed)
     torch.set_num_threads(cpu_limit())
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads uninitialised memory
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs, and none is read
     table, divided = Table(aligned, "aligned"), Table(split, "split")
     data = _read_split(table, divided)
     where = choose_device(device)
@@ -309,7 +312,7 @@ class Trainer:
                         "learning rate; the last good checkpoint was not kept, since the step did not finish"
                     )
                 optimizer.zero_grad(set_to_none=True)
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
                 scheduler.step()
                 total += float(loss.detach()) * len(labels)
@@ -365,7 +368,7 @@ class Trainer:
 
     def _batches(self, loader: DataLoader[Any]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         for clean, bad, labels in loader:
-            yield tuple(part.to(self.device, non_blocking=True) for part in (clean, bad, labels))  # type: ignore[misc]
+            yield tuple(part.to(self.device, non_blocking=True) for part in (clean, bad, labels))
 
     def _keep(self, loss: float, accuracy: float, epoch: int, folder: Path) -> bool:
         """Writes `last`, and `best` too if the validation loss is the least so far; says whether it is."""

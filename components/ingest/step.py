@@ -38,13 +38,12 @@ def fingerprint(source: str) -> str:
     """
     with open_source(source) as opened:
         require(bool(opened.files), _empty(source))
-        digest = hashlib.sha256()
-        for file in opened.files:
-            digest.update(f"{file.name}\0{file.size}\0{file.version}\n".encode("utf-8", "surrogateescape"))
-        return digest.hexdigest()
+        return _fingerprint(opened)
 
 
-def ingest(source: str, out: Path, max_pixels: int = 50_000_000, seed: int = 0) -> dict[str, Any]:
+def ingest(
+    source: str, out: Path, expected_fingerprint: str = "", max_pixels: int = 50_000_000, seed: int = 0
+) -> dict[str, Any]:
     """Reads one folder of images per identity into a face table.
 
     The folder that an image lies in names its identity; where `train/` and `val/` lie above those
@@ -54,6 +53,7 @@ def ingest(source: str, out: Path, max_pixels: int = 50_000_000, seed: int = 0) 
     Args:
         source: Folder, s3://bucket/prefix, or a .tar, .tgz or .zip (path, s3:// or https:// with #sha256=…).
         out: Folder to write the face table to.
+        expected_fingerprint: Stop if the source no longer has this fingerprint; empty for no check.
         max_pixels: Largest width × height in pixels; larger images are rejected.
         seed: Seed of the order in which rows are stored.
 
@@ -62,9 +62,13 @@ def ingest(source: str, out: Path, max_pixels: int = 50_000_000, seed: int = 0) 
 
     Raises:
         KubefaceError: no image at all, one identity only, two folders of the same name, or a source that
-            cannot be reached.
+            cannot be reached or has changed.
     """
     with open_source(source) as opened:
+        require(
+            expected_fingerprint in ("", _fingerprint(opened)),
+            f"{source} changed while the run began: start it again",
+        )
         names = sorted((file.name for file in opened.files if not _hidden(file.name)), key=lambda n: _rank(seed, n))
         require(bool(names), _empty(source))
         settings = {"source": source, "max_pixels": max_pixels, "seed": seed}
@@ -129,6 +133,13 @@ class Ingested:
         }
 
 
+def _fingerprint(opened: Source) -> str:
+    digest = hashlib.sha256()
+    for file in opened.files:
+        digest.update(f"{file.name}\0{file.size}\0{file.version}\n".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
 def _empty(source: str) -> str:
     return f"{source} holds no image: check the folder or prefix"
 
@@ -169,6 +180,8 @@ def _load(name: str, data: bytes, max_pixels: int) -> Ingested | Reject:
         return Reject(name, "no_identity", "the file lies in no folder that names a person")
     if not data:
         return Reject(name, "empty_file")
+    if name.encode("utf-8", "replace").decode() != name:
+        return Reject(name, "bad_name", "the name is not UTF-8: rename the file or folder")
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             if image.width * image.height > max_pixels:
@@ -178,7 +191,7 @@ def _load(name: str, data: bytes, max_pixels: int) -> Ingested | Reject:
             )
             image.load()
             if not kept:
-                upright = ImageOps.exif_transpose(image)
+                upright = _eight_bits(ImageOps.exif_transpose(image))
                 data = encode_png(np.array(upright.convert("L" if upright.mode in ("L", "1") else "RGB")))
                 width, height = upright.size
             else:
@@ -194,10 +207,20 @@ def _load(name: str, data: bytes, max_pixels: int) -> Ingested | Reject:
     return Ingested(name, path.parts[-2], folder, given, data, width, height)
 
 
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Scales grey levels of 16 bits to 8; Pillow's own conversion makes everything above 255 white."""
+    if image.mode != "F" and not image.mode.startswith("I"):
+        return image
+    levels = np.asarray(image)
+    if image.mode == "F" or levels.min() < 0 or levels.max() > 65535:
+        raise ValueError("neither 8 nor 16 bits a channel, so that black and white are unknown")
+    return Image.fromarray((levels // 257).astype(np.uint8))
+
+
 def _one_folder(folders: dict[str, str], identity: str, folder: str) -> None:
     """Two folders of one name may be two people: they are not merged silently."""
     known = folders.setdefault(identity, folder)
     require(
         known == folder,
-        f"identity '{identity}' stands in two folders, '{known}' and '{folder}': merge them or give them different names",
+        f"identity '{identity}' stands in two folders, '{known}' and '{folder}': merge or rename them",
     )

@@ -130,7 +130,7 @@ def _divide(
     elif any(face.given_split for face in faces):
         parts = {face.image_id: face.given_split or "train" for face in faces}
     else:
-        parts = _train_and_val(faces, val_fraction, seed)
+        parts = _train_and_val(faces, val_fraction, seed, apply_filter != "none")
     leaves = {"validation": ("val", "heldout"), "all": ("train", "val", "heldout"), "none": ()}[apply_filter]
     reasons = {
         face.image_id: f"filter: {face.rejected}" if face.rejected and parts[face.image_id] in leaves else None
@@ -146,13 +146,19 @@ def _divide(
     ]
 
 
-def _train_and_val(faces: list[Face], val_fraction: float, seed: int) -> dict[str, str]:
-    """At least one image of a person is trained on, and at least one validated on where a fraction is asked for."""
+def _train_and_val(faces: list[Face], val_fraction: float, seed: int, filtered: bool) -> dict[str, str]:
+    """At least one image of a person is trained on, and at least one validated on where a fraction is asked for.
+
+    Where the filter's verdict counts for val, the first of val is an image that it kept, if there is one.
+    """
     count = round(val_fraction * len(faces))
     if val_fraction > 0:
         count = max(1, count)
     count = min(count, len(faces) - 1)
     ranked = sorted(faces, key=lambda face: _unit_hash(seed, "image", face.image_id))
+    if filtered:
+        first = next((index for index, face in enumerate(ranked) if not face.rejected), 0)
+        ranked.insert(0, ranked.pop(first))
     return {face.image_id: "val" if index < count else "train" for index, face in enumerate(ranked)}
 
 

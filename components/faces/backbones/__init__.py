@@ -38,7 +38,8 @@ class Backbone:
 def _inception_resnet_v1() -> nn.Module:
     from facenet_pytorch import InceptionResnetV1
 
-    return InceptionResnetV1(classify=False)
+    network: nn.Module = InceptionResnetV1(classify=False)
+    return network
 
 
 _FACENET = Preprocessing(160, "rgb", 127.5, 128.0)

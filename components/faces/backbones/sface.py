@@ -37,14 +37,17 @@ class ConvBlock(nn.Sequential):
 
     def forward(self, images: Tensor) -> Tensor:
         if self.bn.training:
-            return super().forward(images)
+            return self.act(self.bn(self.conv(images)))  # type: ignore[no-any-return]
         # With fixed statistics the batch norm is part of the convolution: two passes over the maps fewer,
         # and as many again on the way back.
-        factor = self.bn.weight * torch.rsqrt(self.bn.running_var + self.bn.eps)
+        mean, variance = self.bn.running_mean, self.bn.running_var
+        assert mean is not None and variance is not None  # noqa: S101 - batch norm tracks its statistics by default
+        factor = self.bn.weight * torch.rsqrt(variance + self.bn.eps)
         weight = self.conv.weight * factor[:, None, None, None]
-        bias = self.bn.bias - self.bn.running_mean * factor
+        bias = self.bn.bias - mean * factor
         conv = self.conv
-        return self.act(conv2d(images, weight, bias, conv.stride, conv.padding, groups=conv.groups))
+        maps = conv2d(images, weight, bias, conv.stride, conv.padding, groups=conv.groups)
+        return self.act(maps)  # type: ignore[no-any-return]
 
 
 class SFace(nn.Module):
@@ -64,7 +67,7 @@ class SFace(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         maps = self.dropout(self.bn(self.blocks(images)))
-        return self.features(self.fc(maps.flatten(1)))
+        return self.features(self.fc(maps.flatten(1)))  # type: ignore[no-any-return]
 
 
 def _names() -> dict[str, str]:

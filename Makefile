@@ -1,0 +1,50 @@
+# Every target works in .venv, which `make setup` makes from requirements.lock.
+PYTHON ?= python3.11
+BIN := .venv/bin
+READY := .venv/.ready
+REGISTRY ?= localhost/kubeface
+TAG ?= 0.1.0
+
+.DEFAULT_GOAL := help
+.PHONY: help setup lock demo lfw test lint compile clean
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+setup: $(READY) ## Make .venv with the exact packages of requirements.lock
+
+$(READY): requirements.lock pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) is missing: install Python 3.11, or name it with PYTHON=" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "error: $(PYTHON) is not Python 3.11: name one with PYTHON=" >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "error: $(PYTHON) has no venv module: install python3.11-venv" >&2; exit 1; }
+	@echo "setup: installing the packages of requirements.lock into .venv (a few minutes the first time)"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install -qq --no-deps --require-hashes -r requirements.lock \
+		|| { echo "error: the packages of requirements.lock could not be installed: is the package index within reach?" >&2; exit 1; }
+	@$(BIN)/python -m pip install -qq --no-deps --no-build-isolation -e .
+	@touch $@
+	@echo "setup: done"
+
+lock: $(READY) ## Write the lock files anew from the ranges in pyproject.toml
+	@$(BIN)/python -m images.lock
+
+demo: $(READY) ## Fine-tune on real faces, from images in a bucket to a report (4 minutes)
+	@$(BIN)/python -m pipelines.demo
+
+lfw: $(READY) ## Measure a model on LFW's View 2: LFW=lfw.tar PAIRS=pairs.txt [MODEL=folder] [DETECTOR=mtcnn]
+	@test -n "$(LFW)" -a -n "$(PAIRS)" || { echo "error: usage: make lfw LFW=lfw-deepfunneled.tar PAIRS=pairs.txt [MODEL=folder]" >&2; exit 2; }
+	@$(BIN)/python -m components.evaluate lfw --archive "$(LFW)" --pairs "$(PAIRS)" --model "$(MODEL)" --detector $(or $(DETECTOR),mtcnn)
+
+compile: $(READY) ## Write build/face-finetuning.yaml for Kubeflow Pipelines (REGISTRY=… TAG=…)
+	@$(BIN)/python -m pipelines.compile --registry $(REGISTRY) --tag $(TAG)
+
+lint: $(READY) ## ruff and mypy
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+test: lint ## Run every check and every test
+	@$(BIN)/python -m pytest
+
+clean: ## Remove what the targets made, but not .venv
+	rm -rf build runs .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,29 @@
+"""KFP interface of align."""
+
+from kfp import dsl
+
+
+@dsl.component(base_image="localhost/kubeface/align:0.1.0", install_kfp_package=False)
+def align(
+    faces: dsl.Input[dsl.Dataset],
+    aligned: dsl.Output[dsl.Dataset],
+    metrics: dsl.Output[dsl.Metrics],
+    detector: str = "mtcnn",
+    min_face_size: int = 20,
+    min_confidence: float = 0.9,
+) -> None:
+    """Finds the largest face nearest the centre and moves its landmarks onto the ArcFace template."""
+    from pathlib import Path
+
+    from components.align.step import align as run
+    from components.faces.runtime import run_component
+
+    run_component(
+        metrics,
+        run,
+        faces=Path(faces.path),
+        out=Path(aligned.path),
+        detector=detector,
+        min_face_size=min_face_size,
+        min_confidence=min_confidence,
+    )

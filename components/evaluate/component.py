@@ -1,0 +1,48 @@
+"""KFP interface of evaluate."""
+
+from kfp import dsl
+
+
+@dsl.component(base_image="localhost/kubeface/evaluate:0.1.0", install_kfp_package=False)
+def evaluate(
+    aligned: dsl.Input[dsl.Dataset],
+    divided: dsl.Input[dsl.Dataset],
+    model: dsl.Input[dsl.Model],
+    evaluation: dsl.Output[dsl.Artifact],
+    metrics: dsl.Output[dsl.Metrics],
+    roc: dsl.Output[dsl.ClassificationMetrics],
+    degradation: str = "none",
+    lfw_archive: str = "",
+    lfw_pairs: str = "",
+    max_loss: float = 0.01,
+    max_pairs: int = 1_000_000,
+    bootstrap: int = 1000,
+    device: str = "auto",
+    seed: int = 0,
+    s3_endpoint: str = "",
+) -> None:
+    """Compares the fine-tuned model with its starting model on held-out people, and on LFW where given."""
+    from pathlib import Path
+
+    from components.evaluate.step import evaluate as run
+    from components.evaluate.step import log_roc
+    from components.faces.runtime import run_component, use_endpoint
+
+    use_endpoint(s3_endpoint)
+    run_component(
+        metrics,
+        run,
+        aligned=Path(aligned.path),
+        split=Path(divided.path),
+        model=Path(model.path),
+        out=Path(evaluation.path),
+        degradation=degradation,
+        lfw_archive=lfw_archive,
+        lfw_pairs=lfw_pairs,
+        max_loss=max_loss,
+        max_pairs=max_pairs,
+        bootstrap=bootstrap,
+        device=device,
+        seed=seed,
+    )
+    log_roc(roc, Path(evaluation.path))

@@ -1,0 +1,29 @@
+"""KFP interface of filter."""
+
+from kfp import dsl
+
+
+@dsl.component(base_image="localhost/kubeface/filter:0.1.0", install_kfp_package=False)
+def filter_faces(
+    faces: dsl.Input[dsl.Dataset],
+    aligned: dsl.Input[dsl.Dataset],
+    filtered: dsl.Output[dsl.Dataset],
+    metrics: dsl.Output[dsl.Metrics],
+    min_score: float = 0.9,
+    min_face_size: float = 20.0,
+) -> None:
+    """Scores every aligned image with RetinaFace and says which to keep."""
+    from pathlib import Path
+
+    from components.faces.runtime import run_component
+    from components.filter.step import filter_faces as run
+
+    run_component(
+        metrics,
+        run,
+        faces=Path(faces.path),
+        aligned=Path(aligned.path),
+        out=Path(filtered.path),
+        min_score=min_score,
+        min_face_size=min_face_size,
+    )

@@ -1,0 +1,31 @@
+"""KFP interface of promote."""
+
+from kfp import dsl
+
+
+@dsl.component(base_image="localhost/kubeface/promote:0.1.0", install_kfp_package=False)
+def promote(
+    model: dsl.Input[dsl.Model],
+    evaluation: dsl.Input[dsl.Artifact],
+    promotion: dsl.Output[dsl.Artifact],
+    metrics: dsl.Output[dsl.Metrics],
+    name: str,
+    destination: str,
+    s3_endpoint: str = "",
+) -> None:
+    """Writes the model to the store of models if the gate found it better."""
+    from pathlib import Path
+
+    from components.faces.runtime import run_component, use_endpoint
+    from components.promote.step import promote as run
+
+    use_endpoint(s3_endpoint)
+    run_component(
+        metrics,
+        run,
+        model=Path(model.path),
+        evaluation=Path(evaluation.path),
+        out=Path(promotion.path),
+        name=name,
+        destination=destination,
+    )

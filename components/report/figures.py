@@ -1,0 +1,275 @@
+"""Where the marks of the report's charts lie, in units of their SVG; template.html draws them.
+
+Names and numbers stay plain text here, so that the template's autoescape covers them like all others.
+"""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+PARTS = ("train", "val", "heldout", "excluded")
+MODELS = ("baseline", "finetuned")
+Points = list[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Size of a chart and the edges of its plotting area. Small, so that text stays readable on a telephone."""
+
+    width: int = 360
+    height: int = 250
+    left: int = 46
+    right: int = 348
+    top: int = 22
+    bottom: int = 208
+
+
+FRAME = Frame()
+BAR_HEIGHT, BAR_LEFT, BAR_RIGHT, BARS_IN_PANEL, LABEL_LENGTH = 18, 104, 326, 20, 15
+MOST_BINS = 15
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Maps low…high to start…end of the drawing, linearly or by logarithm."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+    log: bool = False
+
+    def at(self, value: float) -> float:
+        """Place of a value, to a tenth of a unit."""
+        low, high = self.low, self.high
+        if self.log:
+            low, high, value = math.log10(low), math.log10(high), math.log10(value)
+        return round(self.start + (value - low) / (high - low) * (self.end - self.start), 1)
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A mark on an axis."""
+
+    at: float
+    label: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """A curve; `style` is its class in the template's style sheet."""
+
+    name: str
+    style: str
+    points: Points
+
+    @property
+    def path(self) -> str:
+        """The points as SVG writes them."""
+        return " ".join(f"{x:g},{y:g}" for x, y in self.points)
+
+
+@dataclass(frozen=True)
+class LineChart:
+    """Curves over two axes; `mark` is the place of a vertical line, and dots show each point."""
+
+    x_label: str
+    y_label: str
+    x_ticks: list[Tick]
+    y_ticks: list[Tick]
+    lines: list[Line]
+    mark: float | None = None
+    dots: bool = False
+
+
+@dataclass(frozen=True)
+class Block:
+    """A rectangle of a stacked bar."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    style: str
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One identity's images: a row with blocks side by side."""
+
+    name: str
+    label: str
+    y: float
+    blocks: list[Block]
+    end: float
+    counts: dict[str, int]
+
+    @property
+    def total(self) -> int:
+        """Number of images."""
+        return sum(self.counts.values())
+
+
+@dataclass(frozen=True)
+class BarPanel:
+    """Up to BARS_IN_PANEL identities below each other."""
+
+    height: float
+    bars: list[Bar]
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Identities (y) by their number of images (x), stacked."""
+
+    blocks: list[Block]
+    x_ticks: list[Tick]
+    y_ticks: list[Tick]
+
+
+def nice_step(span: float, most: int) -> float:
+    """The least of 1, 2, 5, 10, 20, … (times any power of ten) that divides `span` > 0 into at most `most` steps."""
+    power = 10.0 ** math.floor(math.log10(span / most))
+    return next(factor * power for factor in (1, 2, 5, 10) if factor * power * most >= span * (1 - 1e-9))
+
+
+def roc_chart(roc: dict[str, dict[str, list[float]]], low: float) -> LineChart:
+    """The ROC of both models: TAR over FAR on a logarithmic axis.
+
+    Args:
+        roc: fmr and tmr (0…1, both rising) by model.
+        low: the lowest FAR that the impostor pairs support, where the axis begins; under 1.
+    """
+    curves = {model: _from(low, roc[model]["fmr"], roc[model]["tmr"]) for model in MODELS}
+    least = min(points[0][1] for points in curves.values())
+    # Two good models are told apart only where the axis does not begin at 0.
+    bottom = max(value for value in (0.0, 0.5, 0.8, 0.9) if value <= least)
+    x, y = Axis(low, 1, FRAME.left, FRAME.right, log=True), Axis(bottom, 1, FRAME.bottom, FRAME.top)
+    decades = [10.0**exponent for exponent in range(math.ceil(math.log10(low) - 1e-9), 1)]
+    # The baseline is dashed and comes last, so that both show where they coincide.
+    lines = [
+        Line(model, model, [(x.at(fmr), y.at(tmr)) for fmr, tmr in curves[model]]) for model in reversed(MODELS)
+    ]
+    ticks = [Tick(x.at(rate), f"{rate:g}") for rate in decades]
+    return LineChart("false accept rate (FAR)", "true accept rate", ticks, _percent_ticks(y), lines)
+
+
+def _from(low: float, fmr: Sequence[float], tmr: Sequence[float]) -> Points:
+    """The part of a ROC from a false match rate on; it begins with the best true match rate up to there."""
+    first = max((t for f, t in zip(fmr, tmr, strict=True) if f <= low), default=0.0)
+    return [(low, first), *((f, t) for f, t in zip(fmr, tmr, strict=True) if f > low)]
+
+
+def history_chart(history: list[dict[str, Any]], figure: str) -> LineChart:
+    """Training and validation by epoch.
+
+    Args:
+        history: at least one epoch with epoch, stage, train_<figure> and val_<figure>.
+        figure: loss or accuracy.
+    """
+    epochs = [row["epoch"] for row in history]
+    values = [row[f"{part}_{figure}"] for row in history for part in ("train", "val")]
+    x = Axis(epochs[0] - 0.5, epochs[-1] + 0.5, FRAME.left, FRAME.right)
+    if figure == "accuracy":
+        y = Axis(0, 1, FRAME.bottom, FRAME.top)
+        y_ticks = _percent_ticks(y)
+    else:
+        step = nice_step(max(values) - min(values) or abs(values[0]) or 1, 5)
+        first, last = math.floor(min(values) / step), math.ceil(max(values) / step)
+        last = max(last, first + 1)
+        y = Axis(first * step, last * step, FRAME.bottom, FRAME.top)
+        y_ticks = [Tick(y.at(index * step), f"{index * step:g}") for index in range(first, last + 1)]
+    every = max(1, round(nice_step(len(epochs), 8)))
+    second = next((row["epoch"] for row in history if row["stage"] == 2), None)
+    return LineChart(
+        "epoch",
+        figure,
+        [Tick(x.at(epoch), str(epoch)) for epoch in epochs[::every]],
+        y_ticks,
+        [
+            Line(name, part, [(x.at(row["epoch"]), y.at(row[f"{part}_{figure}"])) for row in history])
+            for part, name in (("train", "training"), ("val", "validation"))
+        ],
+        mark=x.at(second - 0.5) if second is not None and second > epochs[0] else None,
+        dots=len(epochs) <= 40,
+    )
+
+
+def identity_panels(people: dict[str, Counter[str]]) -> list[BarPanel]:
+    """Images of each identity by split as bars, most images first, divided into panels of equal length."""
+    ranked = sorted(people, key=lambda name: (-people[name].total(), _natural(name), name))
+    length = math.ceil(len(ranked) / math.ceil(len(ranked) / BARS_IN_PANEL))
+    x = Axis(0, people[ranked[0]].total(), BAR_LEFT, BAR_RIGHT)
+    panels = []
+    for start in range(0, len(ranked), length):
+        names = ranked[start : start + length]
+        bars = [_bar(name, people[name], x, index * BAR_HEIGHT) for index, name in enumerate(names)]
+        panels.append(BarPanel(len(names) * BAR_HEIGHT, bars))
+    return panels
+
+
+def _bar(name: str, images: Counter[str], x: Axis, y: float) -> Bar:
+    blocks, done = [], 0
+    for part in PARTS:
+        if images[part]:
+            width = round(x.at(done + images[part]) - x.at(done), 1)
+            blocks.append(Block(x.at(done), y + 3, width, BAR_HEIGHT - 6, part))
+            done += images[part]
+    label = name if len(name) <= LABEL_LENGTH else name[: LABEL_LENGTH - 1] + "…"
+    return Bar(name, label, y, blocks, x.at(done), {part: images[part] for part in PARTS if images[part]})
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Sort key that puts s2 before s10."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+def histogram(people: dict[str, Counter[str]]) -> Histogram:
+    """How many identities have how many images, stacked by what they are for: train, heldout or excluded.
+
+    The bins reach to the 95th percentile; the last one holds all that have more.
+    """
+    sizes = sorted(images.total() for images in people.values())
+    usual = sizes[int(0.95 * (len(sizes) - 1))]
+    width = max(1, round(nice_step(usual, MOST_BINS)))
+    bins = math.ceil(usual / width)
+    more = sizes[-1] > bins * width
+    counts = [Counter[str]() for _ in range(bins + more)]
+    for images in people.values():
+        role = next((part for part in ("heldout", "train") if part in images), "excluded")
+        counts[min((images.total() - 1) // width, bins + more - 1)][role] += 1
+    step = max(1.0, nice_step(max(count.total() for count in counts), 5))
+    top = math.ceil(max(count.total() for count in counts) / step)
+    x = Axis(0, len(counts), FRAME.left, FRAME.right)
+    y = Axis(0, top * step, FRAME.bottom, FRAME.top)
+    labels = [f"{first + 1}" if width == 1 else f"{first + 1}–{first + width}" for first in range(0, bins * width, width)]
+    every = math.ceil(bins * (1 if width == 1 else 2) / 12)
+    shown = {index: labels[index] for index in range(0, bins, every)}
+    if more:
+        # The last bin's label may need the room of the one before it.
+        shown = {index: label for index, label in shown.items() if bins - index >= every}
+        shown[bins] = f">{bins * width}"
+    return Histogram(
+        [block for index, count in enumerate(counts) for block in _column(index, count, x, y)],
+        [Tick(x.at(index + 0.5), label) for index, label in shown.items()],
+        [Tick(y.at(index * step), f"{index * step:g}") for index in range(top + 1)],
+    )
+
+
+def _column(index: int, count: Counter[str], x: Axis, y: Axis) -> list[Block]:
+    blocks, done = [], 0
+    left, width = x.at(index + 0.08), round(x.at(index + 0.92) - x.at(index + 0.08), 1)
+    for part in ("train", "heldout", "excluded"):
+        if count[part]:
+            height = round(y.at(done) - y.at(done + count[part]), 1)
+            done += count[part]
+            blocks.append(Block(left, y.at(done), width, height, part))
+    return blocks
+
+
+def _percent_ticks(axis: Axis) -> list[Tick]:
+    values = [axis.low + (axis.high - axis.low) * index / 5 for index in range(6)]
+    return [Tick(axis.at(value), f"{100 * value:.0f} %") for value in values]

@@ -1,0 +1,88 @@
+"""What a report is about: the outputs of one run, read and checked."""
+
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from components.faces.errors import require
+from components.faces.folders import read_json
+from components.faces.table import Table
+
+METRICS = ("rows_in", "rows_out", "seconds")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run: its tables, and what its JSON files hold.
+
+    `steps` has rows_in, rows_out and seconds by step, in the order of the pipeline.
+    """
+
+    pipeline: str
+    seed: int
+    faces: Table
+    aligned: Table
+    filtered: Table
+    split: Table
+    model: dict[str, Any]
+    history: list[dict[str, Any]]
+    evaluation_folder: Path
+    evaluation: dict[str, Any]
+    roc: dict[str, Any]
+    promotion: dict[str, Any]
+    steps: dict[str, dict[str, float]]
+
+    def check(self) -> None:
+        """Raises KubefaceError where the model or the evaluation were made from another split than the one given."""
+        for made in (self.model["training"], self.evaluation):
+            require(
+                made["split"] == self.split.sha256,
+                f"{made['producer']} worked on another split than {self.split.folder}: give the outputs of one run",
+            )
+
+    @cached_property
+    def people(self) -> dict[str, Counter[str]]:
+        """Images of each identity by split (train, val, heldout, excluded)."""
+        people: dict[str, Counter[str]] = {}
+        for rows in self.split.row_groups(["identity", "split"]):
+            for row in rows:
+                people.setdefault(row["identity"], Counter())[row["split"]] += 1
+        return people
+
+    @cached_property
+    def excluded(self) -> dict[str, int]:
+        """Images that the split left out, by reason."""
+        counts: Counter[str] = Counter()
+        for rows in self.split.row_groups(["split", "reason"]):
+            counts.update(row["reason"] for row in rows if row["split"] == "excluded")
+        return dict(sorted(counts.items()))
+
+    @property
+    def sources(self) -> dict[str, Table]:
+        """The tables that list images they rejected, by step."""
+        return {"ingest": self.faces, "align": self.aligned, "filter": self.filtered}
+
+    def people_in(self, part: str) -> int:
+        """Number of identities with an image in a part of the split."""
+        return sum(part in images for images in self.people.values())
+
+
+def read_object(path: Path, fields: tuple[str, ...]) -> dict[str, Any]:
+    """Reads a JSON object that must have the fields.
+
+    Raises:
+        KubefaceError: the file is missing, is not JSON, or lacks a field, which is named.
+    """
+    value = read_json(path)
+    require(isinstance(value, dict), f"{path} holds no JSON object: run the step that writes it again")
+    missing = [name for name in fields if name not in value]
+    require(not missing, f"{path} lacks {', '.join(missing)}: run the step that writes it again")
+    return dict(value)
+
+
+def read_metrics(path: Path) -> dict[str, float]:
+    """A step's rows_in, rows_out and seconds; raises as read_object does."""
+    value = read_object(path, METRICS)
+    return {name: value[name] for name in METRICS}

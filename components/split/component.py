@@ -1,0 +1,35 @@
+"""KFP interface of split."""
+
+from kfp import dsl
+
+
+@dsl.component(base_image="localhost/kubeface/split:0.1.0", install_kfp_package=False)
+def split(
+    aligned: dsl.Input[dsl.Dataset],
+    filtered: dsl.Input[dsl.Dataset],
+    divided: dsl.Output[dsl.Dataset],
+    metrics: dsl.Output[dsl.Metrics],
+    apply_filter: str = "validation",
+    heldout_fraction: float = 0.33,
+    val_fraction: float = 0.2,
+    min_images: int = 2,
+    seed: int = 0,
+) -> None:
+    """Divides people into trained and held out, and the trained people's images into train and val."""
+    from pathlib import Path
+
+    from components.faces.runtime import run_component
+    from components.split.step import split as run
+
+    run_component(
+        metrics,
+        run,
+        aligned=Path(aligned.path),
+        filtered=Path(filtered.path),
+        out=Path(divided.path),
+        apply_filter=apply_filter,
+        heldout_fraction=heldout_fraction,
+        val_fraction=val_fraction,
+        min_images=min_images,
+        seed=seed,
+    )

@@ -1,0 +1,245 @@
+"""The pipeline: images of people in, a fine-tuned model, a comparison and a report out."""
+
+from typing import NamedTuple
+
+from kfp import dsl, kubernetes
+
+from components.align.component import align
+from components.evaluate.component import evaluate
+from components.filter.component import filter_faces
+from components.finetune.component import finetune
+from components.ingest.component import fingerprint, ingest
+from components.promote.component import promote
+from components.report.component import report
+from components.split.component import split
+
+S3_SECRET = "mlpipeline-minio-artifact"  # noqa: S105 - the name of the secret that KFP keeps its own S3 key in
+RETRIES = 2
+
+
+class Outputs(NamedTuple):
+    """What a run hands out."""
+
+    html: dsl.HTML
+    summary: dsl.Artifact
+
+
+def place(task: dsl.PipelineTask, cpu: str, memory: str, s3: bool = False) -> None:
+    """Resources, retries and caching of a task, and the S3 key where it needs one."""
+    task.set_cpu_request(cpu).set_cpu_limit(cpu).set_memory_request(memory).set_memory_limit(memory)
+    task.set_retry(RETRIES, backoff_duration="30s", backoff_factor=2.0)
+    task.set_caching_options(True)
+    if s3:
+        kubernetes.use_secret_as_env(
+            task, S3_SECRET, {"accesskey": "AWS_ACCESS_KEY_ID", "secretkey": "AWS_SECRET_ACCESS_KEY"}
+        )
+
+
+@dsl.pipeline(
+    name="face-finetuning",
+    description="Fine-tunes a face-recognition model on your own people and says whether it got better.",
+)
+def face_finetuning(
+    source: str,
+    models: str,
+    name: str = "face-model",
+    degradation: str = "none",
+    backbone: str = "sface",
+    pretrained: str = "",
+    detector: str = "mtcnn",
+    min_face_size: int = 20,
+    min_confidence: float = 0.9,
+    filter_min_score: float = 0.9,
+    filter_min_face_size: float = 20.0,
+    apply_filter: str = "validation",
+    heldout_fraction: float = 0.33,
+    val_fraction: float = 0.2,
+    min_images: int = 2,
+    head: str = "arcface",
+    scale: float = 64.0,
+    margin: float = -1.0,
+    distill: float = 20.0,
+    head_epochs: int = 1,
+    head_lr: float = 1e-3,
+    epochs: int = 8,
+    lr: float = 1e-4,
+    optimizer: str = "adamw",
+    weight_decay: float = 5e-4,
+    batch_size: int = 32,
+    flip: float = 0.5,
+    jitter: float = 0.2,
+    freeze_batch_norm: bool = True,
+    patience: int = 5,
+    amp: str = "auto",
+    device: str = "auto",
+    workers: int = 0,
+    lfw_archive: str = "",
+    lfw_pairs: str = "",
+    max_loss: float = 0.01,
+    bootstrap: int = 1000,
+    max_pixels: int = 50_000_000,
+    s3_endpoint: str = "",
+    seed: int = 0,
+) -> Outputs:
+    """Fine-tunes a face-recognition model on your own people and says whether it got better.
+
+    Args:
+        source: Images, one folder per person: s3://bucket/prefix, a folder, or a .tar, .tgz or .zip.
+        models: Where promoted models are written, s3://bucket/models or a folder.
+        name: Name of the model below `models`.
+        degradation: What your cameras do to faces: noise:60, lowres:14, blur:4, jpeg:5, dark, or none. Put on
+            training and validation crops and on the held-out people.
+        backbone: sface, inception_resnet_v1_vggface2 or inception_resnet_v1_casia_webface.
+        pretrained: Start from this model folder or weights file (s3://, https:// with #sha256=…); empty for the
+            published weights.
+        detector: Face detector of the alignment, mtcnn or retinaface.
+        min_face_size: Smallest face that is aligned, in pixels of the photograph.
+        min_confidence: Least score of a face that is aligned, 0 to 1.
+        filter_min_score: Least RetinaFace score of an image that is kept, 0 to 1.
+        filter_min_face_size: Least RetinaFace face size of an image that is kept, in pixels.
+        apply_filter: Where rejected images are left out: validation (and held-out people), all, or none.
+        heldout_fraction: Share of people held out for verification.
+        val_fraction: Share of each trained person's images used for validation.
+        min_images: Least images of a person, 2 or more; 10 are recommended.
+        head: arcface, cosface or softmax.
+        scale: Scale of the cosine logits.
+        margin: Margin of the head; negative for the paper's.
+        distill: Weight of the distance to the starting model's embedding of the clean crop; 0 for none.
+        head_epochs: Epochs of stage 1, the head alone.
+        head_lr: Learning rate of stage 1.
+        epochs: Most epochs of stage 2, everything.
+        lr: Initial learning rate of stage 2.
+        optimizer: adamw or sgd.
+        weight_decay: Weight decay of convolutions and linear layers.
+        batch_size: Images in a step.
+        flip: Probability of mirroring a training crop.
+        jitter: Strength of colour jitter, 0 to less than 1.
+        freeze_batch_norm: Keep the statistics of batch norm layers as they are.
+        patience: Epochs of stage 2 without a better validation loss before stopping; 0 for never.
+        amp: Mixed precision: auto, off or bf16.
+        device: auto, cpu or cuda.
+        workers: Processes that read and augment in fine-tuning.
+        lfw_archive: LFW's images (s3://…/lfw-deepfunneled.tar), to measure on LFW too; empty for none.
+        lfw_pairs: LFW's pairs.txt; needed with lfw_archive.
+        max_loss: Largest loss on clean people (AUC) and on LFW (accuracy) that still promotes, as a share.
+        bootstrap: Samples of people for the 95 % intervals.
+        max_pixels: Largest image in pixels; larger ones are rejected.
+        s3_endpoint: URL of the S3 store; empty for S3_ENDPOINT of the steps' environment, or AWS.
+        seed: Seed of everything random.
+    """
+    seen = fingerprint(source=source, s3_endpoint=s3_endpoint)
+    place(seen, cpu="500m", memory="1Gi", s3=True)
+    seen.set_caching_options(False)  # it is what tells the others whether the source has changed
+
+    ingested = ingest(
+        source=source,
+        source_fingerprint=seen.output,
+        max_pixels=max_pixels,
+        seed=seed,
+        s3_endpoint=s3_endpoint,
+    )
+    place(ingested, cpu="2", memory="4Gi", s3=True)
+
+    aligned = align(
+        faces=ingested.outputs["faces"],
+        detector=detector,
+        min_face_size=min_face_size,
+        min_confidence=min_confidence,
+    )
+    place(aligned, cpu="4", memory="8Gi")
+
+    filtered = filter_faces(
+        faces=ingested.outputs["faces"],
+        aligned=aligned.outputs["aligned"],
+        min_score=filter_min_score,
+        min_face_size=filter_min_face_size,
+    )
+    place(filtered, cpu="4", memory="4Gi")
+    filtered.set_display_name("filter")
+
+    divided = split(
+        aligned=aligned.outputs["aligned"],
+        filtered=filtered.outputs["filtered"],
+        apply_filter=apply_filter,
+        heldout_fraction=heldout_fraction,
+        val_fraction=val_fraction,
+        min_images=min_images,
+        seed=seed,
+    )
+    place(divided, cpu="1", memory="4Gi")
+
+    tuned = finetune(
+        aligned=aligned.outputs["aligned"],
+        divided=divided.outputs["divided"],
+        backbone=backbone,
+        pretrained=pretrained,
+        head=head,
+        scale=scale,
+        margin=margin,
+        degradation=degradation,
+        distill=distill,
+        head_epochs=head_epochs,
+        head_lr=head_lr,
+        epochs=epochs,
+        lr=lr,
+        optimizer=optimizer,
+        weight_decay=weight_decay,
+        batch_size=batch_size,
+        flip=flip,
+        jitter=jitter,
+        freeze_batch_norm=freeze_batch_norm,
+        patience=patience,
+        amp=amp,
+        device=device,
+        workers=workers,
+        seed=seed,
+        s3_endpoint=s3_endpoint,
+    )
+    place(tuned, cpu="8", memory="32Gi", s3=True)
+    tuned.set_accelerator_type("nvidia.com/gpu").set_accelerator_limit(1)
+    # DataLoader workers hand batches over in shared memory; a pod's default is 64 MB.
+    kubernetes.empty_dir_mount(tuned, "shared-memory", "/dev/shm", medium="Memory", size_limit="8Gi")  # noqa: S108
+
+    evaluated = evaluate(
+        aligned=aligned.outputs["aligned"],
+        divided=divided.outputs["divided"],
+        model=tuned.outputs["model"],
+        degradation=degradation,
+        lfw_archive=lfw_archive,
+        lfw_pairs=lfw_pairs,
+        max_loss=max_loss,
+        bootstrap=bootstrap,
+        seed=seed,
+        s3_endpoint=s3_endpoint,
+    )
+    place(evaluated, cpu="4", memory="8Gi", s3=True)
+
+    promoted = promote(
+        model=tuned.outputs["model"],
+        evaluation=evaluated.outputs["evaluation"],
+        name=name,
+        destination=models,
+        s3_endpoint=s3_endpoint,
+    )
+    place(promoted, cpu="500m", memory="1Gi", s3=True)
+
+    reported = report(
+        faces=ingested.outputs["faces"],
+        aligned=aligned.outputs["aligned"],
+        filtered=filtered.outputs["filtered"],
+        divided=divided.outputs["divided"],
+        model=tuned.outputs["model"],
+        evaluation=evaluated.outputs["evaluation"],
+        promotion=promoted.outputs["promotion"],
+        ingest_metrics=ingested.outputs["metrics"],
+        align_metrics=aligned.outputs["metrics"],
+        filter_metrics=filtered.outputs["metrics"],
+        split_metrics=divided.outputs["metrics"],
+        finetune_metrics=tuned.outputs["metrics"],
+        evaluate_metrics=evaluated.outputs["metrics"],
+        promote_metrics=promoted.outputs["metrics"],
+        pipeline="face-finetuning",
+        seed=seed,
+    )
+    place(reported, cpu="1", memory="2Gi")
+    return Outputs(html=reported.outputs["html"], summary=reported.outputs["summary"])  # type: ignore[arg-type]

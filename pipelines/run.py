@@ -1,0 +1,140 @@
+"""python -m pipelines.run: the pipeline on this machine, step by step in processes of their own, through kfp.local."""
+
+import argparse
+import json
+import os
+import re
+import shutil
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+from kfp import local
+
+from components.faces.cli import add_flags
+from components.faces.errors import KubefaceError
+from components.faces.runtime import MALLOC_SETTINGS, limit_threads
+from pipelines.console import COLOURS, Console
+from pipelines.face_finetuning import face_finetuning
+
+RUNS = Path("runs")
+
+
+def run_local(arguments: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Runs the pipeline through kfp.local's SubprocessRunner.
+
+    Leaves report.html, summary.json, model/, run.log and the artifacts of every step (steps/) in `folder`, and
+    points runs/latest beside it at it.
+
+    Args:
+        arguments: parameters of the pipeline.
+        folder: of this run; must not exist yet.
+
+    Returns:
+        the summary.
+
+    Raises:
+        KubefaceError: a step failed; the line says which and why.
+    """
+    if folder.exists():
+        raise KubefaceError(f"{folder} exists already: choose another name for the run")
+    folder.mkdir(parents=True)
+    steps = folder / "steps"
+    local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(steps))
+    for task in face_finetuning.pipeline_spec.root.dag.tasks.values():
+        task.ClearField("retry_policy")  # a second try helps against a lost node, of which there is none here
+    with (
+        _last_words() as words,
+        closing(Console(folder / "run.log", sys.stdout)) as console,
+        redirect_stdout(console),
+        warnings.catch_warnings(),
+    ):
+        # The images are named for the cluster; here the same code runs in this environment.
+        warnings.filterwarnings("ignore", message="You may be attemping to run a task that uses custom")
+        warnings.filterwarnings("ignore", message=r".*have no effect in the current local runner")
+        try:
+            outputs = face_finetuning(**arguments).outputs
+        except RuntimeError as error:
+            said = words.read_text().strip() if words.exists() else ""
+            message = COLOURS.sub("", str(error))
+            step = re.search(r"task failed: '([\w-]+)'", message)
+            raise KubefaceError(
+                f"step {step[1] if step else 'unknown'} failed: {said or message} (log: {folder / 'run.log'})"
+            ) from error
+    shutil.copyfile(outputs["html"].path, folder / "report.html")
+    shutil.copyfile(outputs["summary"].path, folder / "summary.json")
+    for model in sorted(steps.glob("*/finetune/model")):
+        shutil.copytree(model, folder / "model")
+    _point_latest(folder)
+    summary: dict[str, Any] = json.loads((folder / "summary.json").read_text("utf-8"))
+    return summary
+
+
+@contextmanager
+def _last_words() -> Iterator[Path]:
+    """The environment of the steps' processes, with a file that a failing step leaves its one line in."""
+    limit_threads()
+    os.environ.update(MALLOC_SETTINGS)
+    with tempfile.TemporaryDirectory() as scratch:
+        words = Path(scratch, "last-words")
+        os.environ["TERMINATION_LOG"] = str(words)
+        try:
+            yield words
+        finally:
+            del os.environ["TERMINATION_LOG"]
+
+
+def _point_latest(folder: Path) -> None:
+    latest = folder.parent / "latest"
+    fresh = folder.parent / ".latest"
+    fresh.unlink(missing_ok=True)
+    fresh.symlink_to(folder.name)
+    fresh.replace(latest)
+
+
+def new_run(prefix: str) -> Path:
+    """A folder for a run that starts now."""
+    return RUNS / time.strftime(f"{prefix}-%Y%m%d-%H%M%S")
+
+
+def print_outcome(summary: dict[str, Any], folder: Path) -> None:
+    """What a person wants to know at the end of a run."""
+    rows = [("set", "model", "accuracy", "AUC", "EER", "TAR@FAR=0.01")]
+    for name in summary["finetuned"]:
+        for which in ("baseline", "finetuned"):
+            figures = summary[which][name]
+            shares = [figures["accuracy"], figures["auc"], figures["eer"], figures["tar_at_far"].get("0.01")]
+            rows.append((name, which, *("-" if v is None else f"{100 * v:.2f} %" for v in shares)))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    print()
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    seconds = sum(step["seconds"] for step in summary["steps"].values())
+    print(f"\n{'promoted' if summary['gate']['promoted'] else 'not promoted'}: {summary['gate']['reason']}")
+    print(f"model:   {summary['model']['uri'] or folder / 'model'}")
+    print(f"summary: {folder / 'summary.json'}")
+    print(f"report:  {(folder / 'report.html').resolve().as_uri()}  ({seconds:.0f} s in the steps)")
+
+
+def main() -> None:
+    """The command line: one flag for each parameter of the pipeline."""
+    parser = argparse.ArgumentParser(prog="python -m pipelines.run")
+    add_flags(parser, face_finetuning.pipeline_func)
+    parser.add_argument("--run", type=Path, help="folder of the run (runs/face-finetuning-<time>)")
+    arguments = vars(parser.parse_args())
+    arguments.pop("step")
+    folder = arguments.pop("run") or new_run("face-finetuning")
+    try:
+        print_outcome(run_local(arguments, folder), folder)
+    except KubefaceError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+if __name__ == "__main__":
+    main()

