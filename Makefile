@@ -4,6 +4,8 @@ BIN := .venv/bin
 READY := .venv/.ready
 REGISTRY ?= localhost/kubeface
 TAG ?= 0.1.0
+STEPS := ingest align filter split finetune evaluate promote report
+LOCK := --universal --python-version 3.11 --generate-hashes --no-annotate --no-header
 
 .DEFAULT_GOAL := help
 .PHONY: help setup lock demo lfw test lint compile clean
@@ -26,7 +28,10 @@ $(READY): requirements.lock pyproject.toml
 	@echo "setup: done"
 
 lock: $(READY) ## Write the lock files anew from the ranges in pyproject.toml
-	@$(BIN)/python -m images.lock
+	@$(BIN)/uv pip compile -q pyproject.toml --extra dev $(LOCK) -o requirements.lock
+	@for step in $(STEPS); do \
+		$(BIN)/uv pip compile -q pyproject.toml --extra $$step -c requirements.lock $(LOCK) -o images/$$step/requirements.lock || exit 1; \
+	done
 
 demo: $(READY) ## Fine-tune on real faces, from images in a bucket to a report (4 minutes)
 	@$(BIN)/python -m pipelines.demo

@@ -6,6 +6,7 @@ noisy, since the starting model knows these people's clean faces perfectly.
 """
 
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -74,6 +75,7 @@ def store() -> Iterator[str]:
 def main() -> None:
     """Runs the demo; exit code 1 and one line where something fails."""
     folder = new_run("demo")
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # stop the store in order
     try:
         with store() as bucket:
             source = upload_orl(bucket)

@@ -242,4 +242,4 @@ def face_finetuning(
         seed=seed,
     )
     place(reported, cpu="1", memory="2Gi")
-    return Outputs(html=reported.outputs["html"], summary=reported.outputs["summary"])  # type: ignore[arg-type]
+    return Outputs(html=reported.outputs["html"], summary=reported.outputs["summary"])

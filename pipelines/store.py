@@ -1,5 +1,6 @@
 """A private S3 store for one run: SeaweedFS on loopback, with random credentials, gone when the run ends."""
 
+import ctypes
 import os
 import secrets
 import shutil
@@ -122,7 +123,13 @@ def _start(program: Path, folder: Path, ports: list[int], environment: dict[str,
             stdin=subprocess.DEVNULL,
             env=os.environ | environment | tokens,
             start_new_session=True,  # Ctrl-C reaches the run first, which then stops the store in order
+            preexec_fn=_end_with_parent,
         )
+
+
+def _end_with_parent() -> None:
+    """Has Linux end this process when the run that started it dies, however it dies (prctl(2), PR_SET_PDEATHSIG)."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
 def _wait(process: subprocess.Popen[bytes], url: str, log: Path) -> None:

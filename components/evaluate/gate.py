@@ -26,8 +26,8 @@ def decide(evaluation: dict[str, Any], max_loss: float) -> dict[str, Any]:
     for key, name in (("auc", "AUC"), ("tar", f"TAR@FAR={far:g}")):
         entry = target[key]
         text = (
-            f"{name} {_percent(entry['before'])} → {_percent(entry['after'])} "
-            f"(gain {_points(entry['gain'])}, 95 % interval {_points(entry['gain_low'])} to {_points(entry['gain_high'])})"
+            f"{name} {_percent(entry['before'])} → {_percent(entry['after'])} (gain {_points(entry['gain'])}, "
+            f"95 % interval {_points(entry['gain_low'])} to {_points(entry['gain_high'])})"
         )
         checks.append({"name": f"heldout {key}", "passed": entry["gain_low"] > 0, "text": text})
     for name, gain in evaluation["gain"].items():
@@ -55,4 +55,4 @@ def _percent(share: float) -> str:
 
 
 def _points(share: float) -> str:
-    return f"{100 * share:+.2f}"
+    return f"{100 * share:+.2f}".replace("-", "−")

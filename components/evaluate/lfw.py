@@ -40,7 +40,7 @@ def read_pairs(uri: str) -> PairsFile:
     """
     lines = read_bytes(uri).decode("utf-8", "replace").splitlines()
     header = re.fullmatch(r"(?:(\d+)\s+)?(\d+)\s*", lines[0]) if lines else None
-    if header is None or "0" in (header[1], header[2]):
+    if header is None or not int(header[1] or 1) * int(header[2]):
         raise KubefaceError(f"{uri}, line 1: '<folds> <pairs of a kind>' is expected, as LFW's pairs.txt has it")
     folds, count = int(header[1] or 1), int(header[2])
     rows = [(number, line) for number, line in enumerate(lines[1:], 2) if line.strip()]

@@ -93,7 +93,7 @@ def evaluate(
         f"{divided.folder} holds out {len(set(heldout.values()))} people, at least 2 are needed",
     )
     training = read_json(model / "model.json").get("training", {})
-    require("pretrained" in training, f"{model / 'model.json'} tells of no training: give the folder that finetune wrote")
+    require("pretrained" in training, f"{model / 'model.json'} tells of no training: give finetune's folder")
     models = {
         "baseline": load_pretrained(training["backbone"], training["pretrained"], where),
         "finetuned": load_model(model, where),

@@ -105,7 +105,7 @@ def load_state(network: nn.Module, state: dict[str, Tensor], source: str) -> Non
 
 def _place(network: nn.Module, device: torch.device | None) -> None:
     """Moves a network to its device, its kernels channels last."""
-    network.to(device or torch.device("cpu")).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network.to(device or torch.device("cpu")).to(memory_format=torch.channels_last)
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:

@@ -1,14 +1,17 @@
 """Fine-tune: a pretrained face model on one's own people."""
 
 import csv
+import platform
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors.torch
 import torch
+import torchvision
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, cross_entropy
 from torch.utils.data import DataLoader
@@ -161,6 +164,12 @@ def finetune(
             "best_epoch": trainer.best.epoch,
             "val_loss": trainer.best.loss,
             "val_accuracy": trainer.best.accuracy,
+            "versions": {
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+                "torchvision": torchvision.__version__,
+                "numpy": np.__version__,
+            },
         }
         save_model(model, folder, training)
         write_json(folder / "identities.json", data.identities)
@@ -308,8 +317,7 @@ class Trainer:
                 if not torch.isfinite(loss):
                     rate = optimizer.param_groups[0]["lr"]
                     raise KubefaceError(
-                        f"the loss is {loss.item()} in {label} at image {seen} with rate {rate:.2e}: lower the "
-                        "learning rate; the last good checkpoint was not kept, since the step did not finish"
+                        f"the loss is {loss.item()} in {label} after {seen} images at rate {rate:.2e}: lower the rate"
                     )
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]

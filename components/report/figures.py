@@ -150,9 +150,7 @@ def roc_chart(roc: dict[str, dict[str, list[float]]], low: float) -> LineChart:
     x, y = Axis(low, 1, FRAME.left, FRAME.right, log=True), Axis(bottom, 1, FRAME.bottom, FRAME.top)
     decades = [10.0**exponent for exponent in range(math.ceil(math.log10(low) - 1e-9), 1)]
     # The baseline is dashed and comes last, so that both show where they coincide.
-    lines = [
-        Line(model, model, [(x.at(fmr), y.at(tmr)) for fmr, tmr in curves[model]]) for model in reversed(MODELS)
-    ]
+    lines = [Line(model, model, [(x.at(fmr), y.at(tmr)) for fmr, tmr in curves[model]]) for model in reversed(MODELS)]
     ticks = [Tick(x.at(rate), f"{rate:g}") for rate in decades]
     return LineChart("false accept rate (FAR)", "true accept rate", ticks, _percent_ticks(y), lines)
 
@@ -186,7 +184,7 @@ def history_chart(history: list[dict[str, Any]], figure: str) -> LineChart:
     second = next((row["epoch"] for row in history if row["stage"] == 2), None)
     return LineChart(
         "epoch",
-        figure,
+        "",
         [Tick(x.at(epoch), str(epoch)) for epoch in epochs[::every]],
         y_ticks,
         [
@@ -245,7 +243,9 @@ def histogram(people: dict[str, Counter[str]]) -> Histogram:
     top = math.ceil(max(count.total() for count in counts) / step)
     x = Axis(0, len(counts), FRAME.left, FRAME.right)
     y = Axis(0, top * step, FRAME.bottom, FRAME.top)
-    labels = [f"{first + 1}" if width == 1 else f"{first + 1}–{first + width}" for first in range(0, bins * width, width)]
+    labels = [
+        f"{first + 1}" if width == 1 else f"{first + 1}–{first + width}" for first in range(0, bins * width, width)
+    ]
     every = math.ceil(bins * (1 if width == 1 else 2) / 12)
     shown = {index: labels[index] for index in range(0, bins, every)}
     if more:

@@ -38,7 +38,7 @@ def render(run: Run, settings: dict[str, Any], versions: dict[str, str]) -> str:
     )
     environment.filters |= {"percent": percent, "points": points, "plain": plain}
     rejected = _rejected(run)
-    names = sample_faces(run.aligned.columns(["source", "identity"]).to_pylist())
+    names = sample_faces(run.aligned)
     pictures = _crops(run.aligned, {*names, *(row["source"] for row in rejected if row["step"] == "filter")})
     many = len(run.people) > MOST_BARS
     return environment.get_template("template.html").render(
@@ -55,7 +55,10 @@ def render(run: Run, settings: dict[str, Any], versions: dict[str, str]) -> str:
         samples=[data_uri(path) for path in sorted((run.evaluation_folder / "samples").glob("*.png"))],
         faces=[{"identity": identity, "picture": pictures[source]} for source, identity in names.items()],
         kept=_kept(run),
-        rejected=[row | {"picture": pictures.get(row["source"]) if row["step"] == "filter" else None} for row in rejected],
+        most_rejected=REJECTED,
+        rejected=[
+            row | {"picture": pictures.get(row["source"]) if row["step"] == "filter" else None} for row in rejected
+        ],
         panels=[] if many else identity_panels(run.people),
         histogram=histogram(run.people) if many else None,
         totals={part: sum(images[part] for images in run.people.values()) for part in PARTS},
@@ -88,26 +91,33 @@ def data_uri(picture: Path | bytes) -> str:
     Raises:
         KubefaceError: the file is missing.
     """
-    if isinstance(picture, Path):
-        try:
-            picture = picture.read_bytes()
-        except FileNotFoundError:
-            raise KubefaceError(f"{picture} is missing: was the step before it finished?") from None
-    kind = "png" if picture.startswith(b"\x89PNG") else "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"
+    data = picture if isinstance(picture, bytes) else _read(picture)
+    kind = "png" if data.startswith(b"\x89PNG") else "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
-def sample_faces(rows: Sequence[dict[str, str]], most: int = SAMPLES) -> dict[str, str]:
-    """Source and identity of up to `most` images, evenly over the rows, each identity at most once."""
-    count = min(most, len({row["identity"] for row in rows}))
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise KubefaceError(f"{path} is missing: was the step before it finished?") from None
+
+
+def sample_faces(aligned: Table, most: int = SAMPLES) -> dict[str, str]:
+    """Source and identity of up to `most` images, evenly over the table, each identity at most once."""
     chosen: dict[str, str] = {}
-    for index in range(count):
-        place = index * len(rows) // count
-        # An unused identity there is: fewer are used than there are.
-        while rows[place]["identity"] in chosen:
-            place = (place + 1) % len(rows)
-        chosen[rows[place]["identity"]] = rows[place]["source"]
-    return {source: identity for identity, source in chosen.items()}
+    first: dict[str, str] = {}
+    place = 0
+    for rows in aligned.row_groups(["source", "identity"]):
+        for row in rows:
+            first.setdefault(row["identity"], row["source"])
+            due = len(chosen) < most and place >= len(chosen) * aligned.rows // most
+            if due and row["identity"] not in chosen:
+                chosen[row["identity"]] = row["source"]
+            place += 1
+    # Where few identities are left towards the end, those not shown yet fill up.
+    rest = [name for name in first if name not in chosen][: most - len(chosen)]
+    return {source: name for name, source in (chosen | {name: first[name] for name in rest}).items()}
 
 
 def _crops(aligned: Table, wanted: set[str]) -> dict[str, str]:
@@ -157,7 +167,9 @@ def _set(run: Run, name: str) -> dict[str, Any]:
     }
 
 
-def _figures(before: dict[str, Any], after: dict[str, Any], gain: dict[str, Any], gate_far: float) -> list[dict[str, Any]]:
+def _figures(
+    before: dict[str, Any], after: dict[str, Any], gain: dict[str, Any], gate_far: float
+) -> list[dict[str, Any]]:
     """Rows of a set's table; `change` is in favour of the fine-tuned model where `better` is true."""
     rows = []
     for key, label in (("accuracy", "Accuracy"), ("auc", "AUC"), ("eer", "EER")):

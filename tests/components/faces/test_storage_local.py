@@ -1,0 +1,107 @@
+"""Storage on plain paths and file:// URIs; S3 is tested against a real store elsewhere."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from components.faces import storage
+from components.faces.errors import KubefaceError
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    root = tmp_path / "a folder"
+    for name, text in {"b/2.txt": "22", "a/1.txt": "1", "top.txt": "", "a.b/3.txt": "333"}.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return root
+
+
+def names(uri: str) -> list[str]:
+    return [file.name for file in storage.list_files(uri)]
+
+
+def test_listing_is_relative_sorted_and_measured(folder: Path) -> None:
+    files = storage.list_files(str(folder))
+    assert [(file.name, file.size) for file in files] == [
+        ("a.b/3.txt", 3),
+        ("a/1.txt", 1),
+        ("b/2.txt", 2),
+        ("top.txt", 0),
+    ]
+    assert names(f"{folder}/") == names(folder.as_uri()) == [file.name for file in files]
+    assert "%20" in folder.as_uri()
+
+
+def test_version_changes_when_a_file_is_replaced_by_one_of_the_same_size(folder: Path) -> None:
+    before = {file.name: file.version for file in storage.list_files(str(folder))}
+    (folder / "a" / "1.txt").write_text("9")
+    os.utime(folder / "a" / "1.txt", ns=(1, 1))
+    after = {file.name: file.version for file in storage.list_files(str(folder))}
+    assert {name for name in before if before[name] != after[name]} == {"a/1.txt"}
+
+
+def test_links_are_not_followed_out_of_the_folder(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "secret" / "key.txt").write_text("secret")
+    before = names(str(folder))
+    (folder / "a" / "out.txt").symlink_to(tmp_path / "secret" / "key.txt")
+    (folder / "outside").symlink_to(tmp_path / "secret")
+    (folder / "a" / "gone.txt").symlink_to(folder / "nowhere")
+    assert names(str(folder)) == before
+    (folder / "a" / "in.txt").symlink_to(folder / "b" / "2.txt")
+    assert set(names(str(folder))) - set(before) == {"a/in.txt"}
+
+
+def test_the_folder_itself_may_be_a_link(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(folder)
+    assert names(str(tmp_path / "link")) == names(str(folder))
+
+
+@pytest.mark.parametrize("name", ["nowhere", "a folder/top.txt"])
+def test_what_is_no_folder_is_named(folder: Path, name: str) -> None:
+    with pytest.raises(KubefaceError, match=f"{name} is not a folder: give a folder, an archive or an s3:// prefix"):
+        storage.list_files(str(folder.parent / name))
+
+
+def test_reading(folder: Path) -> None:
+    assert storage.read_bytes(storage.join(str(folder), "b/2.txt")) == b"22"
+    assert storage.read_bytes(storage.join(folder.as_uri() + "/", "a.b/3.txt")) == b"333"
+    with pytest.raises(KubefaceError, match=r"b/3\.txt cannot be read: No such file"):
+        storage.read_bytes(storage.join(str(folder), "b/3.txt"))
+    with pytest.raises(KubefaceError, match="Is a directory"):
+        storage.read_bytes(str(folder))
+
+
+def test_join_adds_one_slash() -> None:
+    assert storage.join("s3://bucket/prefix/", "a/b") == storage.join("s3://bucket/prefix", "a/b")
+    assert storage.join("/data", "a") == "/data/a"
+
+
+def test_copies_are_whole_or_absent(folder: Path, tmp_path: Path) -> None:
+    storage.download((folder / "b" / "2.txt").as_uri(), tmp_path / "copy.txt")
+    assert (tmp_path / "copy.txt").read_text() == "22"
+    with pytest.raises(KubefaceError, match="nowhere cannot be read"):
+        storage.download(str(folder / "nowhere"), tmp_path / "other.txt")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a folder", "copy.txt"]
+
+
+def test_upload_makes_folders_and_replaces(folder: Path, tmp_path: Path) -> None:
+    target = tmp_path / "new" / "deep" / "x.txt"
+    storage.upload(folder / "b" / "2.txt", target.as_uri())
+    assert target.read_text() == "22"
+    storage.upload(folder / "a.b" / "3.txt", str(target))
+    assert target.read_text() == "333"
+    assert list(target.parent.iterdir()) == [target]
+    with pytest.raises(KubefaceError, match=r"top\.txt/x cannot be written"):
+        storage.upload(folder / "b" / "2.txt", str(folder / "top.txt" / "x"))
+
+
+def test_s3_names() -> None:
+    assert storage.is_s3("s3://bucket/key")
+    assert not storage.is_s3("/data/s3://bucket")
+    assert storage.split_s3("s3://bucket/a/b.tar") == ("bucket", "a/b.tar")
+    assert storage.split_s3("s3://bucket") == ("bucket", "")
+    with pytest.raises(KubefaceError, match="names no bucket: write s3://bucket/prefix"):
+        storage.split_s3("s3:///key")

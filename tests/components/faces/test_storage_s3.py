@@ -1,0 +1,163 @@
+"""S3 storage against a real store."""
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from components.faces import storage
+from components.faces.errors import KubefaceError
+from components.faces.fetch import fetch
+from components.faces.folders import sha256_file
+from components.ingest.step import fingerprint, ingest
+from pipelines.store import local_store
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    """A bucket in a real store that the environment describes."""
+    with local_store("kubeface") as environment, pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        storage.ensure_bucket("kubeface")
+        yield "kubeface"
+
+
+def put(uri: str, data: bytes, folder: Path) -> None:
+    path = folder / "object"
+    path.write_bytes(data)
+    storage.upload(path, uri)
+
+
+def test_round_trip_listing_and_names(bucket: str, tmp_path: Path) -> None:
+    names = ["a/1.bin", "a/2 with space.bin", "b/ünïcode+plus.bin", "b/c/deep.bin"]
+    for name in names:
+        put(f"s3://{bucket}/trip/{name}", name.encode() * 3, tmp_path)
+    listed = storage.list_files(f"s3://{bucket}/trip")
+    assert [file.name for file in listed] == sorted(names)
+    assert [file.size for file in listed] == [len(name.encode()) * 3 for name in sorted(names)]
+    for name in names:
+        assert storage.read_bytes(f"s3://{bucket}/trip/{name}") == name.encode() * 3
+
+
+def test_a_prefix_is_a_folder_and_not_a_beginning_of_names(bucket: str, tmp_path: Path) -> None:
+    put(f"s3://{bucket}/orl/a/1.bin", b"1", tmp_path)
+    put(f"s3://{bucket}/orl-other/a/1.bin", b"2", tmp_path)
+    assert [file.name for file in storage.list_files(f"s3://{bucket}/orl")] == ["a/1.bin"]
+
+
+def test_more_objects_than_one_answer_holds(bucket: str, tmp_path: Path) -> None:
+    for number in range(1005):
+        put(f"s3://{bucket}/many/{number:04d}", b"x", tmp_path)
+    assert len(storage.list_files(f"s3://{bucket}/many")) == 1005
+
+
+def test_download_is_whole_or_absent(bucket: str, tmp_path: Path) -> None:
+    put(f"s3://{bucket}/d/file.bin", b"z" * 100_000, tmp_path)
+    storage.download(f"s3://{bucket}/d/file.bin", tmp_path / "got.bin")
+    assert (tmp_path / "got.bin").read_bytes() == b"z" * 100_000
+    with pytest.raises(KubefaceError, match=r"d/other\.bin does not exist"):
+        storage.download(f"s3://{bucket}/d/other.bin", tmp_path / "other.bin")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["got.bin", "object"]
+
+
+def test_fetch_from_s3_with_and_without_checksum(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KUBEFACE_CACHE", str(tmp_path / "cache"))
+    put(f"s3://{bucket}/w/weights.pt", b"one", tmp_path)
+    checksum = sha256_file(tmp_path / "object")
+    assert fetch(f"s3://{bucket}/w/weights.pt#sha256={checksum}").read_bytes() == b"one"
+    assert fetch(f"s3://{bucket}/w/weights.pt").read_bytes() == b"one"
+    put(f"s3://{bucket}/w/weights.pt", b"two", tmp_path)
+    assert fetch(f"s3://{bucket}/w/weights.pt").read_bytes() == b"two"  # never trusted from before
+    assert fetch(f"s3://{bucket}/w/weights.pt#sha256={checksum}").read_bytes() == b"one"  # from the cache
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("s3://nowhere-at-all/x", "bucket 'nowhere-at-all' does not exist at http://127.0.0.1"),
+        ("s3://", "names no bucket"),
+        ("s3://A/x", "cannot be used: invalid bucket name"),
+    ],
+)
+def test_a_wrong_bucket_is_one_clear_line(bucket: str, uri: str, message: str) -> None:
+    with pytest.raises(KubefaceError, match=message) as raised:
+        storage.list_files(uri)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_wrong_key_is_one_clear_line(bucket: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "somebody-else")
+    for action in (
+        lambda: storage.list_files(f"s3://{bucket}/x"),
+        lambda: storage.read_bytes(f"s3://{bucket}/x"),
+        lambda: put(f"s3://{bucket}/x", b"x", tmp_path),
+        lambda: ingest(f"s3://{bucket}/x", tmp_path / "out"),
+    ):
+        with pytest.raises(KubefaceError, match="refuses the access key") as raised:
+            action()
+        assert os.environ["AWS_SECRET_ACCESS_KEY"] not in str(raised.value)
+
+
+def test_an_empty_prefix_is_one_clear_line(bucket: str, tmp_path: Path) -> None:
+    for action in (
+        lambda: fingerprint(f"s3://{bucket}/nobody"),
+        lambda: ingest(f"s3://{bucket}/nobody", tmp_path / "out"),
+    ):
+        with pytest.raises(KubefaceError, match="s3://kubeface/nobody holds no image"):
+            action()
+    assert not (tmp_path / "out").exists()
+
+
+def test_ingest_from_s3_gives_what_ingest_from_the_folder_gives(bucket: str, orl_folder: Path, tmp_path: Path) -> None:
+    for path in sorted(orl_folder.rglob("*.pgm")):
+        storage.upload(path, f"s3://{bucket}/people/{path.relative_to(orl_folder).as_posix()}")
+    mark = fingerprint(f"s3://{bucket}/people")
+    ingest(f"s3://{bucket}/people", tmp_path / "s3", expected_fingerprint=mark)
+    ingest(str(orl_folder), tmp_path / "folder")
+    shards = [(tmp_path / name / "shard-00000.parquet").read_bytes() for name in ("s3", "folder")]
+    assert shards[0] == shards[1]
+
+    put(f"s3://{bucket}/people/{'s1'}/new.pgm", b"x", tmp_path)
+    assert fingerprint(f"s3://{bucket}/people") != mark
+    with pytest.raises(KubefaceError, match="changed while the run began"):
+        ingest(f"s3://{bucket}/people", tmp_path / "again", expected_fingerprint=mark)
+
+
+def test_no_store_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("S3_ENDPOINT", "http://127.0.0.1:1")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
+    with pytest.raises(KubefaceError, match=r"no S3 store answers at http://127.0.0.1:1 .*check S3_ENDPOINT"):
+        storage.list_files("s3://kubeface/x")
+
+
+@pytest.mark.parametrize("endpoint", ["ftp://host", "http://"])
+def test_a_malformed_endpoint_is_one_clear_line(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
+    monkeypatch.setenv("S3_ENDPOINT", endpoint)
+    with pytest.raises(KubefaceError, match="S3_ENDPOINT is"):
+        storage.list_files("s3://kubeface/x")
+
+
+def test_a_store_that_is_killed_loses_nothing_it_acknowledged_and_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with local_store("kubeface") as environment:
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        storage.ensure_bucket("kubeface")
+        put("s3://kubeface/a", b"a", tmp_path)
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit() and (entry / "environ").exists():
+                try:
+                    if (
+                        environment["AWS_ACCESS_KEY_ID"].encode() in (entry / "environ").read_bytes()
+                        and b"weed" in (entry / "cmdline").read_bytes()
+                    ):
+                        os.kill(int(entry.name), signal.SIGKILL)
+                except OSError:
+                    continue
+        with pytest.raises(KubefaceError, match="no S3 store answers"):
+            storage.read_bytes("s3://kubeface/a")

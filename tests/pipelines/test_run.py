@@ -1,0 +1,158 @@
+"""The pipeline as kfp.local runs it: what a run leaves, that it repeats, and what it says when it cannot go on."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.faces import storage
+from components.faces.errors import KubefaceError
+from pipelines.run import run_local
+from pipelines.store import local_store
+
+ROOT = Path(__file__).resolve().parents[2]
+STEPS = ["ingest", "align", "filter", "split", "finetune", "evaluate", "promote"]
+QUICK = {"degradation": "noise:60", "epochs": 1, "head_epochs": 0, "bootstrap": 100, "heldout_fraction": 0.5}
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    with local_store("kubeface") as environment, pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        storage.ensure_bucket("kubeface")
+        yield "kubeface"
+
+
+@pytest.fixture(scope="module")
+def people(bucket: str, orl: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Eight people × four photographs in a bucket, one of the photographs cut off."""
+    scratch = tmp_path_factory.mktemp("people") / "image"
+    for person in range(1, 9):
+        for number in range(1, 5):
+            data = orl[f"s{person}/{number}.pgm"]
+            scratch.write_bytes(data[:4000] if (person, number) == (8, 4) else data)
+            storage.upload(scratch, f"s3://{bucket}/people/s{person}/{number}.pgm")
+    return f"s3://{bucket}/people"
+
+
+@pytest.fixture(scope="module")
+def runs(people: str, bucket: str, tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Path, dict[str, Any]]]:
+    """The same run twice."""
+    folder = tmp_path_factory.mktemp("runs")
+    done = []
+    for name in ("one", "two"):
+        arguments = QUICK | {"source": people, "models": f"s3://{bucket}/models", "name": "quick", "seed": 5}
+        done.append((folder / name, run_local(arguments, folder / name)))
+    return done
+
+
+@pytest.mark.slow
+def test_a_run_leaves_report_and_summary(runs: list[tuple[Path, dict[str, Any]]]) -> None:
+    folder, summary = runs[0]
+    assert summary["pipeline"] == "face-finetuning"
+    assert summary["seed"] == 5
+    assert list(summary["steps"]) == sorted(STEPS)
+    for step in STEPS:
+        assert summary["steps"][step]["seconds"] >= 0
+        assert {"rows_in", "rows_out"} <= summary["steps"][step].keys()
+    assert summary["dataset"]["images"] == 31
+    assert summary["dataset"]["identities"] == 8
+    assert summary["dataset"]["rejected"] == 1
+    for which in ("baseline", "finetuned"):
+        for name in ("heldout", "heldout_clean"):
+            figures = summary[which][name]
+            assert {"accuracy", "auc", "eer", "tar_at_far"} <= figures.keys()
+            assert 0.5 < figures["auc"] <= 1
+    assert isinstance(summary["gate"]["promoted"], bool)
+    assert "held-out people" in summary["gate"]["reason"]
+    assert summary["versions"]["torch"].startswith("2.")
+    assert json.loads((folder / "summary.json").read_text("utf-8")) == summary
+    html = (folder / "report.html").read_text("utf-8")
+    assert summary["gate"]["reason"].split(":")[0] in html
+    assert "s8/4.pgm" in html  # the photograph that was cut off
+    assert (folder / "model" / "model.safetensors").is_file()
+    assert (folder.parent / "latest").resolve() == runs[1][0].resolve()
+
+
+@pytest.mark.slow
+def test_a_run_promotes_exactly_when_the_gate_says_so(runs: list[tuple[Path, dict[str, Any]]], bucket: str) -> None:
+    summary = runs[0][1]
+    written = [file.name for file in storage.list_files(f"s3://{bucket}/models")]
+    assert bool(written) == summary["gate"]["promoted"] == summary["gate"]["better"]
+    assert (summary["model"]["uri"] is not None) == summary["gate"]["promoted"]
+
+
+@pytest.mark.slow
+def test_the_same_seed_gives_the_same_summary_and_model(runs: list[tuple[Path, dict[str, Any]]]) -> None:
+    summaries = []
+    for _, summary in runs:
+        for step in summary["steps"].values():
+            step.pop("seconds")
+        summaries.append(summary)
+    assert summaries[0] == summaries[1]
+    models = [(folder / "model" / "model.safetensors").read_bytes() for folder, _ in runs]
+    assert models[0] == models[1]
+
+
+def test_a_failing_step_is_named_with_its_reason(tmp_path: Path, orl_folder: Path) -> None:
+    with pytest.raises(KubefaceError, match=r"step align failed: detector 'yolo' is unknown.*log: .*run\.log"):
+        run_local({"source": str(orl_folder), "models": "m", "detector": "yolo"}, tmp_path / "run")
+    assert "Traceback" not in (tmp_path / "run" / "run.log").read_text("utf-8").split("detector 'yolo'")[1]
+    assert not (tmp_path / "run" / "report.html").exists()
+
+
+def test_a_run_does_not_overwrite_another(tmp_path: Path) -> None:
+    with pytest.raises(KubefaceError, match="exists already"):
+        run_local({"source": "x", "models": "m"}, tmp_path)
+
+
+def command(module: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        capture_output=True,
+        text=True,
+        env=os.environ | environment,
+        cwd=ROOT,
+        timeout=120,
+    )
+
+
+def one_error_line(done: subprocess.CompletedProcess[str]) -> str:
+    """The one line on standard error that says what went wrong."""
+    assert done.returncode == 1
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    assert len(lines) == 1 and lines[0].startswith("error: "), done.stderr
+    return lines[0]
+
+
+def test_a_prefix_without_images_is_one_line_and_an_exit_code(bucket: str, tmp_path: Path) -> None:
+    done = command(
+        "pipelines.run", "--source", f"s3://{bucket}/nobody", "--models", "m", "--run", str(tmp_path / "run")
+    )
+    assert "step fingerprint failed: s3://kubeface/nobody holds no image" in one_error_line(done)
+
+
+def test_a_wrong_key_is_one_line_and_an_exit_code(bucket: str) -> None:
+    line = one_error_line(command("pipelines.demo", AWS_SECRET_ACCESS_KEY="wrong"))
+    assert "refuses the access key" in line and "wrong" not in line
+
+
+def test_a_missing_bucket_is_one_line_and_an_exit_code(bucket: str) -> None:
+    line = one_error_line(command("pipelines.demo", S3_BUCKET="not-there"))
+    assert "bucket 'not-there' does not exist" in line
+
+
+def test_an_endpoint_without_a_bucket_is_one_line_and_an_exit_code(bucket: str) -> None:
+    assert "S3_BUCKET is not" in one_error_line(command("pipelines.demo", S3_BUCKET=""))
+
+
+def test_a_port_in_use_is_one_line_and_an_exit_code(bucket: str) -> None:
+    port = os.environ["S3_ENDPOINT"].rpartition(":")[2]
+    line = one_error_line(command("pipelines.demo", S3_ENDPOINT="", STORE_PORT=port))
+    assert f"port {port} on 127.0.0.1 is in use" in line
