@@ -100,7 +100,7 @@ def _open_tar(path: Path, stack: ExitStack) -> Opened:
 
 
 def _check_end(tar: tarfile.TarFile) -> None:
-    """tarfile takes a damaged or missing header behind the first member for the end of the archive: look whether it is."""
+    """Looks whether the archive ends here: tarfile takes a damaged header for its end, and a cut for it too."""
     file = tar.fileobj
     assert file is not None  # noqa: S101 - open for reading
     file.seek(tar.offset)

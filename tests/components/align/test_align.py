@@ -128,7 +128,7 @@ def test_no_face_at_all_leaves_no_table(tmp_path: Path) -> None:
         (tmp_path / "in" / person).mkdir(parents=True)
         (tmp_path / "in" / person / "1.png").write_bytes(encode_png(np.full((60, 60), ord(person), np.uint8)))
     ingest(str(tmp_path / "in"), tmp_path / "faces")
-    with pytest.raises(KubefaceError, match="mtcnn found no face in any of the 2 images of .*faces"):
+    with pytest.raises(KubefaceError, match=r"mtcnn found no face in any of the 2 images of .*faces"):
         align(tmp_path / "faces", tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["faces", "in"]
 

@@ -60,11 +60,11 @@ def output(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
 
 
 def test_flags_have_the_types_and_defaults_of_the_signature(capsys: pytest.CaptureFixture[str]) -> None:
-    main(bake, ["--flour", "/tmp/rye", "--loaves", "3"])
+    main(bake, ["--flour", "bags/rye", "--loaves", "3"])
     figures = output(capsys)
     assert figures.pop("seconds") >= 0
     assert figures == {
-        "flour": "PosixPath('/tmp/rye')",
+        "flour": "PosixPath('bags/rye')",
         "loaves": 3,
         "heat": 230.0,
         "salted": True,

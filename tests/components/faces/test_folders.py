@@ -104,5 +104,5 @@ def test_checksum_of_a_file(tmp_path: Path) -> None:
 
 def test_require_raises_the_message() -> None:
     require(True, "unused")
-    with pytest.raises(KubefaceError, match="^epochs is 0$"):
+    with pytest.raises(KubefaceError, match=r"^epochs is 0$"):
         require(False, "epochs is 0")

@@ -86,7 +86,7 @@ def test_landmarks_in_one_point_do_not_break_it() -> None:
 @pytest.mark.parametrize("angle", [0.0, 0.5, -2.0, math.pi])
 @pytest.mark.parametrize("scale", [1.0, 2.5])
 def test_the_crop_puts_each_landmark_where_the_template_says(angle: float, scale: float) -> None:
-    landmarks = apply(similarity(angle, scale, 0, 0), ARCFACE_112 - 56) + [200, 180]
+    landmarks = apply(similarity(angle, scale, 0, 0), ARCFACE_112 - 56) + np.array([200, 180])
     for index, (x, y) in enumerate(landmarks):
         image = np.zeros((360, 400, 3), np.uint8)
         cv2.circle(image, (round(x), round(y)), round(3 * scale), (255, 0, 0), -1)

@@ -169,15 +169,12 @@ def test_what_cannot_be_used_is_listed_by_reason(images: dict[str, bytes], tmp_p
 
 
 def test_names_that_are_no_text_are_listed(images: dict[str, bytes], tmp_path: Path) -> None:
-    source = os.fsencode(folder_of(tmp_path / "in", images))
-    os.mkdir(source + b"/jos\xe9")
-    for name in (b"/jos\xe9/1.png", b"/ann/\xff.png"):
-        with open(source + name, "wb") as file:
-            file.write(images["ann/0.png"])
-    figures = ingest(os.fsdecode(source), tmp_path / "out")
+    other = {os.fsdecode(name): images["ann/0.png"] for name in (b"jos\xe9/1.png", b"ann/\xff.png")}
+    source = folder_of(tmp_path / "in", images | other)
+    figures = ingest(source, tmp_path / "out")
     assert (figures["rows_out"], figures["identities"], figures["rejected"]) == (9, 3, 2)
     assert reasons(tmp_path / "out") == {"jos\udce9/1.png": "bad_name", "ann/\udcff.png": "bad_name"}
-    assert len(fingerprint(os.fsdecode(source))) == 64
+    assert len(fingerprint(source)) == 64
 
 
 def ingested(data: bytes, name: str, images: dict[str, bytes], tmp_path: Path) -> tuple[dict[str, Any], RGB]:
