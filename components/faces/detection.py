@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from components.faces.errors import KubefaceError
 from components.faces.geometry import Points, most_prominent
@@ -31,7 +32,13 @@ class Faces:
 
     def confident(self, score: float) -> "Faces":
         """The faces with at least this score."""
-        keep = self.scores >= score
+        return self._where(self.scores >= score)
+
+    def at_least(self, size: float) -> "Faces":
+        """The faces whose box has a shorter side of at least `size` pixels."""
+        return self._where((self.boxes[:, 2:] - self.boxes[:, :2]).min(1) >= size)
+
+    def _where(self, keep: NDArray[np.bool_]) -> "Faces":
         return Faces(self.boxes[keep], self.scores[keep], self.landmarks[keep])
 
     def prominent(self, width: int, height: int) -> int:
@@ -55,14 +62,16 @@ def _mtcnn(min_face_size: int) -> Detector:
             return _NONE
         try:
             boxes, scores, landmarks = network.detect(image, landmarks=True)
-        except RuntimeError as error:
-            # No proposal left after a stage: facenet-pytorch 2.6.0 then concatenates an empty list.
+        except (RuntimeError, ValueError) as error:
+            # No proposal left after a stage: facenet-pytorch 2.6.0 then concatenates an empty list, which is a
+            # ValueError to torch 2.14 and was a RuntimeError before.
             if "expected a non-empty list" in str(error):
                 return _NONE
             raise
         if boxes is None:
             return _NONE
-        return Faces(np.asarray(boxes, np.float64), np.asarray(scores, np.float64), np.asarray(landmarks, np.float64))
+        found = Faces(np.asarray(boxes, np.float64), np.asarray(scores, np.float64), np.asarray(landmarks, np.float64))
+        return found.at_least(min_face_size)  # MTCNN's own setting says where its image pyramid begins, no more
 
     return detect
 
@@ -102,9 +111,8 @@ def _retinaface(min_face_size: int) -> Detector:
             return _NONE
         boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]  # x, y, width, height → corners
-        keep = np.minimum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]) >= min_face_size
         landmarks = np.asarray(points, np.float64).reshape(-1, 5, 2)
-        return Faces(boxes[keep], np.asarray(scores, np.float64).reshape(-1)[keep], landmarks[keep])
+        return Faces(boxes, np.asarray(scores, np.float64).reshape(-1), landmarks).at_least(min_face_size)
 
     return detect
 

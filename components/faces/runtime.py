@@ -40,11 +40,12 @@ def limit_threads() -> None:
     """Gives numeric libraries as many threads as the container has processors.
 
     Must run before they are imported. More threads than processors cost up to 100× under a cgroup
-    limit (deepinsight/insightface#2899).
+    limit (deepinsight/insightface#2899); threads that wait without spinning leave a shared node its processors.
     """
     threads = str(cpu_limit())
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(name, threads)
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def report_error(message: str) -> None:

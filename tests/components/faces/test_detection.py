@@ -1,7 +1,10 @@
 """Detectors on real photographs and on images without a face."""
 
+import cv2
 import numpy as np
 import pytest
+import torch
+from facenet_pytorch import MTCNN
 
 from components.faces.detection import Detector, Faces, make_detector
 from components.faces.errors import KubefaceError
@@ -93,9 +96,30 @@ def test_images_without_a_face_give_none(
 
 @pytest.mark.parametrize("name", NAMES)
 def test_faces_under_the_least_size_are_left_out(name: str, orl: dict[str, bytes]) -> None:
-    image = decode_rgb(orl["s1/1.pgm"])
-    assert len(make_detector(name, 40)(image).confident(0.9)) == 1
-    assert len(make_detector(name, 111)(image)) == 0
+    small = decode_rgb(orl["s1/1.pgm"])
+    image = np.full((250, 340, 3), 100, np.uint8)
+    image[20:132, 20:112] = small
+    image[20:244, 140:324] = cv2.resize(small, (184, 224), interpolation=cv2.INTER_CUBIC)
+    assert len(make_detector(name, 40)(image).confident(0.9)) == 2
+    (box,) = make_detector(name, 100)(image).confident(0.9).boxes
+    assert box[0] > 120
+    assert len(make_detector(name, 240)(image)) == 0
+
+
+def test_mtcnn_without_a_proposal_finds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """facenet-pytorch then joins an empty list; any other error of torch is not hidden."""
+
+    def join_nothing(*arguments: object, **options: object) -> None:
+        torch.cat([])
+
+    def run_out_of_memory(*arguments: object, **options: object) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(MTCNN, "detect", join_nothing)
+    assert len(make_detector("mtcnn", 20)(empty((50, 50), "noise"))) == 0
+    monkeypatch.setattr(MTCNN, "detect", run_out_of_memory)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        make_detector("mtcnn", 20)(empty((50, 50), "noise"))
 
 
 def test_confidence_keeps_what_belongs_together() -> None:

@@ -64,9 +64,15 @@ def test_mirrored_landmarks_are_not_mirrored_back() -> None:
     assert np.abs(apply(matrix, mirrored) - ARCFACE_112).max() > 5
 
 
-@given(values=st.lists(st.floats(-3, 3), min_size=10, max_size=10), angle=angles, scale=st.floats(0.3, 3))
-def test_no_neighbouring_similarity_fits_better(values: list[float], angle: float, scale: float) -> None:
-    landmarks = apply(similarity(angle, scale, 30, -20), ARCFACE_112) + np.array(values).reshape(5, 2)
+@given(
+    values=st.lists(st.floats(-3, 3), min_size=10, max_size=10),
+    angle=angles,
+    scale=st.floats(0.3, 3),
+    side=st.sampled_from([1, -1]),
+)
+def test_no_neighbouring_similarity_fits_better(values: list[float], angle: float, scale: float, side: int) -> None:
+    """Neither where the landmarks are a little off nor where they are a mirror image."""
+    landmarks = apply(similarity(angle, scale, 30, -20), ARCFACE_112 * [side, 1]) + np.array(values).reshape(5, 2)
     matrix = similarity_transform(landmarks)
 
     def error(candidate: Points) -> float:

@@ -1,5 +1,6 @@
 """Folders and archives as names with a way to read each, also when the archive is hostile or broken."""
 
+import gzip
 import io
 import tarfile
 import zipfile
@@ -125,12 +126,30 @@ def test_an_archive_cut_off_is_refused(suffix: str, share: float, tmp_path: Path
         contents(archive)
 
 
-def test_a_tar_cut_off_between_two_members_is_refused(tmp_path: Path) -> None:
-    archive = pack(tmp_path / "faces.tar", FILES)
-    with tarfile.open(archive) as tar:
-        third = tar.getmembers()[3].offset
-    archive.write_bytes(archive.read_bytes()[:third])
-    with pytest.raises(KubefaceError, match=f"it is cut off or damaged at byte {third}"):
+@pytest.mark.parametrize("damage", ["cut off", "header"])
+@pytest.mark.parametrize("suffix", [".tar", ".tgz"])
+def test_a_tar_that_ends_early_is_refused(suffix: str, damage: str, tmp_path: Path) -> None:
+    """Cut between two members, or a bad header: tarfile takes both for the end."""
+    plain = pack(tmp_path / "faces.tar", FILES)
+    with tarfile.open(plain) as tar:
+        place = tar.getmembers()[3].offset
+    data = bytearray(plain.read_bytes())
+    if damage == "cut off":
+        del data[place:]
+    else:
+        data[place + 5] ^= 0x55
+    archive = tmp_path / f"faces{suffix}"
+    archive.write_bytes(gzip.compress(data) if suffix == ".tgz" else data)
+    with pytest.raises(KubefaceError, match=f"it is cut off or damaged at byte {place}"):
+        contents(archive)
+
+
+def test_the_checksum_of_a_compressed_tar_is_looked_at(tmp_path: Path) -> None:
+    archive = pack(tmp_path / "faces.tgz", FILES)
+    data = bytearray(archive.read_bytes())
+    data[-6] ^= 1
+    archive.write_bytes(data)
+    with pytest.raises(KubefaceError, match="CRC check failed"):
         contents(archive)
 
 

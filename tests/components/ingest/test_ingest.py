@@ -2,6 +2,8 @@
 
 import io
 import os
+import subprocess
+import sys
 import tarfile
 import zipfile
 from pathlib import Path
@@ -127,7 +129,7 @@ def test_hidden_files_are_no_images(images: dict[str, bytes], tmp_path: Path) ->
         "ann/.DS_Store": b"x",
         "ann/._0.png": b"x",
         ".git/ann/0.png": images["ann/0.png"],
-        "__MACOSX/ann/._0.png": b"x",
+        "__MACOSX/ann/0.png": images["ann/0.png"],
         "ann/.thumbs/0.png": images["ann/0.png"],
     }
     figures = ingest(archive(tmp_path / "faces.zip", images | hidden), tmp_path / "out")
@@ -366,6 +368,21 @@ def test_a_corrupt_archive_leaves_no_table(images: dict[str, bytes], tmp_path: P
 def test_two_runs_give_the_same_bytes(orl_folder: Path, faces_table: Path, tmp_path: Path) -> None:
     ingest(str(orl_folder), tmp_path / "again")
     assert contents(tmp_path / "again") == contents(faces_table)
+    command = [sys.executable, "-m", "components.ingest", "--source", str(orl_folder), "--out", str(tmp_path / "other")]
+    environment = os.environ | {"PYTHONHASHSEED": "7", "TZ": "Asia/Tokyo", "LC_ALL": "C"}
+    subprocess.run(command, cwd=Path(__file__).parents[3], env=environment, check=True, capture_output=True)
+    assert contents(tmp_path / "other") == contents(faces_table)
+
+
+def test_an_image_is_known_by_name_and_content(images: dict[str, bytes], tmp_path: Path) -> None:
+    def ids(name: str, files: dict[str, bytes]) -> dict[str, str]:
+        ingest(folder_of(tmp_path / name / "in", files), tmp_path / name / "out", seed=len(name))
+        return {row["source"]: row["image_id"] for row in rows_of(tmp_path / name / "out")}
+
+    before = ids("a", images | {"ann/copy.png": images["ann/0.png"]})
+    assert len(set(before.values())) == len(before)
+    after = ids("bb", images | {"ann/0.png": encode_png(pixels(99))})
+    assert {name for name in after if after[name] != before[name]} == {"ann/0.png"}
 
 
 def test_the_order_depends_on_seed_and_name_alone(images: dict[str, bytes], tmp_path: Path) -> None:

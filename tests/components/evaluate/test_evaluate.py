@@ -1,0 +1,389 @@
+"""The evaluation on real faces: three held-out people, 15 crops, 105 pairs."""
+
+import csv
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from sklearn.metrics import roc_auc_score
+
+from components.evaluate.step import evaluate, lfw, log_roc
+from components.faces.degrade import Degradation
+from components.faces.errors import KubefaceError
+from components.faces.images import RGB, decode_rgb
+from components.faces.metrics import verification
+from components.faces.model import load_model, load_pretrained
+from components.faces.table import Table, TableWriter
+
+from .conftest import SmallLfw
+
+SETS, MODELS = ("heldout", "heldout_clean"), ("baseline", "finetuned")
+FIGURES = {
+    "accuracy", "accuracy_standard_error", "threshold", "auc", "eer", "tar_at_far", "genuine_pairs", "impostor_pairs",
+}  # fmt: skip
+QUICK: dict[str, Any] = {"bootstrap": 100, "device": "cpu"}
+
+
+def read(folder: Path, name: str = "evaluation.json") -> dict[str, Any]:
+    value: dict[str, Any] = json.loads((folder / name).read_text())
+    return value
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.fixture(scope="module")
+def evaluated(
+    aligned_table: Path, split_table: Path, tuned: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, Any]]:
+    """The evaluation of the short training on noisy crops, and what the step returned."""
+    out = tmp_path_factory.mktemp("evaluated") / "evaluation"
+    return out, evaluate(aligned_table, split_table, tuned, out, degradation="noise:60", **QUICK)
+
+
+@pytest.fixture(scope="module")
+def heldout(aligned_table: Path, split_table: Path) -> dict[str, tuple[str, RGB]]:
+    """Person and crop of each held-out image."""
+    parts = Table(split_table, "split").columns(["image_id", "split"]).to_pylist()
+    wanted = {row["image_id"] for row in parts if row["split"] == "heldout"}
+    return {
+        row["image_id"]: (row["identity"], decode_rgb(row["image"]))
+        for rows in Table(aligned_table, "aligned").row_groups()
+        for row in rows
+        if row["image_id"] in wanted
+    }
+
+
+def dealt(table: Path, out: Path, parts: dict[str, list[str]]) -> Path:
+    """A split table with the images of each person dealt out as listed; the rest is excluded."""
+    seen: dict[str, int] = {}
+    with TableWriter(out, "split", "test", {}) as writer:
+        for row in Table(table, "aligned").columns(["image_id", "identity"]).to_pylist():
+            number = seen[row["identity"]] = seen.get(row["identity"], -1) + 1
+            wanted = parts.get(row["identity"], [])
+            writer.add(row | {"split": wanted[number] if number < len(wanted) else "excluded"})
+    return out
+
+
+# --- what it leaves -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_evaluation_is_complete(
+    evaluated: tuple[Path, dict[str, Any]], aligned_table: Path, split_table: Path, heldout: dict[str, Any]
+) -> None:
+    folder, returned = evaluated
+    found = read(folder)
+    for model in MODELS:
+        assert set(found[model]) == set(SETS)
+        for figures in found[model].values():
+            assert set(figures) == FIGURES | {"flip"}
+            assert set(figures["flip"]) == FIGURES
+            assert (figures["genuine_pairs"], figures["impostor_pairs"]) == (30, 75)
+            assert figures != figures["flip"]
+    assert set(found["gain"]) == set(SETS)
+    for entry in found["gain"].values():
+        assert set(entry) == {"auc", "tar"}
+    assert (found["people"], found["images"], found["pairs"]) == (3, 15, 105) and len(heldout) == 15
+    assert found["degradation"] == "noise:60"
+    assert found["gate_far"] == 0.1  # 75 impostors tell no smaller rate
+    assert list(found["baseline"]["heldout"]["tar_at_far"]) == ["0.1"]
+    assert (found["aligned"], found["split"]) == (
+        Table(aligned_table, "aligned").sha256,
+        Table(split_table, "split").sha256,
+    )
+    assert set(found["gate"]) == {"better", "reason", "checks", "max_loss"}
+    assert returned["rows_in"] == 15 and returned["rows_out"] == 105 and returned["identities"] == 3
+    for model in MODELS:
+        for key in ("accuracy", "auc", "eer"):
+            assert returned[f"{model}_{key}"] == found[model]["heldout"][key]
+    assert not list(folder.parent.glob(".*"))
+
+
+def test_scores_are_cosines_of_the_embeddings(
+    evaluated: tuple[Path, dict[str, Any]], tuned: Path, heldout: dict[str, tuple[str, RGB]]
+) -> None:
+    rows = pq.read_table(evaluated[0] / "scores.parquet").to_pylist()
+    names = sorted(heldout)
+    clean = np.stack([heldout[name][1] for name in names])
+    noise = Degradation.parse("noise:60")
+    noisy = np.stack([noise(heldout[name][1], "probe", name) for name in names])
+    models = {"baseline": load_pretrained("sface"), "finetuned": load_model(tuned)}
+    for model, network in models.items():
+        for which, crops in (("heldout", noisy), ("heldout_clean", clean)):
+            cosine = (lambda e: e @ e.T)(network.embed(crops))
+            for row in rows:
+                expected = cosine[names.index(row["left"]), names.index(row["right"])]
+                assert row[f"{which}_{model}"] == pytest.approx(expected, abs=1e-4)
+
+
+def test_scores_name_every_pair_once(
+    evaluated: tuple[Path, dict[str, Any]], heldout: dict[str, tuple[str, RGB]]
+) -> None:
+    rows = pq.read_table(evaluated[0] / "scores.parquet").to_pylist()
+    pairs = {frozenset((row["left"], row["right"])) for row in rows}
+    assert pairs == {frozenset((a, b)) for a in heldout for b in heldout if a < b}
+    assert len(rows) == len(pairs) == 105
+    for row in rows:
+        assert row["same"] == (heldout[row["left"]][0] == heldout[row["right"]][0])
+
+
+def test_figures_follow_from_the_scores(evaluated: tuple[Path, dict[str, Any]]) -> None:
+    found, scores = read(evaluated[0]), pq.read_table(evaluated[0] / "scores.parquet").to_pydict()
+    same = np.array(scores["same"])
+    for model in MODELS:
+        for name in SETS:
+            measured = np.array(scores[f"{name}_{model}"])
+            figures = found[model][name]
+            assert figures["auc"] == pytest.approx(roc_auc_score(same, measured), abs=1e-9)
+            expected = verification(measured, same)
+            assert figures["accuracy"] == pytest.approx(expected["accuracy"])
+            assert figures["eer"] == pytest.approx(expected["eer"])
+            assert figures["threshold"] == pytest.approx(expected["threshold"], abs=1e-6)
+    for name in SETS:
+        for key, rate in (("auc", lambda f: f["auc"]), ("tar", lambda f: f["tar_at_far"]["0.1"])):
+            entry = found["gain"][name][key]
+            assert entry["before"] == pytest.approx(rate(found["baseline"][name]))
+            assert entry["after"] == pytest.approx(rate(found["finetuned"][name]))
+            assert entry["gain"] == pytest.approx(entry["after"] - entry["before"])
+    assert found["baseline"]["heldout"]["auc"] < found["baseline"]["heldout_clean"]["auc"]
+
+
+def test_curves_and_thresholds(evaluated: tuple[Path, dict[str, Any]]) -> None:
+    roc, found = read(evaluated[0], "roc.json"), read(evaluated[0])
+    with open(evaluated[0] / "thresholds.csv", newline="") as file:
+        table = list(csv.DictReader(file))
+    assert list(table[0]) == ["set", "model", "threshold", "fmr", "fnmr", "accuracy"]
+    for name in SETS:
+        for model in MODELS:
+            points = roc[name][model]
+            assert np.trapezoid(points["tmr"], points["fmr"]) == pytest.approx(found[model][name]["auc"], abs=1e-6)
+            rows = [row for row in table if (row["set"], row["model"]) == (name, model)]
+            assert len(rows) == 21
+            fmr, fnmr = ([float(row[key]) for row in rows] for key in ("fmr", "fnmr"))
+            assert fmr == sorted(fmr, reverse=True) and fnmr == sorted(fnmr)
+            accuracies = [(30 * (1 - b) + 75 * (1 - a)) / 105 for a, b in zip(fmr, fnmr, strict=True)]
+            assert [float(row["accuracy"]) for row in rows] == pytest.approx(accuracies)
+
+
+def test_hardest_pairs(evaluated: tuple[Path, dict[str, Any]], heldout: dict[str, tuple[str, RGB]]) -> None:
+    hardest = read(evaluated[0])["hardest"]
+    rows = pq.read_table(evaluated[0] / "scores.parquet").to_pylist()
+    for kind, same in (("genuine", True), ("impostor", False)):
+        expected = sorted((row["heldout_finetuned"] for row in rows if row["same"] is same), reverse=not same)
+        assert [pair["after"] for pair in hardest[kind]] == pytest.approx(expected[:8])
+        for pair in hardest[kind]:
+            people = (heldout[pair["left"]][0], heldout[pair["right"]][0])
+            assert people == (pair["left_identity"], pair["right_identity"])
+            assert (people[0] == people[1]) is same
+            (row,) = [row for row in rows if (row["left"], row["right"]) == (pair["left"], pair["right"])]
+            assert pair["before"] == pytest.approx(row["heldout_baseline"])
+
+
+def test_pictures(evaluated: tuple[Path, dict[str, Any]], heldout: dict[str, tuple[str, RGB]]) -> None:
+    folder, _ = evaluated
+    noise = Degradation.parse("noise:60")
+    hardest = read(folder)["hardest"]
+    named = {pair[side] for pairs in hardest.values() for pair in pairs for side in ("left", "right")}
+    assert {path.stem for path in (folder / "pairs").iterdir()} == named
+    for name in named:
+        with Image.open(folder / "pairs" / f"{name}.png") as picture:
+            np.testing.assert_array_equal(np.array(picture), noise(heldout[name][1], "probe", name))
+    samples = list((folder / "samples").iterdir())
+    assert len(samples) == 8
+    for path in samples:
+        with Image.open(path) as picture:
+            clean, bad = np.split(np.array(picture), 2, axis=1)
+        np.testing.assert_array_equal(clean, heldout[path.stem][1])
+        np.testing.assert_array_equal(bad, noise(clean, "probe", path.stem))
+
+
+@pytest.mark.slow
+def test_same_input_same_bytes(
+    evaluated: tuple[Path, dict[str, Any]], aligned_table: Path, split_table: Path, tuned: Path, tmp_path: Path
+) -> None:
+    again = evaluate(aligned_table, split_table, tuned, tmp_path / "again", degradation="noise:60", **QUICK)
+    assert digests(tmp_path / "again") == digests(evaluated[0])
+    assert again == evaluated[1]
+
+
+def test_roc_goes_to_the_classification_artifact(evaluated: tuple[Path, dict[str, Any]]) -> None:
+    class Curve:
+        def log_roc_curve(self, fpr: list[float], tpr: list[float], threshold: list[float]) -> None:
+            self.points = {"fmr": fpr, "tmr": tpr, "threshold": threshold}
+
+    curve = Curve()
+    log_roc(curve, evaluated[0])
+    assert curve.points == read(evaluated[0], "roc.json")["heldout"]["finetuned"]
+
+
+# --- verdicts -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_unchanged_model_is_not_better(aligned_table: Path, split_table: Path, unchanged: Path, tmp_path: Path) -> None:
+    evaluate(aligned_table, split_table, unchanged, tmp_path / "out", degradation="noise:60", **QUICK)
+    found = read(tmp_path / "out")
+    assert found["baseline"] == found["finetuned"]
+    for entry in (figures for gains in found["gain"].values() for figures in gains.values()):
+        assert entry["gain"] == entry["gain_low"] == entry["gain_high"] == 0.0
+    assert found["gate"]["better"] is False
+    assert {check["name"]: check["passed"] for check in found["gate"]["checks"]} == {
+        "heldout auc": False,
+        "heldout tar": False,
+        "heldout_clean": True,
+    }
+    scores = pq.read_table(tmp_path / "out" / "scores.parquet").to_pydict()
+    for name in SETS:
+        assert scores[f"{name}_baseline"] == scores[f"{name}_finetuned"]
+
+
+@pytest.mark.slow
+def test_mended_model_is_better_and_spoilt_one_is_not(
+    aligned_table: Path, split_table: Path, mended: Path, spoilt: Path, tmp_path: Path
+) -> None:
+    """The baseline is what the training started from: damaged weights once, the published ones the other time."""
+    evaluate(aligned_table, split_table, mended, tmp_path / "mended", **QUICK)
+    better = read(tmp_path / "mended")
+    assert better["gate"]["better"] is True
+    assert better["gate"]["reason"].startswith("better on 3 held-out people: AUC ")
+    assert better["gain"]["heldout"]["auc"]["gain_low"] > 0
+    evaluate(aligned_table, split_table, spoilt, tmp_path / "spoilt", **QUICK)
+    worse = read(tmp_path / "spoilt")
+    assert worse["gate"]["better"] is False
+    assert (worse["baseline"], worse["finetuned"]) == (better["finetuned"], better["baseline"])
+    for key in ("auc", "tar"):
+        there, back = better["gain"]["heldout"][key], worse["gain"]["heldout"][key]
+        assert back["gain"] == pytest.approx(-there["gain"])
+        assert back["gain_low"] == pytest.approx(-there["gain_high"])
+        assert back["gain_high"] < 0
+
+
+def test_without_degradation_there_is_one_set(
+    aligned_table: Path, split_table: Path, unchanged: Path, heldout: dict[str, tuple[str, RGB]], tmp_path: Path
+) -> None:
+    evaluate(aligned_table, split_table, unchanged, tmp_path / "out", **QUICK)
+    found = read(tmp_path / "out")
+    assert set(found["gain"]) == set(found["baseline"]) == {"heldout"}
+    assert found["degradation"] == "none"
+    assert found["finetuned"]["heldout"]["auc"] > 0.95
+    for path in (tmp_path / "out" / "samples").iterdir():
+        with Image.open(path) as picture:
+            np.testing.assert_array_equal(np.array(picture), heldout[path.stem][1])
+
+
+# --- LFW ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_lfw_beside_the_held_out_people(
+    aligned_table: Path, split_table: Path, spoilt: Path, small_lfw: SmallLfw, tmp_path: Path
+) -> None:
+    evaluate(
+        aligned_table, split_table, spoilt, tmp_path / "out", max_loss=0.02, **QUICK,
+        lfw_archive=str(small_lfw.archive), lfw_pairs=str(small_lfw.pairs),
+    )  # fmt: skip
+    found = read(tmp_path / "out")
+    assert found["lfw"] == {"pairs": 16, "images": 18, "detector": "mtcnn", "fallback": []}
+    for model in MODELS:
+        assert set(found[model]["lfw"]) == FIGURES | {"flip"}
+    before, after = (found[model]["lfw"] for model in MODELS)
+    assert before["auc"] == 1.0 and after["auc"] < 1.0
+    assert before["accuracy"] > after["accuracy"] + 0.02
+    (check,) = [check for check in found["gate"]["checks"] if check["name"] == "lfw"]
+    assert check["passed"] is False
+    assert f"{100 * before['accuracy']:.2f} % → {100 * after['accuracy']:.2f} %" in found["gate"]["reason"]
+    assert set(read(tmp_path / "out", "roc.json")["lfw"]) == set(MODELS)
+
+
+def test_lfw_of_one_model(small_lfw: SmallLfw, mended: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = lfw(str(small_lfw.archive), str(small_lfw.pairs), str(mended), detector="retinaface", device="cpu")
+    assert (found["rows_in"], found["rows_out"], found["fallback"]) == (18, 16, [])
+    assert found["auc"] == 1.0 and "roc" not in found
+    told = capsys.readouterr().out
+    assert "pairs scored 16 of 16, 18 images" in told
+    assert "images without a face, centre crop used 0\n" in told
+    assert f"accuracy {100 * found['accuracy']:.2f} % ± {100 * found['accuracy_standard_error']:.2f}" in told
+    assert f"accuracy with flip {100 * found['flip']['accuracy']:.2f} %" in told
+
+
+# --- errors ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"lfw_archive": "lfw.tar"}, "lfw_archive and lfw_pairs go together"),
+        ({"lfw_pairs": "pairs.txt"}, "lfw_archive and lfw_pairs go together"),
+        ({"max_loss": -0.01}, "max_loss is -0.01"),
+        ({"bootstrap": 99}, "bootstrap is 99"),
+        ({"max_pairs": 999}, "max_pairs is 999"),
+        ({"degradation": "fog"}, "degradation 'fog' is unknown"),
+        ({"device": "tpu"}, "device 'tpu' is unknown"),
+        ({"lfw_archive": "/nowhere/lfw.tar", "lfw_pairs": "/nowhere/pairs.txt"}, "/nowhere/pairs.txt cannot be read"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_wrong_setting_is_named(
+    wrong: dict[str, Any], said: str, aligned_table: Path, split_table: Path, mended: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(KubefaceError) as caught:
+        evaluate(aligned_table, split_table, mended, tmp_path / "out", **QUICK | wrong)
+    assert said in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        ({"s1": ["train"] * 5}, "holds out 0 people, at least 2 are needed"),
+        ({"s1": ["heldout"] * 5, "s2": ["train"] * 5}, "holds out 1 people, at least 2 are needed"),
+        ({"s1": ["heldout"] * 3, "s2": ["heldout"] * 3}, "15 pairs of held-out people are too few to measure on"),
+        ({f"s{n}": ["heldout"] for n in range(1, 7)}, "no held-out person has two images"),
+    ],
+)
+def test_too_few_held_out_people(
+    parts: dict[str, list[str]], said: str, aligned_table: Path, mended: Path, tmp_path: Path
+) -> None:
+    divided = dealt(aligned_table, tmp_path / "split", parts)
+    with pytest.raises(KubefaceError, match=said):
+        evaluate(aligned_table, divided, mended, tmp_path / "out", **QUICK)
+    assert {path.name for path in tmp_path.iterdir()} == {"split"}
+
+
+def test_split_of_another_table(aligned_table: Path, split_table: Path, mended: Path, tmp_path: Path) -> None:
+    with TableWriter(tmp_path / "other", "aligned", "test", {}) as writer:
+        for rows in Table(aligned_table, "aligned").row_groups():
+            for row in rows[:-1]:
+                writer.add(row | {"image_id": row["image_id"][::-1]})
+    with pytest.raises(KubefaceError, match="other lacks images that the split names: run split on this table"):
+        evaluate(tmp_path / "other", split_table, mended, tmp_path / "out", **QUICK)
+    assert {path.name for path in tmp_path.iterdir()} == {"other"}
+
+
+def test_model_that_is_none(aligned_table: Path, split_table: Path, mended: Path, tmp_path: Path) -> None:
+    with pytest.raises(KubefaceError, match=r"nowhere/model\.json is missing"):
+        evaluate(aligned_table, split_table, tmp_path / "nowhere", tmp_path / "out", **QUICK)
+    folder = Path(shutil.copytree(mended, tmp_path / "model"))
+    config = read(folder, "model.json")
+    (folder / "model.json").write_text(json.dumps(config | {"training": {}}))
+    with pytest.raises(KubefaceError, match=r"model\.json tells of no training"):
+        evaluate(aligned_table, split_table, folder, tmp_path / "out", **QUICK)
+    (folder / "model.json").write_text(json.dumps(config))
+    with open(folder / "model.safetensors", "r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"\x01")
+    with pytest.raises(KubefaceError, match=r"model\.safetensors is missing or is not the file"):
+        evaluate(aligned_table, split_table, folder, tmp_path / "out", **QUICK)
+    assert not (tmp_path / "out").exists()
