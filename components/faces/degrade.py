@@ -8,7 +8,6 @@
 `none`       as it is
 """
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -17,6 +16,7 @@ import numpy as np
 
 from components.faces.errors import KubefaceError
 from components.faces.images import RGB
+from components.faces.seeded import seeded
 
 DARK_LIGHT = 0.2
 
@@ -102,6 +102,4 @@ class Degradation:
         """
         if not self:
             return image
-        digest = hashlib.sha256("\n".join(map(str, key)).encode()).digest()
-        random = np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
-        return _KINDS[self.kind][0](image, self.value, random)
+        return _KINDS[self.kind][0](image, self.value, seeded(*key))

@@ -1,6 +1,5 @@
 """Training images out of face tables: shuffled, augmented and degraded alike in any process, in flat memory."""
 
-import hashlib
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from torchvision.transforms.v2 import functional
 
 from components.faces.degrade import Degradation
 from components.faces.images import RGB, decode_rgb
+from components.faces.seeded import seeded
 from components.faces.table import Table
 
 # Row groups that are shuffled together and kept decoded to bytes: 16 × 128 crops of about 20 KB are 40 MB.
@@ -60,12 +60,6 @@ def places(table: Table, labels: dict[str, int]) -> list[Place]:
                 ids = file.read_row_group(group, columns=["image_id"])["image_id"].to_pylist()
                 found += [Place(i, labels[i], path, group, row) for row, i in enumerate(ids) if i in labels]
     return found
-
-
-def seeded(*key: object) -> np.random.Generator:
-    """A random generator that depends on its key alone."""
-    digest = hashlib.sha256("\n".join(map(str, key)).encode()).digest()
-    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
 
 
 class FaceCrops(Dataset[tuple[Tensor, Tensor, int]]):

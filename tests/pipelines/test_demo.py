@@ -25,7 +25,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run of the demo, started as `make demo` starts it but in a folder of its own."""
     folder = tmp_path_factory.mktemp("demo")
     processes = weeds()
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("S3_", "AWS_"))}
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("S3_", "AWS_", "OMP_"))}
     done = subprocess.run(
         [sys.executable, "-m", "pipelines.demo"],
         cwd=folder,

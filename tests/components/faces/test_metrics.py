@@ -464,6 +464,29 @@ def test_bootstrap_tells_figures_of_the_pairs_themselves() -> None:
     assert found["auc"]["gain"] > 0.02
 
 
+def test_intervals_are_quantiles_over_drawn_people() -> None:
+    """Each draw written out: a genuine pair as often as its person, an impostor pair by the product of its two."""
+    before, after, pairs, people = clustered(people=8, images=3)
+    found = bootstrap_difference(before, after, pairs, people, far=0.1, samples=100, seed=7)
+    random = np.random.default_rng(7)
+    areas, rates = [], []
+    for _ in range(100):
+        drawn = random.integers(0, 8, 8).tolist()
+        times = [
+            drawn.count(a) if same else drawn.count(a) * drawn.count(b)
+            for a, b, same in zip(people[pairs.left], people[pairs.right], pairs.same, strict=True)
+        ]
+        truth = np.repeat(pairs.same, times)
+        both = [np.repeat(scores, times) for scores in (before, after)]
+        areas.append([roc_auc_score(truth, scores) for scores in both])
+        rates.append([brute_tar(scores, truth, 0.1) for scores in both])
+    for name, values in (("auc", np.array(areas)), ("tar", np.array(rates))):
+        for key, column in (("before", values[:, 0]), ("after", values[:, 1]), ("gain", values[:, 1] - values[:, 0])):
+            low, high = np.quantile(column, [0.025, 0.975])
+            assert found[name][f"{key}_low"] == pytest.approx(low, abs=1e-12)
+            assert found[name][f"{key}_high"] == pytest.approx(high, abs=1e-12)
+
+
 def test_bootstrap_depends_on_its_seed_alone() -> None:
     arguments: Any = (*clustered(), 0.1, 100)
     assert bootstrap_difference(*arguments, seed=4) == bootstrap_difference(*arguments, seed=4)

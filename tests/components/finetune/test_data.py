@@ -16,9 +16,10 @@ from torch.utils.data import DataLoader
 from components.faces import table as table_module
 from components.faces.degrade import Degradation
 from components.faces.images import RGB, decode_rgb
+from components.faces.seeded import seeded
 from components.faces.table import Table, TableWriter
 from components.finetune import data as data_module
-from components.finetune.data import Augmentation, FaceCrops, InOrder, Place, WindowShuffle, places, seeded
+from components.finetune.data import Augmentation, FaceCrops, InOrder, Place, WindowShuffle, places
 
 NOISE = Degradation.parse("noise:60")
 
