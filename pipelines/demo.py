@@ -37,7 +37,7 @@ SETTINGS = {
     "batch_size": 16,
     "head_epochs": 0,
     "epochs": 7,
-    "lr": 2e-4,
+    "lr": 1e-4,
     "seed": 1,
 }
 

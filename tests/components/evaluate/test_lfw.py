@@ -170,7 +170,7 @@ def scores_by_hand(model: FaceModel, photographs: dict[str, bytes], pairs: str) 
         faces = detect(image)
         crop = centre_crop(image)
         if len(faces):
-            crop = align_crop(image, faces.landmarks[faces.prominent(image.shape[1], image.shape[0])])
+            crop = align_crop(image, faces.landmarks[faces.subject(image.shape[1], image.shape[0])])
         collected.append(*embed_batch(model, crop[None]))
     return wanted.pairs.scores(collected.plain()), wanted.pairs.scores(collected.flipped())
 

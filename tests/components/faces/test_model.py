@@ -151,6 +151,7 @@ def served(tmp_path: Path) -> Iterator[tuple[Path, str]]:
         thread.join()
 
 
+@pytest.mark.slow
 def test_published_weights_come_over_http(
     served: tuple[Path, str], tmp_path: Path, crops: RGB, monkeypatch: pytest.MonkeyPatch
 ) -> None:

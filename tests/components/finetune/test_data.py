@@ -182,6 +182,8 @@ def test_training_crops_differ_by_epoch_and_seed(found: list[Place]) -> None:
     other = FaceCrops(found, NOISE, 1, Augmentation(0.5, 0.2))
     bad = [crops[0, 1][1], crops[0, 2][1], crops[1, 1][1], other[0, 1][1]]
     assert not any(torch.equal(bad[a], bad[b]) for a in range(4) for b in range(a))
+    still = FaceCrops(found, NOISE, 0, Augmentation(0.0, 0.0))  # the noise alone differs
+    assert torch.equal(still[0, 1][0], still[0, 2][0]) and not torch.equal(still[0, 1][1], still[0, 2][1])
     again = FaceCrops(found, NOISE, 0, Augmentation(0.5, 0.2))
     for index in reversed(range(6)):  # in another order too
         for ours, theirs in zip(crops[index, 3], again[index, 3], strict=True):
