@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from components.evaluate.embeddings import Embeddings, embed_batch
 from components.evaluate.gate import GATE_FAR, decide
-from components.evaluate.lfw import evaluate_lfw
+from components.evaluate.lfw import evaluate_lfw, read_pairs
 from components.faces.degrade import Degradation
 from components.faces.errors import require
 from components.faces.folders import new_folder, read_json, write_json
@@ -28,9 +28,10 @@ from components.faces.metrics import (
     threshold_table,
     verification,
 )
-from components.faces.model import FaceModel, choose_device, load_model, load_pretrained
+from components.faces.model import FaceModel, choose_device, digest, load_model, load_pretrained
 from components.faces.progress import Progress
 from components.faces.runtime import VERSION
+from components.faces.sources import open_source
 from components.faces.table import Table
 
 BATCH = 64
@@ -77,7 +78,8 @@ def evaluate(
         rows_in (images), rows_out (pairs), identities, and the main figures before and after.
 
     Raises:
-        KubefaceError: wrong settings, corrupt tables or model, or fewer than two held-out people.
+        KubefaceError: wrong settings, corrupt tables or model, fewer than two held-out people, or one of them was
+            trained on.
     """
     require(max_loss >= 0, f"max_loss is {max_loss}: it must not be negative")
     require(bootstrap >= 100, f"bootstrap is {bootstrap}: intervals need at least 100 samples")
@@ -93,11 +95,26 @@ def evaluate(
         f"{divided.folder} holds out {len(set(heldout.values()))} people, at least 2 are needed",
     )
     training = read_json(model / "model.json").get("training", {})
-    require("pretrained" in training, f"{model / 'model.json'} tells of no training: give finetune's folder")
+    require("start_sha256" in training, f"{model / 'model.json'} tells of no training: give finetune's folder")
+    leaked = sorted(set(heldout.values()) & set(read_json(model / "identities.json")))
+    require(
+        not leaked,
+        f"{len(leaked)} held-out people of {divided.folder} are people that {model} was trained on, "
+        f"{leaked[0] if leaked else ''} first: evaluate with the split that it was trained with",
+    )
+    if lfw_archive:
+        read_pairs(lfw_pairs)  # what is wrong with them is said now, not after the other sets
+        with open_source(lfw_archive):
+            pass
     models = {
         "baseline": load_pretrained(training["backbone"], training["pretrained"], where),
         "finetuned": load_model(model, where),
     }
+    require(
+        digest(models["baseline"].network) == training["start_sha256"],
+        f"the starting weights of {model} ({training['pretrained'] or training['backbone']}) are no longer the ones it "
+        "was trained from: there is nothing fair to compare with",
+    )
     sets = {"heldout": bad, "heldout_clean": Degradation()} if bad else {"heldout": bad}
     with new_folder(out) as folder:
         ids, collected = _embed(table, heldout, models, sets)

@@ -57,5 +57,7 @@ def read_json(path: Path) -> Any:
         return json.loads(Path(path).read_text("utf-8"))
     except FileNotFoundError:
         raise KubefaceError(f"{path} is missing: was the step before it finished?") from None
+    except OSError as error:
+        raise KubefaceError(f"{path} cannot be read: {error.strerror}") from None
     except ValueError as error:
         raise KubefaceError(f"{path} is not valid JSON ({error}); run the step that writes it again") from None

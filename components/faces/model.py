@@ -6,6 +6,7 @@ A model folder holds
     model.json          backbone, preprocessing, alignment, embedding size, sha256 of the weights, training
 """
 
+import hashlib
 import os
 import pickle
 from dataclasses import asdict, dataclass
@@ -28,6 +29,7 @@ from components.faces.fetch import WheelFile, cache_folder, fetch
 from components.faces.folders import read_json, sha256_file, write_json
 
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "model.json"
+WEIGHTS_SUFFIXES = (".safetensors", ".pt", ".pth", ".onnx")
 # How every crop of a face table was made; a model is only ever fed crops made the same way.
 ALIGNMENT = {"template": "arcface_112", "size": 112}
 
@@ -103,6 +105,15 @@ def load_state(network: nn.Module, state: dict[str, Tensor], source: str) -> Non
     network.load_state_dict(state)
 
 
+def digest(network: nn.Module) -> str:
+    """SHA-256 of a network's weights by name, the same for the same weights from whatever file."""
+    found = hashlib.sha256()
+    for name, value in sorted(network.state_dict().items()):
+        found.update(name.encode())
+        found.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()
+
+
 def _place(network: nn.Module, device: torch.device | None) -> None:
     """Moves a network to its device, its kernels channels last."""
     network.to(device or torch.device("cpu")).to(memory_format=torch.channels_last)
@@ -157,7 +168,7 @@ def load_pretrained(backbone: str, pretrained: str = "", device: torch.device | 
         KubefaceError: unknown backbone, file that cannot be had or read, or weights that do not fit.
     """
     known = backbone_named(backbone)
-    if pretrained and (not Path(pretrained.partition("#")[0]).suffix or storage.local_path(pretrained).is_dir()):
+    if pretrained and Path(pretrained.partition("#")[0]).suffix not in WEIGHTS_SUFFIXES:
         return load_model(_model_folder(pretrained), device, expected_backbone=backbone)
     path, origin = (fetch(pretrained), pretrained) if pretrained else _published(backbone)
     state = _read_weights(path)

@@ -1,6 +1,7 @@
 """Fine-tune: a pretrained face model on one's own people."""
 
 import csv
+import math
 import platform
 import time
 from collections.abc import Iterator
@@ -19,13 +20,13 @@ from torch.utils.data import DataLoader
 from components.faces.degrade import Degradation
 from components.faces.errors import KubefaceError, require
 from components.faces.folders import new_folder, write_json
-from components.faces.model import FaceModel, choose_device, load_pretrained, save_model
+from components.faces.model import FaceModel, choose_device, digest, load_pretrained, save_model
 from components.faces.progress import Progress
 from components.faces.runtime import VERSION, cpu_limit
 from components.faces.table import Table
 from components.finetune.data import Augmentation, FaceCrops, InOrder, Place, WindowShuffle, places
 from components.finetune.figures import draw_history
-from components.finetune.heads import make_head
+from components.finetune.heads import HEADS, make_head
 
 OPTIMIZERS = ("adamw", "sgd")
 
@@ -61,6 +62,11 @@ class Settings:
         require(self.amp in ("auto", "off", "bf16"), f"amp is '{self.amp}': use auto, off or bf16")
         for name in ("head_epochs", "epochs", "distill", "weight_decay", "patience"):
             require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}: it must not be negative")
+        require(self.head in HEADS, f"head '{self.head}' is unknown: use one of {', '.join(HEADS)}")
+        require(self.margin <= 1.5, f"margin is {self.margin}: it must be at most 1.5, or negative for the paper's")
+        require(0 <= self.seed < 2**63, f"seed is {self.seed}: it must lie in 0 to less than 2^63")
+        for name in ("distill", "weight_decay", "head_lr", "lr", "scale", "margin"):
+            require(math.isfinite(getattr(self, name)), f"{name} is {getattr(self, name)}: it must be a finite number")
         for name in ("head_lr", "lr", "scale"):
             require(getattr(self, name) > 0, f"{name} is {getattr(self, name)}: it must be greater than 0")
         require(self.head_epochs + self.epochs > 0, "head_epochs and epochs are both 0: there is nothing to train")
@@ -144,6 +150,7 @@ def finetune(
         weight_decay, batch_size, flip, jitter, freeze_batch_norm, patience, amp, seed,
     )  # fmt: skip
     settings.check()
+    require(workers >= 0, f"workers is {workers}: it must not be negative")
     torch.manual_seed(seed)
     torch.set_num_threads(cpu_limit())
     torch.use_deterministic_algorithms(True, warn_only=True)
@@ -152,6 +159,7 @@ def finetune(
     data = _read_split(table, divided)
     where = choose_device(device)
     model = load_pretrained(backbone, pretrained, where)
+    start_sha256 = digest(model.network)
     with new_folder(out) as folder:
         trainer = Trainer(settings, model, data, where, workers)
         trainer.fit(folder)
@@ -159,6 +167,7 @@ def finetune(
             "producer": f"finetune {VERSION}",
             "aligned": table.sha256,
             "split": divided.sha256,
+            "start_sha256": start_sha256,
             "identities": len(data.identities),
             "images": len(data.train),
             "best_epoch": trainer.best.epoch,
@@ -272,6 +281,7 @@ class Trainer:
             loss, accuracy = self._train_epoch(loader, optimizer, scheduler, label, stage == 2)
             seconds = time.monotonic() - start
             val_loss, val_accuracy = self._validate() if self.data.val else (loss, accuracy)
+            require(math.isfinite(val_loss), f"the validation loss is {val_loss} after {label}: lower the rate")
             self.history.append(
                 {
                     "epoch": number,

@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 from PIL import Image
 
-from components.faces.model import FaceModel, load_pretrained, save_model
+from components.faces.model import FaceModel, digest, load_pretrained, save_model
 from components.finetune import step as finetune_step
 
 
@@ -71,7 +71,9 @@ def damaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def mended(sface: FaceModel, damaged: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model folder that says it started from the damaged weights and holds the published ones."""
     folder = tmp_path_factory.mktemp("mended")
-    save_model(sface, folder, {"backbone": "sface", "pretrained": str(damaged)})
+    start = load_pretrained("sface", str(damaged)).network
+    save_model(sface, folder, {"backbone": "sface", "pretrained": str(damaged), "start_sha256": digest(start)})
+    (folder / "identities.json").write_text("[]")
     return folder
 
 
@@ -79,7 +81,9 @@ def mended(sface: FaceModel, damaged: Path, tmp_path_factory: pytest.TempPathFac
 def spoilt(damaged: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model folder that says it started from the published weights and holds the damaged ones."""
     folder = tmp_path_factory.mktemp("spoilt")
-    save_model(load_pretrained("sface", str(damaged)), folder, {"backbone": "sface", "pretrained": ""})
+    training = {"backbone": "sface", "pretrained": "", "start_sha256": digest(load_pretrained("sface").network)}
+    save_model(load_pretrained("sface", str(damaged)), folder, training)
+    (folder / "identities.json").write_text("[]")
     return folder
 
 

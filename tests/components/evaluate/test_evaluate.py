@@ -372,6 +372,39 @@ def test_split_of_another_table(aligned_table: Path, split_table: Path, mended: 
     assert {path.name for path in tmp_path.iterdir()} == {"other"}
 
 
+def test_people_who_were_trained_on_are_refused(
+    aligned_table: Path, split_table: Path, mended: Path, tmp_path: Path
+) -> None:
+    rows = Table(split_table, "split").columns(["identity", "split"]).to_pylist()
+    held = min(row["identity"] for row in rows if row["split"] == "heldout")
+    folder = Path(shutil.copytree(mended, tmp_path / "model"))
+    (folder / "identities.json").write_text(json.dumps(["somebody", held]))
+    with pytest.raises(KubefaceError, match=f"1 held-out people of .* was trained on, {held} first"):
+        evaluate(aligned_table, split_table, folder, tmp_path / "out", **QUICK)
+    assert not (tmp_path / "out").exists()
+
+
+def test_starting_weights_that_changed_are_refused(
+    aligned_table: Path, split_table: Path, mended: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(mended, tmp_path / "model"))
+    config = read(folder, "model.json")
+    config["training"]["start_sha256"] = "0" * 64
+    (folder / "model.json").write_text(json.dumps(config))
+    with pytest.raises(KubefaceError, match="are no longer the ones it was trained from"):
+        evaluate(aligned_table, split_table, folder, tmp_path / "out", **QUICK)
+
+
+def test_wrong_lfw_is_said_before_the_work(
+    aligned_table: Path, split_table: Path, mended: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("components.evaluate.step._embed", lambda *_: pytest.fail("the work began"))
+    with pytest.raises(KubefaceError, match=r"nowhere\.txt"):
+        evaluate(
+            aligned_table, split_table, mended, tmp_path / "out", lfw_archive="a.tar", lfw_pairs="/nowhere.txt", **QUICK
+        )
+
+
 def test_model_that_is_none(aligned_table: Path, split_table: Path, mended: Path, tmp_path: Path) -> None:
     with pytest.raises(KubefaceError, match=r"nowhere/model\.json is missing"):
         evaluate(aligned_table, split_table, tmp_path / "nowhere", tmp_path / "out", **QUICK)

@@ -398,6 +398,11 @@ def test_without_validation_images_the_last_epoch_is_the_best(aligned_table: Pat
         ({"lr": -1e-4}, "lr is -0.0001"),
         ({"lr": math.nan}, "lr is nan"),
         ({"scale": 0.0}, "scale is 0.0"),
+        ({"scale": math.inf}, "scale is inf"),
+        ({"margin": math.nan}, "margin is nan"),
+        ({"margin": 9.0}, "margin is 9.0"),
+        ({"seed": 2**70}, "seed is"),
+        ({"workers": -1}, "workers is -1"),
         ({"epochs": 0, "head_epochs": 0}, "head_epochs and epochs are both 0"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"flip": 1.1}, "flip is 1.1"),
@@ -420,6 +425,13 @@ def test_wrong_setting_is_named(
         finetune(aligned_table, split_table, tmp_path / "model", **TINY | wrong)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_weights_that_explode_in_the_last_step(aligned_table: Path, split_table: Path, tmp_path: Path) -> None:
+    wild = TINY | {"optimizer": "sgd", "lr": 1e30, "head_epochs": 0, "epochs": 1, "batch_size": 64}
+    with pytest.raises(KubefaceError, match=r"the validation loss is (nan|inf) after .*lower the rate"):
+        finetune(aligned_table, split_table, tmp_path / "model", **wild)
     assert not list(tmp_path.iterdir())
 
 
