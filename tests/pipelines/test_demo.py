@@ -9,10 +9,7 @@ from typing import Any
 
 import pytest
 
-from components.evaluate.step import evaluate
 from components.faces.table import Table
-from components.finetune.step import finetune
-from components.split.step import split
 from pipelines.demo import SETTINGS
 from tests.pipelines.test_store import weeds
 
@@ -55,28 +52,36 @@ def test_demo_makes_a_better_model_and_promotes_it(demo: Path) -> None:
 @pytest.mark.timeout(1300)
 @pytest.mark.parametrize("seed", [2, 3])
 def test_other_divisions_of_the_people_say_the_same(demo: Path, tmp_path: Path, seed: int) -> None:
+    """The same training by the steps' command lines, with other people held out."""
     steps = next((demo / "steps").iterdir())
-    aligned, filtered = steps / "align" / "aligned", steps / "filter-faces" / "filtered"
-    split(aligned, filtered, tmp_path / "split", seed=seed)
-    held = {
-        row["identity"]
-        for row in Table(tmp_path / "split", "split").columns(["identity", "split"]).to_pylist()
-        if row["split"] == "heldout"
-    }
-    assert 8 <= len(held) <= 20
-    settings = {k: v for k, v in SETTINGS.items() if k not in ("name", "seed")}
-    finetune(aligned, tmp_path / "split", tmp_path / "model", seed=seed, **settings)  # type: ignore[arg-type]
-    evaluate(
-        aligned,
-        tmp_path / "split",
-        tmp_path / "model",
-        tmp_path / "evaluation",
-        str(settings["degradation"]),
+    tables = {"aligned": steps / "align" / "aligned", "split": tmp_path / "split"}
+    filtered = steps / "filter-faces" / "filtered"
+    run("components.split", aligned=tables["aligned"], filtered=filtered, out=tables["split"], seed=seed)
+    rows = Table(tables["split"], "split").columns(["identity", "split"]).to_pylist()
+    assert 8 <= len({row["identity"] for row in rows if row["split"] == "heldout"}) <= 20
+    training = {name: value for name, value in SETTINGS.items() if name not in ("name", "seed")}
+    run("components.finetune", **tables, out=tmp_path / "model", seed=seed, **training)
+    run(
+        *("components.evaluate", "run"),
+        **tables,
+        model=tmp_path / "model",
+        out=tmp_path / "evaluation",
+        degradation=SETTINGS["degradation"],
         seed=seed,
     )
     evaluation = json.loads((tmp_path / "evaluation" / "evaluation.json").read_text("utf-8"))
     check_gain(evaluation)
-    assert evaluation["gate"]["better"] is True
+    assert evaluation["gate"]["better"] is True, evaluation["gate"]["reason"]
+
+
+def run(module: str, *command: str, **flags: object) -> None:
+    """Runs a step's command line, with as many threads as it takes by itself."""
+    words = [word for name, value in flags.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("OMP_")}
+    done = subprocess.run(
+        [sys.executable, "-m", module, *command, *words], capture_output=True, text=True, cwd=ROOT, env=environment
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 def check_gain(figures: dict[str, Any]) -> None:
