@@ -25,7 +25,7 @@ from components.faces import storage
 from components.faces.backbones import Preprocessing, backbone_named
 from components.faces.backbones.sface import read_onnx
 from components.faces.errors import KubefaceError
-from components.faces.fetch import WheelFile, cache_folder, fetch
+from components.faces.fetch import WheelFile, cache_folder, fetch, split_checksum
 from components.faces.folders import read_json, sha256_file, write_json
 
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "model.json"
@@ -168,7 +168,8 @@ def load_pretrained(backbone: str, pretrained: str = "", device: torch.device | 
         KubefaceError: unknown backbone, file that cannot be had or read, or weights that do not fit.
     """
     known = backbone_named(backbone)
-    if pretrained and Path(pretrained.partition("#")[0]).suffix not in WEIGHTS_SUFFIXES:
+    address = split_checksum(pretrained)[0]
+    if address and Path(address).suffix not in WEIGHTS_SUFFIXES and not storage.local_path(address).is_file():
         return load_model(_model_folder(pretrained), device, expected_backbone=backbone)
     path, origin = (fetch(pretrained), pretrained) if pretrained else _published(backbone)
     state = _read_weights(path)

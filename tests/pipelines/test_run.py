@@ -74,7 +74,8 @@ def test_a_run_leaves_report_and_summary(runs: list[tuple[Path, dict[str, Any]]]
     assert summary["versions"]["torch"].startswith("2.")
     assert json.loads((folder / "summary.json").read_text("utf-8")) == summary
     html = (folder / "report.html").read_text("utf-8")
-    assert summary["gate"]["reason"].split(":")[0] in html
+    assert ("Promoted" if summary["gate"]["promoted"] else "Not promoted") in html
+    assert f"{100 * summary['finetuned']['heldout']['auc']:.2f} %" in html
     assert "s8/4.pgm" in html  # the photograph that was cut off
     assert (folder / "model" / "model.safetensors").is_file()
     assert (folder.parent / "latest").resolve() == runs[1][0].resolve()
