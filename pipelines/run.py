@@ -46,9 +46,8 @@ def run_local(arguments: dict[str, Any], folder: Path) -> dict[str, Any]:
     folder.mkdir(parents=True)
     steps = folder / "steps"
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(steps))
-    for task in face_finetuning.pipeline_spec.root.dag.tasks.values():
-        task.ClearField("retry_policy")  # a second try helps against a lost node, of which there is none here
     with (
+        _without_retries(),
         _last_words() as words,
         closing(Console(folder / "run.log", sys.stdout)) as console,
         redirect_stdout(console),
@@ -73,6 +72,20 @@ def run_local(arguments: dict[str, Any], folder: Path) -> dict[str, Any]:
     _point_latest(folder)
     summary: dict[str, Any] = json.loads((folder / "summary.json").read_text("utf-8"))
     return summary
+
+
+@contextmanager
+def _without_retries() -> Iterator[None]:
+    """A second try helps against a lost node, of which there is none here: it would only repeat the error later."""
+    dag = face_finetuning.pipeline_spec.root.dag
+    kept = type(dag)()
+    kept.CopyFrom(dag)
+    for task in dag.tasks.values():
+        task.ClearField("retry_policy")
+    try:
+        yield
+    finally:
+        dag.CopyFrom(kept)
 
 
 @contextmanager

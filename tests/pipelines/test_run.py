@@ -12,6 +12,7 @@ import pytest
 
 from components.faces import storage
 from components.faces.errors import KubefaceError
+from pipelines.face_finetuning import face_finetuning
 from pipelines.run import run_local
 from pipelines.store import local_store
 
@@ -102,10 +103,13 @@ def test_the_same_seed_gives_the_same_summary_and_model(runs: list[tuple[Path, d
 
 
 def test_a_failing_step_is_named_with_its_reason(tmp_path: Path, orl_folder: Path) -> None:
+    before = type(face_finetuning.pipeline_spec)()
+    before.CopyFrom(face_finetuning.pipeline_spec)
     with pytest.raises(KubefaceError, match=r"step align failed: detector 'yolo' is unknown.*log: .*run\.log"):
         run_local({"source": str(orl_folder), "models": "m", "detector": "yolo"}, tmp_path / "run")
     assert "Traceback" not in (tmp_path / "run" / "run.log").read_text("utf-8").split("detector 'yolo'")[1]
     assert not (tmp_path / "run" / "report.html").exists()
+    assert face_finetuning.pipeline_spec == before  # the pipeline that is compiled keeps its retries
 
 
 def test_a_run_does_not_overwrite_another(tmp_path: Path) -> None:
