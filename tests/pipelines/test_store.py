@@ -99,8 +99,10 @@ def test_store_stops_when_the_block_fails() -> None:
 @pytest.mark.parametrize("which", [signal.SIGINT, signal.SIGTERM])
 def test_store_stops_on_ctrl_c_and_on_termination(which: signal.Signals) -> None:
     program = (
-        "import time\n"
+        "import signal, time\n"
         "from pipelines.store import local_store\n"
+        # A shell without job control starts what runs in the background with SIGINT ignored.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "with local_store('kubeface') as e:\n"
         "    print('up', flush=True)\n"
         "    time.sleep(60)\n"
