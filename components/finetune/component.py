@@ -1,5 +1,7 @@
 """KFP interface of finetune."""
 
+from typing import Any
+
 from kfp import dsl
 
 
@@ -11,29 +13,17 @@ def finetune(
     metrics: dsl.Output[dsl.Metrics],
     backbone: str = "sface",
     pretrained: str = "",
-    head: str = "arcface",
-    scale: float = 64.0,
-    margin: float = -1.0,
     degradation: str = "none",
-    distill: float = 20.0,
-    head_epochs: int = 1,
-    head_lr: float = 1e-3,
-    epochs: int = 8,
-    lr: float = 1e-4,
-    optimizer: str = "adamw",
-    weight_decay: float = 5e-4,
-    batch_size: int = 32,
-    flip: float = 0.5,
-    jitter: float = 0.2,
-    freeze_batch_norm: bool = True,
-    patience: int = 5,
-    amp: str = "auto",
+    recipe: str = "",
+    settings: dict[str, Any] = {},  # noqa: B006 - KFP wants the default as it is
+    checkpoints: str = "",
+    resume: str = "",
     device: str = "auto",
-    workers: int = 0,
+    workers: int = -1,
     seed: int = 0,
     s3_endpoint: str = "",
 ) -> None:
-    """Trains the head on the frozen backbone, then everything with a smaller rate on a cosine schedule."""
+    """Fine-tunes a face model on the training images of a split."""
     from pathlib import Path
 
     from components.faces.runtime import run_component, use_endpoint
@@ -48,23 +38,11 @@ def finetune(
         out=Path(model.path),
         backbone=backbone,
         pretrained=pretrained,
-        head=head,
-        scale=scale,
-        margin=margin,
         degradation=degradation,
-        distill=distill,
-        head_epochs=head_epochs,
-        head_lr=head_lr,
-        epochs=epochs,
-        lr=lr,
-        optimizer=optimizer,
-        weight_decay=weight_decay,
-        batch_size=batch_size,
-        flip=flip,
-        jitter=jitter,
-        freeze_batch_norm=freeze_batch_norm,
-        patience=patience,
-        amp=amp,
+        recipe=recipe,
+        settings=settings,
+        checkpoints=checkpoints,
+        resume=resume,
         device=device,
         workers=workers,
         seed=seed,

@@ -2,23 +2,31 @@
 
 from collections import OrderedDict
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
-from torchvision.transforms.v2 import functional
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from components.faces.degrade import Degradation
+from components.faces.errors import KubefaceError, require
 from components.faces.images import RGB, decode_rgb
 from components.faces.seeded import seeded
 from components.faces.table import Table
+from components.finetune.augment import Augmentation
 
-# Row groups that are shuffled together and kept decoded to bytes: 16 × 128 crops of about 20 KB are 40 MB.
+# Row groups that are shuffled together and kept as encoded bytes: 16 × 128 crops of about 20 KB are 40 MB.
 WINDOW = 16
+BALANCES = ("none", "sampler", "loss")
+# What a key's epoch grows by each time that an image comes again within one epoch.
+AGAIN = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -32,66 +40,143 @@ class Place:
     row: int
 
 
-@dataclass(frozen=True)
-class Augmentation:
-    """Random changes of a training crop: mirrored with this probability; brightness, contrast and saturation
-    each multiplied by a factor drawn from 1 ± jitter."""
+class Places:
+    """The places of many images, in stored order; a million take about 16 MB and their ids.
 
-    flip: float = 0.5
-    jitter: float = 0.0
+    Args:
+        shards: paths of the shards.
+        ids: image ids, as many as there are images.
+        numbers: N×4 int32: label, index into `shards`, row group, row.
+    """
 
-    def __call__(self, image: RGB, random: np.random.Generator) -> RGB:
-        if random.random() < self.flip:
-            image = image[:, ::-1]
-        if self.jitter > 0:
-            pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
-            for change in (functional.adjust_brightness, functional.adjust_contrast, functional.adjust_saturation):
-                pixels = change(pixels, float(random.uniform(1 - self.jitter, 1 + self.jitter)))
-            image = pixels.permute(1, 2, 0).numpy()
-        return np.ascontiguousarray(image)
+    def __init__(self, shards: list[Path], ids: pa.Array, numbers: NDArray[np.int32]) -> None:
+        self.shards, self._ids, self._numbers = shards, ids, numbers
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __getitem__(self, index: int) -> Place:
+        label, shard, group, row = self._numbers[index].tolist()
+        return Place(self._ids[index].as_py(), label, self.shards[shard], group, row)
+
+    @property
+    def labels(self) -> NDArray[np.int32]:
+        """The class of each image, N."""
+        return self._numbers[:, 0]
+
+    def group_starts(self) -> NDArray[np.int64]:
+        """The index at which each row group that holds any of the images begins, and the number of images."""
+        new = (np.diff(self._numbers[:, 1:3], axis=0, prepend=-1) != 0).any(axis=1)
+        return np.append(np.flatnonzero(new), len(self))
 
 
-def places(table: Table, labels: dict[str, int]) -> list[Place]:
-    """The places of the images that have a label, in stored order; reads the id column alone."""
-    found = []
-    for path in table.paths:
-        with pq.ParquetFile(path) as file:
+def places(table: Table, labels: dict[str, int]) -> Places:
+    """The places of the images that have a label; reads the id column alone.
+
+    Raises:
+        KubefaceError: a shard that cannot be read.
+    """
+    ids = [pa.array([], pa.string())]
+    numbers = [np.empty((0, 4), np.int32)]
+    for shard, path in enumerate(table.paths):
+        with _opened(path) as file:
             for group in range(file.num_row_groups):
-                ids = file.read_row_group(group, columns=["image_id"])["image_id"].to_pylist()
-                found += [Place(i, labels[i], path, group, row) for row, i in enumerate(ids) if i in labels]
-    return found
+                column = file.read_row_group(group, columns=["image_id"])["image_id"].combine_chunks()
+                rows = [(labels[i], shard, group, row) for row, i in enumerate(column.to_pylist()) if i in labels]
+                if rows:
+                    numbers.append(np.array(rows, np.int32))
+                    ids.append(column.take(pa.array(numbers[-1][:, 3])))
+    return Places(table.paths, pa.concat_arrays(ids), np.concatenate(numbers))
 
 
-class FaceCrops(Dataset[tuple[Tensor, Tensor, int]]):
-    """Crops by (index into places, epoch): the clean crop, the degraded one (both 3×H×W uint8), the class.
+@contextmanager
+def _opened(path: Path) -> Iterator[pq.ParquetFile]:
+    """A shard for reading; what goes wrong inside the block is the shard's fault."""
+    try:
+        with pq.ParquetFile(path) as file:
+            yield file
+    except (OSError, pa.ArrowException) as error:
+        reason = " ".join(str(error).split())
+        raise KubefaceError(f"{path} cannot be read ({reason}): run the step that wrote it again") from error
 
-    Row groups are read on demand and the last `WINDOW` of them kept.
+
+def class_weights(found: Places, classes: int) -> Tensor:
+    """Weights of the classes that make up for their sizes, float32; their mean over the images is 1.
+
+    n / (c · n_c) for the n_c images of a class out of n of c classes, scikit-learn's "balanced"; 0 for a class without
+    images.
+    """
+    sizes = np.bincount(found.labels, minlength=classes)
+    weights = len(found) / (np.count_nonzero(sizes) * np.maximum(sizes, 1)) * (sizes > 0)
+    return torch.from_numpy(weights.astype(np.float32))
+
+
+class FaceCrops(Dataset[tuple[Any, ...]]):
+    """Crops by key (index into the places, epoch): the clean crop, the one to train on (both 3×H×W uint8), the class.
+
+    The clean crop is what a teacher sees: as stored, and in training changed by `augmentation.both`. The other is a
+    copy of it as a poor camera would have taken it: in training changed by `augmentation.student`, then degraded. All
+    of it depends on the seed, the image and the key's epoch alone. Row groups are read on demand and the last `WINDOW`
+    of them kept.
+
+    Args:
+        found: where the images stand.
+        degradation: put on the second crop.
+        seed: of augmentation and degradation in training; without augmentation an image is degraded alike always, as
+            the evaluation does it.
+        augmentation: given in training, None in validation.
+        degrade: share of the training crops that are degraded, 0 to 1.
+        clean: whether the clean crop is wanted; items are (crop to train on, class) without it.
+
+    Raises:
+        KubefaceError: on access, for a shard that cannot be read or an image that cannot be decoded.
     """
 
     def __init__(
-        self, found: list[Place], degradation: Degradation, seed: int, augmentation: Augmentation | None = None
+        self,
+        found: Places,
+        degradation: Degradation,
+        seed: int,
+        augmentation: Augmentation | None = None,
+        degrade: float = 1.0,
+        clean: bool = True,
     ) -> None:
         self.places, self.degradation, self.seed, self.augmentation = found, degradation, seed, augmentation
+        self.degrade, self.clean = degrade, clean
         self._groups: OrderedDict[tuple[Path, int], list[bytes]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self.places)
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor, int]:
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Any, ...]:
         index, epoch = key
         place = self.places[index]
-        clean = decode_rgb(self._bytes(place))
-        if self.augmentation is not None:
-            clean = self.augmentation(clean, seeded(self.seed, "augment", epoch, place.image_id))
-            bad = self.degradation(clean, self.seed, "train", epoch, place.image_id)
-        else:
+        clean = self.image(place)
+        if self.augmentation is None:
             bad = self.degradation(clean, "probe", place.image_id)
-        return torch.from_numpy(clean).permute(2, 0, 1), torch.from_numpy(bad).permute(2, 0, 1), place.label
+        else:
+            random = seeded(self.seed, "augment", epoch, place.image_id)
+            clean = self.augmentation.both(clean, random)
+            bad = self.augmentation.student(clean, random)
+            if random.random() < self.degrade:
+                bad = self.degradation(bad, self.seed, "train", epoch, place.image_id)
+        item = torch.from_numpy(bad).permute(2, 0, 1), place.label
+        return (torch.from_numpy(clean).permute(2, 0, 1), *item) if self.clean else item
+
+    def image(self, place: Place) -> RGB:
+        """The crop as stored, H×W×3 uint8."""
+        data = self._bytes(place)
+        try:
+            return decode_rgb(data)
+        except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and others
+            raise KubefaceError(
+                f"image {place.image_id} in {place.shard} cannot be decoded: run the step that wrote it again"
+            ) from error
 
     def _bytes(self, place: Place) -> bytes:
         key = (place.shard, place.group)
         if key not in self._groups:
-            with pq.ParquetFile(place.shard) as file:
+            with _opened(place.shard) as file:
                 self._groups[key] = file.read_row_group(place.group, columns=["image"])["image"].to_pylist()
             if len(self._groups) > WINDOW:
                 self._groups.popitem(last=False)
@@ -99,44 +184,130 @@ class FaceCrops(Dataset[tuple[Tensor, Tensor, int]]):
         return self._groups[key][place.row]
 
 
-class WindowShuffle(Sampler[tuple[int, int]]):
-    """Every index once an epoch, shuffled within windows of row groups that are themselves shuffled.
+class Batches(Sampler[list[tuple[int, int]]]):
+    """The keys of one process's share of every batch of an epoch; a DataLoader's batch_sampler.
 
-    The rows of a table are stored in random order already; this keeps reading sequential and memory flat.
+    The order of an epoch depends on the seed and the epoch alone: every index once, shuffled within windows of
+    `WINDOW` row groups that are themselves shuffled. The rows of a table are stored in random order already; this
+    keeps reading sequential and memory flat. It is cut into batches of `batch_size`, and the process of each rank gets
+    the images at rank, rank + replicas, … of every batch, so that all of them together see what one would.
+
+    The last batch of an epoch is smaller where the number of images asks for it, and its remainder goes to the first
+    ranks: average over ranks by the sizes of their shares. If it does not give each process `least` images it is left
+    out, so that all make the same number of steps; one process with least = 1 leaves out nothing.
+
     Call `set_epoch` before each epoch.
+
+    Args:
+        found: the training images.
+        batch_size: images in a step over all processes.
+        seed: of the order.
+        balance: with "sampler" as many images are drawn for an epoch as there are, from every class equally many (or
+            one more), and within a class each image equally often (or once more), those that come more often being
+            others in each epoch; an image that comes again has AGAIN added to its key's epoch, so that it is
+            augmented in another way. "none" and "loss" take each image once.
+        rank: number of this process, from 0.
+        replicas: number of processes.
+        least: images that each process needs in a batch; 2 where batch norm learns from them.
+
+    Raises:
+        KubefaceError: an unknown balance, a batch size that cannot be divided, or fewer images than are needed.
     """
 
-    def __init__(self, found: list[Place], seed: int) -> None:
-        self.seed, self.epoch, self.length = seed, 0, len(found)
-        groups: dict[tuple[Path, int], list[int]] = {}
-        for index, place in enumerate(found):
-            groups.setdefault((place.shard, place.group), []).append(index)
-        self._groups = list(groups.values())
+    def __init__(
+        self,
+        found: Places,
+        batch_size: int,
+        seed: int,
+        balance: str = "none",
+        rank: int = 0,
+        replicas: int = 1,
+        least: int = 1,
+    ) -> None:
+        require(balance in BALANCES, f"balance is '{balance}': use one of {', '.join(BALANCES)}")
+        require(
+            batch_size >= least * replicas and batch_size % replicas == 0,
+            f"batch_size is {batch_size}: it must be a multiple of the {replicas} processes and at least "
+            f"{least * replicas}",
+        )
+        rest = len(found) % batch_size
+        self.images = len(found) - (rest if rest < least * replicas else 0)
+        require(
+            self.images > 0,
+            f"{len(found)} images are too few to train on: {replicas} processes need at least {least} each",
+        )
+        self.batch_size, self.seed, self.rank, self.replicas = batch_size, seed, rank, replicas
+        self.epoch, self.start = 0, 0
+        self._starts = found.group_starts()
+        self._labels = found.labels if balance == "sampler" else None
 
-    def set_epoch(self, epoch: int) -> None:
-        """Chooses the epoch whose order comes next."""
-        self.epoch = epoch
+    def set_epoch(self, epoch: int, start: int = 0) -> None:
+        """Chooses the epoch that comes next, and how many of its batches are done already."""
+        self.epoch, self.start = epoch, start
 
     def __len__(self) -> int:
-        return self.length
+        """Batches of a whole epoch, wherever it is begun."""
+        return -(-self.images // self.batch_size)
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        keys = self._order()[: self.images]
+        for batch in range(self.start, len(self)):
+            share = keys[batch * self.batch_size : (batch + 1) * self.batch_size][self.rank :: self.replicas]
+            yield [(index, epoch) for index, epoch in share.tolist()]
+
+    def _order(self) -> NDArray[np.int64]:
+        """The keys of the epoch over all processes, N×2."""
         random = seeded(self.seed, "order", self.epoch)
-        order = random.permutation(len(self._groups))
-        for start in range(0, len(order), WINDOW):
-            window = [index for group in order[start : start + WINDOW] for index in self._groups[group]]
-            for position in random.permutation(len(window)):
-                yield window[position], self.epoch
+        times = self._times()
+        groups = random.permutation(len(self._starts) - 1)
+        windows = []
+        for first in range(0, len(groups), WINDOW):
+            chosen = groups[first : first + WINDOW]
+            images = np.concatenate([np.arange(self._starts[group], self._starts[group + 1]) for group in chosen])
+            counts = times[images]
+            keys = np.stack([np.repeat(images, counts), self.epoch + AGAIN * _numbers(counts)], axis=1)
+            windows.append(keys[random.permutation(len(keys))])
+        return np.concatenate(windows)
+
+    def _times(self) -> NDArray[np.int64]:
+        """How often each image comes in the epoch, N."""
+        if self._labels is None:
+            return np.ones(self._starts[-1], np.int64)
+        random = seeded(self.seed, "balance", self.epoch)
+        _, classes, sizes = np.unique(self._labels, return_inverse=True, return_counts=True)
+        each, more = divmod(len(classes), len(sizes))
+        quota = np.full(len(sizes), each)
+        quota[random.permutation(len(sizes))[:more]] += 1
+        shuffled = random.permutation(len(classes))
+        images = shuffled[np.argsort(classes[shuffled], kind="stable")]  # class by class, in random order within
+        wanted, there = np.repeat(quota, sizes), np.repeat(sizes, sizes)
+        times = np.empty(len(images), np.int64)
+        times[images] = wanted // there + (_numbers(sizes) < wanted % there)
+        return times
+
+
+def _numbers(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """0 … count − 1 for each count, one after the other."""
+    return np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
 
 
 class InOrder(Sampler[tuple[int, int]]):
-    """Every index once, in stored order."""
+    """The keys of one process's share of the images, each once and in stored order: rank, rank + replicas, …"""
 
-    def __init__(self, length: int) -> None:
-        self.length = length
+    def __init__(self, length: int, rank: int = 0, replicas: int = 1) -> None:
+        self.indices = range(rank, length, replicas)
 
     def __len__(self) -> int:
-        return self.length
+        return len(self.indices)
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        return ((index, 0) for index in range(self.length))
+        return ((index, 0) for index in self.indices)
+
+
+def loaded(loader: DataLoader[Any]) -> Iterator[Any]:
+    """The batches of a loader; a KubefaceError in one of its processes comes out as the line it was raised with."""
+    try:
+        yield from loader
+    except KubefaceError as error:  # torch puts the traceback of the process in front of the message
+        error.__traceback__ = None  # else it lives on in a cycle with the loader, whose collection waits for 5 seconds
+        raise KubefaceError(str(error).rpartition("KubefaceError: ")[2].strip()) from None

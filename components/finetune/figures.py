@@ -1,26 +1,122 @@
-"""Training curves as PNG files."""
+"""Training curves, and what the augmentations do to faces, as PNG files; the same input gives the same bytes."""
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from components.faces.images import RGB
+from components.faces.seeded import seeded
+from components.finetune.augment import Augmentation
+from components.finetune.data import FaceCrops
+
+# file → (label of the axis, the history's columns with their names in the legend)
+CURVES = {
+    "loss": ("loss", {"train_loss": "training", "val_loss": "validation"}),
+    "accuracy": ("accuracy", {"train_accuracy": "training", "val_accuracy": "validation"}),
+    "verification": ("verification AUC", {"val_auc": "validation people"}),
+    "learning_rate": ("learning rate", {"head_learning_rate": "head", "learning_rate": "backbone"}),
+}
+STYLES = (("o-", "#5b8def"), ("s-", "#e0703c"))
+FACES = 10
+GAP = 6  # pixels between two crops
+
 
 def draw_history(history: list[dict[str, Any]], folder: Path) -> None:
-    """Writes loss.png and accuracy.png: training and validation by epoch, with a line where stage 2 began."""
-    folder.mkdir()
+    """Writes loss, accuracy, verification and learning_rate.png: curves by epoch, with a line where a stage begins.
+
+    Args:
+        history: rows with epoch, stage and the columns that CURVES names; a value that is missing or None, or a rate
+            of 0 (what is frozen), leaves a gap, and a figure without any value is not written.
+        folder: is made where it is not there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
     epochs = [row["epoch"] for row in history]
-    second = next((row["epoch"] for row in history if row["stage"] == 2), None)
-    for name in ("loss", "accuracy"):
+    for name, (label, columns) in CURVES.items():
+        curves = {legend: [row.get(column) for row in history] for column, legend in columns.items()}
+        if name == "learning_rate":
+            curves = {legend: [value or None for value in values] for legend, values in curves.items()}
+        if all(value is None for values in curves.values() for value in values):
+            continue
         figure = Figure(figsize=(6, 3.6), dpi=120, layout="constrained")
         axes = figure.subplots()
-        axes.plot(epochs, [row[f"train_{name}"] for row in history], "o-", label="training", color="#5b8def")
-        axes.plot(epochs, [row[f"val_{name}"] for row in history], "s-", label="validation", color="#e0703c")
-        if second is not None and second > epochs[0]:
-            axes.axvline(second - 0.5, color="#888888", linestyle="--", linewidth=1, label="stage 2 begins")
-        axes.set(xlabel="epoch", ylabel=name)
+        for (style, colour), (legend, values) in zip(STYLES, curves.items(), strict=False):
+            if any(value is not None for value in values):
+                numbers = [np.nan if value is None else value for value in values]
+                axes.plot(epochs, numbers, style, markersize=4, label=legend, color=colour)
+        for before, row in pairwise(history):
+            if row["stage"] != before["stage"]:
+                begins = f"stage {row['stage']} begins"
+                axes.axvline(row["epoch"] - 0.5, color="#888888", linestyle="--", linewidth=1, label=begins)
+        if name == "learning_rate":
+            axes.set_yscale("log")
+        axes.set(xlabel="epoch", ylabel=label)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         axes.legend()
         figure.savefig(folder / f"{name}.png", metadata={"Software": ""})
+
+
+def draw_augmentations(crops: FaceCrops, path: Path) -> None:
+    """Draws what the augmentations do to ten faces, a column each, of as many people as there are.
+
+    The first row is the crop as it is stored. Then comes a row for each augmentation that is switched on and for the
+    degradation, each alone and on every face; and at last what the model sees in the first and the second epoch.
+    """
+    augmentation = crops.augmentation or Augmentation(flip=0.0)
+    found = crops.places
+    _, first = np.unique(found.labels, return_index=True)
+    chosen = [*np.sort(first), *np.setdiff1d(np.arange(min(len(found), 2 * FACES)), first)][:FACES]
+    faces = [(found[int(index)].image_id, crops.image(found[int(index)])) for index in chosen]
+    rows: dict[str, list[RGB]] = {"as stored": [image for _, image in faces]}
+    for kind, alone in augmentation.alone().items():
+        made = []
+        for image_id, image in faces:
+            random = seeded(crops.seed, "figure", kind, image_id)
+            made.append(alone.student(alone.both(image, random), random))
+        rows[_label(kind, augmentation)] = made
+    if crops.degradation:
+        rows[str(crops.degradation)] = [crops.degradation(image, crops.seed, "figure", i) for i, image in faces]
+    for epoch in (1, 2):
+        seen = [crops[int(index), epoch][-2] for index in chosen]
+        rows[f"trained on, epoch {epoch}"] = [crop.permute(1, 2, 0).numpy() for crop in seen]
+    _mosaic(rows, path)
+
+
+def _label(kind: str, augmentation: Augmentation) -> str:
+    """What an augmentation is called, with the range of its strength."""
+    if kind == "jitter":
+        return f"colour jitter ± {augmentation.jitter:g}"
+    strengths = {
+        "crop": ("area {:g}–{:g}", augmentation.crop_area),
+        "blur": ("σ {:g}–{:g} px", augmentation.blur_sigma),
+        "jpeg": ("quality {:g}–{:g}", augmentation.jpeg_quality),
+        "low_resolution": ("{:g}–{:g} px", augmentation.low_resolution_side),
+        "cutout": ("area {:g}–{:g}", augmentation.cutout_area),
+    }
+    name = {"jpeg": "JPEG", "cutout": "cut-out"}.get(kind, kind.replace("_", " "))
+    template, strength = strengths.get(kind, ("", ()))
+    return f"{name}, {template.format(*strength)}" if template else name
+
+
+def _mosaic(rows: dict[str, list[RGB]], path: Path) -> None:
+    """Rows of images of one size with their labels on the left, at a pixel of the file for each of theirs."""
+    height, width = next(iter(rows.values()))[0].shape[:2]
+    count = len(next(iter(rows.values())))
+    picture = np.full((len(rows) * (height + GAP) - GAP, count * (width + GAP) - GAP, 3), 255, np.uint8)
+    for number, images in enumerate(rows.values()):
+        for place, image in enumerate(images):
+            top, left = number * (height + GAP), place * (width + GAP)
+            picture[top : top + height, left : left + width] = image
+    dpi, margin, label = 100, 12, 190
+    size = picture.shape[1] + label + 2 * margin, picture.shape[0] + 2 * margin
+    figure = Figure(figsize=(size[0] / dpi, size[1] / dpi), dpi=dpi)
+    figure.figimage(picture, xo=label + margin, yo=margin)
+    for number, name in enumerate(rows):
+        middle = margin + number * (height + GAP) + height / 2
+        figure.text((label - 2) / size[0], 1 - middle / size[1], name, ha="right", va="center", fontsize=9)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, metadata={"Software": ""})

@@ -10,7 +10,7 @@ from components.faces.runtime import VERSION
 from components.promote.card import model_card
 
 # model.json goes last: whoever reads a version starts with it, and so never finds half of one.
-MODEL_FILES = ("model.safetensors", "identities.json", "model.json")
+MODEL_FILES = ("model.safetensors", "model.onnx", "identities.json", "model.json")
 
 
 def promote(model: Path, evaluation: Path, out: Path, name: str, destination: str) -> dict[str, Any]:
@@ -45,7 +45,8 @@ def promote(model: Path, evaluation: Path, out: Path, name: str, destination: st
     with new_folder(out) as folder:
         (folder / "model_card.md").write_text(model_card(name, version, config, measured), "utf-8")
         write_json(folder / "metrics.json", {key: measured[key] for key in ("baseline", "finetuned", "gain", "gate")})
-        files = [folder / "model_card.md", folder / "metrics.json", *(model / file for file in MODEL_FILES)]
+        names = [name for name in MODEL_FILES if name != "model.onnx" or "onnx" in config["training"]]
+        files = [folder / "model_card.md", folder / "metrics.json", *(model / name for name in names)]
         write_json(
             folder / "promotion.json",
             {

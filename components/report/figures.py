@@ -165,11 +165,14 @@ def history_chart(history: list[dict[str, Any]], figure: str) -> LineChart:
     """Training and validation by epoch.
 
     Args:
-        history: at least one epoch with epoch, stage, train_<figure> and val_<figure>.
+        history: at least one epoch with epoch, stage, train_<figure> and val_<figure>, None without validation images.
         figure: loss or accuracy.
     """
     epochs = [row["epoch"] for row in history]
-    values = [row[f"{part}_{figure}"] for row in history for part in ("train", "val")]
+    parts = {"train": "training", "val": "validation"}
+    drawn = {part: [(row["epoch"], row[f"{part}_{figure}"]) for row in history] for part in parts}
+    drawn = {part: [(e, value) for e, value in points if value is not None] for part, points in drawn.items()}
+    values = [value for points in drawn.values() for _, value in points]
     x = Axis(epochs[0] - 0.5, epochs[-1] + 0.5, FRAME.left, FRAME.right)
     if figure == "accuracy":
         y = Axis(0, 1, FRAME.bottom, FRAME.top)
@@ -188,8 +191,9 @@ def history_chart(history: list[dict[str, Any]], figure: str) -> LineChart:
         [Tick(x.at(epoch), str(epoch)) for epoch in epochs[::every]],
         y_ticks,
         [
-            Line(name, part, [(x.at(row["epoch"]), y.at(row[f"{part}_{figure}"])) for row in history])
-            for part, name in (("train", "training"), ("val", "validation"))
+            Line(name, part, [(x.at(epoch), y.at(value)) for epoch, value in drawn[part]])
+            for part, name in parts.items()
+            if drawn[part]
         ],
         mark=x.at(second - 0.5) if second is not None and second > epochs[0] else None,
         dots=len(epochs) <= 40,

@@ -20,7 +20,7 @@ EVALUATION_FIELDS = (
 )  # fmt: skip
 PROMOTION_FIELDS = ("promoted", "reason", "uri", "version")
 # What model.json says of the training that is told elsewhere or names one run's files.
-NOT_SETTINGS = ("aligned", "split", "start_sha256", "versions")
+NOT_SETTINGS = ("aligned", "split", "start_sha256", "versions", "onnx", "guard", "wise_ft_scores")
 
 
 def report(

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from components.faces.errors import KubefaceError
-from components.faces.fetch import WheelFile, cache_folder, fetch, split_checksum
+from components.faces.fetch import MIRROR_VARIABLE, WheelFile, cache_folder, fetch, fetch_any, mirrored, split_checksum
 
 DATA = bytes(range(256)) * 300
 
@@ -24,6 +24,7 @@ def sha256(data: bytes) -> str:
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "cache"
     monkeypatch.setenv("KUBEFACE_CACHE", str(folder))
+    monkeypatch.delenv(MIRROR_VARIABLE, raising=False)
     return folder
 
 
@@ -257,3 +258,92 @@ def test_a_wheel_that_cannot_be_had_is_named(requirement: str, shelf: Path, cach
     assert f"the wheel {requirement} cannot be downloaded: " in str(raised.value)
     assert "\n" not in str(raised.value)
     assert cached(cache) == []
+
+
+def test_a_file_of_a_wheel_is_extracted_once(wheel: Path, cache: Path) -> None:
+    checksum = in_cache(wheel, cache)
+    file = WheelFile("kubeface-sample==1.0", checksum, "sample/data/b.bin", sha256(b"bb"))
+    path = file.fetch()
+    assert (path.name, path.read_bytes()) == ("b.bin", b"bb")
+    (cache / "wheels" / checksum / wheel.name).unlink()
+    assert file.fetch() == path
+    path.write_bytes(b"damaged")
+    with pytest.raises(KubefaceError, match=r"the wheel kubeface-sample==1\.0 cannot be downloaded"):
+        file.fetch()
+
+
+# --- a file with several addresses ------------------------------------------------------------------------------------
+
+
+def test_addresses_are_tried_in_their_order(server: Server, cache: Path) -> None:
+    server.files |= {"/wrong/w.pt": DATA[1:], "/right/w.pt": DATA, "/late/w.pt": DATA}
+    sources = [f"{server.url}/{folder}/w.pt#sha256={sha256(DATA)}" for folder in ("gone", "wrong", "right", "late")]
+    path, source = fetch_any(sources)
+    assert (path.read_bytes(), source) == (DATA, sources[2])
+    assert server.requests == ["/gone/w.pt", "/wrong/w.pt", "/right/w.pt"]
+    assert fetch_any(sources) == (path, sources[0])  # the same file by its checksum, out of the cache
+    assert len(server.requests) == 3
+
+
+def test_each_address_that_fails_is_named(server: Server, tmp_path: Path) -> None:
+    server.files["/wrong/w.pt"] = DATA[1:]
+    sources = [f"{server.url}/{folder}/w.pt#sha256={sha256(DATA)}" for folder in ("gone", "wrong")]
+    with pytest.raises(KubefaceError) as raised:
+        fetch_any([*sources, f"{server.url}/w.pt", str(tmp_path / "w.pt")])
+    gone, wrong, unpinned, missing = str(raised.value).split("; ")
+    assert gone == f"{server.url}/gone/w.pt cannot be downloaded: Not Found"
+    assert wrong.startswith(f"{server.url}/wrong/w.pt has SHA-256 {sha256(DATA[1:])}, expected {sha256(DATA)}")
+    assert unpinned.startswith(f"{server.url}/w.pt has no checksum")
+    assert missing == f"{tmp_path}/w.pt does not exist"
+
+
+@pytest.fixture
+def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder in force as mirror, with DATA under its checksum as w.pt."""
+    folder = tmp_path / "mirror"
+    (folder / sha256(DATA)).mkdir(parents=True)
+    (folder / sha256(DATA) / "w.pt").write_bytes(DATA)
+    monkeypatch.setenv(MIRROR_VARIABLE, str(folder))
+    return folder
+
+
+def test_the_mirror_is_asked_first(server: Server, mirror: Path) -> None:
+    server.files["/w.pt"] = DATA
+    source = f"{server.url}/w.pt#sha256={sha256(DATA).upper()}"
+    path, found = fetch_any([f"{server.url}/unpinned.pt", source])
+    assert (path.read_bytes(), found) == (DATA, source)
+    assert server.requests == []
+
+
+@pytest.mark.parametrize("content", [None, DATA[1:], b""])
+def test_a_mirror_without_the_file_is_passed_over(content: bytes | None, server: Server, mirror: Path) -> None:
+    file = mirror / sha256(DATA) / "w.pt"
+    file.unlink() if content is None else file.write_bytes(content)
+    server.files["/w.pt"] = DATA
+    source = f"{server.url}/w.pt#sha256={sha256(DATA)}"
+    assert fetch_any([source])[0].read_bytes() == DATA
+    assert server.requests == ["/w.pt"]
+
+
+def test_a_mirror_that_fails_is_named_too(mirror: Path) -> None:
+    with pytest.raises(KubefaceError, match=rf"^{mirror}/{'0' * 64}/w\.pt cannot be read: .*; http://127\.0\.0\.1:1/w"):
+        fetch_any([f"http://127.0.0.1:1/w.pt#sha256={'0' * 64}"])
+
+
+def test_a_file_of_a_wheel_comes_out_of_the_mirror(mirror: Path) -> None:
+    file = WheelFile("kubeface-sample==1.0", "0" * 64, "sample/data/w.pt", sha256(DATA))
+    path, source = fetch_any([file])
+    assert (path.read_bytes(), source) == (DATA, file)
+    assert str(file) == f"kubeface-sample==1.0:sample/data/w.pt#sha256={sha256(DATA)}"
+
+
+def test_where_a_mirror_has_a_file() -> None:
+    checksum = sha256(DATA)
+    expected = f"s3://bucket/weights/{checksum}/w.pt#sha256={checksum}"
+    for source in (
+        f"https://example.org/some/w.pt#sha256={checksum}",
+        f"/some/w.pt#sha256={checksum}",
+        WheelFile("kubeface-sample==1.0", "0" * 64, "sample/w.pt", checksum),
+    ):
+        assert mirrored(source, "s3://bucket/weights/") == expected
+    assert mirrored("https://example.org/w.pt", "s3://bucket") is None

@@ -23,8 +23,9 @@ from components.faces.errors import KubefaceError
 from components.faces.folders import sha256_file
 from components.faces.images import RGB, decode_rgb
 from components.faces.metrics import all_pairs, verification
-from components.faces.model import FaceModel, choose_device, load_model, load_pretrained, load_state, save_model
+from components.faces.model import FaceModel, choose_device, load_model, load_pretrained, save_model
 from components.faces.table import Table
+from components.faces.weights import load_state
 
 
 @pytest.fixture(scope="module")
@@ -119,13 +120,8 @@ def test_onnx_file_is_read_by_path(sface: FaceModel, crops: RGB, tmp_path: Path)
 
 
 def test_unknown_backbone() -> None:
-    with pytest.raises(KubefaceError, match="backbone 'resnet50' is unknown: use one of sface, inception"):
-        load_pretrained("resnet50")
-
-
-def test_unpublished_checksum_is_asked_for() -> None:
-    with pytest.raises(KubefaceError, match=r"casia-webface\.pt has no checksum"):
-        load_pretrained("inception_resnet_v1_casia_webface")
+    with pytest.raises(KubefaceError, match="backbone 'arcface' is unknown: use one of sface, iresnet18, "):
+        load_pretrained("arcface")
 
 
 def test_https_needs_a_checksum() -> None:
@@ -165,7 +161,7 @@ def test_published_weights_come_over_http(
     torch.save(
         theirs.state_dict() | {"logits.weight": torch.ones(3, 512), "logits.bias": torch.ones(3)}, folder / "w.pt"
     )
-    name, checksum = "inception_resnet_v1_vggface2", sha256_file(folder / "w.pt")
+    name, checksum = "inception_resnet_v1", sha256_file(folder / "w.pt")
     published = replace(BACKBONES[name], weights=f"{address}/w.pt#sha256={checksum}")
     monkeypatch.setitem(BACKBONES, name, published)
     monkeypatch.setenv("KUBEFACE_CACHE", str(tmp_path / "cache"))
@@ -234,7 +230,7 @@ def without(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def with_others(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return state | {"head.weight": torch.ones(2)}
+    return state | {"other.weight": torch.ones(2)}
 
 
 def reshaped(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -244,10 +240,10 @@ def reshaped(state: dict[str, Tensor]) -> dict[str, Tensor]:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (without, r"5 missing \(blocks\.0\.bn\.bias, blocks\.0\.bn\.num_batches_tracked, .*running_mean, …\)$"),
-        (with_others, r"1 unexpected \(head\.weight\)$"),
+        (without, r"4 missing \(blocks\.0\.bn\.bias, .*running_mean, .*running_var, …\)$"),
+        (with_others, r"1 unexpected \(other\.weight\)$"),
         (reshaped, r"2 of another shape \(fc\.bias, fc\.weight\)$"),
-        (lambda state: reshaped(with_others(without(state))), r"5 missing .*; 1 unexpected .*; 2 of another shape"),
+        (lambda state: reshaped(with_others(without(state))), r"4 missing .*; 1 unexpected .*; 2 of another shape"),
     ],
 )
 def test_weights_that_do_not_fit_are_named(
@@ -383,10 +379,10 @@ def test_incomplete_model_json(saved: Path, key: str) -> None:
 
 
 def test_unknown_or_unexpected_backbone_of_a_folder(saved: Path) -> None:
-    with pytest.raises(KubefaceError, match="holds backbone 'sface', the run asks for 'inception_resnet_v1_vggface2'"):
-        load_pretrained("inception_resnet_v1_vggface2", str(saved))
-    rewrite(saved, lambda config: config.update(backbone="resnet50"))
-    with pytest.raises(KubefaceError, match="backbone 'resnet50' is unknown"):
+    with pytest.raises(KubefaceError, match="holds backbone 'sface', the run asks for 'inception_resnet_v1'"):
+        load_pretrained("inception_resnet_v1", str(saved))
+    rewrite(saved, lambda config: config.update(backbone="arcface"))
+    with pytest.raises(KubefaceError, match="backbone 'arcface' is unknown"):
         load_model(saved)
 
 
@@ -461,6 +457,21 @@ def test_preparation_by_the_formula(sface: FaceModel, order: str) -> None:
     expected = (crops.float() - 100) / 50
     torch.testing.assert_close(prepared, expected if order == "rgb" else expected[:, [2, 1, 0]])
     assert prepared.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_preparation_by_channel(sface: FaceModel) -> None:
+    """Mean and deviation are in the order in which the backbone wants the channels."""
+    mean, std = (1.0, 20.0, 100.0), (2.0, 4.0, 8.0)
+    model = replace(sface, preprocessing=Preprocessing(8, "bgr", mean, std))
+    crops = torch.arange(2 * 3 * 64).reshape(2, 3, 8, 8) % 256
+    given = crops.float()
+    for form in (crops.to(torch.uint8), given):
+        prepared = model.prepare(form)
+        for channel in range(3):
+            expected = (crops[:, 2 - channel].float() - mean[channel]) / std[channel]
+            torch.testing.assert_close(prepared[:, channel], expected)
+        assert prepared.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(given, crops.float())  # what was given is as it was
 
 
 def test_preparation_scales_to_the_size_of_the_backbone(sface: FaceModel) -> None:

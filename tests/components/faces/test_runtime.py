@@ -14,6 +14,7 @@ from components.faces.errors import KubefaceError
 
 QUOTA_V2 = "/sys/fs/cgroup/cpu.max"
 QUOTA_V1 = "/sys/fs/cgroup/cpu/cpu.cfs_quota_us"
+V1, OWN = "/sys/fs/cgroup/cpu", "/proc/self/cgroup"
 PERIOD_V1 = "/sys/fs/cgroup/cpu/cpu.cfs_period_us"
 
 
@@ -32,7 +33,10 @@ PERIOD_V1 = "/sys/fs/cgroup/cpu/cpu.cfs_period_us"
         (16, {QUOTA_V1: "250000\n", PERIOD_V1: "100000\n"}, 3),
         (2, {QUOTA_V1: "250000\n", PERIOD_V1: "100000\n"}, 2),
         (16, {QUOTA_V1: "250000\n"}, 16),
-        (16, {QUOTA_V2: "400000 100000\n", QUOTA_V1: "100000\n", PERIOD_V1: "100000\n"}, 4),
+        (16, {OWN: "0::/pod/step\n", "/sys/fs/cgroup/pod/step/cpu.max": "200000 100000\n"}, 2),
+        (16, {OWN: "0::/pod/step\n", "/sys/fs/cgroup/pod/cpu.max": "300000 100000\n", QUOTA_V2: "max 100000\n"}, 3),
+        (16, {OWN: "3:cpu,cpuacct:/pod\n", f"{V1}/pod/cpu.cfs_quota_us": "5", f"{V1}/pod/cpu.cfs_period_us": "1"}, 5),
+        (16, {OWN: "3:memory:/pod\n", f"{V1}/pod/cpu.cfs_quota_us": "5", f"{V1}/pod/cpu.cfs_period_us": "1"}, 16),
     ],
 )
 def test_processors_are_the_quota_rounded_up_and_never_above_the_affinity(

@@ -1,18 +1,21 @@
 """Heads against their formulas, with the angle between embedding and class centre set by hand."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from pytorch_metric_learning.losses import ArcFaceLoss, CosFaceLoss, NormalizedSoftmaxLoss, SubCenterArcFaceLoss
 from torch import Tensor
 from torch.nn.functional import cross_entropy, linear, normalize
 
 from components.faces.errors import KubefaceError
-from components.finetune.heads import HEADS, MarginHead, SoftmaxHead, make_head
+from components.finetune.heads import HEADS, SUB_CENTRE_NOISE, MarginHead, SoftmaxHead, make_head
 
 SCALE = 64.0
+MARGIN_HEADS = [name for name in HEADS if name != "softmax"]
 
 
 def at_angles(angles: Tensor) -> Tensor:
@@ -64,21 +67,45 @@ def test_softmax_is_a_linear_layer() -> None:
     torch.testing.assert_close(head(embeddings, labels), expected)
 
 
-@pytest.mark.parametrize("name", ["arcface", "cosface"])
+@given(
+    seed=st.integers(0, 1000),
+    margins=st.tuples(st.floats(0.5, 2), st.floats(0, 1.5), st.floats(0, 1)),
+    scale=st.floats(1, 64),
+)
+def test_combined_by_the_formula(seed: int, margins: tuple[float, float, float], scale: float) -> None:
+    means, (embeddings, labels) = centres(seed=seed), embedded(seed=seed + 1)
+    logits = make_head("combined", means, scale, -1, margins)(embeddings, labels).detach()
+    cosine = (normalize(embeddings.double()) @ normalize(means.double()).T).clamp(-1, 1)
+    factor, angular, additive = margins
+    for row, label in enumerate(labels.tolist()):
+        angle = math.acos(float(cosine[row, label]))
+        if factor * angle + angular < math.pi - 1e-3:
+            expected = scale * (math.cos(factor * angle + angular) - additive)
+            assert float(logits[row, label]) == pytest.approx(expected, abs=5e-4 * scale)
+
+
+@pytest.mark.parametrize("name", MARGIN_HEADS)
 def test_without_labels_the_logits_are_scaled_cosines(name: str) -> None:
     head, (embeddings, _) = make_head(name, centres(), SCALE, -1), embedded()
     torch.testing.assert_close(head(embeddings), SCALE * normalize(embeddings) @ normalize(centres()).T)
     torch.testing.assert_close(head(17 * embeddings), head(embeddings))  # length does not count
 
 
-@pytest.mark.parametrize(("name", "angular", "additive"), [("arcface", 0.5, 0.0), ("cosface", 0.0, 0.4)])
-def test_negative_margin_takes_the_papers(name: str, angular: float, additive: float) -> None:
-    head = make_head(name, centres(), 30.0, -1.0)
-    assert isinstance(head, MarginHead)
-    assert (head.scale, head.angular, head.additive) == (30.0, angular, additive)
-    set_by_hand = make_head(name, centres(), 30.0, 0.25)
-    assert isinstance(set_by_hand, MarginHead)
-    assert set_by_hand.angular + set_by_hand.additive == 0.25
+@pytest.mark.parametrize(
+    ("name", "published", "by_hand"),
+    [
+        ("arcface", (1, 0.5, 0), (1, 0.25, 0)),
+        ("cosface", (1, 0, 0.4), (1, 0, 0.25)),
+        ("combined", (1, 0.3, 0.2), (1, 0.3, 0.2)),
+    ],
+)
+def test_negative_margin_takes_the_published(
+    name: str, published: tuple[float, ...], by_hand: tuple[float, ...]
+) -> None:
+    for margin, expected in ((-1.0, published), (0.25, by_hand)):
+        head = make_head(name, centres(), 30.0, margin)
+        assert isinstance(head, MarginHead)
+        assert (head.scale, head.margins) == (30.0, expected)
 
 
 @pytest.mark.parametrize("name", ["arcface", "cosface"])
@@ -87,17 +114,101 @@ def test_no_margin_no_difference(name: str) -> None:
     torch.testing.assert_close(head(embeddings, labels), head(embeddings))
 
 
-def test_combined_margins() -> None:
-    """(m2, m3) = (0.3, 0.2): s·(cos(θ + 0.3) − 0.2)."""
-    head = MarginHead(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), 10.0, 0.3, 0.2)
+@pytest.mark.parametrize(("margins", "angle"), [((1.0, 0.3, 0.2), 1.0), ((0.9, 0.4, 0.2), 1.03), ((2, 0, 0.2), 1.4)])
+def test_combined_margins_by_hand(margins: tuple[float, float, float], angle: float) -> None:
+    """s·(cos(m1·0.7 + m2) − m3) on the true class, s·sin 0.7 on the one at a right angle to it."""
+    head = MarginHead(torch.eye(2), 10.0, margins)
     logits = head(at_angles(torch.tensor([0.7])), torch.tensor([0]))
-    torch.testing.assert_close(logits, torch.tensor([[10 * (math.cos(1.0) - 0.2), 10 * math.sin(0.7)]]))
+    torch.testing.assert_close(logits, torch.tensor([[10 * (math.cos(angle) - 0.2), 10 * math.sin(0.7)]]))
+
+
+# --- against pytorch-metric-learning --------------------------------------------------------------------------------
+
+
+def theirs_and_ours(theirs: torch.nn.Module, head: torch.nn.Module) -> None:
+    """Loss and gradients, at the embeddings and the centres, of both are the same; their W is D×centres."""
+    (embeddings, labels), weight = embedded(), head.get_parameter("weight")
+    with torch.no_grad():
+        theirs.W.copy_(weight.T)
+    our_input, their_input = (embeddings.clone().requires_grad_() for _ in range(2))
+    our_loss = cross_entropy(head(our_input, labels), labels)
+    their_loss = theirs(their_input, labels)
+    our_loss.backward()
+    their_loss.backward()
+    torch.testing.assert_close(our_loss, their_loss, atol=1e-5, rtol=1e-5)
+    assert their_input.grad is not None and float(their_input.grad.abs().max()) > 1e-3
+    torch.testing.assert_close(our_input.grad, their_input.grad, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(weight.grad, theirs.W.grad.T, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("margin", [0.1, 0.5, 1.2])
+@pytest.mark.parametrize("scale", [4.0, 64.0])
+def test_arcface_is_theirs(margin: float, scale: float) -> None:
+    theirs = ArcFaceLoss(5, 8, margin=math.degrees(margin), scale=scale)
+    theirs_and_ours(theirs, make_head("arcface", centres(), scale, margin))
+
+
+@pytest.mark.parametrize("margin", [0.1, 0.35])
+def test_cosface_is_theirs(margin: float) -> None:
+    theirs_and_ours(CosFaceLoss(5, 8, margin=margin, scale=8.0), make_head("cosface", centres(), 8.0, margin))
+
+
+def test_no_margin_is_their_normalized_softmax() -> None:
+    theirs_and_ours(NormalizedSoftmaxLoss(5, 8, temperature=0.125), make_head("cosface", centres(), 8.0, 0.0))
+
+
+@pytest.mark.parametrize("sub_centers", [2, 3])
+def test_sub_centers_are_theirs(sub_centers: int) -> None:
+    head = make_head("arcface", centres(), 8.0, 0.5, sub_centers=sub_centers)
+    with torch.no_grad():  # far apart, so that the second and third win too
+        head.get_parameter("weight").copy_(centres(5 * sub_centers, 8, seed=3))
+    theirs = SubCenterArcFaceLoss(
+        num_classes=5, embedding_size=8, margin=math.degrees(0.5), scale=8.0, sub_centers=sub_centers
+    )
+    theirs_and_ours(theirs, head)
+    embeddings, _ = embedded()
+    torch.testing.assert_close(head(embeddings), theirs.get_logits(embeddings), atol=1e-5, rtol=1e-5)
+
+
+# --- sub-centres ----------------------------------------------------------------------------------------------------
+
+
+def test_sub_centers_begin_beside_the_mean() -> None:
+    means = centres(5, 64, seed=5)
+    first, second = (make_head("arcface", means, SCALE, -1, sub_centers=3) for _ in range(2))
+    weight = first.get_parameter("weight").detach()
+    assert list(first.state_dict()) == ["weight"] and weight.shape == (15, 64)
+    assert torch.equal(weight, second.get_parameter("weight"))  # seeded
+    torch.testing.assert_close(weight.norm(dim=1), torch.ones(15))
+    weight = weight.unflatten(0, (5, 3))
+    lengths = (weight - normalize(means)[:, None]).norm(dim=2)
+    assert (lengths[:, 0] < 1e-6).all()
+    torch.testing.assert_close(lengths[:, 1:], torch.full((5, 2), SUB_CENTRE_NOISE), atol=0, rtol=0.1)
+    assert ((weight[:, 1] - weight[:, 2]).norm(dim=1) > SUB_CENTRE_NOISE).all()  # from each other too
+
+
+def test_sub_centers_part() -> None:
+    """A class whose images lie in two places ends with a centre at each."""
+    places = normalize(torch.tensor([[1.0, 1.0, 0.0], [1.0, -1.0, 0.0], [0.0, 0.0, 1.0]]))
+    labels = torch.tensor([0, 0, 1])
+    means = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    nearest = {}
+    for sub_centers in (1, 2):
+        head = make_head("arcface", means, 16.0, 0.3, sub_centers=sub_centers)
+        optimizer = torch.optim.Adam(head.parameters(), lr=0.05)
+        for _ in range(100):
+            optimizer.zero_grad()
+            cross_entropy(head(places, labels), labels).backward()
+            optimizer.step()
+        nearest[sub_centers] = float((head(places)[:2, 0] / 16.0).detach().min())
+    assert nearest[1] < 0.75
+    assert nearest[2] > 0.9
 
 
 # --- laws -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["arcface", "cosface"])
+@pytest.mark.parametrize("name", MARGIN_HEADS)
 @given(seed=st.integers(0, 1000), margin=st.floats(0.05, 1.2))
 def test_margin_lowers_the_true_class_alone(name: str, seed: int, margin: float) -> None:
     head, (embeddings, labels) = make_head(name, centres(seed=seed), SCALE, margin), embedded(seed=seed + 1)
@@ -118,6 +229,15 @@ def test_true_logit_falls_with_the_angle(margin: float) -> None:
     assert beyond.any() and not beyond.all()
     expected = SCALE * (angles.cos() - margin * math.sin(margin))
     torch.testing.assert_close(logits[beyond][1:], expected[beyond][1:], atol=1e-3, rtol=0)
+
+
+@given(factor=st.floats(0.01, 2), angular=st.floats(0, 1.5), additive=st.floats(0, 1))
+def test_combined_logit_falls_with_the_angle(factor: float, angular: float, additive: float) -> None:
+    """For all margins that are let through, at m1·θ + m2 = π too."""
+    angles = torch.linspace(0.01, math.pi - 0.01, 500)
+    head = make_head("combined", torch.eye(2), 1.0, -1, (factor, angular, additive))
+    logits = head(at_angles(angles), torch.zeros(500, dtype=torch.int64))[:, 0]
+    assert (logits.diff() < 1e-6).all()
 
 
 @pytest.mark.parametrize("name", HEADS)
@@ -192,5 +312,22 @@ def test_centres_are_copied(name: str) -> None:
 
 def test_kinds() -> None:
     assert isinstance(make_head("softmax", centres(), SCALE, -1), SoftmaxHead)
-    with pytest.raises(KubefaceError, match="head 'triplet' is unknown: use one of arcface, cosface, softmax"):
+    with pytest.raises(KubefaceError, match="head 'triplet' is unknown: use one of arcface, cosface, combined, softm"):
         make_head("triplet", centres(), SCALE, -1)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        ("arcface", {"sub_centers": 0}, "sub_centers is 0: it must be at least 1"),
+        ("softmax", {"sub_centers": 2}, "sub_centers is 2: the softmax head has one centre a class, use arcface"),
+        ("combined", {"margins": (0, 0.3, 0.2)}, "margins are 0, 0.3, 0.2: the first must lie above 0 and up to 2"),
+        ("combined", {"margins": (2.1, 0.3, 0.2)}, "margins are 2.1, 0.3, 0.2"),
+        ("combined", {"margins": (1, -0.1, 0.2)}, "margins are 1, -0.1, 0.2"),
+        ("combined", {"margins": (1, 0.3, float("nan"))}, "margins are 1, 0.3, nan"),
+    ],
+)
+def test_what_does_not_fit_is_refused(name: str, options: dict[str, Any], said: str) -> None:
+    with pytest.raises(KubefaceError) as raised:
+        make_head(name, centres(), SCALE, -1, **options)
+    assert said in str(raised.value) and "\n" not in str(raised.value)

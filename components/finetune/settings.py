@@ -1,0 +1,180 @@
+"""What decides the outcome of a training besides the data: settings, and recipes, which are settings in a file."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from components.faces.errors import KubefaceError, require
+from components.faces.fetch import fetch
+
+RECIPES = Path(__file__).with_name("recipes")
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0)]
+Rate = Annotated[float, Field(gt=0)]
+Weight = Annotated[float, Field(ge=0)]
+# They change what is written or how fast, not what is learnt: a training may go on with others.
+WITHOUT_EFFECT = ("accumulate", "compile", "keep_checkpoints", "onnx", "save_minutes")
+
+
+class Settings(BaseModel):
+    """Every setting of a training with its default."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    strategy: Literal["two_stage", "full", "partial", "differential", "head_only", "lora", "scratch"] = Field(
+        "two_stage",
+        description="two_stage (head on the frozen backbone, then all), full, partial (num_layers), differential "
+        "(layer_decay), head_only, lora (lora_rank, lora_targets) or scratch (random weights).",
+    )
+    num_layers: int = Field(
+        0, description="For partial: train the last N convolutions and linear layers, the first N when negative."
+    )
+    layer_decay: float = Field(
+        0.8, gt=0, le=1, description="For differential: factor on the learning rate from each layer to the one before."
+    )
+    lora_rank: int = Field(16, ge=1, description="For lora: rank of the adapters.")
+    lora_alpha: int = Field(16, ge=1, description="For lora: the adapters count alpha / rank.")
+    lora_targets: str = Field(
+        "",
+        description="For lora: regular expression for names of modules; empty for all linear layers and "
+        "convolutions that are not grouped.",
+    )
+
+    head: Literal["arcface", "cosface", "combined", "softmax"] = Field(
+        "arcface", description="arcface, cosface, combined (margins) or softmax."
+    )
+    scale: Rate = Field(64.0, description="Scale s of the cosine logits.")
+    margin: float = Field(
+        -1.0,
+        le=1.5,
+        description="Margin, in radians for arcface and cosine for cosface; negative for the paper's 0.5 and 0.4.",
+    )
+    margins: tuple[float, float, float] = Field(
+        (1.0, 0.3, 0.2), description="For combined: m1, m2, m3 of cos(m1·θ + m2) − m3."
+    )
+    sub_centers: int = Field(1, ge=1, description="Centres of a person; more than 1 lets some take the wrong labels.")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="Share of the target spread over all people.")
+
+    head_epochs: Count = Field(1, description="For two_stage and head_only: epochs of stage 1, the head alone.")
+    head_lr: Rate = Field(1e-3, description="Learning rate of stage 1.")
+    epochs: Count = Field(8, description="Most epochs of stage 2 (or of the only stage).")
+    lr: Rate = Field(1e-4, description="Initial learning rate of the backbone.")
+    head_factor: Rate = Field(
+        1.0, description="The head's learning rate while the backbone is trained, in units of lr."
+    )
+    schedule: Literal["cosine", "step", "constant"] = Field("cosine", description="cosine, step or constant.")
+    step_epochs: int = Field(3, ge=1, description="For step: epochs between two steps.")
+    step_factor: float = Field(0.1, gt=0, lt=1, description="For step: what the rate is multiplied by.")
+    warmup_epochs: Weight = Field(0.0, description="Epochs over which the rate of each stage rises from 0.")
+    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="adamw or sgd.")
+    momentum: float = Field(0.9, ge=0, lt=1, description="For sgd.")
+    weight_decay: Weight = Field(5e-4, description="Weight decay of convolutions and linear layers.")
+    clip_norm: Weight = Field(0.0, description="Largest norm of the gradient; 0 for no clipping.")
+    batch_size: int = Field(32, ge=1, description="Images in a step of the optimizer, over all processes together.")
+    accumulate: int = Field(1, ge=1, description="Parts that a batch is computed in, to need less memory.")
+    balance: Literal["none", "sampler", "loss"] = Field(
+        "none",
+        description="For people with few images: none, sampler (all people equally often) or loss (weights).",
+    )
+    freeze_batch_norm: bool = Field(True, description="Keep the statistics of batch norm layers as they are.")
+    dropout: bool = Field(False, description="Let the backbone's own dropout layers drop.")
+    patience: Count = Field(5, description="Epochs of the last stage without a gain before stopping; 0 for never.")
+    monitor: Literal["val_loss", "val_auc"] = Field(
+        "val_loss", description="What makes a checkpoint the best: val_loss or val_auc (verification)."
+    )
+
+    distill: Weight = Field(
+        20.0,
+        description="Weight of (1 − cosine) between the embedding and the starting model's embedding of the clean "
+        "crop; 0 for none.",
+    )
+    ema: float = Field(0.0, ge=0, lt=1, description="Decay of the moving average of the weights; 0 for none.")
+    wise_ft: Share | Literal["auto"] = Field(
+        1.0,
+        description="Share of the new weights in the interpolation with the starting ones; auto chooses on "
+        "validation images.",
+    )
+    guard: bool = Field(
+        False,
+        description="Send crops that do not look degraded through the starting weights (the model doubles in size).",
+    )
+
+    degrade: Share = Field(1.0, description="Share of training crops that the degradation is put on.")
+    flip: Share = Field(0.5, description="Probability of mirroring a training crop.")
+    crop: Share = Field(0.0, description="Probability of cutting out a part and enlarging it.")
+    jitter: float = Field(0.2, ge=0, lt=1, description="Strength of colour jitter.")
+    greyscale: Share = Field(0.0, description="Probability of taking the colour away.")
+    blur: Share = Field(0.0, description="Probability of a Gaussian blur.")
+    jpeg: Share = Field(0.0, description="Probability of a strong JPEG compression.")
+    low_resolution: Share = Field(0.0, description="Probability of reducing to a random size and enlarging again.")
+    cutout: Share = Field(0.0, description="Probability of covering a rectangle.")
+
+    amp: Literal["auto", "off", "bf16", "fp16"] = Field(
+        "auto", description="Mixed precision: auto (on CUDA bf16, or fp16 where that is missing), off, bf16 or fp16."
+    )
+    compile: bool = Field(False, description="Compile the backbone with torch.compile.")
+    keep_checkpoints: Count = Field(3, description="Checkpoints of single epochs that are kept; 0 for all.")
+    save_minutes: Rate = Field(10.0, description="Minutes between two checkpoints inside an epoch.")
+    onnx: bool = Field(True, description="Export the model to ONNX and check it against torch.")
+
+    def stages(self) -> list[int]:
+        """The stages that this training has: 1 trains the head alone, 2 the backbone too."""
+        first = self.strategy in ("two_stage", "head_only") and self.head_epochs > 0
+        second = self.strategy != "head_only" and self.epochs > 0
+        return [stage for stage, wanted in ((1, first), (2, second)) if wanted]
+
+
+def read_settings(recipe: str = "", settings: Mapping[str, Any] | None = None) -> Settings:
+    """The settings of a recipe with others put over them.
+
+    Args:
+        recipe: name of a recipe that ships with kubeface, or a YAML or JSON file (path, s3:// or https://
+            with #sha256=…); empty for the defaults.
+        settings: names and values that go before the recipe's.
+
+    Raises:
+        KubefaceError: unknown recipe, a file that is no mapping, a name that is unknown, or a value out of range.
+    """
+    values = _read_recipe(recipe) if recipe else {}
+    try:
+        found = Settings(**(values | dict(settings or {})))
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0])
+        if first["type"] == "extra_forbidden":
+            raise KubefaceError(f"setting '{name}' is unknown: use one of {', '.join(Settings.model_fields)}") from None
+        text = first["msg"][0].lower() + first["msg"][1:]
+        raise KubefaceError(f"setting {name} is {first['input']!r}: {text}") from None
+    require(bool(found.stages()), f"strategy {found.strategy} with its epochs at 0: there is nothing to train")
+    require(
+        (found.strategy == "partial") == (found.num_layers != 0),
+        f"strategy is {found.strategy} and num_layers is {found.num_layers}: partial needs one, the others have none",
+    )
+    return found
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that ship with kubeface."""
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def _read_recipe(recipe: str) -> dict[str, Any]:
+    path = RECIPES / f"{recipe}.yaml"
+    if recipe not in recipe_names():
+        if "/" not in recipe and not recipe.endswith((".yaml", ".yml", ".json")):
+            raise KubefaceError(f"recipe '{recipe}' is unknown: use {', '.join(recipe_names())} or a file")
+        path = fetch(recipe)
+    try:
+        values = (
+            json.loads(path.read_text("utf-8")) if path.suffix == ".json" else yaml.safe_load(path.read_text("utf-8"))
+        )
+    except (ValueError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise KubefaceError(f"{path} is not a readable recipe: {reason}") from None
+    require(isinstance(values, dict), f"{path} is not a recipe: it must be a mapping of settings to values")
+    return dict(values)

@@ -1,0 +1,177 @@
+"""Figures: which files there are, what they show, and that the same input gives the same bytes."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+from PIL import Image
+
+from components.faces.degrade import Degradation
+from components.faces.images import RGB
+from components.faces.table import Table
+from components.finetune import figures as figures_module
+from components.finetune.augment import KINDS, Augmentation
+from components.finetune.data import FaceCrops, places
+from components.finetune.figures import FACES, draw_augmentations, draw_history
+
+MARGIN, LABEL, STEP = 12, 190, 112 + 6
+
+
+def history(epochs: int = 5, **changes: Any) -> list[dict[str, Any]]:
+    return [
+        {
+            "epoch": epoch,
+            "stage": 1 if epoch <= 2 else 2,
+            "train_loss": 9.0 / epoch,
+            "train_accuracy": 0.0,
+            "val_loss": 10.0 / epoch,
+            "val_accuracy": 0.1 * epoch,
+            "val_auc": 0.9 + 0.01 * epoch,
+            "learning_rate": 0.0 if epoch <= 2 else 1e-4 / epoch,
+            "head_learning_rate": 1e-3,
+        }
+        | changes
+        for epoch in range(1, epochs + 1)
+    ]
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[float]]:
+    """What is plotted, by its name in the legend and the axis's label."""
+    lines: dict[str, list[float]] = {}
+    plot, line, label = Axes.plot, Axes.axvline, Axes.set
+
+    def remember(axes: Axes, x: Any, y: Any, *args: Any, **options: Any) -> Any:
+        lines[options["label"]] = list(y)
+        return plot(axes, x, y, *args, **options)
+
+    def remember_line(axes: Axes, x: float, *args: Any, **options: Any) -> Any:
+        lines[options["label"]] = [x]
+        return line(axes, x, *args, **options)
+
+    def remember_label(axes: Axes, **options: Any) -> Any:
+        for name in [name for name in lines if ": " not in name]:
+            lines[f"{options['ylabel']}: {name}"] = lines.pop(name)
+        return label(axes, **options)
+
+    monkeypatch.setattr(Axes, "plot", remember)
+    monkeypatch.setattr(Axes, "axvline", remember_line)
+    monkeypatch.setattr(Axes, "set", remember_label)
+    return lines
+
+
+# --- history --------------------------------------------------------------------------------------------------------
+
+
+def test_the_curves_are_those_of_the_history(drawn: dict[str, list[float]], tmp_path: Path) -> None:
+    draw_history(history(), tmp_path / "figures")
+    expected = {
+        "loss: training": [9.0, 4.5, 3.0, 2.25, 1.8],
+        "loss: validation": [10.0, 5.0, 10 / 3, 2.5, 2.0],
+        "accuracy: training": [0.0] * 5,
+        "accuracy: validation": [0.1, 0.2, 0.3, 0.4, 0.5],
+        "verification AUC: validation people": [0.91, 0.92, 0.93, 0.94, 0.95],
+        "learning rate: head": [1e-3] * 5,
+        "learning rate: backbone": [np.nan, np.nan, 1e-4 / 3, 1e-4 / 4, 1e-4 / 5],
+    }
+    begins = {f"{name}: stage 2 begins": [2.5] for name in {key.partition(":")[0] for key in expected}}
+    assert drawn.keys() == expected.keys() | begins.keys()
+    for name, values in (expected | begins).items():
+        np.testing.assert_allclose(drawn[name], values)
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {
+        "loss.png", "accuracy.png", "verification.png", "learning_rate.png",
+    }  # fmt: skip
+    for path in (tmp_path / "figures").iterdir():
+        with Image.open(path) as image:
+            assert image.size == (720, 432)
+
+
+def test_what_was_not_measured_is_not_drawn(drawn: dict[str, list[float]], tmp_path: Path) -> None:
+    """Without validation images there is no curve of them and no verification; in one epoch nothing is missing."""
+    rows = history(1, val_loss=None, val_accuracy=None, val_auc=None)
+    del rows[0]["head_learning_rate"]
+    rows[0]["learning_rate"] = 1e-4
+    draw_history(rows, tmp_path)
+    assert drawn.keys() == {"loss: training", "accuracy: training", "learning rate: backbone"}
+    assert not (tmp_path / "verification.png").exists()
+
+
+def test_an_epoch_without_validation_leaves_a_gap(drawn: dict[str, list[float]], tmp_path: Path) -> None:
+    rows = history()
+    rows[1]["val_auc"] = None
+    draw_history(rows, tmp_path)
+    np.testing.assert_allclose(drawn["verification AUC: validation people"], [0.91, np.nan, 0.93, 0.94, 0.95])
+
+
+def test_the_same_history_gives_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("one", "two", "two"):  # over what is there already, too
+        draw_history(history(2), tmp_path / name)
+    for path in (tmp_path / "one").iterdir():
+        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
+        with Image.open(path) as image:
+            assert "Software" not in image.info or not image.info["Software"]
+
+
+# --- augmentations --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def crops(aligned_table: Path) -> FaceCrops:
+    table = Table(aligned_table, "aligned")
+    rows = table.columns(["image_id", "identity"]).to_pylist()
+    people = sorted({row["identity"] for row in rows})
+    found = places(table, {row["image_id"]: people.index(row["identity"]) for row in rows})
+    every = Augmentation(**dict.fromkeys(KINDS, 0.5))
+    return FaceCrops(found, Degradation.parse("noise:60"), 0, every)
+
+
+def cells(path: Path, rows: int) -> list[list[RGB]]:
+    """The images of a figure, row by row."""
+    with Image.open(path) as image:
+        picture = np.asarray(image.convert("RGB"))
+    assert picture.shape == (2 * MARGIN + rows * STEP - 6, 2 * MARGIN + LABEL + FACES * STEP - 6, 3)
+    lefts = range(MARGIN + LABEL, picture.shape[1] - MARGIN, STEP)
+    tops = range(MARGIN, picture.shape[0] - MARGIN, STEP)
+    return [[picture[top : top + 112, left : left + 112] for left in lefts] for top in tops]
+
+
+def test_every_augmentation_has_a_row(crops: FaceCrops, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    names: list[str] = []
+    mosaic = figures_module._mosaic
+    monkeypatch.setattr(figures_module, "_mosaic", lambda rows, path: (names.extend(rows), mosaic(rows, path)))
+    draw_augmentations(crops, tmp_path / "new" / "augmentations.png")
+    assert names == [
+        "as stored",
+        "flip",
+        "crop, area 0.8–1",
+        "colour jitter ± 0.5",
+        "cut-out, area 0.02–0.33",
+        "blur, σ 0.1–2 px",
+        "low resolution, 8–56 px",
+        "greyscale",
+        "JPEG, quality 10–75",
+        "noise:60",
+        "trained on, epoch 1",
+        "trained on, epoch 2",
+    ]
+    drawn = cells(tmp_path / "new" / "augmentations.png", len(names))
+    stored = {crops.image(place).tobytes(): index for index, place in enumerate(crops.places)}
+    faces = [stored[image.tobytes()] for image in drawn[0]]  # to the pixel
+    assert len(set(faces)) == FACES
+    assert {crops.places[index].label for index in faces} == set(crops.places.labels.tolist())
+    for place, index in enumerate(faces):
+        np.testing.assert_array_equal(drawn[1][place], drawn[0][place][:, ::-1])
+        for epoch in (1, 2):
+            np.testing.assert_array_equal(drawn[9 + epoch][place], crops[index, epoch][1].permute(1, 2, 0))
+    for row in (2, 3, 4, 6, 8, 9):  # on every face, whatever their probability
+        assert all(not np.array_equal(drawn[row][place], drawn[0][place]) for place in range(FACES))
+
+
+def test_only_what_is_switched_on_is_drawn(crops: FaceCrops, tmp_path: Path) -> None:
+    plain = FaceCrops(crops.places, Degradation(), 0, Augmentation(flip=0.0, jpeg=0.1), clean=False)
+    for name in ("one.png", "two.png"):
+        draw_augmentations(plain, tmp_path / name)
+    assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
+    cells(tmp_path / "one.png", rows=4)  # as stored, JPEG, and two epochs
