@@ -115,6 +115,10 @@ def evaluate(
         f"the starting weights of {model} ({training['pretrained'] or training['backbone']}) are no longer the ones it "
         "was trained from: there is nothing fair to compare with",
     )
+    require(
+        models["baseline"].preprocessing == models["finetuned"].preprocessing,
+        f"{model / 'model.json'} says another preprocessing than the starting model has, with which it was trained",
+    )
     sets = {"heldout": bad, "heldout_clean": Degradation()} if bad else {"heldout": bad}
     with new_folder(out) as folder:
         ids, collected = _embed(table, heldout, models, sets)

@@ -22,7 +22,7 @@ def add_flags(parser: argparse.ArgumentParser, step: Step, models: Models | None
 
     Args:
         models: parameters that are dictionaries, with the model of their entries: each entry is a flag of its own,
-            collected again by `collected`. A dictionary without a model is given as JSON.
+            collected again by `collected`.
     """
     doc = docstring_parser.parse(inspect.getdoc(step) or "")
     texts = {entry.arg_name: entry.description or "" for entry in doc.params}

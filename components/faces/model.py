@@ -3,7 +3,7 @@
 A model folder holds
 
     model.safetensors   the backbone's weights, float32
-    model.json          backbone, preprocessing, alignment, embedding size, sha256 of the weights, training
+    model.json          backbone, guard or not, preprocessing, alignment, embedding size, sha256 of the weights, training
 """
 
 import hashlib
@@ -19,11 +19,12 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, normalize
 
 from components.faces import storage
-from components.faces.backbones import PerChannel, Preprocessing, backbone_named
+from components.faces.backbones import Backbone, PerChannel, Preprocessing, backbone_named
 from components.faces.errors import KubefaceError
 from components.faces.fetch import fetch, split_checksum
 from components.faces.folders import read_json, sha256_file, write_json
-from components.faces.weights import WEIGHTS_SUFFIXES, fetch_published, keras_preprocessing, load_network
+from components.faces.guard import Guarded
+from components.faces.weights import WEIGHTS_SUFFIXES, fetch_published, keras_preprocessing, load_network, load_state
 
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "model.json"
 # How every crop of a face table was made; a model is only ever fed crops made the same way.
@@ -149,12 +150,25 @@ def save_model(model: FaceModel, folder: Path, training: dict[str, Any]) -> None
             "preprocessing": asdict(model.preprocessing),
             "alignment": ALIGNMENT,
             "embedding_size": model.embedding_size,
+            "guarded": isinstance(model.network, Guarded),
             "start": model.start,
             "start_license": model.license,
             "weights_sha256": sha256_file(folder / WEIGHTS_FILE),
             "training": training,
         },
     )
+
+
+def _load_guarded(known: Backbone, path: Path) -> tuple[nn.Module, int]:
+    """A guarded network and its embedding size."""
+    state = safetensors.torch.load_file(path)
+    parts = []
+    for name in ("start", "tuned"):
+        part = {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
+        parts.append(known.build_for(part) if known.build_for else known.build())
+    network = Guarded(*parts)
+    load_state(network, state, str(path))
+    return network.eval(), getattr(parts[0], "embedding_size", known.embedding_size)
 
 
 def load_model(folder: Path | str, device: torch.device | None = None, expected_backbone: str = "") -> FaceModel:
@@ -179,7 +193,10 @@ def load_model(folder: Path | str, device: torch.device | None = None, expected_
     path = folder / WEIGHTS_FILE
     if not path.is_file() or sha256_file(path) != config.get("weights_sha256"):
         raise KubefaceError(f"{path} is missing or is not the file that {CONFIG_FILE} describes")
-    network, embedding_size = load_network(known, path, str(path))
+    if config.get("guarded"):
+        network, embedding_size = _load_guarded(known, path)
+    else:
+        network, embedding_size = load_network(known, path, str(path))
     _place(network, device)
     start, license = config.get("start", "unknown"), config.get("start_license", "unknown")
     return FaceModel(name, network, preprocessing, embedding_size, start, license)

@@ -47,11 +47,11 @@ class Checkpoints:
         state, notes = read_checkpoint(self.folder / LAST)
         return state, notes["position"]
 
-    def run_of_last(self) -> dict[str, Any]:
-        """What the training was that wrote `last`."""
+    def notes(self) -> dict[str, Any]:
+        """What `last` says of its training: `run` and `position`."""
         notes = read_checkpoint(self.folder / LAST)[1]
         require("run" in notes, f"{self.folder / LAST} is no checkpoint to go on from: give a last.safetensors")
-        return dict(notes["run"])
+        return notes
 
     def best(self) -> State:
         """The best epoch's weights."""

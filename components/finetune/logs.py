@@ -45,24 +45,23 @@ class Mlflow:
 
     def __init__(self, settings: Mapping[str, Any], main: bool = True) -> None:
         self.on = main and bool(os.environ.get("MLFLOW_TRACKING_URI"))
-        if self.on:
-            os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-            self._try("start_run")
-            self._try("log_params", dict(settings))
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+        self._try("start_run")
+        self._try("log_params", dict(settings))
 
     def epoch(self, row: Row) -> None:
         """Logs the figures of an epoch."""
-        if self.on:
-            self._try("log_metrics", _figures(row), step=row["epoch"])
+        self._try("log_metrics", _figures(row), step=row["epoch"])
 
     def end(self, folder: Path) -> None:
         """Logs model.json and the figures, and ends the run."""
-        if self.on:
-            self._try("log_artifact", str(folder / "model.json"))
-            self._try("log_artifacts", str(folder / "figures"), "figures")
-            self._try("end_run")
+        self._try("log_artifact", str(folder / "model.json"))
+        self._try("log_artifacts", str(folder / "figures"), "figures")
+        self._try("end_run")
 
     def _try(self, name: str, *values: Any, **named: Any) -> None:
+        if not self.on:
+            return
         import mlflow
 
         try:

@@ -52,7 +52,7 @@ class Settings(BaseModel):
     margin: float = Field(
         -1.0,
         le=1.5,
-        description="Margin, in radians for arcface and cosine for cosface; negative for the paper's 0.5 and 0.4.",
+        description="Margin, in radians for arcface and cosine for cosface; negative for the usual 0.5 and 0.4.",
     )
     margins: tuple[float, float, float] = Field(
         (1.0, 0.3, 0.2), description="For combined: m1, m2, m3 of cos(m1·θ + m2) − m3."
@@ -142,7 +142,7 @@ def read_settings(recipe: str = "", settings: Mapping[str, Any] | None = None) -
     """
     values = _read_recipe(recipe) if recipe else {}
     try:
-        found = Settings(**(values | dict(settings or {})))
+        found = Settings.model_validate(values | dict(settings or {}))
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0])

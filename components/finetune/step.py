@@ -25,7 +25,7 @@ from components.faces.guard import Guarded
 from components.faces.model import FaceModel, choose_device, digest, load_pretrained, save_model
 from components.faces.runtime import VERSION, cpu_limit
 from components.faces.table import Table
-from components.finetune.checkpoints import LAST, Checkpoints, State, part
+from components.finetune.checkpoints import BEST, LAST, Checkpoints, State, part
 from components.finetune.data import FaceCrops, Places, places
 from components.finetune.distributed import Group, processes
 from components.finetune.export import OPSET, export_onnx
@@ -36,6 +36,7 @@ from components.finetune.settings import WITHOUT_EFFECT, Settings, read_settings
 from components.finetune.training import Data, Trainer, augmentation
 
 FACES_CHECKED = 64
+WITHOUT_PAIRS = "wise_ft=auto needs validation images of at least two people, two of one of them: set another wise_ft"
 
 
 def finetune(
@@ -46,7 +47,7 @@ def finetune(
     pretrained: str = "",
     degradation: str = "none",
     recipe: str = "",
-    settings: dict[str, Any] | None = None,
+    settings: dict[str, Any] = {},  # noqa: B006 - never changed
     checkpoints: str = "",
     resume: str = "",
     device: str = "auto",
@@ -93,6 +94,7 @@ def finetune(
         table, divided = Table(aligned, "aligned"), Table(split, "split")
         data = _read_split(table, divided)
         model = load_pretrained(backbone, pretrained, group.device)
+        _check(chosen, bad, model, data)
         run = {
             "backbone": backbone,
             "start_sha256": digest(model.network),
@@ -107,8 +109,8 @@ def finetune(
         there = store is not None and (store.folder / LAST).is_file()
         restored = group.share(store.last() if store is not None and there else None)
         mlflow = Mlflow(run, group.main)
-        trainer = Trainer(chosen, model, data, bad, seed, group, _workers(workers, group), store, restored)
         try:
+            trainer = Trainer(chosen, model, data, bad, seed, group, _workers(workers, group), store, restored)
             trainer.fit(mlflow)
         except BaseException:
             if store is not None and not (store.folder / LAST).is_file():
@@ -145,7 +147,7 @@ def finetune(
             with new_folder(out) as folder:
                 _write(folder, final, trainer, training, chosen.onnx)
                 for path in sorted(store.folder.glob("*.safetensors")):
-                    shutil.move(path, folder / "checkpoints" / path.name)
+                    shutil.copyfile(path, folder / "checkpoints" / path.name)  # they stay until `out` is whole
                 mlflow.end(folder)
             shutil.rmtree(store.folder)
     return figures
@@ -185,6 +187,14 @@ def _read_split(table: Table, divided: Table) -> Data:
     return Data(identities, found["train"], found["val"])
 
 
+def _check(settings: Settings, degradation: Degradation, model: FaceModel, data: Data) -> None:
+    """Refuses before the training what could not be done after it."""
+    guarded = settings.guard or (isinstance(model.network, Guarded) and settings.strategy != "scratch")
+    require(bool(degradation) or not guarded, "guard needs a degradation to tell clean crops from: set degradation")
+    sizes = np.unique(data.val.labels, return_counts=True)[1]
+    require(settings.wise_ft != "auto" or (len(sizes) > 1 and max(sizes) > 1), WITHOUT_PAIRS)
+
+
 def _open_checkpoints(folder: Path, durable: str, resume: str, settings: Settings, run: dict[str, Any]) -> Checkpoints:
     """The folder of this training's checkpoints, with the `last` to go on from in it where there is one.
 
@@ -194,29 +204,45 @@ def _open_checkpoints(folder: Path, durable: str, resume: str, settings: Setting
     """
     fingerprint = hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest()[:16]
     mirror = storage.join(durable, fingerprint) if durable else ""
-    left = (folder / LAST).is_file()
-    if left and not resume and not durable:
-        raise KubefaceError(f"{folder} is of a training that was stopped: go on with resume={folder} or remove it")
     place = resume.removesuffix(f"/{LAST}") or mirror
-    if not (resume and not storage.is_s3(place) and storage.local_path(place).resolve() == folder.resolve()):
-        shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True, exist_ok=True)
     store = Checkpoints(folder, mirror, settings.keep_checkpoints, run)
-    there = bool(place) and store.take(place)
-    require(there or not resume, f"{resume} holds no {LAST}: give the checkpoints of a training that was stopped")
-    if there:
-        _same_training(place, store.run_of_last(), run)
-        print(f"finetune: going on from {storage.join(place, LAST)}", flush=True)
+    left = (folder / LAST).is_file()
+    if left and resume and not storage.is_s3(place) and storage.local_path(place).resolve() == folder.resolve():
+        _same_training(place, store, run)
+        return store
+    # What was left in the folder stays until something better is found.
+    taken = Checkpoints(folder.with_name(f".{folder.name}.partial"), "", 0, run)
+    shutil.rmtree(taken.folder, ignore_errors=True)
+    taken.folder.mkdir(parents=True)
+    try:
+        there = bool(place) and taken.take(place)
+        require(there or not resume, f"{resume} holds no {LAST}: give the checkpoints of a training that was stopped")
+        if there:
+            _same_training(place, taken, run)
+        if left and not (there and store.notes()["run"] == run):
+            raise KubefaceError(f"{folder} is of a training that was stopped: go on with resume={folder} or remove it")
+        shutil.rmtree(folder, ignore_errors=True)
+        taken.folder.rename(folder)
+    finally:
+        shutil.rmtree(taken.folder, ignore_errors=True)
     return store
 
 
-def _same_training(place: str, then: dict[str, Any], now: dict[str, Any]) -> None:
+def _same_training(place: str, store: Checkpoints, now: dict[str, Any]) -> None:
+    """Says where the training goes on from; refuses another training's checkpoints, and such that are not all there."""
+    notes = store.notes()
+    then = notes["run"]
     words = {"identities": "people", "aligned": "data (aligned table)", "split": "data (split table)",
              "start_sha256": "starting weights"}  # fmt: skip
     for name, value in now.items():
         if then.get(name) != value:
             seen = f"other {words[name]}" if name in words else f"{name} {then.get(name)}, this run has {value}"
             raise KubefaceError(f"{place} is of a training with {seen}: resume goes on with the same training only")
+    require(
+        notes["position"]["best"]["epoch"] == 0 or (store.folder / BEST).is_file(),
+        f"{place} holds {LAST} without {BEST}: give the folder with both",
+    )
+    print(f"finetune: going on from {storage.join(place, LAST)}", flush=True)
 
 
 def _finish(trainer: Trainer, settings: Settings, best: State) -> tuple[FaceModel, dict[str, Any]]:
@@ -229,8 +255,9 @@ def _finish(trainer: Trainer, settings: Settings, best: State) -> tuple[FaceMode
         return network
 
     def score(state: State) -> float:
-        found = [trainer.auc(use(state), kind) for kind in {trainer.degradation, Degradation()}]
-        require(None not in found, "wise_ft=auto needs validation images of at least two people, two of one of them")
+        # A dictionary, as all processes must measure in the same order.
+        found = [trainer.auc(use(state), kind) for kind in dict.fromkeys((trainer.degradation, Degradation()))]
+        require(None not in found, WITHOUT_PAIRS)
         return float(np.mean([value for value in found if value is not None]))
 
     alpha = settings.wise_ft
@@ -248,7 +275,6 @@ def _finish(trainer: Trainer, settings: Settings, best: State) -> tuple[FaceMode
 
 
 def _guarded(trainer: Trainer, start: nn.Module, tuned: nn.Module) -> tuple[nn.Module, dict[str, float]]:
-    require(bool(trainer.degradation), "guard needs a degradation to tell clean crops from: set degradation")
     found: list[Tensor] = []
     for part_of_data in (trainer.data.train, trainer.data.val):
         pairs = list(islice(_structures(trainer, part_of_data), -(-GATE_CROPS // trainer.settings.batch_size)))

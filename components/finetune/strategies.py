@@ -3,6 +3,7 @@
 import copy
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,19 +33,26 @@ class Part:
 def layers(network: nn.Module) -> list[list[nn.Module]]:
     """The layers of a network from input to output.
 
-    A layer is a convolution or linear layer with what follows it (norm, activation, scale …) up to the
-    next one; what comes before the first belongs to that. Every backbone here registers its modules in
-    the order in which they are used.
+    A layer is a convolution or linear layer with what follows it (norm, activation, a block's scale …) up to
+    the next one; what comes before the first belongs to that. Every backbone here registers its modules in
+    the order in which they are used, but for the convolution beside a block (`downsample`), which comes last.
     """
     found: list[list[nn.Module]] = [[]]
     begun = False
-    for module in network.modules():
+    for module in _inside_out(network):
         if isinstance(module, WEIGHTED):
             if begun:
                 found.append([])
             begun = True
         found[-1].append(module)
     return found
+
+
+def _inside_out(module: nn.Module) -> Iterator[nn.Module]:
+    """The modules of a network, each after those that it holds, as its own parameters are used after theirs."""
+    for child in module.children():
+        yield from _inside_out(child)
+    yield module
 
 
 def trained_parts(network: nn.Module, settings: Settings) -> list[Part]:
@@ -86,7 +94,8 @@ def add_adapters(network: nn.Module, settings: Settings) -> nn.Module:
     require(bool(names), f"lora_targets is '{settings.lora_targets}': no linear layer or plain convolution is named so")
     import peft  # slow to import
 
-    config = peft.LoraConfig(r=settings.lora_rank, lora_alpha=settings.lora_alpha, target_modules=names)
+    exactly = "|".join(map(re.escape, names))  # in a list, peft takes a name for the end of others too
+    config = peft.LoraConfig(r=settings.lora_rank, lora_alpha=settings.lora_alpha, target_modules=exactly)
     adapted: nn.Module = peft.get_peft_model(network, config)
     return adapted
 

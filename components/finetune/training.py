@@ -4,7 +4,7 @@ import contextlib
 import copy
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -166,7 +166,8 @@ class Trainer:
             settings.head, means, settings.scale, settings.margin, settings.margins, settings.sub_centers
         ).to(self.device)
         self.restored = restored[0] if restored else None
-        self.position = _position(restored[1]) if restored else Position(self.stages[0], accumulate=settings.accumulate)
+        self.position = _position(restored[1]) if restored else Position(self.stages[0])
+        self.position.accumulate = max(self.position.accumulate, settings.accumulate)
 
     def fit(self, mlflow: Mlflow) -> None:
         """Trains through all stages."""
@@ -232,10 +233,14 @@ class Trainer:
         if self.average is not None and (average := part("average", state)):
             self.average.load_state_dict(average)
         self.scaler.load_state_dict(self.position.scaler)
+        trained = [p for group in self.optimizer.param_groups for p in group["params"]]
         kept: dict[int, dict[str, Tensor]] = {}
         for name, value in part("optimizer", state).items():
             number, _, key = name.partition(".")
-            kept.setdefault(int(number), {})[key] = value
+            # torch's fused optimizers on the CPU go through memory and take it for granted that the moments lie there
+            # as their parameter does: channels last.
+            alike = torch.empty_like(trained[int(number)], dtype=value.dtype) if value.dim() else torch.empty(())
+            kept.setdefault(int(number), {})[key] = alike.copy_(value)
         self.optimizer.load_state_dict({"state": kept, "param_groups": self.optimizer.state_dict()["param_groups"]})
 
     def _train_stage(self, stage: int, mlflow: Mlflow) -> None:
@@ -243,6 +248,7 @@ class Trainer:
         epochs = settings.head_epochs if stage == 1 else settings.epochs
         patience = settings.patience if stage == self.stages[-1] else 0
         statistics = stage == 2 and (not settings.freeze_batch_norm or settings.strategy == "scratch")
+        self.least = 2 if statistics else 1  # of one image batch norm learns nothing
         sampler = Batches(
             self.data.train,
             settings.batch_size,
@@ -250,7 +256,7 @@ class Trainer:
             settings.balance,
             self.group.rank,
             self.group.size,
-            least=2 if statistics else 1,  # of one image batch norm learns nothing
+            least=self.least,
         )
         crops = FaceCrops(
             self.data.train,
@@ -294,7 +300,7 @@ class Trainer:
                 position.step += 1
                 position.loss += loss
                 position.right += right
-                position.seen += len(batch[-1])
+                position.seen += whole
                 progress.advance(whole, f"loss {position.loss / position.seen:.3f}")
                 if time.monotonic() - saved > 60 * self.settings.save_minutes:
                     position.seconds += time.monotonic() - start
@@ -303,8 +309,8 @@ class Trainer:
         position.seconds += time.monotonic() - start
 
     def _step(self, batch: list[Tensor], whole: int, label: str) -> tuple[float, int]:
-        """One step of the optimizer over this process's share of a batch of `whole` images: sum of the losses, and
-        how many were right."""
+        """One step of the optimizer over this process's share of a batch of `whole` images: sum of the losses over the
+        whole batch, and how many were right."""
         position = self.position
         # What dropout draws depends on the step alone, so that a resumed training draws the same.
         torch.manual_seed(int(seeded(self.seed, "step", len(position.history), position.step).integers(2**62)))
@@ -321,7 +327,8 @@ class Trainer:
         self.scaler.update()
         if self.average is not None:
             self.average.update_parameters(self.network)
-        return loss, right
+        loss, right = self.group.sum(torch.tensor([loss, right], dtype=torch.float64)).tolist()
+        return loss, int(right)
 
     def _gradients(self, batch: list[Tensor], whole: int, label: str) -> tuple[float, int]:
         """Gradients of a batch; where memory does not suffice, in half as large parts from then on.
@@ -338,8 +345,9 @@ class Trainer:
                 if not _out_of_memory(error) or syncing:
                     raise
             require(
-                position.accumulate < len(batch[-1]),
-                f"{label}: out of memory with one image at a time: give the step more memory",
+                position.accumulate < len(batch[-1]) // self.least,
+                f"{label}: out of memory with {self.least} image{'s' * (self.least > 1)} at a time: give the step more "
+                "memory",
             )
             position.accumulate *= 2
             if self.device.type == "cuda":
@@ -352,11 +360,9 @@ class Trainer:
     def _accumulated(self, batch: list[Tensor], whole: int, label: str) -> tuple[float, int]:
         self.optimizer.zero_grad(set_to_none=True)
         total, right = 0.0, 0
-        size = -(-len(batch[-1]) // self.position.accumulate)
-        slices = [[tensor[first : first + size] for tensor in batch] for first in range(0, len(batch[-1]), size)]
-        for number, images in enumerate(slices, 1):
-            last = number == len(slices)
-            alone = self.group.size > 1 and not last
+        count = min(self.position.accumulate, len(batch[-1]) // self.least)
+        for number, images in enumerate(zip(*(tensor.tensor_split(count) for tensor in batch), strict=True), 1):
+            alone = self.group.size > 1 and number < count
             with self.learner.no_sync() if alone else contextlib.nullcontext():  # type: ignore[operator]
                 with self.autocast:
                     embeddings, losses = self._losses(images)
@@ -373,7 +379,7 @@ class Trainer:
                 right += int((self.head(embeddings.detach()).argmax(1) == images[-1]).sum())
         return total, right
 
-    def _losses(self, images: list[Tensor]) -> tuple[Tensor, Tensor]:
+    def _losses(self, images: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Embeddings (N×D) and losses (N) of ([clean crops,] crops, labels)."""
         embeddings, logits = self.learner(self.model.prepare(images[-2]), images[-1])
         losses = cross_entropy(logits, images[-1], reduction="none", label_smoothing=self.settings.label_smoothing)
@@ -393,9 +399,7 @@ class Trainer:
     # --- the end of an epoch ----------------------------------------------------------------------------------------
 
     def _end_epoch(self, stage: int, label: str, rates: tuple[float, float], images: int, mlflow: Mlflow) -> None:
-        position, settings = self.position, self.settings
-        sums = self.group.sum(torch.tensor([position.loss, position.right, position.seen], dtype=torch.float64))
-        start = time.monotonic()
+        position, start = self.position, time.monotonic()
         found = self.validate(self.evaluated())
         if found.val_loss is not None and not math.isfinite(found.val_loss):
             raise KubefaceError(f"{label}: the validation loss is {found.val_loss}: lower the rate{self._last_good()}")
@@ -403,8 +407,8 @@ class Trainer:
         row: Row = {
             "epoch": number,
             "stage": stage,
-            "train_loss": float(sums[0] / sums[2]),
-            "train_accuracy": float(sums[1] / sums[2]),
+            "train_loss": position.loss / position.seen,
+            "train_accuracy": position.right / position.seen,
             "val_loss": found.val_loss,
             "val_accuracy": found.val_accuracy,
             "val_auc": found.val_auc,
@@ -425,8 +429,6 @@ class Trainer:
             state = prefixed("backbone", self.evaluated_state()) | prefixed("head", self.head.state_dict())
             self.checkpoints.save_epoch(state, number, found.val_accuracy, better)
         self._save_last()
-        if stage != self.stages[-1] and position.epoch == settings.head_epochs:
-            position.without_gain = 0
 
     def _better(self, found: Best) -> bool:
         best = self.position.best
@@ -502,21 +504,27 @@ class Trainer:
                 sums += torch.stack([losses.double().sum(), right.double(), known.double().sum()]).cpu()
         sums = self.group.sum(sums)
         loss, right, count = sums.tolist()
-        auc = self._auc(np.concatenate(kept), np.concatenate(people))
+        auc = self._auc(kept, people)
         return Best(0, loss / count, right / count, auc) if count else Best(val_auc=auc)
 
     def auc(self, network: nn.Module, degradation: Degradation) -> float | None:
         """Verification of validation images under a degradation: AUC over pairs."""
+        kept, people = [], []
         with torch.no_grad():
-            found = [
-                (normalize(network.eval()(self.model.prepare(bad)).float()).cpu().numpy(), labels.cpu().numpy())
-                for _, bad, labels in self.in_order(self.data.val, degradation)
-            ]
-        return self._auc(np.concatenate([e for e, _ in found]), np.concatenate([p for _, p in found]))
+            for _, bad, labels in self.in_order(self.data.val, degradation):
+                kept.append(normalize(network.eval()(self.model.prepare(bad)).float()).cpu().numpy())
+                people.append(labels.cpu().numpy())
+        return self._auc(kept, people)
 
-    def _auc(self, embeddings: NDArray[np.float32], people: NDArray[np.int64]) -> float | None:
-        """AUC over the pairs of all processes' images, in the order that one process has them in."""
-        shares = self.group.gather((embeddings, people))
+    def _auc(self, kept: list[NDArray[np.float32]], people: list[NDArray[np.int64]]) -> float | None:
+        """AUC over the pairs of all processes' images, in the order that one process has them in.
+
+        Args:
+            kept: unit-length embeddings (N×D) of this process's batches, of which there may be none.
+            people: the class of each.
+        """
+        none = np.empty((0, self.model.embedding_size), np.float32), np.empty(0, np.int64)
+        shares = self.group.gather((np.concatenate([none[0], *kept]), np.concatenate([none[1], *people])))
         order = np.argsort(np.concatenate([r + self.group.size * np.arange(len(p)) for r, (_, p) in enumerate(shares)]))
         order = order[:VERIFIED]
         embeddings = np.concatenate([e for e, _ in shares])[order]

@@ -59,7 +59,7 @@ def test_other_divisions_of_the_people_say_the_same(demo: Path, tmp_path: Path, 
     run("components.split", aligned=tables["aligned"], filtered=filtered, out=tables["split"], seed=seed)
     rows = Table(tables["split"], "split").columns(["identity", "split"]).to_pylist()
     assert 8 <= len({row["identity"] for row in rows if row["split"] == "heldout"}) <= 20
-    training = {name: value for name, value in SETTINGS.items() if name not in ("name", "seed")}
+    training = {"degradation": SETTINGS["degradation"]} | SETTINGS["settings"]
     run("components.finetune", **tables, out=tmp_path / "model", seed=seed, **training)
     run(
         *("components.evaluate", "run"),

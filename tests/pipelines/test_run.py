@@ -18,7 +18,12 @@ from pipelines.store import local_store
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = ["ingest", "align", "filter", "split", "finetune", "evaluate", "promote"]
-QUICK = {"degradation": "noise:60", "epochs": 1, "head_epochs": 0, "bootstrap": 100, "heldout_fraction": 0.5}
+QUICK = {
+    "degradation": "noise:60",
+    "settings": {"strategy": "full", "epochs": 1},
+    "bootstrap": 100,
+    "heldout_fraction": 0.5,
+}
 
 
 @pytest.fixture(scope="module")

@@ -36,7 +36,7 @@ class ConvBlock(nn.Sequential):
         self.act = nn.PReLU(outputs)
 
     def forward(self, images: Tensor) -> Tensor:
-        if self.bn.training:
+        if self.bn.training or not isinstance(self.conv, nn.Conv2d):  # the latter with an adapter around it
             return self.act(self.bn(self.conv(images)))  # type: ignore[no-any-return]
         # With fixed statistics the batch norm is part of the convolution: two passes over the maps fewer,
         # and as many again on the way back.

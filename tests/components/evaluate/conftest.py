@@ -35,7 +35,12 @@ def tuned(aligned_table: Path, split_table: Path, tmp_path_factory: pytest.TempP
     """The model folder of a short training on noisy crops."""
     out = tmp_path_factory.mktemp("models") / "tuned"
     finetune_step.finetune(
-        aligned_table, split_table, out, epochs=1, head_epochs=0, batch_size=8, degradation="noise:60", device="cpu"
+        aligned_table,
+        split_table,
+        out,
+        degradation="noise:60",
+        device="cpu",
+        settings={"strategy": "full", "epochs": 1, "batch_size": 8, "onnx": False},
     )
     return out
 
@@ -46,7 +51,9 @@ def unchanged(
 ) -> Path:
     """The model folder of a training of the head alone: its backbone is the one it started from."""
     out = tmp_path_factory.mktemp("models") / "unchanged"
-    finetune_step.finetune(aligned_table, split_table, out, epochs=0, batch_size=8, device="cpu")
+    finetune_step.finetune(
+        aligned_table, split_table, out, device="cpu", settings={"epochs": 0, "batch_size": 8, "onnx": False}
+    )
     return out
 
 

@@ -459,16 +459,18 @@ def test_preparation_by_the_formula(sface: FaceModel, order: str) -> None:
     assert prepared.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_preparation_by_channel(sface: FaceModel) -> None:
+@pytest.mark.parametrize("order", ["rgb", "bgr"])
+def test_preparation_by_channel(sface: FaceModel, order: str) -> None:
     """Mean and deviation are in the order in which the backbone wants the channels."""
     mean, std = (1.0, 20.0, 100.0), (2.0, 4.0, 8.0)
-    model = replace(sface, preprocessing=Preprocessing(8, "bgr", mean, std))
+    model = replace(sface, preprocessing=Preprocessing(8, order, mean, std))
     crops = torch.arange(2 * 3 * 64).reshape(2, 3, 8, 8) % 256
     given = crops.float()
     for form in (crops.to(torch.uint8), given):
         prepared = model.prepare(form)
         for channel in range(3):
-            expected = (crops[:, 2 - channel].float() - mean[channel]) / std[channel]
+            theirs = channel if order == "rgb" else 2 - channel
+            expected = (crops[:, theirs].float() - mean[channel]) / std[channel]
             torch.testing.assert_close(prepared[:, channel], expected)
         assert prepared.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(given, crops.float())  # what was given is as it was

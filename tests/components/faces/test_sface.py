@@ -260,8 +260,8 @@ def test_a_state_dict_and_a_model_folder_give_the_model_back(model: FaceModel, c
 
 
 def test_unknown_and_other_backbones_are_refused(model: FaceModel, tmp_path: Path) -> None:
-    with pytest.raises(KubefaceError, match="backbone 'arcface' is unknown: use one of sface, inception"):
+    with pytest.raises(KubefaceError, match="backbone 'arcface' is unknown: use one of sface, iresnet18"):
         load_pretrained("arcface")
     save_model(model, tmp_path, {})
-    with pytest.raises(KubefaceError, match="holds backbone 'sface', the run asks for 'inception_resnet_v1_vggface2'"):
-        load_pretrained("inception_resnet_v1_vggface2", str(tmp_path))
+    with pytest.raises(KubefaceError, match="holds backbone 'sface', the run asks for 'inception_resnet_v1'"):
+        load_pretrained("inception_resnet_v1", str(tmp_path))
