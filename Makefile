@@ -39,9 +39,10 @@ lock: $(READY) ## Write the lock files anew from the ranges in pyproject.toml
 demo: $(READY) ## Fine-tune on real faces, from images in a bucket to a report (about 5 minutes on 2 cores)
 	@$(BIN)/python -m pipelines.demo
 
-lfw: $(READY) ## Measure a model on LFW's View 2: LFW=lfw.tar PAIRS=pairs.txt [MODEL=folder] [DETECTOR=mtcnn]
+lfw: $(READY) ## Measure a model on LFW: LFW=lfw.tar PAIRS=pairs.txt [MODEL=folder] [DETECTOR=mtcnn] [DEGRADATION=lowres:14]
 	@test -n "$(LFW)" -a -n "$(PAIRS)" || { echo "error: usage: make lfw LFW=lfw-deepfunneled.tar PAIRS=pairs.txt [MODEL=folder]" >&2; exit 2; }
-	@$(BIN)/python -m components.evaluate lfw --archive "$(LFW)" --pairs "$(PAIRS)" --model "$(MODEL)" --detector $(or $(DETECTOR),mtcnn)
+	@$(BIN)/python -m components.evaluate lfw --archive "$(LFW)" --pairs "$(PAIRS)" --model "$(MODEL)" --detector $(or $(DETECTOR),mtcnn) \
+		--degradation $(or $(DEGRADATION),none)
 
 mirror-weights: $(READY) ## Copy published weights to MIRROR=s3://bucket/prefix for clusters without internet [BACKBONES="sface …"]
 	@test -n "$(MIRROR)" || { echo "error: usage: make mirror-weights MIRROR=s3://bucket/prefix [BACKBONES=\"sface iresnet50\"]" >&2; exit 2; }

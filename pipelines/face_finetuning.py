@@ -54,6 +54,7 @@ def face_finetuning(
     apply_filter: str = "validation",
     heldout_fraction: float = 0.33,
     val_fraction: float = 0.2,
+    val_people_fraction: float = 0.0,
     min_images: int = 2,
     recipe: str = "",
     settings: dict[str, Any] = {},  # noqa: B006 - KFP wants the default as it is
@@ -67,6 +68,7 @@ def face_finetuning(
     bootstrap: int = 1000,
     max_pixels: int = 50_000_000,
     s3_endpoint: str = "",
+    weights_mirror: str = "",
     seed: int = 0,
 ) -> Outputs:
     """Fine-tunes a face-recognition model on your own people and says whether it got better.
@@ -88,6 +90,7 @@ def face_finetuning(
         apply_filter: Where rejected images are left out: validation (and held-out people), all, or none.
         heldout_fraction: Share of people held out for verification.
         val_fraction: Share of each trained person's images used for validation.
+        val_people_fraction: Share of the trained people who are used for validation alone.
         min_images: Least images of a person, 2 or more; 10 are recommended.
         recipe: Training settings by name (low-resolution, noise) or from a file (s3://, https:// with #sha256=…); empty
             for the defaults.
@@ -103,6 +106,8 @@ def face_finetuning(
         bootstrap: Samples of people for the 95 % intervals.
         max_pixels: Largest image in pixels; larger ones are rejected.
         s3_endpoint: URL of the S3 store; empty for S3_ENDPOINT of the steps' environment, or AWS.
+        weights_mirror: Where published weights are copied to, s3://bucket/weights, for clusters without internet; empty
+            for KUBEFACE_WEIGHTS_MIRROR of the steps' environment, or the publishers.
         seed: Seed of everything random.
     """
     seen = fingerprint(source=source, s3_endpoint=s3_endpoint)
@@ -141,6 +146,7 @@ def face_finetuning(
         apply_filter=apply_filter,
         heldout_fraction=heldout_fraction,
         val_fraction=val_fraction,
+        val_people_fraction=val_people_fraction,
         min_images=min_images,
         seed=seed,
     )
@@ -160,6 +166,7 @@ def face_finetuning(
         workers=workers,
         seed=seed,
         s3_endpoint=s3_endpoint,
+        weights_mirror=weights_mirror,
     )
     place(tuned, cpu="8", memory="32Gi", s3=True)
     tuned.set_accelerator_type("nvidia.com/gpu").set_accelerator_limit(1)
@@ -177,6 +184,7 @@ def face_finetuning(
         bootstrap=bootstrap,
         seed=seed,
         s3_endpoint=s3_endpoint,
+        weights_mirror=weights_mirror,
     )
     place(evaluated, cpu="4", memory="8Gi", s3=True)
 

@@ -20,15 +20,16 @@ def evaluate(
     device: str = "auto",
     seed: int = 0,
     s3_endpoint: str = "",
+    weights_mirror: str = "",
 ) -> None:
     """Compares the fine-tuned model with its starting model on held-out people, and on LFW where given."""
     from pathlib import Path
 
     from components.evaluate.step import evaluate as run
     from components.evaluate.step import log_roc
-    from components.faces.runtime import run_component, use_endpoint
+    from components.faces.runtime import run_component, use_stores
 
-    use_endpoint(s3_endpoint)
+    use_stores(s3_endpoint, weights_mirror)
     run_component(
         metrics,
         run,

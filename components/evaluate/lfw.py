@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.evaluate.embeddings import Embeddings, embed_batch
+from components.faces.degrade import Degradation
 from components.faces.detection import make_detector
 from components.faces.errors import KubefaceError, require
 from components.faces.geometry import align_crop, centre_crop
@@ -21,6 +22,7 @@ from components.faces.sources import open_source
 from components.faces.storage import read_bytes
 
 BATCH = 64
+CLEAN = Degradation()
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,9 @@ def _named(numbers: dict[str, int], left: list[int], right: list[int]) -> list[t
     return [(names[a], names[b]) for a, b in zip(left, right, strict=True)]
 
 
-def evaluate_lfw(archive: str, pairs_uri: str, detector: str, models: dict[str, FaceModel]) -> dict[str, Any]:
+def evaluate_lfw(
+    archive: str, pairs_uri: str, detector: str, models: dict[str, FaceModel], degradation: Degradation = CLEAN
+) -> dict[str, Any]:
     """Runs models over LFW's pairs.
 
     Args:
@@ -89,6 +93,7 @@ def evaluate_lfw(archive: str, pairs_uri: str, detector: str, models: dict[str, 
         pairs_uri: pairs.txt of View 2, or a View 1 file.
         detector: the detector that the models' crops were aligned with.
         models: by name.
+        degradation: put on every aligned crop, on both sides of a pair.
 
     Returns:
         pairs, images, fallback (names of the images that got a centre crop since no face was found),
@@ -117,7 +122,7 @@ def evaluate_lfw(archive: str, pairs_uri: str, detector: str, models: dict[str, 
                 except (OSError, SyntaxError, ValueError) as error:  # what Pillow's decoders raise
                     raise KubefaceError(f"{archive}: {files[name]} cannot be decoded: {error}") from error
                 crop, found = _crop(photograph, detect)
-                crops.append(crop)
+                crops.append(degradation(crop, "probe", name))
                 if not found:
                     fallback.append(name)
             batch = np.stack(crops)

@@ -176,7 +176,13 @@ def evaluate(
 
 
 def lfw(
-    archive: str, pairs: str, model: str = "", backbone: str = "sface", detector: str = "mtcnn", device: str = "auto"
+    archive: str,
+    pairs: str,
+    model: str = "",
+    backbone: str = "sface",
+    detector: str = "mtcnn",
+    degradation: str = "none",
+    device: str = "auto",
 ) -> dict[str, Any]:
     """Measures one model on LFW's View 2 (or View 1) and prints the figures.
 
@@ -186,6 +192,7 @@ def lfw(
         model: Model folder or weights file to measure; empty for the backbone's published weights.
         backbone: Name of the backbone.
         detector: Detector for the alignment, mtcnn or retinaface.
+        degradation: Put on every aligned crop, as noise:60, lowres:14, blur:4, jpeg:5, dark or none.
         device: auto, cpu or cuda.
 
     Returns:
@@ -194,7 +201,9 @@ def lfw(
     Raises:
         KubefaceError: something cannot be read, or an image of a pair is missing.
     """
-    found = evaluate_lfw(archive, pairs, detector, {"model": load_pretrained(backbone, model, choose_device(device))})
+    bad = Degradation.parse(degradation)
+    models = {"model": load_pretrained(backbone, model, choose_device(device))}
+    found = evaluate_lfw(archive, pairs, detector, models, bad)
     figures = found["models"]["model"]
     figures.pop("roc")
     listed = (

@@ -3,7 +3,7 @@
 A model folder holds
 
     model.safetensors   the backbone's weights, float32
-    model.json          backbone, guard or not, preprocessing, alignment, embedding size, sha256 of the weights, training
+    model.json          backbone, guarded or not, preprocessing, alignment, embedding size, sha256 of weights, training
 """
 
 import hashlib

@@ -96,10 +96,11 @@ def timed(step: Callable[..., dict[str, Any]], **arguments: Any) -> dict[str, An
     return figures | {"seconds": round(time.monotonic() - start, 2)}
 
 
-def use_endpoint(url: str) -> None:
-    """Sets the S3 endpoint for this process; empty leaves the environment's."""
-    if url:
-        os.environ["S3_ENDPOINT"] = url
+def use_stores(s3_endpoint: str, weights_mirror: str = "") -> None:
+    """Sets S3 endpoint and mirror of published weights for this process; empty leaves the environment's."""
+    for name, value in (("S3_ENDPOINT", s3_endpoint), ("KUBEFACE_WEIGHTS_MIRROR", weights_mirror)):
+        if value:
+            os.environ[name] = value
 
 
 def run_component(metrics: Any, step: Callable[..., dict[str, Any]], **arguments: Any) -> dict[str, Any]:

@@ -22,14 +22,15 @@ def finetune(
     workers: int = -1,
     seed: int = 0,
     s3_endpoint: str = "",
+    weights_mirror: str = "",
 ) -> None:
     """Fine-tunes a face model on the training images of a split."""
     from pathlib import Path
 
-    from components.faces.runtime import run_component, use_endpoint
+    from components.faces.runtime import run_component, use_stores
     from components.finetune.step import finetune as run
 
-    use_endpoint(s3_endpoint)
+    use_stores(s3_endpoint, weights_mirror)
     run_component(
         metrics,
         run,

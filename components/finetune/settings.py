@@ -152,6 +152,10 @@ def read_settings(recipe: str = "", settings: Mapping[str, Any] | None = None) -
         raise KubefaceError(f"setting {name} is {first['input']!r}: {text}") from None
     require(bool(found.stages()), f"strategy {found.strategy} with its epochs at 0: there is nothing to train")
     require(
+        found.strategy != "scratch" or (found.wise_ft == 1 and not found.guard),
+        "strategy is scratch: wise_ft and guard have no starting weights to keep, leave them out",
+    )
+    require(
         (found.strategy == "partial") == (found.num_layers != 0),
         f"strategy is {found.strategy} and num_layers is {found.num_layers}: partial needs one, the others have none",
     )

@@ -146,7 +146,8 @@ class Trainer:
         self.start = plain_state(self._plain(model.network))
         if scratch:
             torch.manual_seed(seed)
-            fresh = backbone_named(model.backbone).build()
+            known = backbone_named(model.backbone)
+            fresh = known.build_for(self.start) if known.build_for else known.build()
             model.network = fresh.to(self.device).to(memory_format=torch.channels_last)
         self.network = self._plain(model.network)
         # What a backbone itself never trains, such as the fixed scale behind insightface's embeddings, stays so.
@@ -291,7 +292,7 @@ class Trainer:
     def _train_epoch(self, loader: DataLoader[Any], steps: int, images: int, epochs: int, label: str) -> None:
         position, start, saved = self.position, time.monotonic(), time.monotonic()
         set_modes(self.network, self.parts, self.settings)
-        with Progress(label, images, quiet_end=True) as progress:
+        with self._progress(label, images, quiet_end=True) as progress:
             progress.advance(position.step * self.settings.batch_size)
             for batch in loaded(loader):
                 self._set_rate(position.step, steps, epochs)
@@ -317,7 +318,8 @@ class Trainer:
         if self.group.size > 1 and position.step == 0:
             with self.learner.no_sync():  # type: ignore[operator]
                 self._gradients(batch, whole, label)
-            position.accumulate = max(self.group.gather(position.accumulate))
+            if (most := max(self.group.gather(position.accumulate))) > position.accumulate:
+                self._compute_in_parts(most, label)
         loss, right = self._gradients(batch, whole, label)
         if self.settings.clip_norm > 0:
             self.scaler.unscale_(self.optimizer)
@@ -349,13 +351,16 @@ class Trainer:
                 f"{label}: out of memory with {self.least} image{'s' * (self.least > 1)} at a time: give the step more "
                 "memory",
             )
-            position.accumulate *= 2
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
-            self._say(
-                f"{label}: out of memory, batches of {self.settings.batch_size} are now computed in "
-                f"{position.accumulate} parts (accumulate={position.accumulate})"
-            )
+            self._compute_in_parts(2 * position.accumulate, label)
+
+    def _compute_in_parts(self, count: int, label: str) -> None:
+        self.position.accumulate = count
+        self._say(
+            f"{label}: out of memory, batches of {self.settings.batch_size} are now computed in {count} parts "
+            f"(accumulate={count})"
+        )
 
     def _accumulated(self, batch: list[Tensor], whole: int, label: str) -> tuple[float, int]:
         self.optimizer.zero_grad(set_to_none=True)
@@ -538,7 +543,7 @@ class Trainer:
         sums = torch.zeros(len(self.data.identities), self.model.embedding_size, device=self.device)
         self.model.network.eval()
         total = len(InOrder(len(self.data.train), self.group.rank, self.group.size))
-        with torch.no_grad(), Progress("finetune: class means", total) as progress:
+        with torch.no_grad(), self._progress("finetune: class means", total) as progress:
             for _, crops, labels in self.in_order(self.data.train, Degradation()):
                 with self.autocast:
                     embeddings = self.model.network(self.model.prepare(crops))
@@ -561,6 +566,12 @@ class Trainer:
 
     def _moved(self, batch: list[Tensor]) -> list[Tensor]:
         return [tensor.to(self.device, non_blocking=True) for tensor in batch]
+
+    def _progress(self, label: str, total: int, quiet_end: bool = False) -> Progress:
+        """Progress that one process alone tells of."""
+        if self.group.main:
+            return Progress(label, total, quiet_end=quiet_end)
+        return Progress(label, total, interval=math.inf, quiet_end=True)
 
     def _say(self, line: str) -> None:
         if self.group.main:

@@ -6,10 +6,10 @@ from kfp import dsl
 @dsl.component(base_image="localhost/kubeface/ingest:0.1.0", install_kfp_package=False)
 def fingerprint(source: str, s3_endpoint: str = "") -> str:
     """A hash of what is in the source: the cache key of all that follows."""
-    from components.faces.runtime import guarded, use_endpoint
+    from components.faces.runtime import guarded, use_stores
     from components.ingest.step import fingerprint as run
 
-    use_endpoint(s3_endpoint)
+    use_stores(s3_endpoint)
     return guarded(run, source=source)
 
 
@@ -26,10 +26,10 @@ def ingest(
     """Reads one folder of images per identity into a face table."""
     from pathlib import Path
 
-    from components.faces.runtime import run_component, use_endpoint
+    from components.faces.runtime import run_component, use_stores
     from components.ingest.step import ingest as run
 
-    use_endpoint(s3_endpoint)
+    use_stores(s3_endpoint)
     run_component(
         metrics,
         run,

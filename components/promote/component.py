@@ -16,10 +16,10 @@ def promote(
     """Writes the model to the store of models if the gate found it better."""
     from pathlib import Path
 
-    from components.faces.runtime import run_component, use_endpoint
+    from components.faces.runtime import run_component, use_stores
     from components.promote.step import promote as run
 
-    use_endpoint(s3_endpoint)
+    use_stores(s3_endpoint)
     run_component(
         metrics,
         run,

@@ -12,6 +12,7 @@ def split(
     apply_filter: str = "validation",
     heldout_fraction: float = 0.33,
     val_fraction: float = 0.2,
+    val_people_fraction: float = 0.0,
     min_images: int = 2,
     seed: int = 0,
 ) -> None:
@@ -30,6 +31,7 @@ def split(
         apply_filter=apply_filter,
         heldout_fraction=heldout_fraction,
         val_fraction=val_fraction,
+        val_people_fraction=val_people_fraction,
         min_images=min_images,
         seed=seed,
     )

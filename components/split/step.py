@@ -31,6 +31,7 @@ def split(
     apply_filter: str = "validation",
     heldout_fraction: float = 0.33,
     val_fraction: float = 0.2,
+    val_people_fraction: float = 0.0,
     min_images: int = 2,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -49,6 +50,8 @@ def split(
             people), all, or none.
         heldout_fraction: Share of people held out for verification, 0 to less than 1.
         val_fraction: Share of each trained person's images used for validation, 0 to less than 1.
+        val_people_fraction: Share of the trained people who are validated on alone, 0 to less than 1: what is chosen on
+            strangers holds for strangers.
         min_images: Least images of a person after filtering; people with fewer are excluded.
         seed: Seed of the division.
 
@@ -62,15 +65,21 @@ def split(
     require(apply_filter in APPLY, f"apply_filter is '{apply_filter}': use one of {', '.join(APPLY)}")
     require(0 <= heldout_fraction < 1, f"heldout_fraction is {heldout_fraction}: it must lie in 0 to less than 1")
     require(0 <= val_fraction < 1, f"val_fraction is {val_fraction}: it must lie in 0 to less than 1")
+    require(
+        0 <= val_people_fraction < 1, f"val_people_fraction is {val_people_fraction}: it must lie in 0 to less than 1"
+    )
     require(min_images >= 2, f"min_images is {min_images}: a person needs at least 2 images")
     table = Table(aligned, "aligned")
     people = _people(table, Table(filtered, "filter"))
     heldout = {name for name in people if _unit_hash(seed, "person", name) < heldout_fraction}
+    # A hash of its own, so that it moves nobody in or out of those who are held out.
+    validated = {n for n in people if _unit_hash(seed, "val person", n) < val_people_fraction} - heldout
     settings = {
         "aligned": table.sha256,
         "apply_filter": apply_filter,
         "heldout_fraction": heldout_fraction,
         "val_fraction": val_fraction,
+        "val_people_fraction": val_people_fraction,
         "min_images": min_images,
         "seed": seed,
     }
@@ -81,14 +90,13 @@ def split(
         Progress("split", table.rows) as progress,
     ):
         for name in sorted(people):
-            for face, part, reason in _divide(
-                people[name], name in heldout, apply_filter, val_fraction, min_images, seed
-            ):
+            whole = "heldout" if name in heldout else "val" if name in validated else None
+            for face, part, reason in _divide(people[name], whole, apply_filter, val_fraction, min_images, seed):
                 result.add({"image_id": face.image_id, "identity": name, "split": part, "reason": reason})
                 counts[part] += 1
                 identities[part].add(name)
             progress.advance(len(people[name]))
-        _check(identities, len(people), heldout_fraction, min_images)
+        _check(identities, len(people), heldout_fraction, val_people_fraction, min_images)
     return {
         "rows_in": table.rows,
         "rows_out": table.rows - counts["excluded"],
@@ -122,11 +130,12 @@ def _people(table: Table, filtered: Table) -> dict[str, list[Face]]:
 
 
 def _divide(
-    faces: list[Face], heldout: bool, apply_filter: str, val_fraction: float, min_images: int, seed: int
+    faces: list[Face], whole: str | None, apply_filter: str, val_fraction: float, min_images: int, seed: int
 ) -> list[tuple[Face, str, str | None]]:
-    """One person's images with their split, and the reason where that is `excluded`."""
-    if heldout:
-        parts = {face.image_id: "heldout" for face in faces}
+    """One person's images with their split, the same for all where `whole` is given, and the reason where that is
+    `excluded`."""
+    if whole:
+        parts = {face.image_id: whole for face in faces}
     elif any(face.given_split for face in faces):
         parts = {face.image_id: face.given_split or "train" for face in faces}
     else:
@@ -139,7 +148,7 @@ def _divide(
     left = sum(reason is None for reason in reasons.values())
     if left < min_images:
         reasons = {image_id: reason or f"fewer than {min_images} images" for image_id, reason in reasons.items()}
-    elif not heldout and not any(parts[i] == "train" and not reason for i, reason in reasons.items()):
+    elif not whole and not any(parts[i] == "train" and not reason for i, reason in reasons.items()):
         reasons = {image_id: reason or "no image left to train on" for image_id, reason in reasons.items()}
     return [
         (face, "excluded" if reasons[face.image_id] else parts[face.image_id], reasons[face.image_id]) for face in faces
@@ -168,13 +177,16 @@ def _unit_hash(seed: int, kind: str, name: str) -> float:
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
-def _check(identities: dict[str, set[str]], people: int, heldout_fraction: float, min_images: int) -> None:
+def _check(
+    identities: dict[str, set[str]], people: int, heldout_fraction: float, val_people_fraction: float, min_images: int
+) -> None:
     both = identities["heldout"] & (identities["train"] | identities["val"])
     require(not both, f"'{next(iter(both), '')}' is both trained on and held out: this is a bug, please report it")
     require(
         len(identities["train"]) >= 2,
         f"{len(identities['train'])} of {people} people are left to train on, at least 2 are needed: lower "
-        f"heldout_fraction or min_images (now {heldout_fraction:g} and {min_images})",
+        f"heldout_fraction, val_people_fraction or min_images (now {heldout_fraction:g}, {val_people_fraction:g} and "
+        f"{min_images})",
     )
     require(
         heldout_fraction == 0 or len(identities["heldout"]) >= 2,

@@ -20,6 +20,7 @@ from torch import nn
 from components.evaluate.embeddings import Embeddings, embed_batch
 from components.evaluate.lfw import PairsFile, evaluate_lfw, read_pairs
 from components.faces.backbones import Preprocessing
+from components.faces.degrade import Degradation
 from components.faces.detection import make_detector
 from components.faces.errors import KubefaceError
 from components.faces.geometry import align_crop, centre_crop
@@ -227,6 +228,15 @@ def test_accuracy_of_a_fold_uses_the_threshold_of_the_other(
     right = [np.mean((half > cut) == SAME[:8]) for half, cut in ((first, middle[1]), (second, middle[0]))]
     assert found["accuracy"] == pytest.approx(np.mean(right))
     assert found["accuracy_standard_error"] == pytest.approx(np.std(right, ddof=1) / np.sqrt(2))
+
+
+def test_degradation_is_put_on_every_crop(small_lfw: SmallLfw, sface: FaceModel) -> None:
+    where = str(small_lfw.archive), str(small_lfw.pairs), "retinaface", {"m": sface}
+    clean, again, bad = (
+        evaluate_lfw(*where, Degradation.parse(d))["models"]["m"] for d in ("none", "none", "lowres:6")
+    )
+    assert clean == again != bad
+    assert bad["auc"] < clean["auc"]
 
 
 def test_photograph_without_a_face_gets_a_centre_crop(small_lfw: SmallLfw, linear: FaceModel, tmp_path: Path) -> None:

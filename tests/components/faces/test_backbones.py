@@ -23,6 +23,8 @@ from components.faces.fetch import WheelFile
 REFERENCE = Path(__file__).resolve().parents[4] / "shared" / "reference" / "backbones.json"
 REFERENCED = ("iresnet18", "iresnet50", "iresnet100")
 REFERENCED += ("edgeface_xxs", "edgeface_xs_gamma_06", "edgeface_s_gamma_05", "edgeface_base")
+# More of the same layers as a smaller one has: exporting them as well would tell nothing new.
+LARGER = {"iresnet50", "iresnet100", "edgeface_s_gamma_05", "edgeface_base", "resnet50_keras"}
 PARAMETERS = {
     "sface": 9_642_880,
     "iresnet18": 24_025_600,
@@ -163,7 +165,7 @@ def test_rank_of_the_factors() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", sorted(set(BACKBONES) - LARGER))
 def test_exported_to_onnx(name: str, tmp_path: Path) -> None:
     """onnxruntime gives the same embeddings, for another number of images than the one exported with."""
     import onnxruntime

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel, Field
 
 from components.faces.cli import main, parser_of
 from components.faces.errors import KubefaceError
@@ -133,6 +134,101 @@ def test_several_steps_become_subcommands(capsys: pytest.CaptureFixture[str]) ->
             main(steps, arguments)
         assert raised.value.code == 2
     assert "Eats bread." in parser_of(steps).format_help()
+
+
+class Toppings(BaseModel):
+    """What goes on a pizza."""
+
+    cheese: str = Field("mozzarella", description="Kind of cheese, 100 % of it.")
+    olives: int = Field(3, ge=0, description="Number of olives.")
+    hot: bool = Field(False, description="Put chilli on it.")
+    where: tuple[float, float] = Field((0.0, 1.0), description="Place of the first olive.")
+
+
+def pizza(flour: Path, toppings: dict[str, Any] | None = None, salted: bool = True) -> dict[str, Any]:
+    """Bakes a pizza.
+
+    Args:
+        flour: Bag of flour.
+        toppings: What goes on it.
+        salted: Add salt.
+    """
+    if toppings is not None and toppings.get("olives") == "-1":
+        raise KubefaceError("olives is -1: give some")
+    return {"flour": str(flour), "toppings": toppings, "salted": salted}
+
+
+MODELS = {"toppings": Toppings}
+
+
+def test_entries_of_a_model_are_flags_and_only_those_that_are_given_arrive(capsys: pytest.CaptureFixture[str]) -> None:
+    main(pizza, ["--flour", "a"], MODELS)
+    assert output(capsys)["toppings"] == {}
+    main(pizza, ["--flour=a", "--no-salted", "--olives", "7", "--hot", "--where", "0.5", "0.25"], MODELS)
+    figures = output(capsys)
+    assert (figures["flour"], figures["salted"]) == ("a", False)
+    given = {"olives": "7", "hot": True, "where": ["0.5", "0.25"]}
+    assert figures["toppings"] == given
+    assert Toppings(**figures["toppings"]) == Toppings(olives=7, hot=True, where=(0.5, 0.25))
+    main(pizza, ["--flour", "a", "--no-hot"], MODELS)
+    assert output(capsys)["toppings"] == {"hot": False}
+
+
+def test_help_says_what_the_model_says(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    with pytest.raises(SystemExit) as raised:
+        main(pizza, ["--help"], MODELS)
+    assert raised.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "toppings: What goes on it." in text
+    assert "--cheese CHEESE Kind of cheese, 100 % of it. (mozzarella)" in text
+    assert "--hot, --no-hot Put chilli on it. (False)" in text
+    assert "--where WHERE WHERE Place of the first olive. ((0.0, 1.0))" in text
+    assert "--toppings" not in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["--flour", "a", "--onions", "1"], 2, "unrecognized arguments: --onions"),
+        (["--flour", "a", "--where", "1"], 2, "argument --where: expected 2 arguments"),
+        (["--flour", "a", "--olives", "-1"], 1, "error: olives is -1: give some"),
+    ],
+)
+def test_wrong_entries(arguments: list[str], code: int, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as raised:
+        main(pizza, arguments, MODELS)
+    assert raised.value.code == code
+    assert said in capsys.readouterr().err
+
+
+def test_of_several_processes_the_first_prints(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for rank, lines in (("0", True), ("1", False)):
+        monkeypatch.setenv("RANK", rank)
+        main(eat, ["--bread", "rye"])
+        assert bool(capsys.readouterr().out) == lines
+
+
+@pytest.mark.slow
+def test_the_real_finetune_takes_every_setting_as_a_flag(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from components.finetune.settings import Settings
+    from components.finetune.step import finetune
+
+    with pytest.raises(SystemExit):
+        main(finetune, ["--help"], {"settings": Settings})
+    text = capsys.readouterr().out
+    for name in Settings.model_fields:
+        assert f"--{name.replace('_', '-')} " in text or f"--{name.replace('_', '-')}," in text
+    done = run(
+        *("components.finetune", "--aligned", str(tmp_path / "a"), "--split", str(tmp_path / "s")),
+        *("--out", str(tmp_path / "out"), "--epochs", "4", "--strategy", "frozen"),
+        TERMINATION_LOG=str(tmp_path / "log"),
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: setting strategy is 'frozen': input should be 'two_stage', 'full'")
+    assert len(done.stderr.splitlines()) == 1
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -121,9 +121,12 @@ def test_a_component_leaves_its_figures_as_metrics(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "deep" / "metrics").read_text()) == figures
 
 
-def test_the_endpoint_is_set_where_one_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stores_are_set_where_they_are_given(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("S3_ENDPOINT", "http://old:1")
-    runtime.use_endpoint("")
+    runtime.use_stores("")
     assert os.environ["S3_ENDPOINT"] == "http://old:1"
-    runtime.use_endpoint("http://new:2")
+    runtime.use_stores("http://new:2")
     assert os.environ["S3_ENDPOINT"] == "http://new:2"
+    monkeypatch.setenv("KUBEFACE_WEIGHTS_MIRROR", "")
+    runtime.use_stores("", "s3://b/weights")
+    assert os.environ["KUBEFACE_WEIGHTS_MIRROR"] == "s3://b/weights"

@@ -15,20 +15,21 @@ import torch
 from torch import Tensor
 
 from components.finetune.distributed import Group, processes
+from pipelines.store import free_ports
 
 from .conftest import Run, Train, arguments, same, splitting
 
 ROOT = Path(__file__).parents[3]
 LONG: dict[str, Any] = {"epochs": 3, "head_epochs": 1, "lr": 3e-3, "patience": 0}
-# Trainings that two processes do as one does. Batches of 8 leave 4 over; of three validation images one process has one.
+# Trainings that two processes do as one does. Batches of 8 leave 4 over, of three validation images each has its share.
 ALIKE: dict[str, dict[str, Any]] = {
     "usual": LONG | {"batch_size": 8},
     "loss": LONG | {"batch_size": 6, "balance": "loss", "label_smoothing": 0.1, "clip_norm": 1.0, "ema": 0.5},
     "sampler": LONG | {"batch_size": 10, "balance": "sampler", "accumulate": 3, "optimizer": "sgd"},
     "lora": LONG | {"strategy": "lora", "lora_rank": 2, "batch_size": 4},
-    "scratch": LONG | {"strategy": "head_only", "head_epochs": 2, "batch_size": 2},
-    "ends": LONG | {"strategy": "full", "lr": 0.3, "patience": 1, "epochs": 9},
-    "auto": LONG | {"strategy": "full", "wise_ft": "auto", "guard": True, "split": "pairs"},
+    "head": LONG | {"strategy": "head_only", "head_epochs": 2, "batch_size": 2},
+    "ends": LONG | {"strategy": "full", "lr": 0.1, "schedule": "constant", "distill": 0.0, "patience": 1, "epochs": 9},
+    "auto": LONG | {"strategy": "full", "wise_ft": "auto", "guard": True, "split": "pairs", "batch_size": 6},
     "memory": LONG | {"batch_size": 8, "oom": 3},
 }
 
@@ -60,7 +61,10 @@ def faulty(self, images):
     return embeddings, found
 
 Trainer._losses = faulty
-for given in json.loads(Path(trainings).read_text()):
+os.environ.pop("TORCHELASTIC_USE_AGENT_STORE")  # in which a training would find the addresses of the one before
+every = json.loads(Path(trainings).read_text())
+for given in every:
+    os.environ["MASTER_PORT"] = str(given.pop("port"))
     most = given.pop("oom", None)
 
     def short(self, images, most=most):
@@ -69,7 +73,14 @@ for given in json.loads(Path(trainings).read_text()):
         return faulty(self, images)
 
     Trainer._losses = short
+    if len(every) > 1 and (process := os.fork()):  # each in a process of its own, which has nothing left to import
+        if os.waitpid(process, 0)[1]:
+            sys.exit(1)
+        continue
     step.finetune(**{k: Path(v) if k in ("aligned", "split", "out") else v for k, v in given.items()})
+    if len(every) > 1:
+        sys.stdout.flush()
+        os._exit(0)  # torch's threads are not the child's to end
 """
 
 Launch = Callable[..., subprocess.CompletedProcess[str]]
@@ -83,7 +94,10 @@ def launch(tiny_file: Path, aligned_table: Path, split_table: Path, tmp_path_fac
 
     def action(trainings: dict[Path, dict[str, Any]], fault: str = "") -> subprocess.CompletedProcess[str]:
         where = {"aligned": aligned_table, "split": split_table}
-        given = [where | {"out": out} | arguments(choices) for out, choices in trainings.items()]
+        given = [
+            where | {"out": out, "port": port} | arguments(choices)
+            for port, (out, choices) in zip(free_ports(len(trainings)), trainings.items(), strict=True)
+        ]
         driver.with_name("trainings.json").write_text(json.dumps(given, default=str))
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(driver)]
         return subprocess.run(
@@ -106,15 +120,17 @@ def pairs(aligned_table: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 @pytest.fixture(scope="module")
-def together(launch: Launch, pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Run], list[str]]:
-    """The trainings in two processes, and the lines that they printed."""
+def together(
+    launch: Launch, pairs: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[dict[str, Run], list[str], str]:
+    """The trainings in two processes, the lines that they printed, and their standard error."""
     folder = tmp_path_factory.mktemp("together")
     trainings = {
         folder / name: choices | ({"split": pairs} if "split" in choices else {}) for name, choices in ALIKE.items()
     }
     done = launch(trainings)
     assert done.returncode == 0, done.stderr[-3000:]
-    return {out.name: Run(out, {}) for out in trainings}, done.stdout.splitlines()
+    return {out.name: Run(out, {}) for out in trainings}, done.stdout.splitlines(), done.stderr
 
 
 def close(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
@@ -128,7 +144,7 @@ def close(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ALIKE)
 def test_two_processes_give_what_one_gives(
-    name: str, together: tuple[dict[str, Run], list[str]], train: Train, pairs: Path
+    name: str, together: tuple[dict[str, Run], list[str], str], train: Train, pairs: Path
 ) -> None:
     choices = {key: value for key, value in ALIKE[name].items() if key != "oom"}
     alone = train(**choices | ({"split": pairs} if "split" in choices else {}))
@@ -150,21 +166,22 @@ def test_two_processes_give_what_one_gives(
 
 
 @pytest.mark.slow
-def test_they_stop_together_and_early(together: tuple[dict[str, Run], list[str]]) -> None:
+def test_they_stop_together_and_early(together: tuple[dict[str, Run], list[str], str]) -> None:
     rows = together[0]["ends"].history
     assert 1 < len(rows) < 9
     assert rows[-1]["val_loss"] >= min(row["val_loss"] for row in rows[:-1])
 
 
 @pytest.mark.slow
-def test_every_line_is_printed_once(together: tuple[dict[str, Run], list[str]]) -> None:
-    runs, lines = together
-    epochs = [line for line in lines if "loss " in line]
+def test_every_line_is_printed_once(together: tuple[dict[str, Run], list[str], str]) -> None:
+    runs, lines, told = together
+    epochs = [line for line in lines if ": loss " in line]
     assert len(epochs) == sum(len(run.history) for run in runs.values())
     (memory,) = [line for line in lines if "out of memory" in line]
     assert "batches of 8 are now computed in 2 parts (accumulate=2)" in memory
     assert sum("stopped early" in line for line in lines) == 1
     assert len(lines) == len(epochs) + 2
+    assert told.count("finetune: class means: ") == len(runs)
 
 
 @pytest.mark.slow

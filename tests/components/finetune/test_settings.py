@@ -91,6 +91,8 @@ def test_stages(chosen: dict[str, Any], stages: list[int]) -> None:
         ({"optimizer": "adam"}, "setting optimizer is 'adam': input should be 'adamw' or 'sgd'"),
         ({"strategy": "frozen"}, "setting strategy is 'frozen': input should be 'two_stage', 'full', "),
         ({"head": "triplet"}, "setting head is 'triplet'"),
+        ({"strategy": "scratch", "guard": True}, "strategy is scratch: wise_ft and guard have no starting weights"),
+        ({"strategy": "scratch", "wise_ft": 0.5}, "strategy is scratch: wise_ft and guard have no starting weights"),
         ({"amp": "fp8"}, "setting amp is 'fp8'"),
         ({"schedule": "linear"}, "setting schedule is 'linear'"),
         ({"balance": "all"}, "setting balance is 'all'"),

@@ -175,6 +175,18 @@ def test_the_fractions_are_kept() -> None:
     assert all(counts == {"train": 10} for counts in nobody.values())
 
 
+def test_people_kept_for_validation_alone() -> None:
+    people = plain({f"person {number}": 10 for number in range(300)})
+    without = sides(divided(people, heldout_fraction=0.33, val_fraction=0.2))
+    found = sides(divided(people, heldout_fraction=0.33, val_fraction=0.2, val_people_fraction=0.3))
+    alone = {name for name, counts in found.items() if counts == {"val": 10}}
+    assert 36 < len(alone) < 85  # 60 ± 3 standard deviations of 8
+    assert {name: counts for name, counts in without.items() if name not in alone} == {
+        name: counts for name, counts in found.items() if name not in alone
+    }
+    assert all("heldout" not in without[name] for name in alone)
+
+
 def test_another_seed_divides_otherwise() -> None:
     people = plain({f"person {number}": 5 for number in range(40)})
     first, second = divided(people, seed=0), divided(people, seed=1)
@@ -302,6 +314,7 @@ def test_two_runs_give_the_same_bytes(aligned_table: Path, filter_table: Path, t
         ({"heldout_fraction": float("nan")}, "heldout_fraction is nan"),
         ({"val_fraction": 1.0}, "val_fraction is 1.0: it must lie in 0 to less than 1"),
         ({"val_fraction": -1}, "val_fraction is -1"),
+        ({"val_people_fraction": 1.0}, "val_people_fraction is 1.0: it must lie in 0 to less than 1"),
         ({"min_images": 1}, "min_images is 1: a person needs at least 2 images"),
         ({"heldout_fraction": 0.01, "seed": 2}, "0 of 6 people are held out, verification needs at least 2"),
         ({"heldout_fraction": 0.999}, "0 of 6 people are left to train on, at least 2 are needed: lower heldout"),

@@ -1,0 +1,120 @@
+"""The model as ONNX: the same embeddings for any number of crops, and a refusal where they are not."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from components.faces.degrade import Degradation
+from components.faces.errors import KubefaceError
+from components.faces.folders import sha256_file
+from components.faces.images import decode_rgb
+from components.faces.model import FaceModel, load_model, load_pretrained
+from components.faces.table import Table
+from components.finetune import export as export_module
+from components.finetune.export import LEAST_COSINE, OPSET, export_onnx
+
+from .conftest import Train, changed
+
+Crops = NDArray[np.uint8]
+
+
+@pytest.fixture(scope="module")
+def crops(aligned_table: Path) -> Crops:
+    """Thirty aligned faces, every second of them noisy."""
+    noise = Degradation.parse("noise:60")
+    images = [decode_rgb(row["image"]) for rows in Table(aligned_table, "aligned").row_groups() for row in rows]
+    return np.stack([noise(image, number) if number % 2 else image for number, image in enumerate(images)])
+
+
+def embedded(path: Path, crops: Crops) -> NDArray[np.float32]:
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    (given,), (found,) = session.get_inputs(), session.get_outputs()
+    assert (given.name, given.type, given.shape[1:]) == ("crops", "tensor(float)", [3, 112, 112])
+    assert isinstance(given.shape[0], str)  # any number of crops
+    assert found.name == "embeddings"
+    images = np.ascontiguousarray(crops.transpose(0, 3, 1, 2)).astype(np.float32)
+    return np.asarray(session.run(None, {"crops": images})[0])
+
+
+def agrees(path: Path, model: FaceModel, crops: Crops) -> None:
+    """With torch, for any number of crops; unit length included."""
+    for count in (1, 3, 7):
+        for first in (0, 1):
+            ours, theirs = embedded(path, crops[first : first + count]), model.embed(crops[first : first + count])
+            assert ours.shape == theirs.shape
+            assert np.abs(np.linalg.norm(ours, axis=1) - 1).max() < 1e-5
+            assert (ours * theirs).sum(1).min() > 0.99999
+    assert (ours * theirs[::-1])[0].sum() < 0.999  # another crop would be noticed
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        pytest.param({}, id="usual"),
+        pytest.param({"guard": True}, id="guard", marks=pytest.mark.slow),
+        pytest.param({"strategy": "lora", "ema": 0.5}, id="lora", marks=pytest.mark.slow),
+    ],
+)
+def test_a_training_leaves_its_model_as_onnx(
+    choices: dict[str, Any], train: Train, crops: Crops, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = train(**{"strategy": "full", "lr": 3e-3, "onnx": True} | choices)
+    agrees(run.folder / "model.onnx", load_model(run.folder), crops)
+    entry = run.training["onnx"]
+    assert entry == {
+        "file": "model.onnx",
+        "sha256": sha256_file(run.folder / "model.onnx"),
+        "opset": OPSET,
+        "least_cosine": pytest.approx(1, abs=1e-5),
+        "faces": 3,
+    }
+    assert not list(run.folder.glob("*.data"))  # all in one file
+    said = capfd.readouterr()
+    assert all(line.startswith("finetune: ") for line in (said.out + said.err).splitlines())  # the exporter keeps quiet
+
+
+def test_onnx_is_left_out_where_nobody_wants_it(train: Train) -> None:
+    run = train(onnx=False)
+    assert not (run.folder / "model.onnx").exists()
+    assert "onnx" not in run.training
+
+
+@pytest.mark.slow
+def test_a_graph_that_is_another_model_is_refused(
+    tiny: dict[str, Tensor], crops: Crops, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load_pretrained("tiny")
+    cosine = export_module.least_cosine
+
+    def changed_before(path: Path, embedder: torch.nn.Module, images: Tensor) -> float:
+        with torch.no_grad():
+            model.network[8].weight += 0.01 * torch.randn(model.network[8].weight.shape)  # type: ignore[index,union-attr]
+        return cosine(path, embedder, images)
+
+    monkeypatch.setattr(export_module, "least_cosine", changed_before)
+    with pytest.raises(KubefaceError, match=r"^model\.onnx differs from the model: cosine 0\.\d{6} on 30 faces$"):
+        export_onnx(model, tmp_path / "model.onnx", crops)
+    assert 0.999 < LEAST_COSINE < 1
+
+
+@pytest.mark.slow
+def test_the_model_comes_out_as_it_went_in(tiny: dict[str, Tensor], crops: Crops, tmp_path: Path) -> None:
+    model = load_pretrained("tiny")
+    before = model.embed(crops)
+    assert export_onnx(model, tmp_path / "model.onnx", crops) > 0.99999
+    assert not changed(model.network.state_dict(), tiny)
+    assert np.array_equal(model.embed(crops), before)
+    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
+
+
+@pytest.mark.slow
+def test_sface(crops: Crops, tmp_path: Path) -> None:
+    model = load_pretrained("sface")
+    assert export_onnx(model, tmp_path / "model.onnx", crops) > 0.99999
+    agrees(tmp_path / "model.onnx", model, crops)
