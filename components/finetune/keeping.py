@@ -32,7 +32,7 @@ def choose_alpha(
 
 def fit_guard(
     start: nn.Module, tuned: nn.Module, clean: Tensor, degraded: Tensor, val_clean: Tensor, val_degraded: Tensor
-) -> tuple[Guarded, dict[str, float]]:
+) -> tuple[Guarded, dict[str, float | None]]:
     """A guarded model whose gate tells degraded from clean crops by logistic regression.
 
     Args:
@@ -41,11 +41,9 @@ def fit_guard(
         val_clean, val_degraded: the same of validation crops, to measure the gate.
 
     Returns:
-        the model, and the shares of validation crops that go the wrong way.
+        the model, and the shares of validation crops that go the wrong way, None where there are none.
     """
-    require(
-        len(clean) > 0 and len(degraded) > 0, "guard needs clean and degraded crops: set degradation or low_resolution"
-    )
+    require(len(clean) > 0 and len(degraded) > 0, "guard needs clean and degraded crops: set degradation")
     rows = torch.cat([clean, degraded]).double().cpu()
     truth = torch.cat([torch.zeros(len(clean)), torch.ones(len(degraded))])
     mean, spread = rows.mean(0), rows.std(0).clamp(min=1e-6)
@@ -56,7 +54,7 @@ def fit_guard(
         model.weight.copy_(weight)
         model.bias.fill_(float(fitted.intercept_[0]) - float(weight @ mean))
     wrong = {
-        name: float(((found @ model.weight + model.bias > 0) != is_degraded).double().mean()) if len(found) else 0.0
+        name: float(((found @ model.weight + model.bias > 0) != is_degraded).double().mean()) if len(found) else None
         for name, found, is_degraded in (("clean", val_clean, False), ("degraded", val_degraded, True))
     }
     return model, {f"wrong_{name}": share for name, share in wrong.items()}

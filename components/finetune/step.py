@@ -274,7 +274,7 @@ def _finish(trainer: Trainer, settings: Settings, best: State) -> tuple[FaceMode
     return trainer.model, kept
 
 
-def _guarded(trainer: Trainer, start: nn.Module, tuned: nn.Module) -> tuple[nn.Module, dict[str, float]]:
+def _guarded(trainer: Trainer, start: nn.Module, tuned: nn.Module) -> tuple[nn.Module, dict[str, float | None]]:
     found: list[Tensor] = []
     for part_of_data in (trainer.data.train, trainer.data.val):
         pairs = list(islice(_structures(trainer, part_of_data), -(-GATE_CROPS // trainer.settings.batch_size)))

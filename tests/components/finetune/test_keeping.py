@@ -159,8 +159,8 @@ def test_without_validation_crops_nothing_is_measured(crops: list[RGB]) -> None:
     clean, bad, none = structure(crops), structure(crops, "noise:60"), fine_structure_of([])
     assert none.shape == (0, 4)
     assert fit_guard(nn.Identity(), nn.Identity(), clean, bad, none, none)[1] == {
-        "wrong_clean": 0,
-        "wrong_degraded": 0,
+        "wrong_clean": None,
+        "wrong_degraded": None,
     }
 
 
