@@ -437,7 +437,8 @@ class Trainer:
 
     def _better(self, found: Best) -> bool:
         best = self.position.best
-        if self.settings.monitor == "val_auc" and found.val_auc is not None:
+        # Where only strangers are validated there is no loss to go by.
+        if found.val_auc is not None and (self.settings.monitor == "val_auc" or found.val_loss is None):
             return best.val_auc is None or found.val_auc > best.val_auc
         return found.val_loss is None or best.val_loss is None or found.val_loss < best.val_loss
 

@@ -404,10 +404,13 @@ def test_without_validation_images_the_last_epoch_is_the_best(
     assert (run.folder / "checkpoints" / "epoch_01.safetensors").is_file()
 
 
-def test_people_who_are_not_trained_on_are_verified(train: Train, aligned_table: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("monitor", ["val_auc", "val_loss"])
+def test_people_who_are_not_trained_on_are_verified(
+    train: Train, aligned_table: Path, tmp_path: Path, monitor: str
+) -> None:
     """Without a class they have no loss; the AUC is theirs, and may decide which epoch is the best."""
     divided = splitting(aligned_table, tmp_path / "split", {"s1": "ttt", "s3": "ttt", "s2": "vv", "s4": "vv"})
-    run = train(split=divided, monitor="val_auc", epochs=3, lr=3e-3)
+    run = train(split=divided, monitor=monitor, epochs=3, lr=3e-3)
     for row in run.history:
         assert row["val_loss"] is None and row["val_accuracy"] is None
         assert 0 <= row["val_auc"] <= 1
