@@ -17,8 +17,11 @@ from components.faces.degrade import Degradation
 from components.faces.errors import require
 from components.faces.images import RGB
 
-# The changes in the order in which they are made.
-KINDS = ("flip", "crop", "jitter", "cutout", "blur", "low_resolution", "greyscale", "jpeg")
+# The changes of a single crop in the order in which they are made.
+KINDS = ("flip", "crop", "warp", "jitter", "cutout", "blur", "low_resolution", "greyscale", "jpeg")
+# How far a warp goes, as standard deviations: degrees, log size, log stretch, shear, and shifts as shares of width and
+# height.
+WARP = np.array([5.0, 0.06, 0.04, 0.05, 0.027, 0.027])
 # Weights of red, green and blue in grey (ITU-R BT.601), with torchvision's four digits.
 GREY = np.array([[0.2989, 0.587, 0.114]], np.float32)
 # The aspect ratios of cut-outs, as torchvision's RandomErasing has them.
@@ -32,8 +35,12 @@ class Augmentation:
     Args:
         flip: probability of mirroring.
         crop: probability of cutting a part out and enlarging it to the old size.
+        warp: probability of turning, enlarging, stretching and shifting the crop a little, its edges mirrored outwards.
         jitter: strength of colour jitter, 0 to less than 1: brightness, contrast and saturation of every crop are each
             multiplied by a factor drawn from 1 ± jitter.
+        mix: probability of blending in another crop, by a half at most. Teacher and student see the same blend, so that
+            distillation has faces without end to teach on (Beyer et al., "A good teacher is patient and consistent",
+            arXiv 2106.05237); the label stays that of the larger part.
         greyscale: probability of taking the colours away (0.2 in SimCLR, arXiv 2002.05709).
         blur: probability of Gaussian blur (0.5 in SimCLR).
         jpeg: probability of JPEG compression.
@@ -55,7 +62,9 @@ class Augmentation:
 
     flip: float = 0.5
     crop: float = 0.0
+    warp: float = 0.0
     jitter: float = 0.0
+    mix: float = 0.0
     greyscale: float = 0.0
     blur: float = 0.0
     jpeg: float = 0.0
@@ -68,7 +77,7 @@ class Augmentation:
     cutout_area: tuple[float, float] = (0.02, 0.33)
 
     def __post_init__(self) -> None:
-        for name in KINDS:
+        for name in (*KINDS, "mix"):
             require(0 <= getattr(self, name) <= 1, f"{name} is {getattr(self, name)}: it must lie between 0 and 1")
         require(self.jitter < 1, f"jitter is {self.jitter}: it must lie in 0 to less than 1")
         limits = {
@@ -87,14 +96,20 @@ class Augmentation:
 
     def both(self, image: RGB, random: np.random.Generator) -> RGB:
         """What makes another picture of the same face, for the trained model and for its teacher alike: mirrored,
-        cropped, in other colours."""
+        cropped, warped, in other colours."""
         if _happens(self.flip, random):
             image = np.asarray(cv2.flip(image, 1), np.uint8)
         if _happens(self.crop, random):
             image = _crop(image, random.uniform(*self.crop_area), random)
+        if _happens(self.warp, random):
+            image = _warp(image, random)
         if self.jitter > 0:
             image = _jitter(image, self.jitter, random)
         return image
+
+    def mixes(self, random: np.random.Generator) -> bool:
+        """Whether it is this crop's turn to have another blended in."""
+        return _happens(self.mix, random)
 
     def student(self, image: RGB, random: np.random.Generator) -> RGB:
         """What a poor camera makes of the picture, for the trained model only, in the order of a camera: something in
@@ -137,6 +152,25 @@ def _crop(image: RGB, area: float, random: np.random.Generator) -> RGB:
     height, width = image.shape[:2]
     part = image[_place(random, (height, width), (height * area**0.5, width * area**0.5))]
     return np.asarray(cv2.resize(part, (width, height), interpolation=cv2.INTER_LINEAR), np.uint8)
+
+
+def _warp(image: RGB, random: np.random.Generator) -> RGB:
+    """Turned, enlarged, stretched in its width against its height, sheared and shifted about the centre (bilinear)."""
+    height, width = image.shape[:2]
+    angle, size, stretch, shear, right, down = random.standard_normal(6) * WARP
+    cosine, sine = np.cos(np.radians(angle)), np.sin(np.radians(angle))
+    moved = np.array([[np.exp(stretch) * cosine, shear - sine], [sine, np.exp(-stretch) * cosine]]) * np.exp(size)
+    centre = np.array([(width - 1) / 2, (height - 1) / 2])
+    matrix = np.column_stack([moved, centre - moved @ centre + [right * width, down * height]])
+    mirrored = cv2.BORDER_REFLECT_101
+    warped = cv2.warpAffine(image, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=mirrored)
+    return np.asarray(warped, np.uint8)
+
+
+def blend(image: RGB, other: RGB, random: np.random.Generator) -> RGB:
+    """The two faces over each other; the other's share is drawn from 0 to a half."""
+    share = random.uniform(0, 0.5)
+    return np.asarray(cv2.addWeighted(image, 1 - share, other, share, 0), np.uint8)
 
 
 def _jitter(image: RGB, strength: float, random: np.random.Generator) -> RGB:

@@ -20,7 +20,7 @@ from components.faces.errors import KubefaceError, require
 from components.faces.images import RGB, decode_rgb
 from components.faces.seeded import seeded
 from components.faces.table import Table
-from components.finetune.augment import Augmentation
+from components.finetune.augment import Augmentation, blend
 
 # Row groups that are shuffled together and kept as encoded bytes: 16 × 128 crops of about 20 KB are 40 MB.
 WINDOW = 16
@@ -114,7 +114,8 @@ def class_weights(found: Places, classes: int) -> Tensor:
 class FaceCrops(Dataset[tuple[Any, ...]]):
     """Crops by key (index into the places, epoch): the clean crop, the one to train on (both 3×H×W uint8), the class.
 
-    The clean crop is what a teacher sees: as stored, and in training changed by `augmentation.both`. The other is a
+    The clean crop is what a teacher sees: as stored, and in training changed by `augmentation.both` and blended with
+    another of its row group where `augmentation.mix` says so. The other is a
     copy of it as a poor camera would have taken it: in training changed by `augmentation.student`, then degraded. All
     of it depends on the seed, the image and the key's epoch alone. Row groups are read on demand and the last `WINDOW`
     of them kept.
@@ -143,6 +144,7 @@ class FaceCrops(Dataset[tuple[Any, ...]]):
     ) -> None:
         self.places, self.degradation, self.seed, self.augmentation = found, degradation, seed, augmentation
         self.degrade, self.clean = degrade, clean
+        self._starts = found.group_starts()
         self._groups: OrderedDict[tuple[Path, int], list[bytes]] = OrderedDict()
 
     def __len__(self) -> int:
@@ -157,11 +159,20 @@ class FaceCrops(Dataset[tuple[Any, ...]]):
         else:
             random = seeded(self.seed, "augment", epoch, place.image_id)
             clean = self.augmentation.both(clean, random)
+            if self.augmentation.mixes(random):
+                other = self.places[self._neighbour(index, random)]
+                clean = blend(clean, self.augmentation.both(self.image(other), random), random)
             bad = self.augmentation.student(clean, random)
             if random.random() < self.degrade:
                 bad = self.degradation(bad, self.seed, "train", epoch, place.image_id)
         item = torch.from_numpy(bad).permute(2, 0, 1), place.label
         return (torch.from_numpy(clean).permute(2, 0, 1), *item) if self.clean else item
+
+    def _neighbour(self, index: int, random: np.random.Generator) -> int:
+        """Another image of the same row group, which is read already and holds people in random order."""
+        last = int(np.searchsorted(self._starts, index, "right"))
+        first, end = self._starts[last - 1], self._starts[last]
+        return int(first + (index - first + random.integers(1, max(2, end - first))) % (end - first))
 
     def image(self, place: Place) -> RGB:
         """The crop as stored, H×W×3 uint8."""

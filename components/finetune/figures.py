@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from components.faces.images import RGB
 from components.faces.seeded import seeded
-from components.finetune.augment import Augmentation
+from components.finetune.augment import Augmentation, blend
 from components.finetune.data import FaceCrops
 
 # file → (label of the axis, the history's columns with their names in the legend)
@@ -78,6 +78,11 @@ def draw_augmentations(crops: FaceCrops, path: Path) -> None:
             random = seeded(crops.seed, "figure", kind, image_id)
             made.append(alone.student(alone.both(image, random), random))
         rows[_label(kind, augmentation)] = made
+    if augmentation.mix > 0:
+        others = [image for _, image in faces[1:] + faces[:1]]
+        rows["mix"] = [
+            blend(f, o, seeded(crops.seed, "figure", "mix", i)) for (i, f), o in zip(faces, others, strict=True)
+        ]
     if crops.degradation:
         rows[str(crops.degradation)] = [crops.degradation(image, crops.seed, "figure", i) for i, image in faces]
     for epoch in (1, 2):

@@ -34,6 +34,9 @@ class Settings(BaseModel):
     num_layers: int = Field(
         0, description="For partial: train the last N convolutions and linear layers, the first N when negative."
     )
+    frozen_layers: Count = Field(
+        0, description="For partial with num_layers negative: of those, the first that stay frozen all the same."
+    )
     layer_decay: float = Field(
         0.8, gt=0, le=1, description="For differential: factor on the learning rate from each layer to the one before."
     )
@@ -107,7 +110,9 @@ class Settings(BaseModel):
     degrade: Share = Field(1.0, description="Share of training crops that the degradation is put on.")
     flip: Share = Field(0.5, description="Probability of mirroring a training crop.")
     crop: Share = Field(0.0, description="Probability of cutting out a part and enlarging it.")
+    warp: Share = Field(0.0, description="Probability of turning, enlarging, stretching and shifting a little.")
     jitter: float = Field(0.2, ge=0, lt=1, description="Strength of colour jitter.")
+    mix: Share = Field(0.0, description="Probability of blending in another face, by a half at most.")
     greyscale: Share = Field(0.0, description="Probability of taking the colour away.")
     blur: Share = Field(0.0, description="Probability of a Gaussian blur.")
     jpeg: Share = Field(0.0, description="Probability of a strong JPEG compression.")
@@ -158,6 +163,11 @@ def read_settings(recipe: str = "", settings: Mapping[str, Any] | None = None) -
     require(
         (found.strategy == "partial") == (found.num_layers != 0),
         f"strategy is {found.strategy} and num_layers is {found.num_layers}: partial needs one, the others have none",
+    )
+    require(
+        found.frozen_layers == 0 or found.frozen_layers < -found.num_layers,
+        f"frozen_layers is {found.frozen_layers} and num_layers is {found.num_layers}: it takes some away from the "
+        "first layers that a negative num_layers trains",
     )
     return found
 

@@ -70,8 +70,8 @@ def trained_parts(network: nn.Module, settings: Settings) -> list[Part]:
             abs(count) <= len(found),
             f"num_layers is {count}: the backbone has {len(found)} convolutions and linear layers",
         )
-        chosen = found[-count:] if count > 0 else found[:-count]
-        return [Part([module for layer in chosen for module in layer])]
+        chosen = range(len(found) - count, len(found)) if count > 0 else range(settings.frozen_layers, -count)
+        return [Part([module for layer in chosen for module in found[layer]])]
     if settings.strategy == "differential":
         # Layer-wise learning-rate decay (Howard and Ruder, ULMFiT, arXiv 1801.06146; Clark et al., arXiv 2003.10555).
         return [Part(layer, settings.layer_decay**depth) for depth, layer in enumerate(reversed(found))]

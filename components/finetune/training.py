@@ -581,7 +581,7 @@ class Trainer:
 
 def augmentation(settings: Settings) -> Augmentation:
     """The augmentation that the settings ask for."""
-    names = ("flip", "crop", "jitter", "greyscale", "blur", "jpeg", "low_resolution", "cutout")
+    names = ("flip", "crop", "warp", "jitter", "mix", "greyscale", "blur", "jpeg", "low_resolution", "cutout")
     return Augmentation(**{name: getattr(settings, name) for name in names})
 
 

@@ -295,7 +295,7 @@ def train_rows(folder: Path, rows: int) -> None:
     safetensors.torch.save_file(dict(build().state_dict()), place / "small.safetensors")
     weights = str(place / "small.safetensors")
     BACKBONES["small"] = Backbone("small", build, Preprocessing(112, "rgb", 127.5, 128.0), 64, weights, "none")
-    settings = {"epochs": 1, "head_epochs": 1, "onnx": False}
+    settings = {"strategy": "full", "epochs": 1, "onnx": False}
     finetune(place / "aligned", place / "split", place / "model", backbone="small", settings=settings)
     shutil.rmtree(place)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)

@@ -6,6 +6,8 @@ A block is batch norm, convolution, batch norm, PReLU, convolution, batch norm, 
 
 from torch import Tensor, nn
 
+from components.faces.backbones.prelu import PReLU
+
 EMBEDDING_SIZE = 512
 
 
@@ -17,7 +19,7 @@ class Block(nn.Module):
         self.bn1 = nn.BatchNorm2d(inputs)
         self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(outputs)
-        self.prelu = nn.PReLU(outputs)
+        self.prelu = PReLU(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, stride, padding=1, bias=False)
         self.bn3 = nn.BatchNorm2d(outputs)
         self.downsample = (
@@ -47,7 +49,7 @@ class IResNet(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
-        self.prelu = nn.PReLU(64)
+        self.prelu = PReLU(64)
         self.layer1 = _stage(64, 64, blocks[0])
         self.layer2 = _stage(64, 128, blocks[1])
         self.layer3 = _stage(128, 256, blocks[2])

@@ -3,6 +3,8 @@
 
 from torch import Tensor, nn
 
+from components.faces.backbones.prelu import PReLU
+
 EMBEDDING_SIZE = 512
 
 
@@ -23,7 +25,7 @@ def _convolution(inputs: int, outputs: int, kernel: int, stride: int = 1, groups
     return Layers(
         nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False),
         nn.BatchNorm2d(outputs),
-        nn.PReLU(outputs),
+        PReLU(outputs),
     )
 
 

@@ -3,6 +3,7 @@
 9.64 M parameters; input 112×112 RGB; Apache-2.0.
 """
 
+import contextlib
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
+from components.faces.backbones.prelu import PReLU
 from components.faces.errors import KubefaceError
 
 # (input channels, output channels, stride of the depthwise convolution) of the separable blocks conv_2 … conv_14
@@ -33,7 +35,7 @@ class ConvBlock(nn.Sequential):
         super().__init__()
         self.conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
         self.bn = nn.BatchNorm2d(outputs, eps=1e-3)
-        self.act = nn.PReLU(outputs)
+        self.act = PReLU(outputs)
 
     def forward(self, images: Tensor) -> Tensor:
         if self.bn.training or not isinstance(self.conv, nn.Conv2d):  # the latter with an adapter around it
@@ -46,8 +48,13 @@ class ConvBlock(nn.Sequential):
         weight = self.conv.weight * factor[:, None, None, None]
         bias = self.bn.bias - mean * factor
         conv = self.conv
-        maps = conv2d(images, weight, bias, conv.stride, conv.padding, groups=conv.groups)
-        return self.act(maps)  # type: ignore[no-any-return]
+        # oneDNN's way back through a strided depthwise convolution takes several times as long in bf16.
+        whole = images.device.type == "cpu" and images.requires_grad and conv.groups > 1 and conv.stride != (1, 1)
+        with torch.autocast(images.device.type, enabled=False) if whole else contextlib.nullcontext():
+            maps = conv2d(
+                images.float() if whole else images, weight, bias, conv.stride, conv.padding, groups=conv.groups
+            )
+        return self.act(maps.to(images.dtype) if whole else maps)  # type: ignore[no-any-return]
 
 
 class SFace(nn.Module):

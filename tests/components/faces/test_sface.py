@@ -134,6 +134,25 @@ def test_folding_passes_the_gradient_on() -> None:
         assert torch.allclose(one, other, rtol=1e-3, atol=1e-3), name
 
 
+@pytest.mark.parametrize(("stride", "groups"), [(2, 8), (1, 8), (2, 1)])
+def test_gradients_in_bf16(stride: int, groups: int) -> None:
+    """A strided depthwise convolution is computed in float32, and nothing else; maps stay bf16 either way."""
+    block = ConvBlock(8, 8, 3, stride, groups).eval()
+    randomise(block, stride)
+    images = torch.randn(2, 8, 9, 9, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    kinds = []
+    block.act.register_forward_pre_hook(lambda _, given: kinds.append(given[0].dtype))
+    found = []
+    for amp in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=amp):
+            maps = block(images.bfloat16() if amp else images)
+        found.append(torch.autograd.grad(maps.float().square().sum(), [images, *block.parameters()]))
+    assert kinds == [torch.float32, torch.bfloat16]
+    for whole, half in zip(*found, strict=True):
+        assert half.dtype == torch.float32
+        assert torch.nn.functional.cosine_similarity(whole.flatten(), half.flatten(), dim=0) > 0.999
+
+
 def test_the_whole_network_is_the_plain_one(model: FaceModel, crops: RGB) -> None:
     network = model.network
     images = model.prepare(torch.from_numpy(crops[:3]).permute(0, 3, 1, 2))

@@ -18,9 +18,10 @@ from components.faces.errors import KubefaceError
 from components.faces.images import RGB, decode_rgb
 from components.faces.seeded import seeded
 from components.faces.table import Table
+from components.finetune import augment
 from components.finetune.augment import KINDS, Augmentation
 
-BOTH, STUDENT = KINDS[:3], KINDS[3:]
+BOTH, STUDENT = KINDS[:4], KINDS[4:]
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +81,7 @@ def test_each_happens_with_its_probability(kind: str, probability: float, crop: 
 
 
 @given(
-    probabilities=st.tuples(*[st.sampled_from([0.0, 0.5, 1.0])] * 7),
+    probabilities=st.tuples(*[st.sampled_from([0.0, 0.5, 1.0])] * 8),
     jitter=st.sampled_from([0.0, 0.3]),
     seed=st.integers(0, 2**32),
 )
@@ -95,7 +96,7 @@ def test_the_generator_alone_decides(probabilities: tuple[float, ...], jitter: f
 
 
 def test_another_key_gives_another_crop(crop: RGB) -> None:
-    augmentation = Augmentation(0.5, 0.5, 0.2, 0.5, 0.5, 0.5, 0.5, 0.5)
+    augmentation = Augmentation(**dict.fromkeys(KINDS, 0.5) | {"jitter": 0.2})
     made = [make(augmentation, crop, seed).tobytes() for seed in range(20)]
     assert len(set(made)) == 20
 
@@ -120,7 +121,7 @@ def test_nothing_gives_the_image_itself(crop: RGB) -> None:
 
 
 def test_alone() -> None:
-    augmentation = Augmentation(0.5, 0.0, 0.2, jpeg=0.1, jpeg_quality=(5, 9))
+    augmentation = Augmentation(0.5, jitter=0.2, jpeg=0.1, jpeg_quality=(5, 9))
     assert augmentation.alone() == {
         "flip": Augmentation(1.0, jpeg_quality=(5, 9)),
         "jitter": Augmentation(0.0, jitter=0.2, jpeg_quality=(5, 9)),
@@ -161,6 +162,41 @@ def test_crop_is_torchvisions_resized_crop(crop: RGB) -> None:
         for left in range(34)
     ]
     assert min(candidates) <= 2 and sorted(candidates)[1] > 10
+
+
+def test_warp_is_torchvisions_affine(crop: RGB, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Turned, enlarged and shifted as theirs, to what interpolation at 1/32 of a pixel leaves."""
+    smooth = np.asarray(cv2.GaussianBlur(crop, (0, 0), 3), np.uint8)
+    for seed in range(5):
+        angle, size, _, _, right, down = seeded(seed).standard_normal(6) * augment.WARP
+        with monkeypatch.context() as patch:
+            patch.setattr(augment, "WARP", augment.WARP * [1, 1, 0, 0, 1, 1])
+            ours = make(only("warp"), smooth, seed)
+        expected = torch.from_numpy(smooth).permute(2, 0, 1).float()
+        expected = functional.affine(
+            expected, float(angle), [right * 112, down * 112], float(np.exp(size)), [0.0, 0.0],
+            interpolation=functional.InterpolationMode.BILINEAR, fill=-1000.0,
+        )  # fmt: skip
+        there = expected.permute(1, 2, 0).numpy()
+        inside = there.min(2) >= 0
+        assert inside.mean() > 0.5
+        assert np.abs(ours - there)[inside].mean() < 1
+
+
+def test_warp_is_a_linear_map_near_none() -> None:
+    """Pixels that say where they come from: one linear map for all of a crop, and none that takes a face away."""
+    rows, columns = np.mgrid[:112, :112] * 2
+    image = np.dstack([columns, rows, rows]).astype(np.uint8)
+    middle = np.mgrid[46:66, 46:66].reshape(2, -1).T
+    maps = []
+    for seed in range(40):
+        came = make(only("warp"), image, seed)[46:66, 46:66].reshape(-1, 3)[:, 1::-1] / 2.0
+        found, rest, *_ = np.linalg.lstsq(np.column_stack([middle, np.ones(400)]), came, rcond=None)
+        assert (rest / 400).max() < 0.1
+        maps.append(found)
+    spread = np.array(maps)
+    assert np.abs(spread.mean(0)[:2] - np.eye(2)).max() < 0.06
+    assert spread.std(0)[:2].min() > 0.02 and spread.std(0)[:2].max() < 0.2
 
 
 @given(seed=st.integers(0, 2**32), strength=st.floats(0.01, 0.9))
@@ -260,6 +296,7 @@ def test_a_camera_compresses_last(crop: RGB) -> None:
     ("settings", "said"),
     [
         ({"flip": 1.1}, "flip is 1.1: it must lie between 0 and 1"),
+        ({"mix": 2.0}, "mix is 2.0: it must lie between 0 and 1"),
         ({"cutout": -0.1}, "cutout is -0.1: it must lie between 0 and 1"),
         ({"blur": float("nan")}, "blur is nan"),
         ({"jitter": 1.0}, "jitter is 1.0: it must lie in 0 to less than 1"),

@@ -24,12 +24,12 @@ from components.faces.errors import KubefaceError
 from components.faces.images import RGB, decode_rgb
 from components.faces.table import Table, TableWriter
 from components.finetune import data as data_module
-from components.finetune.augment import Augmentation
+from components.finetune.augment import KINDS, Augmentation
 from components.finetune.data import AGAIN, Batches, FaceCrops, InOrder, Place, Places, class_weights, loaded, places
 
 NOISE = Degradation.parse("noise:60")
 STILL = Augmentation(flip=0)
-MUCH = Augmentation(0.5, 0.5, 0.3, 0.5, 0.5, 0.5, 0.5, 0.5)
+MUCH = Augmentation(**dict.fromkeys((*KINDS, "mix"), 0.5) | {"jitter": 0.3})
 
 
 @pytest.fixture(scope="module")
@@ -442,6 +442,36 @@ def test_a_share_of_the_training_crops_is_degraded(found: Places, degrade: float
     for index in range(5):  # whichever are, they are degraded as they always are
         clean, bad_or_not, _ = some[index, 1]
         assert torch.equal(bad_or_not, clean) or torch.equal(bad_or_not, FaceCrops(found, NOISE, 0, MUCH)[index, 1][1])
+
+
+def test_a_mixed_crop_is_mostly_its_own_face(found: Places, pixels: dict[str, RGB]) -> None:
+    """Another image of its row group lies over it, by a half at most; the label stays."""
+    crops = FaceCrops(found, Degradation(), 0, Augmentation(flip=0, mix=1.0))
+    starts, shares, others = found.group_starts(), [], set()
+    for index in range(0, len(found), 3):
+        clean, seen, label = crops[index, 1]
+        assert torch.equal(clean, seen) and label == found[index].label
+        own = pixels[found[index].image_id].astype(float)
+        group = int(np.searchsorted(starts, index, "right"))
+        left = []
+        for other in range(starts[group - 1], starts[group]):
+            over = pixels[found[other].image_id].astype(float) - own
+            if other != index:
+                share = float((over * (as_rgb(clean) - own)).sum() / (over**2).sum())
+                left.append((np.abs(own + share * over - as_rgb(clean)).max(), share, other))
+        error, share, other = min(left)
+        assert error < 1
+        shares.append(share)
+        others.add(other)
+    assert 0 <= min(shares) < 0.1 and 0.4 < max(shares) <= 0.51
+    assert len(others) > len(shares) / 3
+
+
+def test_an_image_alone_in_its_row_group_mixes_with_itself(aligned_table: Path) -> None:
+    table = Table(aligned_table, "aligned")
+    one = places(table, dict.fromkeys([next(table.row_groups(["image_id"]))[0]["image_id"]], 0))
+    clean, _, _ = FaceCrops(one, Degradation(), 0, Augmentation(flip=0, mix=1.0))[0, 1]
+    assert torch.equal(clean, FaceCrops(one, Degradation(), 0)[0, 1][0])
 
 
 def test_the_student_alone_sees_the_poor_camera(found: Places) -> None:

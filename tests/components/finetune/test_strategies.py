@@ -118,6 +118,8 @@ def trained(**chosen: Any) -> dict[str, Any]:
         (trained(strategy="partial", num_layers=3), {0, 1, 2}),
         (trained(strategy="partial", num_layers=-1), {0}),
         (trained(strategy="partial", num_layers=-2), {0, 1}),
+        (trained(strategy="partial", num_layers=-2, frozen_layers=1), {1}),
+        (trained(strategy="partial", num_layers=-3, frozen_layers=1), {1, 2}),
         (trained(strategy="differential", layer_decay=0.5), {0, 1, 2}),
     ],
     ids=lambda value: "-".join(f"{v}" for k, v in value.items() if k != "lr") if isinstance(value, dict) else "",
