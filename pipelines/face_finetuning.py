@@ -43,6 +43,8 @@ def face_finetuning(
     source: str,
     models: str,
     name: str = "face-model",
+    listing: str = "",
+    identity_pattern: str = "",
     degradation: str = "none",
     backbone: str = "sface",
     pretrained: str = "",
@@ -77,6 +79,10 @@ def face_finetuning(
         source: Images, one folder per person: s3://bucket/prefix, a folder, or a .tar, .tgz or .zip.
         models: Where promoted models are written, s3://bucket/models or a folder.
         name: Name of the model below `models`.
+        listing: Who is in which image of the source, as CSV or Parquet (path, identity, perhaps split; others are
+            groups); empty where folders or names say it.
+        identity_pattern: Regular expression whose first group, found in a file's name, is the person, as ^(\\d+)_;
+            empty for the folder's name.
         degradation: What your cameras do to faces: noise:60, lowres:14, blur:4, jpeg:5, dark, or none. Put on
             training and validation crops and on the held-out people.
         backbone: Name of the architecture, such as sface, iresnet50 or edgeface_xs_gamma_06.
@@ -110,12 +116,14 @@ def face_finetuning(
             for KUBEFACE_WEIGHTS_MIRROR of the steps' environment, or the publishers.
         seed: Seed of everything random.
     """
-    seen = fingerprint(source=source, s3_endpoint=s3_endpoint)
+    seen = fingerprint(source=source, listing=listing, s3_endpoint=s3_endpoint)
     place(seen, cpu="500m", memory="1Gi", s3=True)
     seen.set_caching_options(False)  # it is what tells the others whether the source has changed
 
     ingested = ingest(
         source=source,
+        listing=listing,
+        identity_pattern=identity_pattern,
         source_fingerprint=seen.output,
         max_pixels=max_pixels,
         seed=seed,

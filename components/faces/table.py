@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from components.faces.errors import KubefaceError
 from components.faces.folders import new_folder, read_json, sha256_file, write_json
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 ROW_GROUP_ROWS = 128
 SHARD_BYTES = 192 * 2**20
 
@@ -26,6 +26,7 @@ _FACE_FIELDS = [
     pa.field("identity", pa.string(), nullable=False),
     pa.field("source", pa.string(), nullable=False),  # the name of the image below the data source
     pa.field("given_split", pa.string()),  # train or val where the source came divided, else null
+    pa.field("groups", pa.string()),  # what else is known of it, as JSON: {"camera": "door", "resolution": "low"}
     pa.field("image", pa.binary(), nullable=False),  # JPEG or PNG bytes
     pa.field("width", pa.int32(), nullable=False),
     pa.field("height", pa.int32(), nullable=False),

@@ -4,13 +4,13 @@ from kfp import dsl
 
 
 @dsl.component(base_image="localhost/kubeface/ingest:0.1.0", install_kfp_package=False)
-def fingerprint(source: str, s3_endpoint: str = "") -> str:
+def fingerprint(source: str, listing: str = "", s3_endpoint: str = "") -> str:
     """A hash of what is in the source: the cache key of all that follows."""
     from components.faces.runtime import guarded, use_stores
     from components.ingest.step import fingerprint as run
 
     use_stores(s3_endpoint)
-    return guarded(run, source=source)
+    return guarded(run, source=source, listing=listing)
 
 
 @dsl.component(base_image="localhost/kubeface/ingest:0.1.0", install_kfp_package=False)
@@ -18,12 +18,14 @@ def ingest(
     source: str,
     faces: dsl.Output[dsl.Dataset],
     metrics: dsl.Output[dsl.Metrics],
+    listing: str = "",
+    identity_pattern: str = "",
     source_fingerprint: str = "",
     max_pixels: int = 50_000_000,
     seed: int = 0,
     s3_endpoint: str = "",
 ) -> None:
-    """Reads one folder of images per identity into a face table."""
+    """Reads the images of a source into a face table."""
     from pathlib import Path
 
     from components.faces.runtime import run_component, use_stores
@@ -35,6 +37,8 @@ def ingest(
         run,
         source=source,
         out=Path(faces.path),
+        listing=listing,
+        identity_pattern=identity_pattern,
         expected_fingerprint=source_fingerprint,
         max_pixels=max_pixels,
         seed=seed,

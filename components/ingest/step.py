@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,48 +12,65 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+from pillow_heif import register_heif_opener
 
 from components.faces.errors import require
+from components.faces.fetch import fetch, split_checksum
+from components.faces.folders import sha256_file
 from components.faces.images import encode_png
 from components.faces.progress import Progress
 from components.faces.runtime import VERSION
 from components.faces.sources import Source, open_source
 from components.faces.table import TableWriter
+from components.ingest.naming import LISTINGS, Label, Naming, by_folder, by_listing, by_pattern
 
-SPLITS = ("train", "val")
-FORMATS = ("JPEG", "PNG", "PPM", "BMP", "WEBP", "TIFF", "GIF")
+FORMATS = ("JPEG", "PNG", "PPM", "BMP", "WEBP", "TIFF", "GIF", "AVIF", "HEIF")
+register_heif_opener()
 THREADS = 16  # an object store answers many requests at once, and decoding leaves the interpreter lock
 
 
-def fingerprint(source: str) -> str:
+def fingerprint(source: str, listing: str = "") -> str:
     """A hash of what is in a source: names, sizes and version marks (ETags in S3), without reading the images.
 
     Args:
-        source: folder, s3:// prefix, or archive.
+        source: folder, s3:// prefix, or archive; or a listing of images that lie beside it.
+        listing: who is in which image, as CSV or Parquet; empty where folders or names say it.
 
     Returns:
-        64 hex digits that change when a file is added, removed or replaced.
+        64 hex digits that change when a file or the listing changes, and when a file is added or removed.
 
     Raises:
         KubefaceError: the source is not there, cannot be reached or holds no file.
     """
+    source, listing = _apart(source, listing)
     with open_source(source) as opened:
         require(bool(opened.files), _empty(source))
-        return _fingerprint(opened)
+        return _fingerprint(opened, listing)
 
 
 def ingest(
-    source: str, out: Path, expected_fingerprint: str = "", max_pixels: int = 50_000_000, seed: int = 0
+    source: str,
+    out: Path,
+    listing: str = "",
+    identity_pattern: str = "",
+    expected_fingerprint: str = "",
+    max_pixels: int = 50_000_000,
+    seed: int = 0,
 ) -> dict[str, Any]:
-    """Reads one folder of images per identity into a face table.
+    """Reads the images of a source into a face table.
 
-    The folder that an image lies in names its identity; where `train/` and `val/` lie above those
-    folders, the division is kept. Images that cannot be used are listed in rejected.csv and counted by
+    The folder that an image lies in names its identity, or its name does, or a listing; where `train/` and `val/` lie
+    above those folders, the division is kept. Images that cannot be used are listed in rejected.csv and counted by
     reason. Pixels are kept: JPEG and PNG files that need no turning stay as they are, others become PNG.
 
     Args:
-        source: Folder, s3://bucket/prefix, or a .tar, .tgz or .zip (path, s3:// or https:// with #sha256=…).
+        source: Folder, s3://bucket/prefix, or a .tar, .tgz or .zip (path, s3:// or https:// with #sha256=…); or a
+            listing of images that lie beside it.
         out: Folder to write the face table to.
+        listing: CSV or Parquet file (path, s3:// or https:// with #sha256=…) with columns path, identity and perhaps
+            split (train, val); other columns are kept as groups. Only images that it lists are read.
+        identity_pattern: Regular expression whose first group, found in a file's name, is the identity, as ^(\\d+)_;
+            empty for the folder's name.
         expected_fingerprint: Stop if the source no longer has this fingerprint; empty for no check.
         max_pixels: Largest width × height in pixels; larger images are rejected.
         seed: Seed of the order in which rows are stored.
@@ -61,37 +79,51 @@ def ingest(
         rows_in (files), rows_out (images), identities, rejected.
 
     Raises:
-        KubefaceError: no image at all, one identity only, two folders of the same name, or a source that
-            cannot be reached or has changed.
+        KubefaceError: no image at all, one identity only, two folders of the same name, a listing or pattern that
+            cannot be used, or a source that cannot be reached or has changed.
     """
+    source, listing = _apart(source, listing)
+    require(not (listing and identity_pattern), "listing and identity_pattern both name people: give one of them")
+    naming: Naming = by_pattern(identity_pattern) if identity_pattern else by_folder
     with open_source(source) as opened:
         require(
-            expected_fingerprint in ("", _fingerprint(opened)),
+            expected_fingerprint in ("", _fingerprint(opened, listing)),
             f"{source} changed while the run began: start it again",
         )
-        names = sorted((file.name for file in opened.files if not _hidden(file.name)), key=lambda n: _rank(seed, n))
-        require(bool(names), _empty(source))
-        settings = {"source": source, "max_pixels": max_pixels, "seed": seed}
+        there = {file.name for file in opened.files}
+        missing: set[str] = set()
+        names = [name for name in there if not _hidden(name)]
+        if listing:
+            labels = by_listing(listing)
+            naming, names, missing = labels.get, sorted(labels.keys() & there), labels.keys() - there
+        names.sort(key=lambda name: _rank(seed, name))
+        require(
+            bool(names), _empty(source) if not missing else f"{source} holds none of the images that {listing} lists"
+        )
+        settings = {"source": source, "listing": listing, "identity_pattern": identity_pattern,
+                    "max_pixels": max_pixels, "seed": seed}  # fmt: skip
         with (
             TableWriter(out, "faces", f"ingest {VERSION}", settings) as table,
             Progress("ingest", len(names)) as progress,
         ):
-            folders: dict[str, str] = {}
-            for image in _read_all(opened, names, max_pixels):
+            for name in missing:
+                table.reject(name, "missing_file", f"{listing} lists it")
+            places: dict[str, str] = {}
+            for image in _read_all(opened, names, naming, max_pixels):
                 if isinstance(image, Reject):
                     table.reject(image.source, image.reason, image.detail)
                 else:
-                    _one_folder(folders, image.identity, image.folder)
+                    _one_place(places, image.label)
                     table.add(image.row())
                 progress.advance()
             require(table.rows > 0, f"{source}: none of the {len(names)} files is a usable image ({table.rejected})")
             require(
                 table.identities > 1,
-                f"{source} holds one identity only ('{next(iter(folders))}'): put the images of each person into a "
-                "folder of their own",
+                f"{source} holds one identity only ('{next(iter(places))}'): put the images of each person into a "
+                "folder of their own, or give identity_pattern or listing",
             )
     return {
-        "rows_in": len(names),
+        "rows_in": len(names) + len(missing),
         "rows_out": table.rows,
         "identities": table.identities,
         "rejected": sum(table.rejected.values()),
@@ -112,9 +144,7 @@ class Ingested:
     """A usable image on its way into the table."""
 
     source: str
-    identity: str
-    folder: str
-    given_split: str | None
+    label: Label
     image: bytes
     width: int
     height: int
@@ -124,17 +154,26 @@ class Ingested:
         digest = hashlib.sha256(self.source.encode("utf-8", "surrogateescape") + b"\0" + self.image)
         return {
             "image_id": digest.hexdigest()[:16],
-            "identity": self.identity,
+            "identity": self.label.identity,
             "source": self.source,
-            "given_split": self.given_split,
+            "given_split": self.label.given_split,
+            "groups": json.dumps(self.label.groups, sort_keys=True, ensure_ascii=False) if self.label.groups else None,
             "image": self.image,
             "width": self.width,
             "height": self.height,
         }
 
 
-def _fingerprint(opened: Source) -> str:
-    digest = hashlib.sha256()
+def _apart(source: str, listing: str) -> tuple[str, str]:
+    """Source and listing, where the source is a listing of what lies beside it."""
+    if listing or not split_checksum(source)[0].lower().endswith(LISTINGS):
+        return source, listing
+    folder, slash, _ = split_checksum(source)[0].rpartition("/")
+    return (folder if slash else ".") or "/", source
+
+
+def _fingerprint(opened: Source, listing: str) -> str:
+    digest = hashlib.sha256(sha256_file(fetch(listing)).encode() if listing else b"")
     for file in opened.files:
         digest.update(f"{file.name}\0{file.size}\0{file.version}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
@@ -153,11 +192,14 @@ def _rank(seed: int, name: str) -> bytes:
     return hashlib.sha256(f"{seed}\0{name}".encode("utf-8", "surrogateescape")).digest()
 
 
-def _read_all(opened: Source, names: list[str], max_pixels: int) -> Iterator[Ingested | Reject]:
+def _read_all(opened: Source, names: list[str], naming: Naming, max_pixels: int) -> Iterator[Ingested | Reject]:
     """Reads and decodes in threads, a bounded number ahead, and yields in the order of `names`."""
 
     def load(name: str) -> Ingested | Reject:
-        return _load(name, opened.read(name), max_pixels)
+        label = naming(name)
+        if label is None:
+            return Reject(name, "no_identity", "neither its folder nor its name says who it is")
+        return _load(name, label, opened.read(name), max_pixels)
 
     with ThreadPoolExecutor(THREADS) as pool:
         ahead: deque[Future[Ingested | Reject]] = deque()
@@ -173,11 +215,8 @@ def _read_all(opened: Source, names: list[str], max_pixels: int) -> Iterator[Ing
                 future.cancel()
 
 
-def _load(name: str, data: bytes, max_pixels: int) -> Ingested | Reject:
+def _load(name: str, label: Label, data: bytes, max_pixels: int) -> Ingested | Reject:
     """Decodes one file in full, so that a truncated one is found here and not in training."""
-    path = PurePosixPath(name)
-    if len(path.parts) < 2:
-        return Reject(name, "no_identity", "the file lies in no folder that names a person")
     if not data:
         return Reject(name, "empty_file")
     if name.encode("utf-8", "replace").decode() != name:
@@ -202,9 +241,7 @@ def _load(name: str, data: bytes, max_pixels: int) -> Ingested | Reject:
         return Reject(name, "too_large", str(error))
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and others
         return Reject(name, "unreadable", f"{type(error).__name__}: {error}")
-    given = path.parts[-3] if len(path.parts) > 2 and path.parts[-3] in SPLITS else None
-    folder = str(path.parent) if given is None else str(PurePosixPath(*path.parts[:-3], path.parts[-2]))
-    return Ingested(name, path.parts[-2], folder, given, data, width, height)
+    return Ingested(name, label, data, width, height)
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
@@ -217,10 +254,10 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray((levels // 257).astype(np.uint8))
 
 
-def _one_folder(folders: dict[str, str], identity: str, folder: str) -> None:
+def _one_place(places: dict[str, str], label: Label) -> None:
     """Two folders of one name may be two people: they are not merged silently."""
-    known = folders.setdefault(identity, folder)
+    known = places.setdefault(label.identity, label.place)
     require(
-        known == folder,
-        f"identity '{identity}' stands in two folders, '{known}' and '{folder}': merge or rename them",
+        known == label.place,
+        f"identity '{label.identity}' stands in two folders, '{known}' and '{label.place}': merge or rename them",
     )

@@ -200,6 +200,8 @@ def ingested(data: bytes, name: str, images: dict[str, bytes], tmp_path: Path) -
         ("TIFF", "RGB", {}, 0),
         ("WEBP", "RGB", {"lossless": True}, 0),
         ("PPM", "RGB", {}, 0),
+        ("AVIF", "RGB", {"quality": 95}, 5),
+        ("HEIF", "RGB", {"quality": 95, "chroma": 444}, 5),
         ("PNG", "P", {}, 30),
         ("GIF", "P", {}, 30),
     ],
