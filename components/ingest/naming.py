@@ -104,6 +104,7 @@ def by_listing(uri: str) -> dict[str, Label]:
 
 
 def _rows(uri: str, path: Path) -> list[dict[str, object]]:
+    rows: list[dict[str, object]]
     try:
         if uri.lower().split("#")[0].endswith(".parquet"):
             found = pq.read_table(path)

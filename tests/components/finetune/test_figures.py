@@ -123,7 +123,7 @@ def crops(aligned_table: Path) -> FaceCrops:
     rows = table.columns(["image_id", "identity"]).to_pylist()
     people = sorted({row["identity"] for row in rows})
     found = places(table, {row["image_id"]: people.index(row["identity"]) for row in rows})
-    every = Augmentation(**dict.fromkeys(KINDS, 0.5))
+    every = Augmentation(**dict.fromkeys((*KINDS, "mix"), 0.5))
     return FaceCrops(found, Degradation.parse("noise:60"), 0, every)
 
 
@@ -146,12 +146,14 @@ def test_every_augmentation_has_a_row(crops: FaceCrops, monkeypatch: pytest.Monk
         "as stored",
         "flip",
         "crop, area 0.8–1",
+        "warp",
         "colour jitter ± 0.5",
         "cut-out, area 0.02–0.33",
         "blur, σ 0.1–2 px",
         "low resolution, 8–56 px",
         "greyscale",
         "JPEG, quality 10–75",
+        "mix",
         "noise:60",
         "trained on, epoch 1",
         "trained on, epoch 2",
@@ -164,8 +166,8 @@ def test_every_augmentation_has_a_row(crops: FaceCrops, monkeypatch: pytest.Monk
     for place, index in enumerate(faces):
         np.testing.assert_array_equal(drawn[1][place], drawn[0][place][:, ::-1])
         for epoch in (1, 2):
-            np.testing.assert_array_equal(drawn[9 + epoch][place], crops[index, epoch][1].permute(1, 2, 0))
-    for row in (2, 3, 4, 6, 8, 9):  # on every face, whatever their probability
+            np.testing.assert_array_equal(drawn[11 + epoch][place], crops[index, epoch][1].permute(1, 2, 0))
+    for row in (2, 3, 4, 5, 7, 9, 10, 11):  # on every face, whatever their probability
         assert all(not np.array_equal(drawn[row][place], drawn[0][place]) for place in range(FACES))
 
 
