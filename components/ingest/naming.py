@@ -57,7 +57,7 @@ def by_pattern(pattern: str) -> Naming:
     `007_01_01_010_00_crop_128.png`. Group `split` gives train or val, other named groups are kept as groups.
 
     Raises:
-        KubefaceError: no regular expression, or one without a group.
+        KubefaceError: no regular expression, or one without a group; on use, a split that is neither train nor val.
     """
     try:
         wanted = re.compile(pattern)
@@ -73,7 +73,9 @@ def by_pattern(pattern: str) -> Naming:
         if not identity:
             return None
         split, groups, _ = _wrappers(list(path.parts[:-1]))
-        return Label(identity, "", known.pop("split", split), groups | known)
+        split = known.pop("split", split)
+        require(split in (None, *SPLITS), f"identity_pattern finds split '{split}' in {name}: it must be train or val")
+        return Label(identity, "", split, groups | known)
 
     return name_it
 
@@ -92,6 +94,9 @@ def by_listing(uri: str) -> dict[str, Label]:
     path = fetch(uri)
     labels: dict[str, Label] = {}
     for number, row in enumerate(_rows(uri, path), 2 if uri.lower().split("#")[0].endswith(".csv") else 1):
+        require(
+            None not in row, f"{uri} row {number} has more fields than the head has columns: quote what holds a comma"
+        )
         values = {str(key): "" if value is None else str(value).strip() for key, value in row.items()}
         name, identity, split = (values.pop(key, "") for key in ("path", "identity", "split"))
         require(bool(name and identity), f"{uri} row {number} names no path or no identity: complete it")
@@ -103,8 +108,8 @@ def by_listing(uri: str) -> dict[str, Label]:
     return labels
 
 
-def _rows(uri: str, path: Path) -> list[dict[str, object]]:
-    rows: list[dict[str, object]]
+def _rows(uri: str, path: Path) -> list[dict[str | None, object]]:
+    rows: list[dict[str | None, object]]
     try:
         if uri.lower().split("#")[0].endswith(".parquet"):
             found = pq.read_table(path)

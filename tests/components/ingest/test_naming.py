@@ -61,6 +61,13 @@ def test_a_pattern_that_names_nobody(pattern: str, said: str) -> None:
     assert said in str(raised.value) and "\n" not in str(raised.value)
 
 
+def test_a_split_found_in_a_name_is_train_or_val(images: dict[str, bytes], tmp_path: Path) -> None:
+    source = folder_of(tmp_path / "in", {f"test-{name.replace('/', '-')}": data for name, data in images.items()})
+    with pytest.raises(KubefaceError, match=r"finds split 'test' in test-\w+-\d.png: it must be train or val"):
+        ingest(source, tmp_path / "out", identity_pattern=r"^(?P<split>\w+?)-(?P<identity>\w+)")
+    assert not (tmp_path / "out").exists()
+
+
 def test_flat_files_of_two_resolutions(images: dict[str, bytes], tmp_path: Path) -> None:
     """Pairs of folders with the person in the name, as data for super-resolution come."""
     flat = {
@@ -138,6 +145,7 @@ def test_a_listing_of_an_archive_changes_the_fingerprint(images: dict[str, bytes
         ("path,identity\nann/0.png,", "row 2 names no path or no identity"),
         ("path,identity,split\nann/0.png,ann,test", "row 2 has split 'test': use train, val or nothing"),
         ("path,identity\na.png,ann\na.png,bob", "row 3 says something else of 'a.png' than a row before it"),
+        ("path,identity\nann/0.png,Smith, Ann", "row 2 has more fields than the head has columns"),
         ("path,identity\nelsewhere.png,ann", "holds none of the images that"),
         (b"path,identity\n\xff.png,ann", "is not a readable listing: 'utf-8' codec"),
     ],
