@@ -48,7 +48,7 @@ mirror-weights: $(READY) ## Copy published weights to MIRROR=s3://bucket/prefix 
 	@test -n "$(MIRROR)" || { echo "error: usage: make mirror-weights MIRROR=s3://bucket/prefix [BACKBONES=\"sface iresnet50\"]" >&2; exit 2; }
 	@$(BIN)/python -m components.faces.weights --mirror "$(MIRROR)" $(addprefix --backbone ,$(BACKBONES))
 
-bench-finetune: $(READY) ## Training speed beside a bare loop and a peer, peak memory
+bench-finetune: $(READY) ## Training speed beside a bare loop and a peer, peak memory (25 minutes on 2 cores)
 	@$(BIN)/python -m tests.bench.finetune
 
 compile: $(READY) ## Write build/face-finetuning.yaml for Kubeflow Pipelines (REGISTRY=… TAG=…)
