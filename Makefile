@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 REGISTRY ?= localhost/kubeface
 TAG ?= 0.1.0
-STEPS := ingest align filter split finetune evaluate promote report
+STEPS := ingest align filter gather audit split finetune evaluate promote report
 LOCK := --universal --python-version 3.11 --generate-hashes --no-annotate --no-header
 
 # What components/faces/runtime.py sets for the steps: without it torch on a CPU spends its time in page faults.

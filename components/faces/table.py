@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from components.faces.errors import KubefaceError
 from components.faces.folders import new_folder, read_json, sha256_file, write_json
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 ROW_GROUP_ROWS = 128
 SHARD_BYTES = 192 * 2**20
 
@@ -30,6 +30,10 @@ _FACE_FIELDS = [
     pa.field("image", pa.binary(), nullable=False),  # JPEG or PNG bytes
     pa.field("width", pa.int32(), nullable=False),
     pa.field("height", pa.int32(), nullable=False),
+    # Of the photograph that was ingested: SHA-256 of its bytes, and a 64-bit perceptual hash of what is to be seen on it,
+    # 16 hex digits each; near-duplicates differ in few bits.
+    pa.field("content", pa.string(), nullable=False),
+    pa.field("phash", pa.string(), nullable=False),
 ]
 SCHEMAS: dict[str, pa.Schema] = {
     "faces": pa.schema(_FACE_FIELDS),
@@ -50,6 +54,23 @@ SCHEMAS: dict[str, pa.Schema] = {
             pa.field("reason", pa.string()),  # null where kept
             pa.field("score", pa.float32(), nullable=False),
             pa.field("face_size", pa.float32(), nullable=False),  # shorter side of the best box, pixels
+            pa.field("faces", pa.int32(), nullable=False),  # faces that RetinaFace is sure of
+            pa.field("sharpness", pa.float32(), nullable=False),  # variance of the Laplacian of the crop's grey levels
+            pa.field("turn", pa.float32(), nullable=False),  # how far the face is turned aside, 0 (frontal) to 1
+            pa.field("agreement", pa.float32(), nullable=False),  # overlap of RetinaFace's box with the aligner's (IoU)
+        ]
+    ),
+    "audit": pa.schema(
+        [
+            pa.field("image_id", pa.string(), nullable=False),
+            pa.field("identity", pa.string(), nullable=False),
+            pa.field("kept", pa.bool_(), nullable=False),
+            pa.field("reason", pa.string()),  # null where kept
+            # Least image_id of the near-duplicates that the image belongs to, its own where it is alone: they must
+            # stay on one side of every division.
+            pa.field("cluster", pa.string(), nullable=False),
+            # Least name of the identities that look like one person, its own where there is no other.
+            pa.field("person", pa.string(), nullable=False),
         ]
     ),
     "split": pa.schema(

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import imagehash
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from pillow_heif import register_heif_opener
@@ -148,6 +149,7 @@ class Ingested:
     image: bytes
     width: int
     height: int
+    phash: str
 
     def row(self) -> dict[str, Any]:
         """The table row. image_id: 16 hex digits of the SHA-256 of name and content."""
@@ -161,6 +163,8 @@ class Ingested:
             "image": self.image,
             "width": self.width,
             "height": self.height,
+            "content": hashlib.sha256(self.image).hexdigest()[:16],
+            "phash": self.phash,
         }
 
 
@@ -229,19 +233,20 @@ def _load(name: str, label: Label, data: bytes, max_pixels: int) -> Ingested | R
                 image.format in ("JPEG", "PNG") and image.mode in ("RGB", "L") and image.getexif().get(0x0112, 1) == 1
             )
             image.load()
+            upright: Image.Image = image
             if not kept:
                 upright = _eight_bits(ImageOps.exif_transpose(image))
-                data = encode_png(np.array(upright.convert("L" if upright.mode in ("L", "1") else "RGB")))
-                width, height = upright.size
-            else:
-                width, height = image.size
+                upright = upright.convert("L" if upright.mode in ("L", "1") else "RGB")
+                data = encode_png(np.array(upright))
+            width, height = upright.size
+            seen = str(imagehash.phash(upright))
     except UnidentifiedImageError:
         return Reject(name, "not_an_image", f"none of {', '.join(FORMATS)}")
     except Image.DecompressionBombError as error:
         return Reject(name, "too_large", str(error))
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and others
         return Reject(name, "unreadable", f"{type(error).__name__}: {error}")
-    return Ingested(name, label, data, width, height)
+    return Ingested(name, label, data, width, height, seen)
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
