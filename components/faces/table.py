@@ -6,6 +6,8 @@ shard-00000.parquet …  row groups of 128 rows, image column uncompressed (the 
 
 import csv
 import hashlib
+import io
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -14,8 +16,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from components.faces import storage
 from components.faces.errors import KubefaceError
 from components.faces.folders import new_folder, read_json, sha256_file, write_json
+from components.faces.ranged import RemoteFile
 
 SCHEMA_VERSION = 3
 ROW_GROUP_ROWS = 128
@@ -161,7 +165,9 @@ class TableWriter:
             self._shards.append({"name": path.name, "rows": 0})
             codec = {name: "NONE" if name == "image" else "ZSTD" for name in self.schema.names}
             plain = [name for name in self.schema.names if name != "image"]
-            self._parquet = pq.ParquetWriter(path, self.schema, compression=codec, use_dictionary=plain)
+            self._parquet = pq.ParquetWriter(
+                path, self.schema, compression=codec, use_dictionary=plain, write_page_checksum=True
+            )
         self._parquet.write_table(pa.Table.from_pylist(list(self._buffer), self.schema), row_group_size=ROW_GROUP_ROWS)
         shard = self._shards[-1]
         shard["rows"] += len(self._buffer)
@@ -193,8 +199,18 @@ class TableWriter:
         write_json(self.folder / "manifest.json", manifest)
 
 
+def open_shard(shard: Path | RemoteFile) -> pq.ParquetFile:
+    """A shard for reading. Out of a store only the row groups come that are read, each in one request."""
+    if isinstance(shard, RemoteFile):
+        return pq.ParquetFile(shard.open(), pre_buffer=True, page_checksum_verification=True)
+    return pq.ParquetFile(shard)
+
+
 class Table:
-    """A finished table folder. Opening it checks the manifest and the checksum of every shard.
+    """A finished table folder, or one below an s3:// prefix, which is not downloaded.
+
+    Opening it checks the manifest and the checksum of every shard. Of shards in a store only their presence is checked;
+    they are read as they were when the table was opened (ETag), and each page against its own checksum (CRC-32).
 
     Raises:
         KubefaceError: no manifest, another kind or schema version than asked for, or a shard that is
@@ -202,10 +218,12 @@ class Table:
     """
 
     def __init__(self, folder: Path | str, kind: str) -> None:
-        self.folder = Path(folder)
-        self.manifest: dict[str, Any] = read_json(self.folder / "manifest.json")
+        remote = storage.is_s3(str(folder))
+        self.folder: Path | str = str(folder) if remote else Path(folder)
+        manifest = storage.join(str(self.folder), "manifest.json")
+        self.manifest: dict[str, Any] = _remote_json(manifest) if remote else read_json(Path(manifest))
         if not isinstance(self.manifest, dict) or not {"kind", "rows", "identities", "shards"} <= self.manifest.keys():
-            raise KubefaceError(f"{self.folder / 'manifest.json'} is not a table's manifest: run the step again")
+            raise KubefaceError(f"{manifest} is not a table's manifest: run the step again")
         if self.manifest.get("kind") != kind:
             raise KubefaceError(f"{self.folder} holds a '{self.manifest.get('kind')}' table where '{kind}' is needed")
         if self.manifest.get("schema_version") != SCHEMA_VERSION:
@@ -215,31 +233,59 @@ class Table:
             )
         self.rows: int = self.manifest["rows"]
         self.identities: int = self.manifest["identities"]
-        self.paths = [self.folder / shard["name"] for shard in self.manifest["shards"]]
-        for path, shard in zip(self.paths, self.manifest["shards"], strict=True):
+        self.paths: list[Any] = self._in_store() if remote else self._on_disk(manifest)  # for open_shard
+
+    def _on_disk(self, manifest: str) -> list[Path]:
+        paths = [Path(self.folder, shard["name"]) for shard in self.manifest["shards"]]
+        for path, shard in zip(paths, self.manifest["shards"], strict=True):
             if not path.is_file():
                 raise KubefaceError(f"{path} is missing though the manifest lists it: run the step that wrote it again")
             if sha256_file(path) != shard["sha256"]:
-                raise KubefaceError(f"{path} is corrupt: its SHA-256 is not the one in {self.folder / 'manifest.json'}")
+                raise KubefaceError(f"{path} is corrupt: its SHA-256 is not the one in {manifest}")
+        return paths
+
+    def _in_store(self) -> list[RemoteFile]:
+        uri = str(self.folder)
+        there = {file.name: RemoteFile(storage.join(uri, file.name), file.size, file.version)
+                 for file in storage.list_files(uri)}  # fmt: skip
+        names = [shard["name"] for shard in self.manifest["shards"]]
+        if gone := [name for name in names if name not in there]:
+            raise KubefaceError(
+                f"{storage.join(uri, gone[0])} is missing though the manifest lists it: upload it again"
+            )
+        return [there[name] for name in names]
+
+    def _read(self, name: str) -> bytes:
+        return storage.read_bytes(storage.join(str(self.folder), name))
 
     @property
     def sha256(self) -> str:
         """The hash of the manifest, and with it of every shard."""
-        return hashlib.sha256((self.folder / "manifest.json").read_bytes()).hexdigest()
+        return hashlib.sha256(self._read("manifest.json")).hexdigest()
 
     def columns(self, names: Sequence[str]) -> pa.Table:
         """The named columns of all rows, in memory; meant for the small ones, not for `image`."""
-        tables = [pq.read_table(path, columns=list(names)) for path in self.paths]
+        tables = []
+        for path in self.paths:
+            with open_shard(path) as file:
+                tables.append(file.read(list(names)).select(list(names)))
         return pa.concat_tables(tables) if tables else SCHEMAS[self.manifest["kind"]].empty_table().select(list(names))
 
     def row_groups(self, names: Sequence[str] | None = None) -> Iterator[list[dict[str, Any]]]:
         """Rows as dictionaries, a row group (at most 128 rows) at a time, in stored order."""
         for path in self.paths:
-            with pq.ParquetFile(path) as file:
+            with open_shard(path) as file:
                 for group in range(file.num_row_groups):
                     yield file.read_row_group(group, columns=list(names) if names else None).to_pylist()
 
     def rejected(self) -> list[dict[str, str]]:
         """The images that were left out: source, reason, detail."""
-        with open(self.folder / "rejected.csv", newline="", encoding="utf-8", errors="surrogateescape") as file:
-            return list(csv.DictReader(file))
+        text = self._read("rejected.csv").decode("utf-8", "surrogateescape")
+        return list(csv.DictReader(io.StringIO(text, newline="")))
+
+
+def _remote_json(uri: str) -> Any:
+    try:
+        return json.loads(storage.read_bytes(uri))
+    except ValueError as error:
+        raise KubefaceError(f"{uri} is not valid JSON ({error}); run the step that writes it again") from None

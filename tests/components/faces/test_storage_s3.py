@@ -127,6 +127,7 @@ def test_ingest_from_s3_gives_what_ingest_from_the_folder_gives(bucket: str, orl
 
 
 def test_no_store_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "RETRY_SECONDS", 0.5)
     monkeypatch.setenv("S3_ENDPOINT", "http://127.0.0.1:1")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
@@ -159,5 +160,6 @@ def test_a_store_that_is_killed_loses_nothing_it_acknowledged_and_is_named(
                         os.kill(int(entry.name), signal.SIGKILL)
                 except OSError:
                     continue
+        monkeypatch.setattr(storage, "RETRY_SECONDS", 0.5)
         with pytest.raises(KubefaceError, match="no S3 store answers"):
             storage.read_bytes("s3://kubeface/a")
