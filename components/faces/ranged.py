@@ -6,7 +6,7 @@ from typing import Any
 
 from components.faces import storage
 
-BUFFER_BYTES = 2**20  # the small columns of a row group lie side by side and come in one request
+BUFFER_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class RemoteFile:
 
     def open(self) -> io.BufferedReader:
         """The object as a file, for one thread at a time; reading fails once it was replaced in the store."""
-        return io.BufferedReader(_RangedFile(self), BUFFER_BYTES)
+        return io.BufferedReader(RangedFile(self), BUFFER_BYTES)
 
     def __str__(self) -> str:
         return self.uri
@@ -38,8 +38,8 @@ def open_ranged(uri: str) -> io.BufferedReader:
     return RemoteFile(uri, found.size, found.version).open()
 
 
-class _RangedFile(io.RawIOBase):
-    """Reads a RemoteFile without a buffer: one request each time."""
+class RangedFile(io.RawIOBase):
+    """A RemoteFile without a buffer: every read is one request for exactly what is asked for."""
 
     def __init__(self, file: RemoteFile) -> None:
         self._file, self._position = file, 0

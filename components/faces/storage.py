@@ -48,7 +48,15 @@ PART_BYTES = 32 * 2**20  # larger files are sent in parts of this size, one of w
 _S3_SCHEMES = ("s3://", "minio://")
 _REFUSED = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "ExpiredToken"}
 _PASSING_STATUS = {408, 429, 500, 502, 503, 504}
-_PASSING_CODES = {"SlowDown", "RequestTimeout", "InternalError", "ServiceUnavailable", "IncompleteBody", "BadDigest"}
+_PASSING_CODES = {
+    "SlowDown",
+    "RequestTimeout",
+    "InternalError",
+    "ServiceUnavailable",
+    "IncompleteBody",
+    "BadDigest",
+    "XAmzContentSHA256Mismatch",
+}
 _MANIFEST = "manifest.json"  # of a table; it stands for a whole folder, so that it is written last
 
 

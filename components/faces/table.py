@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,7 +20,7 @@ import pyarrow.parquet as pq
 from components.faces import storage
 from components.faces.errors import KubefaceError
 from components.faces.folders import new_folder, read_json, sha256_file, write_json
-from components.faces.ranged import RemoteFile
+from components.faces.ranged import RangedFile, RemoteFile
 
 SCHEMA_VERSION = 3
 ROW_GROUP_ROWS = 128
@@ -199,11 +200,20 @@ class TableWriter:
         write_json(self.folder / "manifest.json", manifest)
 
 
-def open_shard(shard: Path | RemoteFile) -> pq.ParquetFile:
-    """A shard for reading. Out of a store only the row groups come that are read, each in one request."""
-    if isinstance(shard, RemoteFile):
-        return pq.ParquetFile(shard.open(), pre_buffer=True, page_checksum_verification=True)
-    return pq.ParquetFile(shard)
+@contextmanager
+def open_shard(shard: Path | RemoteFile) -> Iterator[pq.ParquetFile]:
+    """A shard for reading; out of a store only what is read comes, a row group in one request.
+
+    Raises:
+        KubefaceError: the shard cannot be read; whatever pyarrow stumbles over inside the block is its fault.
+    """
+    source = RangedFile(shard) if isinstance(shard, RemoteFile) else shard
+    try:
+        with pq.ParquetFile(source, pre_buffer=source is not shard, page_checksum_verification=True) as file:
+            yield file
+    except (OSError, pa.ArrowException) as error:
+        reason = " ".join(str(error).split())
+        raise KubefaceError(f"{shard} cannot be read ({reason}): run the step that wrote it again") from error
 
 
 class Table:
