@@ -5,16 +5,19 @@ from typing import Any, NamedTuple
 from kfp import dsl, kubernetes
 
 from components.align.component import align
+from components.audit.component import audit
 from components.evaluate.component import evaluate
 from components.filter.component import filter_faces
 from components.finetune.component import finetune
-from components.ingest.component import fingerprint, ingest
+from components.gather.component import gather
+from components.ingest.component import ingest, plan
 from components.promote.component import promote
 from components.report.component import report
 from components.split.component import split
 
 S3_SECRET = "mlpipeline-minio-artifact"  # noqa: S105 - the name of the secret that KFP keeps its own S3 key in
 RETRIES = 2
+PARALLELISM = 8  # shards worked on at a time; `pipelines.compile --parallelism` sets another number
 
 
 class Outputs(NamedTuple):
@@ -22,6 +25,7 @@ class Outputs(NamedTuple):
 
     html: dsl.HTML
     summary: dsl.Artifact
+    model: dsl.Model
 
 
 def place(task: dsl.PipelineTask, cpu: str, memory: str, s3: bool = False) -> None:
@@ -45,14 +49,23 @@ def face_finetuning(
     name: str = "face-model",
     listing: str = "",
     identity_pattern: str = "",
+    forget: str = "",
+    num_shards: int = 1,
     degradation: str = "none",
     backbone: str = "sface",
     pretrained: str = "",
     detector: str = "mtcnn",
+    template: str = "arcface_112",
     min_face_size: int = 20,
     min_confidence: float = 0.9,
     filter_min_score: float = 0.9,
     filter_min_face_size: float = 20.0,
+    evaluation_sets: str = "",
+    on_leak: str = "drop",
+    suspects: str = "keep",
+    duplicates: str = "group",
+    max_drift: float = 0.0,
+    on_drift: str = "warn",
     apply_filter: str = "validation",
     heldout_fraction: float = 0.33,
     val_fraction: float = 0.2,
@@ -83,16 +96,29 @@ def face_finetuning(
             groups); empty where folders or names say it.
         identity_pattern: Regular expression whose first group, found in a file's name, is the person, as ^(\\d+)_;
             empty for the folder's name.
+        forget: People and images to leave out for good, a text file with one name of a person or a file a line; empty
+            for none.
+        num_shards: Parts that the images are divided into for alignment and filtering; when images are added, only the
+            parts that they fall into are worked on again. 1 for a few thousand images; about one for each 5,000.
         degradation: What your cameras do to faces: noise:60, lowres:14, blur:4, jpeg:5, dark, or none. Put on
             training and validation crops and on the held-out people.
         backbone: Name of the architecture, such as sface, iresnet50 or edgeface_xs_gamma_06.
         pretrained: Start from this model folder or weights file (s3://, https:// with #sha256=…); empty for the
             published weights.
         detector: Face detector of the alignment, mtcnn or retinaface.
+        template: Where the aligned faces' landmarks lie, arcface_112 or facenet_160.
         min_face_size: Smallest face that is aligned, in pixels of the photograph.
         min_confidence: Least score of a face that is aligned, 0 to 1.
         filter_min_score: Least RetinaFace score of an image that is kept, 0 to 1.
         filter_min_face_size: Least RetinaFace face size of an image that is kept, in pixels.
+        evaluation_sets: Image sets that nobody who is trained on may be in, archives or prefixes with one folder per
+            person, divided by spaces; lfw_archive is always among them.
+        on_leak: What happens to people who are in an evaluation set, found by their faces: drop, fail or warn.
+        suspects: What happens to images that look mislabelled: keep (and list) or drop.
+        duplicates: Near-duplicates stay on one side of every division (group), or only one of them stays (drop).
+        max_drift: Largest drift from the data of the run before (population stability index; 0.25 is large); 0 for no
+            limit.
+        on_drift: What happens above max_drift: warn or stop.
         apply_filter: Where rejected images are left out: validation (and held-out people), all, or none.
         heldout_fraction: Share of people held out for verification.
         val_fraction: Share of each trained person's images used for validation.
@@ -116,41 +142,79 @@ def face_finetuning(
             for KUBEFACE_WEIGHTS_MIRROR of the steps' environment, or the publishers.
         seed: Seed of everything random.
     """
-    seen = fingerprint(source=source, listing=listing, s3_endpoint=s3_endpoint)
-    place(seen, cpu="500m", memory="1Gi", s3=True)
-    seen.set_caching_options(False)  # it is what tells the others whether the source has changed
-
-    ingested = ingest(
+    planned = plan(
         source=source,
         listing=listing,
         identity_pattern=identity_pattern,
-        source_fingerprint=seen.output,
-        max_pixels=max_pixels,
+        forget=forget,
+        num_shards=num_shards,
+        s3_endpoint=s3_endpoint,
+    )
+    place(planned, cpu="500m", memory="2Gi", s3=True)
+    planned.set_caching_options(False)  # it is what tells the others whether the source has changed
+
+    # Unchanged shards come from KFP's cache. What leaves the loop are receipts: parameters are collected from it.
+    with dsl.ParallelFor(planned.output, name="shards", parallelism=PARALLELISM) as shard:
+        ingested = ingest(
+            source=source,
+            shard=shard,
+            listing=listing,
+            identity_pattern=identity_pattern,
+            max_pixels=max_pixels,
+            seed=seed,
+            s3_endpoint=s3_endpoint,
+        )
+        place(ingested, cpu="2", memory="4Gi", s3=True)
+
+        aligned = align(
+            faces=ingested.outputs["faces"],
+            shard=shard,
+            detector=detector,
+            template=template,
+            min_face_size=min_face_size,
+            min_confidence=min_confidence,
+        )
+        place(aligned, cpu="4", memory="8Gi")
+
+        filtered = filter_faces(
+            faces=ingested.outputs["faces"],
+            aligned=aligned.outputs["aligned"],
+            shard=shard,
+            min_score=filter_min_score,
+            min_face_size=filter_min_face_size,
+        )
+        place(filtered, cpu="4", memory="4Gi")
+        filtered.set_display_name("filter")
+
+    gathered = gather(
+        ingested=dsl.Collected(ingested.outputs["Output"]),
+        aligned=dsl.Collected(aligned.outputs["Output"]),
+        filtered=dsl.Collected(filtered.outputs["Output"]),
+        forget=forget,
+        previous=f"{models}/{name}/data.json",
         seed=seed,
         s3_endpoint=s3_endpoint,
     )
-    place(ingested, cpu="2", memory="4Gi", s3=True)
+    place(gathered, cpu="2", memory="4Gi", s3=True)
 
-    aligned = align(
-        faces=ingested.outputs["faces"],
-        detector=detector,
-        min_face_size=min_face_size,
-        min_confidence=min_confidence,
+    audited = audit(
+        aligned=gathered.outputs["out_aligned"],
+        filtered=gathered.outputs["out_filtered"],
+        evaluation_sets=f"{evaluation_sets} {lfw_archive}",
+        previous=f"{models}/{name}/data.json",
+        on_leak=on_leak,
+        suspects=suspects,
+        duplicates=duplicates,
+        max_drift=max_drift,
+        on_drift=on_drift,
+        s3_endpoint=s3_endpoint,
     )
-    place(aligned, cpu="4", memory="8Gi")
-
-    filtered = filter_faces(
-        faces=ingested.outputs["faces"],
-        aligned=aligned.outputs["aligned"],
-        min_score=filter_min_score,
-        min_face_size=filter_min_face_size,
-    )
-    place(filtered, cpu="4", memory="4Gi")
-    filtered.set_display_name("filter")
+    place(audited, cpu="4", memory="4Gi", s3=True)
 
     divided = split(
-        aligned=aligned.outputs["aligned"],
-        filtered=filtered.outputs["filtered"],
+        aligned=gathered.outputs["out_aligned"],
+        filtered=gathered.outputs["out_filtered"],
+        audited=audited.outputs["audited"],
         apply_filter=apply_filter,
         heldout_fraction=heldout_fraction,
         val_fraction=val_fraction,
@@ -161,7 +225,7 @@ def face_finetuning(
     place(divided, cpu="1", memory="4Gi")
 
     tuned = finetune(
-        aligned=aligned.outputs["aligned"],
+        aligned=gathered.outputs["out_aligned"],
         divided=divided.outputs["divided"],
         backbone=backbone,
         pretrained=pretrained,
@@ -182,7 +246,7 @@ def face_finetuning(
     kubernetes.empty_dir_mount(tuned, "shared-memory", "/dev/shm", medium="Memory", size_limit="8Gi")  # noqa: S108
 
     evaluated = evaluate(
-        aligned=aligned.outputs["aligned"],
+        aligned=gathered.outputs["out_aligned"],
         divided=divided.outputs["divided"],
         model=tuned.outputs["model"],
         degradation=degradation,
@@ -199,6 +263,8 @@ def face_finetuning(
     promoted = promote(
         model=tuned.outputs["model"],
         evaluation=evaluated.outputs["evaluation"],
+        gathered=gathered.outputs["gathered"],
+        audited=audited.outputs["audited"],
         name=name,
         destination=models,
         s3_endpoint=s3_endpoint,
@@ -206,16 +272,16 @@ def face_finetuning(
     place(promoted, cpu="500m", memory="1Gi", s3=True)
 
     reported = report(
-        faces=ingested.outputs["faces"],
-        aligned=aligned.outputs["aligned"],
-        filtered=filtered.outputs["filtered"],
+        gathered=gathered.outputs["gathered"],
+        aligned=gathered.outputs["out_aligned"],
+        filtered=gathered.outputs["out_filtered"],
         divided=divided.outputs["divided"],
         model=tuned.outputs["model"],
         evaluation=evaluated.outputs["evaluation"],
         promotion=promoted.outputs["promotion"],
-        ingest_metrics=ingested.outputs["metrics"],
-        align_metrics=aligned.outputs["metrics"],
-        filter_metrics=filtered.outputs["metrics"],
+        audited=audited.outputs["audited"],
+        gather_metrics=gathered.outputs["metrics"],
+        audit_metrics=audited.outputs["metrics"],
         split_metrics=divided.outputs["metrics"],
         finetune_metrics=tuned.outputs["metrics"],
         evaluate_metrics=evaluated.outputs["metrics"],
@@ -224,4 +290,4 @@ def face_finetuning(
         seed=seed,
     )
     place(reported, cpu="1", memory="2Gi")
-    return Outputs(html=reported.outputs["html"], summary=reported.outputs["summary"])
+    return Outputs(html=reported.outputs["html"], summary=reported.outputs["summary"], model=tuned.outputs["model"])

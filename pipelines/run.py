@@ -27,7 +27,7 @@ RUNS = Path("runs")
 MODELS = {"settings": Settings}
 
 
-def run_local(arguments: dict[str, Any], folder: Path) -> dict[str, Any]:
+def run_local(arguments: dict[str, Any], folder: Path, cache: Path | None = None) -> dict[str, Any]:
     """Runs the pipeline through kfp.local's SubprocessRunner.
 
     Leaves report.html, summary.json, model/, run.log and the artifacts of every step (steps/) in `folder`, and
@@ -36,6 +36,8 @@ def run_local(arguments: dict[str, Any], folder: Path) -> dict[str, Any]:
     Args:
         arguments: parameters of the pipeline.
         folder: of this run; must not exist yet.
+        cache: folder that remembers where the outputs of earlier runs lie: what has the same inputs is not done again.
+            It does not know the code; leave it out after a change of that.
 
     Returns:
         the summary.
@@ -47,7 +49,12 @@ def run_local(arguments: dict[str, Any], folder: Path) -> dict[str, Any]:
         raise KubefaceError(f"{folder} exists already: choose another name for the run")
     folder.mkdir(parents=True)
     steps = folder / "steps"
-    local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(steps))
+    local.init(
+        local.SubprocessRunner(use_venv=False),
+        pipeline_root=str(steps),
+        enable_caching=cache is not None,
+        cache_root=str(cache) if cache else None,
+    )
     with (
         _without_retries(),
         _last_words() as words,
@@ -69,8 +76,7 @@ def run_local(arguments: dict[str, Any], folder: Path) -> dict[str, Any]:
             ) from error
     shutil.copyfile(outputs["html"].path, folder / "report.html")
     shutil.copyfile(outputs["summary"].path, folder / "summary.json")
-    for model in sorted(steps.glob("*/finetune/model")):
-        shutil.copytree(model, folder / "model")
+    shutil.copytree(outputs["model"].path, folder / "model")
     _point_latest(folder)
     summary: dict[str, Any] = json.loads((folder / "summary.json").read_text("utf-8"))
     return summary
@@ -79,15 +85,16 @@ def run_local(arguments: dict[str, Any], folder: Path) -> dict[str, Any]:
 @contextmanager
 def _without_retries() -> Iterator[None]:
     """A second try helps against a lost node, of which there is none here: it would only repeat the error later."""
-    dag = face_finetuning.pipeline_spec.root.dag
-    kept = type(dag)()
-    kept.CopyFrom(dag)
-    for task in dag.tasks.values():
-        task.ClearField("retry_policy")
+    spec = face_finetuning.pipeline_spec
+    kept = type(spec)()
+    kept.CopyFrom(spec)
+    for dag in (spec.root.dag, *(component.dag for component in spec.components.values())):
+        for task in dag.tasks.values():
+            task.ClearField("retry_policy")
     try:
         yield
     finally:
-        dag.CopyFrom(kept)
+        spec.CopyFrom(kept)
 
 
 @contextmanager
@@ -141,11 +148,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m pipelines.run")
     add_flags(parser, face_finetuning.pipeline_func, MODELS)
     parser.add_argument("--run", type=Path, help="folder of the run (runs/face-finetuning-<time>)")
+    parser.add_argument(
+        "--cache", type=Path, help="folder that remembers earlier runs' outputs, to do only what is new"
+    )
     arguments = collected(vars(parser.parse_args()), MODELS)
     arguments.pop("step")
-    folder = arguments.pop("run") or new_run("face-finetuning")
+    folder, cache = arguments.pop("run") or new_run("face-finetuning"), arguments.pop("cache")
     try:
-        print_outcome(run_local(arguments, folder), folder)
+        print_outcome(run_local(arguments, folder, cache), folder)
     except KubefaceError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None

@@ -8,17 +8,20 @@ def align(
     faces: dsl.Input[dsl.Dataset],
     aligned: dsl.Output[dsl.Dataset],
     metrics: dsl.Output[dsl.Metrics],
+    shard: str = "0/1",
     detector: str = "mtcnn",
     min_face_size: int = 20,
     min_confidence: float = 0.9,
-) -> None:
+) -> str:
     """Finds the largest face nearest the centre and moves its landmarks onto the ArcFace template."""
     from pathlib import Path
 
     from components.align.step import align as run
-    from components.faces.runtime import run_component
+    from components.faces.runtime import run_shard
 
-    run_component(
+    return run_shard(
+        shard,
+        aligned,
         metrics,
         run,
         faces=Path(faces.path),

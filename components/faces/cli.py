@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 import docstring_parser
@@ -31,9 +32,13 @@ def add_flags(parser: argparse.ArgumentParser, step: Step, models: Models | None
     parser.set_defaults(step=step)
     for name, parameter in inspect.signature(step).parameters.items():
         flag, kind = _flag(name), hints[name]
+        if get_origin(kind) is UnionType:  # Path | None
+            kind = get_args(kind)[0]
         text = " ".join(texts[name].split()).replace("%", "%%")
         if models and name in models:
             _add_entries(parser.add_argument_group(name, text), name, models[name])
+        elif get_origin(kind) is Sequence:
+            parser.add_argument(flag, type=get_args(kind)[0], nargs="+", required=True, help=text)
         elif parameter.default is inspect.Parameter.empty:
             parser.add_argument(flag, type=kind, required=True, help=text)
         elif kind is bool:
@@ -41,7 +46,7 @@ def add_flags(parser: argparse.ArgumentParser, step: Step, models: Models | None
                 flag, action=argparse.BooleanOptionalAction, default=parameter.default, help=f"{text} (%(default)s)"
             )
         else:
-            shown = "" if parameter.default == "" else " (%(default)s)"
+            shown = "" if parameter.default in ("", None) else " (%(default)s)"
             parser.add_argument(flag, type=kind, default=parameter.default, help=text + shown)
 
 

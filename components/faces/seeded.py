@@ -9,3 +9,8 @@ def seeded(*key: object) -> np.random.Generator:
     """A generator that depends on its key alone (seed, purpose, epoch, image id …), in whichever process."""
     digest = hashlib.sha256("\n".join(map(str, key)).encode()).digest()
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
+
+
+def rank(seed: int, name: str) -> bytes:
+    """A sort key that shuffles names alike, whatever other names there are."""
+    return hashlib.sha256(f"{seed}\0{name}".encode("utf-8", "surrogateescape")).digest()

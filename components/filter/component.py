@@ -9,16 +9,19 @@ def filter_faces(
     aligned: dsl.Input[dsl.Dataset],
     filtered: dsl.Output[dsl.Dataset],
     metrics: dsl.Output[dsl.Metrics],
+    shard: str = "0/1",
     min_score: float = 0.9,
     min_face_size: float = 20.0,
-) -> None:
+) -> str:
     """Scores every aligned image with RetinaFace and says which to keep."""
     from pathlib import Path
 
-    from components.faces.runtime import run_component
+    from components.faces.runtime import run_shard
     from components.filter.step import filter_faces as run
 
-    run_component(
+    return run_shard(
+        shard,
+        filtered,
         metrics,
         run,
         faces=Path(faces.path),

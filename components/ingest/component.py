@@ -4,42 +4,59 @@ from kfp import dsl
 
 
 @dsl.component(base_image="localhost/kubeface/ingest:0.1.0", install_kfp_package=False)
-def fingerprint(source: str, listing: str = "", s3_endpoint: str = "") -> str:
-    """A hash of what is in the source: the cache key of all that follows."""
+def plan(
+    source: str,
+    listing: str = "",
+    identity_pattern: str = "",
+    forget: str = "",
+    num_shards: int = 1,
+    s3_endpoint: str = "",
+) -> list[str]:
+    """Divides the source into shards by name; each comes with what tells whether it has changed."""
     from components.faces.runtime import guarded, use_stores
-    from components.ingest.step import fingerprint as run
+    from components.ingest.step import plan as run
 
     use_stores(s3_endpoint)
-    return guarded(run, source=source, listing=listing)
+    planned = guarded(
+        run,
+        source=source,
+        listing=listing,
+        identity_pattern=identity_pattern,
+        forget=forget,
+        num_shards=num_shards,
+    )
+    return list(planned["shards"])
 
 
 @dsl.component(base_image="localhost/kubeface/ingest:0.1.0", install_kfp_package=False)
 def ingest(
     source: str,
+    shard: str,
     faces: dsl.Output[dsl.Dataset],
     metrics: dsl.Output[dsl.Metrics],
     listing: str = "",
     identity_pattern: str = "",
-    source_fingerprint: str = "",
     max_pixels: int = 50_000_000,
     seed: int = 0,
     s3_endpoint: str = "",
-) -> None:
-    """Reads the images of a source into a face table."""
+) -> str:
+    """Reads the images of one shard of a source into a face table; returns its receipt."""
     from pathlib import Path
 
-    from components.faces.runtime import run_component, use_stores
+    from components.faces.runtime import run_shard, use_stores
     from components.ingest.step import ingest as run
 
     use_stores(s3_endpoint)
-    run_component(
+    return run_shard(
+        shard,
+        faces,
         metrics,
         run,
         source=source,
+        shard=shard,
         out=Path(faces.path),
         listing=listing,
         identity_pattern=identity_pattern,
-        expected_fingerprint=source_fingerprint,
         max_pixels=max_pixels,
         seed=seed,
     )

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import imagehash
@@ -16,37 +16,57 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from pillow_heif import register_heif_opener
 
 from components.faces.errors import require
-from components.faces.fetch import fetch, split_checksum
-from components.faces.folders import sha256_file
+from components.faces.forget import read_forget
 from components.faces.images import encode_png
 from components.faces.progress import Progress
 from components.faces.runtime import VERSION
-from components.faces.sources import Source, open_source
+from components.faces.seeded import rank
+from components.faces.sources import Source
 from components.faces.table import TableWriter
-from components.ingest.naming import LISTINGS, Label, Naming, by_folder, by_listing, by_pattern
+from components.ingest.catalogue import Shard, open_catalogue
+from components.ingest.naming import Label, Naming
 
 FORMATS = ("JPEG", "PNG", "PPM", "BMP", "WEBP", "TIFF", "GIF", "AVIF", "HEIF")
 register_heif_opener()
+MOST_SHARDS = 10_000
 THREADS = 16  # an object store answers many requests at once, and decoding leaves the interpreter lock
 
 
-def fingerprint(source: str, listing: str = "") -> str:
-    """A hash of what is in a source: names, sizes and version marks (ETags in S3), without reading the images.
+def plan(
+    source: str,
+    listing: str = "",
+    identity_pattern: str = "",
+    forget: str = "",
+    num_shards: int = 1,
+) -> dict[str, Any]:
+    """Divides a source into shards by name, without reading an image: what changed is known before work begins.
+
+    A person's images share a shard, and nobody's shard depends on others. A shard's fingerprint changes when a file in
+    it, or what is known of who is on it, changes: added, removed, replaced, renamed or forgotten.
 
     Args:
-        source: folder, s3:// prefix, or archive; or a listing of images that lie beside it.
-        listing: who is in which image, as CSV or Parquet; empty where folders or names say it.
+        source: Folder, s3:// prefix, or archive; or a listing of images that lie beside it.
+        listing: Who is in which image, as CSV or Parquet; empty where folders or names say it.
+        identity_pattern: Regular expression that finds the person in a file's name; empty for the folder's name.
+        forget: File with people or images to forget, one name a line; empty for none.
+        num_shards: Number of shards.
 
     Returns:
-        64 hex digits that change when a file or the listing changes, and when a file is added or removed.
+        shards (those that hold something, as text), rows_in (files), rows_out (files that are not to be forgotten).
 
     Raises:
-        KubefaceError: the source is not there, cannot be reached or holds no file.
+        KubefaceError: the source is not there, cannot be reached or holds no image, or shows one person only.
     """
-    source, listing = _apart(source, listing)
-    with open_source(source) as opened:
-        require(bool(opened.files), _empty(source))
-        return _fingerprint(opened, listing)
+    require(1 <= num_shards <= MOST_SHARDS, f"num_shards is {num_shards}: it must lie between 1 and {MOST_SHARDS}")
+    with open_catalogue(source, listing, identity_pattern, read_forget(forget)) as catalogue:
+        shards = catalogue.shards(num_shards)
+        files, forgotten = len(catalogue.files), len(catalogue.forgotten)
+    print(f"plan: {files} files in {len(shards)} shards, {forgotten} to be forgotten", flush=True)
+    return {
+        "shards": [str(shard) for shard in shards],
+        "rows_in": files + forgotten,
+        "rows_out": files,
+    }
 
 
 def ingest(
@@ -54,11 +74,12 @@ def ingest(
     out: Path,
     listing: str = "",
     identity_pattern: str = "",
-    expected_fingerprint: str = "",
+    forget: str = "",
+    shard: str = "0/1",
     max_pixels: int = 50_000_000,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Reads the images of a source into a face table.
+    """Reads the images of a source, or of a shard of it, into a face table.
 
     The folder that an image lies in names its identity, or its name does, or a listing; where `train/` and `val/` lie
     above those folders, the division is kept. Images that cannot be used are listed in rejected.csv and counted by
@@ -72,63 +93,66 @@ def ingest(
             split (train, val); other columns are kept as groups. Only images that it lists are read.
         identity_pattern: Regular expression whose first group, found in a file's name, is the identity, as ^(\\d+)_;
             empty for the folder's name.
-        expected_fingerprint: Stop if the source no longer has this fingerprint; empty for no check.
+        forget: File with people or images to forget, one name of a person or a file a line; empty for none. They are
+            left out, and counted but not listed.
+        shard: Which part of the source, <number>/<count>, or the whole text that plan gives it: then the step stops if
+            that part has changed since.
         max_pixels: Largest width × height in pixels; larger images are rejected.
         seed: Seed of the order in which rows are stored.
 
     Returns:
-        rows_in (files), rows_out (images), identities, rejected.
+        rows_in (files), rows_out (images), identities, rejected, forgotten.
 
     Raises:
         KubefaceError: no image at all, one identity only, two folders of the same name, a listing or pattern that
-            cannot be used, or a source that cannot be reached or has changed.
+            cannot be used, or a source that cannot be reached or has changed. One shard of several may be empty or
+            hold one identity.
     """
-    source, listing = _apart(source, listing)
-    require(not (listing and identity_pattern), "listing and identity_pattern both name people: give one of them")
-    naming: Naming = by_pattern(identity_pattern) if identity_pattern else by_folder
-    with open_source(source) as opened:
-        require(
-            expected_fingerprint in ("", _fingerprint(opened, listing)),
-            f"{source} changed while the run began: start it again",
-        )
-        there = {file.name for file in opened.files}
-        missing: set[str] = set()
-        names = [name for name in there if not _hidden(name)]
-        if listing:
-            labels = by_listing(listing)
-            naming, names, missing = labels.get, sorted(labels.keys() & there), labels.keys() - there
-        names.sort(key=lambda name: _rank(seed, name))
-        require(
-            bool(names), _empty(source) if not missing else f"{source} holds none of the images that {listing} lists"
-        )
+    part = Shard.parse(shard)
+    with open_catalogue(source, listing, identity_pattern, part.forget | read_forget(forget)) as whole:
+        catalogue = whole.part(part)
+        if part.fingerprint:
+            now = {found.number: found.fingerprint for found in whole.shards(part.count)}
+            require(
+                now.get(part.number) == part.fingerprint,
+                f"{source} changed while the run began (shard {part.number}/{part.count}): start it again",
+            )
+        names = sorted((file.name for file in catalogue.files), key=lambda name: rank(seed, name))
+        # Not which of how many: what a shard holds says that, and a table of one does not depend on it.
         settings = {"source": source, "listing": listing, "identity_pattern": identity_pattern,
-                    "max_pixels": max_pixels, "seed": seed}  # fmt: skip
+                    "max_pixels": max_pixels, "seed": seed, "forgotten": len(catalogue.forgotten)}  # fmt: skip
         with (
             TableWriter(out, "faces", f"ingest {VERSION}", settings) as table,
             Progress("ingest", len(names)) as progress,
         ):
-            for name in missing:
-                table.reject(name, "missing_file", f"{listing} lists it")
+            for name in catalogue.missing:
+                table.reject(name, "missing_file", f"{listing or source} lists it")
             places: dict[str, str] = {}
-            for image in _read_all(opened, names, naming, max_pixels):
+            for image in _read_all(catalogue.source, names, catalogue.naming, max_pixels):
                 if isinstance(image, Reject):
                     table.reject(image.source, image.reason, image.detail)
                 else:
                     _one_place(places, image.label)
                     table.add(image.row())
                 progress.advance()
-            require(table.rows > 0, f"{source}: none of the {len(names)} files is a usable image ({table.rejected})")
-            require(
-                table.identities > 1,
-                f"{source} holds one identity only ('{next(iter(places))}'): put the images of each person into a "
-                "folder of their own, or give identity_pattern or listing",
-            )
+            if part.count == 1:
+                _check(source, table, len(names), next(iter(places), ""))
     return {
-        "rows_in": len(names) + len(missing),
+        "rows_in": len(names) + len(catalogue.missing),
         "rows_out": table.rows,
         "identities": table.identities,
         "rejected": sum(table.rejected.values()),
+        "forgotten": len(catalogue.forgotten),
     }
+
+
+def _check(source: str, table: TableWriter, files: int, first: str) -> None:
+    require(table.rows > 0, f"{source}: none of the {files} files is a usable image ({table.rejected})")
+    require(
+        table.identities > 1,
+        f"{source} holds one identity only ('{first}'): put the images of each person into a folder of their own, "
+        "or give identity_pattern or listing",
+    )
 
 
 @dataclass(frozen=True)
@@ -166,34 +190,6 @@ class Ingested:
             "content": hashlib.sha256(self.image).hexdigest()[:16],
             "phash": self.phash,
         }
-
-
-def _apart(source: str, listing: str) -> tuple[str, str]:
-    """Source and listing, where the source is a listing of what lies beside it."""
-    if listing or not split_checksum(source)[0].lower().endswith(LISTINGS):
-        return source, listing
-    folder, slash, _ = split_checksum(source)[0].rpartition("/")
-    return (folder if slash else ".") or "/", source
-
-
-def _fingerprint(opened: Source, listing: str) -> str:
-    digest = hashlib.sha256(sha256_file(fetch(listing)).encode() if listing else b"")
-    for file in opened.files:
-        digest.update(f"{file.name}\0{file.size}\0{file.version}\n".encode("utf-8", "surrogateescape"))
-    return digest.hexdigest()
-
-
-def _empty(source: str) -> str:
-    return f"{source} holds no image: check the folder or prefix"
-
-
-def _hidden(name: str) -> bool:
-    return any(part.startswith((".", "__MACOSX")) for part in PurePosixPath(name).parts)
-
-
-def _rank(seed: int, name: str) -> bytes:
-    """Sort key that shuffles names alike, whatever other names there are."""
-    return hashlib.sha256(f"{seed}\0{name}".encode("utf-8", "surrogateescape")).digest()
 
 
 def _read_all(opened: Source, names: list[str], naming: Naming, max_pixels: int) -> Iterator[Ingested | Reject]:

@@ -6,13 +6,16 @@ After Mitchell et al., "Model cards for model reporting", FAT* 2019, arXiv 1810.
 from typing import Any
 
 
-def model_card(name: str, version: str, config: dict[str, Any], evaluation: dict[str, Any]) -> str:
+def model_card(
+    name: str, version: str, config: dict[str, Any], evaluation: dict[str, Any], data: dict[str, Any]
+) -> str:
     """The card as Markdown.
 
     Args:
         name, version: of the model.
         config: model.json.
         evaluation: evaluation.json.
+        data: what gather and audit found in the images; empty where they were not asked.
     """
     training = config["training"]
     lines = [
@@ -36,6 +39,7 @@ def model_card(name: str, version: str, config: dict[str, Any], evaluation: dict
         f"`{training['degradation']}`. Measured on {evaluation['images']} images of {evaluation['people']} other "
         f"people ({evaluation['pairs']} pairs).",
         "",
+        *_erasure(data.get("erasure")),
         "## Figures",
         "",
         "| set | model | accuracy | AUC | EER | " + " | ".join(f"TAR@FAR={far}" for far in _fars(evaluation)) + " |",
@@ -51,6 +55,20 @@ def model_card(name: str, version: str, config: dict[str, Any], evaluation: dict
         "",
     ]
     return "\n".join(lines)
+
+
+def _erasure(erasure: dict[str, Any] | None) -> list[str]:
+    """The proof that those who are to be forgotten are not in the model's data."""
+    if not erasure or not erasure["marks"]:
+        return []
+    return [
+        f"**Erasure.** {erasure['files_left_out']} images were left out since they, or the people on them, are to be "
+        f"forgotten; {erasure['rows_found']} of them are among the {erasure['rows_checked']} images that remained, by "
+        "name of person and file. The list has the marks below, the first 32 hex digits of the SHA-256 of each name:",
+        "",
+        *(f"- `{mark}`" for mark in erasure["marks"]),
+        "",
+    ]
 
 
 def _fars(evaluation: dict[str, Any]) -> list[str]:

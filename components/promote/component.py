@@ -7,6 +7,8 @@ from kfp import dsl
 def promote(
     model: dsl.Input[dsl.Model],
     evaluation: dsl.Input[dsl.Artifact],
+    gathered: dsl.Input[dsl.Artifact],
+    audited: dsl.Input[dsl.Dataset],
     promotion: dsl.Output[dsl.Artifact],
     metrics: dsl.Output[dsl.Metrics],
     name: str,
@@ -25,6 +27,8 @@ def promote(
         run,
         model=Path(model.path),
         evaluation=Path(evaluation.path),
+        gathered=Path(gathered.path),
+        audited=Path(audited.path),
         out=Path(promotion.path),
         name=name,
         destination=destination,

@@ -13,7 +13,15 @@ from components.promote.card import model_card
 MODEL_FILES = ("model.safetensors", "model.onnx", "identities.json", "model.json")
 
 
-def promote(model: Path, evaluation: Path, out: Path, name: str, destination: str) -> dict[str, Any]:
+def promote(
+    model: Path,
+    evaluation: Path,
+    out: Path,
+    name: str,
+    destination: str,
+    gathered: Path | None = None,
+    audited: Path | None = None,
+) -> dict[str, Any]:
     """Writes model, configuration, metrics and model card below `<destination>/<name>/<version>/`.
 
     Does so only where the gate says better. Where it does not, says so, and the run goes on. The version
@@ -26,6 +34,9 @@ def promote(model: Path, evaluation: Path, out: Path, name: str, destination: st
         out: Folder to write promotion.json and the model card to.
         name: Name of the model, letters, digits, - and _.
         destination: Where models are kept, s3://bucket/models or a folder.
+        gathered: Folder of gather; with `audited` it is told in the model card, and left as
+            `<destination>/<name>/data.json` for the next run to compare with, whatever the gate says.
+        audited: Audit table, with data.json beside it.
 
     Returns:
         rows_in (files of the model), rows_out (files written), promoted.
@@ -41,9 +52,12 @@ def promote(model: Path, evaluation: Path, out: Path, name: str, destination: st
     config, measured = read_json(model / "model.json"), read_json(evaluation / "evaluation.json")
     gate = measured["gate"]
     version = config["weights_sha256"][:12]
-    uri = storage.join(storage.join(destination, name), version)
+    home = storage.join(destination.rstrip("/"), name)
+    uri = storage.join(home, version)
+    data = read_json(gathered / "data.json") if gathered else {}
+    data |= read_json(audited / "data.json") if audited else {}
     with new_folder(out) as folder:
-        (folder / "model_card.md").write_text(model_card(name, version, config, measured), "utf-8")
+        (folder / "model_card.md").write_text(model_card(name, version, config, measured, data), "utf-8")
         write_json(folder / "metrics.json", {key: measured[key] for key in ("baseline", "finetuned", "gain", "gate")})
         names = [name for name in MODEL_FILES if name != "model.onnx" or "onnx" in config["training"]]
         files = [folder / "model_card.md", folder / "metrics.json", *(model / name for name in names)]
@@ -58,6 +72,9 @@ def promote(model: Path, evaluation: Path, out: Path, name: str, destination: st
                 "sha256": {file.name: sha256_file(file) for file in files},
             },
         )
+        if data:
+            write_json(folder / "data.json", data)
+            storage.upload(folder / "data.json", storage.join(home, "data.json"))
         if gate["better"]:
             for file in files:
                 storage.upload(file, storage.join(uri, file.name))

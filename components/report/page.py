@@ -37,7 +37,7 @@ def render(run: Run, settings: dict[str, Any], versions: dict[str, str]) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"percent": percent, "points": points, "plain": plain}
-    rejected = _rejected(run)
+    rejected = run.rejected
     names = sample_faces(run.aligned)
     pictures = _crops(run.aligned, {*names, *(row["source"] for row in rejected if row["step"] == "filter")})
     many = len(run.people) > MOST_BARS
@@ -229,7 +229,7 @@ def _pairs(run: Run, kind: str) -> list[dict[str, Any]]:
 
 def _kept(run: Run) -> list[dict[str, Any]]:
     """Images in, kept and left out by step, with the reasons."""
-    reasons = {step: table.manifest["rejected"] for step, table in run.sources.items()} | {"split": run.excluded}
+    reasons = run.data["rejected"] | {"split": run.excluded}
     return [
         {
             "step": step,
@@ -240,8 +240,3 @@ def _kept(run: Run) -> list[dict[str, Any]]:
         }
         for step, counts in reasons.items()
     ]
-
-
-def _rejected(run: Run) -> list[dict[str, str]]:
-    """The first images that each step rejected: step, source, reason, detail."""
-    return [{"step": step} | row for step, table in run.sources.items() for row in table.rejected()[:REJECTED]]

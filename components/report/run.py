@@ -1,8 +1,11 @@
 """What a report is about: the outputs of one run, read and checked."""
 
+import csv
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby, islice
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +20,16 @@ METRICS = ("rows_in", "rows_out", "seconds")
 class Run:
     """One run: its tables, and what its JSON files hold.
 
-    `steps` has rows_in, rows_out and seconds by step, in the order of the pipeline.
+    `data` is what gather and `audit` what audit says of the images, `rejected` the first images that each step left
+    out (step, source, reason, detail). `steps` has rows_in, rows_out and seconds by step, in the order of the
+    pipeline.
     """
 
     pipeline: str
     seed: int
-    faces: Table
+    data: dict[str, Any]
+    rejected: list[dict[str, str]]
+    audit: dict[str, Any]
     aligned: Table
     filtered: Table
     split: Table
@@ -59,11 +66,6 @@ class Run:
             counts.update(row["reason"] for row in rows if row["split"] == "excluded")
         return dict(sorted(counts.items()))
 
-    @property
-    def sources(self) -> dict[str, Table]:
-        """The tables that list images they rejected, by step."""
-        return {"ingest": self.faces, "align": self.aligned, "filter": self.filtered}
-
     def people_in(self, part: str) -> int:
         """Number of identities with an image in a part of the split."""
         return sum(part in images for images in self.people.values())
@@ -82,7 +84,23 @@ def read_object(path: Path, fields: tuple[str, ...]) -> dict[str, Any]:
     return dict(value)
 
 
+def read_rejected(path: Path, most: int) -> list[dict[str, str]]:
+    """The first `most` images that each of ingest, align and filter left out: step, source, reason, detail.
+
+    Raises:
+        KubefaceError: the file is missing.
+    """
+    require(path.is_file(), f"{path} is missing: was the step before it finished?")
+    with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
+        by_step = groupby(csv.DictReader(file), key=itemgetter("step"))
+        return [row for _, rows in by_step for row in islice(rows, most)]
+
+
 def read_metrics(path: Path) -> dict[str, float]:
     """A step's rows_in, rows_out and seconds; raises as read_object does."""
-    value = read_object(path, METRICS)
-    return {name: value[name] for name in METRICS}
+    return only_metrics(read_object(path, METRICS))
+
+
+def only_metrics(figures: dict[str, Any]) -> dict[str, float]:
+    """rows_in, rows_out and seconds of what a step returned."""
+    return {name: figures[name] for name in METRICS}

@@ -10,9 +10,12 @@ from typing import Any
 from components.faces.folders import read_json, write_json
 from components.faces.runtime import VERSION
 from components.faces.table import Table
-from components.report.page import render
-from components.report.run import Run, read_metrics, read_object
+from components.report.page import REJECTED, render
+from components.report.run import Run, only_metrics, read_metrics, read_object, read_rejected
 
+DATA_FIELDS = ("images", "identities", "rejected", "shards", "changed_shards", "erasure")
+AUDIT_FIELDS = ("drift",)
+SHARD_STEPS = ("ingest", "align", "filter")
 MODEL_FIELDS = ("backbone", "start", "start_license", "weights_sha256", "training")
 EVALUATION_FIELDS = (
     "producer", "split", "degradation", "people", "images", "pairs", "gate_far", "baseline", "finetuned", "gain",
@@ -24,16 +27,16 @@ NOT_SETTINGS = ("aligned", "split", "start_sha256", "versions", "onnx", "guard",
 
 
 def report(
-    faces: Path,
+    gathered: Path,
     aligned: Path,
     filtered: Path,
+    audited: Path,
     split: Path,
     model: Path,
     evaluation: Path,
     promotion: Path,
-    ingest_metrics: Path,
-    align_metrics: Path,
-    filter_metrics: Path,
+    gather_metrics: Path,
+    audit_metrics: Path,
     split_metrics: Path,
     finetune_metrics: Path,
     evaluate_metrics: Path,
@@ -49,16 +52,16 @@ def report(
     equal files.
 
     Args:
-        faces: Face table of ingest.
+        gathered: Folder of gather, with data.json, steps.json and rejected.csv.
         aligned: Aligned table.
         filtered: Filter table.
+        audited: Audit table, with data.json beside it.
         split: Split table.
         model: Model folder of finetune.
         evaluation: Folder of evaluate.
         promotion: Folder with promotion.json.
-        ingest_metrics: JSON file with the figures that ingest returned.
-        align_metrics: The same of align.
-        filter_metrics: The same of filter.
+        gather_metrics: JSON file with the figures that gather returned.
+        audit_metrics: The same of audit.
         split_metrics: The same of split.
         finetune_metrics: The same of finetune.
         evaluate_metrics: The same of evaluate.
@@ -77,7 +80,9 @@ def report(
     run = Run(
         pipeline=pipeline,
         seed=seed,
-        faces=Table(faces, "faces"),
+        data=read_object(gathered / "data.json", DATA_FIELDS),
+        rejected=read_rejected(gathered / "rejected.csv", REJECTED),
+        audit=read_object(audited / "data.json", AUDIT_FIELDS),
         aligned=Table(aligned, "aligned"),
         filtered=Table(filtered, "filter"),
         split=Table(split, "split"),
@@ -88,9 +93,9 @@ def report(
         roc=read_json(evaluation / "roc.json"),
         promotion=read_object(promotion / "promotion.json", PROMOTION_FIELDS),
         steps={
-            "ingest": read_metrics(ingest_metrics),
-            "align": read_metrics(align_metrics),
-            "filter": read_metrics(filter_metrics),
+            **{step: only_metrics(told) for step, told in read_object(gathered / "steps.json", SHARD_STEPS).items()},
+            "gather": read_metrics(gather_metrics),
+            "audit": read_metrics(audit_metrics),
             "split": read_metrics(split_metrics),
             "finetune": read_metrics(finetune_metrics),
             "evaluate": read_metrics(evaluate_metrics),
@@ -105,22 +110,25 @@ def report(
         file.write_bytes(page.encode("utf-8", "replace"))
     with _new_file(summary) as file:
         write_json(file, figures)
-    return {"rows_in": run.faces.rows, "rows_out": run.steps["evaluate"]["rows_in"]}
+    return {"rows_in": run.data["images"], "rows_out": run.steps["evaluate"]["rows_in"]}
 
 
 def summarise(run: Run) -> dict[str, Any]:
     """The figures of a run; nothing in them but seconds differs between equal runs."""
     rejected: Counter[str] = Counter()
-    for table in run.sources.values():
-        rejected.update(table.manifest["rejected"])
+    for counts in run.data["rejected"].values():
+        rejected.update(counts)
     evaluation, promotion, training = run.evaluation, run.promotion, run.model["training"]
     return {
         "pipeline": run.pipeline,
         "seed": run.seed,
         "steps": run.steps,
         "dataset": {
-            "images": run.faces.rows,
-            "identities": run.faces.identities,
+            "images": run.data["images"],
+            "identities": run.data["identities"],
+            "shards": len(run.data["shards"]),
+            "changed_shards": run.data["changed_shards"],
+            "forgotten": run.data["erasure"]["files_left_out"],
             "rejected": rejected.total(),
             "rejected_by_reason": dict(rejected),
             "heldout_identities": run.people_in("heldout"),

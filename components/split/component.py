@@ -7,6 +7,7 @@ from kfp import dsl
 def split(
     aligned: dsl.Input[dsl.Dataset],
     filtered: dsl.Input[dsl.Dataset],
+    audited: dsl.Input[dsl.Dataset],
     divided: dsl.Output[dsl.Dataset],
     metrics: dsl.Output[dsl.Metrics],
     apply_filter: str = "validation",
@@ -27,6 +28,7 @@ def split(
         run,
         aligned=Path(aligned.path),
         filtered=Path(filtered.path),
+        audited=Path(audited.path),
         out=Path(divided.path),
         apply_filter=apply_filter,
         heldout_fraction=heldout_fraction,

@@ -2,32 +2,40 @@
 
 import hashlib
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from components.faces.errors import require
+import pyarrow as pa
+
+from components.faces.errors import KubefaceError, require
 from components.faces.progress import Progress
 from components.faces.runtime import VERSION
-from components.faces.table import Table, TableWriter
+from components.faces.table import ROW_GROUP_ROWS, Table, TableWriter
 
 APPLY = ("validation", "all", "none")
+RECOMMENDED_IMAGES = 10
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Face:
     """What the division of an image depends on."""
 
     image_id: str
-    identity: str
     given_split: str | None
     rejected: str | None  # the filter's reason
+    dropped: str | None  # the audit's reason
+    cluster: str  # the near-duplicates that it belongs to
 
 
 def split(
     aligned: Path,
     filtered: Path,
     out: Path,
+    audited: Path | None = None,
     apply_filter: str = "validation",
     heldout_fraction: float = 0.33,
     val_fraction: float = 0.2,
@@ -38,21 +46,25 @@ def split(
     """Divides people into trained and held out, and the trained people's images into train and val.
 
     A person is held out when a hash of seed and name falls under the fraction, so that nobody changes
-    sides when others are added, and nobody is on both. Where the source came with train/ and val/
-    folders, that division is kept for the people who are not held out. No image is copied: the result
-    is a table of image_id, identity, split (train, val, heldout, excluded) and reason.
+    sides when others are added, and nobody is on both; names that the audit takes for one person stay together. The
+    other people's images are divided in the same proportion for each of them (stratified by person), near-duplicates
+    together. Where the source came with train/ and val/ folders, that division is kept for the people who are not held
+    out. No image is copied: the result is a table of image_id, identity, split (train, val, heldout, excluded) and
+    reason.
 
     Args:
         aligned: Aligned table.
-        filtered: Filter table.
+        filtered: Filter table, of this aligned table.
         out: Folder to write the split table to.
+        audited: Audit table; without one, every image stands for itself.
         apply_filter: Where images that the filter rejected are left out; validation (val and held-out
             people), all, or none.
         heldout_fraction: Share of people held out for verification, 0 to less than 1.
         val_fraction: Share of each trained person's images used for validation, 0 to less than 1.
         val_people_fraction: Share of the trained people who are validated on alone, 0 to less than 1: what is chosen on
             strangers holds for strangers.
-        min_images: Least images of a person after filtering; people with fewer are excluded.
+        min_images: Least images of a person after filtering, 2 or more, 10 are recommended; people with fewer are
+            excluded.
         seed: Seed of the division.
 
     Returns:
@@ -70,10 +82,7 @@ def split(
     )
     require(min_images >= 2, f"min_images is {min_images}: a person needs at least 2 images")
     table = Table(aligned, "aligned")
-    people = _people(table, Table(filtered, "filter"))
-    heldout = {name for name in people if _unit_hash(seed, "person", name) < heldout_fraction}
-    # A hash of its own, so that it moves nobody in or out of those who are held out.
-    validated = {n for n in people if _unit_hash(seed, "val person", n) < val_people_fraction} - heldout
+    index = _index(table, Table(filtered, "filter"), Table(audited, "audit") if audited else None)
     settings = {
         "aligned": table.sha256,
         "apply_filter": apply_filter,
@@ -85,18 +94,26 @@ def split(
     }
     counts: Counter[str] = Counter()
     identities: dict[str, set[str]] = defaultdict(set)
+    people: dict[str, set[str]] = defaultdict(set)
+    few = 0
     with (
         TableWriter(out, "split", f"split {VERSION}", settings) as result,
         Progress("split", table.rows) as progress,
     ):
-        for name in sorted(people):
-            whole = "heldout" if name in heldout else "val" if name in validated else None
-            for face, part, reason in _divide(people[name], whole, apply_filter, val_fraction, min_images, seed):
+        for name, person, faces in _people(index):
+            whole = _side(person, heldout_fraction, val_people_fraction, seed)
+            kept = 0
+            for face, part, reason in _divide(faces, whole, apply_filter, val_fraction, min_images, seed):
                 result.add({"image_id": face.image_id, "identity": name, "split": part, "reason": reason})
                 counts[part] += 1
                 identities[part].add(name)
-            progress.advance(len(people[name]))
-        _check(identities, len(people), heldout_fraction, val_people_fraction, min_images)
+                people[part].add(person)
+                kept += not reason
+            few += 0 < kept < RECOMMENDED_IMAGES
+            progress.advance(len(faces))
+        _check(identities, people, heldout_fraction, val_people_fraction, min_images)
+    if few:
+        print(f"split: {few} people have fewer than {RECOMMENDED_IMAGES} images; more of each help", flush=True)
     return {
         "rows_in": table.rows,
         "rows_out": table.rows - counts["excluded"],
@@ -109,24 +126,52 @@ def split(
     }
 
 
-def _people(table: Table, filtered: Table) -> dict[str, list[Face]]:
-    """The images of each person, in an order that depends on their ids alone."""
-    judged = filtered.columns(["image_id", "kept", "reason"]).to_pydict()
-    verdicts = {
-        image_id: None if kept else reason
-        for image_id, kept, reason in zip(judged["image_id"], judged["kept"], judged["reason"], strict=True)
-    }
-    faces = table.columns(["image_id", "identity", "given_split"]).to_pydict()
-    people: dict[str, list[Face]] = defaultdict(list)
-    for image_id, identity, given in zip(faces["image_id"], faces["identity"], faces["given_split"], strict=True):
-        require(
-            image_id in verdicts,
-            f"{filtered.folder} says nothing of image {image_id} of {table.folder}: run filter on this table",
+def _index(table: Table, filtered: Table, audited: Table | None) -> pa.Table:
+    """What is known of every image, without the images, ordered by identity and image_id."""
+    index = table.columns(["image_id", "identity", "given_split"])
+    for other, names in ((filtered, ["reason"]), (audited, ["reason", "cluster", "person"])):
+        if other is None:
+            continue
+        found = other.columns(["image_id", *names])
+        if not found["image_id"].equals(index["image_id"]):
+            missing = next(iter(set(index["image_id"].to_pylist()) - set(found["image_id"].to_pylist())), None)
+            raise KubefaceError(
+                f"{other.folder} says nothing of image {missing} of {table.folder}: run its step on this table"
+                if missing
+                else f"{other.folder} is of another table than {table.folder}: run its step on this table"
+            )
+        for name in names:
+            index = index.append_column(f"{other.manifest['kind']} {name}", found[name])
+    return index.sort_by([("identity", "ascending"), ("image_id", "ascending")])
+
+
+def _people(index: pa.Table) -> Iterator[tuple[str, str, list[Face]]]:
+    """Each identity in turn: its name, the person it stands for, and the images in the order of their ids."""
+    rows = (row for batch in index.to_batches(max_chunksize=ROW_GROUP_ROWS) for row in batch.to_pylist())
+    for name, images in groupby(rows, key=itemgetter("identity")):
+        found = list(images)
+        yield (
+            name,
+            found[0].get("audit person", name),
+            [
+                Face(
+                    row["image_id"],
+                    row["given_split"],
+                    row["filter reason"],
+                    row.get("audit reason"),
+                    row.get("audit cluster", row["image_id"]),
+                )
+                for row in found
+            ],
         )
-        people[identity].append(Face(image_id, identity, given, verdicts[image_id]))
-    for images in people.values():
-        images.sort(key=lambda face: face.image_id)
-    return people
+
+
+def _side(person: str, heldout_fraction: float, val_people_fraction: float, seed: int) -> str | None:
+    """Where all images of a person go, None where they are divided."""
+    if _unit_hash(seed, "person", person) < heldout_fraction:
+        return "heldout"
+    # A hash of its own, so that it moves nobody in or out of those who are held out.
+    return "val" if _unit_hash(seed, "val person", person) < val_people_fraction else None
 
 
 def _divide(
@@ -141,10 +186,17 @@ def _divide(
     else:
         parts = _train_and_val(faces, val_fraction, seed, apply_filter != "none")
     leaves = {"validation": ("val", "heldout"), "all": ("train", "val", "heldout"), "none": ()}[apply_filter]
-    reasons = {
-        face.image_id: f"filter: {face.rejected}" if face.rejected and parts[face.image_id] in leaves else None
-        for face in faces
-    }
+    trained = {face.cluster for face in faces if parts[face.image_id] == "train" and not face.dropped}
+    reasons = {}
+    for face in faces:
+        part, reason = parts[face.image_id], None
+        if face.dropped:
+            reason = f"audit: {face.dropped}"
+        elif part == "val" and face.cluster in trained:
+            reason = "near-duplicate of a training image"  # where the source came divided
+        elif face.rejected and part in leaves:
+            reason = f"filter: {face.rejected}"
+        reasons[face.image_id] = reason
     left = sum(reason is None for reason in reasons.values())
     if left < min_images:
         reasons = {image_id: reason or f"fewer than {min_images} images" for image_id, reason in reasons.items()}
@@ -158,17 +210,29 @@ def _divide(
 def _train_and_val(faces: list[Face], val_fraction: float, seed: int, filtered: bool) -> dict[str, str]:
     """At least one image of a person is trained on, and at least one validated on where a fraction is asked for.
 
-    Where the filter's verdict counts for val, the first of val is an image that it kept, if there is one.
+    Near-duplicates go together; a person whose images are all near-duplicates is trained on alone. Where the filter's
+    verdict counts for val, the first of val is an image that it kept, if there is one.
     """
-    count = round(val_fraction * len(faces))
+    usable = [face for face in faces if not face.dropped]
+    count = round(val_fraction * len(usable))
     if val_fraction > 0:
         count = max(1, count)
-    count = min(count, len(faces) - 1)
-    ranked = sorted(faces, key=lambda face: _unit_hash(seed, "image", face.image_id))
+    clusters: dict[str, list[Face]] = defaultdict(list)
+    for face in usable:
+        clusters[face.cluster].append(face)
+    ranked = sorted(clusters, key=lambda cluster: _unit_hash(seed, "image", cluster))
     if filtered:
-        first = next((index for index, face in enumerate(ranked) if not face.rejected), 0)
-        ranked.insert(0, ranked.pop(first))
-    return {face.image_id: "val" if index < count else "train" for index, face in enumerate(ranked)}
+        kept = (place for place, name in enumerate(ranked) if not all(face.rejected for face in clusters[name]))
+        ranked.insert(0, ranked.pop(next(kept, 0)))
+    validated = set[str]()
+    for name in ranked[: len(ranked) - 1]:
+        count -= len(clusters[name])
+        if count < 0 and validated:
+            break
+        if count <= -len(clusters[name]):
+            break
+        validated.add(name)
+    return {face.image_id: "val" if face.cluster in validated and not face.dropped else "train" for face in faces}
 
 
 def _unit_hash(seed: int, kind: str, name: str) -> float:
@@ -178,18 +242,23 @@ def _unit_hash(seed: int, kind: str, name: str) -> float:
 
 
 def _check(
-    identities: dict[str, set[str]], people: int, heldout_fraction: float, val_people_fraction: float, min_images: int
+    identities: dict[str, set[str]],
+    people: dict[str, set[str]],
+    heldout_fraction: float,
+    val_people_fraction: float,
+    min_images: int,
 ) -> None:
-    both = identities["heldout"] & (identities["train"] | identities["val"])
+    both = people["heldout"] & (people["train"] | people["val"])
     require(not both, f"'{next(iter(both), '')}' is both trained on and held out: this is a bug, please report it")
+    everybody = len(set[str]().union(*identities.values()))
     require(
         len(identities["train"]) >= 2,
-        f"{len(identities['train'])} of {people} people are left to train on, at least 2 are needed: lower "
+        f"{len(identities['train'])} of {everybody} people are left to train on, at least 2 are needed: lower "
         f"heldout_fraction, val_people_fraction or min_images (now {heldout_fraction:g}, {val_people_fraction:g} and "
         f"{min_images})",
     )
     require(
         heldout_fraction == 0 or len(identities["heldout"]) >= 2,
-        f"{len(identities['heldout'])} of {people} people are held out, verification needs at least 2: raise "
+        f"{len(identities['heldout'])} of {everybody} people are held out, verification needs at least 2: raise "
         f"heldout_fraction (now {heldout_fraction:g}), use another seed, or set it to 0 to hold out nobody",
     )

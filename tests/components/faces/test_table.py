@@ -27,6 +27,8 @@ def face(number: int, size: int = 40) -> dict[str, Any]:
         "image": bytes((number * 31 + index * index) % 256 for index in range(size)),
         "width": number + 1,
         "height": 2 * number + 1,
+        "content": f"{number:016x}",
+        "phash": "0" * 16,
     }
 
 
@@ -169,7 +171,7 @@ from pathlib import Path
 from components.faces.table import TableWriter
 with TableWriter(Path(sys.argv[1]), "filter", "test 1", {}) as writer:
     for number in range(400):
-        writer.add({"image_id": str(number), "kept": True, "score": 1.0, "face_size": 9.0})
+        writer.add({"image_id": str(number), "kept": True, "score": 1.0, "face_size": 9.0, "faces": 1, "sharpness": 9.0, "turn": 0.0, "agreement": 1.0})
     os.kill(os.getpid(), 9)
 """
 
@@ -232,7 +234,7 @@ def test_another_schema_version_is_refused(tmp_path: Path) -> None:
     folder = write(tmp_path / "faces", [face(1)])
     manifest = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps(manifest | {"schema_version": 9}))
-    with pytest.raises(KubefaceError, match="faces has schema version 9, this release reads 2"):
+    with pytest.raises(KubefaceError, match="faces has schema version 9, this release reads 3"):
         Table(folder, "faces")
 
 

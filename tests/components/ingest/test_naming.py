@@ -10,7 +10,7 @@ import pytest
 from components.faces.errors import KubefaceError
 from components.faces.table import Table
 from components.ingest.naming import Label, by_folder, by_listing, by_pattern
-from components.ingest.step import fingerprint, ingest
+from components.ingest.step import ingest, plan
 from tests.components.ingest.test_ingest import archive, folder_of, images, reasons, rows_of
 
 __all__ = ["images"]  # a fixture
@@ -78,7 +78,7 @@ def test_flat_files_of_two_resolutions(images: dict[str, bytes], tmp_path: Path)
         if name.startswith(people)
     }
     figures = ingest(folder_of(tmp_path / "in", flat), tmp_path / "out", identity_pattern=r"^(\d{3})_")
-    assert figures == {"rows_in": 18, "rows_out": 18, "identities": 3, "rejected": 0}
+    assert figures == {"rows_in": 18, "rows_out": 18, "identities": 3, "rejected": 0, "forgotten": 0}
     for row in rows_of(tmp_path / "out"):
         low = row["source"].startswith("vlr_images")
         assert row["identity"] == row["source"].split("/")[1][:3]
@@ -109,7 +109,7 @@ def test_a_listing_says_who_it_is(suffix: str, beside: bool, images: dict[str, b
     ]
     listing = listed((tmp_path / "in" if beside else tmp_path) / f"people{suffix}", rows)
     figures = ingest(*((listing, tmp_path / "out") if beside else (source, tmp_path / "out", listing)))
-    assert figures == {"rows_in": 4, "rows_out": 3, "identities": 2, "rejected": 1}
+    assert figures == {"rows_in": 4, "rows_out": 3, "identities": 2, "rejected": 1, "forgotten": 0}
     assert reasons(tmp_path / "out") == {"gone.png": "missing_file"}
     found = {
         row["source"]: (row["identity"], row["given_split"], json.loads(row["groups"] or "{}"))
@@ -126,14 +126,14 @@ def test_a_listing_of_an_archive_changes_the_fingerprint(images: dict[str, bytes
     source = archive(tmp_path / "faces.tar", images)
     rows: list[dict[str, str | None]] = [{"path": name, "identity": name[:3]} for name in images]
     listing = listed(tmp_path / "people.csv", rows)
-    before = fingerprint(source, listing)
-    assert before != fingerprint(source)
-    ingest(source, tmp_path / "out", listing, expected_fingerprint=before)
+    (before,) = plan(source, listing)["shards"]
+    assert before != plan(source)["shards"][0]
+    ingest(source, tmp_path / "out", listing, shard=before)
     assert Table(tmp_path / "out", "faces").rows == 9
     listed(tmp_path / "people.csv", rows[:-1])
-    assert fingerprint(source, listing) != before
+    assert plan(source, listing)["shards"] != [before]
     with pytest.raises(KubefaceError, match="changed while the run began"):
-        ingest(source, tmp_path / "again", listing, expected_fingerprint=before)
+        ingest(source, tmp_path / "again", listing, shard=before)
 
 
 @pytest.mark.parametrize(

@@ -48,12 +48,30 @@ def write_tables(folder: Path, names: list[str], reject: bool) -> list[tuple[str
             out = names.index(name) % 3 == 0
             image_id, source = f"{number:016x}", f"{name}/{image}.png"
             row = {"image_id": image_id, "identity": name, "source": source}
-            faces.add(row | {"image": colour(number, 16), "width": 16, "height": 16})
+            faces.add(
+                row | {"image": colour(number, 16), "width": 16, "height": 16, "content": "0" * 16, "phash": "0" * 16}
+            )
             detected = {"landmarks": [0.0] * 10, "det_score": 1.0, "det_box": [0.0] * 4}
-            aligned.add(row | {"image": colour(number), "width": 8, "height": 8} | detected)
+            aligned.add(
+                row
+                | {"image": colour(number), "width": 8, "height": 8, "content": "0" * 16, "phash": "0" * 16}
+                | detected
+            )
             bad = reject and out and image == IMAGES - 1
             reason = "low_score" if bad else None
-            filtered.add({"image_id": image_id, "kept": not bad, "reason": reason, "score": 0.5, "face_size": 8.0})
+            filtered.add(
+                {
+                    "image_id": image_id,
+                    "kept": not bad,
+                    "reason": reason,
+                    "score": 0.5,
+                    "face_size": 8.0,
+                    "faces": 1,
+                    "sharpness": 9.0,
+                    "turn": 0.0,
+                    "agreement": 1.0,
+                }
+            )
             if bad:
                 filtered.reject(source, "low_score", "score 0.500, face 8 pixels")
             part = "excluded" if bad else "heldout" if out else "val" if image == IMAGES - 1 else "train"
@@ -388,6 +406,8 @@ def aligned_table(folder: Path, identities: list[str]) -> Table:
                 "image": b"",
                 "width": 1,
                 "height": 1,
+                "content": "0" * 16,
+                "phash": "0" * 16,
             }
             table.add(row | detected)
     return Table(folder, "aligned")

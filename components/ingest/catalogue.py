@@ -1,0 +1,171 @@
+"""What a source holds, by name: who is in which file, who is to be forgotten, and which shard each file belongs to."""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+
+from components.faces.errors import require
+from components.faces.fetch import split_checksum
+from components.faces.forget import mark_of
+from components.faces.sources import Source, open_source
+from components.faces.storage import StoredFile
+from components.ingest.naming import LISTINGS, Label, Naming, by_folder, by_listing, by_pattern
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One of `count` parts of a source; a person's images are in one of them.
+
+    Written as `<number>/<count>`; then perhaps the fingerprint that it was seen with and, after commas, the marks of
+    the people and images in it that are to be forgotten. Whatever decides on a shard's content stands in its text, and
+    nothing that does not: equal text, equal work.
+    """
+
+    number: int = 0
+    count: int = 1
+    fingerprint: str = ""
+    forget: frozenset[str] = frozenset()
+
+    @classmethod
+    def parse(cls, text: str) -> "Shard":
+        """Raises KubefaceError where the text is no shard."""
+        place, _, seen = text.partition(" ")
+        number, slash, count = place.partition("/")
+        require(
+            bool(slash) and number.isdecimal() and count.isdecimal() and int(number) < int(count),
+            f"shard is '{text}': write <number>/<count>, the first being 0/<count>",
+        )
+        fingerprint, *marks = seen.split(",")
+        return cls(int(number), int(count), fingerprint, frozenset(marks))
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.count} {','.join([self.fingerprint, *sorted(self.forget)])}".strip()
+
+    def holds(self, key: str) -> bool:
+        """Whether the images of the person (or the file that names nobody) are in this shard."""
+        return shard_number(key, self.count) == self.number
+
+
+def shard_number(key: str, count: int) -> int:
+    """The shard of a person: a hash of the name, so that others who come or go move nobody."""
+    digest = hashlib.sha256(f"shard\0{key}".encode("utf-8", "surrogateescape")).digest()
+    return int.from_bytes(digest[:8], "big") % count
+
+
+@dataclass
+class Catalogue:
+    """The files of a source that are to be read.
+
+    Args:
+        source: where they are read from.
+        naming: who is in a file; None where nothing says it.
+        files: those to read, in the order of their names.
+        missing: names that the listing has and the source has not.
+        forgotten: the mark, in the list of those to forget, of each file that is left out, by the file's name.
+    """
+
+    source: Source
+    naming: Naming
+    files: list[StoredFile]
+    missing: list[str] = field(default_factory=list)
+    forgotten: dict[str, str] = field(default_factory=dict)
+
+    def key(self, name: str) -> str:
+        """What decides on a file's shard: the person, or the name where nothing says who it is."""
+        label = self.naming(name)
+        return label.identity if label else name
+
+    def part(self, shard: Shard) -> "Catalogue":
+        """What belongs to one shard."""
+        if shard.count == 1:
+            return self
+        return Catalogue(
+            self.source,
+            self.naming,
+            [file for file in self.files if shard.holds(self.key(file.name))],
+            [name for name in self.missing if shard.holds(self.key(name))],
+            {name: mark for name, mark in self.forgotten.items() if shard.holds(self.key(name))},
+        )
+
+    def shards(self, count: int) -> list[Shard]:
+        """The shards that hold something, each with its fingerprint and the marks that leave a file of it out."""
+        digests = [hashlib.sha256() for _ in range(count)]
+        marks: dict[int, set[str]] = {}
+        used = set()
+        for file in self.files:
+            number = shard_number(self.key(file.name), count)
+            digests[number].update(self._line(file))
+            used.add(number)
+        for name in self.missing:
+            digests[shard_number(self.key(name), count)].update(f"missing\0{name}\n".encode("utf-8", "surrogateescape"))
+        for name, mark in self.forgotten.items():
+            marks.setdefault(shard_number(self.key(name), count), set()).add(mark)
+        return [
+            Shard(number, count, digests[number].hexdigest(), frozenset(marks.get(number, ())))
+            for number in sorted(used)
+        ]
+
+    def _line(self, file: StoredFile) -> bytes:
+        return f"{file.name}\0{file.size}\0{file.version}\0{self.naming(file.name)}\n".encode(
+            "utf-8", "surrogateescape"
+        )
+
+
+@contextmanager
+def open_catalogue(
+    source: str, listing: str = "", identity_pattern: str = "", forget: frozenset[str] = frozenset()
+) -> Iterator[Catalogue]:
+    """Opens a source and looks at its names, without reading an image.
+
+    Args:
+        source: folder, s3:// prefix, archive, or a listing of images that lie beside it.
+        listing: who is in which image, as CSV or Parquet; empty where folders or names say it.
+        identity_pattern: regular expression that finds the person in a file's name; empty for the folder's name.
+        forget: marks of people and images to leave out, as read_forget gives them.
+
+    Raises:
+        KubefaceError: a source that is not there, cannot be reached or holds no image, or a listing or pattern that
+            cannot be used.
+    """
+    source, listing = _apart(source, listing)
+    require(not (listing and identity_pattern), "listing and identity_pattern both name people: give one of them")
+    naming: Naming = by_pattern(identity_pattern) if identity_pattern else by_folder
+    with open_source(source) as opened:
+        files, missing = [file for file in opened.files if not _hidden(file.name)], list[str]()
+        if listing:
+            labels = by_listing(listing)
+            there = {file.name for file in opened.files}
+            naming, missing = labels.get, sorted(labels.keys() - there)
+            files = [file for file in opened.files if file.name in labels]
+            require(bool(files), f"{source} holds none of the images that {listing} lists")
+        require(bool(files), f"{source} holds no image: check the folder or prefix")
+        forgotten = dict[str, str]()
+        if forget:
+            forgotten = {
+                name: mark
+                for name in [*(file.name for file in files), *missing]
+                if (mark := _mark(name, naming(name), forget))
+            }
+            files = [file for file in files if file.name not in forgotten]
+            missing = [name for name in missing if name not in forgotten]
+            require(bool(files), f"every image of {source} is to be forgotten: nothing is left to train on")
+        yield Catalogue(opened, naming, files, missing, forgotten)
+
+
+def _mark(name: str, label: Label | None, forget: frozenset[str]) -> str:
+    """The mark that a file is to be forgotten by, empty where it is not."""
+    return next((mark for mark in (mark_of(label.identity if label else ""), mark_of(name)) if mark in forget), "")
+
+
+def _apart(source: str, listing: str) -> tuple[str, str]:
+    """Source and listing, where the source is a listing of what lies beside it."""
+    if listing or not split_checksum(source)[0].lower().endswith(LISTINGS):
+        return source, listing
+    folder, slash, _ = split_checksum(source)[0].rpartition("/")
+    return (folder if slash else ".") or "/", source
+
+
+def _hidden(name: str) -> bool:
+    return any(part.startswith((".", "__MACOSX")) for part in PurePosixPath(name).parts)
