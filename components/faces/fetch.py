@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import urllib.error
 import urllib.request
 import zipfile
@@ -15,10 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from components.faces import storage
+from components.faces.datasets import published
 from components.faces.errors import KubefaceError
 from components.faces.folders import sha256_file
 
 TIMEOUT_SECONDS = 60
+HTTP_ATTEMPTS, FIRST_PAUSE_SECONDS = 3, 1.0  # the second pause is twice as long
 # s3://bucket/prefix or a folder that holds published files as <sha256>/<file name>; asked before the publisher is.
 MIRROR_VARIABLE = "KUBEFACE_WEIGHTS_MIRROR"
 
@@ -40,11 +43,16 @@ def fetch(uri: str) -> Path:
 
     Args:
         uri: a path, file://, s3:// or https:// address, with `#sha256=<64 hex digits>` behind it;
-            only https:// must have it, the others may.
+            only https:// must have it, the others may. Or a name of `datasets`, as lfw.
 
     Raises:
         KubefaceError: the file cannot be had, or its checksum is another one (the download is discarded).
     """
+    if address := published(uri):
+        try:
+            return fetch_any([address])[0]
+        except KubefaceError as error:
+            raise KubefaceError(f"{uri} cannot be had: {error}; or give the file's path or s3:// address") from error
     address, checksum = split_checksum(uri)
     if checksum is None:
         if address.startswith(("https://", "http://")):
@@ -81,12 +89,26 @@ def fetch(uri: str) -> Path:
 
 
 def _download_http(url: str, path: Path) -> None:
-    try:
-        request = urllib.request.Request(url, headers={"User-Agent": "kubeface"})
-        with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response, open(path, "wb") as file:
-            shutil.copyfileobj(response, file)
-    except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
-        raise KubefaceError(f"{url} cannot be downloaded: {getattr(error, 'reason', error)}") from error
+    """Downloads once more what broke off in the middle, or what the server was too busy for."""
+    for attempt in range(HTTP_ATTEMPTS):
+        try:
+            _download_once(url, path)
+            return
+        except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
+            busy = isinstance(error, urllib.error.HTTPError) and (error.code >= 500 or error.code == 429)
+            broken = isinstance(error, ConnectionError | TimeoutError | http.client.IncompleteRead)
+            if attempt + 1 == HTTP_ATTEMPTS or not (busy or broken):
+                raise KubefaceError(f"{url} cannot be downloaded: {getattr(error, 'reason', error)}") from error
+        time.sleep(FIRST_PAUSE_SECONDS * 2**attempt)
+
+
+def _download_once(url: str, path: Path) -> None:
+    request = urllib.request.Request(url, headers={"User-Agent": "kubeface"})
+    with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response, open(path, "wb") as file:
+        shutil.copyfileobj(response, file)
+        announced = response.headers.get("Content-Length")
+        if announced and file.tell() != int(announced):
+            raise ConnectionError(f"it was cut off after {file.tell()} of {announced} bytes")
 
 
 @dataclass(frozen=True)

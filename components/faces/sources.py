@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from threading import Lock
 
 from components.faces import storage
+from components.faces.datasets import published
 from components.faces.errors import KubefaceError
 from components.faces.fetch import fetch, split_checksum
 
@@ -31,7 +32,7 @@ class Source:
 
 @contextmanager
 def open_source(uri: str) -> Iterator[Source]:
-    """Opens a folder, an s3:// prefix, or a .tar, .tgz or .zip given as path, s3:// or https:// address.
+    """Opens a folder, an s3:// prefix, or a .tar, .tgz or .zip given as path, s3:// or https:// address; or `lfw`.
 
     Archive members are read one by one and never unpacked under their own names, so that `../`,
     absolute names, links and devices do nothing.
@@ -39,7 +40,7 @@ def open_source(uri: str) -> Iterator[Source]:
     Raises:
         KubefaceError: the source is not there, cannot be reached, or is no archive in spite of its name.
     """
-    if not split_checksum(uri)[0].lower().endswith(ARCHIVES):
+    if not (split_checksum(uri)[0].lower().endswith(ARCHIVES) or published(uri)):
         yield Source(storage.list_files(uri), lambda name: storage.read_bytes(storage.join(uri, name)))
         return
     path = fetch(uri)

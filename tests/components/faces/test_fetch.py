@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from components.faces import fetch as fetch_module
 from components.faces.errors import KubefaceError
 from components.faces.fetch import MIRROR_VARIABLE, WheelFile, cache_folder, fetch, fetch_any, mirrored, split_checksum
 
@@ -25,6 +26,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "cache"
     monkeypatch.setenv("KUBEFACE_CACHE", str(folder))
     monkeypatch.delenv(MIRROR_VARIABLE, raising=False)
+    monkeypatch.setattr(fetch_module, "FIRST_PAUSE_SECONDS", 0.01)
     return folder
 
 
@@ -40,19 +42,21 @@ class Server:
         self.files: dict[str, bytes] = {}
         self.requests: list[str] = []
         self.cut_off = 0
+        self.faults: list[int] = []  # how many bytes are cut off, or statuses, of the next answers
         outer = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 outer.requests.append(self.path)
                 data = outer.files.get(self.path)
-                if data is None:
-                    self.send_error(404)
+                fault = outer.faults.pop(0) if outer.faults else outer.cut_off
+                if data is None or 400 <= fault < 600:
+                    self.send_error(404 if data is None else fault)
                     return
                 self.send_response(200)
                 self.send_header("Content-Length", str(len(data)))
                 self.end_headers()
-                self.wfile.write(data[: len(data) - outer.cut_off])
+                self.wfile.write(data[: len(data) - fault])
 
             def log_message(self, *arguments: object) -> None:
                 pass
@@ -131,11 +135,31 @@ def test_what_is_no_address_is_named(address: str) -> None:
 def test_a_download_cut_off_is_not_kept(server: Server, cache: Path) -> None:
     server.files["/weights.pt"] = DATA
     server.cut_off = 1000
-    with pytest.raises(KubefaceError):
+    with pytest.raises(KubefaceError, match=r"cannot be downloaded: it was cut off after 75800 of 76800 bytes"):
         fetch(f"{server.url}/weights.pt#sha256={sha256(DATA)}")
     assert cached(cache) == []
+    assert len(server.requests) == 3
     server.cut_off = 0
     assert fetch(f"{server.url}/weights.pt#sha256={sha256(DATA)}").read_bytes() == DATA
+
+
+@pytest.mark.parametrize("fault", [1000, 429, 503])
+def test_a_download_that_breaks_off_or_meets_a_busy_server_is_tried_again(
+    fault: int, server: Server, cache: Path
+) -> None:
+    server.files["/weights.pt"] = DATA
+    server.faults = [fault, fault]
+    assert fetch(f"{server.url}/weights.pt#sha256={sha256(DATA)}").read_bytes() == DATA
+    assert cached(cache) == ["weights.pt"]
+    assert len(server.requests) == 3
+
+
+def test_a_download_that_is_refused_is_not_tried_again(server: Server, cache: Path) -> None:
+    server.files["/weights.pt"] = DATA
+    server.faults = [403]
+    with pytest.raises(KubefaceError, match=r"weights\.pt cannot be downloaded: Forbidden"):
+        fetch(f"{server.url}/weights.pt#sha256={sha256(DATA)}")
+    assert len(server.requests) == 1
 
 
 def test_a_damaged_cache_is_downloaded_again(server: Server, cache: Path) -> None:
