@@ -154,7 +154,7 @@ def test_what_cannot_be_used_is_listed_by_reason(images: dict[str, bytes], tmp_p
     }
     source = folder_of(tmp_path / "in", images | {name: data for name, (data, _) in bad.items()})
     figures = ingest(source, tmp_path / "out", max_pixels=200 * 200)
-    assert figures == {"rows_in": 9 + len(bad), "rows_out": 9, "identities": 3, "rejected": len(bad)}
+    assert figures == {"rows_in": 9 + len(bad), "rows_out": 9, "identities": 3, "rejected": len(bad), "forgotten": 0}
     assert {row["source"] for row in rows_of(tmp_path / "out")} == set(images)
     assert reasons(tmp_path / "out") == {name: reason for name, (_, reason) in bad.items()}
     table = Table(tmp_path / "out", "faces")

@@ -1,5 +1,6 @@
 """The report of a small synthetic run: its figures, and a page that is safe, whole and the same each time."""
 
+import csv
 import json
 import shutil
 from collections import Counter
@@ -22,7 +23,8 @@ from components.report.step import report
 
 HOSTILE = "<img src=x onerror=1>"
 IMAGES = 4  # of each identity
-STEPS = ("ingest", "align", "filter", "split", "finetune", "evaluate", "promote")
+SHARD_STEPS = ("ingest", "align", "filter")
+STEPS = ("gather", "audit", "split", "finetune", "evaluate", "promote")
 
 
 def colour(number: int, size: int = 8) -> bytes:
@@ -38,7 +40,6 @@ def write_tables(folder: Path, names: list[str], reject: bool) -> list[tuple[str
     With `reject`, ingest and align reject two images, and the filter rejects the last image of each held-out identity.
     """
     with (
-        TableWriter(folder / "faces", "faces", "ingest", {}) as faces,
         TableWriter(folder / "aligned", "aligned", "align", {}) as aligned,
         TableWriter(folder / "filtered", "filter", "filter", {}) as filtered,
         TableWriter(folder / "split", "split", "split", {"apply_filter": "validation"}) as split,
@@ -48,9 +49,6 @@ def write_tables(folder: Path, names: list[str], reject: bool) -> list[tuple[str
             out = names.index(name) % 3 == 0
             image_id, source = f"{number:016x}", f"{name}/{image}.png"
             row = {"image_id": image_id, "identity": name, "source": source}
-            faces.add(
-                row | {"image": colour(number, 16), "width": 16, "height": 16, "content": "0" * 16, "phash": "0" * 16}
-            )
             detected = {"landmarks": [0.0] * 10, "det_score": 1.0, "det_box": [0.0] * 4}
             aligned.add(
                 row
@@ -79,10 +77,31 @@ def write_tables(folder: Path, names: list[str], reject: bool) -> list[tuple[str
             split.add({"image_id": image_id, "identity": name, "split": part, "reason": why})
             if part == "heldout":
                 heldout.append((image_id, name))
-        if reject:
-            faces.reject("somebody/notes.txt", "not_an_image", "<b>none</b> of JPEG, PNG")
-            aligned.reject("somebody/wall\udce9.png", "no_face")  # a name that is not UTF-8
+    write_gathered(folder / "gathered", IMAGES * len(names), len(names), heldout, reject)
     return heldout
+
+
+def write_gathered(folder: Path, images: int, people: int, heldout: list[tuple[str, str]], reject: bool) -> None:
+    """What gather says of the steps before it."""
+    folder.mkdir()
+    rejected: list[tuple[str, str, str, str]] = []
+    if reject:
+        rejected = [
+            ("ingest", "somebody/notes.txt", "not_an_image", "<b>none</b> of JPEG, PNG"),
+            ("align", "somebody/wall\udce9.png", "no_face", ""),  # a name that is not UTF-8
+            *(
+                ("filter", f"{name}/{IMAGES - 1}.png", "low_score", "score 0.500, face 8 pixels")
+                for name in sorted({name for _, name in heldout})
+            ),
+        ]
+    with open(folder / "rejected.csv", "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        csv.writer(file).writerows([("step", "source", "reason", "detail"), *rejected])
+    counts = {step: dict(Counter(row[2] for row in rejected if row[0] == step)) for step in SHARD_STEPS}
+    data = {"images": images, "identities": people, "rejected": counts, "shards": {"0/1": "f" * 64},
+            "changed_shards": ["0/1"], "erasure": {"marks": [], "files_left_out": 0}}  # fmt: skip
+    write_json(folder / "data.json", data)
+    steps = {step: {"rows_in": 90 + n, "rows_out": n, "seconds": 1.5} for n, step in enumerate(SHARD_STEPS)}
+    write_json(folder / "steps.json", steps)
 
 
 def verification(accuracy: float) -> dict[str, Any]:
@@ -165,13 +184,15 @@ def make_run(
     split = Table(folder / "split", "split").sha256
     write_evaluation(folder / "evaluation", heldout, split, degradation, lfw)
     write_model(folder / "model", split)
+    (folder / "audited").mkdir()
+    write_json(folder / "audited" / "data.json", AUDIT)
     (folder / "promotion").mkdir()
     default = {"promoted": True, "reason": "better than the champion", "uri": "s3://models/sface/7", "version": "7"}
     write_json(folder / "promotion" / "promotion.json", promotion or default)
     for number, step in enumerate(STEPS):
         write_json(folder / f"{step}.json", {"rows_in": 100 + number, "rows_out": number, "seconds": 1.5, "more": 1})
     inputs = {
-        name: folder / name for name in ("faces", "aligned", "filtered", "split", "model", "evaluation", "promotion")
+        name: folder / name for name in ("gathered", "audited", "aligned", "filtered", "split", "model", "evaluation", "promotion")
     }
     metrics = {f"{step}_metrics": folder / f"{step}.json" for step in STEPS}
     return inputs | metrics | {"html": folder / "out" / "report.html", "summary": folder / "out" / "summary.json"}
@@ -336,7 +357,7 @@ def test_equal_runs_give_equal_bytes(tmp_path: Path) -> None:
     assert arguments["html"].read_bytes() == again["html"].read_bytes()
     assert arguments["summary"].read_bytes() == again["summary"].read_bytes()
     # Elsewhere, and over files that are there already.
-    shutil.rmtree(tmp_path / "faces")
+    shutil.rmtree(tmp_path / "gathered")
     other = make_run(tmp_path / "other", reject=True, lfw=True)
     report(**other | {"html": again["html"], "summary": again["summary"]})
     assert arguments["html"].read_bytes() == again["html"].read_bytes()
@@ -346,7 +367,11 @@ def test_equal_runs_give_equal_bytes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "missing",
     [
-        "faces/manifest.json",
+        "gathered/data.json",
+        "gathered/steps.json",
+        "gathered/rejected.csv",
+        "audited/data.json",
+        "aligned/manifest.json",
         "split/shard-00000.parquet",
         "model/model.json",
         "model/logs/history.json",
@@ -375,8 +400,8 @@ def test_a_report_that_cannot_be_written_leaves_no_half_file(tmp_path: Path) -> 
 
 def test_metrics_without_a_figure_are_refused(tmp_path: Path) -> None:
     arguments = make_run(tmp_path)
-    write_json(tmp_path / "align.json", {"rows_in": 1})
-    with pytest.raises(KubefaceError, match=r"align\.json lacks rows_out, seconds"):
+    write_json(tmp_path / "audit.json", {"rows_in": 1})
+    with pytest.raises(KubefaceError, match=r"audit\.json lacks rows_out, seconds"):
         report(**arguments)
 
 
