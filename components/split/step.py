@@ -221,7 +221,7 @@ def _train_and_val(faces: list[Face], val_fraction: float, seed: int, filtered: 
     for face in usable:
         clusters[face.cluster].append(face)
     ranked = sorted(clusters, key=lambda cluster: _unit_hash(seed, "image", cluster))
-    if filtered:
+    if filtered and ranked:
         kept = (place for place, name in enumerate(ranked) if not all(face.rejected for face in clusters[name]))
         ranked.insert(0, ranked.pop(next(kept, 0)))
     validated = set[str]()

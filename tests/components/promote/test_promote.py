@@ -131,3 +131,28 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
     (evaluation / "evaluation.json").unlink()
     with pytest.raises(KubefaceError, match=r"evaluation\.json is missing"):
         promote(model, evaluation, tmp_path / "out", "gate-3", str(tmp_path / "models"))
+
+
+@pytest.mark.parametrize("better", [True, False])
+def test_the_data_is_left_for_the_next_run_and_erasure_stands_in_the_card(tmp_path: Path, better: bool) -> None:
+    model, evaluation = make(tmp_path, better=better)
+    erasure = {"marks": ["1f" * 16, "2e" * 16], "files_left_out": 41, "rows_found": 0, "rows_checked": 271}
+    for name, data in (
+        ("gathered", {"shards": {"0/1": "f"}, "erasure": erasure}),
+        ("audited", {"drift": {"worst": 1}}),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "data.json").write_text(json.dumps(data))
+    told = {"gathered": tmp_path / "gathered", "audited": tmp_path / "audited"}
+    promote(model, evaluation, tmp_path / "out", "gate-3", str(tmp_path / "models"), **told)
+    left = json.loads((tmp_path / "models" / "gate-3" / "data.json").read_text())
+    assert left == {"shards": {"0/1": "f"}, "erasure": erasure, "drift": {"worst": 1}}
+    card = (tmp_path / "out" / "model_card.md").read_text("utf-8")
+    assert "41 images were left out" in card and "0 of them are among the 271 images that remained" in card
+    assert f"- `{'1f' * 16}`" in card and f"- `{'2e' * 16}`" in card
+
+
+def test_a_card_without_erasure_speaks_of_none(tmp_path: Path) -> None:
+    model, evaluation = make(tmp_path, better=True)
+    promote(model, evaluation, tmp_path / "out", "gate-3", str(tmp_path / "models"))
+    assert "rasure" not in (tmp_path / "out" / "model_card.md").read_text("utf-8")
