@@ -31,9 +31,9 @@ def plan(
 @dsl.component(base_image="localhost/kubeface/ingest:0.1.0", install_kfp_package=False)
 def ingest(
     source: str,
-    shard: str,
     faces: dsl.Output[dsl.Dataset],
     metrics: dsl.Output[dsl.Metrics],
+    shard: str = "0/1",
     listing: str = "",
     identity_pattern: str = "",
     max_pixels: int = 50_000_000,

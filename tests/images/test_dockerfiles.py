@@ -12,7 +12,7 @@ STEPS = sorted(path.parent.name for path in (ROOT / "components").glob("*/compon
 
 
 def test_each_component_has_an_image() -> None:
-    assert len(STEPS) == 8
+    assert len(STEPS) == 10
     assert sorted(path.parent.name for path in (ROOT / "images").glob("*/Dockerfile")) == STEPS
 
 
@@ -46,7 +46,7 @@ def test_lock_is_hashed_and_agrees_with_the_main_one(step: str) -> None:
 
 
 def test_steps_that_need_no_torch_have_none() -> None:
-    for step in ("ingest", "filter", "split", "promote", "report"):
+    for step in ("ingest", "filter", "gather", "audit", "split", "promote", "report"):
         text = (ROOT / "images" / step / "requirements.lock").read_text("utf-8")
         assert not re.search(r"^(torch|nvidia-)", text, re.MULTILINE), step
 

@@ -12,10 +12,13 @@ import pytest
 import yaml
 
 from components.align.step import align
+from components.audit.step import audit
 from components.evaluate.step import evaluate
+from components.faces.errors import KubefaceError
 from components.filter.step import filter_faces
 from components.finetune.step import finetune
-from components.ingest.step import ingest
+from components.gather.step import gather
+from components.ingest.step import ingest, plan
 from components.promote.step import promote
 from components.report.step import report
 from components.split.step import split
@@ -25,10 +28,13 @@ from pipelines.face_finetuning import face_finetuning
 GOLDEN = Path(__file__).with_name("interface.json")
 STEPS = {
     "align": align,
+    "audit": audit,
     "evaluate": evaluate,
     "filter-faces": filter_faces,
     "finetune": finetune,
+    "gather": gather,
     "ingest": ingest,
+    "plan": plan,
     "promote": promote,
     "report": report,
     "split": split,
@@ -65,6 +71,19 @@ def interface(spec: dict[str, Any]) -> dict[str, Any]:
         }
         for name, part in sorted(parts.items())
     }
+
+
+def loop_of(spec: dict[str, Any]) -> dict[str, Any]:
+    (loop,) = (task for task in spec["root"]["dag"]["tasks"].values() if "parameterIterator" in task)
+    return dict(loop)
+
+
+def tasks_of(spec: dict[str, Any]) -> dict[str, Any]:
+    """The tasks that run a container, by name, those inside the loop over shards with them."""
+    inside = spec["components"][loop_of(spec)["componentRef"]["name"]]["dag"]["tasks"]
+    return {
+        name: task for name, task in spec["root"]["dag"]["tasks"].items() if "parameterIterator" not in task
+    } | inside
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +126,10 @@ def test_every_pipeline_parameter_is_described_for_the_ui(spec: dict[str, Any]) 
 def test_every_pipeline_parameter_is_used(spec: dict[str, Any]) -> None:
     text = yaml.safe_dump(spec["root"]["dag"])
     unused = [
-        n for n in spec["root"]["inputDefinitions"]["parameters"] if f"componentInputParameter: {n}\n" not in text
+        n
+        for n in spec["root"]["inputDefinitions"]["parameters"]
+        if f"componentInputParameter: {n}\n" not in text
+        and f"componentInputParameter: pipelinechannel--{n}\n" not in text
     ]
     assert unused == []
 
@@ -127,14 +149,14 @@ def test_a_gpu_is_asked_for_by_finetune_alone(spec: dict[str, Any]) -> None:
 def test_each_step_has_its_image_resources_retries_and_cache(spec: dict[str, Any]) -> None:
     executors = spec["deploymentSpec"]["executors"]
     for name, executor in executors.items():
-        step = {"exec-filter-faces": "filter", "exec-fingerprint": "ingest"}.get(name, name.removeprefix("exec-"))
+        step = {"exec-filter-faces": "filter", "exec-plan": "ingest"}.get(name, name.removeprefix("exec-"))
         container = executor["container"]
         assert container["image"] == f"localhost/kubeface/{step}:0.1.0"
         assert {"cpuLimit", "cpuRequest", "memoryLimit", "memoryRequest"} <= container["resources"].keys()
-    for name, task in spec["root"]["dag"]["tasks"].items():
+    for name, task in tasks_of(spec).items():
         assert task["retryPolicy"]["maxRetryCount"] == 2, name
         cached = task["cachingOptions"].get("enableCache", False)
-        assert cached == (name != "fingerprint"), name
+        assert cached == (name != "plan"), name
 
 
 def test_secrets_are_referred_to_and_never_written(tmp_path: Path) -> None:
@@ -142,7 +164,20 @@ def test_secrets_are_referred_to_and_never_written(tmp_path: Path) -> None:
     documents = list(yaml.safe_load_all((tmp_path / "pipeline.yaml").read_text("utf-8")))
     executors = documents[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     with_key = {name for name, entry in executors.items() if "secretAsEnv" in entry}
-    assert with_key == {"exec-fingerprint", "exec-ingest", "exec-finetune", "exec-evaluate", "exec-promote"}
+    assert with_key == {
+        f"exec-{step}" for step in ("plan", "ingest", "gather", "audit", "finetune", "evaluate", "promote")
+    }
+
+
+def test_shards_run_side_by_side_as_many_as_asked_for(spec: dict[str, Any], tmp_path: Path) -> None:
+    assert loop_of(spec)["iteratorPolicy"] == {"parallelismLimit": 8}
+    assert set(tasks_of(spec)) - set(spec["root"]["dag"]["tasks"]) == {"ingest", "align", "filter-faces"}
+    compile_pipeline(tmp_path / "pipeline.yaml", parallelism=50)
+    other = next(yaml.safe_load_all((tmp_path / "pipeline.yaml").read_text("utf-8")))
+    assert loop_of(other)["iteratorPolicy"] == {"parallelismLimit": 50}
+    with pytest.raises(KubefaceError, match="parallelism is 0"):
+        compile_pipeline(tmp_path / "none.yaml", parallelism=0)
+    assert not (tmp_path / "none.yaml").exists()
 
 
 def test_registry_and_tag_reach_every_image(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""LFW by name: fetched from a server, held to its checksum, kept; here from a server on loopback, in a small archive."""
+"""LFW by name: fetched from a server, held to its checksum, kept; here from loopback, and a small archive."""
 
 import hashlib
 import io

@@ -11,7 +11,7 @@ from components.faces import storage
 from components.faces.errors import KubefaceError
 from components.faces.fetch import fetch
 from components.faces.folders import sha256_file
-from components.ingest.step import fingerprint, ingest
+from components.ingest.step import ingest, plan
 from pipelines.store import local_store
 
 
@@ -103,7 +103,7 @@ def test_a_wrong_key_is_one_clear_line(bucket: str, monkeypatch: pytest.MonkeyPa
 
 def test_an_empty_prefix_is_one_clear_line(bucket: str, tmp_path: Path) -> None:
     for action in (
-        lambda: fingerprint(f"s3://{bucket}/nobody"),
+        lambda: plan(f"s3://{bucket}/nobody"),
         lambda: ingest(f"s3://{bucket}/nobody", tmp_path / "out"),
     ):
         with pytest.raises(KubefaceError, match="s3://kubeface/nobody holds no image"):
@@ -114,16 +114,16 @@ def test_an_empty_prefix_is_one_clear_line(bucket: str, tmp_path: Path) -> None:
 def test_ingest_from_s3_gives_what_ingest_from_the_folder_gives(bucket: str, orl_folder: Path, tmp_path: Path) -> None:
     for path in sorted(orl_folder.rglob("*.pgm")):
         storage.upload(path, f"s3://{bucket}/people/{path.relative_to(orl_folder).as_posix()}")
-    mark = fingerprint(f"s3://{bucket}/people")
-    ingest(f"s3://{bucket}/people", tmp_path / "s3", expected_fingerprint=mark)
+    (shard,) = plan(f"s3://{bucket}/people")["shards"]
+    ingest(f"s3://{bucket}/people", tmp_path / "s3", shard=shard)
     ingest(str(orl_folder), tmp_path / "folder")
     shards = [(tmp_path / name / "shard-00000.parquet").read_bytes() for name in ("s3", "folder")]
     assert shards[0] == shards[1]
 
     put(f"s3://{bucket}/people/{'s1'}/new.pgm", b"x", tmp_path)
-    assert fingerprint(f"s3://{bucket}/people") != mark
+    assert plan(f"s3://{bucket}/people")["shards"] != [shard]
     with pytest.raises(KubefaceError, match="changed while the run began"):
-        ingest(f"s3://{bucket}/people", tmp_path / "again", expected_fingerprint=mark)
+        ingest(f"s3://{bucket}/people", tmp_path / "again", shard=shard)
 
 
 def test_no_store_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
