@@ -8,7 +8,7 @@ before the publisher: it holds them as <sha256>/<last part of the address>.
 from pathlib import Path
 
 # Labeled Faces in the Wild. vis-www.cs.umass.edu/lfw, where it was published, does not answer any more; these are the
-# copies and checksums that scikit-learn fetches (sklearn/datasets/_lfw.py, release 1.7). The deep-funnelled images are
+# copies and checksums that scikit-learn fetches (sklearn/datasets/_lfw.py). The deep-funnelled images are
 # not among them and nobody publishes a SHA-256 of them: give their archive as a path.
 DATASETS = {
     "lfw": "https://ndownloader.figshare.com/files/5976018"
