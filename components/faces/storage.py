@@ -19,7 +19,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cache
 from itertools import count
@@ -336,7 +336,8 @@ def download(uri: str, path: Path, version: str = "", sha256: str = "") -> None:
     Raises:
         KubefaceError: it is not there, was replaced, arrives damaged, or the store does not answer.
     """
-    partial = path.with_name(f".{path.name}.partial")
+    digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()  # a name may be as long as names may be
+    partial = path.with_name(f".{digest[:16]}.partial")
     try:
         if is_s3(uri):
             with _one_line(uri), open(partial, "wb") as file:
@@ -345,7 +346,8 @@ def download(uri: str, path: Path, version: str = "", sha256: str = "") -> None:
             _copy_local(local_path(uri), partial)
         partial.replace(path)
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
 
 
 def _copy_local(path: Path, target: Path) -> None:
@@ -422,6 +424,8 @@ def download_folder(uri: str, path: Path, step: str = "") -> None:
             with _one_line(source):
                 target.parent.mkdir(parents=True, exist_ok=True)
             download(source, target, file.version if is_s3(uri) else "", shards.get(file.name, ""))
+            size = target.stat().st_size
+            require(size == file.size, f"{source} arrives with {size} bytes where {file.size} were listed: start again")
 
         _in_parallel(fetch, files, step)
 
