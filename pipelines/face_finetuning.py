@@ -21,11 +21,12 @@ PARALLELISM = 8  # shards worked on at a time; `pipelines.compile --parallelism`
 
 
 class Outputs(NamedTuple):
-    """What a run hands out."""
+    """What a run hands out: its report, its figures, the model, and the page about the data."""
 
     html: dsl.HTML
     summary: dsl.Artifact
     model: dsl.Model
+    data: dsl.HTML
 
 
 def place(task: dsl.PipelineTask, cpu: str, memory: str, s3: bool = False) -> None:
@@ -290,4 +291,9 @@ def face_finetuning(
         seed=seed,
     )
     place(reported, cpu="1", memory="2Gi")
-    return Outputs(html=reported.outputs["html"], summary=reported.outputs["summary"], model=tuned.outputs["model"])
+    return Outputs(
+        html=reported.outputs["html"],
+        summary=reported.outputs["summary"],
+        model=tuned.outputs["model"],
+        data=audited.outputs["html"],
+    )

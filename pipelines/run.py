@@ -30,7 +30,7 @@ MODELS = {"settings": Settings}
 def run_local(arguments: dict[str, Any], folder: Path, cache: Path | None = None) -> dict[str, Any]:
     """Runs the pipeline through kfp.local's SubprocessRunner.
 
-    Leaves report.html, summary.json, model/, run.log and the artifacts of every step (steps/) in `folder`, and
+    Leaves report.html, data.html, summary.json, model/, run.log and the artifacts of every step (steps/) in `folder`, and
     points runs/latest beside it at it.
 
     Args:
@@ -75,6 +75,7 @@ def run_local(arguments: dict[str, Any], folder: Path, cache: Path | None = None
                 f"step {step[1] if step else 'unknown'} failed: {said or message} (log: {folder / 'run.log'})"
             ) from error
     shutil.copyfile(outputs["html"].path, folder / "report.html")
+    shutil.copyfile(outputs["data"].path, folder / "data.html")
     shutil.copyfile(outputs["summary"].path, folder / "summary.json")
     shutil.copytree(outputs["model"].path, folder / "model")
     _point_latest(folder)

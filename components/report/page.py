@@ -229,7 +229,7 @@ def _pairs(run: Run, kind: str) -> list[dict[str, Any]]:
 
 def _kept(run: Run) -> list[dict[str, Any]]:
     """Images in, kept and left out by step, with the reasons."""
-    reasons = run.data["rejected"] | {"split": run.excluded}
+    reasons = run.data["rejected"] | {"audit": run.audit["counts"]["reasons"], "split": run.excluded}
     return [
         {
             "step": step,

@@ -14,7 +14,7 @@ from components.report.page import REJECTED, render
 from components.report.run import Run, only_metrics, read_metrics, read_object, read_rejected
 
 DATA_FIELDS = ("images", "identities", "rejected", "shards", "changed_shards", "erasure")
-AUDIT_FIELDS = ("drift",)
+AUDIT_FIELDS = ("counts", "drift")
 SHARD_STEPS = ("ingest", "align", "filter")
 MODEL_FIELDS = ("backbone", "start", "start_license", "weights_sha256", "training")
 EVALUATION_FIELDS = (
@@ -129,6 +129,10 @@ def summarise(run: Run) -> dict[str, Any]:
             "shards": len(run.data["shards"]),
             "changed_shards": run.data["changed_shards"],
             "forgotten": run.data["erasure"]["files_left_out"],
+            "duplicates": run.audit["counts"]["duplicates"],
+            "suspects": run.audit["counts"]["suspects"],
+            "leaks": run.audit["counts"]["leaks"],
+            "drift": run.audit["drift"],
             "rejected": rejected.total(),
             "rejected_by_reason": dict(rejected),
             "heldout_identities": run.people_in("heldout"),
