@@ -1,0 +1,56 @@
+"""The same work on many items, on every processor, with results in the order of the items."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Row = dict[str, Any]
+
+
+def in_order(work: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
+    """The results of `work` on each item, in the order of the items whatever the number of workers.
+
+    Workers are threads: the networks, OpenCV, Pillow and zlib work without Python's lock. At most twice as many items
+    as workers are begun before their results are taken, so that memory stays flat. What `work` raises comes out at
+    the item's turn and ends the rest.
+
+    Args:
+        work: called in several threads at once.
+        items: taken one at a time, in the caller's thread.
+        workers: number of threads, at least 1.
+    """
+    begun: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for item in items:
+                begun.append(pool.submit(work, item))
+                if len(begun) >= 2 * workers:
+                    yield begun.popleft().result()
+            while begun:
+                yield begun.popleft().result()
+        finally:
+            for future in begun:
+                future.cancel()
+
+
+def by_pixels(rows: Iterable[Row], pixels: int) -> Iterator[list[Row]]:
+    """Successive rows of a face table in lists of about as many pixels, however many photographs that takes.
+
+    Args:
+        rows: with width and height.
+        pixels: of all photographs in a list; one that has more comes alone.
+    """
+    batch: list[Row] = []
+    room = pixels
+    for row in rows:
+        size = row["width"] * row["height"]
+        if batch and size > room:
+            yield batch
+            batch, room = [], pixels
+        batch.append(row)
+        room -= size
+    if batch:
+        yield batch
