@@ -235,7 +235,9 @@ def test_summary_holds_the_figures_of_the_run(tmp_path: Path) -> None:
     evaluation = json.loads((tmp_path / "evaluation" / "evaluation.json").read_text())
     assert (summary["pipeline"], summary["seed"], summary["degradation"]) == ("faces", 7, "noise:60")
     assert summary["steps"] == {
-        step: {"rows_in": 100 + number, "rows_out": number, "seconds": 1.5} for number, step in enumerate(STEPS)
+        step: {"rows_in": first + number, "rows_out": number, "seconds": 1.5}
+        for first, steps in ((90, SHARD_STEPS), (100, STEPS))
+        for number, step in enumerate(steps)
     }
     assert summary["dataset"] == {
         "images": 36,
@@ -244,6 +246,13 @@ def test_summary_holds_the_figures_of_the_run(tmp_path: Path) -> None:
         "rejected_by_reason": {"low_score": 3, "no_face": 1, "not_an_image": 1},
         "heldout_identities": 3,
         "train_identities": 6,
+        "shards": 1,
+        "changed_shards": ["0/1"],
+        "forgotten": 0,
+        "duplicates": 3,
+        "suspects": 1,
+        "leaks": 5,
+        "drift": AUDIT["drift"],
     }
     for name in ("baseline", "finetuned", "gain"):
         assert summary[name] == evaluation[name]
