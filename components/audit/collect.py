@@ -1,0 +1,256 @@
+"""One pass over the crops: embeddings on disk, and of each image a few numbers in memory."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import PurePosixPath
+from tempfile import TemporaryFile
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from components.audit.embedder import SIZE, Embedder, Vectors
+from components.faces.errors import require
+from components.faces.images import RGB, decode_rgb
+from components.faces.progress import Progress
+from components.faces.runtime import cpu_limit
+from components.faces.table import Table, open_shard
+
+Ints = NDArray[np.int64]
+Codes = NDArray[np.int32]
+Hashes = NDArray[np.uint64]
+Floats = NDArray[np.float32]
+RESOLUTIONS = {"low": 1, "high": 2}
+COLUMNS = ("identity", "image", "content", "phash", "groups", "source", "det_box")
+
+
+class Vault:
+    """Embeddings by row in a file without a name, so that memory does not grow with their number.
+
+    They are read with pread, not mapped: mapped pages would count as the process's memory.
+    """
+
+    def __init__(self, size: int = SIZE) -> None:
+        self._file = TemporaryFile()
+        self._bytes = 4 * size
+        self._size = size
+
+    def append(self, vectors: Vectors) -> None:
+        """Adds rows (N×size)."""
+        self._file.write(np.ascontiguousarray(vectors, np.float32).tobytes())
+
+    def read(self, rows: Ints) -> Vectors:
+        """The embeddings of rows, in their order (N×size)."""
+        self._file.flush()
+        number, width = self._file.fileno(), self._bytes
+        data = b"".join(os.pread(number, width, int(row) * width) for row in rows)
+        return np.frombuffer(data, np.float32).reshape(-1, self._size)
+
+    def __enter__(self) -> "Vault":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+
+@dataclass(frozen=True)
+class Faces:
+    """What the audit knows of the aligned images; arrays have one entry for each row of the table.
+
+    ids, sources: image_id and source as the table has them, outside Python's own memory.
+    names: identities, sorted; `people` are indices into it.
+    content, phash: as numbers; stem: of identity and file name without its suffix where the image is one of a pair of
+    resolutions, 0 elsewhere; resolution: 0 where nothing is known, 1 low, 2 high.
+    face: shorter side of the aligner's box, pixels of the photograph; side: of the stored image, pixels; brightness:
+    mean grey level of the crop, 0…255, −1 where it cannot be decoded.
+    judged: what the filter says, by its columns; filter_kept: whether it keeps the image.
+    """
+
+    table: Table
+    vault: Vault
+    ids: pa.ChunkedArray
+    sources: pa.ChunkedArray
+    names: list[str]
+    people: Codes
+    content: Hashes
+    phash: Hashes
+    stem: Hashes
+    resolution: NDArray[np.int8]
+    face: Floats
+    det_score: Floats
+    side: Codes
+    brightness: Floats
+    filter_kept: NDArray[np.bool_]
+    filter_reason: pa.ChunkedArray
+    judged: dict[str, Floats]
+
+    def __len__(self) -> int:
+        return len(self.people)
+
+    @property
+    def readable(self) -> NDArray[np.bool_]:
+        """Whether each image could be decoded."""
+        return self.brightness >= 0
+
+    @cached_property
+    def _sorted(self) -> tuple[Ints, Ints]:
+        """Rows ordered by identity, and where each identity's begin; one more for the end."""
+        counts = np.bincount(self.people, minlength=len(self.names))
+        return np.argsort(self.people, kind="stable"), np.concatenate([[0], np.cumsum(counts)])
+
+    def rows_of(self, person: int) -> Ints:
+        """Rows of an identity, given by its index, in stored order."""
+        order, starts = self._sorted
+        return np.asarray(order[starts[person] : starts[person + 1]], np.int64)
+
+    def by_person(self) -> Iterator[Ints]:
+        """Rows of each identity, in the order of `names`."""
+        return map(self.rows_of, range(len(self.names)))
+
+    def id_of(self, row: int) -> str:
+        """image_id of a row."""
+        return str(self.ids[int(row)])
+
+    def source_of(self, row: int) -> str:
+        """Source of a row."""
+        return str(self.sources[int(row)])
+
+    def name_of(self, row: int) -> str:
+        """Identity of a row."""
+        return self.names[int(self.people[int(row)])]
+
+
+def collect(table: Table, filtered: Table, embed: Embedder, vault: Vault) -> Faces:
+    """Embeds every crop of an aligned table, in threads, and reads what else the audit needs.
+
+    Args:
+        table: the aligned table.
+        filtered: the filter's verdicts on it.
+        embed: crop to embedding.
+        vault: gets an embedding for each row; zeros where the crop cannot be decoded.
+
+    Raises:
+        KubefaceError: the filter says nothing of an image.
+    """
+    rows = table.rows
+    small: dict[str, Any] = {
+        "content": np.zeros(rows, np.uint64),
+        "phash": np.zeros(rows, np.uint64),
+        "stem": np.zeros(rows, np.uint64),
+        "resolution": np.zeros(rows, np.int8),
+        "face": np.zeros(rows, np.float32),
+        "brightness": np.zeros(rows, np.float32),
+    }
+
+    def look(data: bytes) -> tuple[Vectors, float]:
+        try:
+            crop = decode_rgb(data)
+        except Exception:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and others
+            return np.zeros(SIZE, np.float32), -1.0
+        return embed(crop), brightness(crop)
+
+    start = 0
+    with ThreadPoolExecutor(cpu_limit()) as pool, Progress("audit", rows) as progress:
+        for group in table.row_groups(COLUMNS):
+            place = slice(start, start + len(group))
+            seen = list(pool.map(look, [row["image"] for row in group]))
+            vault.append(np.stack([vector for vector, _ in seen]))
+            small["brightness"][place] = [value for _, value in seen]
+            for name, values in _numbers(group).items():
+                small[name][place] = values
+            start += len(group)
+            progress.advance(len(group))
+    columns = table.columns(["image_id", "identity", "source", "det_score", "width", "height"])
+    people = columns["identity"].combine_chunks().dictionary_encode()
+    found = people.dictionary.to_pylist()
+    names = sorted(found)
+    place_of = {name: index for index, name in enumerate(names)}
+    codes = np.array([place_of[name] for name in found], np.int32)[people.indices.to_numpy()]
+    verdicts = _verdicts(columns["image_id"], table, filtered)
+    return Faces(
+        table=table,
+        vault=vault,
+        ids=columns["image_id"],
+        sources=columns["source"],
+        names=names,
+        people=codes,
+        det_score=columns["det_score"].to_numpy(),
+        side=np.minimum(columns["width"].to_numpy(), columns["height"].to_numpy()),
+        filter_kept=verdicts["kept"].to_numpy(),
+        filter_reason=verdicts["reason"],
+        judged={name: verdicts[name].to_numpy().astype(np.float32) for name in JUDGED},
+        **small,
+    )
+
+
+JUDGED = ("score", "face_size", "faces", "sharpness", "turn", "agreement")
+
+
+def _verdicts(ids: pa.ChunkedArray, table: Table, filtered: Table) -> pa.Table:
+    """The filter's rows in the order of the aligned table's."""
+    verdicts = filtered.columns(["image_id", "kept", "reason", *JUDGED])
+    places = pc.index_in(ids, value_set=verdicts["image_id"].combine_chunks())
+    if places.null_count:
+        missing = ids.filter(pc.is_null(places))[0]
+        require(False, f"{filtered.folder} says nothing of image {missing} of {table.folder}: run filter on this table")
+    return verdicts.take(places)
+
+
+def _numbers(group: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
+    """Hashes, resolution and face size of a row group."""
+    known = [json.loads(row["groups"] or "{}").get("resolution") for row in group]
+    return {
+        "content": [_hash(row["content"]) for row in group],
+        "phash": [_hash(row["phash"]) for row in group],
+        "resolution": [RESOLUTIONS.get(value, 0) if isinstance(value, str) else 0 for value in known],
+        "stem": [
+            _stem(row["identity"], row["source"]) if isinstance(value, str) and value in RESOLUTIONS else 0
+            for row, value in zip(group, known, strict=True)
+        ],
+        "face": [
+            min(row["det_box"][2] - row["det_box"][0], row["det_box"][3] - row["det_box"][1]) for row in group
+        ],
+    }  # fmt: skip
+
+
+def _hash(text: str) -> int:
+    """16 hex digits as a number."""
+    return int(text, 16)
+
+
+def _stem(identity: str, source: str) -> int:
+    """A number of identity and file name without suffix; never 0."""
+    text = f"{identity}\0{PurePosixPath(source).stem}".encode("utf-8", "surrogateescape")
+    return int.from_bytes(hashlib.sha256(text).digest()[:8], "big") | 1
+
+
+def brightness(crop: RGB) -> float:
+    """Mean grey level of a crop, 0 to 255 (BT.601 weights)."""
+    return float((crop.reshape(-1, 3).mean(0) * (0.299, 0.587, 0.114)).sum())
+
+
+def read_images(table: Table, rows: Sequence[int]) -> dict[int, bytes]:
+    """The stored images of a few rows; only the row groups that hold them are read."""
+    wanted = sorted(set(map(int, rows)))
+    found: dict[int, bytes] = {}
+    start = 0
+    for path in table.paths:
+        with open_shard(path) as file:
+            for group in range(file.num_row_groups):
+                end = start + file.metadata.row_group(group).num_rows
+                here = [row for row in wanted if start <= row < end]
+                if here:
+                    column = file.read_row_group(group, columns=["image"])["image"]
+                    found |= {row: column[row - start].as_py() for row in here}
+                start = end
+    return found

@@ -1,0 +1,59 @@
+"""KFP interface of audit."""
+
+from kfp import dsl
+
+
+@dsl.component(base_image="localhost/kubeface/audit:0.1.0", install_kfp_package=False)
+def audit(
+    aligned: dsl.Input[dsl.Dataset],
+    filtered: dsl.Input[dsl.Dataset],
+    audited: dsl.Output[dsl.Dataset],
+    html: dsl.Output[dsl.HTML],
+    metrics: dsl.Output[dsl.Metrics],
+    evaluation_sets: str = "",
+    previous: str = "",
+    on_leak: str = "drop",
+    suspects: str = "keep",
+    duplicates: str = "group",
+    max_drift: float = 0.0,
+    on_drift: str = "warn",
+    duplicate_bits: int = 3,
+    duplicate_cosine: float = 0.7,
+    same_cosine: float = 0.97,
+    far_below: float = 0.25,
+    alike_above: float = 0.65,
+    leak_above: float = 0.5,
+    leak_image_above: float = 0.5,
+    s3_endpoint: str = "",
+    seed: int = 0,
+) -> None:
+    """Looks for duplicates, wrong labels, people of the evaluation sets, and drift; data.json lies in `audited`."""
+    from pathlib import Path
+
+    from components.audit.step import audit as run
+    from components.faces.runtime import run_component, use_stores
+
+    use_stores(s3_endpoint)
+    run_component(
+        metrics,
+        run,
+        aligned=Path(aligned.path),
+        filtered=Path(filtered.path),
+        out=Path(audited.path),
+        html=Path(html.path),
+        evaluation_sets=evaluation_sets,
+        previous=previous,
+        on_leak=on_leak,
+        suspects=suspects,
+        duplicates=duplicates,
+        max_drift=max_drift,
+        on_drift=on_drift,
+        duplicate_bits=duplicate_bits,
+        duplicate_cosine=duplicate_cosine,
+        same_cosine=same_cosine,
+        far_below=far_below,
+        alike_above=alike_above,
+        leak_above=leak_above,
+        leak_image_above=leak_image_above,
+        seed=seed,
+    )
