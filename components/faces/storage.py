@@ -20,7 +20,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
 from functools import cache
 from itertools import count
 from pathlib import Path, PurePosixPath
@@ -33,6 +32,7 @@ from minio.credentials.providers import EnvAWSProvider, IamAwsProvider
 from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
 
 from components.faces.errors import KubefaceError, require
+from components.faces.files import FileList, StoredFile
 from components.faces.folders import new_folder
 from components.faces.progress import Progress
 
@@ -58,15 +58,6 @@ _PASSING_CODES = {
     "XAmzContentSHA256Mismatch",
 }
 _MANIFEST = "manifest.json"  # of a table; it stands for a whole folder, so that it is written last
-
-
-@dataclass(frozen=True)
-class StoredFile:
-    """A file below a source: its name relative to the source, its size in bytes and a version mark."""
-
-    name: str
-    size: int
-    version: str
 
 
 def is_s3(uri: str) -> bool:
@@ -216,7 +207,7 @@ def _retried(uri: str, action: Callable[[], Result]) -> Result:
     raise AssertionError("the loop above ends with a result or an error")
 
 
-def list_files(uri: str) -> list[StoredFile]:
+def list_files(uri: str) -> FileList:
     """Every file below a folder or an s3:// prefix, sorted by name; links are not followed out of a folder.
 
     Raises:
@@ -226,25 +217,27 @@ def list_files(uri: str) -> list[StoredFile]:
         root = local_path(uri)
         if not root.is_dir():
             raise KubefaceError(f"{root} is not a folder: give a folder, an archive or an s3:// prefix")
-        inside = root.resolve()
-        found = []
-        for folder, _, names in os.walk(root):
-            for path in (Path(folder, name) for name in names):
-                if path.resolve().is_relative_to(inside) and path.is_file():
-                    stat = path.stat()
-                    found.append(StoredFile(path.relative_to(root).as_posix(), stat.st_size, str(stat.st_mtime_ns)))
-        return sorted(found, key=lambda file: file.name)
+        return FileList.of(_walk(root))
     bucket, key = split_s3(uri)
     prefix = key if not key or key.endswith("/") else key + "/"
 
-    def listed() -> list[StoredFile]:
-        return [
+    def listed() -> FileList:
+        return FileList.of(
             StoredFile((item.object_name or "").removeprefix(prefix), item.size or 0, (item.etag or "").strip('"'))
             for item in client().list_objects(bucket, prefix=prefix, recursive=True)
             if not item.is_dir
-        ]
+        )
 
-    return sorted(_retried(uri, listed), key=lambda file: file.name)
+    return _retried(uri, listed)
+
+
+def _walk(root: Path) -> Iterator[StoredFile]:
+    inside = root.resolve()
+    for folder, _, names in os.walk(root):
+        for path in (Path(folder, name) for name in names):
+            if path.resolve().is_relative_to(inside) and path.is_file():
+                stat = path.stat()
+                yield StoredFile(path.relative_to(root).as_posix(), stat.st_size, str(stat.st_mtime_ns))
 
 
 def join(uri: str, name: str) -> str:

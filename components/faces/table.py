@@ -35,8 +35,8 @@ _FACE_FIELDS = [
     pa.field("image", pa.binary(), nullable=False),  # JPEG or PNG bytes
     pa.field("width", pa.int32(), nullable=False),
     pa.field("height", pa.int32(), nullable=False),
-    # Of the photograph that was ingested: SHA-256 of its bytes, and a 64-bit perceptual hash of what is to be seen on it,
-    # 16 hex digits each; near-duplicates differ in few bits.
+    # Of the photograph that was ingested, 16 hex digits each: SHA-256 of its bytes, and a perceptual hash of what is to
+    # be seen on it; near-duplicates differ in few bits.
     pa.field("content", pa.string(), nullable=False),
     pa.field("phash", pa.string(), nullable=False),
 ]

@@ -8,9 +8,9 @@ from pathlib import PurePosixPath
 
 from components.faces.errors import require
 from components.faces.fetch import split_checksum
+from components.faces.files import FileList, StoredFile
 from components.faces.forget import mark_of
 from components.faces.sources import Source, open_source
-from components.faces.storage import StoredFile
 from components.ingest.naming import LISTINGS, Label, Naming, by_folder, by_listing, by_pattern
 
 
@@ -68,7 +68,7 @@ class Catalogue:
 
     source: Source
     naming: Naming
-    files: list[StoredFile]
+    files: FileList
     missing: list[str] = field(default_factory=list)
     forgotten: dict[str, str] = field(default_factory=dict)
 
@@ -84,7 +84,7 @@ class Catalogue:
         return Catalogue(
             self.source,
             self.naming,
-            [file for file in self.files if shard.holds(self.key(file.name))],
+            self.files.where(lambda file: shard.holds(self.key(file.name))),
             [name for name in self.missing if shard.holds(self.key(name))],
             {name: mark for name, mark in self.forgotten.items() if shard.holds(self.key(name))},
         )
@@ -133,22 +133,19 @@ def open_catalogue(
     require(not (listing and identity_pattern), "listing and identity_pattern both name people: give one of them")
     naming: Naming = by_pattern(identity_pattern) if identity_pattern else by_folder
     with open_source(source) as opened:
-        files, missing = [file for file in opened.files if not _hidden(file.name)], list[str]()
+        files, missing = opened.files.where(lambda file: not _hidden(file.name)), list[str]()
         if listing:
             labels = by_listing(listing)
-            there = {file.name for file in opened.files}
-            naming, missing = labels.get, sorted(labels.keys() - there)
-            files = [file for file in opened.files if file.name in labels]
+            naming, missing = labels.get, sorted(labels.keys() - set(opened.files.names()))
+            files = opened.files.where(lambda file: file.name in labels)
             require(bool(files), f"{source} holds none of the images that {listing} lists")
         require(bool(files), f"{source} holds no image: check the folder or prefix")
         forgotten = dict[str, str]()
         if forget:
             forgotten = {
-                name: mark
-                for name in [*(file.name for file in files), *missing]
-                if (mark := _mark(name, naming(name), forget))
+                name: mark for name in [*files.names(), *missing] if (mark := _mark(name, naming(name), forget))
             }
-            files = [file for file in files if file.name not in forgotten]
+            files = files.where(lambda file: file.name not in forgotten)
             missing = [name for name in missing if name not in forgotten]
             require(bool(files), f"every image of {source} is to be forgotten: nothing is left to train on")
         yield Catalogue(opened, naming, files, missing, forgotten)

@@ -4,7 +4,7 @@ import hashlib
 import io
 import json
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from components.faces.forget import read_forget
 from components.faces.images import encode_png
 from components.faces.progress import Progress
 from components.faces.runtime import VERSION
-from components.faces.seeded import rank
+from components.faces.seeded import by_rank
 from components.faces.sources import Source
 from components.faces.table import TableWriter
 from components.ingest.catalogue import Shard, open_catalogue
@@ -28,6 +28,7 @@ from components.ingest.naming import Label, Naming
 
 FORMATS = ("JPEG", "PNG", "PPM", "BMP", "WEBP", "TIFF", "GIF", "AVIF", "HEIF")
 register_heif_opener()
+Image.MAX_IMAGE_PIXELS = None  # max_pixels decides; Pillow's own limit would warn below it and refuse above
 MOST_SHARDS = 10_000
 THREADS = 16  # an object store answers many requests at once, and decoding leaves the interpreter lock
 
@@ -117,13 +118,14 @@ def ingest(
                 now.get(part.number) == part.fingerprint,
                 f"{source} changed while the run began (shard {part.number}/{part.count}): start it again",
             )
-        names = sorted((file.name for file in catalogue.files), key=lambda name: rank(seed, name))
+        files = catalogue.files
+        names = map(files.name, by_rank(seed, files.names()))
         # Not which of how many: what a shard holds says that, and a table of one does not depend on it.
         settings = {"source": source, "listing": listing, "identity_pattern": identity_pattern,
                     "max_pixels": max_pixels, "seed": seed, "forgotten": len(catalogue.forgotten)}  # fmt: skip
         with (
             TableWriter(out, "faces", f"ingest {VERSION}", settings) as table,
-            Progress("ingest", len(names)) as progress,
+            Progress("ingest", len(files)) as progress,
         ):
             for name in catalogue.missing:
                 table.reject(name, "missing_file", f"{listing or source} lists it")
@@ -136,9 +138,9 @@ def ingest(
                     table.add(image.row())
                 progress.advance()
             if part.count == 1:
-                _check(source, table, len(names), next(iter(places), ""))
+                _check(source, table, len(files), next(iter(places), ""))
     return {
-        "rows_in": len(names) + len(catalogue.missing),
+        "rows_in": len(files) + len(catalogue.missing),
         "rows_out": table.rows,
         "identities": table.identities,
         "rejected": sum(table.rejected.values()),
@@ -192,7 +194,7 @@ class Ingested:
         }
 
 
-def _read_all(opened: Source, names: list[str], naming: Naming, max_pixels: int) -> Iterator[Ingested | Reject]:
+def _read_all(opened: Source, names: Iterable[str], naming: Naming, max_pixels: int) -> Iterator[Ingested | Reject]:
     """Reads and decodes in threads, a bounded number ahead, and yields in the order of `names`."""
 
     def load(name: str) -> Ingested | Reject:

@@ -1,0 +1,103 @@
+"""Lists of files that take little memory: a million names are a hundred bytes each, and not a thousand."""
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, overload
+
+import numpy as np
+import pyarrow as pa
+
+CHUNK = 4096  # files that are Python objects at a time
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """A file below a source: its name relative to the source, its size in bytes and a version mark."""
+
+    name: str
+    size: int
+    version: str
+
+
+class FileList(Sequence[StoredFile]):
+    """Files in the order of their names, held as columns.
+
+    Args:
+        columns: name and version (bytes: a name need not be UTF-8), size.
+    """
+
+    def __init__(self, columns: pa.Table) -> None:
+        self._columns = columns
+
+    @classmethod
+    def of(cls, files: Iterable[StoredFile]) -> "FileList":
+        """Sorts files, whatever order they come in; of several of one name the last counts."""
+        columns: list[list[Any]] = [[], [], []]
+        for file in files:
+            for column, value in zip(columns, (file.name, file.size, file.version), strict=True):
+                column.append(value)
+        names, sizes, versions = columns
+        order = sorted(range(len(names)), key=names.__getitem__)
+        order = [place for place, after in pairwise([*order, -1]) if after < 0 or names[place] != names[after]]
+        table = pa.table(
+            {
+                "name": pa.array((_bytes(name) for name in names), pa.large_binary(), size=len(names)),
+                "size": pa.array(sizes, pa.int64()),
+                "version": pa.array((_bytes(version) for version in versions), pa.large_binary(), size=len(names)),
+            }
+        )
+        return cls(table.take(pa.array(order, pa.int64())))
+
+    def __len__(self) -> int:
+        return int(self._columns.num_rows)
+
+    @overload
+    def __getitem__(self, place: int) -> StoredFile: ...
+    @overload
+    def __getitem__(self, place: slice) -> "FileList": ...
+    def __getitem__(self, place: int | slice) -> "StoredFile | FileList":
+        if isinstance(place, slice):
+            return self.take(range(len(self))[place])
+        name, size, version = (self._columns[column][place].as_py() for column in ("name", "size", "version"))
+        return StoredFile(_text(name), size, _text(version))
+
+    def __iter__(self) -> Iterator[StoredFile]:
+        for batch in self._columns.to_batches(max_chunksize=CHUNK):
+            for row in batch.to_pylist():
+                yield StoredFile(_text(row["name"]), row["size"], _text(row["version"]))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]  # as for other sequences that compare by content
+
+    def name(self, place: int) -> str:
+        """The name of the file at a place."""
+        return _text(self._columns["name"][place].as_py())
+
+    def names(self) -> Iterator[str]:
+        """The names in order."""
+        for chunk in self._columns.select(["name"]).to_batches(max_chunksize=CHUNK):
+            yield from map(_text, chunk["name"].to_pylist())
+
+    def place(self, name: str) -> int:
+        """Where the file of this name is; the list's length and more, or another file's place, where there is none."""
+        return bisect_left(range(len(self)), name, key=self.name)
+
+    def take(self, places: Iterable[int]) -> "FileList":
+        """The files at some places, in the order of the places."""
+        return FileList(self._columns.take(pa.array(np.fromiter(places, np.int64))))
+
+    def where(self, wanted: Callable[[StoredFile], bool]) -> "FileList":
+        """The files that are wanted."""
+        return self.take(place for place, file in enumerate(self) if wanted(file))
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "surrogateescape")
