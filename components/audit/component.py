@@ -22,8 +22,8 @@ def audit(
     same_cosine: float = 0.97,
     far_below: float = 0.25,
     alike_above: float = 0.65,
-    leak_above: float = 0.5,
-    leak_image_above: float = 0.5,
+    leak_above: float = 0.6,
+    image_above: float = 0.55,
     s3_endpoint: str = "",
     seed: int = 0,
 ) -> None:
@@ -54,6 +54,6 @@ def audit(
         far_below=far_below,
         alike_above=alike_above,
         leak_above=leak_above,
-        leak_image_above=leak_image_above,
+        image_above=image_above,
         seed=seed,
     )

@@ -1,5 +1,6 @@
 """Histograms with fixed bins, and how far those of two runs are apart."""
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -8,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.audit.embedder import Vectors, unit
+from components.faces import storage
 from components.faces.errors import KubefaceError, require
-from components.faces.fetch import fetch
+from components.faces.fetch import fetch, split_checksum
 from components.faces.folders import read_json
 
 # A bin that is empty in one run counts as this share, or a single image in the other would be infinitely far away.
@@ -82,12 +84,16 @@ def stability_index(before: NDArray[Any], after: NDArray[Any]) -> float:
     return float(((p - q) * np.log(p / q)).sum())
 
 
-def read_previous(uri: str) -> dict[str, Any]:
-    """The data.json of an earlier run.
+def read_previous(uri: str) -> dict[str, Any] | None:
+    """The data.json of an earlier run; None where there is none yet, which a line on standard error says.
 
     Raises:
-        KubefaceError: it cannot be had or is not one.
+        KubefaceError: it cannot be read or is not one.
     """
+    address = split_checksum(uri)[0]
+    if not address.startswith("https://") and not storage.exists(address):
+        print(f"audit: {address} is not there, so there is no drift to measure", file=sys.stderr, flush=True)
+        return None
     found = read_json(fetch(uri))
     require(
         isinstance(found, dict) and isinstance(found.get("features"), dict),

@@ -55,7 +55,7 @@ def equal_neighbours(keys: NDArray[np.generic], reach: int) -> Iterator[tuple[In
 
 def rounded(cosines: NDArray[np.floating]) -> NDArray[np.float64]:
     """Cosines to four places, so that nothing hangs on the order in which a machine adds."""
-    return np.round(np.asarray(cosines, np.float64), 4)
+    return np.asarray(np.round(np.asarray(cosines, np.float64), 4), np.float64)
 
 
 def several(keys: NDArray[np.integer]) -> Iterator[Ints]:

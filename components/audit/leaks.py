@@ -1,6 +1,9 @@
 """People of the training data who are in an evaluation set too, whatever they are called there.
 
-Measured on the 200 people of CelebA at hand against LFW: see `docs` of `find_leaks`.
+Measured on the 200 people of CelebA at hand, 20 images each, against LFW's 5,749: two of them are in LFW, with a cosine
+of the means of 0.79 and 0.73. The other 1.15 million pairs lie below 0.58; the first of them, looked at, are
+look-alikes, and 23 of the people have one above 0.5. The cosine of a photograph of LFW with the mean of its person's others, five at
+least, is above 0.59 in 99 %. So `leak_above` stands at 0.6.
 """
 
 import hashlib
@@ -168,12 +171,12 @@ def evaluation_crop(uri: str, names: list[str]) -> dict[str, RGB]:
 
 
 def find_leaks(
-    faces: Faces, people: People, evaluation: Evaluation, leak_above: float, best_above: float, limits: Limits
+    faces: Faces, people: People, evaluation: Evaluation, leak_above: float, image_above: float, limits: Limits
 ) -> list[Leak]:
     """Identities that are in an evaluation set, each with the person there that it is most like.
 
     An identity is one of its people when the means are at or above `leak_above` and a pair of images at or above
-    `best_above`, or when a photograph of it is in the set.
+    `image_above`, or when a photograph of it is in the set.
     """
     found: dict[int, Leak] = {}
     centres = evaluation.centres
@@ -190,7 +193,7 @@ def find_leaks(
         rows, places = faces.rows_of(left), np.flatnonzero(evaluation.people == right)
         cosines = rounded(faces.vault.read(rows) @ evaluation.vectors[places].T)
         a, b = np.unravel_index(int(cosines.argmax()), cosines.shape)
-        if cosines[a, b] >= best_above:
+        if cosines[a, b] >= image_above:
             found[left] = _leak(evaluation, left, int(rows[a]), int(places[b]), cosine, float(cosines[a, b]), False)
     return sorted(found.values(), key=lambda leak: (-leak.cosine, leak.identity))
 

@@ -30,14 +30,14 @@ class Settings:
     far_below: float
     alike_above: float
     leak_above: float
-    leak_image_above: float
+    image_above: float
     seed: int
 
     def __post_init__(self) -> None:
         for name, allowed in CHOICES.items():
             value = getattr(self, name)
             require(value in allowed, f"{name} is '{value}': use one of {', '.join(allowed)}")
-        for name in ("duplicate_cosine", "same_cosine", "far_below", "alike_above", "leak_above", "leak_image_above"):
+        for name in ("duplicate_cosine", "same_cosine", "far_below", "alike_above", "leak_above", "image_above"):
             value = getattr(self, name)
             require(-1 <= value <= 1, f"{name} is {value}: it is a cosine and must lie between -1 and 1")
         require(0 <= self.duplicate_bits <= 3, f"duplicate_bits is {self.duplicate_bits}: it must be 0 to 3")

@@ -42,8 +42,8 @@ def audit(
     same_cosine: float = 0.97,
     far_below: float = 0.25,
     alike_above: float = 0.65,
-    leak_above: float = 0.5,
-    leak_image_above: float = 0.5,
+    leak_above: float = 0.6,
+    image_above: float = 0.55,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Looks for duplicates, wrong labels, people of the evaluation sets, and drift; and reports on the data.
@@ -61,7 +61,8 @@ def audit(
         html: File to write the page to.
         evaluation_sets: Sources of evaluation sets, with commas or spaces between them; folders, s3:// prefixes, tars
             or zips with a folder for each person; empty for none.
-        previous: data.json of an earlier audit, as path or URI, that drift is measured against; empty for none.
+        previous: data.json of an earlier audit, as path or URI, that drift is measured against; empty, or not there,
+            for a first run.
         on_leak: What becomes of people who are in an evaluation set; drop, fail (stop the run) or warn (keep them).
         suspects: What becomes of images unlike the rest of their identity, and of the smaller of two identities that
             look like one person; keep or drop.
@@ -74,10 +75,9 @@ def audit(
         duplicate_cosine: Least cosine of the embeddings of such images.
         same_cosine: Cosine from which on images of an identity are one photograph whatever their hashes.
         far_below: Cosine with the mean of the identity's other images below which an image is suspect.
-        alike_above: Cosine of two identities' means, and of their most similar images, from which on they look like one
-            person.
+        alike_above: Cosine of two identities' means from which on they look like one person.
         leak_above: Cosine of the means from which on an identity is somebody of an evaluation set.
-        leak_image_above: Cosine that their most similar images must have for that.
+        image_above: Cosine that the most similar images of two people must have, too, for either.
         seed: Seed of the choice of samples that the page shows.
 
     Returns:
@@ -90,7 +90,7 @@ def audit(
     """
     settings = Settings(
         evaluation_sets, previous, on_leak, suspects, duplicates, max_drift, on_drift, duplicate_bits, duplicate_cosine,
-        same_cosine, far_below, alike_above, leak_above, leak_image_above, seed,
+        same_cosine, far_below, alike_above, leak_above, image_above, seed,
     )  # fmt: skip
     table, judged = Table(aligned, "aligned"), Table(filtered, "filter")
     require(table.rows > 0, f"{aligned} holds no image: run align again")
@@ -122,11 +122,11 @@ def _find(faces: Faces, settings: Settings, embed: Embedder) -> Findings:
     """All that is looked for."""
     same = find_duplicates(faces, settings.limits)
     people, suspects = judge_people(faces, same.cluster, settings.far_below)
-    alike = alike_people(faces, people, settings.alike_above, suspects)
+    alike = alike_people(faces, people, settings.alike_above, settings.image_above, suspects)
     leaks = []
     for uri in split_sources(settings.evaluation_sets):
         evaluation = read_evaluation(uri, embed)
-        leaks += find_leaks(faces, people, evaluation, settings.leak_above, settings.leak_image_above, settings.limits)
+        leaks += find_leaks(faces, people, evaluation, settings.leak_above, settings.image_above, settings.limits)
     return Findings(same, people, suspects, alike, persons(len(faces.names), alike), leaks)
 
 
