@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from components.evaluate.embeddings import Embeddings, embed_batch
 from components.faces.degrade import Degradation
-from components.faces.detection import make_detector
+from components.faces.detection import Faces, make_detector
 from components.faces.errors import KubefaceError, require
-from components.faces.geometry import align_crop, centre_crop
+from components.faces.geometry import TEMPLATE_SIZES, TEMPLATES, centre_crop, require_template
 from components.faces.images import RGB, decode_rgb
 from components.faces.metrics import Ints, Pairs, roc_points, verification
 from components.faces.model import FaceModel
@@ -84,7 +84,12 @@ def _named(numbers: dict[str, int], left: list[int], right: list[int]) -> list[t
 
 
 def evaluate_lfw(
-    archive: str, pairs_uri: str, detector: str, models: dict[str, FaceModel], degradation: Degradation = CLEAN
+    archive: str,
+    pairs_uri: str,
+    detector: str,
+    models: dict[str, FaceModel],
+    degradation: Degradation = CLEAN,
+    template: str = "arcface_112",
 ) -> dict[str, Any]:
     """Runs models over LFW's pairs.
 
@@ -94,6 +99,7 @@ def evaluate_lfw(
         detector: the detector that the models' crops were aligned with.
         models: by name.
         degradation: put on every aligned crop, on both sides of a pair.
+        template: how the models' crops were made, as align has it.
 
     Returns:
         pairs, images, fallback (names of the images that got a centre crop since no face was found),
@@ -102,6 +108,7 @@ def evaluate_lfw(
     Raises:
         KubefaceError: the archive or the pairs file cannot be read, or an image of a pair is not in the archive.
     """
+    require_template(template)
     wanted = read_pairs(pairs_uri)
     detect = make_detector(detector, 20)
     collected = {name: Embeddings() for name in models}
@@ -115,17 +122,16 @@ def evaluate_lfw(
         )
         for start in range(0, len(wanted.images), BATCH):
             names = wanted.images[start : start + BATCH]
-            crops = []
+            photographs = []
             for name in names:
                 try:
-                    photograph = decode_rgb(source.read(files[name]))
+                    photographs.append(decode_rgb(source.read(files[name])))
                 except (OSError, SyntaxError, ValueError) as error:  # what Pillow's decoders raise
                     raise KubefaceError(f"{archive}: {files[name]} cannot be decoded: {error}") from error
-                crop, found = _crop(photograph, detect)
-                crops.append(degradation(crop, "probe", name))
-                if not found:
-                    fallback.append(name)
-            batch = np.stack(crops)
+            found = detect.several(photographs)
+            fallback += [name for name, faces in zip(names, found, strict=True) if not len(faces)]
+            crops = [_crop(image, faces, template) for image, faces in zip(photographs, found, strict=True)]
+            batch = np.stack([degradation(crop, "probe", name) for crop, name in zip(crops, names, strict=True)])
             for name, model in models.items():
                 collected[name].append(*embed_batch(model, batch))
             progress.advance(len(names))
@@ -150,10 +156,9 @@ def _figures(embeddings: NDArray[np.float32], wanted: PairsFile, several: bool) 
     return verification(scores, wanted.pairs.same, wanted.folds if several else None)
 
 
-def _crop(image: RGB, detect: Any) -> tuple[RGB, bool]:
-    """The aligned crop of a photograph, or its middle where no face is found; says which."""
-    found = detect(image)
+def _crop(image: RGB, found: Faces, template: str) -> RGB:
+    """The aligned crop of a photograph, or its middle where no face was found."""
     if not len(found):
-        return centre_crop(image), False
+        return centre_crop(image, TEMPLATE_SIZES[template])
     best = found.subject(image.shape[1], image.shape[0])
-    return align_crop(image, found.landmarks[best]), True
+    return TEMPLATES[template](image, found.landmarks[best], found.boxes[best])

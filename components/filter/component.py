@@ -12,6 +12,10 @@ def filter_faces(
     shard: str = "0/1",
     min_score: float = 0.9,
     min_face_size: float = 20.0,
+    max_faces: int = 0,
+    min_sharpness: float = 20.0,
+    max_turn: float = 0.97,
+    min_agreement: float = 0.5,
 ) -> str:
     """Scores every aligned image with RetinaFace and says which to keep."""
     from pathlib import Path
@@ -29,4 +33,8 @@ def filter_faces(
         out=Path(filtered.path),
         min_score=min_score,
         min_face_size=min_face_size,
+        max_faces=max_faces,
+        min_sharpness=min_sharpness,
+        max_turn=max_turn,
+        min_agreement=min_agreement,
     )

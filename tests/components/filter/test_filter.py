@@ -1,6 +1,7 @@
 """Filter on real photographs."""
 
 import shutil
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,13 @@ import cv2
 import numpy as np
 import pytest
 
+import components.filter.step as step
+from components.align.step import align
 from components.faces.errors import KubefaceError
 from components.faces.images import decode_rgb, encode_png
 from components.faces.table import Table, TableWriter
-from components.filter.step import filter_faces
+from components.filter.step import Limits, Opinion, filter_faces
+from components.ingest.step import ingest
 
 
 def rows_of(table: Path, kind: str = "filter") -> list[dict[str, Any]]:
@@ -36,6 +40,8 @@ def doctored(faces_table: Path, aligned_table: Path, tmp_path_factory: pytest.Te
     faces, aligned = rows_of(faces_table, "faces")[:2], rows_of(aligned_table, "aligned")[:2]
     large = cv2.resize(decode_rgb(faces[1]["image"]), (920, 1120), interpolation=cv2.INTER_CUBIC)
     faces[1] |= {"image": encode_png(np.asarray(large, np.uint8)), "width": 920, "height": 1120}
+    for name in ("landmarks", "det_box"):
+        aligned[1][name] = [10 * value for value in aligned[1][name]]
     blank = encode_png(np.full((112, 92), 128, np.uint8))
     faces.append(faces[0] | {"image_id": "blank", "source": "s1/blank.png", "image": blank})
     aligned.append(aligned[0] | {"image_id": "blank", "source": "s1/blank.png"})
@@ -62,20 +68,25 @@ def test_images_are_not_copied(filter_table: Path, faces_table: Path) -> None:
 
 
 def test_a_blank_photograph_is_no_face(doctored: tuple[Path, Path], tmp_path: Path) -> None:
-    figures = filter_faces(*doctored, tmp_path / "out")
+    figures = filter_faces(*doctored, tmp_path / "out", min_sharpness=0)  # a face enlarged tenfold is not sharp
     assert figures == {"rows_in": 3, "rows_out": 2, "rejected": 1}
     rows = {row["image_id"]: row for row in rows_of(tmp_path / "out")}
-    assert rows.pop("blank") == {
+    blank = rows.pop("blank")
+    assert blank.pop("turn") < 0.5  # the landmarks are another photograph's
+    assert blank == {
         "image_id": "blank",
         "kept": False,
         "reason": "no_face",
         "score": 0.0,
         "face_size": 0.0,
+        "faces": 0,
+        "sharpness": 0.0,
+        "agreement": 0.0,
     }
     assert all(row["kept"] for row in rows.values())
-    assert Table(tmp_path / "out", "filter").rejected() == [
-        {"source": "s1/blank.png", "reason": "no_face", "detail": "score 0.000, face 0 pixels"}
-    ]
+    (rejected,) = Table(tmp_path / "out", "filter").rejected()
+    assert (rejected["source"], rejected["reason"]) == ("s1/blank.png", "no_face")
+    assert rejected["detail"].startswith("score 0.000, face 0 pixels, 0 faces, sharpness 0, turn 0.")
 
 
 def test_sizes_are_pixels_of_the_photograph_however_large(doctored: tuple[Path, Path], filter_table: Path) -> None:
@@ -99,7 +110,7 @@ def test_sizes_are_pixels_of_the_photograph_however_large(doctored: tuple[Path, 
 def test_thresholds_decide(
     settings: dict[str, float], expected: list[str | None], doctored: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    figures = filter_faces(*doctored, tmp_path / "out", **settings)
+    figures = filter_faces(*doctored, tmp_path / "out", min_sharpness=0, **settings)
     rows = rows_of(tmp_path / "out")
     assert [row["reason"] for row in rows] == expected
     assert [row["kept"] for row in rows] == [reason is None for reason in expected]
@@ -129,6 +140,10 @@ def test_tables_that_do_not_belong_together_are_refused(
         ({"min_score": 1.1}, "min_score is 1.1: it must lie between 0 and 1"),
         ({"min_score": -1}, "min_score is -1"),
         ({"min_face_size": -5.0}, "min_face_size is -5.0: it must not be negative"),
+        ({"max_faces": -1}, "max_faces is -1: it must not be negative"),
+        ({"min_sharpness": -1.0}, "min_sharpness is -1.0: it must not be negative"),
+        ({"max_turn": 1.5}, "max_turn is 1.5: it must lie between 0 and 1"),
+        ({"min_agreement": -0.5}, "min_agreement is -0.5: it must lie between 0 and 1"),
     ],
 )
 def test_wrong_settings_are_named(
@@ -151,3 +166,110 @@ def test_two_runs_give_the_same_bytes(doctored: tuple[Path, Path], tmp_path: Pat
     for name in ("a", "b"):
         filter_faces(*doctored, tmp_path / name)
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
+
+
+@pytest.fixture(scope="module")
+def spoilt(orl: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Six people: one as photographed, one out of focus, one with another face beside it, one whose box is elsewhere,
+    one who turns away, and one whose photograph has become unreadable."""
+    root = tmp_path_factory.mktemp("spoilt")
+    images = {number: decode_rgb(orl[f"s{number}/1.pgm"]) for number in range(1, 8)}
+    images[2] = np.asarray(cv2.GaussianBlur(images[2], (0, 0), 3), np.uint8)
+    images[3] = np.hstack([images[3], images[7]])
+    for number in range(1, 7):
+        (root / "in" / f"s{number}").mkdir(parents=True)
+        (root / "in" / f"s{number}" / "1.png").write_bytes(encode_png(images[number]))
+    ingest(str(root / "in"), root / "faces")
+    align(root / "faces", root / "right")
+    faces = {row["identity"]: row for row in rows_of(root / "faces", "faces")}
+    found = {row["identity"]: row for row in rows_of(root / "right", "aligned")}
+    found["s4"]["det_box"] = [value - 50 for value in found["s4"]["det_box"]]
+    left, nose = np.array(found["s5"]["landmarks"]).reshape(5, 2)[[0, 2]]
+    found["s5"]["landmarks"][4:6] = [float(left[0]), float(nose[1])]  # the nose below an eye, as in a profile
+    faces["s6"]["image"] = faces["s6"]["image"][:2000] + b"?" * 500
+    rewrite(root, "faces", root / "photographs", list(faces.values()))
+    rewrite(root, "aligned", root / "aligned", list(found.values()))
+    return root / "photographs", root / "aligned"
+
+
+def test_each_fault_is_rejected_for_its_reason(spoilt: tuple[Path, Path], tmp_path: Path) -> None:
+    filter_faces(*spoilt, tmp_path / "out", max_faces=1)
+    names = {row["image_id"]: row["identity"] for row in rows_of(spoilt[0], "faces")}
+    assert {names[row["image_id"]]: row["reason"] for row in rows_of(tmp_path / "out")} == {
+        "s1": None,
+        "s2": "blurred",
+        "s3": "several_faces",
+        "s4": "disagrees_with_aligner",
+        "s5": "turned_away",
+        "s6": "unreadable",
+    }
+
+
+def test_each_limit_can_be_lifted(spoilt: tuple[Path, Path], tmp_path: Path) -> None:
+    filter_faces(*spoilt, tmp_path / "out", min_sharpness=0, max_turn=1, min_agreement=0)
+    assert Table(tmp_path / "out", "filter").manifest["rejected"] == {"unreadable": 1}
+
+
+def test_identities_that_lose_most_are_listed_and_warned_about(
+    spoilt: tuple[Path, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(step, "SHOWN", 1)
+    filter_faces(*spoilt, tmp_path / "out")
+    assert (tmp_path / "out" / "identities.csv").read_text().splitlines() == [
+        "identity,images,rejected,share",
+        "s2,1,1,1.000",
+        "s4,1,1,1.000",
+        "s5,1,1,1.000",
+        "s6,1,1,1.000",
+    ]
+    printed = capfd.readouterr().err
+    assert "warning: filter rejects 1 of 1 images of s2\n" in printed
+    assert "warning: and so of 3 more identities: identities.csv\n" in printed
+
+
+def test_the_number_of_workers_changes_no_byte(
+    spoilt: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(step, "BATCH_PIXELS", 1)  # each photograph on its own, so that all workers have work
+    for workers in (1, 3):
+        monkeypatch.setattr(step, "cpu_limit", lambda workers=workers: workers)
+        filter_faces(*spoilt, tmp_path / str(workers))
+    assert contents(tmp_path / "1") == contents(tmp_path / "3")
+
+
+def test_a_failing_worker_ends_the_step(
+    spoilt: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(step, "look", fail)
+    with pytest.raises(MemoryError, match="no room"):
+        filter_faces(*spoilt, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("max_faces", "expected"), [(0, None), (1, "several_faces"), (2, "several_faces"), (3, None)])
+def test_no_limit_of_faces_is_zero(max_faces: int, expected: str | None) -> None:
+    seen = Opinion(score=1, face_size=50, faces=3, sharpness=100, turn=0, agreement=1)
+    assert Limits(0.9, 20, max_faces, 20, 0.97, 0.5).reason(seen) == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("archive", ["lfw/lfw-deepfunneled.tar", "celeba/celeba_wild.tar"])
+def test_good_photographs_are_kept(archive: str, shared_data: Path, tmp_path: Path) -> None:
+    """The defaults reject fewer than 2 % for each of the reasons that are no lack of a face."""
+    with tarfile.open(shared_data / archive) as tar:
+        members = sorted((member for member in tar if member.name.endswith(".jpg")), key=lambda member: member.name)
+        for member in members[:1000]:
+            path = tmp_path / "in" / Path(member.name).relative_to(Path(member.name).parts[0])
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = tar.extractfile(member)
+            assert file is not None
+            path.write_bytes(file.read())
+    ingest(str(tmp_path / "in"), tmp_path / "faces")
+    align(tmp_path / "faces", tmp_path / "aligned")
+    figures = filter_faces(tmp_path / "faces", tmp_path / "aligned", tmp_path / "out")
+    rejected = Table(tmp_path / "out", "filter").manifest["rejected"]
+    for reason in ("several_faces", "blurred", "turned_away", "disagrees_with_aligner"):
+        assert rejected.get(reason, 0) < 0.02 * figures["rows_in"]
