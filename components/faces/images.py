@@ -1,7 +1,6 @@
 """Encoded images to arrays and back."""
 
 import io
-import zlib
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +18,9 @@ def decode_rgb(data: bytes) -> RGB:
 def encode_png(image: RGB) -> bytes:
     """RGB (H×W×3) or grey (H×W) uint8 pixels to PNG bytes, the same bytes for the same pixels.
 
-    Run lengths alone, without zlib's search for longer matches: PNG's filters leave nothing but short ones in a
-    photograph, so that face crops come out as large as at level 4 (18.6 kB at 112×112) in a third of the time.
+    At zlib's level 1 crops of colour photographs are 6 % larger than at level 4, those of grey ones smaller, and both
+    take half the time.
     """
     buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG", compress_level=4, compress_type=zlib.Z_RLE)
+    Image.fromarray(image).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()

@@ -6,13 +6,16 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from facenet_pytorch.models.utils.detect_face import extract_face
+from PIL import Image
 
+import components.align.step as step
 from components.align.step import align
 from components.faces.detection import make_detector
 from components.faces.errors import KubefaceError
 from components.faces.geometry import ARCFACE_112, align_crop
 from components.faces.images import decode_rgb, encode_png
-from components.faces.table import Table
+from components.faces.table import Table, TableWriter
 from components.ingest.step import ingest
 
 
@@ -142,6 +145,7 @@ def test_no_face_at_all_leaves_no_table(tmp_path: Path) -> None:
         ({"min_face_size": 0}, "min_face_size is 0: it must be at least 1 pixel"),
         ({"min_confidence": 1.5}, "min_confidence is 1.5: it must lie between 0 and 1"),
         ({"min_confidence": -0.1}, "min_confidence is -0.1"),
+        ({"template": "square"}, "template 'square' is unknown: use arcface_112 or facenet_160"),
     ],
 )
 def test_wrong_settings_are_named(settings: dict[str, Any], message: str, faces_table: Path, tmp_path: Path) -> None:
@@ -161,3 +165,67 @@ def test_two_runs_give_the_same_bytes(detector: str, mixed: Path, tmp_path: Path
         align(mixed, tmp_path / name, detector=detector)
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
     assert Table(tmp_path / "a", "aligned").manifest["settings"]["detector"] == detector
+
+
+def test_the_other_template_is_the_crop_of_facenet_pytorch(mixed: Path, tmp_path: Path) -> None:
+    align(mixed, tmp_path / "out", template="facenet_160")
+    assert Table(tmp_path / "out", "aligned").manifest["settings"]["template"] == "facenet_160"
+    photographs = {row["source"]: decode_rgb(row["image"]) for row in rows_of(mixed, "faces")}
+    for row in rows_of(tmp_path / "out"):
+        path = tmp_path / "peer" / "face.png"
+        extract_face(Image.fromarray(photographs[row["source"]]), np.array(row["det_box"]), 160, 0, str(path))
+        assert (row["width"], row["height"]) == (160, 160)
+        assert (decode_rgb(row["image"]) == decode_rgb(path.read_bytes())).all()
+
+
+def test_the_template_changes_the_crop_alone(mixed: Path, tmp_path: Path) -> None:
+    for template in ("arcface_112", "facenet_160"):
+        align(mixed, tmp_path / template, template=template)
+    one, other = (rows_of(tmp_path / template) for template in ("arcface_112", "facenet_160"))
+    changed = {"image", "width", "height"}
+    for row, twin in zip(one, other, strict=True):
+        assert {name for name in row if row[name] != twin[name]} == changed
+
+
+@pytest.fixture
+def damaged(mixed: Path, tmp_path: Path) -> Path:
+    """`mixed` with three images spoilt after ingest: cut off, overwritten, empty."""
+    rows = rows_of(mixed, "faces")
+    rows[0]["image"] = rows[0]["image"][: len(rows[0]["image"]) // 2]
+    rows[1]["image"] = b"not an image"
+    rows[2]["image"] = b""
+    with TableWriter(tmp_path / "damaged", "faces", "test 1", {}) as writer:
+        for row in rows:
+            writer.add(row)
+    return tmp_path / "damaged"
+
+
+def test_images_that_have_become_unreadable_do_not_end_the_run(damaged: Path, tmp_path: Path) -> None:
+    spoilt = sorted(row["source"] for row in rows_of(damaged, "faces")[:3])
+    figures = align(damaged, tmp_path / "out", min_confidence=0.5)
+    rejected = [row for row in Table(tmp_path / "out", "aligned").rejected() if row["reason"] == "unreadable"]
+    assert [row["source"] for row in rejected] == spoilt
+    assert all(row["detail"] for row in rejected)
+    assert figures["rows_out"] + figures["rejected"] == figures["rows_in"] == 5
+    assert figures["rows_out"] >= 1
+
+
+@pytest.mark.parametrize("detector", ["mtcnn", "retinaface"])
+def test_the_number_of_workers_changes_no_byte(
+    detector: str, faces_table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(step.BATCH_PIXELS, "cpu", 50_000)  # four photographs, so that all workers have work
+    for workers in (1, 3):
+        monkeypatch.setattr(step, "cpu_limit", lambda workers=workers: workers)
+        align(faces_table, tmp_path / str(workers), detector=detector)
+    assert contents(tmp_path / "1") == contents(tmp_path / "3")
+
+
+def test_a_failing_worker_ends_the_step(mixed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object) -> bytes:
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(step, "encode_png", fail)
+    with pytest.raises(MemoryError, match="no room"):
+        align(mixed, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []

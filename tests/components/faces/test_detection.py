@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 import torch
 from facenet_pytorch import MTCNN
+from PIL import Image
+from retinaface import detect_faces
 
 from components.faces.detection import Detector, Faces, make_detector
 from components.faces.errors import KubefaceError
@@ -134,3 +136,59 @@ def test_confidence_keeps_what_belongs_together() -> None:
 def test_an_unknown_detector_is_refused() -> None:
     with pytest.raises(KubefaceError, match="detector 'yolo' is unknown: use mtcnn or retinaface"):
         make_detector("yolo", 20)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_several_photographs_at_once_give_what_each_gives(
+    name: str, detectors: dict[str, Detector], orl: dict[str, bytes]
+) -> None:
+    """Of whatever sizes, faces or none."""
+    images = [decode_rgb(orl[f"s{number}/1.pgm"]) for number in range(1, 7)]
+    images.insert(2, empty((112, 92), "grey"))
+    images.insert(4, cv2.resize(images[0], (140, 170)))
+    images.insert(5, empty((3, 3), "white"))
+    together = detectors[name].several(images)
+    for image, faces in zip(images, together, strict=True):
+        alone = detectors[name](image)
+        assert len(alone) == len(faces)
+        assert np.abs(alone.landmarks - faces.landmarks).max(initial=0) < 0.1
+        assert np.abs(alone.boxes - faces.boxes).max(initial=0) < 0.1
+        assert np.abs(alone.scores - faces.scores).max(initial=0) < 1e-3
+
+
+def test_mtcnn_finds_what_facenet_pytorch_finds(orl: dict[str, bytes]) -> None:
+    images = [decode_rgb(orl[f"s{number}/1.pgm"]) for number in range(1, 21)]
+    peer = MTCNN(keep_all=True)
+    for image, faces in zip(images, make_detector("mtcnn", 20).several(images), strict=True):
+        boxes, scores, landmarks = peer.detect(Image.fromarray(image), landmarks=True)
+        assert np.abs(faces.boxes - boxes).max() < 0.1
+        assert np.abs(faces.landmarks - landmarks).max() < 0.1
+        assert np.abs(faces.scores - scores).max() < 1e-3
+
+
+def test_one_photograph_without_a_proposal_spoils_no_other(
+    monkeypatch: pytest.MonkeyPatch, orl: dict[str, bytes]
+) -> None:
+    """facenet-pytorch fails on all of a batch when a proposal of one lies outside of it."""
+    images = [decode_rgb(orl[f"s{number}/1.pgm"]) for number in range(1, 4)]
+    images.insert(1, empty((112, 92), "black"))
+    detect = MTCNN.detect
+
+    def fail_on_black(network: MTCNN, batch: np.ndarray, landmarks: bool) -> object:
+        if any(not image.any() for image in batch):
+            raise IndexError("The shape of the mask [3] at index 0 does not match the shape of the indexed tensor [2]")
+        return detect(network, batch, landmarks=landmarks)
+
+    monkeypatch.setattr(MTCNN, "detect", fail_on_black)
+    assert [len(faces) for faces in make_detector("mtcnn", 20).several(images)] == [1, 0, 1, 1]
+
+
+def test_retinaface_gives_what_its_package_gives(orl: dict[str, bytes]) -> None:
+    for number in range(1, 11):
+        image = decode_rgb(orl[f"s{number}/1.pgm"])
+        ours = make_detector("retinaface", 1)(image).confident(0.5)
+        theirs = detect_faces(image, score_threshold=0.5)
+        assert len(ours) == len(theirs)
+        for box, score, face in zip(ours.boxes, ours.scores, theirs, strict=True):
+            assert np.abs(box - [face.x, face.y, face.x + face.width, face.y + face.height]).max() < 2  # whole pixels
+            assert score == pytest.approx(face.score, abs=1e-4)

@@ -12,11 +12,16 @@ from hypothesis import strategies as st
 from components.faces.geometry import (
     ARCFACE_112,
     CROP_SIZE,
+    TEMPLATE_SIZES,
+    TEMPLATES,
     Points,
     align_crop,
+    box_crop,
     centre_crop,
     most_prominent,
+    overlap,
     similarity_transform,
+    turn_of,
 )
 
 angles = st.floats(-math.pi, math.pi)
@@ -162,3 +167,51 @@ def test_the_choice_does_not_depend_on_the_order(boxes: list[tuple[int, int, int
         return side**2 - 2 * ((x - 100) ** 2 + (y - 100) ** 2)
 
     assert score(*chosen[0]) == score(*chosen[1]) == max(score(*b) for b in boxes)
+
+
+corners = st.tuples(*[st.integers(-50, 150)] * 2, *[st.integers(1, 200)] * 2)
+
+
+@given(one=corners, other=corners)
+def test_overlap_is_that_of_the_pixels(one: tuple[int, ...], other: tuple[int, ...]) -> None:
+    first, second = (np.array([x, y, x + width, y + height], float) for x, y, width, height in (one, other))
+    painted = []
+    for x1, y1, x2, y2 in (first.astype(int) + 50, second.astype(int) + 50):
+        pixels = np.zeros((400, 400), bool)
+        pixels[y1:y2, x1:x2] = True
+        painted.append(pixels)
+    expected = (painted[0] & painted[1]).sum() / (painted[0] | painted[1]).sum()
+    assert overlap(first, second) == overlap(second, first) == pytest.approx(expected)
+    assert overlap(first, first) == 1
+
+
+@given(angle=angles, scale=scales, x=shifts, y=shifts, nose=st.floats(-60, 60))
+def test_the_turn_is_the_same_however_the_face_lies(
+    angle: float, scale: float, x: float, y: float, nose: float
+) -> None:
+    face = ARCFACE_112.copy()
+    face[2, 0] += nose
+    turn = turn_of(face)
+    assert 0 <= turn <= 1
+    assert turn_of(apply(similarity(angle, scale, x, y), face)) == pytest.approx(turn, abs=1e-6)
+    assert turn_of((face * [-1, 1])[[1, 0, 2, 4, 3]]) == pytest.approx(turn, abs=1e-6)  # in a mirror
+
+
+def test_turn_of_known_faces() -> None:
+    assert turn_of(ARCFACE_112) < 0.02
+    for offset, expected in ((0.25, 0.5), (0.5, 1), (0.8, 1)):  # of the eyes' distance, from the middle between them
+        assert turn_of(np.array([[0, 0], [40, 0], [20 + 40 * offset, 25]], float)) == pytest.approx(expected)
+    assert turn_of(np.zeros((5, 2))) == 0
+
+
+def test_each_template_has_its_size() -> None:
+    image = np.full((90, 70, 3), 50, np.uint8)
+    assert TEMPLATES.keys() == TEMPLATE_SIZES.keys()
+    for name, crop in TEMPLATES.items():
+        found = crop(image, ARCFACE_112 / 2, np.array([10.0, 10, 50, 60]))
+        assert found.shape == (TEMPLATE_SIZES[name], TEMPLATE_SIZES[name], 3)
+
+
+@given(box=st.tuples(*[st.floats(-200, 300)] * 4))
+def test_a_box_gives_a_crop_wherever_it_lies(box: tuple[float, ...]) -> None:
+    assert box_crop(np.full((90, 70, 3), 50, np.uint8), np.array(box)).shape == (160, 160, 3)
