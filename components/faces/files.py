@@ -3,13 +3,15 @@
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any, overload
+from itertools import islice
+from typing import overload
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 CHUNK = 4096  # files that are Python objects at a time
+_SCHEMA = pa.schema([("name", pa.large_binary()), ("size", pa.int64()), ("version", pa.large_binary())])
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +24,7 @@ class StoredFile:
 
 
 class FileList(Sequence[StoredFile]):
-    """Files in the order of their names, held as columns.
+    """Files in the order of their names' bytes, held as columns.
 
     Args:
         columns: name and version (bytes: a name need not be UTF-8), size.
@@ -34,21 +36,20 @@ class FileList(Sequence[StoredFile]):
     @classmethod
     def of(cls, files: Iterable[StoredFile]) -> "FileList":
         """Sorts files, whatever order they come in; of several of one name the last counts."""
-        columns: list[list[Any]] = [[], [], []]
-        for file in files:
-            for column, value in zip(columns, (file.name, file.size, file.version), strict=True):
-                column.append(value)
-        names, sizes, versions = columns
-        order = sorted(range(len(names)), key=names.__getitem__)
-        order = [place for place, after in pairwise([*order, -1]) if after < 0 or names[place] != names[after]]
-        table = pa.table(
-            {
-                "name": pa.array((_bytes(name) for name in names), pa.large_binary(), size=len(names)),
-                "size": pa.array(sizes, pa.int64()),
-                "version": pa.array((_bytes(version) for version in versions), pa.large_binary(), size=len(names)),
+        batches = [_SCHEMA.empty_table()]
+        rest = iter(files)
+        while chunk := list(islice(rest, CHUNK)):
+            rows = {
+                "name": [_bytes(file.name) for file in chunk],
+                "size": [file.size for file in chunk],
+                "version": [_bytes(file.version) for file in chunk],
             }
-        )
-        return cls(table.take(pa.array(order, pa.int64())))
+            batches.append(pa.table(rows, _SCHEMA))
+        table = pa.concat_tables(batches)
+        table = table.take(pc.sort_indices(table["name"])).combine_chunks()  # stable
+        names = table["name"]
+        last = pc.not_equal(names[:-1], names[1:]).to_numpy(zero_copy_only=False) if len(names) > 1 else []
+        return cls(table.filter(pa.array([*last, True][: len(names)], pa.bool_())))
 
     def __len__(self) -> int:
         return int(self._columns.num_rows)
@@ -84,7 +85,7 @@ class FileList(Sequence[StoredFile]):
 
     def place(self, name: str) -> int:
         """Where the file of this name is; the list's length and more, or another file's place, where there is none."""
-        return bisect_left(range(len(self)), name, key=self.name)
+        return bisect_left(range(len(self)), _bytes(name), key=lambda place: self._columns["name"][place].as_py())
 
     def take(self, places: Iterable[int]) -> "FileList":
         """The files at some places, in the order of the places."""
@@ -92,7 +93,8 @@ class FileList(Sequence[StoredFile]):
 
     def where(self, wanted: Callable[[StoredFile], bool]) -> "FileList":
         """The files that are wanted."""
-        return self.take(place for place, file in enumerate(self) if wanted(file))
+        places = np.fromiter((place for place, file in enumerate(self) if wanted(file)), np.int64)
+        return self if len(places) == len(self) else self.take(places)
 
 
 def _bytes(text: str) -> bytes:

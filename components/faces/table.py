@@ -243,18 +243,20 @@ class Table:
             )
         self.rows: int = self.manifest["rows"]
         self.identities: int = self.manifest["identities"]
-        self.paths: list[Any] = self._in_store() if remote else self._on_disk(manifest)  # for open_shard
+        self.paths: list[Path | RemoteFile] = self._in_store() if remote else self._on_disk(manifest)  # for open_shard
 
-    def _on_disk(self, manifest: str) -> list[Path]:
-        paths = [Path(self.folder, shard["name"]) for shard in self.manifest["shards"]]
-        for path, shard in zip(paths, self.manifest["shards"], strict=True):
+    def _on_disk(self, manifest: str) -> list[Path | RemoteFile]:
+        paths: list[Path | RemoteFile] = []
+        for shard in self.manifest["shards"]:
+            path = Path(self.folder, shard["name"])
             if not path.is_file():
                 raise KubefaceError(f"{path} is missing though the manifest lists it: run the step that wrote it again")
             if sha256_file(path) != shard["sha256"]:
                 raise KubefaceError(f"{path} is corrupt: its SHA-256 is not the one in {manifest}")
+            paths.append(path)
         return paths
 
-    def _in_store(self) -> list[RemoteFile]:
+    def _in_store(self) -> list[Path | RemoteFile]:
         uri = str(self.folder)
         there = {file.name: RemoteFile(storage.join(uri, file.name), file.size, file.version)
                  for file in storage.list_files(uri)}  # fmt: skip

@@ -2,14 +2,12 @@
 
 from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -18,8 +16,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from components.faces.degrade import Degradation
 from components.faces.errors import KubefaceError, require
 from components.faces.images import RGB, decode_rgb
+from components.faces.ranged import RemoteFile
 from components.faces.seeded import seeded
-from components.faces.table import Table
+from components.faces.table import Table, open_shard
 from components.finetune.augment import Augmentation, blend
 
 # Row groups that are shuffled together and kept as encoded bytes: 16 × 128 crops of about 20 KB are 40 MB.
@@ -35,7 +34,7 @@ class Place:
 
     image_id: str
     label: int
-    shard: Path
+    shard: Path | RemoteFile
     group: int
     row: int
 
@@ -44,12 +43,12 @@ class Places:
     """The places of many images, in stored order; a million take about 16 MB and their ids.
 
     Args:
-        shards: paths of the shards.
+        shards: the shards, on disk or in a store.
         ids: image ids, as many as there are images.
         numbers: N×4 int32: label, index into `shards`, row group, row.
     """
 
-    def __init__(self, shards: list[Path], ids: pa.Array, numbers: NDArray[np.int32]) -> None:
+    def __init__(self, shards: list[Path | RemoteFile], ids: pa.Array, numbers: NDArray[np.int32]) -> None:
         self.shards, self._ids, self._numbers = shards, ids, numbers
 
     def __len__(self) -> int:
@@ -79,7 +78,7 @@ def places(table: Table, labels: dict[str, int]) -> Places:
     ids = [pa.array([], pa.string())]
     numbers = [np.empty((0, 4), np.int32)]
     for shard, path in enumerate(table.paths):
-        with _opened(path) as file:
+        with open_shard(path) as file:
             for group in range(file.num_row_groups):
                 column = file.read_row_group(group, columns=["image_id"])["image_id"].combine_chunks()
                 rows = [(labels[i], shard, group, row) for row, i in enumerate(column.to_pylist()) if i in labels]
@@ -87,17 +86,6 @@ def places(table: Table, labels: dict[str, int]) -> Places:
                     numbers.append(np.array(rows, np.int32))
                     ids.append(column.take(pa.array(numbers[-1][:, 3])))
     return Places(table.paths, pa.concat_arrays(ids), np.concatenate(numbers))
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[pq.ParquetFile]:
-    """A shard for reading; what goes wrong inside the block is the shard's fault."""
-    try:
-        with pq.ParquetFile(path) as file:
-            yield file
-    except (OSError, pa.ArrowException) as error:
-        reason = " ".join(str(error).split())
-        raise KubefaceError(f"{path} cannot be read ({reason}): run the step that wrote it again") from error
 
 
 def class_weights(found: Places, classes: int) -> Tensor:
@@ -145,7 +133,7 @@ class FaceCrops(Dataset[tuple[Any, ...]]):
         self.places, self.degradation, self.seed, self.augmentation = found, degradation, seed, augmentation
         self.degrade, self.clean = degrade, clean
         self._starts = found.group_starts()
-        self._groups: OrderedDict[tuple[Path, int], list[bytes]] = OrderedDict()
+        self._groups: OrderedDict[tuple[Path | RemoteFile, int], list[bytes]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self.places)
@@ -187,7 +175,7 @@ class FaceCrops(Dataset[tuple[Any, ...]]):
     def _bytes(self, place: Place) -> bytes:
         key = (place.shard, place.group)
         if key not in self._groups:
-            with _opened(place.shard) as file:
+            with open_shard(place.shard) as file:
                 self._groups[key] = file.read_row_group(place.group, columns=["image"])["image"].to_pylist()
             if len(self._groups) > WINDOW:
                 self._groups.popitem(last=False)

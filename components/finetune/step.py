@@ -40,7 +40,7 @@ WITHOUT_PAIRS = "wise_ft=auto needs validation images of at least two people, tw
 
 
 def finetune(
-    aligned: Path,
+    aligned: str | Path,
     split: Path,
     out: Path,
     backbone: str = "sface",
@@ -62,7 +62,7 @@ def finetune(
     `<out>.checkpoints`; a training that was stopped leaves them there for `resume`.
 
     Args:
-        aligned: Aligned table.
+        aligned: Aligned table; an s3:// prefix is read by ranges while it trains, and not downloaded.
         split: Split table; its train and val images are used.
         out: Folder to write the model to.
         backbone: Name of the architecture, such as sface, iresnet50 or edgeface_xs_gamma_06.

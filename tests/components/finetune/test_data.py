@@ -18,6 +18,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from components.faces import storage
 from components.faces import table as table_module
 from components.faces.degrade import Degradation
 from components.faces.errors import KubefaceError
@@ -26,6 +27,7 @@ from components.faces.table import Table, TableWriter
 from components.finetune import data as data_module
 from components.finetune.augment import KINDS, Augmentation
 from components.finetune.data import AGAIN, Batches, FaceCrops, InOrder, Place, Places, class_weights, loaded, places
+from pipelines.store import local_store
 
 NOISE = Degradation.parse("noise:60")
 STILL = Augmentation(flip=0)
@@ -404,11 +406,11 @@ def test_at_most_a_window_of_row_groups_is_kept(found: Places, monkeypatch: pyte
             reads[self.name, group] += 1
             return super().read_row_group(group, **options)
 
-        def __init__(self, path: Path) -> None:
+        def __init__(self, path: Path, **options: object) -> None:
             self.name = path.name
-            super().__init__(path)
+            super().__init__(path, **options)
 
-    monkeypatch.setattr(data_module.pq, "ParquetFile", Counting)
+    monkeypatch.setattr(table_module.pq, "ParquetFile", Counting)
     crops = FaceCrops(found, Degradation(), 0)
     assert len(found) > data_module.WINDOW
     for index in range(len(found)):
@@ -429,11 +431,11 @@ def test_an_epoch_reads_each_row_group_once(found: Places, monkeypatch: pytest.M
     opened: list[Path] = []
 
     class Counting(pq.ParquetFile):
-        def __init__(self, path: Path) -> None:
+        def __init__(self, path: Path, **options: object) -> None:
             opened.append(path)
-            super().__init__(path)
+            super().__init__(path, **options)
 
-    monkeypatch.setattr(data_module.pq, "ParquetFile", Counting)
+    monkeypatch.setattr(table_module.pq, "ParquetFile", Counting)
     crops = FaceCrops(found, Degradation(), 0)
     for batch in Batches(found, 4, 0):
         for key in batch:
@@ -539,19 +541,20 @@ def test_a_corrupt_shard_is_named(damaged: Table, how: str, workers: int) -> Non
 
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("at", [0, 1000])
-def test_an_image_that_cannot_be_decoded_is_named(damaged: Table, at: int, workers: int) -> None:
-    """Its bytes are overwritten where they lie in the shard, at the signature or among the pixels."""
-    found = places(damaged, labelled(damaged))
-    place = found[3]
-    with pq.ParquetFile(place.shard) as file:
-        image = file.read_row_group(place.group)["image"][place.row].as_py()
-    data = place.shard.read_bytes()
-    assert data.count(image) == 1
-    place.shard.write_bytes(data.replace(image, image[:at] + b"x" * 4000 + image[at + 4000 :]))
+def test_an_image_that_cannot_be_decoded_is_named(aligned_table: Path, tmp_path: Path, at: int, workers: int) -> None:
+    """Its bytes are spoilt, at the signature or among the pixels, before they are written."""
+    with TableWriter(tmp_path / "spoilt", "aligned", "test", {}) as writer:
+        for rows in Table(aligned_table, "aligned").row_groups():
+            for number, row in enumerate(rows):
+                image = row["image"]
+                spoilt = image[:at] + b"x" * 4000 + image[at + 4000 :]
+                writer.add(row | {"image": spoilt if number == 3 else image})
+    table = Table(tmp_path / "spoilt", "aligned")
+    found = places(table, labelled(table))
     loader = DataLoader(FaceCrops(found, NOISE, 0), batch_size=4, sampler=InOrder(len(found)), num_workers=workers)
     with pytest.raises(KubefaceError) as raised:
         list(loaded(loader))
-    said = f"image {place.image_id} in {place.shard} cannot be decoded: run the step that wrote it again"
+    said = f"image {found[3].image_id} in {found[3].shard} cannot be decoded: run the step that wrote it again"
     assert str(raised.value) == said
 
 
@@ -571,3 +574,26 @@ def test_wherever_a_shard_is_damaged_the_error_says_so(damaged: Table) -> None:
             refused += 1
             assert path.name in str(error) and "\n" not in str(error)
     assert refused > 50
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_table_in_a_store_is_read_where_it_is(
+    small_groups: Table, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, workers: int
+) -> None:
+    """By ranges, in several processes, to the same crops as from disk; nothing is downloaded as a whole."""
+    with local_store("kubeface") as environment:
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        storage.ensure_bucket("kubeface")
+        storage.upload_folder(Path(small_groups.folder), "s3://kubeface/aligned")
+        monkeypatch.setattr(storage, "download", None)
+        remote = Table("s3://kubeface/aligned", "aligned")
+        assert remote.sha256 == small_groups.sha256
+        batches = []
+        for table in (small_groups, remote):
+            found = places(table, labelled(table))
+            crops = FaceCrops(found, NOISE, 0, MUCH)
+            sampler = Batches(found, 4, 0)
+            batches.append(list(loaded(DataLoader(crops, batch_sampler=sampler, num_workers=workers))))
+    for local, read in zip(*batches, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(local, read, strict=True))
