@@ -13,13 +13,13 @@ from components.evaluate.embeddings import Embeddings, embed_batch
 from components.faces.degrade import Degradation
 from components.faces.detection import Faces, make_detector
 from components.faces.errors import KubefaceError, require
+from components.faces.fetch import fetch
 from components.faces.geometry import TEMPLATE_SIZES, TEMPLATES, centre_crop, require_template
 from components.faces.images import RGB, decode_rgb
 from components.faces.metrics import Ints, Pairs, roc_points, verification
 from components.faces.model import FaceModel
 from components.faces.progress import Progress
 from components.faces.sources import open_source
-from components.faces.storage import read_bytes
 
 BATCH = 64
 CLEAN = Degradation()
@@ -40,7 +40,7 @@ def read_pairs(uri: str) -> PairsFile:
     Raises:
         KubefaceError: the file cannot be read, or a line of it is not a pair; the line is named.
     """
-    lines = read_bytes(uri).decode("utf-8", "replace").splitlines()
+    lines = fetch(uri).read_bytes().decode("utf-8", "replace").splitlines()
     header = re.fullmatch(r"(?:(\d+)\s+)?(\d+)\s*", lines[0]) if lines else None
     if header is None or not int(header[1] or 1) * int(header[2]):
         raise KubefaceError(f"{uri}, line 1: '<folds> <pairs of a kind>' is expected, as LFW's pairs.txt has it")
