@@ -11,7 +11,7 @@ LOCK := --universal --python-version 3.11 --generate-hashes --no-annotate --no-h
 MALLOC := MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=1073741824
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo lfw mirror-weights bench-finetune bench-memory test lint compile clean
+.PHONY: help setup lock demo lfw mirror-weights bench-finetune bench-data bench-memory test lint compile clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -53,6 +53,9 @@ bench-finetune: $(READY) ## Training speed beside a bare loop and a peer, peak m
 
 bench-memory: $(READY) ## Peak memory of the data path at 10,000 and 100,000 images (30 minutes on 2 cores)
 	@$(MALLOC) $(BIN)/python -m tests.bench.memory
+
+bench-data: $(READY) ## Speed of align, filter and reading beside the usual loops [LFW=lfw-deepfunneled.tar] (10 minutes on 2 cores)
+	@LFW="$(LFW)" $(BIN)/python -m tests.bench.data
 
 compile: $(READY) ## Write build/face-finetuning.yaml for Kubeflow Pipelines (REGISTRY=… TAG=…)
 	@$(BIN)/python -m pipelines.compile --registry $(REGISTRY) --tag $(TAG)
