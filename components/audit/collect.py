@@ -142,6 +142,7 @@ def collect(table: Table, filtered: Table, embed: Embedder, vault: Vault) -> Fac
     Raises:
         KubefaceError: the filter says nothing of an image.
     """
+    pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own keeps several times of what it was once given
     rows = table.rows
     small: dict[str, Any] = {
         "content": np.zeros(rows, np.uint64),

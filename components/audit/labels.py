@@ -21,7 +21,7 @@ from components.audit.embedder import SIZE, Vectors, unit
 from components.audit.groups import Groups, rounded
 
 FEWEST_OTHERS = 2  # photographs besides the one that is judged: one alone may be the wrong one itself
-SIMILARITIES = 2**20  # that are in memory at a time where all is compared with all
+SIMILARITIES = 2**18  # that are in memory at a time where all is compared with all
 ROUNDING = 1e-4  # what rounding moves a cosine by, at most
 
 

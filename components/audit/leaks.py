@@ -2,8 +2,8 @@
 
 Measured on the 200 people of CelebA at hand, 20 images each, against LFW's 5,749: two of them are in LFW, with a cosine
 of the means of 0.79 and 0.73. The other 1.15 million pairs lie below 0.58; the first of them, looked at, are
-look-alikes, and 23 of the people have one above 0.5. The cosine of a photograph of LFW with the mean of its person's others, five at
-least, is above 0.59 in 99 %. So `leak_above` stands at 0.6.
+look-alikes, and 23 of the people have one above 0.5. The cosine of a photograph of LFW with the mean of its person's
+others, five at least, is above 0.59 in 99 %. So `leak_above` stands at 0.6.
 """
 
 import hashlib
