@@ -61,6 +61,10 @@ def face_finetuning(
     min_confidence: float = 0.9,
     filter_min_score: float = 0.9,
     filter_min_face_size: float = 20.0,
+    max_faces: int = 0,
+    min_sharpness: float = 20.0,
+    max_turn: float = 0.97,
+    min_agreement: float = 0.5,
     evaluation_sets: str = "",
     on_leak: str = "drop",
     suspects: str = "keep",
@@ -112,6 +116,10 @@ def face_finetuning(
         min_confidence: Least score of a face that is aligned, 0 to 1.
         filter_min_score: Least RetinaFace score of an image that is kept, 0 to 1.
         filter_min_face_size: Least RetinaFace face size of an image that is kept, in pixels.
+        max_faces: Most faces at least half as large as the subject, itself included, of an image that is kept; 0 for any.
+        min_sharpness: Least sharpness of a crop that is kept (variance of the Laplacian of its grey levels).
+        max_turn: Largest turn of the head of an image that is kept, 0 (frontal) to 1; 0.97 is some 55 degrees.
+        min_agreement: Least overlap of the two detectors' boxes of an image that is kept, 0 to 1.
         evaluation_sets: Image sets that nobody who is trained on may be in, archives or prefixes with one folder per
             person, divided by spaces; lfw_archive is always among them.
         on_leak: What happens to people who are in an evaluation set, found by their faces: drop, fail or warn.
@@ -183,6 +191,10 @@ def face_finetuning(
             shard=shard,
             min_score=filter_min_score,
             min_face_size=filter_min_face_size,
+            max_faces=max_faces,
+            min_sharpness=min_sharpness,
+            max_turn=max_turn,
+            min_agreement=min_agreement,
         )
         place(filtered, cpu="4", memory="4Gi")
         filtered.set_display_name("filter")

@@ -16,6 +16,7 @@ from components.faces.errors import KubefaceError
 from components.faces.geometry import ARCFACE_112, align_crop
 from components.faces.images import decode_rgb, encode_png
 from components.faces.table import Table, TableWriter
+from components.filter.step import filter_faces
 from components.ingest.step import ingest
 
 
@@ -128,14 +129,18 @@ def rows_of_all(mixed: Path, tmp_path: Path) -> list[dict[str, Any]]:
     return rows_of(tmp_path / "all")
 
 
-def test_no_face_at_all_leaves_no_table(tmp_path: Path) -> None:
+def test_no_face_at_all_is_an_empty_table_and_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It may be one shard of many."""
     for person in "ab":
         (tmp_path / "in" / person).mkdir(parents=True)
         (tmp_path / "in" / person / "1.png").write_bytes(encode_png(np.full((60, 60), ord(person), np.uint8)))
     ingest(str(tmp_path / "in"), tmp_path / "faces")
-    with pytest.raises(KubefaceError, match=r"mtcnn found no face in any of the 2 images of .*faces"):
-        align(tmp_path / "faces", tmp_path / "out")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["faces", "in"]
+    figures = align(tmp_path / "faces", tmp_path / "out")
+    assert (figures["rows_in"], figures["rows_out"], figures["rejected"]) == (2, 0, 2)
+    assert "warning: mtcnn found no face in any of the 2 images" in capsys.readouterr().out
+    assert {row["reason"] for row in Table(tmp_path / "out", "aligned").rejected()} == {"no_face"}
+    filter_faces(tmp_path / "faces", tmp_path / "out", tmp_path / "filter")
+    assert Table(tmp_path / "filter", "filter").rows == 0
 
 
 @pytest.mark.parametrize(
