@@ -79,10 +79,11 @@ def write_findings(folder: Path, faces: Faces, found: Findings, reasons: NDArray
     )
     _write(
         folder / "suspects.csv",
-        ("image_id", "identity", "source", "cosine", "central_source", "most_like", "most_like_cosine", "dropped"),
+        ("image_id", "identity", "source", "cosine", "central_source", "near", "near_cosine", "dropped"),
         (
             (faces.id_of(suspect.row), faces.name_of(suspect.row), faces.source_of(suspect.row), suspect.cosine,
-             faces.source_of(suspect.central), names[suspect.like], suspect.like_cosine, kept(suspect.row))
+             faces.source_of(suspect.central), names[suspect.like] if suspect.like >= 0 else "",
+             suspect.like_cosine, kept(suspect.row))
             for suspect in found.suspects
         ),
     )  # fmt: skip

@@ -21,6 +21,7 @@ from components.audit.embedder import SIZE, Vectors, unit
 from components.audit.groups import Groups, rounded
 
 FEWEST_OTHERS = 2  # photographs besides the one that is judged: one alone may be the wrong one itself
+NEAR = 0.5  # cosine with another's mean that one image in a hundred of CelebA reaches among 200 people
 SIMILARITIES = 2**18  # that are in memory at a time where all is compared with all
 ROUNDING = 1e-4  # what rounding moves a cosine by, at most
 
@@ -30,7 +31,8 @@ class Suspect:
     """An image that does not look like the rest of its identity.
 
     row: of the image; central: the image of the identity that is most like the others; cosine: with the mean of the
-    others; like, like_cosine: index of the other identity that it is most like, and the cosine with its mean.
+    others; like, like_cosine: index of the other identity that it is near, and the cosine with its mean; −1 and 0
+    where it is near none.
     """
 
     row: int
@@ -98,7 +100,7 @@ def judge_people(faces: Faces, cluster: Ints, far_below: float) -> tuple[People,
 
 
 def _suspects(faces: Faces, people: People, found: list[tuple[int, int, float]]) -> list[Suspect]:
-    """What was found, the least similar first, with the identity that each image is most like."""
+    """What was found, the least similar first, with the identity that each image is near."""
     suspects = []
     size = max(1, SIMILARITIES // len(people.centres))
     for start in range(0, len(found), size):
@@ -107,7 +109,8 @@ def _suspects(faces: Faces, people: People, found: list[tuple[int, int, float]])
         likeness[np.arange(len(block)), [person for _, person, _ in block]] = -1
         for (row, person, cosine), line in zip(block, rounded(likeness), strict=True):
             near = int(line.argmax())
-            suspects.append(Suspect(row, int(people.central[person]), cosine, near, float(line[near])))
+            like, like_cosine = (near, float(line[near])) if line[near] >= NEAR else (-1, 0.0)
+            suspects.append(Suspect(row, int(people.central[person]), cosine, like, like_cosine))
     return sorted(suspects, key=lambda suspect: (suspect.cosine, faces.id_of(suspect.row)))
 
 

@@ -61,9 +61,8 @@ def render(faces: Faces, found: Findings, reasons: NDArray[np.int8], data: dict[
     shown = [*two_names[:SHOWN], *plain[:SHOWN]]
     wanted = {row for group in shown for row in group[:OF_CLUSTER]}
     wanted |= {row for suspect in found.suspects[:SHOWN] for row in (suspect.row, suspect.central)}
-    wanted |= {int(found.people.central[s.like]) for s in found.suspects[:SHOWN]} | {
-        row for pair in found.alike[:SHOWN] for row in pair.rows
-    }
+    wanted |= {int(found.people.central[suspect.like]) for suspect in found.suspects[:SHOWN] if suspect.like >= 0}
+    wanted |= {row for pair in found.alike[:SHOWN] for row in pair.rows}
     wanted |= {leak.row for leak in found.leaks[:SHOWN]} | {row for _, _, rows in samples for row in rows}
     pictures = {row: data_uri(image) for row, image in read_images(faces.table, sorted(wanted - {-1})).items()}
 
@@ -88,13 +87,17 @@ def render(faces: Faces, found: Findings, reasons: NDArray[np.int8], data: dict[
         suspects=[
             {
                 "cards": [
-                    card(s.row, faces.source_of(s.row)),
-                    card(s.central, "central image of the identity"),
-                    card(int(found.people.central[s.like]), f"most like, cosine {s.like_cosine:.2f}"),
+                    card(suspect.row, faces.source_of(suspect.row)),
+                    card(suspect.central, "central image of the identity"),
+                    *(
+                        [card(int(found.people.central[suspect.like]), f"near, cosine {suspect.like_cosine:.2f}")]
+                        if suspect.like >= 0
+                        else []
+                    ),
                 ],
-                "cosine": s.cosine,
+                "cosine": suspect.cosine,
             }
-            for s in found.suspects[:SHOWN]
+            for suspect in found.suspects[:SHOWN]
         ],
         alike=[
             {

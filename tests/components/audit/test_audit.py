@@ -124,8 +124,8 @@ def test_a_wrong_label_is_found(people: People, tmp_path: Path, suspects: str) -
     images = [*photos(people, "s1", "s5", "s9"), Photo("s1", "swapped.pgm", people["s9"][7])]
     found = audited(tmp_path, images, suspects=suspects)
     (suspect,) = findings(tmp_path, "suspects.csv")
-    assert (suspect["source"], suspect["most_like"]) == ("s1/swapped.pgm", "s9")
-    assert float(suspect["cosine"]) < 0.25 < 0.6 < float(suspect["most_like_cosine"])
+    assert (suspect["source"], suspect["near"]) == ("s1/swapped.pgm", "s9")
+    assert float(suspect["cosine"]) < 0.25 < 0.6 < float(suspect["near_cosine"])
     assert found["s1/swapped.pgm"]["reason"] == ("far_from_identity" if suspects == "drop" else None)
     assert sum(row["reason"] is not None for name, row in found.items() if name) == (suspects == "drop")
 
