@@ -116,7 +116,8 @@ def face_finetuning(
         min_confidence: Least score of a face that is aligned, 0 to 1.
         filter_min_score: Least RetinaFace score of an image that is kept, 0 to 1.
         filter_min_face_size: Least RetinaFace face size of an image that is kept, in pixels.
-        max_faces: Most faces at least half as large as the subject, itself included, of an image that is kept; 0 for any.
+        max_faces: Most faces at least half as large as the subject, itself included, of an image that is kept; 0 for
+            any number.
         min_sharpness: Least sharpness of a crop that is kept (variance of the Laplacian of its grey levels).
         max_turn: Largest turn of the head of an image that is kept, 0 (frontal) to 1; 0.97 is some 55 degrees.
         min_agreement: Least overlap of the two detectors' boxes of an image that is kept, 0 to 1.

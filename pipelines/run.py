@@ -30,8 +30,8 @@ MODELS = {"settings": Settings}
 def run_local(arguments: dict[str, Any], folder: Path, cache: Path | None = None) -> dict[str, Any]:
     """Runs the pipeline through kfp.local's SubprocessRunner.
 
-    Leaves report.html, data.html, summary.json, model/, run.log and the artifacts of every step (steps/) in `folder`, and
-    points runs/latest beside it at it.
+    Leaves report.html, data.html, summary.json, model/, run.log and the artifacts of every step (steps/) in `folder`,
+    and points runs/latest beside it at it.
 
     Args:
         arguments: parameters of the pipeline.

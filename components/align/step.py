@@ -7,7 +7,7 @@ from typing import Any
 from components.faces.detection import Detector, make_detector
 from components.faces.errors import require
 from components.faces.geometry import TEMPLATES, require_template
-from components.faces.images import RGB, decode_rgb, encode_png
+from components.faces.images import RGB, decode_rgb, encode_crop
 from components.faces.progress import Progress
 from components.faces.runtime import VERSION, cpu_limit
 from components.faces.table import Table, TableWriter
@@ -100,9 +100,11 @@ def _aligner(
                 best = sure.prominent(image.shape[1], image.shape[0])
                 crop = TEMPLATES[template](image, sure.landmarks[best], sure.boxes[best])
                 outcomes[index] = rows[index] | {
-                    "image": encode_png(crop),
+                    "image": encode_crop(crop),
                     "width": crop.shape[1],
                     "height": crop.shape[0],
+                    "photo_width": image.shape[1],
+                    "photo_height": image.shape[0],
                     "landmarks": sure.landmarks[best].ravel().tolist(),
                     "det_score": float(sure.scores[best]),
                     "det_box": sure.boxes[best].tolist(),

