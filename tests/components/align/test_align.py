@@ -58,7 +58,8 @@ def test_every_real_face_is_found(aligned_table: Path, faces_table: Path) -> Non
         photograph = photographs[row["image_id"]]
         for name in ("identity", "source", "given_split"):
             assert row[name] == photograph[name]
-        assert row["image"].startswith(b"\x89PNG")
+        assert row["image"].startswith(b"BM")
+        assert (row["photo_width"], row["photo_height"]) == (photograph["width"], photograph["height"]) == (92, 112)
         assert decode_rgb(row["image"]).shape == (row["height"], row["width"], 3) == (112, 112, 3)
         assert 0.9 <= row["det_score"] <= 1
 
@@ -230,7 +231,7 @@ def test_a_failing_worker_ends_the_step(mixed: Path, tmp_path: Path, monkeypatch
     def fail(*arguments: object) -> bytes:
         raise MemoryError("no room")
 
-    monkeypatch.setattr(step, "encode_png", fail)
+    monkeypatch.setattr(step, "encode_crop", fail)
     with pytest.raises(MemoryError, match="no room"):
         align(mixed, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []

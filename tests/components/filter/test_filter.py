@@ -210,23 +210,6 @@ def test_each_limit_can_be_lifted(spoilt: tuple[Path, Path], tmp_path: Path) -> 
     assert Table(tmp_path / "out", "filter").manifest["rejected"] == {"unreadable": 1}
 
 
-def test_identities_that_lose_most_are_listed_and_warned_about(
-    spoilt: tuple[Path, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(step, "SHOWN", 1)
-    filter_faces(*spoilt, tmp_path / "out")
-    assert (tmp_path / "out" / "identities.csv").read_text().splitlines() == [
-        "identity,images,rejected,share",
-        "s2,1,1,1.000",
-        "s4,1,1,1.000",
-        "s5,1,1,1.000",
-        "s6,1,1,1.000",
-    ]
-    printed = capfd.readouterr().err
-    assert "warning: filter rejects 1 of 1 images of s2\n" in printed
-    assert "warning: and so of 3 more identities: identities.csv\n" in printed
-
-
 def test_the_number_of_workers_changes_no_byte(
     spoilt: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
