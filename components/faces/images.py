@@ -2,6 +2,7 @@
 
 import base64
 import io
+import struct
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,8 +13,24 @@ RGB = NDArray[np.uint8]
 
 def decode_rgb(data: bytes) -> RGB:
     """JPEG, PNG or BMP bytes of a table's image column to RGB, uint8, H×W×3."""
+    if (crop := _uncompressed(data)) is not None:
+        return crop
     with Image.open(io.BytesIO(data)) as image:
         return np.array(image if image.mode == "RGB" else image.convert("RGB"))  # convert would copy
+
+
+def _uncompressed(data: bytes) -> RGB | None:
+    """The pixels of a BMP file as encode_crop writes it, None for other files; Pillow takes four times as long.
+
+    Lines lie bottom up, filled up to four bytes, pixels as blue, green and red.
+    """
+    if data[:2] != b"BM" or len(data) < 54:
+        return None
+    offset, _, width, height, _, bits, compression = struct.unpack_from("<IIiiHHI", data, 10)
+    if bits != 24 or compression or min(width, height) < 1:
+        return None
+    lines = np.frombuffer(data, np.uint8, height * -(-3 * width // 4) * 4, offset).reshape(height, -1)
+    return np.ascontiguousarray(lines[::-1, : 3 * width].reshape(height, width, 3)[..., ::-1])
 
 
 def encode_png(image: RGB) -> bytes:
@@ -30,7 +47,7 @@ def encode_png(image: RGB) -> bytes:
 def encode_crop(image: RGB) -> bytes:
     """RGB pixels (H×W×3) of a face crop to BMP bytes, which are not compressed.
 
-    A crop is written once and read in every epoch: at 112×112 BMP takes 0.07 ms to decode where JPEG takes 0.23 and PNG
+    A crop is written once and read in every epoch: at 112×112 BMP takes 0.02 ms to decode where JPEG takes 0.23 and PNG
     0.8, for 38 kB instead of PNG's 19 to 25.
     """
     buffer = io.BytesIO()

@@ -1,5 +1,6 @@
 """Encoding and decoding of images."""
 
+import base64
 import io
 
 import numpy as np
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from components.faces.images import decode_rgb, encode_png
+from components.faces.images import data_uri, decode_rgb, encode_crop, encode_png
 
 
 @given(height=st.integers(1, 40), width=st.integers(1, 40), seed=st.integers(0, 2**32 - 1), grey=st.booleans())
@@ -21,6 +22,42 @@ def test_png_keeps_every_pixel(height: int, width: int, seed: int, grey: bool) -
     assert decoded.dtype == np.uint8
     assert (decoded == (np.dstack([pixels] * 3) if grey else pixels)).all()
     assert encode_png(decode_rgb(data)[..., 0] if grey else decoded) == data
+
+
+@given(height=st.integers(1, 40), width=st.integers(1, 40), seed=st.integers(0, 2**32 - 1))
+def test_a_crop_keeps_every_pixel(height: int, width: int, seed: int) -> None:
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    data = encode_crop(pixels)
+    decoded = decode_rgb(data)
+    np.testing.assert_array_equal(decoded, pixels)
+    np.testing.assert_array_equal(np.array(Image.open(io.BytesIO(data))), pixels)  # a file that others read alike
+    assert decoded.flags.c_contiguous and decoded.flags.writeable and encode_crop(decoded) == data
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGBA"])
+def test_other_bmp_files_are_pillows(mode: str) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (7, 5, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).convert(mode).save(buffer, "BMP")
+    expected = np.array(Image.open(io.BytesIO(buffer.getvalue())).convert("RGB"))
+    np.testing.assert_array_equal(decode_rgb(buffer.getvalue()), expected)
+
+
+@given(st.binary(max_size=200), st.integers(0, 100))
+def test_what_is_no_image_is_an_error_and_no_crash(noise: bytes, cut: int) -> None:
+    whole = encode_crop(np.zeros((9, 9, 3), np.uint8))
+    for data in (noise, b"BM" + noise, whole[: len(whole) - 1 - cut]):
+        with pytest.raises((OSError, ValueError)):
+            decode_rgb(data)
+
+
+def test_a_page_shows_any_of_them() -> None:
+    pixels = np.full((8, 8, 3), 120, np.uint8)
+    assert data_uri(encode_png(pixels)).startswith("data:image/png;base64,iVBORw0KGgo")
+    shown = data_uri(encode_crop(pixels))
+    assert shown.startswith("data:image/jpeg;base64,")
+    decoded = decode_rgb(base64.b64decode(shown.partition(",")[2]))
+    assert np.abs(decoded.astype(int) - 120).max() <= 3
 
 
 def test_channels_are_red_green_blue() -> None:
