@@ -28,7 +28,7 @@ from components.faces.metrics import (
     threshold_table,
     verification,
 )
-from components.faces.model import FaceModel, choose_device, digest, load_model, load_pretrained
+from components.faces.model import TEMPLATE, FaceModel, choose_device, digest, load_model, load_pretrained
 from components.faces.progress import Progress
 from components.faces.runtime import VERSION
 from components.faces.sources import open_source
@@ -110,6 +110,11 @@ def evaluate(
         "baseline": load_pretrained(training["backbone"], training["pretrained"], where),
         "finetuned": load_model(model, where),
     }
+    template = models["finetuned"].template
+    require(
+        table.manifest["settings"].get("template", TEMPLATE) == template,
+        f"{aligned} was aligned to another template than {template}, which {model} was trained on: align with it",
+    )
     require(
         digest(models["baseline"].network) == training["start_sha256"],
         f"the starting weights of {model} ({training['pretrained'] or training['backbone']}) are no longer the ones it "
@@ -157,7 +162,8 @@ def evaluate(
             far = evaluation["gate_far"]
             evaluation["gain"][name] = bootstrap_difference(before, after, pairs, people, far, bootstrap, seed)
         if lfw_archive:
-            lfw = evaluate_lfw(lfw_archive, lfw_pairs, table.manifest["settings"]["detector"], models)
+            detector = table.manifest["settings"]["detector"]
+            lfw = evaluate_lfw(lfw_archive, lfw_pairs, detector, models, template=template)
             for which in models:
                 roc.setdefault("lfw", {})[which] = lfw["models"][which].pop("roc")
                 evaluation[which]["lfw"] = lfw["models"][which]
@@ -203,7 +209,7 @@ def lfw(
     """
     bad = Degradation.parse(degradation)
     models = {"model": load_pretrained(backbone, model, choose_device(device))}
-    found = evaluate_lfw(archive, pairs, detector, models, bad)
+    found = evaluate_lfw(archive, pairs, detector, models, bad, models["model"].template)
     figures = found["models"]["model"]
     figures.pop("roc")
     listed = (

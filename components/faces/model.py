@@ -20,20 +20,23 @@ from torch.nn.functional import interpolate, normalize
 
 from components.faces import storage
 from components.faces.backbones import Backbone, PerChannel, Preprocessing, backbone_named
-from components.faces.errors import KubefaceError
+from components.faces.errors import KubefaceError, require
 from components.faces.fetch import fetch, split_checksum
 from components.faces.folders import read_json, sha256_file, write_json
+from components.faces.geometry import TEMPLATE_SIZES
 from components.faces.guard import Guarded
 from components.faces.weights import WEIGHTS_SUFFIXES, fetch_published, keras_preprocessing, load_network, load_state
 
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "model.json"
-# How every crop of a face table was made; a model is only ever fed crops made the same way.
-ALIGNMENT = {"template": "arcface_112", "size": 112}
+TEMPLATE = "arcface_112"  # how crops are made unless said otherwise
 
 
 @dataclass
 class FaceModel:
-    """A backbone by name with its weights; `start` says where those came from."""
+    """A backbone by name with its weights; `start` says where those came from.
+
+    `template` is how the crops are made (see align) that it was trained on; it is only ever fed crops made so.
+    """
 
     backbone: str
     network: nn.Module
@@ -41,6 +44,7 @@ class FaceModel:
     embedding_size: int
     start: str
     license: str
+    template: str = TEMPLATE
 
     def prepare(self, crops: Tensor) -> Tensor:
         """RGB crops (N×3×H×W, 0…255, any dtype) to what the backbone takes (float32, channels last)."""
@@ -100,7 +104,9 @@ def _place(network: nn.Module, device: torch.device | None) -> None:
     network.to(device or torch.device("cpu")).to(memory_format=torch.channels_last)
 
 
-def load_pretrained(backbone: str, pretrained: str = "", device: torch.device | None = None) -> FaceModel:
+def load_pretrained(
+    backbone: str, pretrained: str = "", device: torch.device | None = None, template: str = ""
+) -> FaceModel:
     """The model that a fine-tuning starts from.
 
     Args:
@@ -109,14 +115,21 @@ def load_pretrained(backbone: str, pretrained: str = "", device: torch.device | 
             file (see `read_weights`) as path, file://, s3:// or https:// URI; https needs `#sha256=…` behind it. A
             .keras archive is taken to want its input as keras.applications prepares it.
         device: where to put it, the CPU when None.
+        template: how the crops are made that it will be given; empty for what a model folder says, arcface_112 else.
 
     Raises:
-        KubefaceError: unknown backbone, file that cannot be had or read, or weights that do not fit.
+        KubefaceError: unknown backbone, file that cannot be had or read, weights that do not fit, or a model folder
+            that was trained on crops made otherwise.
     """
     known = backbone_named(backbone)
     address = split_checksum(pretrained)[0]
     if address and Path(address).suffix not in WEIGHTS_SUFFIXES and not storage.local_path(address).is_file():
-        return load_model(_model_folder(pretrained), device, expected_backbone=backbone)
+        model = load_model(_model_folder(pretrained), device, expected_backbone=backbone)
+        require(
+            template in ("", model.template),
+            f"{pretrained} was trained on crops of template {model.template}, these are of {template}: align anew",
+        )
+        return model
     path, origin = (fetch(pretrained), pretrained) if pretrained else fetch_published(known)
     network, embedding_size = load_network(known, path, str(origin))
     _place(network, device)
@@ -124,7 +137,7 @@ def load_pretrained(backbone: str, pretrained: str = "", device: torch.device | 
     if path.suffix == ".keras":
         preprocessing = keras_preprocessing(path, preprocessing)
     license = known.license if not pretrained else "as given by its publisher"
-    return FaceModel(backbone, network, preprocessing, embedding_size, str(origin), license)
+    return FaceModel(backbone, network, preprocessing, embedding_size, str(origin), license, template or TEMPLATE)
 
 
 def _model_folder(uri: str) -> Path:
@@ -148,7 +161,7 @@ def save_model(model: FaceModel, folder: Path, training: dict[str, Any]) -> None
         {
             "backbone": model.backbone,
             "preprocessing": asdict(model.preprocessing),
-            "alignment": ALIGNMENT,
+            "alignment": _alignment(model.template),
             "embedding_size": model.embedding_size,
             "guarded": isinstance(model.network, Guarded),
             "start": model.start,
@@ -157,6 +170,10 @@ def save_model(model: FaceModel, folder: Path, training: dict[str, Any]) -> None
             "training": training,
         },
     )
+
+
+def _alignment(template: str) -> dict[str, Any]:
+    return {"template": template, "size": TEMPLATE_SIZES[template]}
 
 
 def _load_guarded(known: Backbone, path: Path) -> tuple[nn.Module, int]:
@@ -186,7 +203,10 @@ def load_model(folder: Path | str, device: torch.device | None = None, expected_
         raise KubefaceError(f"{folder} holds backbone '{name}', the run asks for '{expected_backbone}'")
     known = backbone_named(name)
     preprocessing = Preprocessing.read(config.get("preprocessing"), str(folder / CONFIG_FILE))
-    if (known.fixed and preprocessing != known.preprocessing) or config.get("alignment") != ALIGNMENT:
+    alignment = config.get("alignment") or {}
+    template = str(alignment.get("template"))
+    known_alignment = template in TEMPLATE_SIZES and alignment == _alignment(template)
+    if (known.fixed and preprocessing != known.preprocessing) or not known_alignment:
         raise KubefaceError(
             f"{folder / CONFIG_FILE}: the model was trained with another preprocessing than '{name}' has here"
         )
@@ -199,4 +219,4 @@ def load_model(folder: Path | str, device: torch.device | None = None, expected_
         network, embedding_size = load_network(known, path, str(path))
     _place(network, device)
     start, license = config.get("start", "unknown"), config.get("start_license", "unknown")
-    return FaceModel(name, network, preprocessing, embedding_size, start, license)
+    return FaceModel(name, network, preprocessing, embedding_size, start, license, template)

@@ -22,7 +22,7 @@ from components.faces.degrade import Degradation
 from components.faces.errors import KubefaceError, require
 from components.faces.folders import new_folder, sha256_file, write_json
 from components.faces.guard import Guarded
-from components.faces.model import FaceModel, choose_device, digest, load_pretrained, save_model
+from components.faces.model import TEMPLATE, FaceModel, choose_device, digest, load_pretrained, save_model
 from components.faces.runtime import VERSION, cpu_limit
 from components.faces.table import Table
 from components.finetune.checkpoints import BEST, LAST, Checkpoints, State, part
@@ -93,7 +93,8 @@ def finetune(
         _prepare_torch(seed)
         table, divided = Table(aligned, "aligned"), Table(split, "split")
         data = _read_split(table, divided)
-        model = load_pretrained(backbone, pretrained, group.device)
+        template = table.manifest["settings"].get("template", TEMPLATE)
+        model = load_pretrained(backbone, pretrained, group.device, template)
         _check(chosen, bad, model, data)
         run = {
             "backbone": backbone,
