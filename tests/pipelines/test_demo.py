@@ -54,9 +54,9 @@ def test_demo_makes_a_better_model_and_promotes_it(demo: Path) -> None:
 def test_other_divisions_of_the_people_say_the_same(demo: Path, tmp_path: Path, seed: int) -> None:
     """The same training by the steps' command lines, with other people held out."""
     steps = next((demo / "steps").iterdir())
-    tables = {"aligned": steps / "align" / "aligned", "split": tmp_path / "split"}
-    filtered = steps / "filter-faces" / "filtered"
-    run("components.split", aligned=tables["aligned"], filtered=filtered, out=tables["split"], seed=seed)
+    tables = {"aligned": steps / "gather" / "out_aligned", "split": tmp_path / "split"}
+    found = {"filtered": steps / "gather" / "out_filtered", "audited": steps / "audit" / "audited"}
+    run("components.split", aligned=tables["aligned"], **found, out=tables["split"], seed=seed)
     rows = Table(tables["split"], "split").columns(["identity", "split"]).to_pylist()
     assert 8 <= len({row["identity"] for row in rows if row["split"] == "heldout"}) <= 20
     training = {"degradation": SETTINGS["degradation"]} | SETTINGS["settings"]

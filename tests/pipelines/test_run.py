@@ -17,7 +17,7 @@ from pipelines.run import run_local
 from pipelines.store import local_store
 
 ROOT = Path(__file__).resolve().parents[2]
-STEPS = ["ingest", "align", "filter", "split", "finetune", "evaluate", "promote"]
+STEPS = ["ingest", "align", "filter", "gather", "audit", "split", "finetune", "evaluate", "promote"]
 QUICK = {
     "degradation": "noise:60",
     "settings": {"strategy": "full", "epochs": 1},
@@ -49,11 +49,12 @@ def people(bucket: str, orl: dict[str, bytes], tmp_path_factory: pytest.TempPath
 
 @pytest.fixture(scope="module")
 def runs(people: str, bucket: str, tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Path, dict[str, Any]]]:
-    """The same run twice."""
+    """The same run twice, the second time in shards."""
     folder = tmp_path_factory.mktemp("runs")
     done = []
-    for name in ("one", "two"):
+    for name, count in (("one", 1), ("two", 3)):
         arguments = QUICK | {"source": people, "models": f"s3://{bucket}/models", "name": "quick", "seed": 5}
+        arguments |= {"num_shards": count}
         done.append((folder / name, run_local(arguments, folder / name)))
     return done
 
@@ -84,33 +85,50 @@ def test_a_run_leaves_report_and_summary(runs: list[tuple[Path, dict[str, Any]]]
     assert f"{100 * summary['finetuned']['heldout']['auc']:.2f} %" in html
     assert "s8/4.pgm" in html  # the photograph that was cut off
     assert (folder / "model" / "model.safetensors").is_file()
+    assert "Data audit" in (folder / "data.html").read_text("utf-8")
     assert (folder.parent / "latest").resolve() == runs[1][0].resolve()
 
 
 @pytest.mark.slow
 def test_a_run_promotes_exactly_when_the_gate_says_so(runs: list[tuple[Path, dict[str, Any]]], bucket: str) -> None:
     summary = runs[0][1]
-    written = [file.name for file in storage.list_files(f"s3://{bucket}/models")]
+    written = [f.name for f in storage.list_files(f"s3://{bucket}/models") if f.name.endswith("model.safetensors")]
     assert bool(written) == summary["gate"]["promoted"] == summary["gate"]["better"]
     assert (summary["model"]["uri"] is not None) == summary["gate"]["promoted"]
 
 
 @pytest.mark.slow
-def test_the_same_seed_gives_the_same_summary_and_model(runs: list[tuple[Path, dict[str, Any]]]) -> None:
+def test_the_same_seed_gives_the_same_summary_and_model_whatever_the_shards(
+    runs: list[tuple[Path, dict[str, Any]]],
+) -> None:
     summaries = []
     for _, summary in runs:
         for step in summary["steps"].values():
             step.pop("seconds")
+        for name in ("shards", "changed_shards", "drift"):  # the second run compares itself with the first
+            summary["dataset"].pop(name)
         summaries.append(summary)
     assert summaries[0] == summaries[1]
     models = [(folder / "model" / "model.safetensors").read_bytes() for folder, _ in runs]
     assert models[0] == models[1]
 
 
+@pytest.mark.slow
+def test_a_run_compares_its_data_with_the_run_before(runs: list[tuple[Path, dict[str, Any]]], bucket: str) -> None:
+    first, second = (json.loads((folder / "summary.json").read_text("utf-8"))["dataset"] for folder, _ in runs)
+    assert not first["drift"]["compared"] and first["changed_shards"] == ["0/1"]
+    assert second["drift"]["compared"] and set(second["drift"]["features"].values()) == {0.0}  # the same data
+    assert second["shards"] == len(second["changed_shards"]) > 1  # divided otherwise: all of them are new
+    left = json.loads(storage.read_bytes(f"s3://{bucket}/models/quick/data.json"))
+    assert left["images"] == 31 and len(left["shards"]) == second["shards"]
+
+
 def test_a_failing_step_is_named_with_its_reason(tmp_path: Path, orl_folder: Path) -> None:
     before = type(face_finetuning.pipeline_spec)()
     before.CopyFrom(face_finetuning.pipeline_spec)
-    with pytest.raises(KubefaceError, match=r"step align failed: detector 'yolo' is unknown.*log: .*run\.log"):
+    with pytest.raises(
+        KubefaceError, match=r"step align failed: shard 0/1 failed twice: detector 'yolo' is unknown.*log: .*run\.log"
+    ):
         run_local({"source": str(orl_folder), "models": "m", "detector": "yolo"}, tmp_path / "run")
     assert "Traceback" not in (tmp_path / "run" / "run.log").read_text("utf-8").split("detector 'yolo'")[1]
     assert not (tmp_path / "run" / "report.html").exists()
@@ -145,7 +163,7 @@ def test_a_prefix_without_images_is_one_line_and_an_exit_code(bucket: str, tmp_p
     done = command(
         "pipelines.run", "--source", f"s3://{bucket}/nobody", "--models", "m", "--run", str(tmp_path / "run")
     )
-    assert "step fingerprint failed: s3://kubeface/nobody holds no image" in one_error_line(done)
+    assert "step plan failed: s3://kubeface/nobody holds no image" in one_error_line(done)
 
 
 def test_a_wrong_key_is_one_line_and_an_exit_code(bucket: str) -> None:
