@@ -4,6 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 REGISTRY ?= localhost/kubeface
 TAG ?= 0.1.0
+PARALLELISM ?= 8
 STEPS := ingest align filter gather audit split finetune evaluate promote report
 LOCK := --universal --python-version 3.11 --generate-hashes --no-annotate --no-header
 
@@ -57,8 +58,8 @@ bench-memory: $(READY) ## Peak memory of the data path at 10,000 and 100,000 ima
 bench-data: $(READY) ## Speed of align, filter and reading beside the usual loops [LFW=lfw-deepfunneled.tar] (10 minutes on 2 cores)
 	@LFW="$(LFW)" $(BIN)/python -m tests.bench.data
 
-compile: $(READY) ## Write build/face-finetuning.yaml for Kubeflow Pipelines (REGISTRY=… TAG=…)
-	@$(BIN)/python -m pipelines.compile --registry $(REGISTRY) --tag $(TAG)
+compile: $(READY) ## Write build/face-finetuning.yaml for Kubeflow Pipelines (REGISTRY=… TAG=… PARALLELISM=shards at a time)
+	@$(BIN)/python -m pipelines.compile --registry $(REGISTRY) --tag $(TAG) --parallelism $(PARALLELISM)
 
 lint: $(READY) ## ruff and mypy
 	@$(BIN)/ruff format --check .
