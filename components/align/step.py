@@ -1,5 +1,6 @@
 """Align: photographs to face crops."""
 
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,7 @@ def align(
                     aligned.add(outcome)
             progress.advance(len(rows))
     if not aligned.rows:  # of a shard; gather stops where it is so of all
-        print(f"warning: {detector} found no face in any of the {table.rows} images of {faces}", flush=True)
+        print(f"warning: {detector} found no face in any of the {table.rows} images of {faces}", file=sys.stderr)
     return {
         "rows_in": table.rows,
         "rows_out": aligned.rows,

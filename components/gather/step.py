@@ -3,6 +3,7 @@
 import csv
 import heapq
 import json
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -115,7 +116,8 @@ def gather(
             },
         )
         write_json(folder / "steps.json", {step: _total(parts, step) for step in STEPS})
-    print(f"gather: {len(parts)} shards, {len(changed)} of them changed: {', '.join(changed) or 'none'}", flush=True)
+    told = f"gather: {len(parts)} shards, {len(changed)} of them changed: {', '.join(changed) or 'none'}"
+    print(told, file=sys.stderr)
     return {
         "rows_in": sum(part.tables["align"].rows for part in parts),
         "rows_out": sum(part.tables["align"].rows for part in parts),
@@ -227,7 +229,7 @@ def _write_people(people: dict[str, list[int]], path: Path) -> None:
     losing = [name for name, (images, rejected) in ordered if 2 * rejected > images]
     if losing:
         names = ", ".join(losing[:5]) + (" …" if len(losing) > 5 else "")
-        print(f"warning: the filter rejects most images of {len(losing)} identities: {names}", flush=True)
+        print(f"warning: the filter rejects most images of {len(losing)} identities: {names}", file=sys.stderr)
 
 
 def _total(parts: list[Part], step: str) -> dict[str, float]:

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -62,7 +63,7 @@ def plan(
     with open_catalogue(source, listing, identity_pattern, read_forget(forget)) as catalogue:
         shards = catalogue.shards(num_shards)
         files, forgotten = len(catalogue.files), len(catalogue.forgotten)
-    print(f"plan: {files} files in {len(shards)} shards, {forgotten} to be forgotten", flush=True)
+    print(f"plan: {files} files in {len(shards)} shards, {forgotten} to be forgotten", file=sys.stderr)
     return {
         "shards": [str(shard) for shard in shards],
         "rows_in": files + forgotten,

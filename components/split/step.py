@@ -1,6 +1,7 @@
 """Split: who is trained on, who is held out."""
 
 import hashlib
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -113,7 +114,7 @@ def split(
             progress.advance(len(faces))
         _check(identities, people, heldout_fraction, val_people_fraction, min_images)
     if few:
-        print(f"split: {few} people have fewer than {RECOMMENDED_IMAGES} images; more of each help", flush=True)
+        print(f"split: {few} people have fewer than {RECOMMENDED_IMAGES} images; more of each help", file=sys.stderr)
     return {
         "rows_in": table.rows,
         "rows_out": table.rows - counts["excluded"],

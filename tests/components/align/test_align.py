@@ -138,7 +138,7 @@ def test_no_face_at_all_is_an_empty_table_and_a_warning(tmp_path: Path, capsys: 
     ingest(str(tmp_path / "in"), tmp_path / "faces")
     figures = align(tmp_path / "faces", tmp_path / "out")
     assert (figures["rows_in"], figures["rows_out"], figures["rejected"]) == (2, 0, 2)
-    assert "warning: mtcnn found no face in any of the 2 images" in capsys.readouterr().out
+    assert "warning: mtcnn found no face in any of the 2 images" in capsys.readouterr().err
     assert {row["reason"] for row in Table(tmp_path / "out", "aligned").rejected()} == {"no_face"}
     filter_faces(tmp_path / "faces", tmp_path / "out", tmp_path / "filter")
     assert Table(tmp_path / "filter", "filter").rows == 0

@@ -331,7 +331,7 @@ def test_lfw_of_one_model(small_lfw: SmallLfw, mended: Path, capsys: pytest.Capt
         ({"max_pairs": 999}, "max_pairs is 999"),
         ({"degradation": "fog"}, "degradation 'fog' is unknown"),
         ({"device": "tpu"}, "device 'tpu' is unknown"),
-        ({"lfw_archive": "/nowhere/lfw.tar", "lfw_pairs": "/nowhere/pairs.txt"}, "/nowhere/pairs.txt cannot be read"),
+        ({"lfw_archive": "/nowhere/lfw.tar", "lfw_pairs": "/nowhere/pairs.txt"}, "/nowhere/pairs.txt does not exist"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )

@@ -130,7 +130,7 @@ def test_what_is_gathered(source: str, whole: Path) -> None:
 
 def test_who_loses_most_images_is_told(source: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     gathered(shards(source, tmp_path / "shards", 1), tmp_path)
-    assert "the filter rejects most images of 1 identities: p3" in capsys.readouterr().out
+    assert "the filter rejects most images of 1 identities: p3" in capsys.readouterr().err
 
 
 def test_shards_that_changed_are_named(source: str, tmp_path: Path) -> None:
@@ -206,5 +206,5 @@ def test_command_line(source: str, whole: Path, tmp_path: Path, capsys: pytest.C
     for name in ("out", "out-aligned", "out-filtered"):
         flags += [f"--{name}", str(tmp_path / name)]
     main(gather, [*flags, "--seed", "4"])
-    assert json.loads("{" + capsys.readouterr().out.partition("{")[2])["identities"] == PEOPLE
+    assert json.loads(capsys.readouterr().out)["identities"] == PEOPLE
     assert contents(tmp_path / "out-aligned") == contents(whole / "aligned")
