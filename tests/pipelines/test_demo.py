@@ -88,8 +88,7 @@ def check_gain(figures: dict[str, Any]) -> None:
     """What was measured over many divisions, with room for the chance in one."""
     before, after = figures["baseline"]["heldout"], figures["finetuned"]["heldout"]
     assert 0.75 < before["auc"] < 0.95
-    # The three divisions, each with several draws of the noise, gave 98.3 to 99.8 %; other processors differ a little.
-    assert after["auc"] > 0.975
+    assert after["auc"] > 0.985
     assert after["tar_at_far"]["0.01"] > before["tar_at_far"]["0.01"] + 0.3
     assert figures["gain"]["heldout"]["auc"]["gain_low"] > 0
     assert figures["gain"]["heldout"]["tar"]["gain_low"] > 0
