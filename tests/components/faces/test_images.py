@@ -70,13 +70,3 @@ def test_the_result_may_be_written_to() -> None:
     pixels = decode_rgb(encode_png(np.zeros((4, 4), np.uint8)))
     pixels += 1
     assert pixels.all()
-
-
-def test_faces_take_about_as_much_room_as_with_a_longer_search(orl: dict[str, bytes]) -> None:
-    ours, searched = 0, 0
-    for number in range(1, 11):
-        pixels = decode_rgb(orl[f"s{number}/1.pgm"])
-        buffer = io.BytesIO()
-        Image.fromarray(pixels).save(buffer, "PNG", compress_level=4)
-        ours, searched = ours + len(encode_png(pixels)), searched + len(buffer.getvalue())
-    assert ours < 1.15 * searched

@@ -167,10 +167,7 @@ def test_every_augmentation_has_a_row(crops: FaceCrops, monkeypatch: pytest.Monk
         np.testing.assert_array_equal(drawn[1][place], drawn[0][place][:, ::-1])
         for epoch in (1, 2):
             np.testing.assert_array_equal(drawn[11 + epoch][place], crops[index, epoch][1].permute(1, 2, 0))
-    assert any(
-        not np.array_equal(drawn[2][place], drawn[0][place]) for place in range(FACES)
-    )  # a part may be the whole
-    for row in (3, 4, 5, 7, 9, 10, 11):  # on every face, whatever their probability
+    for row in (2, 3, 4, 5, 7, 9, 10, 11):  # on every face, whatever their probability
         same = [place for place in range(FACES) if np.array_equal(drawn[row][place], drawn[0][place])]
         assert not same, (names[row], same)
 
