@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -169,10 +170,7 @@ def _retinaface(min_face_size: int, threads: int | None) -> Detector:
 
 def _bgr_planes(image: RGB) -> NDArray[np.float32]:
     """What RetinaFace takes, 1×3×H×W: the package's preprocess() without its detour over int16."""
-    planes = np.empty((1, 3, *image.shape[:2]), np.float32)
-    for index, mean in enumerate(MEAN_BGR):
-        np.subtract(image[..., 2 - index], np.float32(mean), out=planes[0, index])
-    return planes
+    return np.asarray(cv2.dnn.blobFromImage(image, mean=MEAN_BGR, swapRB=True), np.float32)
 
 
 @lru_cache(maxsize=8)  # most data sets have few sizes; a photograph of 12 megapixels has 12 MB of anchors

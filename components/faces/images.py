@@ -2,17 +2,18 @@
 
 import base64
 import io
-import struct
+import re
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 RGB = NDArray[np.uint8]
+PPM_HEADER = re.compile(rb"P6\n(\d{1,5}) (\d{1,5})\n255\n")
 
 
 def decode_rgb(data: bytes) -> RGB:
-    """JPEG, PNG or BMP bytes of a table's image column to RGB, uint8, H×W×3."""
+    """JPEG, PNG or PPM bytes of a table's image column to RGB, uint8, H×W×3."""
     if (crop := _uncompressed(data)) is not None:
         return crop
     with Image.open(io.BytesIO(data)) as image:
@@ -20,17 +21,13 @@ def decode_rgb(data: bytes) -> RGB:
 
 
 def _uncompressed(data: bytes) -> RGB | None:
-    """The pixels of a BMP file as encode_crop writes it, None for other files; Pillow takes four times as long.
-
-    Lines lie bottom up, filled up to four bytes, pixels as blue, green and red.
-    """
-    if data[:2] != b"BM" or len(data) < 54:
+    """The pixels of a PPM file as encode_crop writes it, None for other files; Pillow takes ten times as long."""
+    if (header := PPM_HEADER.match(data)) is None:
         return None
-    offset, _, width, height, _, bits, compression = struct.unpack_from("<IIiiHHI", data, 10)
-    if bits != 24 or compression or min(width, height) < 1:
+    width, height = int(header[1]), int(header[2])
+    if len(data) != header.end() + height * width * 3:
         return None
-    lines = np.frombuffer(data, np.uint8, height * -(-3 * width // 4) * 4, offset).reshape(height, -1)
-    return np.ascontiguousarray(lines[::-1, : 3 * width].reshape(height, width, 3)[..., ::-1])
+    return np.frombuffer(data, np.uint8, offset=header.end()).reshape(height, width, 3).copy()
 
 
 def encode_png(image: RGB) -> bytes:
@@ -44,14 +41,12 @@ def encode_png(image: RGB) -> bytes:
 
 
 def encode_crop(image: RGB) -> bytes:
-    """RGB pixels (H×W×3) of a face crop to BMP bytes, which are not compressed.
+    """RGB pixels (H×W×3) of a face crop to PPM bytes (P6 of Netpbm), which are the pixels behind a short header.
 
-    A crop is written once and read in every epoch: at 112×112 BMP takes 0.02 ms to decode where JPEG takes 0.23 and PNG
-    0.8, for 38 kB instead of PNG's 19 to 25.
+    A crop is written once and read in every epoch: at 112×112 JPEG takes 0.23 ms to decode and PNG 0.8, PPM nearly
+    nothing, for 38 kB instead of PNG's 19 to 25.
     """
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "BMP")
-    return buffer.getvalue()
+    return b"P6\n%d %d\n255\n" % (image.shape[1], image.shape[0]) + image.tobytes()
 
 
 def data_uri(image: bytes) -> str:

@@ -1,7 +1,7 @@
 """Face tables: folders of Parquet shards with a manifest, the only thing that travels between steps.
 
 manifest.json          schema version, kind, rows, identities, shards (name, rows, sha256), producer, settings
-shard-00000.parquet …  row groups of 128 rows, image column uncompressed (JPEG, PNG; BMP for crops)
+shard-00000.parquet …  row groups of 128 rows, image column uncompressed (JPEG, PNG; PPM for crops)
 """
 
 import csv
@@ -32,7 +32,7 @@ _FACE_FIELDS = [
     pa.field("source", pa.string(), nullable=False),  # the name of the image below the data source
     pa.field("given_split", pa.string()),  # train or val where the source came divided, else null
     pa.field("groups", pa.string()),  # what else is known of it, as JSON: {"camera": "door", "resolution": "low"}
-    pa.field("image", pa.binary(), nullable=False),  # JPEG, PNG or BMP bytes
+    pa.field("image", pa.binary(), nullable=False),  # JPEG, PNG or PPM bytes
     pa.field("width", pa.int32(), nullable=False),
     pa.field("height", pa.int32(), nullable=False),
     # Of the photograph that was ingested, 16 hex digits each: SHA-256 of its bytes, and a perceptual hash of what is to

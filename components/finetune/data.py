@@ -11,7 +11,7 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from components.faces.degrade import Degradation
 from components.faces.errors import KubefaceError, require
@@ -181,6 +181,14 @@ class FaceCrops(Dataset[tuple[Any, ...]]):
                 self._groups.popitem(last=False)
         self._groups.move_to_end(key)
         return self._groups[key][place.row]
+
+
+def collate(items: list[tuple[Any, ...]]) -> list[Tensor]:
+    """torch's default_collate for items of FaceCrops; the memory of a batch (N×3×H×W) is channels last, as that of the
+    crops and as the networks want it, so that nothing is turned round on the way."""
+    crops = [tuple(part.permute(1, 2, 0) if isinstance(part, Tensor) else part for part in item) for item in items]
+    batch: list[Tensor] = default_collate(crops)
+    return [part.permute(0, 3, 1, 2) if part.ndim == 4 else part for part in batch]
 
 
 class Batches(Sampler[list[tuple[int, int]]]):

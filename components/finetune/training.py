@@ -27,7 +27,7 @@ from components.faces.progress import Progress
 from components.faces.seeded import seeded
 from components.finetune.augment import Augmentation
 from components.finetune.checkpoints import LAST, Checkpoints, State, part, prefixed
-from components.finetune.data import Batches, FaceCrops, InOrder, Places, class_weights, loaded
+from components.finetune.data import Batches, FaceCrops, InOrder, Places, class_weights, collate, loaded
 from components.finetune.distributed import Group
 from components.finetune.heads import make_head
 from components.finetune.logs import Mlflow, Row
@@ -563,7 +563,7 @@ class Trainer:
     def _loading(self) -> dict[str, Any]:
         cuda = self.device.type == "cuda"
         prefetch = {"prefetch_factor": 4} if self.workers else {}
-        return {"num_workers": self.workers, "pin_memory": cuda, **prefetch}
+        return {"collate_fn": collate, "num_workers": self.workers, "pin_memory": cuda, **prefetch}
 
     def _moved(self, batch: list[Tensor]) -> list[Tensor]:
         return [tensor.to(self.device, non_blocking=True) for tensor in batch]

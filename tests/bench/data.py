@@ -194,7 +194,7 @@ def reading_ours(folder: Path) -> Round:
 
     from components.faces.degrade import Degradation
     from components.faces.table import Table
-    from components.finetune.data import Batches, FaceCrops, places
+    from components.finetune.data import Batches, FaceCrops, collate, places
 
     table = Table(folder / "crops", "aligned")
     identities = table.columns(["image_id", "identity"]).to_pylist()
@@ -203,7 +203,7 @@ def reading_ours(folder: Path) -> Round:
     batches = Batches(found, 64, 0)
     loader = DataLoader(
         FaceCrops(found, Degradation(), 0, clean=False),
-        batch_sampler=batches, num_workers=cpu_limit(), persistent_workers=True, prefetch_factor=4,
+        batch_sampler=batches, collate_fn=collate, num_workers=cpu_limit(), persistent_workers=True, prefetch_factor=4,
     )  # fmt: skip
 
     def run(number: int) -> dict[str, Any]:
@@ -431,7 +431,7 @@ def profile(folder: Path) -> dict[str, Any]:
 
     from components.faces import detection
     from components.faces.geometry import align_crop
-    from components.faces.images import decode_rgb, encode_png
+    from components.faces.images import decode_rgb, encode_crop
 
     print("profile", flush=True)
     torch.set_num_threads(1)
@@ -453,7 +453,7 @@ def profile(folder: Path) -> dict[str, Any]:
             nets.seconds = 0.0
             faces, whole = spent(f for k in range(0, 96, 16) for f in detector.several(images[k : k + 16]))
         crops, warp = spent(align_crop(i, f.landmarks[f.subject(250, 250)]) for i, f in zip(images, faces, strict=True))
-        _, encode = spent(encode_png(crop) for crop in crops)
+        _, encode = spent(encode_crop(crop) for crop in crops)
         own = 1000 * nets.seconds / len(data)
         parts = {"decode": decode, "networks": own, "around_networks": whole - own, "warp": warp, "encode": encode}
         found[name] = {part: round(value, 3) for part, value in parts.items()}

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.utils.class_weight import compute_class_weight
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, default_collate
 
 from components.faces import storage
 from components.faces import table as table_module
@@ -26,7 +26,18 @@ from components.faces.images import RGB, decode_rgb
 from components.faces.table import Table, TableWriter
 from components.finetune import data as data_module
 from components.finetune.augment import KINDS, Augmentation
-from components.finetune.data import AGAIN, Batches, FaceCrops, InOrder, Place, Places, class_weights, loaded, places
+from components.finetune.data import (
+    AGAIN,
+    Batches,
+    FaceCrops,
+    InOrder,
+    Place,
+    Places,
+    class_weights,
+    collate,
+    loaded,
+    places,
+)
 from pipelines.store import local_store
 
 NOISE = Degradation.parse("noise:60")
@@ -508,6 +519,15 @@ def test_without_the_clean_crop(found: Places, augmentation: Augmentation | None
         _, bad, label = whole[index, 3]
         assert torch.equal(part[index, 3][0], bad)
         assert part[index, 3][1:] == (label,)
+
+
+def test_a_batch_is_torchs_with_channels_last(aligned_table: Path) -> None:
+    table = Table(aligned_table, "aligned")
+    crops = FaceCrops(places(table, labelled(table)), NOISE, 0)
+    items = [crops[index, 1] for index in range(4)]
+    for ours, torchs in zip(collate(items), default_collate(items), strict=True):
+        assert ours.dtype == torchs.dtype and torch.equal(ours, torchs)
+    assert all(part.is_contiguous(memory_format=torch.channels_last) for part in collate(items)[:2])
 
 
 # --- damage ---------------------------------------------------------------------------------------------------------
