@@ -12,7 +12,7 @@ LOCK := --universal --python-version 3.11 --generate-hashes --no-annotate --no-h
 MALLOC := MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=1073741824
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo lfw mirror-weights bench-finetune bench-data bench-memory test lint compile clean
+.PHONY: help setup lock demo lfw mirror-weights bench-finetune bench-data bench-evaluate bench-memory test lint compile clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -57,6 +57,9 @@ bench-memory: $(READY) ## Peak memory of the data path at 10,000 and 100,000 ima
 
 bench-data: $(READY) ## Speed of align, filter and reading beside the usual loops [LFW=lfw-deepfunneled.tar] (10 minutes on 2 cores)
 	@LFW="$(LFW)" $(BIN)/python -m tests.bench.data
+
+bench-evaluate: $(READY) ## Cost of an evaluation beside the bare network, and its memory (2 minutes on 2 cores)
+	@$(MALLOC) $(BIN)/python -m tests.bench.evaluate
 
 compile: $(READY) ## Write build/face-finetuning.yaml for Kubeflow Pipelines (REGISTRY=… TAG=… PARALLELISM=shards at a time)
 	@$(BIN)/python -m pipelines.compile --registry $(REGISTRY) --tag $(TAG) --parallelism $(PARALLELISM)

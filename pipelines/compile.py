@@ -32,9 +32,7 @@ def compile_pipeline(path: Path, registry: str = REGISTRY, tag: str = VERSION, p
     with _parallelism(parallelism):
         compiler.Compiler().compile(face_finetuning, str(path))
     text = path.read_text("utf-8")
-    path.write_text(
-        re.sub(rf"image: {REGISTRY}/(\w+):{re.escape(VERSION)}", rf"image: {registry}/\1:{tag}", text), "utf-8"
-    )
+    path.write_text(re.sub(rf"{REGISTRY}/(\w+):{re.escape(VERSION)}", rf"{registry}/\1:{tag}", text), "utf-8")
 
 
 @contextmanager

@@ -11,8 +11,8 @@ from components.filter.component import filter_faces
 from components.finetune.component import finetune
 from components.gather.component import gather
 from components.ingest.component import ingest, plan
-from components.promote.component import promote
-from components.report.component import report
+from components.promote.component import champion, promote
+from components.report.component import keep, report
 from components.split.component import split
 
 S3_SECRET = "mlpipeline-minio-artifact"  # noqa: S105 - the name of the secret that KFP keeps its own S3 key in
@@ -21,7 +21,8 @@ PARALLELISM = 8  # shards worked on at a time; `pipelines.compile --parallelism`
 
 
 class Outputs(NamedTuple):
-    """What a run hands out: its report, its figures, the model, and the page about the data."""
+    """What a run hands out: its report, its figures, the model (the promoted one where none was trained), and the page
+    about the data."""
 
     html: dsl.HTML
     summary: dsl.Artifact
@@ -30,10 +31,11 @@ class Outputs(NamedTuple):
 
 
 def place(task: dsl.PipelineTask, cpu: str, memory: str, s3: bool = False) -> None:
-    """Resources, retries and caching of a task, and the S3 key where it needs one."""
+    """Resources, retries and caching of a task, the name of its image, and the S3 key where it needs one."""
     task.set_cpu_request(cpu).set_cpu_limit(cpu).set_memory_request(memory).set_memory_limit(memory)
     task.set_retry(RETRIES, backoff_duration="30s", backoff_factor=2.0)
     task.set_caching_options(True)
+    task.set_env_variable("KUBEFACE_IMAGE", task.container_spec.image)  # for the model's passport
     if s3:
         kubernetes.use_secret_as_env(
             task, S3_SECRET, {"accesskey": "AWS_ACCESS_KEY_ID", "secretkey": "AWS_SECRET_ACCESS_KEY"}
@@ -84,8 +86,14 @@ def face_finetuning(
     workers: int = -1,
     lfw_archive: str = "",
     lfw_pairs: str = "",
-    max_loss: float = 0.01,
+    pairs: str = "",
+    bin_sets: str = "",
+    probes: str = "all",
+    fmr: float = 0.001,
+    gate: dict[str, Any] = {},  # noqa: B006
     bootstrap: int = 1000,
+    model_registry: str = "",
+    mlflow: str = "",
     max_pixels: int = 50_000_000,
     s3_endpoint: str = "",
     weights_mirror: str = "",
@@ -105,7 +113,8 @@ def face_finetuning(
             for none.
         num_shards: Parts that the images are divided into for alignment and filtering; when images are added, only the
             parts that they fall into are worked on again. 1 for a few thousand images; about one for each 5,000.
-        degradation: What your cameras do to faces: noise:60, lowres:14, blur:4, jpeg:5, dark, or none. Put on
+        degradation: What your cameras do to faces: noise:60, lowres:14, blur:4, jpeg:5, dark, grey, masked,
+            rotated:15, or none. Put on
             training and validation crops and on the held-out people.
         backbone: Name of the architecture, such as sface, iresnet50 or edgeface_xs_gamma_06.
         pretrained: Start from this model folder or weights file (s3://, https:// with #sha256=…); empty for the
@@ -128,7 +137,8 @@ def face_finetuning(
         duplicates: Near-duplicates stay on one side of every division (group), or only one of them stays (drop).
         max_drift: Largest drift from the data of the run before (population stability index; 0.25 is large); 0 for no
             limit.
-        on_drift: What happens above max_drift: warn or stop.
+        on_drift: What happens above max_drift: warn, stop, or retrain, with which a run whose data have not drifted
+            that far ends early, without training.
         apply_filter: Where rejected images are left out: validation (and held-out people), all, or none.
         heldout_fraction: Share of people held out for verification.
         val_fraction: Share of each trained person's images used for validation.
@@ -144,8 +154,16 @@ def face_finetuning(
         workers: Processes that read and augment in fine-tuning; negative for as many as suit the device.
         lfw_archive: LFW's images (s3://…/lfw-deepfunneled.tar), to measure on LFW too; empty for none.
         lfw_pairs: LFW's pairs.txt; needed with lfw_archive.
-        max_loss: Largest loss on clean people (AUC) and on LFW (accuracy) that still promotes, as a share.
-        bootstrap: Samples of people for the 95 % intervals.
+        pairs: Own pairs of held-out images to measure on, CSV with left, right, same; empty for none.
+        bin_sets: Pair sets of insightface to measure on (lfw.bin, cfp_fp.bin …), divided by spaces; empty for none.
+        probes: What is put on the held-out people's crops to see how both models stand it, divided by spaces, as
+            lowres:14 blur:4 masked; all for twelve of them, none for none.
+        fmr: False match rate that the decision threshold is calibrated for, as a share.
+        gate: When a model is better, as JSON: {"target": "heldout", "metrics": "auc tar", "min_gain": 0.0, "max_loss":
+            0.01, "max_loss_lfw": 0.01, "max_loss_group": 0.1, "confidence": 0.95, "over_champion": "better"}.
+        bootstrap: Samples of people for the intervals.
+        model_registry: URL of a Kubeflow Model Registry in which promoted models are registered; empty for none.
+        mlflow: Tracking URI of an MLflow in which promoted models are registered; empty for none.
         max_pixels: Largest image in pixels; larger ones are rejected.
         s3_endpoint: URL of the S3 store; empty for S3_ENDPOINT of the steps' environment, or AWS.
         weights_mirror: Where published weights are copied to, s3://bucket/weights, for clusters without internet; empty
@@ -225,88 +243,112 @@ def face_finetuning(
     )
     place(audited, cpu="4", memory="4Gi", s3=True)
 
-    divided = split(
-        aligned=gathered.outputs["out_aligned"],
-        filtered=gathered.outputs["out_filtered"],
-        audited=audited.outputs["audited"],
-        apply_filter=apply_filter,
-        heldout_fraction=heldout_fraction,
-        val_fraction=val_fraction,
-        val_people_fraction=val_people_fraction,
-        min_images=min_images,
-        seed=seed,
-    )
-    place(divided, cpu="1", memory="4Gi")
+    current = champion(models=models, name=name, s3_endpoint=s3_endpoint).after(audited)
+    place(current, cpu="500m", memory="1Gi", s3=True)
+    current.set_caching_options(False)  # which model is promoted, no argument tells
 
-    tuned = finetune(
-        aligned=gathered.outputs["out_aligned"],
-        divided=divided.outputs["divided"],
-        backbone=backbone,
-        pretrained=pretrained,
-        degradation=degradation,
-        recipe=recipe,
-        settings=settings,
-        checkpoints=checkpoints,
-        resume=resume,
-        device=device,
-        workers=workers,
-        seed=seed,
-        s3_endpoint=s3_endpoint,
-        weights_mirror=weights_mirror,
-    )
-    place(tuned, cpu="8", memory="32Gi", s3=True)
-    tuned.set_accelerator_type("nvidia.com/gpu").set_accelerator_limit(1)
-    # DataLoader workers hand batches over in shared memory; a pod's default is 64 MB.
-    kubernetes.empty_dir_mount(tuned, "shared-memory", "/dev/shm", medium="Memory", size_limit="8Gi")  # noqa: S108
+    with dsl.If(audited.outputs["Output"] == "train", name="train"):
+        divided = split(
+            aligned=gathered.outputs["out_aligned"],
+            filtered=gathered.outputs["out_filtered"],
+            audited=audited.outputs["audited"],
+            apply_filter=apply_filter,
+            heldout_fraction=heldout_fraction,
+            val_fraction=val_fraction,
+            val_people_fraction=val_people_fraction,
+            min_images=min_images,
+            seed=seed,
+        )
+        place(divided, cpu="1", memory="4Gi")
 
-    evaluated = evaluate(
-        aligned=gathered.outputs["out_aligned"],
-        divided=divided.outputs["divided"],
-        model=tuned.outputs["model"],
-        degradation=degradation,
-        lfw_archive=lfw_archive,
-        lfw_pairs=lfw_pairs,
-        max_loss=max_loss,
-        bootstrap=bootstrap,
-        seed=seed,
-        s3_endpoint=s3_endpoint,
-        weights_mirror=weights_mirror,
-    )
-    place(evaluated, cpu="4", memory="8Gi", s3=True)
+        tuned = finetune(
+            aligned=gathered.outputs["out_aligned"],
+            divided=divided.outputs["divided"],
+            backbone=backbone,
+            pretrained=pretrained,
+            degradation=degradation,
+            recipe=recipe,
+            settings=settings,
+            checkpoints=checkpoints,
+            resume=resume,
+            device=device,
+            workers=workers,
+            seed=seed,
+            s3_endpoint=s3_endpoint,
+            weights_mirror=weights_mirror,
+        )
+        place(tuned, cpu="8", memory="32Gi", s3=True)
+        tuned.set_accelerator_type("nvidia.com/gpu").set_accelerator_limit(1)
+        # DataLoader workers hand batches over in shared memory; a pod's default is 64 MB.
+        kubernetes.empty_dir_mount(tuned, "shared-memory", "/dev/shm", medium="Memory", size_limit="8Gi")  # noqa: S108
 
-    promoted = promote(
-        model=tuned.outputs["model"],
-        evaluation=evaluated.outputs["evaluation"],
-        gathered=gathered.outputs["gathered"],
-        audited=audited.outputs["audited"],
-        name=name,
-        destination=models,
-        s3_endpoint=s3_endpoint,
-    )
-    place(promoted, cpu="500m", memory="1Gi", s3=True)
+        evaluated = evaluate(
+            aligned=gathered.outputs["out_aligned"],
+            divided=divided.outputs["divided"],
+            model=tuned.outputs["model"],
+            degradation=degradation,
+            lfw_archive=lfw_archive,
+            lfw_pairs=lfw_pairs,
+            pairs=pairs,
+            bin_sets=bin_sets,
+            probes=probes,
+            fmr=fmr,
+            gate=gate,
+            champion=current.output,
+            bootstrap=bootstrap,
+            seed=seed,
+            s3_endpoint=s3_endpoint,
+            weights_mirror=weights_mirror,
+        )
+        place(evaluated, cpu="4", memory="8Gi", s3=True)
 
-    reported = report(
-        gathered=gathered.outputs["gathered"],
-        aligned=gathered.outputs["out_aligned"],
-        filtered=gathered.outputs["out_filtered"],
-        divided=divided.outputs["divided"],
-        model=tuned.outputs["model"],
-        evaluation=evaluated.outputs["evaluation"],
-        promotion=promoted.outputs["promotion"],
-        audited=audited.outputs["audited"],
-        gather_metrics=gathered.outputs["metrics"],
-        audit_metrics=audited.outputs["metrics"],
-        split_metrics=divided.outputs["metrics"],
-        finetune_metrics=tuned.outputs["metrics"],
-        evaluate_metrics=evaluated.outputs["metrics"],
-        promote_metrics=promoted.outputs["metrics"],
-        pipeline="face-finetuning",
-        seed=seed,
-    )
-    place(reported, cpu="1", memory="2Gi")
+        promoted = promote(
+            model=tuned.outputs["model"],
+            evaluation=evaluated.outputs["evaluation"],
+            gathered=gathered.outputs["gathered"],
+            audited=audited.outputs["audited"],
+            name=name,
+            destination=models,
+            champion=current.output,
+            model_registry=model_registry,
+            mlflow=mlflow,
+            s3_endpoint=s3_endpoint,
+        )
+        place(promoted, cpu="500m", memory="1Gi", s3=True)
+
+        reported = report(
+            gathered=gathered.outputs["gathered"],
+            aligned=gathered.outputs["out_aligned"],
+            filtered=gathered.outputs["out_filtered"],
+            divided=divided.outputs["divided"],
+            model=tuned.outputs["model"],
+            evaluation=evaluated.outputs["evaluation"],
+            promotion=promoted.outputs["promotion"],
+            audited=audited.outputs["audited"],
+            gather_metrics=gathered.outputs["metrics"],
+            audit_metrics=audited.outputs["metrics"],
+            split_metrics=divided.outputs["metrics"],
+            finetune_metrics=tuned.outputs["metrics"],
+            evaluate_metrics=evaluated.outputs["metrics"],
+            promote_metrics=promoted.outputs["metrics"],
+            pipeline="face-finetuning",
+            seed=seed,
+        )
+        place(reported, cpu="1", memory="2Gi")
+
+    with dsl.Else(name="keep"):
+        kept = keep(
+            gathered=gathered.outputs["gathered"],
+            audited=audited.outputs["audited"],
+            champion=current.output,
+            pipeline="face-finetuning",
+            seed=seed,
+        )
+        place(kept, cpu="500m", memory="1Gi")
+
     return Outputs(
-        html=reported.outputs["html"],
-        summary=reported.outputs["summary"],
-        model=tuned.outputs["model"],
+        html=dsl.OneOf(reported.outputs["html"], kept.outputs["html"]),
+        summary=dsl.OneOf(reported.outputs["summary"], kept.outputs["summary"]),
+        model=dsl.OneOf(tuned.outputs["model"], kept.outputs["model"]),
         data=audited.outputs["html"],
     )

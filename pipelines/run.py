@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from kfp import local
+from pydantic import BaseModel
 
+from components.evaluate.gate import Gate
 from components.faces.cli import add_flags, collected
 from components.faces.errors import KubefaceError
 from components.faces.runtime import MALLOC_SETTINGS, limit_threads
@@ -24,7 +26,7 @@ from pipelines.console import COLOURS, Console
 from pipelines.face_finetuning import face_finetuning
 
 RUNS = Path("runs")
-MODELS = {"settings": Settings}
+MODELS: dict[str, type[BaseModel]] = {"settings": Settings, "gate": Gate}
 
 
 def run_local(arguments: dict[str, Any], folder: Path, cache: Path | None = None) -> dict[str, Any]:
@@ -77,7 +79,8 @@ def run_local(arguments: dict[str, Any], folder: Path, cache: Path | None = None
     shutil.copyfile(outputs["html"].path, folder / "report.html")
     shutil.copyfile(outputs["data"].path, folder / "data.html")
     shutil.copyfile(outputs["summary"].path, folder / "summary.json")
-    shutil.copytree(outputs["model"].path, folder / "model")
+    if Path(outputs["model"].path).is_dir():  # a run that trained nothing makes none
+        shutil.copytree(outputs["model"].path, folder / "model")
     _point_latest(folder)
     summary: dict[str, Any] = json.loads((folder / "summary.json").read_text("utf-8"))
     return summary
@@ -127,6 +130,10 @@ def new_run(prefix: str) -> Path:
 
 def print_outcome(summary: dict[str, Any], folder: Path) -> None:
     """What a person wants to know at the end of a run."""
+    if not summary.get("trained", True):
+        print(f"\n{summary['reason']}\nmodel:   {summary['model']['uri'] or 'none is promoted'}")
+        print(f"report:  {(folder / 'report.html').resolve().as_uri()}")
+        return
     rows = [("set", "model", "accuracy", "AUC", "EER", "TAR@FAR=0.01")]
     for name in summary["finetuned"]:
         for which in ("baseline", "finetuned"):

@@ -26,15 +26,19 @@ def audit(
     image_above: float = 0.55,
     s3_endpoint: str = "",
     seed: int = 0,
-) -> None:
-    """Looks for duplicates, wrong labels, people of the evaluation sets, and drift; data.json lies in `audited`."""
+) -> str:
+    """Looks for duplicates, wrong labels, people of the evaluation sets, and drift; data.json lies in `audited`.
+
+    Returns:
+        train, or keep where the data have not drifted enough for another training.
+    """
     from pathlib import Path
 
     from components.audit.step import audit as run
     from components.faces.runtime import run_component, use_stores
 
     use_stores(s3_endpoint)
-    run_component(
+    figures = run_component(
         metrics,
         run,
         aligned=Path(aligned.path),
@@ -57,3 +61,4 @@ def audit(
         image_above=image_above,
         seed=seed,
     )
+    return "train" if figures["train"] else "keep"

@@ -9,7 +9,7 @@ CHOICES = {
     "on_leak": ("drop", "fail", "warn"),
     "suspects": ("keep", "drop"),
     "duplicates": ("group", "drop"),
-    "on_drift": ("warn", "stop"),
+    "on_drift": ("warn", "stop", "retrain"),
 }
 
 
@@ -44,7 +44,7 @@ class Settings:
         require(self.max_drift >= 0, f"max_drift is {self.max_drift}: it must not be negative (0 is no limit)")
         require(
             self.on_drift == "warn" or bool(self.max_drift),
-            "on_drift is 'stop' without a limit: give max_drift above 0",
+            f"on_drift is '{self.on_drift}' without a limit: give max_drift above 0",
         )
 
     @property

@@ -18,7 +18,7 @@ from components.audit.leaks import Leak, find_leaks, read_evaluation, split_sour
 from components.audit.page import render
 from components.audit.settings import Settings
 from components.faces.errors import require
-from components.faces.folders import write_json
+from components.faces.folders import new_file, write_json
 from components.faces.runtime import VERSION
 from components.faces.table import Table, TableWriter
 
@@ -70,7 +70,7 @@ def audit(
             one with the largest face).
         max_drift: Largest drift of a feature (population stability index, below 0.1 none, to 0.25 moderate, above
             large; of the embedding one less the cosine of the means); 0 for no limit.
-        on_drift: What happens above max_drift; warn or stop.
+        on_drift: What happens above max_drift; warn, stop, or retrain (below it, training is not worth while).
         duplicate_bits: Most bits, 0 to 3, in which perceptual hashes of one photograph differ.
         duplicate_cosine: Least cosine of the embeddings of such images.
         same_cosine: Cosine from which on images of an identity are one photograph whatever their hashes.
@@ -82,7 +82,8 @@ def audit(
 
     Returns:
         rows_in, rows_out (kept), rejected, identities, identities_out, duplicate_clusters, duplicates,
-        same_photo_two_names, suspects, alike_pairs, leaks, max_drift_found.
+        same_photo_two_names, suspects, alike_pairs, leaks, max_drift_found, and train: false where on_drift is retrain
+        and the data have not drifted since the earlier run (there is one, and it can be compared).
 
     Raises:
         KubefaceError: wrong settings, tables that do not belong together, a source that cannot be read; leaks or drift
@@ -113,9 +114,11 @@ def audit(
             "drift": drifted,
         }
         _write(out, faces, found, reasons, data)
-        _write_page(html, render(faces, found, reasons, data, seed))
+        with new_file(html) as file:
+            file.write_text(render(faces, found, reasons, data, seed), "utf-8", "surrogateescape")
     _stop(settings, faces, found.leaks, drifted)
-    return numbers | {"max_drift_found": max(drifted["features"].values(), default=0.0)}
+    train = on_drift != "retrain" or drifted["exceeded"] or drifted["worst"] is None
+    return numbers | {"max_drift_found": max(drifted["features"].values(), default=0.0), "train": train}
 
 
 def _find(faces: Faces, settings: Settings, embed: Embedder) -> Findings:
@@ -177,14 +180,6 @@ def _write(out: Path, faces: Faces, found: Findings, reasons: NDArray[np.int8], 
                     table.reject(faces.source_of(row), reason, f"identity {faces.name_of(row)}")
         write_findings(table.folder, faces, found, reasons)
         write_json(table.folder / "data.json", data)
-
-
-def _write_page(html: Path, text: str) -> None:
-    """Writes the page; it appears only when it is whole."""
-    html.parent.mkdir(parents=True, exist_ok=True)
-    partial = html.with_name(f".{html.name}.partial")
-    partial.write_text(text, "utf-8", "surrogateescape")
-    partial.replace(html)
 
 
 def _stop(settings: Settings, faces: Faces, leaks: list[Leak], drifted: dict[str, Any]) -> None:

@@ -1,5 +1,7 @@
 """KFP interface of evaluate."""
 
+from typing import Any
+
 from kfp import dsl
 
 
@@ -14,7 +16,12 @@ def evaluate(
     degradation: str = "none",
     lfw_archive: str = "",
     lfw_pairs: str = "",
-    max_loss: float = 0.01,
+    pairs: str = "",
+    bin_sets: str = "",
+    probes: str = "all",
+    fmr: float = 0.001,
+    gate: dict[str, Any] = {},  # noqa: B006 - KFP wants the default as it is
+    champion: str = "",
     max_pairs: int = 1_000_000,
     bootstrap: int = 1000,
     device: str = "auto",
@@ -22,7 +29,7 @@ def evaluate(
     s3_endpoint: str = "",
     weights_mirror: str = "",
 ) -> None:
-    """Compares the fine-tuned model with its starting model on held-out people, and on LFW where given."""
+    """Compares the fine-tuned model with its starting model, and the promoted one, on held-out people and more."""
     from pathlib import Path
 
     from components.evaluate.step import evaluate as run
@@ -40,7 +47,12 @@ def evaluate(
         degradation=degradation,
         lfw_archive=lfw_archive,
         lfw_pairs=lfw_pairs,
-        max_loss=max_loss,
+        pairs=pairs,
+        bin_sets=bin_sets,
+        probes=probes,
+        fmr=fmr,
+        gate=gate,
+        champion=champion,
         max_pairs=max_pairs,
         bootstrap=bootstrap,
         device=device,

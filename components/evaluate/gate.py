@@ -1,58 +1,161 @@
 """The gate: is the fine-tuned model better, and does it cost too much elsewhere? Decided on interval bounds."""
 
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from components.faces.errors import KubefaceError
 
 GATE_FAR = 0.01
 ROUNDING = 1e-9  # a loss of exactly max_loss is allowed: 0.9858 − 0.9958 is −0.010000000000000009
+FIGURES = {"auc": "AUC", "tar": "TAR", "accuracy": "accuracy"}
+# What a set other than the target is judged by: the AUC of held-out people, who are few and often told apart perfectly;
+# the accuracy of benchmarks, which is the figure that is published of them.
+HELDOUT = ("heldout", "heldout_clean", "pairs")
 
 
-def decide(evaluation: dict[str, Any], max_loss: float) -> dict[str, Any]:
+class Gate(BaseModel):
+    """The rule that a model must hold to, to be promoted; every bound is that of an interval."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    target: str = Field("heldout", description="set that must get better, as evaluation.json names it")
+    metrics: str = Field("auc tar", description="figures that must gain on the target: auc, tar, accuracy")
+    min_gain: float = Field(0.0, ge=0, lt=1, description="the gain's lower bound on the target must lie above this")
+    max_loss: float = Field(0.01, ge=0, le=1, description="largest loss on other held-out people (AUC), as a share")
+    max_loss_lfw: float = Field(0.01, ge=0, le=1, description="largest loss on LFW and .bin sets (accuracy)")
+    max_loss_group: float = Field(0.1, ge=0, le=1, description="largest rise of a group's false non-matches")
+    confidence: float = Field(0.95, ge=0.5, lt=1, description="of the intervals")
+    over_champion: Literal["better", "not_worse", "ignore"] = Field(
+        "better", description="what the model must be beside the promoted one: better, not_worse or ignore"
+    )
+
+    @field_validator("metrics")
+    @classmethod
+    def _known(cls, text: str) -> str:
+        unknown = [name for name in text.split() if name not in FIGURES]
+        if unknown or not text.split():
+            raise ValueError(f"'{text}': name some of {', '.join(FIGURES)}, divided by spaces")
+        return text
+
+
+def read_gate(settings: Mapping[str, Any]) -> Gate:
+    """The rule with its defaults.
+
+    Raises:
+        KubefaceError: a field is unknown or has a wrong value; it is named.
+    """
+    try:
+        return Gate.model_validate(dict(settings))
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"]))
+        raise KubefaceError(f"gate: {field}: {first['msg']}; its fields are {', '.join(Gate.model_fields)}") from None
+
+
+def decide(evaluation: dict[str, Any], gate: Gate) -> dict[str, Any]:
     """The verdict on an evaluation.
 
-    Better means: on the target set the lower 95 % bounds of the gains in AUC and in TAR@FAR lie above 0;
-    on every other held-out set the lower bound of the AUC's change is not under −max_loss; on LFW the
-    accuracy falls by no more than max_loss.
+    Better means: on the target set the lower bounds of the gains over the starting model lie above min_gain; on every
+    other set of held-out people the lower bound of the AUC's change is not under −max_loss, on benchmarks that of the
+    accuracy's not under −max_loss_lfw; no group's false non-matches may have risen by more than max_loss_group, by the
+    upper bound. Where a model is promoted already, the target is asked again with it in the place of the starting
+    model: better, or with not_worse only not under −max_loss.
 
     Args:
-        evaluation: with `gain` by set (of bootstrap_difference), `baseline` and `finetuned` figures by set.
-        max_loss: largest loss allowed, as a share (0.01 is one point).
+        evaluation: with `gain` and `gain_over_champion` by set (of bootstrap_difference), `people`, `gate_far`, and
+            where they were measured `groups`.
+        gate: the rule.
 
     Returns:
-        better (bool), reason (one sentence with figures), checks (name, passed, text).
+        better (bool), reason (one sentence with figures), checks (name, passed, text), rule.
+
+    Raises:
+        KubefaceError: the target was not measured.
     """
-    checks = []
-    target = evaluation["gain"]["heldout"]
-    far = evaluation["gate_far"]
-    for key, name in (("auc", "AUC"), ("tar", f"TAR@FAR={far:g}")):
-        entry = target[key]
-        text = (
-            f"{name} {_percent(entry['before'])} → {_percent(entry['after'])} (gain {_points(entry['gain'])}, "
-            f"95 % interval {_points(entry['gain_low'])} to {_points(entry['gain_high'])})"
+    if gate.target not in evaluation["gain"]:
+        raise KubefaceError(
+            f"gate: target is '{gate.target}', which was not measured: use one of {', '.join(evaluation['gain'])}"
         )
-        checks.append({"name": f"heldout {key}", "passed": entry["gain_low"] > 0, "text": text})
-    for name, gain in evaluation["gain"].items():
-        if name == "heldout":
-            continue
-        entry = gain["auc"]
-        text = (
-            f"clean AUC {_percent(entry['before'])} → {_percent(entry['after'])} (95 % interval of the change "
-            f"{_points(entry['gain_low'])} to {_points(entry['gain_high'])}, {_points(-max_loss)} allowed)"
-        )
-        checks.append({"name": name, "passed": entry["gain_low"] >= -max_loss - ROUNDING, "text": text})
-    if "lfw" in evaluation["finetuned"]:
-        before, after = (evaluation[model]["lfw"]["accuracy"] for model in ("baseline", "finetuned"))
-        text = f"LFW accuracy {_percent(before)} → {_percent(after)} ({_points(-max_loss)} allowed)"
-        checks.append({"name": "lfw", "passed": after - before >= -max_loss - ROUNDING, "text": text})
+    checks = [
+        *_target(evaluation, gate),
+        *_others(evaluation, gate),
+        *_groups(evaluation.get("groups", {}), gate),
+        *_champion(evaluation, gate),
+    ]
     better = all(check["passed"] for check in checks)
     told = [check["text"] if check["passed"] else f"NOT ENOUGH: {check['text']}" for check in checks]
-    people = evaluation["people"]
-    reason = f"{'better' if better else 'not better'} on {people} held-out people: {'; '.join(told)}"
-    return {"better": better, "reason": reason, "checks": checks, "max_loss": max_loss}
+    reason = f"{'better' if better else 'not better'} on {evaluation['people']} held-out people: {'; '.join(told)}"
+    return {"better": better, "reason": reason, "checks": checks, "rule": gate.model_dump()}
 
 
-def _percent(share: float) -> str:
+Checks = Iterator[dict[str, Any]]
+
+
+def _target(evaluation: dict[str, Any], gate: Gate) -> Checks:
+    for key in gate.metrics.split():
+        entry = evaluation["gain"][gate.target][key]
+        text = f"{_name(key, evaluation)} {_change(entry)} (gain {points(entry['gain'])}, {_interval(entry, gate)})"
+        yield _check(f"{gate.target} {key}", entry["gain_low"] > gate.min_gain, text)
+
+
+def _others(evaluation: dict[str, Any], gate: Gate) -> Checks:
+    for name, gain in evaluation["gain"].items():
+        if name == gate.target:
+            continue
+        key, allowed = ("auc", gate.max_loss) if name in HELDOUT else ("accuracy", gate.max_loss_lfw)
+        shown = "clean" if name == "heldout_clean" else name if name in HELDOUT else name.upper().replace("_", "-")
+        entry = gain[key]
+        text = f"{shown} {FIGURES[key]} {_change(entry)} ({_interval(entry, gate)}, {points(-allowed)} allowed)"
+        yield _check(name, entry["gain_low"] >= -allowed - ROUNDING, text)
+
+
+def _groups(groups: Mapping[str, Any], gate: Gate) -> Checks:
+    """The group of each column whose false non-matches may have risen most."""
+    for column, entry in groups.items():
+        told = [row for row in entry["rows"] if row["fnmr_change_high"] is not None]
+        if told:
+            worst = max(told, key=lambda row: row["fnmr_change_high"])
+            text = (
+                f"{column} {worst['group']} FNMR {points(worst['fnmr_change'])} (at most "
+                f"{points(worst['fnmr_change_high'])}, {points(gate.max_loss_group)} allowed)"
+            )
+            yield _check(f"group {column}", worst["fnmr_change_high"] <= gate.max_loss_group + ROUNDING, text)
+
+
+def _champion(evaluation: dict[str, Any], gate: Gate) -> Checks:
+    if gate.over_champion == "ignore" or not evaluation.get("gain_over_champion"):
+        return
+    least, allowed = (gate.min_gain, "") if gate.over_champion == "better" else (-gate.max_loss - ROUNDING, " allowed")
+    for key in gate.metrics.split():
+        entry = evaluation["gain_over_champion"][gate.target][key]
+        text = f"over the promoted model {_name(key, evaluation)} {_change(entry)} ({_interval(entry, gate)}"
+        text += f", {points(-gate.max_loss)}{allowed})" if allowed else ")"
+        yield _check(f"champion {key}", entry["gain_low"] > least, text)
+
+
+def _check(name: str, passed: bool, text: str) -> dict[str, Any]:
+    return {"name": name, "passed": bool(passed), "text": text}
+
+
+def _name(key: str, evaluation: dict[str, Any]) -> str:
+    return f"TAR@FAR={evaluation['gate_far']:g}" if key == "tar" else FIGURES[key]
+
+
+def _change(entry: dict[str, float]) -> str:
+    return f"{percent(entry['before'])} → {percent(entry['after'])}"
+
+
+def _interval(entry: dict[str, float], gate: Gate) -> str:
+    return f"{100 * gate.confidence:g} % interval {points(entry['gain_low'])} to {points(entry['gain_high'])}"
+
+
+def percent(share: float) -> str:
+    """0.8465 as 84.65 %."""
     return f"{100 * share:.2f} %"
 
 
-def _points(share: float) -> str:
+def points(share: float) -> str:
+    """A difference of shares in percentage points, with its sign."""
     return f"{100 * share:+.2f}".replace("-", "−")

@@ -1,13 +1,12 @@
 """Labeled Faces in the Wild: pairs files, View 2's ten folds, and every pair scored."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from components.evaluate.embeddings import Embeddings, embed_batch
 from components.faces.degrade import Degradation
@@ -16,10 +15,10 @@ from components.faces.errors import KubefaceError, require
 from components.faces.fetch import fetch
 from components.faces.geometry import TEMPLATE_SIZES, TEMPLATES, centre_crop, require_template
 from components.faces.images import RGB, decode_rgb
-from components.faces.metrics import Ints, Pairs, roc_points, verification
+from components.faces.metrics import Floats, Ints, Pairs, roc_points, verification
 from components.faces.model import FaceModel
 from components.faces.progress import Progress
-from components.faces.sources import open_source
+from components.faces.sources import Source, open_source
 
 BATCH = 64
 CLEAN = Degradation()
@@ -27,11 +26,18 @@ CLEAN = Degradation()
 
 @dataclass(frozen=True)
 class PairsFile:
-    """A pairs file of LFW: image names `<person>/<person>_%04d`, the pairs of them, and the fold of each pair."""
+    """Pairs as a benchmark gives them.
+
+    images: names; LFW's are `<person>/<person>_%04d`.
+    pairs: of images by their place in `images`.
+    folds: of each pair (0…folds−1).
+    people: the person's number of each image.
+    """
 
     images: list[str]
     pairs: Pairs
     folds: Ints
+    people: Ints
 
 
 def read_pairs(uri: str) -> PairsFile:
@@ -67,7 +73,8 @@ def read_pairs(uri: str) -> PairsFile:
         ),
         f"{uri}: in each fold the pairs of one person must come before the pairs of two",
     )
-    return PairsFile(list(numbers), Pairs(np.array(left), np.array(right), same), fold)
+    _, people = np.unique([name.split("/")[0] for name in numbers], return_inverse=True)
+    return PairsFile(list(numbers), Pairs(np.array(left), np.array(right), same), fold, people)
 
 
 def _names(words: Sequence[str]) -> tuple[str, str] | None:
@@ -102,58 +109,96 @@ def evaluate_lfw(
         template: how the models' crops were made, as align has it.
 
     Returns:
-        pairs, images, fallback (names of the images that got a centre crop since no face was found),
-        models: verification figures by model, `flip` with test-time augmentation in them, and their ROC.
+        fallback (names of the images that got a centre crop since no face was found), detector, and what `measure`
+        gives.
 
     Raises:
         KubefaceError: the archive or the pairs file cannot be read, or an image of a pair is not in the archive.
     """
-    require_template(template)
     wanted = read_pairs(pairs_uri)
-    detect = make_detector(detector, 20)
     collected = {name: Embeddings() for name in models}
     fallback: list[str] = []
-    with open_source(archive) as source, Progress("lfw", len(wanted.images)) as progress:
-        files = {"/".join(PurePosixPath(file.name).with_suffix("").parts[-2:]): file.name for file in source.files}
-        missing = [name for name in wanted.images if name not in files]
-        require(
-            not missing,
-            f"{archive} lacks {len(missing)} images of {pairs_uri}, {missing[0] if missing else ''}.jpg first",
-        )
-        for start in range(0, len(wanted.images), BATCH):
-            names = wanted.images[start : start + BATCH]
-            photographs = []
-            for name in names:
-                try:
-                    photographs.append(decode_rgb(source.read(files[name])))
-                except (OSError, SyntaxError, ValueError) as error:  # what Pillow's decoders raise
-                    raise KubefaceError(f"{archive}: {files[name]} cannot be decoded: {error}") from error
-            found = detect.several(photographs)
-            fallback += [name for name, faces in zip(names, found, strict=True) if not len(faces)]
-            crops = [_crop(image, faces, template) for image, faces in zip(photographs, found, strict=True)]
+    with Progress("lfw", len(wanted.images)) as progress:
+        for names, crops, without in _crops(archive, wanted.images, pairs_uri, detector, template):
+            fallback += without
             batch = np.stack([degradation(crop, "probe", name) for crop, name in zip(crops, names, strict=True)])
             for name, model in models.items():
                 collected[name].append(*embed_batch(model, batch))
             progress.advance(len(names))
+    return {"detector": detector, "fallback": fallback} | measure(wanted, collected)
+
+
+def measure(wanted: PairsFile, collected: dict[str, Embeddings]) -> dict[str, Any]:
+    """Figures of models on a benchmark's pairs.
+
+    Args:
+        wanted: the pairs.
+        collected: by model, the embeddings of `wanted.images` in their order.
+
+    Returns:
+        pairs, images: how many.
+        models: verification figures by model, with the file's folds where it has several; `flip` with test-time
+            augmentation and `roc` in them.
+        scores: by model, the similarity of each pair (float64) without flip.
+        pairs_file: `wanted`.
+    """
     figures: dict[str, Any] = {}
-    several = wanted.folds.max() > 0
+    scores: dict[str, Floats] = {}
+    same, folds = wanted.pairs.same, wanted.folds if wanted.folds.max() > 0 else None
     for name, embeddings in collected.items():
-        plain, flipped = embeddings.plain(), embeddings.flipped()
-        figures[name] = _figures(plain, wanted, several)
-        figures[name]["flip"] = _figures(flipped, wanted, several)
-        figures[name]["roc"] = roc_points(wanted.pairs.scores(plain), wanted.pairs.same)
+        scores[name] = wanted.pairs.scores(embeddings.plain())
+        figures[name] = verification(scores[name], same, folds)
+        figures[name]["flip"] = verification(wanted.pairs.scores(embeddings.flipped()), same, folds)
+        figures[name]["roc"] = roc_points(scores[name], same)
     return {
         "pairs": len(wanted.pairs),
         "images": len(wanted.images),
-        "detector": detector,
-        "fallback": fallback,
         "models": figures,
+        "scores": scores,
+        "pairs_file": wanted,
     }
 
 
-def _figures(embeddings: NDArray[np.float32], wanted: PairsFile, several: bool) -> dict[str, Any]:
-    scores = wanted.pairs.scores(embeddings)
-    return verification(scores, wanted.pairs.same, wanted.folds if several else None)
+def lfw_pictures(archive: str, names: Sequence[str], detector: str, template: str = "arcface_112") -> dict[str, RGB]:
+    """The crops of a few images of LFW as `evaluate_lfw` makes them, by name, without a degradation.
+
+    Raises:
+        KubefaceError: the archive cannot be read, or lacks one of the images.
+    """
+    found = _crops(archive, names, "the ones asked for", detector, template)
+    return {name: crop for batch, crops, _ in found for name, crop in zip(batch, crops, strict=True)}
+
+
+def _crops(
+    archive: str, names: Sequence[str], listed: str, detector: str, template: str
+) -> Iterator[tuple[Sequence[str], list[RGB], list[str]]]:
+    """Names and aligned crops of LFW's images a batch at a time, and which of them have no face.
+
+    Args:
+        listed: what names the images, for an error.
+    """
+    require_template(template)
+    detect = make_detector(detector, 20)
+    with open_source(archive) as source:
+        files = {"/".join(PurePosixPath(file.name).with_suffix("").parts[-2:]): file.name for file in source.files}
+        missing = [name for name in names if name not in files]
+        require(
+            not missing,
+            f"{archive} lacks {len(missing)} images of {listed}, {missing[0] if missing else ''}.jpg first",
+        )
+        for start in range(0, len(names), BATCH):
+            batch = names[start : start + BATCH]
+            photographs = [_photograph(source, files[name], archive) for name in batch]
+            found = detect.several(photographs)
+            crops = [_crop(image, faces, template) for image, faces in zip(photographs, found, strict=True)]
+            yield batch, crops, [name for name, faces in zip(batch, found, strict=True) if not len(faces)]
+
+
+def _photograph(source: Source, file: str, archive: str) -> RGB:
+    try:
+        return decode_rgb(source.read(file))
+    except (OSError, SyntaxError, ValueError) as error:  # what Pillow's decoders raise
+        raise KubefaceError(f"{archive}: {file} cannot be decoded: {error}") from error
 
 
 def _crop(image: RGB, found: Faces, template: str) -> RGB:

@@ -1,42 +1,46 @@
-"""Evaluate: the fine-tuned model beside the one it started from, on people neither was tuned on."""
+"""Evaluate: the fine-tuned model beside the one it started from and the promoted one, on people it was not tuned on."""
 
 import csv
-from collections.abc import Iterator
+import os
+import platform
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
+import sklearn
+import torch
 
-from components.evaluate.embeddings import Embeddings, embed_batch
-from components.evaluate.gate import GATE_FAR, decide
+from components.evaluate.bin_sets import evaluate_bin
+from components.evaluate.calibration import calibrate, threshold_at, threshold_file
+from components.evaluate.comparison import largest_falls
+from components.evaluate.compatibility import compatibility
+from components.evaluate.contestants import load_models, told_of
+from components.evaluate.gallery import count_scores
+from components.evaluate.gate import GATE_FAR, decide, read_gate
+from components.evaluate.groups import group_errors
+from components.evaluate.heldout import HeldoutCrops, crops_of, embed_crops, group_columns, heldout_people
+from components.evaluate.identification import identify
 from components.evaluate.lfw import evaluate_lfw, read_pairs
+from components.evaluate.pair_sets import Bootstrap, PairSet, tell, thresholds
+from components.evaluate.pictures import write_benchmark_pictures, write_pictures
+from components.evaluate.probes import parse_probes, probe, probe_name
+from components.evaluate.user_pairs import read_user_pairs
 from components.faces.degrade import Degradation
 from components.faces.errors import require
 from components.faces.folders import new_folder, read_json, write_json
-from components.faces.images import RGB, decode_rgb, encode_png
-from components.faces.metrics import (
-    Floats,
-    Ints,
-    Pairs,
-    all_pairs,
-    bootstrap_difference,
-    roc_points,
-    supported_fars,
-    threshold_table,
-    verification,
-)
-from components.faces.model import TEMPLATE, FaceModel, choose_device, digest, load_model, load_pretrained
-from components.faces.progress import Progress
+from components.faces.metrics import Ints, Pairs, all_pairs, supported_fars
+from components.faces.model import choose_device, load_pretrained
 from components.faces.runtime import VERSION
 from components.faces.sources import open_source
 from components.faces.table import Table
 
-BATCH = 64
 HARDEST = 8  # pairs of each kind that are kept as pictures
 SAMPLES = 8  # crops that show what the degradation does
+RESERVED = ("heldout", "heldout_clean", "pairs", "lfw")  # names of sets
 
 
 def evaluate(
@@ -47,28 +51,42 @@ def evaluate(
     degradation: str = "none",
     lfw_archive: str = "",
     lfw_pairs: str = "",
-    max_loss: float = 0.01,
+    pairs: str = "",
+    bin_sets: str = "",
+    probes: str = "all",
+    fmr: float = 0.001,
+    gate: dict[str, Any] = {},  # noqa: B006 - read only
+    champion: str = "",
     max_pairs: int = 1_000_000,
     bootstrap: int = 1000,
     device: str = "auto",
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Compares the fine-tuned model with its starting model on held-out people, and on LFW where given.
+    """Compares the fine-tuned model with its starting model, and the promoted one, on held-out people and benchmarks.
 
     Sets: `heldout` with the degradation on every crop (the target domain), `heldout_clean` without it
-    where there is one, `lfw`. Every figure is measured with and without flip test-time augmentation.
-    Leaves evaluation.json (figures, 95 % intervals of the gains, verdict), roc.json, thresholds.csv,
-    scores.parquet, pairs/*.png (hardest pairs) and samples/*.png.
+    where there is one, `pairs` (own pairs), `lfw`, and the .bin sets by name. Every figure is measured with and without
+    flip test-time augmentation. Leaves evaluation.json (figures, intervals of the gains, paired tests, probes, groups,
+    identification, calibration, compatibility, verdict), threshold.json (the calibrated threshold of the fine-tuned
+    model), roc.json, thresholds.csv, scores.parquet, pairs/*.png (hardest and forgotten pairs) and samples/*.png.
 
     Args:
         aligned: Aligned table.
         split: Split table; its heldout images are used.
         model: Model folder of finetune.
         out: Folder to write the evaluation to.
-        degradation: Put on the crops of the target set, as noise:60, lowres:14, blur:4, jpeg:5, dark or none.
+        degradation: Put on the crops of the target set, as noise:60, lowres:14, blur:4, jpeg:5, dark, grey,
+            masked, rotated:15 or none.
         lfw_archive: LFW's images (folder, tar or zip; path, s3:// or https://); empty for none.
         lfw_pairs: LFW's pairs.txt; needed with lfw_archive.
-        max_loss: Largest loss on clean people (AUC) and on LFW (accuracy) that the gate allows, as a share.
+        pairs: Own pairs of held-out images to measure on, as CSV with left, right (path below the data source, or
+            image_id) and same; empty for none.
+        bin_sets: Pair sets of insightface (lfw.bin, cfp_fp.bin, agedb_30.bin …), divided by spaces; empty for none.
+        probes: What is put on the held-out people's crops to see how both models stand it, as degradations divided by
+            spaces; all for twelve of them, none for none.
+        fmr: False match rate that the decision threshold is calibrated for, as a share.
+        gate: When a model is better; see `Gate`.
+        champion: Folder of the model that is promoted now (path or s3://), to compare with too; empty for none.
         max_pairs: Most pairs scored; beyond it impostor pairs are drawn at random.
         bootstrap: Samples of people for the intervals.
         device: auto, cpu or cuda.
@@ -81,102 +99,77 @@ def evaluate(
         KubefaceError: wrong settings, corrupt tables or model, fewer than two held-out people, or one of them was
             trained on.
     """
-    require(max_loss >= 0, f"max_loss is {max_loss}: it must not be negative")
+    rule = read_gate(gate)
     require(bootstrap >= 100, f"bootstrap is {bootstrap}: intervals need at least 100 samples")
     require(max_pairs >= 1000, f"max_pairs is {max_pairs}: at least 1000 are needed")
+    require(0 < fmr < 1, f"fmr is {fmr}: it is a share and must lie between 0 and 1")
     require(bool(lfw_archive) == bool(lfw_pairs), "lfw_archive and lfw_pairs go together: give both or neither")
-    bad = Degradation.parse(degradation)
-    where = choose_device(device)
+    bad, probed, bins = Degradation.parse(degradation), parse_probes(probes), _bins(bin_sets)
     table, divided = Table(aligned, "aligned"), Table(split, "split")
-    rows = divided.columns(["image_id", "identity", "split"]).to_pylist()
-    heldout = {row["image_id"]: row["identity"] for row in rows if row["split"] == "heldout"}
-    require(
-        len(set(heldout.values())) >= 2,
-        f"{divided.folder} holds out {len(set(heldout.values()))} people, at least 2 are needed",
-    )
-    training = read_json(model / "model.json").get("training", {})
-    require("start_sha256" in training, f"{model / 'model.json'} tells of no training: give finetune's folder")
-    leaked = sorted(set(heldout.values()) & set(read_json(model / "identities.json")))
-    require(
-        not leaked,
-        f"{len(leaked)} held-out people of {divided.folder} are people that {model} was trained on, "
-        f"{leaked[0] if leaked else ''} first: evaluate with the split that it was trained with",
-    )
+    heldout = heldout_people(divided, model)
     if lfw_archive:
         read_pairs(lfw_pairs)  # what is wrong with them is said now, not after the other sets
         with open_source(lfw_archive):
             pass
-    models = {
-        "baseline": load_pretrained(training["backbone"], training["pretrained"], where),
-        "finetuned": load_model(model, where),
-    }
+    models = load_models(model, champion, table, choose_device(device))
     template = models["finetuned"].template
-    require(
-        table.manifest["settings"].get("template", TEMPLATE) == template,
-        f"{aligned} was aligned to another template than {template}, which {model} was trained on: align with it",
-    )
-    require(
-        digest(models["baseline"].network) == training["start_sha256"],
-        f"the starting weights of {model} ({training['pretrained'] or training['backbone']}) are no longer the ones it "
-        "was trained from: there is nothing fair to compare with",
-    )
-    require(
-        models["baseline"].preprocessing == models["finetuned"].preprocessing,
-        f"{model / 'model.json'} says another preprocessing than the starting model has, with which it was trained",
-    )
     sets = {"heldout": bad, "heldout_clean": Degradation()} if bad else {"heldout": bad}
     with new_folder(out) as folder:
-        ids, collected = _embed(table, heldout, models, sets)
-        _, people = np.unique([heldout[image_id] for image_id in ids], return_inverse=True)
-        pairs = all_pairs(people, max_pairs, seed)
-        require(bool(pairs.same.any()), f"{divided.folder}: no held-out person has two images")
-        fars = supported_fars(int(np.sum(~pairs.same)))
-        require(bool(fars), f"{divided.folder}: {len(pairs)} pairs of held-out people are too few to measure on")
+        crops = embed_crops(table, heldout, models, sets)
+        compared = all_pairs(crops.people, max_pairs, seed)
+        require(bool(compared.same.any()), f"{divided.folder}: no held-out person has two images")
+        fars = supported_fars(int(np.sum(~compared.same)))
+        require(bool(fars), f"{divided.folder}: {len(compared)} pairs of held-out people are too few to measure on")
+        far = max(GATE_FAR, min(fars))
+        intervals = Bootstrap(bootstrap, seed, rule.confidence, far)
         evaluation: dict[str, Any] = {
             "producer": f"evaluate {VERSION}",
             "aligned": table.sha256,
             "split": divided.sha256,
             "degradation": str(bad),
-            "people": int(people.max()) + 1,
-            "images": len(ids),
-            "pairs": len(pairs),
-            "gate_far": max(GATE_FAR, min(fars)),
-            "baseline": {},
-            "finetuned": {},
-            "gain": {},
-        }
-        roc: dict[str, Any] = {}
-        scores: dict[str, Floats] = {}
-        thresholds = []
-        for name in sets:
-            roc[name] = {}
-            for which in models:
-                embeddings = collected[name, which]
-                scores[f"{name}_{which}"] = pairs.scores(embeddings.plain())
-                measured = scores[f"{name}_{which}"]
-                evaluation[which][name] = verification(measured, pairs.same)
-                evaluation[which][name]["flip"] = verification(pairs.scores(embeddings.flipped()), pairs.same)
-                roc[name][which] = roc_points(measured, pairs.same)
-                thresholds += [{"set": name, "model": which} | row for row in threshold_table(measured, pairs.same)]
-            before, after = scores[f"{name}_baseline"], scores[f"{name}_finetuned"]
-            far = evaluation["gate_far"]
-            evaluation["gain"][name] = bootstrap_difference(before, after, pairs, people, far, bootstrap, seed)
+            "people": int(crops.people.max()) + 1,
+            "images": len(crops.ids),
+            "pairs": len(compared),
+            "gate_far": far,
+            "settings": {
+                "gate": rule.model_dump(), "fmr": fmr, "probes": [probe_name(item) for item in probed],
+                "bootstrap": bootstrap, "max_pairs": max_pairs, "seed": seed,
+            },
+            "image": os.environ.get("KUBEFACE_IMAGE"),
+            "versions": {
+                "python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__,
+                "scikit-learn": sklearn.__version__, "onnxruntime": onnxruntime.__version__,
+            },
+            "models": told_of(model, models, champion, heldout),
+            "gain": {}, "gain_over_champion": {}, "paired": {}, "forgotten": [], "histograms": {},
+            **{which: {} for which in models},
+        }  # fmt: skip
+        found = [crops.pair_set(name, name, compared) for name in sets]
+        if pairs:
+            found.append(crops.pair_set("pairs", "heldout", read_user_pairs(pairs, crops.index(table))))
         if lfw_archive:
-            detector = table.manifest["settings"]["detector"]
-            lfw = evaluate_lfw(lfw_archive, lfw_pairs, detector, models, template=template)
-            for which in models:
-                roc.setdefault("lfw", {})[which] = lfw["models"][which].pop("roc")
-                evaluation[which]["lfw"] = lfw["models"][which]
-            evaluation["lfw"] = {key: lfw[key] for key in ("pairs", "images", "detector", "fallback")}
-        evaluation["gate"] = decide(evaluation, max_loss)
-        evaluation["hardest"] = _hardest(ids, heldout, pairs, scores)
+            benchmark = evaluate_lfw(
+                lfw_archive, lfw_pairs, table.manifest["settings"]["detector"], models, template=template
+            )
+            evaluation["lfw"] = {key: benchmark[key] for key in ("pairs", "images", "detector", "fallback")}
+            found.append(_benchmark("lfw", benchmark))
+        found += [_benchmark(name, evaluate_bin(uri, models, template)) for name, uri in bins.items()]
+        for entry in found:
+            tell(evaluation, entry, intervals)
+        evaluation |= _beyond_pairs(table, crops, compared, found, intervals, fmr)
+        if probed:
+            evaluation["probes"] = probe(
+                models, lambda wanted: crops_of(table, wanted), heldout, probed, far, bootstrap, seed, rule.confidence
+            )
+        evaluation["gate"] = decide(evaluation, rule)
+        evaluation["forgotten"] = largest_falls(evaluation["forgotten"])
+        evaluation["hardest"] = _hardest(found[0])
         write_json(folder / "evaluation.json", evaluation)
-        write_json(folder / "roc.json", roc)
-        _write_thresholds(folder / "thresholds.csv", thresholds)
-        _write_scores(folder / "scores.parquet", ids, pairs, scores)
-        _write_pictures(folder, table, evaluation["hardest"], ids[:SAMPLES], bad)
+        _write_tables(folder, model, evaluation, crops.ids, found)
+        write_pictures(folder, table, evaluation, crops.ids[:SAMPLES], bad)
+        write_benchmark_pictures(folder, evaluation, lfw_archive, template, bins)
     print(f"evaluate: {evaluation['gate']['reason']}", flush=True)
-    return {"rows_in": len(ids), "rows_out": len(pairs), "identities": evaluation["people"]} | {
+    return {"rows_in": len(crops.ids), "rows_out": len(compared), "identities": evaluation["people"]} | {
         f"{which}_{key}": evaluation[which]["heldout"][key] for which in models for key in ("accuracy", "auc", "eer")
     }
 
@@ -198,7 +191,8 @@ def lfw(
         model: Model folder or weights file to measure; empty for the backbone's published weights.
         backbone: Name of the backbone.
         detector: Detector for the alignment, mtcnn or retinaface.
-        degradation: Put on every aligned crop, as noise:60, lowres:14, blur:4, jpeg:5, dark or none.
+        degradation: Put on every aligned crop, as noise:60, lowres:14, blur:4, jpeg:5, dark, grey,
+            masked, rotated:15 or none.
         device: auto, cpu or cuda.
 
     Returns:
@@ -230,51 +224,83 @@ def log_roc(curve: Any, evaluation: Path) -> None:
     curve.log_roc_curve(points["fmr"], points["tmr"], points["threshold"])
 
 
-def _crops(table: Table, wanted: dict[str, str]) -> Iterator[tuple[list[str], list[RGB]]]:
-    """Ids and clean crops of the wanted images, a batch at a time in stored order."""
-    ids: list[str] = []
-    crops: list[RGB] = []
-    for rows in table.row_groups(["image_id", "image"]):
-        for row in rows:
-            if row["image_id"] in wanted:
-                ids.append(row["image_id"])
-                crops.append(decode_rgb(row["image"]))
-            if len(ids) == BATCH:
-                yield ids, crops
-                ids, crops = [], []
-    if ids:
-        yield ids, crops
+def _benchmark(name: str, found: Mapping[str, Any]) -> PairSet:
+    """LFW or a .bin set as what is told of a set; a .bin set knows no names, its images are <set>/<place>."""
+    wanted = found["pairs_file"]
+    figures = {which: dict(entry) for which, entry in found["models"].items()}
+    roc = {which: entry.pop("roc") for which, entry in figures.items()}
+    images = wanted.images if name == "lfw" else [f"{name}/{place}" for place in wanted.images]
+    identities = [image.partition("/")[0] if name == "lfw" else "" for image in images]
+    folds = wanted.folds if wanted.folds.max() > 0 else None
+    return PairSet(name, images, identities, wanted.people, wanted.pairs, folds, found["scores"], figures, roc)
 
 
-def _embed(
-    table: Table, wanted: dict[str, str], models: dict[str, FaceModel], sets: dict[str, Degradation]
-) -> tuple[list[str], dict[tuple[str, str], Embeddings]]:
-    """Image ids, and embeddings by (set, model) in the same order."""
-    collected = {(name, which): Embeddings() for name in sets for which in models}
-    order: list[str] = []
-    with Progress("evaluate", len(wanted)) as progress:
-        for ids, crops in _crops(table, wanted):
-            order += ids
-            for name, degradation in sets.items():
-                batch = np.stack([degradation(crop, "probe", i) for crop, i in zip(crops, ids, strict=True)])
-                for which, model in models.items():
-                    collected[name, which].append(*embed_batch(model, batch))
-            progress.advance(len(ids))
-    require(len(order) == len(wanted), f"{table.folder} lacks images that the split names: run split on this table")
-    return order, collected
+def _bins(text: str) -> dict[str, str]:
+    """The .bin sets by name; one that has the name of another set is called <name>_bin."""
+    found: dict[str, str] = {}
+    for uri in text.split():
+        name = Path(uri.partition("#")[0]).stem
+        name = f"{name}_bin" if name in RESERVED else name
+        require(name not in found, f"bin_sets names {name} twice: give each set once")
+        found[name] = uri
+    return found
 
 
-def _hardest(ids: list[str], heldout: dict[str, str], pairs: Pairs, scores: dict[str, Floats]) -> dict[str, Any]:
+def _beyond_pairs(
+    table: Table, crops: HeldoutCrops, compared: Pairs, found: list[PairSet], intervals: Bootstrap, fmr: float
+) -> dict[str, Any]:
+    """Calibration, groups, identification, compatibility with the old gallery, and figures of every pair there is."""
+    samples, seed, confidence = intervals.samples, intervals.seed, intervals.confidence
+    target, clean = found[0], found[1] if "heldout_clean" in crops.embeddings else found[0]
+    calibration = {
+        which: calibrate(scores, compared, crops.people, fmr, samples, seed, confidence)
+        for which, scores in target.scores.items()
+    }
+    both = ("baseline", "finetuned")
+    old = "champion" if "champion" in target.scores else "baseline"
+    enrolled = "heldout_clean" if clean is not target else "heldout"
+    old_clean, new_clean = (threshold_at(clean.scores[which], compared.same, fmr) for which in (old, "finetuned"))
+    told: dict[str, Any] = {
+        "calibration": calibration,
+        "groups": {
+            column: group_errors(
+                values, compared, crops.people, {which: target.scores[which] for which in both},
+                {which: calibration[which]["threshold"] for which in both}, calibration["finetuned"]["fmr"], samples,
+                seed, confidence,
+            )
+            for column, values in group_columns(table, crops.ids).items()
+        },
+        "identification": {
+            name: {which: identify(by_model[which].plain(), crops.people, seed, samples, confidence=confidence)
+                   for which in by_model}
+            for name, by_model in crops.embeddings.items()
+        },
+        "compatibility": {"old": old}
+        | compatibility(
+            crops.embeddings[enrolled][old].plain(), crops.embeddings[enrolled]["finetuned"].plain(), compared,
+            crops.people, old_clean, new_clean, calibration[old]["fmr"], samples, seed, confidence,
+        ),
+    }  # fmt: skip
+    total = len(crops.ids) * (len(crops.ids) - 1) // 2
+    if len(compared) < total:
+        told["all_pairs"] = {
+            name: {which: count_scores(entry.plain(), crops.people).figures() for which, entry in by_model.items()}
+            for name, by_model in crops.embeddings.items()
+        }
+    return told
+
+
+def _hardest(target: PairSet) -> dict[str, Any]:
     """The genuine pairs that the fine-tuned model finds least alike and the impostors it finds most alike."""
-    after, before = scores["heldout_finetuned"], scores["heldout_baseline"]
+    after, before, pairs = target.scores["finetuned"], target.scores["baseline"], target.pairs
 
     def described(order: Ints) -> list[dict[str, Any]]:
         return [
             {
-                "left": ids[pairs.left[index]],
-                "right": ids[pairs.right[index]],
-                "left_identity": heldout[ids[pairs.left[index]]],
-                "right_identity": heldout[ids[pairs.right[index]]],
+                "left": target.images[pairs.left[index]],
+                "right": target.images[pairs.right[index]],
+                "left_identity": target.identities[pairs.left[index]],
+                "right_identity": target.identities[pairs.right[index]],
                 "before": float(before[index]),
                 "after": float(after[index]),
             }
@@ -288,30 +314,22 @@ def _hardest(ids: list[str], heldout: dict[str, str], pairs: Pairs, scores: dict
     }
 
 
-def _write_thresholds(path: Path, rows: list[dict[str, Any]]) -> None:
-    with open(path, "w", newline="") as file:
+def _write_tables(
+    folder: Path, model: Path, evaluation: Mapping[str, Any], ids: list[str], found: list[PairSet]
+) -> None:
+    """threshold.json, roc.json, thresholds.csv, and every pair of held-out people with its scores."""
+    weights = read_json(model / "model.json")["weights_sha256"]
+    threshold = threshold_file(evaluation["calibration"]["finetuned"], weights)
+    write_json(folder / "threshold.json", threshold | {"degradation": evaluation["degradation"]})
+    write_json(folder / "roc.json", {entry.name: entry.roc for entry in found})
+    rows = [row for entry in found for row in thresholds(entry)]
+    with open(folder / "thresholds.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-
-
-def _write_scores(path: Path, ids: list[str], pairs: Pairs, scores: dict[str, Floats]) -> None:
-    """Every pair with its score under each model and set."""
-    names: NDArray[np.str_] = np.array(ids)
-    columns = {"left": names[pairs.left], "right": names[pairs.right], "same": pairs.same}
-    pq.write_table(pa.table(columns | {k: v.astype(np.float32) for k, v in scores.items()}), path, compression="ZSTD")
-
-
-def _write_pictures(folder: Path, table: Table, hardest: dict[str, Any], samples: list[str], bad: Degradation) -> None:
-    """The crops of the hardest pairs as the models saw them, and some crops before and after the degradation."""
-    seen = {pair[side] for pairs in hardest.values() for pair in pairs for side in ("left", "right")}
-    (folder / "pairs").mkdir()
-    (folder / "samples").mkdir()
-    for ids, crops in _crops(table, dict.fromkeys([*seen, *samples], "")):
-        for image_id, crop in zip(ids, crops, strict=True):
-            degraded = bad(crop, "probe", image_id)
-            if image_id in seen:
-                (folder / "pairs" / f"{image_id}.png").write_bytes(encode_png(degraded))
-            if image_id in samples:
-                both = np.concatenate([crop, degraded], axis=1) if bad else crop
-                (folder / "samples" / f"{image_id}.png").write_bytes(encode_png(both))
+    pairs, names = found[0].pairs, np.array(ids)
+    columns: dict[str, Any] = {"left": names[pairs.left], "right": names[pairs.right], "same": pairs.same}
+    for entry in found:
+        if entry.pairs is pairs:
+            columns |= {f"{entry.name}_{which}": scores.astype(np.float32) for which, scores in entry.scores.items()}
+    pq.write_table(pa.table(columns), folder / "scores.parquet", compression="ZSTD")

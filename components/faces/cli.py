@@ -1,11 +1,14 @@
 """A command line for a step, made from its function: flags from the signature, help from the docstring."""
 
 import argparse
+import importlib
 import inspect
 import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -18,8 +21,33 @@ Step = Callable[..., dict[str, Any]]
 Models = Mapping[str, type[BaseModel]]
 
 
+@dataclass(frozen=True)
+class Later:
+    """A step of several that is imported only when its command is given: torch takes seconds, and is not everywhere.
+
+    Args:
+        module: name of the module.
+        function: name of the step's function in it.
+        summary: what the list of commands says of it.
+    """
+
+    module: str
+    function: str
+    summary: str
+
+    def load(self) -> Step:
+        """Imports the step."""
+        step: Step = getattr(importlib.import_module(self.module), self.function)
+        return step
+
+
+Steps = Step | Mapping[str, Step | Later]
+
+
 def add_flags(parser: argparse.ArgumentParser, step: Step, models: Models | None = None) -> None:
     """One flag for each parameter of the step; those without default are required.
+
+    Positional-only parameters (before a `/` in the signature) are arguments without a flag.
 
     Args:
         models: parameters that are dictionaries, with the model of their entries: each entry is a flag of its own,
@@ -37,6 +65,8 @@ def add_flags(parser: argparse.ArgumentParser, step: Step, models: Models | None
         text = " ".join(texts[name].split()).replace("%", "%%")
         if models and name in models:
             _add_entries(parser.add_argument_group(name, text), name, models[name])
+        elif parameter.kind is inspect.Parameter.POSITIONAL_ONLY:
+            parser.add_argument(name, type=kind, metavar=name.upper(), help=text)
         elif get_origin(kind) is Sequence:
             parser.add_argument(flag, type=get_args(kind)[0], nargs="+", required=True, help=text)
         elif parameter.default is inspect.Parameter.empty:
@@ -75,21 +105,33 @@ def collected(arguments: dict[str, Any], models: Models | None = None) -> dict[s
     return found
 
 
-def parser_of(steps: Step | dict[str, Step], models: Models | None = None) -> argparse.ArgumentParser:
-    """An argument parser for one step, or with a subcommand for each of several."""
-    first = steps if not isinstance(steps, dict) else next(iter(steps.values()))
-    parser = argparse.ArgumentParser(prog=f"python -m {first.__module__.rpartition('.')[0]}")
-    if isinstance(steps, dict):
-        commands = parser.add_subparsers(required=True, metavar="COMMAND")
-        for name, step in steps.items():
+def parser_of(steps: Steps, models: Models | None = None, command: str = "") -> argparse.ArgumentParser:
+    """An argument parser for one step, or with a subcommand for each of several.
+
+    Args:
+        steps: see `main`.
+        models: see `add_flags`.
+        command: the subcommand that is asked for; of the others, what is to be imported later has no flags yet.
+    """
+    first = next(iter(steps.values())) if isinstance(steps, Mapping) else steps
+    module = first.module if isinstance(first, Later) else first.__module__
+    parser = argparse.ArgumentParser(prog=f"python -m {module.rpartition('.')[0]}")
+    if not isinstance(steps, Mapping):
+        add_flags(parser, steps, models)
+        return parser
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, step in steps.items():
+        if isinstance(step, Later):
+            flags = commands.add_parser(name, help=step.summary)
+            if name == command:
+                add_flags(flags, step.load(), models)
+        else:
             summary = docstring_parser.parse(inspect.getdoc(step) or "").short_description
             add_flags(commands.add_parser(name, help=summary), step, models)
-    else:
-        add_flags(parser, steps, models)
     return parser
 
 
-def main(steps: Step | dict[str, Step], arguments: Sequence[str] | None = None, models: Models | None = None) -> None:
+def main(steps: Steps, arguments: Sequence[str] | None = None, models: Models | None = None) -> None:
     """Runs a step from the command line and prints its figures as JSON on standard output.
 
     Under torchrun only the first process prints.
@@ -99,12 +141,16 @@ def main(steps: Step | dict[str, Step], arguments: Sequence[str] | None = None, 
         arguments: instead of the process's own.
         models: see `add_flags`.
     """
-    settings = collected(vars(parser_of(steps, models).parse_args(arguments)), models)
+    given = sys.argv[1:] if arguments is None else arguments
+    settings = collected(vars(parser_of(steps, models, "".join(given[:1])).parse_args(given)), models)
     if arguments is None and any(name not in os.environ for name in MALLOC_SETTINGS):
         # The allocator reads these once, at the start of a process.
         os.environ.update(MALLOC_SETTINGS)
         limit_threads()
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
-    figures = timed(settings.pop("step"), **settings)
+    step: Step = settings.pop("step")
+    parameters = inspect.signature(step).parameters.values()
+    places = [settings.pop(p.name) for p in parameters if p.kind is inspect.Parameter.POSITIONAL_ONLY]
+    figures = timed(partial(step, *places), **settings)
     if os.environ.get("RANK", "0") == "0":
         print(json.dumps(figures, indent=2, sort_keys=True))

@@ -59,7 +59,7 @@ class Faces:
         return int(sure[most_prominent(self.boxes[sure], width, height)]) if len(sure) else int(self.scores.argmax())
 
 
-_NONE = Faces(np.zeros((0, 4)), np.zeros(0), np.zeros((0, 5, 2)))
+NO_FACES = Faces(np.zeros((0, 4)), np.zeros(0), np.zeros((0, 5, 2)))
 Finder = Callable[[NDArray[np.uint8]], list[Faces]]  # N×H×W×3 to N results
 
 
@@ -86,7 +86,7 @@ class Detector:
     def several(self, images: Sequence[RGB]) -> list[Faces]:
         """The faces of each photograph. Equally large ones go through the networks together: give as many as memory
         allows, not a whole table."""
-        found = [_NONE] * len(images)
+        found = [NO_FACES] * len(images)
         sizes: dict[tuple[int, ...], list[int]] = {}
         for index, image in enumerate(images):
             sizes.setdefault(image.shape, []).append(index)
@@ -115,16 +115,16 @@ def _mtcnn(min_face_size: int, threads: int | None) -> Detector:
 
     def find(images: NDArray[np.uint8]) -> list[Faces]:
         if min(images.shape[1:3]) < min_face_size:  # the image pyramid would be empty
-            return [_NONE] * len(images)
+            return [NO_FACES] * len(images)
         try:
             results = network.detect(images, landmarks=True)
         except (IndexError, RuntimeError, ValueError) as error:
             if not any(text in str(error) for text in _NO_PROPOSAL):
                 raise
             # Which of several photographs it is of, only one at a time can tell.
-            return [faces for image in images for faces in find(image[None])] if len(images) > 1 else [_NONE]
+            return [faces for image in images for faces in find(image[None])] if len(images) > 1 else [NO_FACES]
         return [
-            _NONE if boxes is None else Faces(*(np.array(part, np.float64) for part in (boxes, scores, landmarks)))
+            NO_FACES if boxes is None else Faces(*(np.array(part, np.float64) for part in (boxes, scores, landmarks)))
             for boxes, scores, landmarks in zip(*results, strict=True)
         ]
 
@@ -160,7 +160,7 @@ def _retinaface(min_face_size: int, threads: int | None) -> Detector:
             score_threshold=LEAST_SCORE,
         )
         if not len(boxes):
-            return _NONE
+            return NO_FACES
         boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]  # x, y, width, height → corners
         return Faces(boxes, np.array(scores, np.float64).reshape(-1), np.array(points, np.float64).reshape(-1, 5, 2))

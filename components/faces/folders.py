@@ -1,4 +1,4 @@
-"""Output folders that are either whole or absent."""
+"""Output folders and files that are either whole or absent."""
 
 import hashlib
 import json
@@ -34,6 +34,18 @@ def new_folder(out: Path) -> Iterator[Path]:
         partial.rename(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """Yields a temporary name beside `path` that becomes `path` when the block ends well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def sha256_file(path: Path) -> str:

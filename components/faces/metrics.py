@@ -1,11 +1,15 @@
 """Figures of face verification: scores of genuine and impostor pairs in, accuracy, AUC, EER and TAR@FAR out."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score, roc_curve
+
+from components.faces.errors import require
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -28,10 +32,24 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.same)
 
-    def scores(self, embeddings: NDArray[np.float32]) -> Floats:
-        """Cosine similarity of each pair (N, −1…1) from unit-length embeddings (images×D), in flat memory."""
+    def of_kind(self, same: bool) -> "Pairs":
+        """The genuine pairs (True) or the impostor pairs (False), in their order."""
+        kind = self.same == same
+        return Pairs(self.left[kind], self.right[kind], self.same[kind])
+
+    def turned(self) -> "Pairs":
+        """The same pairs with left and right exchanged."""
+        return Pairs(self.right, self.left, self.same)
+
+    def scores(self, embeddings: NDArray[np.float32], right: NDArray[np.float32] | None = None) -> Floats:
+        """Cosine similarity of each pair (N, −1…1) from unit-length embeddings (images×D), in flat memory.
+
+        Args:
+            right: other embeddings of the same images, which the right image of each pair is looked up in.
+        """
+        right = embeddings if right is None else right
         parts = [
-            np.einsum("nd,nd->n", embeddings[self.left[part]], embeddings[self.right[part]], dtype=np.float64)
+            np.einsum("nd,nd->n", embeddings[self.left[part]], right[self.right[part]], dtype=np.float64)
             for part in np.array_split(np.arange(len(self)), max(1, len(self) // 65536))
         ]
         return np.concatenate(parts)
@@ -76,7 +94,11 @@ def stratified_folds(same: Bools, folds: int = FOLDS) -> Ints:
 def best_threshold(scores: Floats, same: Bools) -> float:
     """The threshold of highest accuracy, midway between two scores; the lowest of several equals."""
     order = np.argsort(scores, kind="stable")
-    ranked, truth = scores[order], same[order]
+    return _best_cut(scores[order], same[order])
+
+
+def _best_cut(ranked: Floats, truth: Bools) -> float:
+    """`best_threshold` of scores that are sorted, lowest first."""
     # right[k]: pairs decided rightly when the k lowest scores are called impostors
     right = np.concatenate([[0], np.cumsum(~truth)]) + np.concatenate([np.cumsum(truth[::-1])[::-1], [0]])
     distinct = np.concatenate([[True], ranked[1:] > ranked[:-1], [True]])
@@ -89,18 +111,38 @@ def best_threshold(scores: Floats, same: Bools) -> float:
     return float(middle if middle < ranked[cut] else ranked[cut - 1])  # adjacent floats have no middle
 
 
+def _fold_thresholds(scores: Floats, same: Bools, folds: Ints) -> tuple[Ints, Floats]:
+    """The number of each pair's fold (N, 0…F−1), and the threshold that is best on the other folds (F)."""
+    _, numbers = np.unique(folds, return_inverse=True)
+    order = np.argsort(scores, kind="stable")
+    ranked, truth, where = scores[order], same[order], numbers[order]
+    cuts = [_best_cut(ranked[where != fold], truth[where != fold]) for fold in range(int(numbers.max()) + 1)]
+    return numbers, np.array(cuts)
+
+
 def fold_accuracies(scores: Floats, same: Bools, folds: Ints) -> tuple[Floats, Floats]:
     """Accuracy in each fold at the threshold that is best on the other folds, and those thresholds.
 
     The protocol of LFW's View 2 (Huang et al., UMass technical report 07-49).
     """
-    accuracies, thresholds = [], []
-    for fold in np.unique(folds):
-        test = folds == fold
-        threshold = best_threshold(scores[~test], same[~test])
-        thresholds.append(threshold)
-        accuracies.append(float(np.mean((scores[test] > threshold) == same[test])))
-    return np.array(accuracies), np.array(thresholds)
+    numbers, thresholds = _fold_thresholds(scores, same, folds)
+    right = (scores > thresholds[numbers]) == same
+    return np.bincount(numbers, right) / np.bincount(numbers), thresholds
+
+
+def decisions(scores: Floats, same: Bools, folds: Ints | None = None) -> tuple[Bools, Floats]:
+    """Which pairs are called one person, each at the threshold that is best on the other folds (View 2's rule).
+
+    Args:
+        scores, same: similarity and truth of each pair (N).
+        folds: fold of each pair; stratified ones where None.
+
+    Returns:
+        called (N, bool) and the threshold that each pair was decided at (N); called is scores > thresholds.
+    """
+    numbers, cuts = _fold_thresholds(scores, same, stratified_folds(same) if folds is None else folds)
+    thresholds = cuts[numbers]
+    return scores > thresholds, thresholds
 
 
 def equal_error_rate(false_matches: Floats, true_matches: Floats) -> float:
@@ -113,9 +155,17 @@ def equal_error_rate(false_matches: Floats, true_matches: Floats) -> float:
     return float(false_matches[after - 1] + share * (false_matches[after] - false_matches[after - 1]))
 
 
+def tells(rate: float, impostors: int) -> bool:
+    """Whether this many impostor pairs (or probes) can tell an error rate: three errors are expected at least.
+
+    The rule of three of ISO/IEC 19795-1 (N trials without an error bound the rate by 3 / N at 95 % confidence).
+    """
+    return rate * impostors >= LEAST_IMPOSTORS - 1e-9  # 3 / 49 × 49 is a little less than 3
+
+
 def supported_fars(impostors: int) -> list[float]:
-    """The false accept rates that this many impostor pairs can tell (three of them at least)."""
-    return [far for far in FARS if far * impostors >= LEAST_IMPOSTORS]
+    """The false accept rates that this many impostor pairs can tell."""
+    return [far for far in FARS if tells(far, impostors)]
 
 
 def verification(scores: Floats, same: Bools, folds: Ints | None = None) -> dict[str, Any]:
@@ -185,62 +235,141 @@ def threshold_table(scores: Floats, same: Bools, steps: int = 21) -> list[dict[s
     return rows
 
 
+def score_histogram(scores: Floats, same: Bools, bins: int = 60) -> dict[str, list[float]]:
+    """Genuine and impostor pairs by score: edges (bins + 1, evenly spaced over all scores) and counts (bins each)."""
+    edges = np.histogram_bin_edges(scores, bins)
+    return {
+        "edges": edges.tolist(),
+        "genuine": np.histogram(scores[same], edges)[0].tolist(),
+        "impostor": np.histogram(scores[~same], edges)[0].tolist(),
+    }
+
+
+def people_draws(people: int, seed: int = 0) -> Iterator[Ints]:
+    """Endless bootstrap samples: how often each of `people` people (0…people−1) was drawn, with replacement."""
+    random = np.random.default_rng(seed)
+    while True:
+        yield np.bincount(random.integers(0, people, people), minlength=people)
+
+
+def people_weights(pairs: Pairs, people: Ints, samples: int, seed: int = 0) -> Iterator[Floats]:
+    """Bootstrap samples over people as weights of pairs: `samples` times one array (N) that is filled anew.
+
+    People are drawn with replacement; a pair of one person counts as often as the person was drawn, a pair
+    of two as the product of their counts. Pairs share images and people, so that resampling pairs would make
+    intervals too narrow (Bolle, Ratha and Pankanti, "Error analysis of pattern recognition systems: the
+    subsets bootstrap", CVIU 93(1), 2004). Draws that leave none of the genuine or none of the impostor pairs
+    are drawn anew, for they have no figures.
+
+    Args:
+        people: the person's number of each image.
+    """
+    present, numbers = np.unique(people[np.concatenate([pairs.left, pairs.right])], return_inverse=True)
+    first, second = np.split(numbers, 2)
+    alone = np.flatnonzero(first == second)
+    kinds = np.array([kind for kind in (pairs.same, ~pairs.same) if kind.any()], np.float64)
+    weights, others = np.empty(len(pairs)), np.empty(len(pairs))  # reused: fresh pages cost more than the sums
+
+    def draws() -> Iterator[Floats]:
+        for drawn in people_draws(len(present), seed):
+            counts = drawn.astype(np.float64)
+            counts.take(first, out=weights, mode="clip")  # "clip" spares a buffer; no index is out of range
+            counts.take(second, out=others, mode="clip")
+            others[alone] = 1.0
+            np.multiply(weights, others, out=weights)
+            if (kinds @ weights).all():
+                yield weights
+
+    return islice(draws(), samples)
+
+
+def interval(values: Floats, confidence: float = 0.95) -> tuple[float, float]:
+    """The central interval that holds this share of bootstrap values (percentile bounds)."""
+    low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
 class _Ranked:
-    """Scores sorted once, so that AUC and TAR@FAR under many weightings cost one pass each."""
+    """Places of impostor scores among the genuine ones, so that AUC and TAR@FAR under many weightings cost one pass."""
 
     def __init__(self, scores: Floats, same: Bools) -> None:
-        self.order = np.argsort(-scores, kind="stable")
-        ranked = scores[self.order]
-        self.ends = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))  # last of each run of equal scores
-        self.same = same[self.order]
+        self.genuine = np.flatnonzero(same)
+        levels, self.level = np.unique(scores[self.genuine], return_inverse=True)
+        above = np.searchsorted(levels, scores, side="left")
+        tied = np.searchsorted(levels, scores, side="right") > above
+        # 2k below the k-th genuine score, 2k + 1 on it; the genuine pairs themselves lie in a last place of their own
+        self.places = np.where(same, 2 * len(levels) + 1, 2 * above + tied)
+        self.size = 2 * len(levels) + 2
 
     def figures(self, weights: Floats, far: float) -> tuple[float, float]:
         """AUC and TAR@FAR where each pair counts as often as its weight says."""
-        weights = weights[self.order]
-        hits = np.cumsum(np.where(self.same, weights, 0.0))[self.ends]
-        misses = np.cumsum(np.where(self.same, 0.0, weights))[self.ends]
-        hits, misses = np.append(0.0, hits / hits[-1]), np.append(0.0, misses / misses[-1])
-        area = float(np.sum(np.diff(misses) * (hits[1:] + hits[:-1]) / 2))
-        return area, float(hits[misses <= far + 1e-12].max())
+        genuine = weights[self.genuine]
+        impostors = np.bincount(self.places, weights, self.size)[:-1]
+        false_matches = np.cumsum(impostors[::-1])[::-1] / impostors.sum()  # from each place on upwards
+        reached, above = false_matches[1::2][self.level], false_matches[2::2][self.level]
+        area = genuine @ (1 - (reached + above) / 2) / genuine.sum()  # a tie counts half
+        return float(area), float(genuine[reached <= far + 1e-12].sum() / genuine.sum())
+
+
+class _Decided:
+    """Accuracy of decisions at the folds' thresholds under many weightings; equal weights give the folds' mean."""
+
+    def __init__(self, scores: Floats, same: Bools, folds: Ints) -> None:
+        _, numbers = np.unique(folds, return_inverse=True)
+        self.share = 1 / np.bincount(numbers)[numbers]  # every fold counts alike, however many pairs it has
+        self.right = self.share * (decisions(scores, same, folds)[0] == same)
+
+    def accuracy(self, weights: Floats) -> float:
+        """The share of right decisions where each pair counts as often as its weight says."""
+        return float(weights @ self.right / (weights @ self.share))
 
 
 def bootstrap_difference(
-    before: Floats, after: Floats, pairs: Pairs, people: Ints, far: float, samples: int = 1000, seed: int = 0
+    before: Floats,
+    after: Floats,
+    pairs: Pairs,
+    people: Ints,
+    far: float,
+    samples: int = 1000,
+    seed: int = 0,
+    confidence: float = 0.95,
+    folds: Ints | None = None,
 ) -> dict[str, dict[str, float]]:
-    """95 % intervals of AUC and TAR@FAR before, after and of the gain, by resampling people.
+    """Intervals of AUC, TAR@FAR and accuracy before, after and of the gain, by resampling people (`people_weights`).
 
-    People are drawn with replacement; a genuine pair counts as often as its person was drawn, an impostor
-    pair as the product of its two people's counts. Pairs share images and people, so that resampling
-    pairs would make the intervals too narrow (Bolle, Ratha and Pankanti, "Error analysis of pattern
-    recognition systems: the subsets bootstrap", CVIU 93(1), 2004). Both models see the same draws.
+    Both models see the same draws. The accuracy is that of `decisions`, whose thresholds stay what they are.
 
     Args:
-        before, after: scores of the two models on `pairs` (N).
+        before, after: scores of the two models on `pairs` (N); both kinds of pairs must occur.
         people: the person's number of each image.
         far: the false accept rate of the TAR.
+        confidence: share of the draws that lie inside the bounds.
+        folds: fold of each pair; stratified ones where None.
 
     Returns:
-        auc and tar, each with before, after, gain, gain_low, gain_high, before_low, … (2.5 % and 97.5 %).
+        auc, tar and accuracy, each with before, after, gain, gain_low, gain_high, before_low, ….
+
+    Raises:
+        KubefaceError: pairs of one kind only.
     """
-    _, numbers = np.unique(people, return_inverse=True)
-    first, second = numbers[pairs.left], numbers[pairs.right]
-    ranked = [_Ranked(scores, pairs.same) for scores in (before, after)]
-    ones = np.ones(len(pairs))
-    point = np.array([model.figures(ones, far) for model in ranked])
-    random = np.random.default_rng(seed)
-    drawn: list[list[tuple[float, float]]] = []
-    while len(drawn) < samples:
-        counts = np.bincount(random.integers(0, numbers.max() + 1, numbers.max() + 1), minlength=numbers.max() + 1)
-        weights = np.where(pairs.same, counts[first], counts[first] * counts[second]).astype(np.float64)
-        if weights[pairs.same].sum() > 0 and weights[~pairs.same].sum() > 0:
-            drawn.append([model.figures(weights, far) for model in ranked])
-    spread = np.array(drawn)  # samples × model × figure
+    require(bool(pairs.same.any() and not pairs.same.all()), "genuine and impostor pairs are needed to compare models")
+    folds = stratified_folds(pairs.same) if folds is None else folds
+    models = [(_Ranked(scores, pairs.same), _Decided(scores, pairs.same, folds)) for scores in (before, after)]
+
+    def figures(weights: Floats) -> list[tuple[float, float, float]]:
+        return [(*ranked.figures(weights, far), decided.accuracy(weights)) for ranked, decided in models]
+
+    point = np.array(figures(np.ones(len(pairs))))  # model × figure
+    spread = np.array([figures(weights) for weights in people_weights(pairs, people, samples, seed)])
     result = {}
-    for index, name in enumerate(("auc", "tar")):
-        values = {"before": spread[:, 0, index], "after": spread[:, 1, index]}
-        values["gain"] = values["after"] - values["before"]
-        entry = {"before": point[0, index], "after": point[1, index], "gain": point[1, index] - point[0, index]}
-        for key, sample in values.items():
-            entry[f"{key}_low"], entry[f"{key}_high"] = np.quantile(sample, [0.025, 0.975])
-        result[name] = {key: float(value) for key, value in entry.items()}
+    for index, name in enumerate(("auc", "tar", "accuracy")):
+        entry = {}
+        for key, value, sample in (
+            ("before", point[0, index], spread[:, 0, index]),
+            ("after", point[1, index], spread[:, 1, index]),
+            ("gain", point[1, index] - point[0, index], spread[:, 1, index] - spread[:, 0, index]),
+        ):
+            entry[key] = float(value)
+            entry[f"{key}_low"], entry[f"{key}_high"] = interval(sample, confidence)
+        result[name] = entry
     return result

@@ -28,7 +28,7 @@ from components.faces.guard import Guarded
 from components.faces.weights import WEIGHTS_SUFFIXES, fetch_published, keras_preprocessing, load_network, load_state
 
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "model.json"
-TEMPLATE = "arcface_112"  # how crops are made unless said otherwise
+TEMPLATE, DETECTOR = "arcface_112", "mtcnn"  # how crops are made unless said otherwise
 
 
 @dataclass
@@ -36,6 +36,7 @@ class FaceModel:
     """A backbone by name with its weights; `start` says where those came from.
 
     `template` is how the crops are made (see align) that it was trained on; it is only ever fed crops made so.
+    `detector` is the one whose landmarks they were made by.
     """
 
     backbone: str
@@ -45,6 +46,7 @@ class FaceModel:
     start: str
     license: str
     template: str = TEMPLATE
+    detector: str = DETECTOR
 
     def prepare(self, crops: Tensor) -> Tensor:
         """RGB crops (N×3×H×W, 0…255, any dtype) to what the backbone takes (float32, channels last)."""
@@ -161,7 +163,7 @@ def save_model(model: FaceModel, folder: Path, training: dict[str, Any]) -> None
         {
             "backbone": model.backbone,
             "preprocessing": asdict(model.preprocessing),
-            "alignment": _alignment(model.template),
+            "alignment": _alignment(model.template) | {"detector": model.detector},
             "embedding_size": model.embedding_size,
             "guarded": isinstance(model.network, Guarded),
             "start": model.start,
@@ -203,8 +205,8 @@ def load_model(folder: Path | str, device: torch.device | None = None, expected_
         raise KubefaceError(f"{folder} holds backbone '{name}', the run asks for '{expected_backbone}'")
     known = backbone_named(name)
     preprocessing = Preprocessing.read(config.get("preprocessing"), str(folder / CONFIG_FILE))
-    alignment = config.get("alignment") or {}
-    template = str(alignment.get("template"))
+    alignment = dict(config.get("alignment") or {})
+    template, detector = str(alignment.get("template")), str(alignment.pop("detector", DETECTOR))
     known_alignment = template in TEMPLATE_SIZES and alignment == _alignment(template)
     if (known.fixed and preprocessing != known.preprocessing) or not known_alignment:
         raise KubefaceError(
@@ -219,4 +221,4 @@ def load_model(folder: Path | str, device: torch.device | None = None, expected_
         network, embedding_size = load_network(known, path, str(path))
     _place(network, device)
     start, license = config.get("start", "unknown"), config.get("start_license", "unknown")
-    return FaceModel(name, network, preprocessing, embedding_size, start, license, template)
+    return FaceModel(name, network, preprocessing, embedding_size, start, license, template, detector)

@@ -9,6 +9,7 @@ A store that does not answer, breaks off or is overloaded is asked again for RET
 at once. An object that arrives with another checksum than the store gives for it is fetched again a few times.
 """
 
+import fcntl
 import hashlib
 import io
 import json
@@ -25,6 +26,7 @@ from itertools import count
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, TypeVar
 from urllib.parse import unquote, urlsplit
+from uuid import uuid4
 
 import urllib3
 from minio import Minio
@@ -56,7 +58,9 @@ _PASSING_CODES = {
     "IncompleteBody",
     "BadDigest",
     "XAmzContentSHA256Mismatch",
+    "ConditionalRequestConflict",  # AWS: another write was under way; the condition has yet to be looked at
 }
+_ABSENT = {"NoSuchKey", "NoSuchObject", "NoSuchBucket", "ResourceNotFound"}
 _MANIFEST = "manifest.json"  # of a table; it stands for a whole folder, so that it is written last
 
 
@@ -240,6 +244,121 @@ def _walk(root: Path) -> Iterator[StoredFile]:
                 yield StoredFile(path.relative_to(root).as_posix(), stat.st_size, str(stat.st_mtime_ns))
 
 
+def read_marked(uri: str) -> tuple[bytes, str] | None:
+    """Content of one file or object, and the mark that `replace` knows it by; None where there is none.
+
+    Raises:
+        KubefaceError: it cannot be read, or the store refuses or does not answer.
+    """
+    if not is_s3(uri):
+        try:
+            data = local_path(uri).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise KubefaceError(f"{uri} cannot be read: {error.strerror}") from error
+        return data, hashlib.sha256(data).hexdigest()
+    bucket, key = split_s3(uri)
+
+    def read() -> tuple[bytes, str] | None:
+        try:
+            response = client().get_object(bucket, key)
+        except S3Error as error:
+            if error.code in _ABSENT:
+                return None
+            raise
+        try:
+            found: bytes = response.read(decode_content=False)
+            etag = response.headers.get("ETag", "")
+            promised = _md5_of(etag, response.headers)
+        finally:
+            response.close()
+            response.release_conn()
+        if promised not in ("", md5 := hashlib.md5(found, usedforsecurity=False).hexdigest()):
+            raise _Damaged(f"arrives with MD5 {md5} where the store has {promised}")
+        return found, etag.strip('"')
+
+    return _retried(uri, read)
+
+
+def replace(uri: str, data: bytes, mark: str) -> bool:
+    """Compare and swap: writes a small file or object only if it is still the one with this mark.
+
+    Of several that replace the same one at the same moment, one wins. In an S3 store this is a conditional write
+    (PutObject with If-Match or If-None-Match); see `keeps_conditions` for stores that do not know it. In a folder it is
+    a lock on a file beside it (flock(2), which NFS 4 has too).
+
+    Args:
+        uri: what to replace.
+        data: the new content; it must differ from what others would write.
+        mark: of the content that is to be replaced, from `read_marked`; empty if there must be none.
+
+    Returns:
+        whether it was replaced.
+
+    Raises:
+        KubefaceError: it cannot be written, or the store refuses or does not answer.
+    """
+    if not is_s3(uri):
+        return _replace_local(local_path(uri), data, mark)
+    if _put_if(uri, data, mark):
+        return True
+    # A write whose answer was lost on the way is sent again, and then finds its own work in the way.
+    found = read_marked(uri)
+    return found is not None and found[0] == data
+
+
+def _put_if(uri: str, data: bytes, mark: str) -> bool:
+    bucket, key = split_s3(uri)
+    condition = {"If-Match": f'"{mark}"'} if mark else {"If-None-Match": "*"}
+
+    def put() -> bool:
+        try:
+            # The public put_object turns every header that it does not know into metadata.
+            client()._put_object(bucket, key, data, headers={"Content-Type": "application/json", **condition})
+        except S3Error as error:
+            if error.code == "PreconditionFailed" or (mark and error.code in _ABSENT - {"NoSuchBucket"}):
+                return False
+            raise
+        return True
+
+    return _retried(uri, put)
+
+
+def _replace_local(path: Path, data: bytes, mark: str) -> bool:
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path.with_name(f".{path.name}.lock"), "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            found = read_marked(str(path))
+            if (found[1] if found else "") != mark:
+                return False
+            with open(partial, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+    except OSError as error:
+        raise KubefaceError(f"{path} cannot be written: {error.strerror}") from error
+    return True
+
+
+def keeps_conditions(uri: str) -> bool:
+    """Whether the store looks at the conditions that `replace` rests on; a folder always does.
+
+    Asks the store to create an object that is there already, with the bytes that it has: a store that does so pays no
+    heed to conditions, as MinIO until May 2024 (minio/minio#19681).
+
+    Args:
+        uri: of a small file or object that is there.
+
+    Raises:
+        KubefaceError: there is none, or the store refuses or does not answer.
+    """
+    return not is_s3(uri) or not _put_if(uri, read_bytes(uri), "")
+
+
 def join(uri: str, name: str) -> str:
     """The URI of a file below a folder or a prefix."""
     return f"{uri.rstrip('/')}/{name}"
@@ -255,7 +374,7 @@ def exists(uri: str) -> bool:
         try:
             client().stat_object(bucket, key)
         except S3Error as error:
-            if error.code in ("NoSuchKey", "NoSuchObject", "NoSuchBucket", "ResourceNotFound"):
+            if error.code in _ABSENT:
                 return False
             raise
         return True
@@ -367,7 +486,21 @@ def upload(path: Path, uri: str, content_type: str = "application/octet-stream")
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise KubefaceError(f"{target} cannot be written: {error.strerror}") from error
-    download(str(path), target)
+    # A name of its own: two that write the same file at the same moment must not share what is half written.
+    partial = target.with_name(f".{uuid4().hex}.partial")
+    try:
+        _copy_local(path, partial)
+        _rename(partial, target)
+    finally:
+        with suppress(OSError):
+            partial.unlink()
+
+
+def _rename(partial: Path, target: Path) -> None:
+    try:
+        partial.replace(target)
+    except OSError as error:
+        raise KubefaceError(f"{target} cannot be written: {error.strerror}") from error
 
 
 def _send(path: Path, uri: str, content_type: str, expected: str) -> None:

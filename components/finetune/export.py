@@ -48,7 +48,7 @@ def export_onnx(model: FaceModel, path: Path, faces: NDArray[np.uint8]) -> float
     """
     embedder = Embedder(model).cpu().eval()
     crops = torch.from_numpy(np.ascontiguousarray(faces)).permute(0, 3, 1, 2).float()
-    with _quiet():
+    with quiet():
         exported = torch.onnx.export(
             embedder, (crops[:2].clone(),), dynamo=True, opset_version=OPSET, external_data=False,
             input_names=["crops"], output_names=["embeddings"], dynamic_shapes={"crops": {0: torch.export.Dim("n")}},
@@ -69,7 +69,7 @@ def least_cosine(path: Path, embedder: nn.Module, crops: Tensor) -> float:
 
 
 @contextlib.contextmanager
-def _quiet():  # type: ignore[no-untyped-def]
+def quiet():  # type: ignore[no-untyped-def]
     """Without what the exporter tells about itself."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level

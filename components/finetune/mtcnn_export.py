@@ -1,6 +1,5 @@
 """MTCNN's three networks as ONNX, so that a model aligns photographs without torch as it was trained to."""
 
-import io
 import zipfile
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from components.faces.errors import require
 from components.faces.mtcnn_onnx import ONET, PNET, RNET
-from components.finetune.export import OPSET, _quiet
+from components.finetune.export import OPSET, quiet
 
 MOST_DIFFERENCE = 1e-4  # of a probability, or of an offset in shares of the box
 
@@ -47,16 +46,13 @@ def export_mtcnn(path: Path) -> float:
 def _onnx(network: nn.Module, images: Tensor, dynamic_size: bool) -> bytes:
     """A network for images (N×3×H×W) of any number; of one image of any size where `dynamic_size`."""
     auto = torch.export.Dim.AUTO
-    buffer = io.BytesIO()
-    with _quiet():
+    with quiet():
         exported = torch.onnx.export(
             network, (images,), dynamo=True, opset_version=OPSET, external_data=False, input_names=["images"],
             dynamic_shapes=({2: auto, 3: auto} if dynamic_size else {0: auto},),
         )  # fmt: skip
     assert exported is not None  # noqa: S101 - None is for exports to a file
-    exported.model_proto.SerializeToString()
-    buffer.write(exported.model_proto.SerializeToString(deterministic=True))
-    return buffer.getvalue()
+    return bytes(exported.model_proto.SerializeToString(deterministic=True))
 
 
 @torch.no_grad()

@@ -22,7 +22,8 @@ from components.faces.degrade import Degradation
 from components.faces.errors import KubefaceError, require
 from components.faces.folders import new_folder, sha256_file, write_json
 from components.faces.guard import Guarded
-from components.faces.model import TEMPLATE, FaceModel, choose_device, digest, load_pretrained, save_model
+from components.faces.model import DETECTOR, TEMPLATE, FaceModel, choose_device, digest, load_pretrained, save_model
+from components.faces.mtcnn_onnx import MTCNN_FILE
 from components.faces.runtime import VERSION, cpu_limit
 from components.faces.table import Table
 from components.finetune.checkpoints import BEST, LAST, Checkpoints, State, part
@@ -32,6 +33,7 @@ from components.finetune.export import OPSET, export_onnx
 from components.finetune.figures import draw_augmentations, draw_history
 from components.finetune.keeping import GATE_CROPS, choose_alpha, fine_structure_of, fit_guard, interpolated
 from components.finetune.logs import Mlflow, write_history
+from components.finetune.mtcnn_export import export_mtcnn
 from components.finetune.settings import WITHOUT_EFFECT, Settings, read_settings
 from components.finetune.training import Data, Trainer, augmentation
 
@@ -68,7 +70,8 @@ def finetune(
         backbone: Name of the architecture, such as sface, iresnet50 or edgeface_xs_gamma_06.
         pretrained: Start from this model folder or weights file (path, s3://, https:// with #sha256=…); empty for
             the published weights.
-        degradation: Put on training and validation crops, as noise:60, lowres:14, blur:4, jpeg:5, dark or none.
+        degradation: Put on training and validation crops, as noise:60, lowres:14, blur:4, jpeg:5, dark, grey,
+            masked, rotated:15 or none.
         recipe: Settings by name (low-resolution, noise) or from a YAML or JSON file; empty for the defaults.
         settings: Settings that go before the recipe's, by name.
         checkpoints: Folder or s3:// prefix that keeps `last` and `best` outside of this machine; the same training
@@ -93,8 +96,9 @@ def finetune(
         _prepare_torch(seed)
         table, divided = Table(aligned, "aligned"), Table(split, "split")
         data = _read_split(table, divided)
-        template = table.manifest["settings"].get("template", TEMPLATE)
-        model = load_pretrained(backbone, pretrained, group.device, template)
+        aligned_with = table.manifest["settings"]
+        model = load_pretrained(backbone, pretrained, group.device, aligned_with.get("template", TEMPLATE))
+        model.detector = aligned_with.get("detector", DETECTOR)
         _check(chosen, bad, model, data)
         run = {
             "backbone": backbone,
@@ -138,6 +142,7 @@ def finetune(
                 "val_accuracy": trainer.position.best.val_accuracy,
                 "val_auc": trainer.position.best.val_auc,
                 **kept,
+                "image": os.environ.get("KUBEFACE_IMAGE"),
                 "versions": {
                     "python": platform.python_version(),
                     "torch": torch.__version__,
@@ -302,6 +307,8 @@ def _write(folder: Path, model: FaceModel, trainer: Trainer, training: dict[str,
             "least_cosine": round(cosine, 7),
             "faces": len(faces),
         }
+        if model.detector == "mtcnn":  # whose own package needs torch, which a user of the ONNX export need not have
+            export_mtcnn(folder / MTCNN_FILE)
     save_model(model, folder, training)
     write_json(folder / "identities.json", trainer.data.identities)
     write_history(folder / "logs", trainer.position.history)

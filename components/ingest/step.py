@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
-from pillow_heif import register_heif_opener
 
 from components.faces.errors import require
 from components.faces.forget import read_forget
 from components.faces.hashing import perceptual_hash
 from components.faces.images import encode_png
+from components.faces.photographs import FORMATS, eight_bits
 from components.faces.progress import Progress
 from components.faces.runtime import VERSION
 from components.faces.seeded import by_rank
@@ -27,9 +27,6 @@ from components.faces.table import TableWriter
 from components.ingest.catalogue import Shard, open_catalogue
 from components.ingest.naming import Label, Naming
 
-FORMATS = ("JPEG", "PNG", "PPM", "BMP", "WEBP", "TIFF", "GIF", "AVIF", "HEIF")
-register_heif_opener()
-Image.MAX_IMAGE_PIXELS = None  # max_pixels decides; Pillow's own limit would warn below it and refuse above
 MOST_SHARDS = 10_000
 THREADS = 16  # an object store answers many requests at once, and decoding leaves the interpreter lock
 
@@ -234,7 +231,7 @@ def _load(name: str, label: Label, data: bytes, max_pixels: int) -> Ingested | R
             image.load()
             upright: Image.Image = image
             if not kept:
-                upright = _eight_bits(ImageOps.exif_transpose(image))
+                upright = eight_bits(ImageOps.exif_transpose(image))
                 upright = upright.convert("L" if upright.mode in ("L", "1") else "RGB")
                 data = encode_png(np.array(upright))
             width, height = upright.size
@@ -246,16 +243,6 @@ def _load(name: str, label: Label, data: bytes, max_pixels: int) -> Ingested | R
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and others
         return Reject(name, "unreadable", f"{type(error).__name__}: {error}")
     return Ingested(name, label, data, width, height, seen)
-
-
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """Scales grey levels of 16 bits to 8; Pillow's own conversion makes everything above 255 white."""
-    if image.mode != "F" and not image.mode.startswith("I"):
-        return image
-    levels = np.asarray(image)
-    if image.mode == "F" or levels.min() < 0 or levels.max() > 65535:
-        raise ValueError("neither 8 nor 16 bits a channel, so that black and white are unknown")
-    return Image.fromarray((levels // 257).astype(np.uint8))
 
 
 def _one_place(places: dict[str, str], label: Label) -> None:

@@ -1,16 +1,31 @@
 """Promote: hands the fine-tuned model on, if the gate found it better."""
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from components.faces import storage
-from components.faces.errors import require
+from components.faces.errors import KubefaceError, require
 from components.faces.folders import new_folder, read_json, sha256_file, write_json
 from components.faces.runtime import VERSION
 from components.promote.card import model_card
+from components.promote.champion import Champion, home_of, move, read_champion
+from components.promote.passport import PASSPORT_FILE, differences, passport
+from components.promote.registries import register_kubeflow, register_mlflow
 
-# model.json goes last: whoever reads a version starts with it, and so never finds half of one.
-MODEL_FILES = ("model.safetensors", "model.onnx", "identities.json", "model.json")
+# What of an evaluation goes with the model: figures, and no names of people or files.
+METRICS = ("baseline", "finetuned", "gain", "gate")
+FURTHER_METRICS = (
+    "champion",
+    "gain_over_champion",
+    "paired",
+    "probes",
+    "groups",
+    "identification",
+    "calibration",
+    "compatibility",
+)
 
 
 def promote(
@@ -21,62 +36,160 @@ def promote(
     destination: str,
     gathered: Path | None = None,
     audited: Path | None = None,
+    champion: str = "",
+    model_registry: str = "",
+    mlflow: str = "",
 ) -> dict[str, Any]:
-    """Writes model, configuration, metrics and model card below `<destination>/<name>/<version>/`.
+    """Makes a better model the champion: writes it with threshold, metrics, model card and passport.
 
-    Does so only where the gate says better. Where it does not, says so, and the run goes on. The version
-    is made of the weights' SHA-256, so that the same model has the same address. Leaves promotion.json
-    and model_card.md in `out` either way.
+    They go below `<destination>/<name>/<version>/`, and only where the gate says better. Where it does not, says so,
+    and the run goes on. The champion,
+    `<destination>/<name>/champion.json`, moves last and only if it is still the one that the model was compared with:
+    of two promotions at the same time one wins, the other one says who won. The version is made of the SHA-256 of
+    weights and evaluation, so that the same promotion has the same address; what stands there whole is left as it is.
+    Leaves promotion.json, passport.json, metrics.json and model_card.md in `out` either way.
 
     Args:
         model: Model folder of finetune.
         evaluation: Folder of evaluate.
-        out: Folder to write promotion.json and the model card to.
+        out: Folder to write promotion.json, passport and model card to.
         name: Name of the model, letters, digits, - and _.
         destination: Where models are kept, s3://bucket/models or a folder.
         gathered: Folder of gather; with `audited` it is told in the model card, and left as
             `<destination>/<name>/data.json` for the next run to compare with, whatever the gate says.
         audited: Audit table, with data.json beside it.
+        champion: URI of the champion that evaluate compared with; empty where there was none.
+        model_registry: URL of a Kubeflow Model Registry to tell of the version; empty for none.
+        mlflow: Tracking URI of an MLflow server to tell of the version; empty for none.
 
     Returns:
-        rows_in (files of the model), rows_out (files written), promoted.
+        rows_in (files of the version), rows_out (files in force, 0 where it was not promoted), promoted.
 
     Raises:
-        KubefaceError: wrong name, missing files, or a destination that cannot be written to.
+        KubefaceError: wrong name, missing files, an evaluation of another model, or a destination that cannot be
+            written to. A registry that does not answer is a warning.
     """
-    require(
-        bool(name) and all(letter.isalnum() or letter in "-_" for letter in name),
-        f"name is '{name}': use letters, digits, - and _",
-    )
-    require(bool(destination), "destination is empty: give s3://bucket/models or a folder")
+    home = home_of(destination, name)
     config, measured = read_json(model / "model.json"), read_json(evaluation / "evaluation.json")
-    gate = measured["gate"]
-    version = config["weights_sha256"][:12]
-    home = storage.join(destination.rstrip("/"), name)
+    _check_same_model(config, measured, evaluation)
+    standing, mark = read_champion(home)
+    version = f"{config['weights_sha256'][:12]}-{sha256_file(evaluation / 'evaluation.json')[:8]}"
     uri = storage.join(home, version)
-    data = read_json(gathered / "data.json") if gathered else {}
-    data |= read_json(audited / "data.json") if audited else {}
+    gate = measured["gate"]
+    sources = {kind: path / "data.json" for kind, path in (("gathered", gathered), ("audited", audited)) if path}
+    data: dict[str, Any] = {}
+    for path in sources.values():
+        data |= read_json(path)
     with new_folder(out) as folder:
         (folder / "model_card.md").write_text(model_card(name, version, config, measured, data), "utf-8")
-        write_json(folder / "metrics.json", {key: measured[key] for key in ("baseline", "finetuned", "gain", "gate")})
-        names = [name for name in MODEL_FILES if name != "model.onnx" or "onnx" in config["training"]]
-        files = [folder / "model_card.md", folder / "metrics.json", *(model / name for name in names)]
+        further = {key: measured[key] for key in FURTHER_METRICS if measured.get(key)}
+        write_json(folder / "metrics.json", {key: measured[key] for key in METRICS} | further)
+        files = _files(model, evaluation, folder, config)
+        write_json(folder / PASSPORT_FILE, passport(name, config, measured, data, sources, files))
+        files.insert(-1, folder / PASSPORT_FILE)
+        if data:
+            write_json(folder / "data.json", data)
+            storage.upload(folder / "data.json", storage.join(home, "data.json"))
+        promoted, lost_to, reason = gate["better"], None, gate["reason"]
+        if promoted and (winner := _take_over(home, standing, mark, champion, version, files, reason)):
+            promoted, lost_to = False, storage.join(home, winner)
+            reason = f"{lost_to} is the champion, which this model was not compared with: run again to compare them"
+        registered = _register(name, version, uri, config, model_registry, mlflow) if promoted else {}
+        before = standing.before() if standing.version == version else standing.version
         write_json(
             folder / "promotion.json",
             {
                 "producer": f"promote {VERSION}",
-                "promoted": gate["better"],
-                "reason": gate["reason"],
-                "uri": uri if gate["better"] else None,
-                "version": version if gate["better"] else None,
+                "promoted": promoted,
+                "reason": reason,
+                "uri": uri if promoted else None,
+                "version": version if promoted else None,
+                "champion": storage.join(home, before) if before else None,
+                "lost_to": lost_to,
+                "registered": registered,
                 "sha256": {file.name: sha256_file(file) for file in files},
             },
         )
-        if data:
-            write_json(folder / "data.json", data)
-            storage.upload(folder / "data.json", storage.join(home, "data.json"))
-        if gate["better"]:
-            for file in files:
-                storage.upload(file, storage.join(uri, file.name))
-    print(f"promote: {f'promoted to {uri}' if gate['better'] else 'not promoted'}: {gate['reason']}", flush=True)
-    return {"rows_in": len(files), "rows_out": len(files) if gate["better"] else 0, "promoted": gate["better"]}
+    print(f"promote: {f'promoted to {uri}' if promoted else 'not promoted'}: {reason}", flush=True)
+    return {"rows_in": len(files), "rows_out": len(files) if promoted else 0, "promoted": promoted}
+
+
+def _check_same_model(config: dict[str, Any], measured: dict[str, Any], evaluation: Path) -> None:
+    """Refuses an evaluation or a threshold of other weights."""
+    told = {"evaluation.json": measured.get("models", {}).get("finetuned", {})}
+    if (evaluation / "threshold.json").is_file():
+        told["threshold.json"] = read_json(evaluation / "threshold.json")
+    for name, entry in told.items():
+        require(
+            entry.get("weights_sha256", config["weights_sha256"]) == config["weights_sha256"],
+            f"{evaluation / name} is of another model: give the evaluation of this one",
+        )
+
+
+def _files(model: Path, evaluation: Path, folder: Path, config: dict[str, Any]) -> list[Path]:
+    """The files of a version in the order in which they are written, the passport apart.
+
+    model.json goes last: whoever reads a version starts with it, and so never finds half of one.
+    """
+    exported = [*([model / "model.onnx"] if "onnx" in config["training"] else []), *model.glob("mtcnn.zip")]
+    threshold = [evaluation / "threshold.json"] if (evaluation / "threshold.json").is_file() else []
+    return [
+        folder / "model_card.md",
+        folder / "metrics.json",
+        *threshold,
+        model / "model.safetensors",
+        *exported,
+        model / "identities.json",
+        model / "model.json",
+    ]
+
+
+def _take_over(
+    home: str, standing: Champion, mark: str, compared: str, version: str, files: list[Path], reason: str
+) -> str:
+    """Makes a version the champion; returns the version that is champion instead, empty where this one is.
+
+    Args:
+        home: folder or prefix of the model.
+        standing, mark: the champion as it was read in the beginning.
+        compared: URI of the champion that the version was compared with; empty for none.
+        version, files: of the new one.
+        reason: for the history.
+    """
+    if standing.version not in ("", version, compared.rstrip("/").rpartition("/")[2]):
+        return standing.version
+    uri = storage.join(home, version)
+    if differences(uri):
+        for file in files:
+            storage.upload(file, storage.join(uri, file.name))
+        left = differences(uri)
+        require(not left, f"{uri} was not written whole ({'; '.join(left)}): start again")
+    if standing.version == version or move(home, standing, mark, version, "promoted", reason):
+        return ""
+    now = read_champion(home)[0].version
+    return "" if now == version else now
+
+
+def _register(
+    name: str, version: str, uri: str, config: dict[str, Any], model_registry: str, mlflow: str
+) -> dict[str, str]:
+    """Tells the registries that were asked for; `registered`, or why not, by registry."""
+    properties = {
+        "weights_sha256": config["weights_sha256"],
+        "backbone": config["backbone"],
+        "start_license": config["start_license"],
+    }
+    wanted: dict[str, tuple[str, Callable[..., None]]] = {
+        "model_registry": (model_registry, register_kubeflow),
+        "mlflow": (mlflow, register_mlflow),
+    }
+    told = {}
+    for registry, (place, register) in wanted.items():
+        if place:
+            try:
+                register(place, name, version, uri, properties)
+                told[registry] = "registered"
+            except KubefaceError as error:
+                told[registry] = str(error)
+                print(f"promote: promoted, but not registered: {error}", file=sys.stderr, flush=True)
+    return told

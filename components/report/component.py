@@ -1,4 +1,4 @@
-"""KFP interface of report."""
+"""KFP interface of report, and of keep, which tells a run that trained nothing."""
 
 from kfp import dsl
 
@@ -53,3 +53,36 @@ def report(
         pipeline=pipeline,
         seed=seed,
     )
+
+
+@dsl.component(base_image="localhost/kubeface/report:0.1.0", install_kfp_package=False)
+def keep(
+    gathered: dsl.Input[dsl.Artifact],
+    audited: dsl.Input[dsl.Dataset],
+    html: dsl.Output[dsl.HTML],
+    summary: dsl.Output[dsl.Artifact],
+    model: dsl.Output[dsl.Model],
+    metrics: dsl.Output[dsl.Metrics],
+    champion: str = "",
+    pipeline: str = "face-finetuning",
+    seed: int = 0,
+) -> None:
+    """Says that the data have not drifted enough for another training; `model` is the promoted one, which stays."""
+    from pathlib import Path
+
+    from components.faces.runtime import run_component
+    from components.report.keep import keep as run
+
+    run_component(
+        metrics,
+        run,
+        gathered=Path(gathered.path),
+        audited=Path(audited.path),
+        html=Path(html.path),
+        summary=Path(summary.path),
+        champion=champion,
+        pipeline=pipeline,
+        seed=seed,
+    )
+    if champion:
+        model.uri = champion

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 PARTS = ("train", "val", "heldout", "excluded")
-MODELS = ("baseline", "finetuned")
+# In the order of drawing: the baseline is dashed and comes last, so that curves that coincide are all seen.
+MODELS = ("finetuned", "champion", "baseline")
+KINDS = ("impostor", "genuine")
 Points = list[tuple[float, float]]
 
 
@@ -137,28 +139,102 @@ def nice_step(span: float, most: int) -> float:
 
 
 def roc_chart(roc: dict[str, dict[str, list[float]]], low: float) -> LineChart:
-    """The ROC of both models: TAR over FAR on a logarithmic axis.
+    """The ROC of each model: TAR over FAR on a logarithmic axis.
 
     Args:
         roc: fmr and tmr (0…1, both rising) by model.
         low: the lowest FAR that the impostor pairs support, where the axis begins; under 1.
     """
-    curves = {model: _from(low, roc[model]["fmr"], roc[model]["tmr"]) for model in MODELS}
+    curves = _curves(roc, low)
     least = min(points[0][1] for points in curves.values())
     # Two good models are told apart only where the axis does not begin at 0.
     bottom = max(value for value in (0.0, 0.5, 0.8, 0.9) if value <= least)
     x, y = Axis(low, 1, FRAME.left, FRAME.right, log=True), Axis(bottom, 1, FRAME.bottom, FRAME.top)
-    decades = [10.0**exponent for exponent in range(math.ceil(math.log10(low) - 1e-9), 1)]
-    # The baseline is dashed and comes last, so that both show where they coincide.
-    lines = [Line(model, model, [(x.at(fmr), y.at(tmr)) for fmr, tmr in curves[model]]) for model in reversed(MODELS)]
-    ticks = [Tick(x.at(rate), f"{rate:g}") for rate in decades]
-    return LineChart("false accept rate (FAR)", "true accept rate", ticks, _percent_ticks(y), lines)
+    lines = [Line(model, model, [(x.at(fmr), y.at(tmr)) for fmr, tmr in curve]) for model, curve in curves.items()]
+    return LineChart("false accept rate (FAR)", "true accept rate", _decades(x), _percent_ticks(y), lines)
+
+
+def det_chart(roc: dict[str, dict[str, list[float]]], low: float, floor: float) -> LineChart:
+    """The detection error trade-off of each model: FNMR over FMR, both logarithmic (ISO/IEC 19795-1).
+
+    Args:
+        roc: fmr and tmr (0…1, both rising) by model.
+        low: the lowest FMR that the impostor pairs support, where the horizontal axis begins; under 1.
+        floor: the lowest FNMR that the genuine pairs support, where the vertical axis begins; under 1. What lies
+            below it, a rate of 0 too, is drawn at it.
+    """
+    x = Axis(low, 1, FRAME.left, FRAME.right, log=True)
+    y = Axis(floor, 1, FRAME.bottom, FRAME.top, log=True)
+    lines = [
+        Line(model, model, [(x.at(fmr), y.at(max(1 - tmr, floor))) for fmr, tmr in curve])
+        for model, curve in _curves(roc, low).items()
+    ]
+    return LineChart("false match rate (FMR)", "false non-match rate (FNMR)", _decades(x), _decades(y), lines)
+
+
+def _curves(roc: dict[str, dict[str, list[float]]], low: float) -> dict[str, Points]:
+    """The part of each model's ROC from a false match rate on, in the order of drawing."""
+    return {model: _from(low, roc[model]["fmr"], roc[model]["tmr"]) for model in MODELS if model in roc}
+
+
+def _decades(axis: Axis) -> list[Tick]:
+    """The powers of ten of a logarithmic axis that ends at 1."""
+    powers = [10.0**exponent for exponent in range(math.ceil(math.log10(axis.low) - 1e-9), 1)]
+    return [Tick(axis.at(rate), f"{rate:g}") for rate in powers]
 
 
 def _from(low: float, fmr: Sequence[float], tmr: Sequence[float]) -> Points:
     """The part of a ROC from a false match rate on; it begins with the best true match rate up to there."""
     first = max((t for f, t in zip(fmr, tmr, strict=True) if f <= low), default=0.0)
     return [(low, first), *((f, t) for f, t in zip(fmr, tmr, strict=True) if f > low)]
+
+
+def score_charts(
+    histograms: dict[str, dict[str, list[float]]], thresholds: dict[str, float | None]
+) -> dict[str, LineChart]:
+    """Each model's scores of genuine and impostor pairs as outlined histograms on common axes.
+
+    Args:
+        histograms: by model, edges (N + 1, rising) and the pairs counted between them, genuine and impostor (N each).
+        thresholds: by model, where the chart is marked; None for no mark. One outside the chart is not marked.
+    """
+    shares = {
+        (model, kind): [count / max(1, sum(told[kind])) for count in told[kind]]
+        for model, told in histograms.items()
+        for kind in KINDS
+    }
+    filled = [
+        edge
+        for (model, _), heights in shares.items()
+        for height, *edges in zip(heights, histograms[model]["edges"][:-1], histograms[model]["edges"][1:], strict=True)
+        if height
+        for edge in edges
+    ]
+    low, high = min(filled, default=-1.0), max(filled, default=1.0)
+    highest = max((height for heights in shares.values() for height in heights), default=0) or 1.0
+    up, across = nice_step(highest, 5), nice_step(high - low, 6)
+    steps = math.ceil(highest / up - 1e-9)
+    x, y = Axis(low, high, FRAME.left, FRAME.right), Axis(0, steps * up, FRAME.bottom, FRAME.top)
+    first, last = math.ceil(low / across - 1e-9), math.floor(high / across + 1e-9)
+    x_ticks = [Tick(x.at(index * across), f"{index * across + 0.0:g}") for index in range(first, last + 1)]
+    y_ticks = [Tick(y.at(index * up), f"{100 * index * up:g} %") for index in range(steps + 1)]
+    charts = {}
+    for model, told in histograms.items():
+        lines = [Line(kind, kind, _outline(told["edges"], shares[model, kind], x, y)) for kind in KINDS]
+        threshold = thresholds.get(model)
+        mark = x.at(threshold) if threshold is not None and low <= threshold <= high else None
+        charts[model] = LineChart("cosine similarity", "share of the pairs of a kind", x_ticks, y_ticks, lines, mark)
+    return charts
+
+
+def _outline(edges: Sequence[float], heights: Sequence[float], x: Axis, y: Axis) -> Points:
+    """The outline of a histogram's bars that have a height, from the axis up and back to it."""
+    filled = [index for index, height in enumerate(heights) if height]
+    if not filled:
+        return []
+    bins = range(filled[0], filled[-1] + 1)
+    corners = [(x.at(edges[index + side]), y.at(heights[index])) for index in bins for side in (0, 1)]
+    return [(corners[0][0], y.at(0)), *corners, (corners[-1][0], y.at(0))]
 
 
 def history_chart(history: list[dict[str, Any]], figure: str) -> LineChart:

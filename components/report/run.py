@@ -21,8 +21,9 @@ class Run:
     """One run: its tables, and what its JSON files hold.
 
     `data` is what gather and `audit` what audit says of the images, `rejected` the first images that each step left
-    out (step, source, reason, detail). `steps` has rows_in, rows_out and seconds by step, in the order of the
-    pipeline.
+    out (step, source, reason, detail). `thresholds` are the rows of evaluate's threshold table (set, model, threshold,
+    fmr, fnmr, accuracy) and `passport` is what promote says of the run; both are empty where the step left none.
+    `steps` has rows_in, rows_out and seconds by step, in the order of the pipeline.
     """
 
     pipeline: str
@@ -38,7 +39,9 @@ class Run:
     evaluation_folder: Path
     evaluation: dict[str, Any]
     roc: dict[str, Any]
+    thresholds: list[dict[str, str]]
     promotion: dict[str, Any]
+    passport: dict[str, Any]
     steps: dict[str, dict[str, float]]
 
     def check(self) -> None:
@@ -94,6 +97,23 @@ def read_rejected(path: Path, most: int) -> list[dict[str, str]]:
     with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
         by_step = groupby(csv.DictReader(file), key=itemgetter("step"))
         return [row for _, rows in by_step for row in islice(rows, most)]
+
+
+def read_thresholds(path: Path) -> list[dict[str, str]]:
+    """The rows of a threshold table, none where the file is missing."""
+    if not path.is_file():
+        return []
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def read_passport(path: Path) -> dict[str, Any]:
+    """A run's passport, empty where the file is missing.
+
+    Raises:
+        KubefaceError: the file holds no JSON object.
+    """
+    return read_object(path, ()) if path.is_file() else {}
 
 
 def read_metrics(path: Path) -> dict[str, float]:

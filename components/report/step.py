@@ -2,16 +2,23 @@
 
 import platform
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from components.faces.folders import read_json, write_json
+from components.faces.folders import new_file, read_json, write_json
 from components.faces.runtime import VERSION
 from components.faces.table import Table
 from components.report.page import REJECTED, render
-from components.report.run import Run, only_metrics, read_metrics, read_object, read_rejected
+from components.report.pdf import find_browser, print_pdf
+from components.report.run import (
+    Run,
+    only_metrics,
+    read_metrics,
+    read_object,
+    read_passport,
+    read_rejected,
+    read_thresholds,
+)
 
 DATA_FIELDS = ("images", "identities", "rejected", "shards", "changed_shards", "erasure")
 AUDIT_FIELDS = ("counts", "drift")
@@ -21,6 +28,15 @@ EVALUATION_FIELDS = (
     "producer", "split", "degradation", "people", "images", "pairs", "gate_far", "baseline", "finetuned", "gain",
     "gate", "hardest",
 )  # fmt: skip
+# What an evaluation may lack, with what stands for it in the summary.
+OPTIONAL: dict[str, Any] = {
+    "gain_over_champion": {},
+    "paired": {},
+    "probes": [],
+    "identification": {},
+    "calibration": {},
+    "compatibility": {},
+}
 PROMOTION_FIELDS = ("promoted", "reason", "uri", "version")
 # What model.json says of the training that is told elsewhere or names one run's files.
 NOT_SETTINGS = ("aligned", "split", "start_sha256", "versions", "onnx", "guard", "wise_ft_scores")
@@ -45,11 +61,12 @@ def report(
     summary: Path,
     pipeline: str = "face-finetuning",
     seed: int = 0,
+    pdf: Path | None = None,
 ) -> dict[str, Any]:
     """Tells one run: a self-contained page for people, and a JSON file of its figures for programs.
 
     The page holds its pictures and asks the network for nothing. Apart from seconds, equal runs give
-    equal files.
+    equal files; the PDF also holds the time of its printing.
 
     Args:
         gathered: Folder of gather, with data.json, steps.json and rejected.csv.
@@ -59,7 +76,7 @@ def report(
         split: Split table.
         model: Model folder of finetune.
         evaluation: Folder of evaluate.
-        promotion: Folder with promotion.json.
+        promotion: Folder with promotion.json, and passport.json where promote wrote one.
         gather_metrics: JSON file with the figures that gather returned.
         audit_metrics: The same of audit.
         split_metrics: The same of split.
@@ -70,13 +87,16 @@ def report(
         summary: JSON file to write the figures to.
         pipeline: Name of the pipeline, the page's title.
         seed: Seed of the run, to be told.
+        pdf: File to print the page to; needs Chromium or Chrome on PATH.
 
     Returns:
         rows_in (images ingested), rows_out (images evaluated).
 
     Raises:
-        KubefaceError: a file is missing, corrupt or lacks a field, or the folders are of several runs.
+        KubefaceError: a file is missing, corrupt or lacks a field, the folders are of several runs, or
+            there is no browser to print with.
     """
+    browser = find_browser() if pdf else ""  # said now, not after the page is written
     run = Run(
         pipeline=pipeline,
         seed=seed,
@@ -91,7 +111,9 @@ def report(
         evaluation_folder=evaluation,
         evaluation=read_object(evaluation / "evaluation.json", EVALUATION_FIELDS),
         roc=read_json(evaluation / "roc.json"),
+        thresholds=read_thresholds(evaluation / "thresholds.csv"),
         promotion=read_object(promotion / "promotion.json", PROMOTION_FIELDS),
+        passport=read_passport(promotion / "passport.json"),
         steps={
             **{step: only_metrics(told) for step, told in read_object(gathered / "steps.json", SHARD_STEPS).items()},
             "gather": read_metrics(gather_metrics),
@@ -104,11 +126,14 @@ def report(
     )
     run.check()
     figures = summarise(run)
-    page = render(run, figures["settings"], figures["versions"])
-    with _new_file(html) as file:
-        # A file name that is not UTF-8 reaches the page as surrogates; it shows question marks for them.
-        file.write_bytes(page.encode("utf-8", "replace"))
-    with _new_file(summary) as file:
+    # A file name that is not UTF-8 reaches the page as surrogates; it shows question marks for them.
+    page = render(run, figures["settings"], figures["versions"]).encode("utf-8", "replace")
+    with new_file(html) as file:
+        file.write_bytes(page)
+    if pdf:
+        with new_file(pdf) as file:
+            print_pdf(browser, page, file)
+    with new_file(summary) as file:
         write_json(file, figures)
     return {"rows_in": run.data["images"], "rows_out": run.steps["evaluate"]["rows_in"]}
 
@@ -142,6 +167,8 @@ def summarise(run: Run) -> dict[str, Any]:
         "baseline": evaluation["baseline"],
         "finetuned": evaluation["finetuned"],
         "gain": evaluation["gain"],
+        **{name: evaluation.get(name, empty) for name, empty in OPTIONAL.items()},
+        "groups": {name: told["worst_ratio"] for name, told in evaluation.get("groups", {}).items()},
         "gate": {
             "promoted": promotion["promoted"],
             "promotion_reason": promotion["reason"],
@@ -156,15 +183,3 @@ def summarise(run: Run) -> dict[str, Any]:
         "settings": {name: value for name, value in training.items() if name not in NOT_SETTINGS},
         "versions": {"python": platform.python_version(), "kubeface": VERSION} | training.get("versions", {}),
     }
-
-
-@contextmanager
-def _new_file(path: Path) -> Iterator[Path]:
-    """Yields a temporary name beside `path` that becomes `path` when the block ends well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        yield partial
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -20,6 +20,7 @@ from components.finetune.step import finetune
 from components.gather.step import gather
 from components.ingest.step import ingest, plan
 from components.promote.step import promote
+from components.report.keep import keep
 from components.report.step import report
 from components.split.step import split
 from pipelines.compile import compile_pipeline
@@ -34,6 +35,7 @@ STEPS = {
     "finetune": finetune,
     "gather": gather,
     "ingest": ingest,
+    "keep": keep,
     "plan": plan,
     "promote": promote,
     "report": report,
@@ -79,11 +81,16 @@ def loop_of(spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def tasks_of(spec: dict[str, Any]) -> dict[str, Any]:
-    """The tasks that run a container, by name, those inside the loop over shards with them."""
-    inside = spec["components"][loop_of(spec)["componentRef"]["name"]]["dag"]["tasks"]
-    return {
-        name: task for name, task in spec["root"]["dag"]["tasks"].items() if "parameterIterator" not in task
-    } | inside
+    """The tasks that run a container, by name, those inside the loop over shards and the two branches with them."""
+
+    def below(dag: dict[str, Any]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for name, task in dag["tasks"].items():
+            part = spec["components"][task["componentRef"]["name"]]
+            found |= below(part["dag"]) if "dag" in part else {name: task}
+        return found
+
+    return below(spec["root"]["dag"])
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +131,7 @@ def test_every_pipeline_parameter_is_described_for_the_ui(spec: dict[str, Any]) 
 
 
 def test_every_pipeline_parameter_is_used(spec: dict[str, Any]) -> None:
-    text = yaml.safe_dump(spec["root"]["dag"])
+    text = yaml.safe_dump([part["dag"] for part in (spec["root"], *spec["components"].values()) if "dag" in part])
     unused = [
         n
         for n in spec["root"]["inputDefinitions"]["parameters"]
@@ -149,14 +156,16 @@ def test_a_gpu_is_asked_for_by_finetune_alone(spec: dict[str, Any]) -> None:
 def test_each_step_has_its_image_resources_retries_and_cache(spec: dict[str, Any]) -> None:
     executors = spec["deploymentSpec"]["executors"]
     for name, executor in executors.items():
-        step = {"exec-filter-faces": "filter", "exec-plan": "ingest"}.get(name, name.removeprefix("exec-"))
+        others = {"filter-faces": "filter", "plan": "ingest", "keep": "report", "champion": "promote"}
+        step = name.removeprefix("exec-")
+        step = others.get(step, step)
         container = executor["container"]
         assert container["image"] == f"localhost/kubeface/{step}:0.1.0"
         assert {"cpuLimit", "cpuRequest", "memoryLimit", "memoryRequest"} <= container["resources"].keys()
     for name, task in tasks_of(spec).items():
         assert task["retryPolicy"]["maxRetryCount"] == 2, name
         cached = task["cachingOptions"].get("enableCache", False)
-        assert cached == (name != "plan"), name
+        assert cached == (name not in ("plan", "champion")), name
 
 
 def test_secrets_are_referred_to_and_never_written(tmp_path: Path) -> None:
@@ -165,13 +174,14 @@ def test_secrets_are_referred_to_and_never_written(tmp_path: Path) -> None:
     executors = documents[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     with_key = {name for name, entry in executors.items() if "secretAsEnv" in entry}
     assert with_key == {
-        f"exec-{step}" for step in ("plan", "ingest", "gather", "audit", "finetune", "evaluate", "promote")
+        f"exec-{step}" for step in ("plan", "ingest", "gather", "audit", "champion", "finetune", "evaluate", "promote")
     }
 
 
 def test_shards_run_side_by_side_as_many_as_asked_for(spec: dict[str, Any], tmp_path: Path) -> None:
     assert loop_of(spec)["iteratorPolicy"] == {"parallelismLimit": 8}
-    assert set(tasks_of(spec)) - set(spec["root"]["dag"]["tasks"]) == {"ingest", "align", "filter-faces"}
+    loop = spec["components"][loop_of(spec)["componentRef"]["name"]]
+    assert set(loop["dag"]["tasks"]) == {"ingest", "align", "filter-faces"}
     compile_pipeline(tmp_path / "pipeline.yaml", parallelism=50)
     other = next(yaml.safe_load_all((tmp_path / "pipeline.yaml").read_text("utf-8")))
     assert loop_of(other)["iteratorPolicy"] == {"parallelismLimit": 50}

@@ -13,7 +13,7 @@ import pytest
 from components.faces import storage
 from components.faces.errors import KubefaceError
 from pipelines.face_finetuning import face_finetuning
-from pipelines.run import run_local
+from pipelines.run import print_outcome, run_local
 from pipelines.store import local_store
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,13 +49,17 @@ def people(bucket: str, orl: dict[str, bytes], tmp_path_factory: pytest.TempPath
 
 @pytest.fixture(scope="module")
 def runs(people: str, bucket: str, tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Path, dict[str, Any]]]:
-    """The same run twice, the second time in shards."""
+    """The same run twice, the second time in shards; it knows of the first one's data, not of its model."""
     folder = tmp_path_factory.mktemp("runs")
     done = []
-    for name, count in (("one", 1), ("two", 3)):
-        arguments = QUICK | {"source": people, "models": f"s3://{bucket}/models", "name": "quick", "seed": 5}
+    for name, count, models in (("one", 1, "models"), ("two", 3, "others")):
+        arguments = QUICK | {"source": people, "models": f"s3://{bucket}/{models}", "name": "quick", "seed": 5}
         arguments |= {"num_shards": count}
         done.append((folder / name, run_local(arguments, folder / name)))
+        data = folder / "data.json"
+        storage.download(f"s3://{bucket}/models/quick/data.json", data)
+        if name == "one":
+            storage.upload(data, f"s3://{bucket}/others/quick/data.json")
     return done
 
 
@@ -119,8 +123,26 @@ def test_a_run_compares_its_data_with_the_run_before(runs: list[tuple[Path, dict
     assert not first["drift"]["compared"] and first["changed_shards"] == ["0/1"]
     assert second["drift"]["compared"] and set(second["drift"]["features"].values()) == {0.0}  # the same data
     assert second["shards"] == len(second["changed_shards"]) > 1  # divided otherwise: all of them are new
-    left = json.loads(storage.read_bytes(f"s3://{bucket}/models/quick/data.json"))
+    left = json.loads(storage.read_bytes(f"s3://{bucket}/others/quick/data.json"))
     assert left["images"] == 31 and len(left["shards"]) == second["shards"]
+
+
+@pytest.mark.slow
+def test_without_drift_a_run_that_waits_for_it_trains_nothing(
+    runs: list[tuple[Path, dict[str, Any]]], people: str, bucket: str, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    arguments = QUICK | {"source": people, "models": f"s3://{bucket}/models", "name": "quick", "seed": 5}
+    arguments |= {"on_drift": "retrain", "max_drift": 0.25}
+    folder = tmp_path / "run"
+    summary = run_local(arguments, folder)
+    assert summary["trained"] is False and summary["dataset"]["drift"]["compared"]
+    assert summary["model"]["uri"] == runs[0][1]["model"]["uri"]
+    assert "Nothing new to learn" in (folder / "report.html").read_text("utf-8")
+    assert "Data audit" in (folder / "data.html").read_text("utf-8")
+    assert not any((folder / "steps").glob("*/finetune*"))
+    print_outcome(summary, folder)
+    assert "not trained: " in capsys.readouterr().out
 
 
 def test_a_failing_step_is_named_with_its_reason(tmp_path: Path, orl_folder: Path) -> None:

@@ -198,9 +198,13 @@ def test_drift_is_told_and_stops_the_run(people: People, plain_tables: tuple[Pat
     assert figures["max_drift_found"] == 0
     previous = str(tmp_path / "first" / "data.json")
     assert audit(*plain_tables, tmp_path / "same", tmp_path / "p.html", previous=previous)["max_drift_found"] == 0
+    waiting = {"max_drift": 0.25, "on_drift": "retrain"}
+    assert audit(*plain_tables, tmp_path / "new", tmp_path / "p.html", **waiting)["train"]  # there is no earlier run
+    assert not audit(*plain_tables, tmp_path / "wait", tmp_path / "p.html", previous=previous, **waiting)["train"]
     blurred = write_tables(tmp_path / "now", photos(people, "s1", "s5", "s9"), sharpness=5.0)
     told = audit(*blurred, tmp_path / "told", tmp_path / "p.html", previous=previous, max_drift=0.25)
-    assert told["max_drift_found"] > 1
+    assert told["max_drift_found"] > 1 and told["train"]
+    assert audit(*blurred, tmp_path / "go", tmp_path / "p.html", previous=previous, **waiting)["train"]
     drifted = json.loads((tmp_path / "told" / "data.json").read_text())["drift"]
     assert drifted["compared"] and drifted["exceeded"] and drifted["worst"] == "sharpness"
     assert drifted["features"]["score"] == drifted["features"]["embedding"] == 0
@@ -217,7 +221,8 @@ def test_drift_is_told_and_stops_the_run(people: People, plain_tables: tuple[Pat
         ({"on_leak": "ignore"}, "on_leak is 'ignore': use one of drop, fail, warn"),
         ({"suspects": "no"}, "suspects is 'no'"),
         ({"duplicates": "keep"}, "duplicates is 'keep'"),
-        ({"on_drift": "stop"}, "give max_drift above 0"),
+        ({"on_drift": "stop"}, "on_drift is 'stop' without a limit: give max_drift above 0"),
+        ({"on_drift": "retrain"}, "on_drift is 'retrain' without a limit"),
         ({"max_drift": -1.0}, "max_drift is -1.0"),
         ({"far_below": 2.0}, "far_below is 2.0: it is a cosine"),
         ({"duplicate_bits": 9}, "duplicate_bits is 9"),

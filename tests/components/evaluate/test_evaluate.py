@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import pickle
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,18 +17,19 @@ from sklearn.metrics import roc_auc_score
 from components.evaluate.step import evaluate, lfw, log_roc
 from components.faces.degrade import Degradation
 from components.faces.errors import KubefaceError
-from components.faces.images import RGB, decode_rgb
-from components.faces.metrics import verification
+from components.faces.images import RGB, decode_rgb, encode_png
+from components.faces.metrics import decisions, verification
 from components.faces.model import load_model, load_pretrained
 from components.faces.table import Table, TableWriter
 
-from .conftest import SmallLfw
+from .conftest import PEOPLE, SmallLfw
 
 SETS, MODELS = ("heldout", "heldout_clean"), ("baseline", "finetuned")
 FIGURES = {
     "accuracy", "accuracy_standard_error", "threshold", "auc", "eer", "tar_at_far", "genuine_pairs", "impostor_pairs",
 }  # fmt: skip
-QUICK: dict[str, Any] = {"bootstrap": 100, "device": "cpu"}
+QUICK: dict[str, Any] = {"bootstrap": 100, "device": "cpu", "probes": "none"}
+NOISY = QUICK | {"degradation": "noise:60", "probes": "clean lowres:6", "fmr": 0.1}
 
 
 def read(folder: Path, name: str = "evaluation.json") -> dict[str, Any]:
@@ -49,7 +51,7 @@ def evaluated(
 ) -> tuple[Path, dict[str, Any]]:
     """The evaluation of the short training on noisy crops, and what the step returned."""
     out = tmp_path_factory.mktemp("evaluated") / "evaluation"
-    return out, evaluate(aligned_table, split_table, tuned, out, degradation="noise:60", **QUICK)
+    return out, evaluate(aligned_table, split_table, tuned, out, **NOISY)
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +96,7 @@ def test_evaluation_is_complete(
             assert figures != figures["flip"]
     assert set(found["gain"]) == set(SETS)
     for entry in found["gain"].values():
-        assert set(entry) == {"auc", "tar"}
+        assert set(entry) == {"auc", "tar", "accuracy"}
     assert (found["people"], found["images"], found["pairs"]) == (3, 15, 105) and len(heldout) == 15
     assert found["degradation"] == "noise:60"
     assert found["gate_far"] == 0.1  # 75 impostors tell no smaller rate
@@ -103,7 +105,7 @@ def test_evaluation_is_complete(
         Table(aligned_table, "aligned").sha256,
         Table(split_table, "split").sha256,
     )
-    assert set(found["gate"]) == {"better", "reason", "checks", "max_loss"}
+    assert set(found["gate"]) == {"better", "reason", "checks", "rule"}
     assert returned["rows_in"] == 15 and returned["rows_out"] == 105 and returned["identities"] == 3
     for model in MODELS:
         for key in ("accuracy", "auc", "eer"):
@@ -194,12 +196,15 @@ def test_hardest_pairs(evaluated: tuple[Path, dict[str, Any]], heldout: dict[str
 def test_pictures(evaluated: tuple[Path, dict[str, Any]], heldout: dict[str, tuple[str, RGB]]) -> None:
     folder, _ = evaluated
     noise = Degradation.parse("noise:60")
-    hardest = read(folder)["hardest"]
-    named = {pair[side] for pairs in hardest.values() for pair in pairs for side in ("left", "right")}
+    found = read(folder)
+    shown = [pair for pairs in found["hardest"].values() for pair in pairs] + found["forgotten"]
+    named = {pair[side].replace("/", "__") for pair in shown for side in ("left", "right")}
     assert {path.stem for path in (folder / "pairs").iterdir()} == named
     for name in named:
+        crop = heldout[name.removeprefix("clean__")][1]
         with Image.open(folder / "pairs" / f"{name}.png") as picture:
-            np.testing.assert_array_equal(np.array(picture), noise(heldout[name][1], "probe", name))
+            seen = crop if name.startswith("clean__") else noise(crop, "probe", name)
+            np.testing.assert_array_equal(np.array(picture), seen)
     samples = list((folder / "samples").iterdir())
     assert len(samples) == 8
     for path in samples:
@@ -213,7 +218,7 @@ def test_pictures(evaluated: tuple[Path, dict[str, Any]], heldout: dict[str, tup
 def test_same_input_same_bytes(
     evaluated: tuple[Path, dict[str, Any]], aligned_table: Path, split_table: Path, tuned: Path, tmp_path: Path
 ) -> None:
-    again = evaluate(aligned_table, split_table, tuned, tmp_path / "again", degradation="noise:60", **QUICK)
+    again = evaluate(aligned_table, split_table, tuned, tmp_path / "again", **NOISY)
     assert digests(tmp_path / "again") == digests(evaluated[0])
     assert again == evaluated[1]
 
@@ -291,7 +296,7 @@ def test_lfw_beside_the_held_out_people(
     aligned_table: Path, split_table: Path, spoilt: Path, small_lfw: SmallLfw, tmp_path: Path
 ) -> None:
     evaluate(
-        aligned_table, split_table, spoilt, tmp_path / "out", max_loss=0.02, **QUICK,
+        aligned_table, split_table, spoilt, tmp_path / "out", gate={"max_loss_lfw": 0.02}, **QUICK,
         lfw_archive=str(small_lfw.archive), lfw_pairs=str(small_lfw.pairs),
     )  # fmt: skip
     found = read(tmp_path / "out")
@@ -305,6 +310,10 @@ def test_lfw_beside_the_held_out_people(
     assert check["passed"] is False
     assert f"{100 * before['accuracy']:.2f} % → {100 * after['accuracy']:.2f} %" in found["gate"]["reason"]
     assert set(read(tmp_path / "out", "roc.json")["lfw"]) == set(MODELS)
+    lost = [pair for pair in found["forgotten"] if pair["set"] == "lfw"]
+    assert lost and lost[0]["left_identity"] in PEOPLE
+    for pair in lost:
+        assert (tmp_path / "out" / "pairs" / f"{pair['left'].replace('/', '__')}.png").is_file()
 
 
 def test_lfw_of_one_model(small_lfw: SmallLfw, mended: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -318,6 +327,88 @@ def test_lfw_of_one_model(small_lfw: SmallLfw, mended: Path, capsys: pytest.Capt
     assert f"accuracy with flip {100 * found['flip']['accuracy']:.2f} %" in told
 
 
+# --- what else is told ----------------------------------------------------------------------------------------------
+
+
+def test_paired_tests_follow_from_the_scores(evaluated: tuple[Path, dict[str, Any]]) -> None:
+    found, scores = read(evaluated[0]), pq.read_table(evaluated[0] / "scores.parquet").to_pydict()
+    same = np.array(scores["same"])
+    for name in SETS:
+        before, after = (decisions(np.array(scores[f"{name}_{model}"], float), same)[0] == same for model in MODELS)
+        told = found["paired"][name]
+        assert told["mcnemar"]["only_before"] == np.sum(before & ~after) == sum(told["forgotten"].values())
+        assert told["mcnemar"]["only_after"] == np.sum(after & ~before) == sum(told["learned"].values())
+        assert len([pair for pair in found["forgotten"] if pair["set"] == name]) <= np.sum(before & ~after)
+        for model in MODELS:
+            told = found["histograms"][name][model]
+            assert (sum(told["genuine"]), sum(told["impostor"])) == (30, 75)
+
+
+def test_probes_calibration_and_the_rest(evaluated: tuple[Path, dict[str, Any]], tuned: Path) -> None:
+    found, threshold = read(evaluated[0]), read(evaluated[0], "threshold.json")
+    clean, small = found["probes"]
+    assert (clean["probe"], small["probe"]) == ("clean", "lowres:6")
+    for model in MODELS:
+        assert clean[model]["auc"] == pytest.approx(found[model]["heldout_clean"]["auc"], abs=1e-9)
+        assert found["identification"]["heldout"][model]["gallery"] == 3
+        assert found["calibration"][model]["fmr"] == 0.1 and found["calibration"][model]["supported"]
+    assert small["baseline"]["auc"] < clean["baseline"]["auc"]
+    assert threshold["weights_sha256"] == read(tuned, "model.json")["weights_sha256"]
+    assert threshold["threshold"] == found["calibration"]["finetuned"]["threshold"]
+    assert threshold["degradation"] == "noise:60"
+    assert found["compatibility"]["comparable"] and found["compatibility"]["old"] == "baseline"
+    assert found["groups"] == {} and found["gain_over_champion"] == {}
+
+
+@pytest.mark.slow
+def test_the_champion_is_compared_with_too(
+    aligned_table: Path, split_table: Path, mended: Path, tmp_path: Path
+) -> None:
+    """Better than the damaged weights it started from, but no better than the promoted model, which is the same."""
+    evaluate(aligned_table, split_table, mended, tmp_path / "out", champion=str(mended), **QUICK)
+    found = read(tmp_path / "out")
+    assert found["champion"] == found["finetuned"] != found["baseline"]
+    assert found["gain_over_champion"]["heldout"]["auc"]["gain"] == 0
+    assert found["models"]["champion"]["uri"] == str(mended)
+    failed = {check["name"] for check in found["gate"]["checks"] if not check["passed"]}
+    assert failed == {"champion auc", "champion tar"} and not found["gate"]["better"]
+    assert found["compatibility"]["old"] == "champion"
+
+
+@pytest.mark.slow
+def test_own_pairs_groups_and_a_bin_set(
+    faces_table: Path, aligned_table: Path, split_table: Path, mended: Path, heldout: dict[str, tuple[str, RGB]],
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    grouped = tmp_path / "grouped"
+    with TableWriter(grouped, "aligned", "test", Table(aligned_table, "aligned").manifest["settings"]) as writer:
+        for rows in Table(aligned_table, "aligned").row_groups():
+            for row in rows:
+                writer.add(row | {"groups": json.dumps({"camera": "door" if row["identity"] < "s4" else "yard"})})
+    ids = sorted(heldout)
+    sources = {row["image_id"]: row["source"]
+               for row in Table(aligned_table, "aligned").columns(["image_id", "source"]).to_pylist()}  # fmt: skip
+    named = [(ids[a], sources[ids[b]], heldout[ids[a]][0] == heldout[ids[b]][0])
+             for a in range(len(ids)) for b in range(a) if (a + b) % 2]  # fmt: skip
+    own = tmp_path / "own.csv"
+    own.write_text("left,right,same\n" + "".join(f"{left},{right},{int(same)}\n" for left, right, same in named))
+    crops = [heldout[name][1] for name in sorted(ids, key=lambda name: heldout[name][0])]
+    faces = [encode_png(crop) for crop in (*crops[:2], *crops[5:7], crops[0], crops[5], crops[1], crops[10])] * 5
+    (tmp_path / "cfp_fp.bin").write_bytes(pickle.dumps((faces, [True, True, False, False] * 5), protocol=4))
+    evaluate(
+        grouped, split_table, mended, tmp_path / "out", pairs=str(own), bin_sets=str(tmp_path / "cfp_fp.bin"), **QUICK
+    )
+    found = read(tmp_path / "out")
+    assert set(found["gain"]) == {"heldout", "pairs", "cfp_fp"}
+    figures = found["finetuned"]["pairs"]
+    assert figures["genuine_pairs"] == sum(same for *_, same in named)
+    assert figures["genuine_pairs"] + figures["impostor_pairs"] == len(named)
+    assert found["finetuned"]["cfp_fp"]["auc"] == 1.0 > found["baseline"]["cfp_fp"]["auc"]
+    assert {row["group"] for row in found["groups"]["camera"]["rows"]} == {"door", "yard"}
+    assert sum(row["images"] for row in found["groups"]["camera"]["rows"]) == 15
+    assert {check["name"] for check in found["gate"]["checks"]} >= {"heldout auc", "pairs", "cfp_fp"}
+
+
 # --- errors ---------------------------------------------------------------------------------------------------------
 
 
@@ -326,7 +417,13 @@ def test_lfw_of_one_model(small_lfw: SmallLfw, mended: Path, capsys: pytest.Capt
     [
         ({"lfw_archive": "lfw.tar"}, "lfw_archive and lfw_pairs go together"),
         ({"lfw_pairs": "pairs.txt"}, "lfw_archive and lfw_pairs go together"),
-        ({"max_loss": -0.01}, "max_loss is -0.01"),
+        ({"gate": {"max_loss": -0.01}}, "gate: max_loss: "),
+        ({"gate": {"target": "lfw"}}, "gate: target is 'lfw', which was not measured"),
+        ({"fmr": 1.0}, "fmr is 1.0"),
+        ({"probes": "fog"}, "probes: degradation 'fog' is unknown"),
+        ({"bin_sets": "a/lfw.bin b/lfw.bin"}, "bin_sets names lfw_bin twice"),
+        ({"pairs": "/nowhere/own.csv"}, "/nowhere/own.csv does not exist"),
+        ({"champion": "/nowhere/model"}, "/nowhere/model/model.json"),
         ({"bootstrap": 99}, "bootstrap is 99"),
         ({"max_pairs": 999}, "max_pairs is 999"),
         ({"degradation": "fog"}, "degradation 'fog' is unknown"),
@@ -398,7 +495,7 @@ def test_starting_weights_that_changed_are_refused(
 def test_wrong_lfw_is_said_before_the_work(
     aligned_table: Path, split_table: Path, mended: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("components.evaluate.step._embed", lambda *_: pytest.fail("the work began"))
+    monkeypatch.setattr("components.evaluate.step.embed_crops", lambda *_: pytest.fail("the work began"))
     with pytest.raises(KubefaceError, match=r"nowhere\.txt"):
         evaluate(
             aligned_table, split_table, mended, tmp_path / "out", lfw_archive="a.tar", lfw_pairs="/nowhere.txt", **QUICK

@@ -6,99 +6,144 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.evaluate.gate import decide
+from components.evaluate.gate import Gate, decide, read_gate
+from components.faces.errors import KubefaceError
 
 
 def gain(low: float, before: float = 0.8, value: float = 0.1) -> dict[str, float]:
     return {"before": before, "after": before + value, "gain": value, "gain_low": low, "gain_high": low + 0.2}
 
 
+def figures(auc: float, tar: float, accuracy: float = 0.0) -> dict[str, Any]:
+    return {"auc": gain(auc), "tar": gain(tar, 0.5), "accuracy": gain(accuracy)}
+
+
 def evaluation(
-    auc: float = 0.05, tar: float = 0.05, clean: float | None = None, lfw: tuple[float, float] | None = None
+    auc: float = 0.05,
+    tar: float = 0.05,
+    clean: float | None = None,
+    lfw: float | None = None,
+    champion: tuple[float, float] | None = None,
+    groups: dict[str, list[float | None]] | None = None,
 ) -> dict[str, Any]:
-    """An evaluation by the lower bounds of its gains, and by LFW's accuracy before and after."""
-    made: dict[str, Any] = {
-        "gain": {"heldout": {"auc": gain(auc), "tar": gain(tar, 0.5)}},
-        "gate_far": 0.01,
-        "people": 42,
-        "baseline": {"heldout": {}},
-        "finetuned": {"heldout": {}},
-    }
+    """An evaluation by the lower bounds of its gains, and by the upper bounds of what groups may lose."""
+    made: dict[str, Any] = {"gain": {"heldout": figures(auc, tar)}, "gate_far": 0.01, "people": 42}
     if clean is not None:
-        made["gain"]["heldout_clean"] = {"auc": gain(clean, 0.99, clean / 2), "tar": gain(-1.0)}
+        made["gain"]["heldout_clean"] = {"auc": gain(clean, 0.99, clean / 2), "tar": gain(-1), "accuracy": gain(-1)}
     if lfw is not None:
-        made["baseline"]["lfw"], made["finetuned"]["lfw"] = ({"accuracy": accuracy} for accuracy in lfw)
+        made["gain"]["lfw"] = {"auc": gain(-1), "tar": gain(-1), "accuracy": gain(lfw, 0.9958, lfw / 2)}
+    if champion is not None:
+        made["gain_over_champion"] = {"heldout": figures(*champion)}
+    made["groups"] = {
+        column: {"rows": [{"group": f"g{i}", "fnmr_change": high and high / 2, "fnmr_change_high": high}
+                          for i, high in enumerate(highs)]}
+        for column, highs in (groups or {}).items()
+    }  # fmt: skip
     return made
 
 
-CASES = [
-    # auc, tar: lower bounds; clean: lower bound; LFW before and after; allowed loss; failed checks
-    (0.05, 0.05, None, None, 0.01, []),
-    (1e-6, 1e-6, None, None, 0.01, []),
-    (0.0, 0.05, None, None, 0.01, ["heldout auc"]),
-    (0.05, 0.0, None, None, 0.01, ["heldout tar"]),
-    (-0.01, -0.02, None, None, 0.01, ["heldout auc", "heldout tar"]),
-    (0.05, 0.05, -0.005, None, 0.01, []),
-    (0.05, 0.05, -0.01, None, 0.01, []),
-    (0.05, 0.05, -0.0101, None, 0.01, ["heldout_clean"]),
-    (0.05, 0.05, -0.0101, None, 0.02, []),
-    (0.05, 0.05, -0.0001, None, 0.0, ["heldout_clean"]),
-    (0.05, 0.05, 0.0, None, 0.0, []),
-    (0.05, 0.05, -0.005, (0.9958, 0.9900), 0.01, []),
-    (0.05, 0.05, -0.005, (0.9958, 0.9858), 0.01, []),  # exactly one point
-    (0.05, 0.05, -0.005, (0.9958, 0.9857), 0.01, ["lfw"]),
-    (0.05, 0.05, 0.0, (0.9900, 0.9990), 0.0, []),
-    (0.05, 0.05, -0.5, (0.99, 0.5), 0.01, ["heldout_clean", "lfw"]),
-    (-0.05, 0.05, 0.1, (0.99, 0.999), 0.01, ["heldout auc"]),
+def failed(found: dict[str, Any]) -> list[str]:
+    return [check["name"] for check in found["checks"] if not check["passed"]]
+
+
+CASES: list[tuple[dict[str, Any], dict[str, Any], list[str]]] = [
+    ({}, {}, []),
+    ({"auc": 1e-6, "tar": 1e-6}, {}, []),
+    ({"auc": 0.0}, {}, ["heldout auc"]),
+    ({"tar": 0.0}, {}, ["heldout tar"]),
+    ({"tar": 0.0}, {"metrics": "auc"}, []),
+    ({"auc": 0.0}, {"metrics": "accuracy tar"}, ["heldout accuracy"]),
+    ({"auc": 0.02}, {"min_gain": 0.02}, ["heldout auc"]),
+    ({"auc": 0.021}, {"min_gain": 0.02}, []),
+    ({"clean": -0.005}, {}, []),
+    ({"clean": -0.01}, {}, []),  # exactly one point
+    ({"clean": -0.0101}, {}, ["heldout_clean"]),
+    ({"clean": -0.0101}, {"max_loss": 0.02}, []),
+    ({"clean": -0.0001}, {"max_loss": 0.0}, ["heldout_clean"]),
+    ({"lfw": -0.01}, {}, []),
+    ({"lfw": -0.0101}, {}, ["lfw"]),
+    ({"lfw": -0.0101}, {"max_loss": 0.5}, ["lfw"]),  # has a limit of its own
+    ({"lfw": -0.0101}, {"max_loss_lfw": 0.02}, []),
+    ({"clean": -0.5, "lfw": -0.5}, {}, ["heldout_clean", "lfw"]),
+    ({"clean": -0.5, "lfw": -0.5}, {"target": "lfw", "metrics": "accuracy"}, ["lfw accuracy", "heldout_clean"]),
+    ({"groups": {"camera": [0.0, None, 0.1]}}, {}, []),
+    ({"groups": {"camera": [0.0, 0.11], "age": [None]}}, {}, ["group camera"]),
+    ({"groups": {"camera": [0.0, 0.11], "age": [None]}}, {"max_loss_group": 0.2}, []),
+    ({"champion": (0.01, 0.01)}, {}, []),
+    ({"champion": (0.0, 0.01)}, {}, ["champion auc"]),
+    ({"champion": (-0.01, 0.0)}, {"over_champion": "not_worse"}, []),
+    ({"champion": (-0.011, 0.0)}, {"over_champion": "not_worse"}, ["champion auc"]),
+    ({"champion": (-0.5, -0.5)}, {"over_champion": "ignore"}, []),
 ]
 
 
-@pytest.mark.parametrize(("auc", "tar", "clean", "lfw", "allowed", "failed"), CASES)
-def test_verdict(
-    auc: float, tar: float, clean: float | None, lfw: tuple[float, float] | None, allowed: float, failed: list[str]
-) -> None:
-    found = decide(evaluation(auc, tar, clean, lfw), allowed)
-    assert [check["name"] for check in found["checks"] if not check["passed"]] == failed
-    assert found["better"] is (not failed)
-    assert found["max_loss"] == allowed
-    assert len(found["checks"]) == 2 + (clean is not None) + (lfw is not None)
-    assert found["reason"].startswith(f"{'not better' if failed else 'better'} on 42 held-out people: ")
+@pytest.mark.parametrize(("bounds", "rule", "expected"), CASES)
+def test_verdict(bounds: dict[str, Any], rule: dict[str, Any], expected: list[str]) -> None:
+    found = decide(evaluation(**bounds), read_gate(rule))
+    assert failed(found) == expected
+    assert found["better"] is (not expected)
+    assert found["rule"] == Gate(**rule).model_dump()
+    assert found["reason"].startswith(f"{'not better' if expected else 'better'} on 42 held-out people: ")
 
 
 def test_reason_tells_the_figures() -> None:
-    reason = decide(evaluation(0.031, 0.0424, -0.02, (0.9958, 0.9812)), 0.015)["reason"].replace("−", "-")
+    made = evaluation(0.031, 0.0424, clean=-0.02, lfw=-0.008, champion=(0.01, 0.02), groups={"camera": [0.04, 0.08]})
+    reason = decide(made, Gate(max_loss=0.015))["reason"].replace("−", "-")
     assert "AUC 80.00 % → 90.00 % (gain +10.00, 95 % interval +3.10 to +23.10)" in reason
     assert "TAR@FAR=0.01 50.00 % → 60.00 % (gain +10.00, 95 % interval +4.24 to +24.24)" in reason
-    assert "clean AUC 99.00 % → 98.00 %" in reason and "-2.00 to +18.00, -1.50 allowed" in reason
-    assert "LFW accuracy 99.58 % → 98.12 % (-1.50 allowed)" in reason
+    assert "clean AUC 99.00 % → 98.00 % (95 % interval -2.00 to +18.00, -1.50 allowed)" in reason
+    assert "LFW accuracy 99.58 % → 99.18 % (95 % interval -0.80 to +19.20, -1.00 allowed)" in reason
+    assert "camera g1 FNMR +4.00 (at most +8.00, +10.00 allowed)" in reason
+    assert "over the promoted model AUC 80.00 % → 90.00 % (95 % interval +1.00 to +21.00)" in reason
     assert "\n" not in reason
+    assert "90 % interval" in decide(made, Gate(confidence=0.9))["reason"]
 
 
 def test_reason_says_which_check_failed() -> None:
-    failed = decide(evaluation(auc=0.05, tar=-0.05), 0.01)
-    for check in failed["checks"]:
-        assert check["text"] in failed["reason"]
-    bad = next(check for check in failed["checks"] if not check["passed"])
-    good = next(check for check in failed["checks"] if check["passed"])
-    before = failed["reason"].split(bad["text"])[0]
-    assert before != failed["reason"].split(good["text"])[0]
-    assert decide(evaluation(), 0.01)["reason"].count("NOT") == 0
+    found = decide(evaluation(auc=0.05, tar=-0.05), Gate())
+    for check in found["checks"]:
+        assert check["text"] in found["reason"]
+    bad = next(check for check in found["checks"] if not check["passed"])
+    good = next(check for check in found["checks"] if check["passed"])
+    before = found["reason"].split(bad["text"])[0]
+    assert before != found["reason"].split(good["text"])[0]
+    assert decide(evaluation(), Gate())["reason"].count("NOT") == 0
     assert before.endswith("NOT ENOUGH: ")
 
 
-@given(
-    bounds=st.tuples(*[st.floats(-0.5, 0.5)] * 3),
-    lfw=st.tuples(st.floats(0.5, 1), st.floats(0.5, 1)),
-    allowed=st.floats(0, 0.2),
-    more=st.floats(0, 0.2),
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        ({"max_los": 0.1}, "gate: max_los: Extra inputs are not permitted; its fields are target, metrics"),
+        ({"max_loss": -1}, "gate: max_loss: "),
+        ({"metrics": "auc gut"}, "gate: metrics: .*'auc gut': name some of auc, tar, accuracy"),
+        ({"metrics": " "}, "gate: metrics: "),
+        ({"confidence": 1.0}, "gate: confidence: "),
+        ({"over_champion": "maybe"}, "gate: over_champion: "),
+    ],
 )
+def test_a_wrong_rule_is_one_line(rule: dict[str, Any], message: str) -> None:
+    with pytest.raises(KubefaceError, match=message) as raised:
+        read_gate(rule)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_target_that_was_not_measured_is_refused() -> None:
+    with pytest.raises(KubefaceError, match="target is 'lfw', which was not measured: use one of heldout"):
+        decide(evaluation(), Gate(target="lfw"))
+
+
+@given(bounds=st.tuples(*[st.floats(-0.5, 0.5)] * 5), allowed=st.floats(0, 0.2), more=st.floats(0, 0.2))
 def test_better_figures_are_never_judged_worse(
-    bounds: tuple[float, float, float], lfw: tuple[float, float], allowed: float, more: float
+    bounds: tuple[float, float, float, float, float], allowed: float, more: float
 ) -> None:
-    found = decide(evaluation(*bounds, lfw), allowed)
-    raised = evaluation(*(bound + more for bound in bounds), (lfw[0], lfw[1] + more))
-    assert decide(raised, allowed)["better"] >= found["better"]
-    assert decide(evaluation(*bounds, lfw), allowed + more)["better"] >= found["better"]
+    def made(*by: float) -> dict[str, Any]:
+        auc, tar, clean, lfw, champion = by
+        return evaluation(auc, tar, clean, lfw, (champion, champion))
+
+    found = decide(made(*bounds), Gate(max_loss=allowed, max_loss_lfw=allowed))
+    raised = decide(made(*(bound + more for bound in bounds)), Gate(max_loss=allowed, max_loss_lfw=allowed))
+    wider = decide(made(*bounds), Gate(max_loss=min(1, allowed + more), max_loss_lfw=min(1, allowed + more)))
+    assert raised["better"] >= found["better"] and wider["better"] >= found["better"]
     if found["better"]:
-        assert bounds[0] > 0 and bounds[1] > 0 and bounds[2] >= -allowed - 1e-8
-        assert lfw[1] >= lfw[0] - allowed - 1e-8
+        assert min(bounds[0], bounds[1], bounds[4]) > 0 and min(bounds[2:4]) >= -allowed - 1e-8

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import nn
 
 from components.evaluate.embeddings import Embeddings, embed_batch
-from components.evaluate.lfw import PairsFile, evaluate_lfw, read_pairs
+from components.evaluate.lfw import PairsFile, evaluate_lfw, lfw_pictures, read_pairs
 from components.faces.backbones import Preprocessing
 from components.faces.degrade import Degradation
 from components.faces.detection import make_detector
@@ -81,6 +81,8 @@ def test_view_2_by_hand(tmp_path: Path) -> None:
     assert found.pairs.same.tolist() == [True, True, False, False] * 2
     assert found.folds.tolist() == [0] * 4 + [1] * 4
     assert len(found.images) == len(set(found.images)) == 11
+    people = [name.split("/")[0] for name in found.images]
+    assert (np.equal.outer(found.people, found.people) == np.equal.outer(people, people)).all()
 
 
 def test_view_1_is_one_fold(tmp_path: Path) -> None:
@@ -199,6 +201,14 @@ def test_small_lfw(
         assert figures["threshold"] == pytest.approx(expected["threshold"], abs=1e-5)
         assert figures["accuracy"] == pytest.approx(expected["accuracy"])
     assert published["threshold"] != published["flip"]["threshold"]
+    assert list(found["scores"]) == ["published", "damaged"]
+    np.testing.assert_allclose(found["scores"]["published"], by_hand[0], atol=1e-5)
+    assert found["scores"]["published"].dtype == np.float64
+    wanted = read_pairs(str(small_lfw.pairs))
+    assert (found["pairs_file"].images, found["pairs_file"].folds.tolist()) == (wanted.images, [0] * 8 + [1] * 8)
+    assert (
+        found["pairs_file"].people[wanted.pairs.left] == found["pairs_file"].people[wanted.pairs.right]
+    ).tolist() == (SAME.tolist())
 
 
 def test_archives_of_any_form(small_lfw: SmallLfw, linear: FaceModel, tmp_path: Path) -> None:
@@ -214,7 +224,8 @@ def test_archives_of_any_form(small_lfw: SmallLfw, linear: FaceModel, tmp_path: 
         evaluate_lfw(str(archive), str(small_lfw.pairs), "retinaface", {"m": linear})
         for archive in (small_lfw.archive, packed, folder)
     ]
-    assert found[0] == found[1] == found[2]
+    assert found[0]["models"] == found[1]["models"] == found[2]["models"]
+    assert len({one["scores"]["m"].tobytes() for one in found}) == 1
 
 
 def test_accuracy_of_a_fold_uses_the_threshold_of_the_other(
@@ -256,6 +267,25 @@ def test_photograph_without_a_face_gets_a_centre_crop(small_lfw: SmallLfw, linea
     assert figures["threshold"] == pytest.approx(expected["threshold"], abs=1e-5)
     intact, _ = scores_by_hand(linear, small_lfw.photographs, str(small_lfw.pairs))
     assert np.count_nonzero(np.abs(intact - scores) > 1e-5) == 3  # the three pairs that it is in
+
+
+def test_pictures_are_the_crops_that_were_measured(small_lfw: SmallLfw, tmp_path: Path) -> None:
+    names = ["Dora_Maar/Dora_Maar_0002", "Ann_Lee/Ann_Lee_0001"]
+    buffer = io.BytesIO()
+    Image.new("RGB", (92, 112), (90, 120, 90)).save(buffer, "JPEG")
+    changed = small_lfw.photographs | {names[0]: buffer.getvalue()}
+    archive = str(write_tar(tmp_path / "lfw.tar", changed))
+    found = lfw_pictures(archive, names, "retinaface")
+    assert list(found) == names
+    blank, face = (decode_rgb(changed[name]) for name in names)
+    np.testing.assert_array_equal(found[names[0]], centre_crop(blank))
+    faces = make_detector("retinaface", 20)(face)
+    best = faces.subject(face.shape[1], face.shape[0])
+    np.testing.assert_array_equal(found[names[1]], align_crop(face, faces.landmarks[best]))
+    assert lfw_pictures(archive, [], "retinaface") == {}
+    assert lfw_pictures(archive, names[1:], "retinaface", "facenet_160")[names[1]].shape == (160, 160, 3)
+    with pytest.raises(KubefaceError, match=r"lfw\.tar lacks 1 images of the ones asked for, Eve/Eve_0001\.jpg first"):
+        lfw_pictures(archive, ["Eve/Eve_0001"], "retinaface")
 
 
 def test_missing_image(small_lfw: SmallLfw, linear: FaceModel, tmp_path: Path) -> None:

@@ -27,7 +27,11 @@ def test_from_alignment_to_evaluation(
     split(aligned, filtered, divided, heldout_fraction=0.5, seed=SPLIT_SEED)
     chosen = {"strategy": "full", "epochs": 1, "batch_size": 4}
     finetune(aligned, divided, model, settings=chosen, workers=0)
-    assert json.loads((model / "model.json").read_text())["alignment"] == {"template": "facenet_160", "size": 160}
+    assert json.loads((model / "model.json").read_text())["alignment"] == {
+        "template": "facenet_160",
+        "size": 160,
+        "detector": "mtcnn",
+    }
     assert load_model(model).template == "facenet_160"
     evaluate(
         aligned, divided, model, tmp_path / "evaluation",

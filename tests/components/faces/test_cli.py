@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, Field
 
-from components.faces.cli import main, parser_of
+from components.faces.cli import Later, main, parser_of
 from components.faces.errors import KubefaceError
 from components.faces.runtime import MALLOC_SETTINGS
 
@@ -134,6 +134,55 @@ def test_several_steps_become_subcommands(capsys: pytest.CaptureFixture[str]) ->
             main(steps, arguments)
         assert raised.value.code == 2
     assert "Eats bread." in parser_of(steps).format_help()
+
+
+def weigh(flour: Path, loaves: int, /, scale: str = "kitchen", limit: float | None = None) -> dict[str, Any]:
+    """Weighs bread.
+
+    Args:
+        flour: Bag of flour.
+        loaves: Number of loaves.
+        scale: Which scale.
+        limit: Most kilograms.
+    """
+    return {"flour": repr(flour), "loaves": loaves, "scale": scale, "limit": limit}
+
+
+def test_parameters_before_a_slash_are_arguments_without_a_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    main({"weigh": weigh, "eat": eat}, ["weigh", "bags/rye", "--limit", "2.5", "3"])
+    figures = output(capsys)
+    assert figures.pop("seconds") >= 0
+    assert figures == {"flour": "PosixPath('bags/rye')", "loaves": 3, "scale": "kitchen", "limit": 2.5}
+    main(weigh, ["a", "1"])
+    assert output(capsys)["limit"] is None
+    for arguments, said in ((["a"], "required: LOAVES"), (["a", "x"], "argument LOAVES: invalid int value: 'x'")):
+        with pytest.raises(SystemExit) as raised:
+            main(weigh, arguments)
+        assert raised.value.code == 2
+        assert said in capsys.readouterr().err
+    text = " ".join(parser_of(weigh).format_help().split())
+    assert "FLOUR LOAVES" in text
+    assert "LOAVES Number of loaves." in text
+
+
+def test_a_later_step_is_imported_only_when_its_command_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "late_step.py").write_text(
+        'def sleep(hours: int) -> dict:\n    """Sleeps.\n\n    Args:\n        hours: How long.\n    """\n'
+        '    return {"slept": hours}\n'
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    steps = {"sleep": Later("late_step", "sleep", "Sleeps well."), "eat": eat}
+    main(steps, ["eat", "--bread", "rye"])
+    assert "Sleeps well." in parser_of(steps).format_help()
+    with pytest.raises(SystemExit):
+        main(steps, ["dream"])
+    assert "late_step" not in sys.modules
+    capsys.readouterr()
+    main(steps, ["sleep", "--hours", "8"])
+    assert output(capsys)["slept"] == 8
+    del sys.modules["late_step"]
 
 
 class Toppings(BaseModel):

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 from components.faces.degrade import Degradation
 from components.faces.errors import KubefaceError
+from components.faces.geometry import ARCFACE_112
 from components.faces.images import RGB, decode_rgb
 from components.faces.table import Table
 
-EVERY = ["noise:60", "lowres:14", "blur:4", "jpeg:5", "dark", "dark:0.5"]
+EVERY = ["noise:60", "lowres:14", "blur:4", "jpeg:5", "dark", "dark:0.5", "grey", "masked", "rotated:15"]
 
 
 @pytest.fixture(scope="module")
@@ -31,11 +32,16 @@ def test_what_is_read_is_what_is_written() -> None:
         "jpeg:5",
         "dark:0.2",
         "dark:0.5",
+        "grey",
+        "masked",
+        "rotated:15",
     ]
     assert str(Degradation.parse("none")) == "none" == str(Degradation())
     assert Degradation.parse(" blur:2.50 ") == Degradation("blur", 2.5)
     assert not Degradation.parse("none")
     assert Degradation.parse("blur:2")
+    assert Degradation.parse("grey") == Degradation("grey")
+    assert Degradation.parse("rotated:-7.5") == Degradation("rotated", -7.5)
 
 
 @given(
@@ -45,6 +51,8 @@ def test_what_is_read_is_what_is_written() -> None:
         st.tuples(st.just("blur"), st.floats(0.1, 100)),
         st.tuples(st.just("jpeg"), st.floats(1, 100)),
         st.tuples(st.just("dark"), st.floats(0.01, 1)),
+        st.tuples(st.sampled_from(["grey", "masked"]), st.just(0.0)),
+        st.tuples(st.just("rotated"), st.floats(-180, 180)),
     )
 )
 def test_text_comes_back(degradation: tuple[str, float]) -> None:
@@ -55,7 +63,7 @@ def test_text_comes_back(degradation: tuple[str, float]) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "degradation '' is unknown: use none, noise, lowres, blur, jpeg, dark"),
+        ("", "degradation '' is unknown: use none, noise, lowres, blur, jpeg, dark, grey, masked, rotated (as"),
         ("fog:3", "degradation 'fog:3' is unknown: use none, noise"),
         ("none:3", "'none:3' is unknown"),
         ("NOISE:60", "'NOISE:60' is unknown"),
@@ -70,6 +78,10 @@ def test_text_comes_back(degradation: tuple[str, float]) -> None:
         ("lowres:1", "must lie between 2 and 1000"),
         ("jpeg:0", "must lie between 1 and 100"),
         ("dark:0", "must lie between 0.01 and 1"),
+        ("grey:1", "'grey:1': grey takes no number, write grey"),
+        ("masked:", "'masked:': masked takes no number, write masked"),
+        ("rotated", "'rotated' needs a number behind the colon"),
+        ("rotated:181", "must lie between -180 and 180"),
     ],
 )
 def test_errors_name_the_text_and_say_what_to_write(text: str, said: str) -> None:
@@ -167,3 +179,66 @@ def test_dark_takes_the_light_away_and_leaves_shot_noise() -> None:
     assert dark.mean() == pytest.approx(40, rel=0.02)  # a fifth
     assert dark.var() == pytest.approx(40, rel=0.05)  # Poisson: variance is mean
     assert Degradation.parse("dark:0.5")(grey, 1).mean() == pytest.approx(100, rel=0.02)
+
+
+def test_grey_is_the_luma_of_bt_601() -> None:
+    colours = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255], [10, 200, 90], [77, 77, 77]]], np.uint8)
+    grey = Degradation.parse("grey")(colours)
+    expected = colours @ np.array([0.299, 0.587, 0.114])
+    assert np.abs(grey - expected[..., None]).max() <= 0.51
+    assert (grey == grey[..., :1]).all()
+
+
+def test_the_mask_hides_nose_and_mouth_and_leaves_the_eyes(crop: RGB) -> None:
+    masked = Degradation.parse("masked")(crop)
+    left, right, nose, *mouth = (tuple(np.rint(point).astype(int)) for point in ARCFACE_112)
+    for x, y in (left, right):
+        around = slice(y - 6, y + 7), slice(x - 8, x + 9)
+        assert (masked[around] == crop[around]).all()
+    assert (masked[:55] == crop[:55]).all()  # brows and forehead
+    black = Degradation.parse("masked")(np.zeros_like(crop))
+    for x, y in (nose, *mouth):  # cloth whatever lies below it, and a light blue
+        assert (masked[y, x] == black[y, x]).all()
+        red, green, blue = masked[y, x].astype(int)
+        assert 120 < red < green < blue
+    assert (masked[111, 56] == black[111, 56]).all()  # the chin
+    assert 0.2 < (masked != crop).any(axis=2).mean() < 0.35
+
+
+def test_the_mask_is_even_but_for_its_shading_and_lies_straight() -> None:
+    white = np.full((112, 112, 3), 255, np.uint8)
+    masked = Degradation.parse("masked")(white).astype(int)
+    cloth = masked[70:110, 40:72]
+    assert 1 < cloth.std((0, 1)).mean() < 15
+    assert masked[90, 56, 0] > 10 + max(masked[90, 30, 0], masked[90, 82, 0])  # darker at the cheeks
+    covered = (masked != 255).any(axis=2)
+    middle = (ARCFACE_112[0, 0] + ARCFACE_112[1, 0]) / 2
+    for row in (70, 80, 100):
+        assert np.flatnonzero(covered[row])[[0, -1]].mean() == pytest.approx(middle, abs=0.6)
+
+
+@pytest.mark.parametrize("side", [56, 160, 224])
+def test_the_mask_grows_with_the_crop(side: int) -> None:
+    grown, plain = (Degradation.parse("masked")(np.zeros((s, s, 3), np.uint8)) for s in (side, 112))
+    scaled = cv2.resize(grown, (112, 112), interpolation=cv2.INTER_AREA if side > 112 else cv2.INTER_LINEAR)
+    assert np.mean((scaled > 80) != (plain > 80)) < 0.01
+
+
+def test_rotation_turns_counter_clockwise_about_the_middle() -> None:
+    image = np.full((101, 101, 3), 50, np.uint8)
+    image[49:52, 84:87] = 250  # 35 pixels right of the middle
+    turned = Degradation.parse("rotated:30")(image)[..., 0].astype(float) - 50
+    ys, xs = np.mgrid[:101, :101] - 50
+    weight = np.clip(turned, 0, None)
+    assert (xs * weight).sum() / weight.sum() == pytest.approx(35 * np.cos(np.pi / 6), abs=0.1)
+    assert (ys * weight).sum() / weight.sum() == pytest.approx(-35 * np.sin(np.pi / 6), abs=0.1)  # y points down
+
+
+def test_rotation_is_undone_and_fills_corners_with_the_border(crop: RGB) -> None:
+    there, back = (Degradation.parse(f"rotated:{degrees}") for degrees in (15, -15))
+    again = back(there(crop))
+    inside = slice(28, 84)
+    assert np.abs(again[inside, inside].astype(int) - crop[inside, inside]).mean() < 2
+    assert np.abs(there(crop)[inside, inside].astype(int) - crop[inside, inside]).mean() > 5
+    assert (Degradation.parse("rotated:0")(crop) == crop).all()
+    assert (Degradation.parse("rotated:45")(np.full((112, 112, 3), 90, np.uint8)) == 90).all()  # no black corners

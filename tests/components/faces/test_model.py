@@ -340,7 +340,7 @@ def test_what_model_json_tells(saved: Path, changed: FaceModel) -> None:
     assert config["weights_sha256"] == sha256_file(saved / "model.safetensors")
     assert config["backbone"] == "sface"
     assert config["preprocessing"] == {"size": 112, "color_order": "rgb", "mean": 127.5, "std": 128.0}
-    assert config["alignment"] == {"template": "arcface_112", "size": 112}
+    assert config["alignment"] == {"template": "arcface_112", "size": 112, "detector": "mtcnn"}
     assert (config["embedding_size"], config["start"], config["training"]) == (128, changed.start, {"epochs": 1})
 
 

@@ -1,6 +1,7 @@
 """Storage on plain paths and file:// URIs; S3 is tested against a real store elsewhere."""
 
 import os
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -105,3 +106,58 @@ def test_s3_names() -> None:
     assert storage.split_s3("s3://bucket") == ("bucket", "")
     with pytest.raises(KubefaceError, match="names no bucket: write s3://bucket/prefix"):
         storage.split_s3("s3:///key")
+
+
+def test_replacing_is_compare_and_swap(tmp_path: Path) -> None:
+    uri = str(tmp_path / "new" / "x.json")
+    assert storage.read_marked(uri) is None
+    assert not storage.replace(uri, b"1", "somebody's mark")
+    assert storage.replace(uri, b"1", "")
+    assert not storage.replace(uri, b"2", "")
+    found = storage.read_marked(uri)
+    assert found is not None and found[0] == b"1"
+    assert storage.replace(uri, b"2", found[1])
+    assert not storage.replace(uri, b"3", found[1])
+    assert storage.read_bytes(uri) == b"2"
+    assert storage.keeps_conditions(uri)
+    assert {path.name for path in (tmp_path / "new").iterdir()} == {"x.json", ".x.json.lock"}
+
+
+def test_replacing_where_nothing_can_be_written_is_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert storage.read_marked(str(tmp_path / "file" / "x")) is None
+    with pytest.raises(KubefaceError, match="file/x cannot be written"):
+        storage.replace(str(tmp_path / "file" / "x"), b"1", "")
+    with pytest.raises(KubefaceError, match="cannot be read: Is a directory"):
+        storage.read_marked(str(tmp_path))
+
+
+def count_up(uri: str, times: int) -> int:
+    """Adds to a number in a file until that many additions went through; returns how many others came first."""
+    lost = 0
+    while times:
+        data, mark = storage.read_marked(uri) or (b"0", "")
+        if storage.replace(uri, str(int(data) + 1).encode(), mark):
+            times -= 1
+        else:
+            lost += 1
+    return lost
+
+
+def test_of_processes_that_replace_at_the_same_time_one_wins_each_round(tmp_path: Path) -> None:
+    uri = str(tmp_path / "number")
+    with ProcessPoolExecutor(4) as pool:
+        lost = sum(pool.map(count_up, [uri] * 4, [50] * 4))
+    assert storage.read_bytes(uri) == b"200"
+    assert lost > 0  # they did meet
+
+
+def test_several_may_write_the_same_file_at_the_same_time(tmp_path: Path) -> None:
+    contents = [bytes([65 + number]) * 300_000 for number in range(4)]
+    for number, content in enumerate(contents):
+        (tmp_path / str(number)).write_bytes(content)
+    target = tmp_path / "there" / "file"
+    with ThreadPoolExecutor(8) as pool:
+        for _ in pool.map(lambda n: storage.upload(tmp_path / str(n % 4), str(target)), range(200)):
+            assert target.read_bytes() in contents
+    assert list(target.parent.iterdir()) == [target]

@@ -3,9 +3,12 @@
 import os
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
+from urllib3.exceptions import ProtocolError as ConnectionLostError
 
 from components.faces import storage
 from components.faces.errors import KubefaceError
@@ -124,6 +127,64 @@ def test_ingest_from_s3_gives_what_ingest_from_the_folder_gives(bucket: str, orl
     assert plan(f"s3://{bucket}/people")["shards"] != [shard]
     with pytest.raises(KubefaceError, match="changed while the run began"):
         ingest(f"s3://{bucket}/people", tmp_path / "again", shard=shard)
+
+
+def test_replacing_is_compare_and_swap(bucket: str) -> None:
+    uri = f"s3://{bucket}/swap/x.json"
+    assert storage.read_marked(uri) is None
+    assert not storage.replace(uri, b"1", "0" * 32)
+    assert storage.replace(uri, b"1", "")
+    assert not storage.replace(uri, b"2", "")
+    data, mark = storage.read_marked(uri) or (b"", "")
+    assert data == b"1" and mark
+    assert storage.replace(uri, b"2", mark)
+    assert not storage.replace(uri, b"3", mark)
+    assert storage.read_bytes(uri) == b"2"
+    assert storage.keeps_conditions(uri) and storage.read_bytes(uri) == b"2"
+    assert storage.read_marked("s3://nowhere-at-all/x") is None
+    with pytest.raises(KubefaceError, match="bucket 'nowhere-at-all' does not exist"):
+        storage.replace("s3://nowhere-at-all/x", b"1", "")
+
+
+def test_of_several_that_replace_at_the_same_time_one_wins_each_round(bucket: str) -> None:
+    uri, mark = f"s3://{bucket}/swap/race", ""
+    with ThreadPoolExecutor(4) as pool:
+        for number in range(10):
+            contents = [f"{number} {contender}".encode() for contender in range(4)]
+            won = list(pool.map(storage.replace, [uri] * 4, contents, [mark] * 4))
+            assert sorted(won) == [False, False, False, True]
+            found = storage.read_marked(uri)
+            assert found is not None and found[0] == contents[won.index(True)]
+            mark = found[1]
+
+
+def test_a_replacement_whose_answer_is_lost_is_still_a_replacement(
+    bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put, lost = type(storage.client())._put_object, []
+
+    def put_and_lose(*arguments: Any, **named: Any) -> Any:
+        result = put(*arguments, **named)
+        if not lost:
+            lost.append(1)
+            raise ConnectionLostError("the answer got lost")
+        return result
+
+    monkeypatch.setattr(type(storage.client()), "_put_object", put_and_lose)
+    assert storage.replace(f"s3://{bucket}/swap/lost", b"mine", "")
+    assert lost and storage.read_bytes(f"s3://{bucket}/swap/lost") == b"mine"
+
+
+def test_a_store_that_pays_no_heed_to_conditions_is_found_out(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    put = type(storage.client())._put_object
+    storage.replace(f"s3://{bucket}/swap/heedless", b"there", "")
+
+    def put_anyway(client: Any, bucket: str, key: str, data: bytes, headers: dict[str, str]) -> Any:
+        return put(client, bucket, key, data, headers={"Content-Type": headers["Content-Type"]})
+
+    monkeypatch.setattr(type(storage.client()), "_put_object", put_anyway)
+    assert not storage.keeps_conditions(f"s3://{bucket}/swap/heedless")
+    assert storage.read_bytes(f"s3://{bucket}/swap/heedless") == b"there"
 
 
 def test_no_store_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:

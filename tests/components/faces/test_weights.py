@@ -445,7 +445,8 @@ def test_keras_archive_as_pretrained_and_as_folder(tmp_path: Path, monkeypatch: 
     assert imported.preprocessing == Preprocessing(64, "rgb", 127.5, 128.0)
     assert agrees(imported, own) and not agrees(imported, usual)
     assert imported.start == f"{archive}#sha256={sha256_file(archive)}"
-    assert json.loads((folder / "model.json").read_text())["alignment"] == {"template": "arcface_112", "size": 112}
+    alignment = json.loads((folder / "model.json").read_text())["alignment"]
+    assert alignment == {"template": "arcface_112", "size": 112, "detector": "mtcnn"}
     with pytest.raises(KubefaceError, match="exists already"):
         weights.import_keras(str(archive), folder)
     with pytest.raises(KubefaceError, match="preprocessing's std is 0"):

@@ -2,92 +2,95 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from components.faces import storage
 from components.faces.errors import KubefaceError
 from components.faces.folders import sha256_file
+from components.promote.champion import find_champion
+from components.promote.passport import verify
 from components.promote.step import promote
-
-FIGURES = {
-    "accuracy": 0.98,
-    "auc": 0.991,
-    "eer": 0.04,
-    "tar_at_far": {"0.1": 0.97, "0.01": 0.9},
-}
+from tests.components.promote.made import make
 
 
-def make(folder: Path, better: bool) -> tuple[Path, Path]:
-    """A model folder and an evaluation folder."""
-    model, evaluation = folder / "model", folder / "evaluation"
-    model.mkdir()
-    evaluation.mkdir()
-    (model / "model.safetensors").write_bytes(b"weights")
-    (model / "identities.json").write_text('["a", "b"]')
-    config: dict[str, Any] = {
-        "backbone": "sface",
-        "embedding_size": 128,
-        "preprocessing": {"size": 112, "color_order": "rgb", "mean": 127.5, "std": 128.0},
-        "alignment": {"template": "arcface_112", "size": 112},
-        "start": "somewhere",
-        "start_license": "Apache-2.0",
-        "weights_sha256": sha256_file(model / "model.safetensors"),
-        "training": {"images": 216, "identities": 27, "degradation": "noise:60"},
-    }
-    (model / "model.json").write_text(json.dumps(config))
-    measured = {
-        "baseline": {"heldout": FIGURES | {"auc": 0.85}},
-        "finetuned": {"heldout": FIGURES, "lfw": FIGURES | {"tar_at_far": {"0.001": 0.98}}},
-        "gain": {},
-        "gate": {"better": better, "reason": f"{'better' if better else 'not better'} on 13 held-out people: AUC"},
-        "people": 13,
-        "images": 130,
-        "pairs": 8385,
-    }
-    measured["baseline"]["lfw"] = measured["finetuned"]["lfw"]
-    (evaluation / "evaluation.json").write_text(json.dumps(measured))
-    return model, evaluation
+def promotion_of(out: Path) -> dict[str, object]:
+    return dict(json.loads((out / "promotion.json").read_text("utf-8")))
 
 
-def test_a_better_model_is_written_with_card_and_metrics(tmp_path: Path) -> None:
+def test_a_better_model_is_written_with_all_that_belongs_to_it(tmp_path: Path) -> None:
     model, evaluation = make(tmp_path, better=True)
+    (model / "mtcnn.zip").write_bytes(b"detector")
+    (model / "checkpoints").mkdir()
+    (evaluation / "threshold.json").write_text(json.dumps({"threshold": 0.41}))
     figures = promote(model, evaluation, tmp_path / "out", "gate-3", str(tmp_path / "models"))
-    assert figures == {"rows_in": 5, "rows_out": 5, "promoted": True}
-    promotion = json.loads((tmp_path / "out" / "promotion.json").read_text("utf-8"))
-    version = sha256_file(model / "model.safetensors")[:12]
-    assert promotion["version"] == version
-    assert promotion["uri"] == f"{tmp_path / 'models'}/gate-3/{version}"
-    written = Path(promotion["uri"])
+    assert figures == {"rows_in": 8, "rows_out": 8, "promoted": True}
+    promotion = promotion_of(tmp_path / "out")
+    weights, measured = (sha256_file(path) for path in (model / "model.safetensors", evaluation / "evaluation.json"))
+    assert promotion["version"] == f"{weights[:12]}-{measured[:8]}"
+    assert promotion["uri"] == f"{tmp_path / 'models'}/gate-3/{promotion['version']}"
+    assert (promotion["champion"], promotion["lost_to"], promotion["registered"]) == (None, None, {})
+    written = Path(str(promotion["uri"]))
     assert {p.name: sha256_file(p) for p in written.iterdir()} == promotion["sha256"]
-    assert set(promotion["sha256"]) == {
+    assert {p.name for p in written.iterdir()} == {
         "model.safetensors",
         "model.json",
+        "mtcnn.zip",
         "identities.json",
+        "threshold.json",
         "metrics.json",
         "model_card.md",
+        "passport.json",
     }
-    card = (written / "model_card.md").read_text("utf-8")
-    for told in (
-        "gate-3",
-        "27 people",
-        "13 other people",
-        "noise:60",
-        "Apache-2.0",
-        "| heldout | baseline |",
-        "85.00 %",
-    ):
-        assert told in card
-    assert "| lfw | finetuned | 98.00 % | 99.10 % | 4.00 % | – | – | 98.00 % |" in card
+    for name in ("metrics.json", "model_card.md", "passport.json"):
+        assert (written / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
+    assert find_champion(str(tmp_path / "models"), "gate-3") == promotion["uri"]
+    assert verify(str(written))["whole"]
 
 
-def test_the_same_model_has_the_same_address(tmp_path: Path) -> None:
+def test_metrics_hold_what_was_measured_and_nobodys_name(tmp_path: Path) -> None:
+    hardest = {"genuine": [{"left": "Ann/1.jpg", "left_identity": "Ann"}], "impostor": []}
+    forgotten = [{"left": "Ann/1.jpg", "left_identity": "Ann"}]
+    groups = {"camera": {"rows": [], "worst_ratio": None}}
+    model, evaluation = make(tmp_path, better=True, hardest=hardest, forgotten=forgotten, groups=groups, probes=[])
+    promote(model, evaluation, tmp_path / "out", "gate-3", str(tmp_path / "models"))
+    text = (tmp_path / "out" / "metrics.json").read_text("utf-8")
+    assert set(json.loads(text)) == {"baseline", "finetuned", "gain", "gate", "groups"}
+    assert "Ann" not in text
+
+
+def test_the_same_promotion_has_the_same_address_and_changes_nothing(tmp_path: Path) -> None:
     model, evaluation = make(tmp_path, better=True)
     for name in ("one", "two"):
         promote(model, evaluation, tmp_path / name, "gate-3", str(tmp_path / "models"))
-    assert len(list((tmp_path / "models" / "gate-3").iterdir())) == 1
-    assert (tmp_path / "one" / "promotion.json").read_bytes() == (tmp_path / "two" / "promotion.json").read_bytes()
+        written = {p: p.read_bytes() for p in (tmp_path / "models").rglob("*") if p.is_file()}
+        if name == "one":
+            first, times = written, {p: p.stat().st_mtime_ns for p in written if p.suffix}
+    assert written == first and {p: p.stat().st_mtime_ns for p in times} == times
+    for name in ("promotion.json", "passport.json", "model_card.md"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+    assert len(json.loads((tmp_path / "models" / "gate-3" / "champion.json").read_text())["history"]) == 1
+
+
+def test_a_version_that_was_damaged_or_left_half_written_is_written_again(tmp_path: Path) -> None:
+    model, evaluation = make(tmp_path, better=True)
+    promote(model, evaluation, tmp_path / "one", "gate-3", str(tmp_path / "models"))
+    written = Path(str(promotion_of(tmp_path / "one")["uri"]))
+    (written / "model.json").unlink()
+    (written / "model.safetensors").write_bytes(b"torn")
+    promote(model, evaluation, tmp_path / "two", "gate-3", str(tmp_path / "models"))
+    assert verify(str(written))["whole"]
+
+
+def test_an_evaluation_or_threshold_of_another_model_is_refused(tmp_path: Path) -> None:
+    model, evaluation = make(tmp_path / "a", better=True, models={"finetuned": {"weights_sha256": "0" * 64}})
+    with pytest.raises(KubefaceError, match=r"evaluation\.json is of another model"):
+        promote(model, evaluation, tmp_path / "out", "gate-3", str(tmp_path / "models"))
+    model, evaluation = make(tmp_path / "b", better=True)
+    (evaluation / "threshold.json").write_text(json.dumps({"weights_sha256": "0" * 64}))
+    with pytest.raises(KubefaceError, match=r"threshold\.json is of another model"):
+        promote(model, evaluation, tmp_path / "out", "gate-3", str(tmp_path / "models"))
+    assert not (tmp_path / "models").exists()
 
 
 def test_a_model_that_is_not_better_is_not_written_and_the_run_goes_on(
@@ -103,12 +106,43 @@ def test_a_model_that_is_not_better_is_not_written_and_the_run_goes_on(
     assert (tmp_path / "out" / "model_card.md").is_file()
 
 
-def test_model_json_goes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_model_json_goes_last_and_the_champion_after_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, evaluation = make(tmp_path, better=True)
     order: list[str] = []
-    monkeypatch.setattr(storage, "upload", lambda path, uri: order.append(path.name))
-    promote(model, evaluation, tmp_path / "out", "gate-3", "s3://bucket/models")
-    assert order[-1] == "model.json" and len(order) == 5
+    upload, replace = storage.upload, storage.replace
+    monkeypatch.setattr(storage, "upload", lambda path, uri: (order.append(path.name), upload(path, uri)))
+    monkeypatch.setattr(
+        storage, "replace", lambda uri, data, mark: (order.append(uri.split("/")[-1]), replace(uri, data, mark))[1]
+    )
+    promote(model, evaluation, tmp_path / "out", "gate-3", str(tmp_path / "models"))
+    assert order[-3:] == ["passport.json", "model.json", "champion.json"] and len(order) == 7
+
+
+@pytest.mark.parametrize("killed_at", range(7))
+def test_whoever_is_killed_leaves_no_champion_that_is_not_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_at: int
+) -> None:
+    model, evaluation = make(tmp_path, better=True)
+    models = str(tmp_path / "models")
+    left = [killed_at]
+
+    def counted(action):  # type: ignore[no-untyped-def]
+        def run(*arguments):  # type: ignore[no-untyped-def]
+            if not left[0]:
+                raise KeyboardInterrupt
+            left[0] -= 1
+            return action(*arguments)
+
+        return run
+
+    with monkeypatch.context() as patch:
+        for name in ("upload", "replace"):
+            patch.setattr(storage, name, counted(getattr(storage, name)))
+        with pytest.raises(KeyboardInterrupt):
+            promote(model, evaluation, tmp_path / "out", "gate-3", models)
+    assert find_champion(models, "gate-3") == "" and not (tmp_path / "out").exists()
+    promote(model, evaluation, tmp_path / "out", "gate-3", models)
+    assert verify(find_champion(models, "gate-3"))["whole"]
 
 
 def test_a_destination_that_cannot_be_written_to_leaves_nothing_that_looks_finished(tmp_path: Path) -> None:
@@ -134,25 +168,12 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("better", [True, False])
-def test_the_data_is_left_for_the_next_run_and_erasure_stands_in_the_card(tmp_path: Path, better: bool) -> None:
+def test_the_data_is_left_for_the_next_run_whatever_the_gate_says(tmp_path: Path, better: bool) -> None:
     model, evaluation = make(tmp_path, better=better)
-    erasure = {"marks": ["1f" * 16, "2e" * 16], "files_left_out": 41, "rows_found": 0, "rows_checked": 271}
-    for name, data in (
-        ("gathered", {"shards": {"0/1": "f"}, "erasure": erasure}),
-        ("audited", {"drift": {"worst": 1}}),
-    ):
+    for name, data in (("gathered", {"shards": {"0/1": "f"}}), ("audited", {"drift": {"worst": 1}})):
         (tmp_path / name).mkdir()
         (tmp_path / name / "data.json").write_text(json.dumps(data))
     told = {"gathered": tmp_path / "gathered", "audited": tmp_path / "audited"}
     promote(model, evaluation, tmp_path / "out", "gate-3", str(tmp_path / "models"), **told)
     left = json.loads((tmp_path / "models" / "gate-3" / "data.json").read_text())
-    assert left == {"shards": {"0/1": "f"}, "erasure": erasure, "drift": {"worst": 1}}
-    card = (tmp_path / "out" / "model_card.md").read_text("utf-8")
-    assert "41 images were left out" in card and "0 of them are among the 271 images that remained" in card
-    assert f"- `{'1f' * 16}`" in card and f"- `{'2e' * 16}`" in card
-
-
-def test_a_card_without_erasure_speaks_of_none(tmp_path: Path) -> None:
-    model, evaluation = make(tmp_path, better=True)
-    promote(model, evaluation, tmp_path / "out", "gate-3", str(tmp_path / "models"))
-    assert "rasure" not in (tmp_path / "out" / "model_card.md").read_text("utf-8")
+    assert left == {"shards": {"0/1": "f"}, "drift": {"worst": 1}}

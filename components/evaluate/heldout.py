@@ -1,0 +1,108 @@
+"""The held-out people's crops: which they are, and their embeddings by every model."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from components.evaluate.embeddings import Embeddings, embed_batch
+from components.evaluate.pair_sets import PairSet, of_embeddings
+from components.faces.degrade import Degradation
+from components.faces.errors import require
+from components.faces.folders import read_json
+from components.faces.images import RGB, decode_rgb
+from components.faces.metrics import Ints, Pairs
+from components.faces.model import FaceModel
+from components.faces.progress import Progress
+from components.faces.table import Table
+
+BATCH = 64
+CLEAN = "clean/"  # before the image ids of the set of clean crops, whose pictures are others
+
+
+@dataclass(frozen=True)
+class HeldoutCrops:
+    """The embedded crops of held-out people.
+
+    ids, identities: of each image; people: the person's number of each image; embeddings: by set and model.
+    """
+
+    ids: list[str]
+    identities: list[str]
+    people: Ints
+    embeddings: Mapping[str, Mapping[str, Embeddings]]
+
+    def pair_set(self, name: str, of: str, pairs: Pairs) -> PairSet:
+        """Pairs of these images with the embeddings of a set."""
+        images = [CLEAN + image_id for image_id in self.ids] if of == "heldout_clean" else self.ids
+        return of_embeddings(name, images, self.identities, self.people, pairs, self.embeddings[of])
+
+    def index(self, table: Table) -> dict[str, int]:
+        """The place of each image by its id and by its path below the data source."""
+        places = {image_id: place for place, image_id in enumerate(self.ids)}
+        sources = table.columns(["image_id", "source"]).to_pylist()
+        return places | {row["source"]: places[row["image_id"]] for row in sources if row["image_id"] in places}
+
+
+def heldout_people(divided: Table, model: Path) -> dict[str, str]:
+    """Identity by image id of the held-out people, none of whom the model was trained on."""
+    rows = divided.columns(["image_id", "identity", "split"]).to_pylist()
+    heldout = {row["image_id"]: row["identity"] for row in rows if row["split"] == "heldout"}
+    people = set(heldout.values())
+    require(len(people) >= 2, f"{divided.folder} holds out {len(people)} people, at least 2 are needed")
+    training = read_json(model / "model.json").get("training", {})
+    require("start_sha256" in training, f"{model / 'model.json'} tells of no training: give finetune's folder")
+    leaked = sorted(people & set(read_json(model / "identities.json")))
+    require(
+        not leaked,
+        f"{len(leaked)} held-out people of {divided.folder} are people that {model} was trained on, "
+        f"{leaked[0] if leaked else ''} first: evaluate with the split that it was trained with",
+    )
+    return heldout
+
+
+def crops_of(table: Table, wanted: dict[str, str]) -> Iterator[tuple[list[str], list[RGB]]]:
+    """Ids and clean crops of the wanted images, a batch at a time in stored order."""
+    ids: list[str] = []
+    crops: list[RGB] = []
+    for rows in table.row_groups(["image_id", "image"]):
+        for row in rows:
+            if row["image_id"] in wanted:
+                ids.append(row["image_id"])
+                crops.append(decode_rgb(row["image"]))
+            if len(ids) == BATCH:
+                yield ids, crops
+                ids, crops = [], []
+    if ids:
+        yield ids, crops
+
+
+def embed_crops(
+    table: Table, wanted: dict[str, str], models: Mapping[str, FaceModel], sets: Mapping[str, Degradation]
+) -> HeldoutCrops:
+    """The held-out people's crops, embedded in every set by every model."""
+    collected = {name: {which: Embeddings() for which in models} for name in sets}
+    order: list[str] = []
+    with Progress("evaluate", len(wanted)) as progress:
+        for ids, crops in crops_of(table, wanted):
+            order += ids
+            for name, degradation in sets.items():
+                batch = np.stack([degradation(crop, "probe", i) for crop, i in zip(crops, ids, strict=True)])
+                for which, model in models.items():
+                    collected[name][which].append(*embed_batch(model, batch))
+            progress.advance(len(ids))
+    require(len(order) == len(wanted), f"{table.folder} lacks images that the split names: run split on this table")
+    identities = [wanted[image_id] for image_id in order]
+    _, people = np.unique(identities, return_inverse=True)
+    return HeldoutCrops(order, identities, people, collected)
+
+
+def group_columns(table: Table, ids: list[str]) -> dict[str, list[str | None]]:
+    """The value of each group column by image, in the order of the ids."""
+    wanted = set(ids)
+    rows = {row["image_id"]: json.loads(row["groups"] or "{}")
+            for row in table.columns(["image_id", "groups"]).to_pylist() if row["image_id"] in wanted}  # fmt: skip
+    columns = sorted({name for groups in rows.values() for name in groups})
+    return {name: [rows[image_id].get(name) for image_id in ids] for name in columns}

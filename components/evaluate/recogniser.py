@@ -1,0 +1,252 @@
+"""A fine-tuned model as it is used: photographs in, embeddings and decisions out, without torch.
+
+Runs on what finetune, evaluate and promote leave in a model folder:
+
+    model.json       how the model wants its faces (template, detector), and the SHA-256 of its weights
+    model.onnx       crops to embeddings
+    mtcnn.zip        the detector, where it is MTCNN
+    threshold.json   the calibrated threshold, once the model was evaluated
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+from pydantic import BaseModel, Field, ValidationError
+
+from components.faces import storage
+from components.faces.detection import Detector, make_detector
+from components.faces.errors import KubefaceError, require
+from components.faces.fetch import fetch
+from components.faces.folders import read_json, sha256_file
+from components.faces.geometry import TEMPLATE_SIZES, TEMPLATES, Points, require_template
+from components.faces.images import RGB
+from components.faces.mtcnn_onnx import MTCNN_FILE, mtcnn_onnx
+from components.faces.photographs import decode_photograph
+
+# As align has them by default, so that a photograph becomes the crop that the model would have been trained on.
+MIN_FACE_SIZE, MIN_CONFIDENCE = 20, 0.9
+
+Vector = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Face:
+    """The face that a photograph is of.
+
+    embedding: D numbers of length 1; score: the detector's, 0…1; box (x1, y1, x2, y2) and landmarks (5×2) in pixels of
+    the upright photograph; faces: how many the detector is sure of.
+    """
+
+    embedding: Vector
+    score: float
+    box: Points
+    landmarks: Points
+    faces: int
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Why a photograph gives no face: unreadable, no_face or low_confidence, and a line on it."""
+
+    reason: str
+    detail: str
+
+
+class Calibration(BaseModel):
+    """What is used of threshold.json; a similarity above the threshold is a match.
+
+    `confidence` is by Platt's logistic curve ("Probabilistic outputs for support vector machines", 1999), which takes
+    one person and two people as equally likely beforehand.
+    """
+
+    weights_sha256: str
+    threshold: float = Field(ge=-1, le=1)
+    threshold_low: float
+    threshold_high: float
+    fmr: float = Field(gt=0, lt=1)
+    slope: float
+    intercept: float
+    flip: bool = False
+
+    def confidence(self, similarity: float) -> float:
+        """The probability, 0…1, that two faces of this similarity are one person's."""
+        return float(0.5 + 0.5 * np.tanh((self.slope * similarity + self.intercept) / 2))  # the logistic, no overflow
+
+
+@dataclass(frozen=True)
+class Recogniser:
+    """A model with the alignment that it was trained with; several threads may use it at once.
+
+    A face's embedding depends on nothing but its photograph: crops go through the network one at a time, each in one
+    thread, since the last bits of what comes out depend on how many go together.
+    """
+
+    uri: str
+    weights_sha256: str
+    template: str
+    detect: Detector
+    network: Callable[[NDArray[np.float32]], Vector]
+    flip: bool
+    calibration: Calibration | None
+
+    @property
+    def marks(self) -> dict[str, str]:
+        """What two embeddings must have in common to be compared."""
+        return {
+            "weights_sha256": self.weights_sha256,
+            "template": self.template,
+            "detector": self.detect.name,
+            "flip": "true" if self.flip else "false",
+        }
+
+    def face(self, photograph: bytes) -> Face | LeftOut:
+        """The face of an encoded photograph, the most prominent one where there are several."""
+        try:
+            image = decode_photograph(photograph)
+        except ValueError as error:
+            return LeftOut("unreadable", str(error))
+        found = self.detect(image)
+        sure = found.confident(MIN_CONFIDENCE)
+        if not len(found):
+            return LeftOut("no_face", f"{self.detect.name} found none of {MIN_FACE_SIZE} pixels and more")
+        if not len(sure):
+            best = float(found.scores.max())
+            return LeftOut("low_confidence", f"{self.detect.name} is sure of none: {best:.2f}, not {MIN_CONFIDENCE:g}")
+        subject = sure.subject(image.shape[1], image.shape[0])
+        box, landmarks = sure.boxes[subject], sure.landmarks[subject]
+        embedding = self.embed(TEMPLATES[self.template](image, landmarks, box))
+        return Face(embedding, float(sure.scores[subject]), box, landmarks, len(sure))
+
+    def embed(self, crop: RGB) -> Vector:
+        """The embedding of an aligned RGB crop (H×W×3, uint8), D numbers of length 1; with `flip` that of the sum with
+        its mirror image's."""
+        embedding = self._embed(crop)
+        if not self.flip:
+            return embedding
+        both = embedding + self._embed(crop[:, ::-1])
+        return np.asarray(both / max(float(np.linalg.norm(both)), 1e-12), np.float32)
+
+    def _embed(self, crop: RGB) -> Vector:
+        return self.network(np.ascontiguousarray(crop.transpose(2, 0, 1)[None], np.float32))
+
+    @property
+    def calibration_in_force(self) -> Calibration | None:
+        """The calibration, where it is for embeddings with this flip setting."""
+        return self.calibration if self.calibration and self.calibration.flip == self.flip else None
+
+    def threshold(self, given: float | None) -> float:
+        """The similarity above which two faces are one person's: the one given, else the calibrated one.
+
+        Raises:
+            KubefaceError: there is neither, it is no cosine, or the calibration is not for this flip setting.
+        """
+        if given is not None:
+            require(-1 <= given <= 1, f"threshold is {given:g}: a cosine lies between -1 and 1")
+            return given
+        if self.calibration is None:
+            raise KubefaceError(
+                f"{self.uri} has no threshold.json: use a promoted version, copy threshold.json of the model's "
+                "evaluation beside it, or give --threshold"
+            )
+        require(
+            self.calibration.flip == self.flip,
+            f"{self.uri} was calibrated {'with' if self.calibration.flip else 'without'} flip: "
+            f"{'use' if self.calibration.flip else 'leave out'} --flip, or give --threshold",
+        )
+        return self.calibration.threshold
+
+
+def similarity(left: Vector, right: Vector) -> float:
+    """The cosine of two embeddings of length 1, -1…1; the same whichever comes first."""
+    return float(np.clip(np.dot(left.astype(np.float64), right.astype(np.float64)), -1, 1))
+
+
+def open_recogniser(uri: str, flip: bool = False) -> Recogniser:
+    """Opens a model folder of finetune, or a promoted version.
+
+    Args:
+        uri: of the folder, a path or s3:// address.
+        flip: embed each face together with its mirror image.
+
+    Raises:
+        KubefaceError: files missing or changed, an unknown template or detector, or a threshold of another model.
+    """
+    config_path = _file(uri, "model.json")
+    config = read_json(config_path)
+    require(
+        isinstance(config, dict) and isinstance(config.get("weights_sha256"), str),
+        f"{storage.join(uri, 'model.json')} describes no model: give a folder of finetune or a promoted version",
+    )
+    weights = config["weights_sha256"]
+    alignment = config.get("alignment") or {}
+    template, detector = str(alignment.get("template")), str(alignment.get("detector", "mtcnn"))
+    require_template(template)
+    onnx = config.get("training", {}).get("onnx")
+    require(
+        isinstance(onnx, dict) and "sha256" in onnx,
+        f"{uri} was fine-tuned without ONNX, which is what runs without torch: fine-tune with --onnx",
+    )
+    network = _network(_file(uri, "model.onnx", onnx["sha256"]), TEMPLATE_SIZES[template])
+    calibration = _calibration(uri, weights) if storage.exists(storage.join(uri, "threshold.json")) else None
+    return Recogniser(uri, weights, template, _detector(uri, detector), network, flip, calibration)
+
+
+def _file(uri: str, name: str, sha256: str = "") -> Path:
+    """A local path to a file of a model folder.
+
+    Raises:
+        KubefaceError: it is not there, or not the one that model.json describes.
+    """
+    address = storage.join(uri, name)
+    require(
+        storage.exists(address), f"{address} does not exist: give --model a folder of finetune, or a promoted version"
+    )
+    if storage.is_s3(uri):
+        return fetch(f"{address}#sha256={sha256}" if sha256 else address)
+    path = storage.local_path(address)
+    require(
+        not sha256 or sha256_file(path) == sha256,
+        f"{path} is not the file that model.json describes: copy the model folder anew",
+    )
+    return path
+
+
+def _detector(uri: str, name: str) -> Detector:
+    if name == "mtcnn":
+        return mtcnn_onnx(_file(uri, MTCNN_FILE), MIN_FACE_SIZE, threads=1)
+    return make_detector(name, MIN_FACE_SIZE, threads=1)
+
+
+def _network(path: Path, side: int) -> Callable[[NDArray[np.float32]], Vector]:
+    """The embedding of one crop, 1×3×side×side, RGB 0…255."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    takes = session.get_inputs()[0].shape
+    require(
+        list(takes[1:]) == [3, side, side],
+        f"{path} takes crops of {takes[1:]}, the model's template gives 3×{side}×{side}: fine-tune anew",
+    )
+    return lambda crop: np.asarray(session.run(None, {"crops": crop})[0][0], np.float32)
+
+
+def _calibration(uri: str, weights_sha256: str) -> Calibration:
+    address = storage.join(uri, "threshold.json")
+    values: Any = read_json(_file(uri, "threshold.json"))
+    try:
+        found = Calibration.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        text = first["msg"][0].lower() + first["msg"][1:]
+        raise KubefaceError(f"{address}: {place} {text}; evaluate the model again") from None
+    require(
+        found.weights_sha256 == weights_sha256,
+        f"{address} was calibrated for a model with other weights: evaluate this one to get its own threshold",
+    )
+    return found

@@ -1,0 +1,216 @@
+"""The model card: Mitchell's sections, every figure that was measured, and nothing that was not."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.promote.card import model_card
+from tests.components.promote.made import entry, make
+
+SECTIONS = [
+    "Model details",
+    "Intended use",
+    "Factors",
+    "Metrics",
+    "Evaluation data",
+    "Training data",
+    "Quantitative analyses",
+    "Decision threshold",
+    "Galleries enrolled with the starting model",
+    "Ethical considerations",
+    "Caveats and recommendations",
+]
+RATES = {"fmr": 0.0004, "fnmr": 0.02}
+GROUPS = {
+    "camera": {
+        "rows": [
+            {
+                "group": "do|or <b>*x*",
+                "people": 7,
+                "images": 70,
+                "genuine": 315,
+                "impostor": 2100,
+                "baseline": {"fmr": 0.001, "fnmr": 0.3},
+                "finetuned": RATES,
+                "fnmr_change": -0.28,
+                "fnmr_change_low": -0.31,
+                "fnmr_change_high": -0.2,
+            },
+            {
+                "group": "gate",
+                "people": 1,
+                "images": 3,
+                "genuine": 3,
+                "impostor": 0,
+                "baseline": {"fmr": None, "fnmr": None},
+                "finetuned": {"fmr": None, "fnmr": None},
+                "fnmr_change": None,
+                "fnmr_change_low": None,
+                "fnmr_change_high": None,
+            },
+        ],
+        "worst_ratio": {"baseline": {"fmr": 2.5, "fnmr": None}, "finetuned": {"fmr": 1.25, "fnmr": None}},
+    }
+}
+SEARCH = {
+    "gallery": 13,
+    "probes": 117,
+    "rank1": 0.9,
+    "rank1_low": 0.8,
+    "rank1_high": 0.95,
+    "rank5": None,
+    "rank5_low": None,
+    "rank5_high": None,
+    "open": {"enrolled": 6, "known_probes": 54, "unknown_probes": 70, "fnir_at_fpir": {"0.1": 0.2}},
+}
+COMPATIBLE = {
+    "comparable": True,
+    "reason": None,
+    "threshold": 0.4123,
+    "old_with_old": 0.97,
+    "new_with_new": 0.98,
+    "old_gallery_new_probe": 0.968,
+    "old_gallery_new_probe_low": 0.961,
+    "old_gallery_new_probe_high": 0.975,
+    "false_matches": 0.001,
+    "genuine_pairs": 585,
+    "people": 13,
+    "gallery_still_matched": 0.92,
+    "stays": True,
+}
+CALIBRATION = {
+    "asked_fmr": 0.001,
+    "fmr": 0.001,
+    "threshold": 0.4321,
+    "threshold_low": 0.41,
+    "threshold_high": 0.45,
+    "fnmr": 0.08,
+    "impostor_pairs": 7800,
+    "genuine_pairs": 585,
+    "people": 13,
+    "slope": 20.0,
+    "intercept": -8.0,
+    "supported": True,
+}
+FULL: dict[str, Any] = {
+    "lfw": {"pairs": 6000, "images": 7701, "detector": "mtcnn", "fallback": ["A/A_0001"]},
+    "champion": {"heldout": {"accuracy": 0.9, "auc": 0.9123, "eer": 0.1, "tar_at_far": {"0.1": 0.8}}},
+    "gain_over_champion": {"heldout": {"tar": entry(0.5, 0.6)}},
+    "paired": {
+        "heldout": {
+            "mcnemar": {"only_before": 9, "only_after": 120, "p": 3.2e-26},
+            "forgotten": {"genuine": 4, "impostor": 5},
+            "learned": {"genuine": 100, "impostor": 20},
+        }
+    },
+    "probes": [{"probe": "lowres:14", "gain": {"auc": entry(0.7, 0.8), "tar": entry(0.2, 0.25)}}],
+    "groups": GROUPS,
+    "identification": {"heldout": {"baseline": SEARCH | {"open": {}}, "finetuned": SEARCH}},
+    "calibration": {"baseline": CALIBRATION, "finetuned": CALIBRATION},
+    "compatibility": COMPATIBLE,
+}
+
+
+def card(tmp_path: Path, data: dict[str, Any] | None = None, config: dict[str, Any] | None = None, **more: Any) -> str:
+    model, evaluation = make(tmp_path, better=True, **more)
+    read = json.loads((model / "model.json").read_text()) | (config or {})
+    return model_card("gate-3", "12ab", read, json.loads((evaluation / "evaluation.json").read_text()), data or {})
+
+
+def headings(text: str) -> list[str]:
+    return re.findall(r"^## (.*)$", text, re.M)
+
+
+def check_tables(text: str) -> None:
+    """Every row of a table has as many cells as its header."""
+    for block in re.findall(r"(?:^\|.*\n)+", text, re.M):
+        cells = {len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}
+        assert len(cells) == 1, block
+
+
+def test_a_full_evaluation_fills_every_section(tmp_path: Path) -> None:
+    text = card(tmp_path, **FULL)
+    assert headings(text) == SECTIONS
+    check_tables(text)
+    for told in (
+        "# gate-3 12ab\n",
+        "**Verdict:** better on 13 held-out people: AUC.",
+        "216 images of 27 people",
+        "130 images of 13 people who were not trained on (8385 pairs). LFW: 6000 pairs, 1 of",
+        "Starting weights: `somewhere#sha256=12ab`, license Apache-2.0",
+        "| heldout | baseline | 98.00 % | 85.00 % | 4.00 % | 97.00 % | 90.00 % | – |",
+        "| heldout | champion | 90.00 % | 91.23 % | 10.00 % | 80.00 % | – | – |",
+        "| lfw | finetuned | 98.00 % | 99.10 % | 4.00 % | – | – | 98.00 % |",
+        "Change over the starting model:",
+        "| heldout | AUC | 85.00 % | 99.10 % | +14.10 (+13.10 to +16.10) |",
+        "Change over the champion before it:",
+        "| heldout | TAR@FAR=0.01 | 50.00 % | 60.00 % | +10.00 (+9.00 to +12.00) |",
+        "heldout: 120 pairs are decided rightly by this model alone (100 genuine, 20 impostor) and 9 by its starting "
+        "model alone (4 genuine, 5 impostor: forgotten); McNemar's exact test gives p = 3.2e-26",
+        "| heldout | finetuned | 13 | 117 | 90.00 % (80.00 % to 95.00 %) | – | 20.00 % |",
+        "| heldout | baseline | 13 | 117 | 90.00 % (80.00 % to 95.00 %) | – | – |",
+        "| `lowres:14` | 70.00 % | 80.00 % | +10.00 (+9.00 to +12.00) | 20.00 % | 25.00 % | +5.00 (+4.00 to +7.00) |",
+        "| do\\|or \\<b\\>\\*x\\* | 7 | 70 | 0.10 % | 0.04 % | 30.00 % | 2.00 % | −28.00 (−31.00 to −20.00) |",
+        "| gate | 1 | 3 | – | – | – | – | – |",
+        "Largest over smallest rate among the groups: FMR 2.50 → 1.25.",
+        "0.4321 (95 % interval 0.4100 to 0.4500) for a false match rate of 0.10 %, at which 8.00 % of genuine",
+    ):
+        assert told in text, told
+    assert "None" not in text and "cannot be told" not in text
+
+
+def test_what_was_not_measured_is_left_out(tmp_path: Path) -> None:
+    text = card(tmp_path)
+    left = ("Factors", "Decision threshold", "Galleries enrolled with the starting model")
+    assert headings(text) == [section for section in SECTIONS if section not in left]
+    assert "None" not in text and "McNemar" not in text and "champion" not in text and "**Erasure" not in text
+    check_tables(text)
+
+
+@pytest.mark.parametrize("missing", sorted(FULL))
+def test_each_part_may_be_missing_or_empty(tmp_path: Path, missing: str) -> None:
+    for place, part in (("missing", {}), ("empty", {missing: {}})):
+        text = card(tmp_path / place, **{key: value for key, value in FULL.items() if key != missing}, **part)
+        assert "None" not in text
+        check_tables(text)
+
+
+def test_a_rate_that_cannot_be_told_is_said_to_be_so(tmp_path: Path) -> None:
+    entry_ = CALIBRATION | {"asked_fmr": 0.00001, "fmr": 0.0004, "supported": False}
+    text = card(tmp_path, calibration={"finetuned": entry_})
+    assert "for a false match rate of 0.04 %" in text and "asked for, 0.001 %, cannot be told from so few" in text
+
+
+@pytest.mark.parametrize(
+    ("change", "advice"),
+    [
+        ({}, "**The gallery can stay.** Of genuine pairs 96.80 % (96.10 % to 97.50 %) match"),
+        ({"stays": False}, "**Enrol anew.** Of genuine pairs 96.80 %"),
+        ({}, "(585 pairs of 13 people). 92.00 % of the people who were enrolled are still matched; 0.10 % of impostor"),
+        ({"gallery_still_matched": None}, "(585 pairs of 13 people). 0.10 % of impostor pairs match"),
+        ({"comparable": False, "reason": "128 and 512 dimensions"}, "**Enrol anew:** 128 and 512 dimensions."),
+    ],
+)
+def test_the_gallery_stays_where_the_evaluation_says_so(tmp_path: Path, change: dict[str, Any], advice: str) -> None:
+    assert advice in card(tmp_path, compatibility=COMPATIBLE | change)
+
+
+def test_erasure_is_proven(tmp_path: Path) -> None:
+    marks = ["1f" * 16, "2e" * 16]
+    erasure = {"marks": marks, "files_left_out": 41, "rows_found": 0, "rows_checked": 271}
+    text = card(tmp_path, data={"erasure": erasure})
+    assert "41 images were left out" in text and "0 of them are among the 271 images that remained" in text
+    assert all(f"- `{mark}`" in text for mark in marks)
+    assert "**Erasure" not in card(tmp_path / "none", data={"erasure": erasure | {"marks": []}})
+
+
+def test_names_cannot_write_into_the_card(tmp_path: Path) -> None:
+    gate = {"better": True, "reason": "group <script>alert(1)</script>\n# Heading [x](javascript:1)"}
+    config = {"start": "a`b\n## Heading", "start_license": "<img src=x>"}
+    text = card(tmp_path, config=config, gate=gate)
+    assert set(headings(text)) <= set(SECTIONS)
+    assert re.search(r"(?<!\\)<", text) is None and re.search(r"(?<!\\)\]\(", text) is None
+    assert "`a´b ## Heading`" in text

@@ -1,0 +1,347 @@
+"""A small synthetic run: what the steps leave for the report, with and without all that evaluate can measure."""
+
+import csv
+import math
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from components.faces.folders import read_json, write_json
+from components.faces.images import encode_png
+from components.faces.table import Table, TableWriter
+
+HOSTILE = "<img src=x onerror=1>"
+LONG = "x" * 120  # a name that no line can be broken in
+IMAGES = 4  # of each identity
+AUDIT = {
+    "counts": {"duplicates": 3, "same_photo_two_names": 2, "suspects": 1, "alike_pairs": 4, "leaks": 5,
+               "reasons": {"leak": 5}},
+    "drift": {"compared": True, "features": {"brightness": 0.31}, "worst": "brightness", "exceeded": False},
+}  # fmt: skip
+SHARD_STEPS = ("ingest", "align", "filter")
+STEPS = ("gather", "audit", "split", "finetune", "evaluate", "promote")
+
+
+def colour(number: int, size: int = 8) -> bytes:
+    """A PNG of one colour that depends on the number."""
+    pixels = np.zeros((size, size, 3), np.uint8)
+    pixels[:] = (37 * number % 256, 91 * number % 256, 53 * number % 256)
+    return encode_png(pixels)
+
+
+def write_tables(folder: Path, names: list[str], reject: bool) -> list[tuple[str, str]]:
+    """The four tables; every third identity is held out. Returns image_id and identity of the held-out images.
+
+    With `reject`, ingest and align reject two images, and the filter rejects the last image of each held-out identity.
+    """
+    with (
+        TableWriter(folder / "aligned", "aligned", "align", {}) as aligned,
+        TableWriter(folder / "filtered", "filter", "filter", {}) as filtered,
+        TableWriter(folder / "split", "split", "split", {"apply_filter": "validation"}) as split,
+    ):
+        heldout = []
+        for number, (name, image) in enumerate((name, image) for image in range(IMAGES) for name in names):
+            out = names.index(name) % 3 == 0
+            image_id, source = f"{number:016x}", f"{name}/{image}.png"
+            row = {"image_id": image_id, "identity": name, "source": source}
+            detected = {"landmarks": [0.0] * 10, "det_score": 1.0, "det_box": [0.0] * 4}
+            aligned.add(
+                row
+                | {"image": colour(number), "width": 8, "height": 8, "content": "0" * 16, "phash": "0" * 16}
+                | detected
+            )
+            bad = reject and out and image == IMAGES - 1
+            reason = "low_score" if bad else None
+            filtered.add(
+                {
+                    "image_id": image_id,
+                    "kept": not bad,
+                    "reason": reason,
+                    "score": 0.5,
+                    "face_size": 8.0,
+                    "faces": 1,
+                    "sharpness": 9.0,
+                    "turn": 0.0,
+                    "agreement": 1.0,
+                }
+            )
+            if bad:
+                filtered.reject(source, "low_score", "score 0.500, face 8 pixels")
+            part = "excluded" if bad else "heldout" if out else "val" if image == IMAGES - 1 else "train"
+            why = "filter: low_score" if bad else None
+            split.add({"image_id": image_id, "identity": name, "split": part, "reason": why})
+            if part == "heldout":
+                heldout.append((image_id, name))
+    write_gathered(folder / "gathered", IMAGES * len(names), len(names), heldout, reject)
+    return heldout
+
+
+def write_gathered(folder: Path, images: int, people: int, heldout: list[tuple[str, str]], reject: bool) -> None:
+    """What gather says of the steps before it."""
+    folder.mkdir()
+    rejected: list[tuple[str, str, str, str]] = []
+    if reject:
+        rejected = [
+            ("ingest", "somebody/notes.txt", "not_an_image", "<b>none</b> of JPEG, PNG"),
+            ("align", "somebody/wall\udce9.png", "no_face", ""),  # a name that is not UTF-8
+            *(
+                ("filter", f"{name}/{IMAGES - 1}.png", "low_score", "score 0.500, face 8 pixels")
+                for name in sorted({name for _, name in heldout})
+            ),
+        ]
+    with open(folder / "rejected.csv", "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        csv.writer(file).writerows([("step", "source", "reason", "detail"), *rejected])
+    counts = {step: dict(Counter(row[2] for row in rejected if row[0] == step)) for step in SHARD_STEPS}
+    data = {"images": images, "identities": people, "rejected": counts, "shards": {"0/1": "f" * 64},
+            "changed_shards": ["0/1"], "erasure": {"marks": [], "files_left_out": 0}}  # fmt: skip
+    write_json(folder / "data.json", data)
+    steps = {step: {"rows_in": 90 + n, "rows_out": n, "seconds": 1.5} for n, step in enumerate(SHARD_STEPS)}
+    write_json(folder / "steps.json", steps)
+
+
+def verification(accuracy: float) -> dict[str, Any]:
+    """Figures of one model on one set as evaluate writes them; the better, the nearer `accuracy` is to 1."""
+    figures = {
+        "accuracy": accuracy,
+        "accuracy_standard_error": 0.004,
+        "threshold": 0.4,
+        "auc": accuracy + 0.01,
+        "eer": 1 - accuracy,
+        "tar_at_far": {"0.01": accuracy - 0.2, "0.1": accuracy - 0.1, "1e-05": accuracy - 0.3},
+        "genuine_pairs": 600,
+        "impostor_pairs": 7000,
+    }
+    return figures | {"flip": figures | {"accuracy": accuracy + 0.001}}
+
+
+def gain(before: float, after: float) -> dict[str, float]:
+    change = after - before
+    return {"before": before, "after": after, "gain": change, "gain_low": change - 0.05, "gain_high": change + 0.05}
+
+
+def write_evaluation(folder: Path, heldout: list[tuple[str, str]], split: str, degradation: str, lfw: bool) -> None:
+    sets = ["heldout", *(["heldout_clean"] if degradation != "none" else []), *(["lfw"] if lfw else [])]
+    (left, left_name), (right, right_name) = heldout[0], heldout[1]
+    pair = {"left": left, "left_identity": left_name, "right": right, "right_identity": right_name}
+    curve = {"fmr": [0.0, 1e-6, 0.01, 0.1, 1.0], "tmr": [0.0, 0.4, 0.5, 0.8, 1.0], "threshold": [1, 0.8, 0.6, 0.4, 0]}
+    evaluation = {
+        "producer": "evaluate 0.1.0",
+        "split": split,
+        "degradation": degradation,
+        "people": 3,
+        "images": len(heldout),
+        "pairs": 7600,
+        "gate_far": 0.01,
+        "baseline": {name: verification(0.8) for name in sets},
+        "finetuned": {name: verification(0.9) for name in sets},
+        "gain": {name: {"auc": gain(0.81, 0.91), "tar": gain(0.6, 0.7)} for name in sets if name != "lfw"},
+        "gate": {
+            "better": True,
+            "reason": "better on 3 held-out people: AUC 81.00 % → 91.00 %",
+            "checks": [{"name": "heldout auc", "passed": True, "text": "AUC 81.00 % → 91.00 %"}],
+        },
+        "hardest": {kind: [pair | {"before": 0.3, "after": 0.5}] for kind in ("genuine", "impostor")},
+    }
+    if lfw:
+        evaluation["lfw"] = {"pairs": 6000, "images": 7701, "detector": "mtcnn", "fallback": ["A/A_0001", "B/B_0002"]}
+    for name in ("pairs", "samples"):
+        (folder / name).mkdir(parents=True)
+        for number, image_id in enumerate((left, right)):
+            (folder / name / f"{image_id}.png").write_bytes(colour(number))
+    write_json(folder / "evaluation.json", evaluation)
+    write_json(folder / "roc.json", {name: {"baseline": curve, "finetuned": curve} for name in sets})
+
+
+def write_model(folder: Path, split: str) -> None:
+    (folder / "logs").mkdir(parents=True)
+    training = {
+        "producer": "finetune 0.1.0", "aligned": "0" * 64, "split": split, "head": "arcface", "lr": 1e-4,
+        "pretrained": "", "freeze_batch_norm": True, "best_epoch": 2, "val_loss": 1.25, "val_accuracy": 0.75,
+        "versions": {"torch": "2.14.1"},
+    }  # fmt: skip
+    model = {"backbone": "sface", "start": "wheel#sha256=1", "start_license": "MIT", "weights_sha256": "1" * 64}
+    write_json(folder / "model.json", model | {"training": training})
+    losses = {"train_loss": 3.0, "val_loss": 4.0, "train_accuracy": 0.5, "val_accuracy": 0.25}
+    write_json(folder / "logs" / "history.json", [{"epoch": n, "stage": min(n, 2), **losses} for n in (1, 2, 3)])
+
+
+def make_run(
+    folder: Path,
+    identities: int = 9,
+    reject: bool = False,
+    degradation: str = "noise:60",
+    lfw: bool = False,
+    promotion: dict[str, Any] | None = None,
+    full: bool = False,
+) -> dict[str, Any]:
+    """A run's outputs below `folder`, the first identity with a hostile name; the arguments for `report`.
+
+    With `full` the evaluation has every part it can have, and promote left a passport.
+    """
+    names = [HOSTILE, *(f"person {number}" for number in range(1, identities))]
+    if full:
+        names[3] = LONG
+    heldout = write_tables(folder, names, reject)
+    split = Table(folder / "split", "split").sha256
+    write_evaluation(folder / "evaluation", heldout, split, degradation, lfw)
+    write_model(folder / "model", split)
+    (folder / "audited").mkdir()
+    write_json(folder / "audited" / "data.json", AUDIT)
+    (folder / "promotion").mkdir()
+    default = {"promoted": True, "reason": "better than the champion", "uri": "s3://models/sface/7", "version": "7"}
+    write_json(folder / "promotion" / "promotion.json", promotion or default)
+    for number, step in enumerate(STEPS):
+        write_json(folder / f"{step}.json", {"rows_in": 100 + number, "rows_out": number, "seconds": 1.5, "more": 1})
+    if full:
+        complete(folder / "evaluation", folder / "promotion")
+    inputs = {
+        name: folder / name
+        for name in ("gathered", "audited", "aligned", "filtered", "split", "model", "evaluation", "promotion")
+    }
+    metrics = {f"{step}_metrics": folder / f"{step}.json" for step in STEPS}
+    return inputs | metrics | {"html": folder / "out" / "report.html", "summary": folder / "out" / "summary.json"}
+
+
+def complete(evaluation_folder: Path, promotion: Path) -> None:
+    """Adds every part that an evaluation may lack to one that lacks them, and a passport to the promotion."""
+    evaluation = read_json(evaluation_folder / "evaluation.json")
+    roc = read_json(evaluation_folder / "roc.json")
+    sets = list(evaluation["finetuned"])
+    evaluation["champion"] = {name: evaluation["baseline"][name] for name in sets}
+    for name, figures in evaluation["champion"].items():
+        shift = (evaluation["finetuned"][name]["auc"] - figures["auc"]) / 2
+        evaluation["champion"][name] = figures | {"auc": figures["auc"] + shift}
+        roc[name]["champion"] = roc[name]["baseline"] | {
+            "tmr": [
+                (a + b) / 2 for a, b in zip(*(roc[name][m]["tmr"] for m in ("baseline", "finetuned")), strict=False)
+            ]
+        }
+        roc[name]["champion"]["fmr"] = roc[name]["baseline"]["fmr"][: len(roc[name]["champion"]["tmr"])]
+    for name in sets:
+        entry = evaluation["gain"].setdefault(name, {"auc": gain(0.9, 0.95), "tar": gain(0.6, 0.7)})
+        entry["accuracy"] = gain(evaluation["baseline"][name]["accuracy"], evaluation["finetuned"][name]["accuracy"])
+    evaluation["gain_over_champion"] = {
+        name: {"auc": gain(0.86, 0.91), "tar": gain(0.65, 0.7), "accuracy": gain(0.85, 0.9)} for name in sets
+    }
+    evaluation["models"] = {
+        "champion": {
+            "name": "sface",
+            "weights_sha256": "2" * 64,
+            "uri": "s3://models/sface/6",
+            "heldout_people_trained_on": 2,
+        }
+    }
+    counts = {"genuine": 4, "impostor": 5}
+    evaluation["paired"] = {
+        name: {
+            "mcnemar": {"only_before": 9, "only_after": 120, "p": 1.5e-22 if name == "heldout" else 0.0215},
+            "forgotten": counts,
+            "learned": {"genuine": 100, "impostor": 20},
+        }
+        for name in sets
+    }
+    evaluation["forgotten"] = [
+        {key: pair[key] for key in ("left", "right", "left_identity", "right_identity")}
+        | {
+            "set": "heldout",
+            "kind": kind,
+            "before": before,
+            "after": 0.5,
+            "threshold_before": 0.5,
+            "threshold_after": at,
+        }
+        for kind, before, at in (("genuine", 0.7, 0.6), ("impostor", 0.3, 0.4))
+        for pair in evaluation["hardest"][kind]
+    ]
+    unnamed = evaluation["forgotten"][-1]  # an image of a .bin set, which has no names
+    evaluation["forgotten"].append(unnamed | {"set": "cfp_fp", "left": "cfp_fp/7", "left_identity": ""})
+    left = (evaluation_folder / "pairs" / f"{unnamed['left']}.png").read_bytes()
+    (evaluation_folder / "pairs" / "cfp_fp__7.png").write_bytes(left)
+    if "lfw" in sets:  # its names have slashes, which files' names cannot have
+        first = evaluation["forgotten"][0]
+        picture = (evaluation_folder / "pairs" / f"{first['left']}.png").read_bytes()
+        names = {"left": "Ann_Lee/Ann_Lee_0001", "right": "Ann_Lee/Ann_Lee_0002"}
+        for name in names.values():
+            (evaluation_folder / "pairs" / f"{name.replace('/', '__')}.png").write_bytes(picture)
+        evaluation["forgotten"].append(first | names | {"set": "lfw"})
+    evaluation["probes"] = [
+        {
+            "probe": probe,
+            "baseline": {"accuracy": 0.9 - fall, "auc": 0.95 - fall, "tar": 0.8 - fall},
+            "finetuned": {"accuracy": 0.95 - fall, "auc": 0.98 - fall, "tar": 0.9 - fall / 2},
+            "gain": {"auc": gain(0.95 - fall, 0.98 - fall), "tar": gain(0.8 - fall, 0.9 - fall / 2)},
+        }
+        for probe, fall in (("clean", 0.0), ("lowres:32", 0.02), ("lowres:14", 0.3), ("blur:4", 0.2), ("masked", 0.7))
+    ]
+    told = {"people": 12, "images": 120, "genuine": 540, "impostor": 6600, "baseline": {"fmr": 0.0012, "fnmr": 0.08}}
+    few = {"people": 1, "images": 10, "genuine": 45, "impostor": 0, "baseline": {"fmr": None, "fnmr": None}}
+    groups = [
+        told | {"group": HOSTILE, "finetuned": {"fmr": 0.0009, "fnmr": 0.04}}
+        | {"fnmr_change": -0.04, "fnmr_change_low": -0.07, "fnmr_change_high": -0.01},
+        few | {"group": LONG, "finetuned": {"fmr": None, "fnmr": None}}
+        | {"fnmr_change": None, "fnmr_change_low": None, "fnmr_change_high": None},
+    ]  # fmt: skip
+    ratios = {"baseline": {"fmr": 2.5, "fnmr": 1.75}, "finetuned": {"fmr": None, "fnmr": 1.2}}
+    evaluation["groups"] = {"sex": {"rows": groups, "worst_ratio": ratios}}
+    rates = {"gallery": 13, "probes": 117, "rank1": 0.91, "rank1_low": 0.85, "rank1_high": 0.97}
+    rates |= {"rank5": 0.98, "rank5_low": 0.94, "rank5_high": 1.0}
+    unknown = {"enrolled": 6, "known_probes": 54.2, "unknown_probes": 70, "fnir_at_fpir": {"0.1": 0.123}}
+    evaluation["identification"] = {
+        "heldout": {
+            "baseline": rates | {"rank1": 0.7, "rank1_low": 0.6, "rank1_high": 0.8, "open": unknown},
+            "finetuned": rates | {"open": unknown | {"fnir_at_fpir": {"0.1": 0.045}}},
+        }
+    }
+    calibrated = {"asked_fmr": 0.001, "fmr": 0.001, "threshold": 0.412, "threshold_low": 0.38, "threshold_high": 0.45}
+    calibrated |= {"fnmr": 0.082, "impostor_pairs": 7800, "genuine_pairs": 585, "people": 13}
+    calibrated |= {"slope": 21.5, "intercept": -8.25, "supported": True}
+    evaluation["calibration"] = {
+        "baseline": calibrated | {"threshold": 0.83, "asked_fmr": 0.0001, "fmr": 0.0004, "supported": False},
+        "finetuned": calibrated,
+        "champion": calibrated | {"threshold": 0.55},
+    }
+    every = {"auc": 0.8, "eer": 0.2, "genuine_pairs": 600, "impostor_pairs": 9_999_400}
+    evaluation["all_pairs"] = {"heldout": {"baseline": every, "finetuned": every | {"auc": 0.9, "eer": 0.1}}}
+    evaluation["compatibility"] = {
+        "old": "champion", "comparable": True, "reason": None, "stays": False, "threshold": 0.83,
+        "old_with_old": 0.4, "new_with_new": 0.9,
+        "old_gallery_new_probe": 0.21, "old_gallery_new_probe_low": 0.12, "old_gallery_new_probe_high": 0.3,
+        "match_change": -0.19, "match_change_low": -0.28, "match_change_high": -0.1,
+        "false_matches": 0.0002, "genuine_pairs": 585, "people": 13, "gallery_still_matched": 0.23,
+    }  # fmt: skip
+    edges = np.linspace(-1, 1, 61)
+    middles = (edges[:-1] + edges[1:]) / 2
+
+    def bell(centre: float, width: float, pairs: int) -> list[int]:
+        return [int(pairs * math.exp(-(((middle - centre) / width) ** 2))) for middle in middles]
+
+    evaluation["histograms"] = {
+        name: {
+            model: {
+                "edges": edges.tolist(),
+                "genuine": bell(centre, 0.15, 90),
+                "impostor": bell(centre - far, 0.1, 1500),
+            }
+            for model, centre, far in (("baseline", 0.75, 0.15), ("finetuned", 0.65, 0.5))
+        }
+        for name in sets
+    }
+    write_json(evaluation_folder / "evaluation.json", evaluation)
+    write_json(evaluation_folder / "roc.json", roc)
+    with open(evaluation_folder / "thresholds.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["set", "model", "threshold", "fmr", "fnmr", "accuracy"])
+        for name in sets:
+            for model in ("baseline", "finetuned"):
+                writer.writerows([name, model, at / 10, 1 - at / 10, at / 10, 0.5] for at in range(11))
+    passport = {
+        "producer": "promote 0.1.0",
+        "images": {"finetune": None},
+        "seed": 7,
+        "versions": {"torch": "2.14.1"},
+        "metrics": {"gain": {"heldout": {"auc": 0.1}}},
+        "files": {"model.onnx": {"sha256": "3" * 64, "bytes": 40_000_000}, HOSTILE: {"sha256": "4" * 64, "bytes": 1}},
+    }
+    write_json(promotion / "passport.json", passport)
