@@ -76,13 +76,14 @@ def run_local(arguments: dict[str, Any], folder: Path, cache: Path | None = None
             raise KubefaceError(
                 f"step {step[1] if step else 'unknown'} failed: {said or message} (log: {folder / 'run.log'})"
             ) from error
-    shutil.copyfile(outputs["html"].path, folder / "report.html")
+    left = json.loads(outputs["left"])
+    shutil.copyfile(left["html"], folder / "report.html")
     shutil.copyfile(outputs["data"].path, folder / "data.html")
-    shutil.copyfile(outputs["summary"].path, folder / "summary.json")
-    if Path(outputs["model"].path).is_dir():  # a run that trained nothing makes none
-        shutil.copytree(outputs["model"].path, folder / "model")
-    _point_latest(folder)
+    shutil.copyfile(left["summary"], folder / "summary.json")
     summary: dict[str, Any] = json.loads((folder / "summary.json").read_text("utf-8"))
+    if summary.get("trained", True):
+        shutil.copytree(left["model"], folder / "model")
+    _point_latest(folder)
     return summary
 
 

@@ -24,8 +24,13 @@ def report(
     metrics: dsl.Output[dsl.Metrics],
     pipeline: str = "face-finetuning",
     seed: int = 0,
-) -> None:
-    """One page for people and one JSON file for programs, from what all steps left."""
+) -> str:
+    """One page for people and one JSON file for programs, from what all steps left.
+
+    Returns:
+        where html, summary and model are, as JSON: which of two branches ran, parameters alone can tell.
+    """
+    import json
     from pathlib import Path
 
     from components.faces.runtime import run_component
@@ -53,6 +58,7 @@ def report(
         pipeline=pipeline,
         seed=seed,
     )
+    return json.dumps({"html": html.uri, "summary": summary.uri, "model": model.uri})
 
 
 @dsl.component(base_image="localhost/kubeface/report:0.1.0", install_kfp_package=False)
@@ -61,13 +67,17 @@ def keep(
     audited: dsl.Input[dsl.Dataset],
     html: dsl.Output[dsl.HTML],
     summary: dsl.Output[dsl.Artifact],
-    model: dsl.Output[dsl.Model],
     metrics: dsl.Output[dsl.Metrics],
     champion: str = "",
     pipeline: str = "face-finetuning",
     seed: int = 0,
-) -> None:
-    """Says that the data have not drifted enough for another training; `model` is the promoted one, which stays."""
+) -> str:
+    """Says that the data have not drifted enough for another training.
+
+    Returns:
+        where html, summary and the promoted model are, which stays, as JSON; model is empty where none is promoted.
+    """
+    import json
     from pathlib import Path
 
     from components.faces.runtime import run_component
@@ -84,5 +94,4 @@ def keep(
         pipeline=pipeline,
         seed=seed,
     )
-    if champion:
-        model.uri = champion
+    return json.dumps({"html": html.uri, "summary": summary.uri, "model": champion})
