@@ -58,7 +58,7 @@ def run_local(arguments: dict[str, Any], folder: Path, cache: Path | None = None
         cache_root=str(cache) if cache else None,
     )
     with (
-        _without_retries(),
+        _for_this_machine(),
         _last_words() as words,
         closing(Console(folder / "run.log", sys.stdout)) as console,
         redirect_stdout(console),
@@ -88,14 +88,17 @@ def run_local(arguments: dict[str, Any], folder: Path, cache: Path | None = None
 
 
 @contextmanager
-def _without_retries() -> Iterator[None]:
-    """A second try helps against a lost node, of which there is none here: it would only repeat the error later."""
+def _for_this_machine() -> Iterator[None]:
+    """The pipeline without what is the cluster's: retries, for a second try helps against a lost node, of which there is
+    none here, and would only repeat the error later; and the names of images, which are not what runs here."""
     spec = face_finetuning.pipeline_spec
     kept = type(spec)()
     kept.CopyFrom(spec)
     for dag in (spec.root.dag, *(component.dag for component in spec.components.values())):
         for task in dag.tasks.values():
             task.ClearField("retry_policy")
+    for executor in spec.deployment_spec.fields["executors"].struct_value.fields.values():
+        executor.struct_value.fields["container"].struct_value.fields.pop("env", None)
     try:
         yield
     finally:

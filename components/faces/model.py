@@ -56,8 +56,10 @@ class FaceModel:
             images = interpolate(images, size=(side, side), mode="bilinear", align_corners=False)
         if self.preprocessing.color_order == "bgr":
             images = images.flip(1)
-        images = images - _channels(self.preprocessing.mean, images)
-        images /= _channels(self.preprocessing.std, images)
+        if self.preprocessing.mean != 0:  # each of the two is a pass over the batch
+            images = images - _channels(self.preprocessing.mean, images)
+        if self.preprocessing.std != 1:
+            images = images / _channels(self.preprocessing.std, images)
         return images.contiguous(memory_format=torch.channels_last)
 
     @torch.inference_mode()

@@ -89,6 +89,7 @@ def test_a_run_leaves_report_and_summary(runs: list[tuple[Path, dict[str, Any]]]
     assert f"{100 * summary['finetuned']['heldout']['auc']:.2f} %" in html
     assert "s8/4.pgm" in html  # the photograph that was cut off
     assert (folder / "model" / "model.safetensors").is_file()
+    assert json.loads((folder / "model" / "model.json").read_text("utf-8"))["training"]["image"] is None  # no container
     assert "Data audit" in (folder / "data.html").read_text("utf-8")
     assert (folder.parent / "latest").resolve() == runs[1][0].resolve()
 
