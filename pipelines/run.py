@@ -89,8 +89,8 @@ def run_local(arguments: dict[str, Any], folder: Path, cache: Path | None = None
 
 @contextmanager
 def _for_this_machine() -> Iterator[None]:
-    """The pipeline without what is the cluster's: retries, for a second try helps against a lost node, of which there is
-    none here, and would only repeat the error later; and the names of images, which are not what runs here."""
+    """The pipeline without what is the cluster's: retries, for a second try helps against a lost node and would only
+    repeat the error here; and the names of images, which are not what runs here."""
     spec = face_finetuning.pipeline_spec
     kept = type(spec)()
     kept.CopyFrom(spec)
