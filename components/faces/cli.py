@@ -97,9 +97,10 @@ def _add_entries(group: Any, name: str, model: type[BaseModel]) -> None:
 
 
 def collected(arguments: dict[str, Any], models: Models | None = None) -> dict[str, Any]:
-    """The arguments with the entries of dictionaries put together again."""
+    """What a step's flags gave, `step` among it, with the entries of dictionaries put together again."""
     found = {name: value for name, value in arguments.items() if "." not in name}
-    for name in models or {}:
+    parameters = inspect.signature(arguments["step"]).parameters
+    for name in (name for name in models or {} if name in parameters):
         entries = {key: value for key, value in arguments.items() if key.startswith(f"{name}.")}
         found[name] = {key.partition(".")[2]: value for key, value in entries.items()}
     return found

@@ -9,6 +9,7 @@ from typing import overload
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 CHUNK = 4096  # files that are Python objects at a time
 _SCHEMA = pa.schema([("name", pa.large_binary()), ("size", pa.int64()), ("version", pa.large_binary())])
@@ -49,7 +50,10 @@ class FileList(Sequence[StoredFile]):
         table = table.take(pc.sort_indices(table["name"])).combine_chunks()  # stable
         names = table["name"]
         last = pc.not_equal(names[:-1], names[1:]).to_numpy(zero_copy_only=False) if len(names) > 1 else []
-        return cls(table.filter(pa.array([*last, True][: len(names)], pa.bool_())))
+        found = cls(table.filter(pa.array([*last, True][: len(names)], pa.bool_())))
+        del batches, table, names
+        pa.default_memory_pool().release_unused()  # arrow keeps what the copies took, four times the list
+        return found
 
     def __len__(self) -> int:
         return int(self._columns.num_rows)
@@ -86,6 +90,13 @@ class FileList(Sequence[StoredFile]):
     def place(self, name: str) -> int:
         """Where the file of this name is; the list's length and more, or another file's place, where there is none."""
         return bisect_left(range(len(self)), _bytes(name), key=lambda place: self._columns["name"][place].as_py())
+
+    def divided(self) -> tuple["FileList", NDArray[np.int64]]:
+        """Of files whose marks are two words, the second one a number: the files with the first, and the numbers."""
+        words = pc.split_pattern(self._columns["version"], " ")
+        first, second = (pc.list_element(words, place) for place in (0, 1))
+        numbers = second.cast(pa.large_string()).cast(pa.int64()).to_numpy()
+        return FileList(self._columns.set_column(2, "version", first)), numbers
 
     def take(self, places: Iterable[int]) -> "FileList":
         """The files at some places, in the order of the places."""

@@ -20,6 +20,8 @@ def rank(seed: int, name: str) -> bytes:
 
 def by_rank(seed: int, names: Iterable[str]) -> NDArray[np.int64]:
     """The places of the names in the order of their ranks; 32 bytes a name are held."""
-    digests = b"".join(rank(seed, name) for name in names)
+    digests = bytearray()  # join() would hold them all as objects first
+    for name in names:
+        digests += rank(seed, name)
     words = np.frombuffer(digests, ">u8").reshape(-1, 4)
     return np.lexsort(words.T[::-1]).astype(np.int64)

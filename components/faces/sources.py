@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from threading import Lock
 
-import numpy as np
-
 from components.faces import storage
 from components.faces.datasets import published
 from components.faces.errors import KubefaceError
@@ -94,13 +92,11 @@ def _open_tar(path: Path, stack: ExitStack) -> Opened:
         tar = stack.enter_context(tarfile.open(fileobj=expanded))
     sparse: dict[str, tarfile.TarInfo] = {}
     # Where a member's data begin is no mark of its version: it changes with the members before it.
-    found = FileList.of(
+    files, offsets = FileList.of(
         StoredFile(_label(member.name), member.size, f"{member.mtime} {member.offset_data}")
         for member in _members(tar, sparse)
-    )
+    ).divided()
     _check_end(tar)
-    offsets = np.fromiter((int(file.version.split()[1]) for file in found), np.int64, len(found))
-    files = FileList.of(StoredFile(file.name, file.size, file.version.split()[0]) for file in found)
     file = tar.fileobj
     assert file is not None  # noqa: S101 - open for reading
 
