@@ -69,7 +69,7 @@ def compare(left: str, right: str, /, model: str, threshold: float | None = None
     print(f"similarity {found:.3f}, threshold {limit:.3f} ({origin})")
     verdict = "the same person" if found > limit else "not the same person"
     if confidence is not None:
-        verdict += f"; one person has a probability of {100 * confidence:.1f} %, both cases taken as equally likely"
+        verdict += f"; one person has a probability of {_chance(confidence)}, both cases taken as equally likely"
     print(verdict, flush=True)
     return {
         "same": found > limit,
@@ -80,6 +80,13 @@ def compare(left: str, right: str, /, model: str, threshold: float | None = None
         "left": {"faces": faces[0].faces, "det_score": faces[0].score},
         "right": {"faces": faces[1].faces, "det_score": faces[1].score},
     }
+
+
+def _chance(probability: float) -> str:
+    """A probability in words; no calibration is so good as to tell 99.95 % from certainty."""
+    if 0.001 <= probability <= 0.999:
+        return f"{100 * probability:.1f} %"
+    return "more than 99.9 %" if probability > 0.5 else "less than 0.1 %"
 
 
 def embed(folder: str, /, model: str, out: Path, flip: bool = False) -> dict[str, Any]:

@@ -143,7 +143,9 @@ def _index(table: Table, filtered: Table, audited: Table | None) -> pa.Table:
             )
         for name in names:
             index = index.append_column(f"{other.manifest['kind']} {name}", found[name])
-    return index.sort_by([("identity", "ascending"), ("image_id", "ascending")])
+    index = index.sort_by([("identity", "ascending"), ("image_id", "ascending")])
+    pa.default_memory_pool().release_unused()  # what the unsorted columns took
+    return index
 
 
 def _people(index: pa.Table) -> Iterator[tuple[str, str, list[Face]]]:
