@@ -193,7 +193,7 @@ def open_recogniser(uri: str, flip: bool = False) -> Recogniser:
     )
     network = _network(_file(uri, "model.onnx", onnx["sha256"]), TEMPLATE_SIZES[template])
     calibration = _calibration(uri, weights) if storage.exists(storage.join(uri, "threshold.json")) else None
-    return Recogniser(uri, weights, template, _detector(uri, detector), network, flip, calibration)
+    return Recogniser(uri, weights, template, _detector(uri, detector, onnx), network, flip, calibration)
 
 
 def _file(uri: str, name: str, sha256: str = "") -> Path:
@@ -216,9 +216,9 @@ def _file(uri: str, name: str, sha256: str = "") -> Path:
     return path
 
 
-def _detector(uri: str, name: str) -> Detector:
+def _detector(uri: str, name: str, onnx: dict[str, Any]) -> Detector:
     if name == "mtcnn":
-        return mtcnn_onnx(_file(uri, MTCNN_FILE), MIN_FACE_SIZE, threads=1)
+        return mtcnn_onnx(_file(uri, MTCNN_FILE, onnx.get("mtcnn_sha256", "")), MIN_FACE_SIZE, threads=1)
     return make_detector(name, MIN_FACE_SIZE, threads=1)
 
 

@@ -108,6 +108,11 @@ class FileList(Sequence[StoredFile]):
         return self if len(places) == len(self) else self.take(places)
 
 
+def parts(name: str) -> list[str]:
+    """The folders of a name, and its last part: as pathlib has them, which would remember each (sys.intern)."""
+    return [part for part in name.split("/") if part not in ("", ".")]
+
+
 def _bytes(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 

@@ -8,14 +8,14 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from threading import Lock
 
 from components.faces import storage
 from components.faces.datasets import published
 from components.faces.errors import KubefaceError
 from components.faces.fetch import fetch, split_checksum
-from components.faces.files import FileList, StoredFile
+from components.faces.files import FileList, StoredFile, parts
 
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip")
 
@@ -138,4 +138,4 @@ def _check_end(tar: tarfile.TarFile) -> None:
 
 def _label(name: str) -> str:
     """A member's name without leading `./`; it serves as a label and never as a path."""
-    return str(PurePosixPath(name))
+    return ("/" if name.startswith("/") else "") + "/".join(parts(name))

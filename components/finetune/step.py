@@ -309,6 +309,7 @@ def _write(folder: Path, model: FaceModel, trainer: Trainer, training: dict[str,
         }
         if model.detector == "mtcnn":  # whose own package needs torch, which a user of the ONNX export need not have
             export_mtcnn(folder / MTCNN_FILE)
+            training["onnx"]["mtcnn_sha256"] = sha256_file(folder / MTCNN_FILE)
     save_model(model, folder, training)
     write_json(folder / "identities.json", trainer.data.identities)
     write_history(folder / "logs", trainer.position.history)

@@ -4,11 +4,10 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 
 from components.faces.errors import require
 from components.faces.fetch import split_checksum
-from components.faces.files import FileList, StoredFile
+from components.faces.files import FileList, StoredFile, parts
 from components.faces.forget import mark_of
 from components.faces.sources import Source, open_source
 from components.ingest.naming import LISTINGS, Label, Naming, by_folder, by_listing, by_pattern
@@ -165,4 +164,4 @@ def _apart(source: str, listing: str) -> tuple[str, str]:
 
 
 def _hidden(name: str) -> bool:
-    return any(part.startswith((".", "__MACOSX")) for part in PurePosixPath(name).parts)
+    return any(part.startswith((".", "__MACOSX")) for part in parts(name))

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from components.faces.errors import KubefaceError, require
 from components.faces.fetch import fetch
+from components.faces.files import parts
 
 SPLITS = ("train", "val")
 # Folders of the same faces in low and in high resolution, as data sets for super-resolution have them.
@@ -42,7 +43,7 @@ Naming = Callable[[str], Label | None]
 
 def by_folder(name: str) -> Label | None:
     """The folder that the file lies in names the person; `train`, `val`, `vlr_images` and `hr_images` may lie above."""
-    folders = list(PurePosixPath(name).parts[:-1])
+    folders = parts(name)[:-1]
     if not folders:
         return None
     identity = folders.pop()
@@ -66,13 +67,13 @@ def by_pattern(pattern: str) -> Naming:
     require(wanted.groups > 0, f"identity_pattern '{pattern}' has no group: put what names the person in brackets")
 
     def name_it(name: str) -> Label | None:
-        path = PurePosixPath(name)
-        found = wanted.search(name if "/" in pattern else path.name)
+        *folders, file = parts(name) or [""]
+        found = wanted.search(name if "/" in pattern else file)
         known = {} if found is None else {key: value for key, value in found.groupdict().items() if value}
         identity = found and (known.pop("identity", None) or found.group(1))
         if not identity:
             return None
-        split, groups, _ = _wrappers(list(path.parts[:-1]))
+        split, groups, _ = _wrappers(folders)
         split = known.pop("split", split)
         require(split in (None, *SPLITS), f"identity_pattern finds split '{split}' in {name}: it must be train or val")
         return Label(identity, "", split, groups | known)

@@ -36,7 +36,8 @@ def exported() -> Path:
     crops = np.random.default_rng(0).integers(0, 256, (2, 112, 112, 3), dtype=np.uint8)
     export_onnx(model, folder / "model.onnx", crops)
     export_mtcnn(folder / "mtcnn.zip")
-    save_model(model, folder, {"onnx": {"sha256": sha256_file(folder / "model.onnx")}})
+    checksums = {"sha256": sha256_file(folder / "model.onnx"), "mtcnn_sha256": sha256_file(folder / "mtcnn.zip")}
+    save_model(model, folder, {"onnx": checksums})
     return folder
 
 

@@ -199,6 +199,14 @@ def test_a_missing_file_is_named(name: str, folder: Path, tmp_path: Path) -> Non
         open_recogniser(str(other))
 
 
+@pytest.mark.parametrize("name", ["model.onnx", "mtcnn.zip"])
+def test_a_changed_file_is_refused(name: str, folder: Path, tmp_path: Path) -> None:
+    other = copied(folder, tmp_path / "model")
+    (other / name).write_bytes((folder / name).read_bytes() + b"\0")
+    with pytest.raises(KubefaceError, match=f"{re.escape(name)} is not the file that model.json describes"):
+        open_recogniser(str(other))
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

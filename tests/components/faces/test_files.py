@@ -2,11 +2,12 @@
 
 import os
 import tracemalloc
+from pathlib import PurePosixPath
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.faces.files import FileList, StoredFile
+from components.faces.files import FileList, StoredFile, parts
 
 names = st.text(
     st.characters(exclude_characters="\0"), min_size=1, max_size=12
@@ -43,3 +44,16 @@ def test_a_million_files_take_a_hundred_bytes_each() -> None:
 
     assert kept / count < 10  # what Python holds; Arrow's memory is counted apart
     assert pa.total_allocated_bytes() / count < 150
+
+
+@given(st.text("a./…", min_size=1))
+def test_parts_are_pathlibs(name: str) -> None:
+    path = PurePosixPath(name)
+    assert parts(name) == list(path.parts[1:] if path.is_absolute() else path.parts)
+
+
+def test_marks_of_two_words_are_divided() -> None:
+    files = FileList.of(StoredFile(name, 1, f"{mark} {offset}") for name, mark, offset in (("b", 7, 512), ("a", 8, 0)))
+    named, numbers = files.divided()
+    assert named == [StoredFile("a", 1, "8"), StoredFile("b", 1, "7")] and numbers.tolist() == [0, 512]
+    assert FileList.of([]).divided()[1].tolist() == []

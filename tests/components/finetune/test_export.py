@@ -73,6 +73,7 @@ def test_a_training_leaves_its_model_as_onnx(
         "opset": OPSET,
         "least_cosine": pytest.approx(1, abs=1e-5),
         "faces": 3,
+        "mtcnn_sha256": sha256_file(run.folder / "mtcnn.zip"),  # the crops were aligned with it
     }
     assert not list(run.folder.glob("*.data"))  # all in one file
     said = capfd.readouterr()
