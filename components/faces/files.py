@@ -95,8 +95,11 @@ class FileList(Sequence[StoredFile]):
         """Of files whose marks are two words, the second one a number: the files with the first, and the numbers."""
         words = pc.split_pattern(self._columns["version"], " ")
         first, second = (pc.list_element(words, place) for place in (0, 1))
-        numbers = second.cast(pa.large_string()).cast(pa.int64()).to_numpy()
-        return FileList(self._columns.set_column(2, "version", first)), numbers
+        numbers = np.array(second.cast(pa.large_string()).cast(pa.int64()))
+        found = FileList(self._columns.set_column(2, "version", first.combine_chunks()))
+        del words, first, second
+        pa.default_memory_pool().release_unused()
+        return found, numbers
 
     def take(self, places: Iterable[int]) -> "FileList":
         """The files at some places, in the order of the places."""
