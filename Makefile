@@ -37,7 +37,7 @@ lock: $(READY) ## Write the lock files anew from the ranges in pyproject.toml
 		$(BIN)/uv pip compile -q pyproject.toml --extra $$step -c requirements.lock $(LOCK) -o images/$$step/requirements.lock || exit 1; \
 	done
 
-demo: $(READY) ## Fine-tune on real faces, from images in a bucket to a report (about 5 minutes on 2 cores)
+demo: $(READY) ## Fine-tune on real faces, from images in a bucket to a report (about 6 minutes on 2 cores)
 	@$(BIN)/python -m pipelines.demo
 
 lfw: $(READY) ## Measure a model on LFW: LFW=lfw.tar PAIRS=pairs.txt [MODEL=folder] [DETECTOR=mtcnn] [DEGRADATION=lowres:14]
