@@ -43,10 +43,10 @@ def compatibility(
         _high (interval over people): shares of the genuine pairs that match; false_matches: share of the
         impostor pairs that match mixed; genuine_pairs, people (in them); gallery_still_matched: share of the
         people with several images whose first image (old) matches the middle one of their others (new; median
-        score); match_change with _low and _high: old_gallery_new_probe −
-        old_with_old, paired; stays: whether the gallery can stay, which is so where by its lower bound that is at most
-        GALLERY_LOSS under 0 and no more than FALSE_MATCHES times as many impostors match as are meant
-        to. What needs mixed pairs is null where they are not comparable.
+        score); match_change with _low and _high: old_gallery_new_probe − old_with_old, paired; stays: whether the
+        gallery can stay: by its lower bound match_change is at most GALLERY_LOSS under 0, and no more than
+        FALSE_MATCHES times as many impostors match as are meant to. What needs mixed pairs is null where they are not
+        comparable.
     """
     genuine, impostors = pairs.of_kind(True), pairs.of_kind(False)
     comparable = old.shape[1] == new.shape[1]

@@ -1,11 +1,11 @@
 """The gate: is the fine-tuned model better, and does it cost too much elsewhere? Decided on interval bounds."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from components.faces.errors import KubefaceError
+from components.faces.errors import KubefaceError, require
 
 GATE_FAR = 0.01
 ROUNDING = 1e-9  # a loss of exactly max_loss is allowed: 0.9858 − 0.9958 is −0.010000000000000009
@@ -54,6 +54,14 @@ def read_gate(settings: Mapping[str, Any]) -> Gate:
         raise KubefaceError(f"gate: {field}: {first['msg']}; its fields are {', '.join(Gate.model_fields)}") from None
 
 
+def require_target(gate: Gate, measured: Collection[str]) -> None:
+    """Raises KubefaceError where the rule's target is none of the sets that are measured."""
+    require(
+        gate.target in measured,
+        f"gate: target is '{gate.target}', which is not measured: use one of {', '.join(measured)}",
+    )
+
+
 def decide(evaluation: dict[str, Any], gate: Gate) -> dict[str, Any]:
     """The verdict on an evaluation.
 
@@ -74,10 +82,7 @@ def decide(evaluation: dict[str, Any], gate: Gate) -> dict[str, Any]:
     Raises:
         KubefaceError: the target was not measured.
     """
-    if gate.target not in evaluation["gain"]:
-        raise KubefaceError(
-            f"gate: target is '{gate.target}', which was not measured: use one of {', '.join(evaluation['gain'])}"
-        )
+    require_target(gate, evaluation["gain"])
     checks = [
         *_target(evaluation, gate),
         *_others(evaluation, gate),

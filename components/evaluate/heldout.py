@@ -19,7 +19,7 @@ from components.faces.progress import Progress
 from components.faces.table import Table
 
 BATCH = 64
-CLEAN = "clean/"  # before the image ids of the set of clean crops, whose pictures are others
+CLEAN_PREFIX = "clean/"  # before the image ids of the set of clean crops, whose pictures are others
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class HeldoutCrops:
 
     def pair_set(self, name: str, of: str, pairs: Pairs) -> PairSet:
         """Pairs of these images with the embeddings of a set."""
-        images = [CLEAN + image_id for image_id in self.ids] if of == "heldout_clean" else self.ids
+        images = [CLEAN_PREFIX + image_id for image_id in self.ids] if of == "heldout_clean" else self.ids
         return of_embeddings(name, images, self.identities, self.people, pairs, self.embeddings[of])
 
     def index(self, table: Table) -> dict[str, int]:

@@ -15,7 +15,7 @@ DIVISIONS = 10  # of the people into enrolled and unknown, for the open set
 BLOCK_SCORES = 2**21  # scores held at a time: 8 MB
 
 
-def identify(
+def identification_rates(
     embeddings: NDArray[np.float32],
     people: Ints,
     seed: int = 0,

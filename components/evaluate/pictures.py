@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from components.evaluate.bin_sets import bin_pictures
-from components.evaluate.heldout import CLEAN, crops_of
+from components.evaluate.heldout import CLEAN_PREFIX, crops_of
 from components.evaluate.lfw import lfw_pictures
 from components.faces.degrade import Degradation
 from components.faces.images import encode_png
@@ -32,14 +32,14 @@ def write_pictures(
     seen = _shown(evaluation, ("heldout", "heldout_clean", "pairs"))
     (folder / "pairs").mkdir()
     (folder / "samples").mkdir()
-    wanted = {name.removeprefix(CLEAN) for name in seen} | set(samples)
+    wanted = {name.removeprefix(CLEAN_PREFIX) for name in seen} | set(samples)
     for ids, crops in crops_of(table, dict.fromkeys(wanted, "")):
         for image_id, crop in zip(ids, crops, strict=True):
             degraded = bad(crop, "probe", image_id)
             if image_id in seen:
                 _picture(folder, image_id).write_bytes(encode_png(degraded))
-            if CLEAN + image_id in seen:
-                _picture(folder, CLEAN + image_id).write_bytes(encode_png(crop))
+            if CLEAN_PREFIX + image_id in seen:
+                _picture(folder, CLEAN_PREFIX + image_id).write_bytes(encode_png(crop))
             if image_id in samples:
                 both = np.concatenate([crop, degraded], axis=1) if bad else crop
                 (folder / "samples" / f"{image_id}.png").write_bytes(encode_png(both))

@@ -14,16 +14,16 @@ import pyarrow.parquet as pq
 import sklearn
 import torch
 
-from components.evaluate.bin_sets import evaluate_bin
+from components.evaluate.bin_sets import evaluate_bin, read_bin
 from components.evaluate.calibration import calibrate, threshold_at, threshold_file
 from components.evaluate.comparison import largest_falls
 from components.evaluate.compatibility import compatibility
 from components.evaluate.contestants import load_models, told_of
 from components.evaluate.gallery import count_scores
-from components.evaluate.gate import GATE_FAR, decide, read_gate
+from components.evaluate.gate import GATE_FAR, decide, read_gate, require_target
 from components.evaluate.groups import group_errors
 from components.evaluate.heldout import HeldoutCrops, crops_of, embed_crops, group_columns, heldout_people
-from components.evaluate.identification import identify
+from components.evaluate.identification import identification_rates
 from components.evaluate.lfw import evaluate_lfw, read_pairs
 from components.evaluate.pair_sets import Bootstrap, PairSet, tell, thresholds
 from components.evaluate.pictures import write_benchmark_pictures, write_pictures
@@ -107,13 +107,18 @@ def evaluate(
     bad, probed, bins = Degradation.parse(degradation), parse_probes(probes), _bins(bin_sets)
     table, divided = Table(aligned, "aligned"), Table(split, "split")
     heldout = heldout_people(divided, model)
+    sets = {"heldout": bad, "heldout_clean": Degradation()} if bad else {"heldout": bad}
+    measured = [*sets, *(["pairs"] if pairs else []), *(["lfw"] if lfw_archive else []), *bins]
+    # What is wrong with any of the sets is said now, not after the others.
+    require_target(rule, measured)
     if lfw_archive:
-        read_pairs(lfw_pairs)  # what is wrong with them is said now, not after the other sets
+        read_pairs(lfw_pairs)
         with open_source(lfw_archive):
             pass
+    for uri in bins.values():
+        read_bin(uri)
     models = load_models(model, champion, table, choose_device(device))
     template = models["finetuned"].template
-    sets = {"heldout": bad, "heldout_clean": Degradation()} if bad else {"heldout": bad}
     with new_folder(out) as folder:
         crops = embed_crops(table, heldout, models, sets)
         compared = all_pairs(crops.people, max_pairs, seed)
@@ -271,8 +276,10 @@ def _beyond_pairs(
             for column, values in group_columns(table, crops.ids).items()
         },
         "identification": {
-            name: {which: identify(by_model[which].plain(), crops.people, seed, samples, confidence=confidence)
-                   for which in by_model}
+            name: {
+                which: identification_rates(entry.plain(), crops.people, seed, samples, confidence=confidence)
+                for which, entry in by_model.items()
+            }
             for name, by_model in crops.embeddings.items()
         },
         "compatibility": {"old": old}

@@ -43,11 +43,11 @@ def promote(
     """Makes a better model the champion: writes it with threshold, metrics, model card and passport.
 
     They go below `<destination>/<name>/<version>/`, and only where the gate says better. Where it does not, says so,
-    and the run goes on. The champion,
-    `<destination>/<name>/champion.json`, moves last and only if it is still the one that the model was compared with:
-    of two promotions at the same time one wins, the other one says who won. The version is made of the SHA-256 of
-    weights and evaluation, so that the same promotion has the same address; what stands there whole is left as it is.
-    Leaves promotion.json, passport.json, metrics.json and model_card.md in `out` either way.
+    and the run goes on. The champion, `<destination>/<name>/champion.json`, moves last and only if it is still the one
+    that the model was compared with: of two promotions at the same time one wins, the other one says who won. The
+    version is made of the SHA-256 of weights and evaluation, so that the same promotion has the same address; what
+    stands there whole is left as it is. Leaves promotion.json, passport.json, metrics.json and model_card.md in `out`
+    either way.
 
     Args:
         model: Model folder of finetune.

@@ -418,7 +418,7 @@ def test_own_pairs_groups_and_a_bin_set(
         ({"lfw_archive": "lfw.tar"}, "lfw_archive and lfw_pairs go together"),
         ({"lfw_pairs": "pairs.txt"}, "lfw_archive and lfw_pairs go together"),
         ({"gate": {"max_loss": -0.01}}, "gate: max_loss: "),
-        ({"gate": {"target": "lfw"}}, "gate: target is 'lfw', which was not measured"),
+        ({"gate": {"target": "lfw"}}, "gate: target is 'lfw', which is not measured"),
         ({"fmr": 1.0}, "fmr is 1.0"),
         ({"probes": "fog"}, "probes: degradation 'fog' is unknown"),
         ({"bin_sets": "a/lfw.bin b/lfw.bin"}, "bin_sets names lfw_bin twice"),
@@ -492,14 +492,21 @@ def test_starting_weights_that_changed_are_refused(
         evaluate(aligned_table, split_table, folder, tmp_path / "out", **QUICK)
 
 
-def test_wrong_lfw_is_said_before_the_work(
-    aligned_table: Path, split_table: Path, mended: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("components.evaluate.step.embed_crops", lambda *_: pytest.fail("the work began"))
-    with pytest.raises(KubefaceError, match=r"nowhere\.txt"):
-        evaluate(
-            aligned_table, split_table, mended, tmp_path / "out", lfw_archive="a.tar", lfw_pairs="/nowhere.txt", **QUICK
-        )
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"lfw_archive": "a.tar", "lfw_pairs": "/nowhere.txt"}, r"nowhere\.txt"),
+        ({"bin_sets": "/nowhere/agedb_30.bin"}, r"nowhere/agedb_30\.bin does not exist"),
+        ({"gate": {"target": "agedb_30"}}, "target is 'agedb_30', which is not measured: use one of heldout$"),
+    ],
+)
+def test_a_wrong_set_is_said_before_the_work(
+    wrong: dict[str, Any], said: str, aligned_table: Path, split_table: Path, mended: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("components.evaluate.step.load_models", lambda *_: pytest.fail("the work began"))
+    with pytest.raises(KubefaceError, match=said):
+        evaluate(aligned_table, split_table, mended, tmp_path / "out", **QUICK | wrong)
 
 
 def test_model_that_is_none(aligned_table: Path, split_table: Path, mended: Path, tmp_path: Path) -> None:

@@ -129,7 +129,7 @@ def test_a_wrong_rule_is_one_line(rule: dict[str, Any], message: str) -> None:
 
 
 def test_a_target_that_was_not_measured_is_refused() -> None:
-    with pytest.raises(KubefaceError, match="target is 'lfw', which was not measured: use one of heldout"):
+    with pytest.raises(KubefaceError, match="target is 'lfw', which is not measured: use one of heldout"):
         decide(evaluation(), Gate(target="lfw"))
 
 

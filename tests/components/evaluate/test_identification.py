@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.evaluate import identification
-from components.evaluate.identification import DIVISIONS, identify
+from components.evaluate.identification import DIVISIONS, identification_rates
 from components.faces.images import decode_rgb
 from components.faces.model import FaceModel
 from components.faces.table import Table
@@ -72,7 +72,7 @@ def test_rates_are_what_the_definitions_say(seed: int, people: int, images: int,
     embeddings, person = made(seed, people, images, noise)
     embeddings = np.round(embeddings * 8) / 8  # exact sums, and ties
     person[person == 0] = np.arange(np.sum(person == 0)) + 100  # some with one image only
-    found = identify(embeddings, person, seed % 100, samples=20, fpirs=(0.5, 0.2))
+    found = identification_rates(embeddings, person, seed % 100, samples=20, fpirs=(0.5, 0.2))
     expected = by_hand(embeddings, person, seed % 100, 0.5)
     assert (found["gallery"], found["probes"]) == (expected["gallery"], expected["probes"])
     assert found["rank1"] == pytest.approx(expected["rank1"])
@@ -82,7 +82,7 @@ def test_rates_are_what_the_definitions_say(seed: int, people: int, images: int,
 
 def test_people_far_apart_are_all_found() -> None:
     embeddings, person = made(0, 30, 4, noise=0.01)
-    found = identify(embeddings, person, samples=100)
+    found = identification_rates(embeddings, person, samples=100)
     assert [found[key] for key in ("rank1", "rank1_low", "rank1_high", "rank5")] == [1.0] * 4
     assert found["gallery"] == 30
     assert found["probes"] == 90
@@ -97,7 +97,7 @@ def test_people_far_apart_are_all_found() -> None:
 def test_random_embeddings_are_at_chance() -> None:
     random = np.random.default_rng(0)
     embeddings = unit(random.normal(size=(4000, 32)))
-    found = identify(embeddings, np.arange(4000) % 50, samples=200)
+    found = identification_rates(embeddings, np.arange(4000) % 50, samples=200)
     assert found["rank1"] == pytest.approx(1 / 50, abs=0.008)
     assert found["rank5"] == pytest.approx(5 / 50, abs=0.015)
     assert found["rank1_low"] < found["rank1"] < found["rank1_high"]
@@ -108,7 +108,7 @@ def test_random_embeddings_are_at_chance() -> None:
 def test_one_embedding_for_everybody_finds_nobody() -> None:
     """A tie counts against the model: who says the same of all must not come out best."""
     embeddings = np.ones((60, 4), np.float32) / 2
-    found = identify(embeddings, np.arange(60) % 12, samples=100)
+    found = identification_rates(embeddings, np.arange(60) % 12, samples=100)
     assert found["rank1"] == found["rank5"] == 0.0
     assert found["open"]["fnir_at_fpir"]["0.1"] == 1.0
 
@@ -117,11 +117,11 @@ def test_one_embedding_for_everybody_finds_nobody() -> None:
 @settings(max_examples=15)
 def test_order_of_people_names_and_scale_do_not_matter(seed: int, factor: float) -> None:
     embeddings, person = made(seed, 8, 5, noise=1.0)
-    found = identify(embeddings, person, samples=50)
-    assert identify(factor * embeddings, person, samples=50) == found
-    assert identify(embeddings, person * 3 + 7, samples=50) == found
+    found = identification_rates(embeddings, person, samples=50)
+    assert identification_rates(factor * embeddings, person, samples=50) == found
+    assert identification_rates(embeddings, person * 3 + 7, samples=50) == found
     order = np.argsort(person, kind="stable")  # each person's first image stays the first
-    sorted_ = identify(embeddings[order], person[order], samples=50)
+    sorted_ = identification_rates(embeddings[order], person[order], samples=50)
     assert {k: v for k, v in sorted_.items() if k != "open"} == pytest.approx(
         {k: v for k, v in found.items() if k != "open"}
     )
@@ -133,7 +133,7 @@ def test_order_of_people_names_and_scale_do_not_matter(seed: int, factor: float)
 
 def test_the_seed_divides_the_people() -> None:
     embeddings, person = made(1, 20, 6, noise=1.2)
-    one, again, other = (identify(embeddings, person, seed, samples=50) for seed in (1, 1, 2))
+    one, again, other = (identification_rates(embeddings, person, seed, samples=50) for seed in (1, 1, 2))
     assert one == again
     assert one["open"]["fnir_at_fpir"] != other["open"]["fnir_at_fpir"]
     assert one["rank1"] == other["rank1"]
@@ -142,13 +142,13 @@ def test_the_seed_divides_the_people() -> None:
 @pytest.mark.parametrize("images", [[3], [1, 1, 1], [1]])
 def test_too_few_people_tell_no_rate(images: list[int]) -> None:
     person = np.repeat(np.arange(len(images)), images)
-    found = identify(made(0, 1, len(person), 1.0)[0], person, samples=10)
+    found = identification_rates(made(0, 1, len(person), 1.0)[0], person, samples=10)
     assert found["rank1"] is found["rank1_low"] is found["rank5"] is None
     assert found["open"]["fnir_at_fpir"] == {}
 
 
 def test_rank_five_needs_five_people() -> None:
-    four, five = (identify(*made(0, people, 3, 0.1), samples=10) for people in (4, 5))
+    four, five = (identification_rates(*made(0, people, 3, 0.1), samples=10) for people in (4, 5))
     assert four["rank1"] == 1.0
     assert four["rank5"] is four["rank5_low"] is four["rank5_high"] is None
     assert five["rank5"] == 1.0
@@ -157,17 +157,17 @@ def test_rank_five_needs_five_people() -> None:
 def test_blocks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     embeddings, person = made(2, 9, 7, noise=1.0)
     embeddings = np.round(embeddings * 8) / 8  # exact in any order of summing
-    whole = identify(embeddings, person, samples=20)
+    whole = identification_rates(embeddings, person, samples=20)
     for scores in (1, 40, 250):
         monkeypatch.setattr(identification, "BLOCK_SCORES", scores)
-        assert identify(embeddings, person, samples=20) == whole
+        assert identification_rates(embeddings, person, samples=20) == whole
 
 
 def test_real_faces_are_found(sface: FaceModel, aligned_table: Path) -> None:
     rows = [row for rows in Table(aligned_table, "aligned").row_groups(["identity", "image"]) for row in rows]
     embeddings = sface.embed(np.stack([decode_rgb(row["image"]) for row in rows]))
     _, person = np.unique([row["identity"] for row in rows], return_inverse=True)
-    found = identify(embeddings, person, samples=50, fpirs=(0.5,))
+    found = identification_rates(embeddings, person, samples=50, fpirs=(0.5,))
     assert found["gallery"] == 6
     assert found["rank1"] == 1.0
     assert found["open"]["fnir_at_fpir"]["0.5"] < 0.1
