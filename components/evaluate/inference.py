@@ -66,6 +66,8 @@ def compare(left: str, right: str, /, model: str, threshold: float | None = None
         bounds = {name: getattr(calibration, name) for name in bounds}
         origin = f"95 % {calibration.threshold_low:.3f} to {calibration.threshold_high:.3f}, " \
                  f"false match rate {100 * calibration.fmr:g} %"  # fmt: skip
+        if calibration.degradation != "none":
+            origin += f" on crops under {calibration.degradation}"
     print(f"similarity {found:.3f}, threshold {limit:.3f} ({origin})")
     verdict = "the same person" if found > limit else "not the same person"
     if confidence is not None:

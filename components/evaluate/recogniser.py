@@ -72,6 +72,7 @@ class Calibration(BaseModel):
     slope: float
     intercept: float
     flip: bool = False
+    degradation: str = "none"  # of the crops that it was measured on, and holds for
 
     def confidence(self, similarity: float) -> float:
         """The probability, 0…1, that two faces of this similarity are one person's."""

@@ -84,6 +84,14 @@ def test_one_person_and_two(photographs: Path, model: str, capsys: pytest.Captur
     assert capsys.readouterr().out.splitlines()[1].startswith("not the same person; ")
 
 
+def test_the_degradation_that_a_threshold_holds_for_is_said(
+    photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = calibrated(copied(exported(), tmp_path / "noisy"), degradation="noise:60")
+    compare(str(photographs / "s1/1.pgm"), str(photographs / "s1/2.pgm"), model=str(folder))
+    assert capsys.readouterr().out.splitlines()[0].endswith("false match rate 0.1 % on crops under noise:60)")
+
+
 def test_sides_do_not_matter_and_a_photograph_is_like_itself(photographs: Path, model: str) -> None:
     names = [str(photographs / name) for name in ("s1/1.pgm", "s1/3.pgm", "s3/2.pgm", "somebody.pgm")]
     for flip in (False, True):
