@@ -9,7 +9,8 @@ STEPS := ingest align filter gather audit split finetune evaluate promote report
 LOCK := --universal --python-version 3.11 --generate-hashes --no-annotate --no-header
 
 # What components/faces/runtime.py sets for the steps: without it torch on a CPU spends its time in page faults.
-MALLOC := MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=1073741824
+MALLOC := MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=1073741824 \
+	ARROW_DEFAULT_MEMORY_POOL=jemalloc
 
 .DEFAULT_GOAL := help
 .PHONY: help setup lock demo lfw mirror-weights bench-finetune bench-data bench-evaluate bench-memory test lint compile clean

@@ -18,6 +18,7 @@ MALLOC_SETTINGS = {
     "MALLOC_MMAP_THRESHOLD_": str(2**32),
     "MALLOC_TRIM_THRESHOLD_": str(2**34),
     "MALLOC_TOP_PAD_": str(2**30),
+    "ARROW_DEFAULT_MEMORY_POOL": "jemalloc",  # Arrow's own choice keeps more the longer it works
 }
 
 

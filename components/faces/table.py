@@ -24,7 +24,7 @@ from components.faces.ranged import RangedFile, RemoteFile
 
 SCHEMA_VERSION = 3
 ROW_GROUP_ROWS = 128
-SHARD_BYTES = 192 * 2**20
+SHARD_BYTES = 128 * 2**20
 
 _FACE_FIELDS = [
     pa.field("image_id", pa.string(), nullable=False),
@@ -168,8 +168,14 @@ class TableWriter:
             self._shards.append({"name": path.name, "rows": 0})
             codec = {name: "NONE" if name == "image" else "ZSTD" for name in self.schema.names}
             plain = [name for name in self.schema.names if name != "image"]
+            # Statistics would keep the least and greatest small image of every row group in memory up to the end.
             self._parquet = pq.ParquetWriter(
-                path, self.schema, compression=codec, use_dictionary=plain, write_page_checksum=True
+                path,
+                self.schema,
+                compression=codec,
+                use_dictionary=plain,
+                write_statistics=False,
+                write_page_checksum=True,
             )
         self._parquet.write_table(pa.Table.from_pylist(list(self._buffer), self.schema), row_group_size=ROW_GROUP_ROWS)
         shard = self._shards[-1]

@@ -317,6 +317,7 @@ def test_the_real_command_prints_figures_as_json(aligned_table: Path, filter_tab
 STEP = '''
 import os
 from components.faces.cli import main
+from components.faces.runtime import MALLOC_SETTINGS
 
 def look(word: str) -> dict:
     """Looks around.
@@ -324,7 +325,7 @@ def look(word: str) -> dict:
     Args:
         word: Any word.
     """
-    names = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "OMP_NUM_THREADS")
+    names = [*MALLOC_SETTINGS, "OMP_NUM_THREADS"]
     return {"word": word, "pid": os.getpid(), **{name: os.environ.get(name) for name in names}}
 
 if __name__ == "__main__":
