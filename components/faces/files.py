@@ -37,6 +37,11 @@ class FileList(Sequence[StoredFile]):
     @classmethod
     def of(cls, files: Iterable[StoredFile]) -> "FileList":
         """Sorts files, whatever order they come in; of several of one name the last counts."""
+        return cls.ordered(files)[0]
+
+    @classmethod
+    def ordered(cls, files: Iterable[StoredFile]) -> tuple["FileList", NDArray[np.int64]]:
+        """As `of`, and where in `files` each file of the list stood."""
         batches = [_SCHEMA.empty_table()]
         rest = iter(files)
         while chunk := list(islice(rest, CHUNK)):
@@ -47,13 +52,15 @@ class FileList(Sequence[StoredFile]):
             }
             batches.append(pa.table(rows, _SCHEMA))
         table = pa.concat_tables(batches)
-        table = table.take(pc.sort_indices(table["name"])).combine_chunks()  # stable
-        names = table["name"]
-        last = pc.not_equal(names[:-1], names[1:]).to_numpy(zero_copy_only=False) if len(names) > 1 else []
-        found = cls(table.filter(pa.array([*last, True][: len(names)], pa.bool_())))
+        places = pc.sort_indices(table["name"])  # stable
+        names = table["name"].take(places)
+        if len(names) > 1:
+            last = pc.not_equal(names[:-1], names[1:]).combine_chunks()
+            places = places.filter(pa.concat_arrays([last, pa.array([True])]))
+        found = cls(table.take(places).combine_chunks())
         del batches, table, names
-        pa.default_memory_pool().release_unused()  # arrow keeps what the copies took, four times the list
-        return found
+        pa.default_memory_pool().release_unused()  # arrow keeps what the copies took
+        return found, np.asarray(places, np.int64)
 
     def __len__(self) -> int:
         return int(self._columns.num_rows)
@@ -90,16 +97,6 @@ class FileList(Sequence[StoredFile]):
     def place(self, name: str) -> int:
         """Where the file of this name is; the list's length and more, or another file's place, where there is none."""
         return bisect_left(range(len(self)), _bytes(name), key=lambda place: self._columns["name"][place].as_py())
-
-    def divided(self) -> tuple["FileList", NDArray[np.int64]]:
-        """Of files whose marks are two words, the second one a number: the files with the first, and the numbers."""
-        words = pc.split_pattern(self._columns["version"], " ")
-        first, second = (pc.list_element(words, place) for place in (0, 1))
-        numbers = np.array(second.cast(pa.large_string()).cast(pa.int64()))
-        found = FileList(self._columns.set_column(2, "version", first.combine_chunks()))
-        del words, first, second
-        pa.default_memory_pool().release_unused()
-        return found, numbers
 
     def take(self, places: Iterable[int]) -> "FileList":
         """The files at some places, in the order of the places."""

@@ -5,11 +5,14 @@ import tarfile
 import tempfile
 import zipfile
 import zlib
+from array import array
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
+
+import numpy as np
 
 from components.faces import storage
 from components.faces.datasets import published
@@ -91,11 +94,11 @@ def _open_tar(path: Path, stack: ExitStack) -> Opened:
         expanded.seek(0)
         tar = stack.enter_context(tarfile.open(fileobj=expanded))
     sparse: dict[str, tarfile.TarInfo] = {}
-    # Where a member's data begin is no mark of its version: it changes with the members before it.
-    files, offsets = FileList.of(
-        StoredFile(_label(member.name), member.size, f"{member.mtime} {member.offset_data}")
-        for member in _members(tar, sparse)
-    ).divided()
+    starts = array("q")  # where the data of each member begin
+    files, places = FileList.ordered(
+        StoredFile(_label(member.name), member.size, str(member.mtime)) for member in _members(tar, sparse, starts)
+    )
+    offsets = np.asarray(starts)[places]
     _check_end(tar)
     file = tar.fileobj
     assert file is not None  # noqa: S101 - open for reading
@@ -115,12 +118,15 @@ def _open_tar(path: Path, stack: ExitStack) -> Opened:
     return files, read
 
 
-def _members(tar: tarfile.TarFile, sparse: dict[str, tarfile.TarInfo]) -> Iterator[tarfile.TarInfo]:
+def _members(
+    tar: tarfile.TarFile, sparse: dict[str, tarfile.TarInfo], starts: "array[int]"
+) -> Iterator[tarfile.TarInfo]:
     """The files in a tar, which does not remember them (a thousand bytes each) but for those with holes."""
     while (member := tar.next()) is not None:
         if member.isfile():
             if member.issparse():
                 sparse[_label(member.name)] = member
+            starts.append(member.offset_data)
             yield member
         tar.members.clear()  # type: ignore[attr-defined]  # typeshed does not know it
 

@@ -24,6 +24,7 @@ from components.faces.ranged import RangedFile, RemoteFile
 
 SCHEMA_VERSION = 3
 ROW_GROUP_ROWS = 128
+INDEX_ROWS = 2048  # in a row group of a table without images
 SHARD_BYTES = 128 * 2**20
 
 _FACE_FIELDS = [
@@ -109,6 +110,7 @@ class TableWriter:
             "producer": producer,
             "settings": dict(settings),
         }
+        self._group_rows = ROW_GROUP_ROWS if "image" in self.schema.names else INDEX_ROWS
         self._identities: set[str] = set()
         self._rejected: list[tuple[str, str, str]] = []
         self._shards: list[dict[str, Any]] = []
@@ -140,7 +142,7 @@ class TableWriter:
         self.rows += 1
         if "identity" in row:
             self._identities.add(row["identity"])
-        if len(self._buffer) >= ROW_GROUP_ROWS:
+        if len(self._buffer) >= self._group_rows:
             self._flush()
 
     def reject(self, source: str, reason: str, detail: str = "") -> None:
@@ -177,7 +179,7 @@ class TableWriter:
                 write_statistics=False,
                 write_page_checksum=True,
             )
-        self._parquet.write_table(pa.Table.from_pylist(list(self._buffer), self.schema), row_group_size=ROW_GROUP_ROWS)
+        self._parquet.write_table(pa.Table.from_pylist(self._buffer, self.schema), row_group_size=self._group_rows)
         shard = self._shards[-1]
         shard["rows"] += len(self._buffer)
         self._buffer.clear()
@@ -292,7 +294,7 @@ class Table:
         return pa.concat_tables(tables) if tables else SCHEMAS[self.manifest["kind"]].empty_table().select(list(names))
 
     def row_groups(self, names: Sequence[str] | None = None) -> Iterator[list[dict[str, Any]]]:
-        """Rows as dictionaries, a row group (at most 128 rows) at a time, in stored order."""
+        """Rows as dictionaries, a row group at a time, in stored order."""
         for path in self.paths:
             with open_shard(path) as file:
                 for group in range(file.num_row_groups):

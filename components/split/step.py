@@ -94,25 +94,27 @@ def split(
         "seed": seed,
     }
     counts: Counter[str] = Counter()
-    identities: dict[str, set[str]] = defaultdict(set)
+    identities: Counter[str] = Counter()
     people: dict[str, set[str]] = defaultdict(set)
-    few = 0
+    everybody = few = 0
     with (
         TableWriter(out, "split", f"split {VERSION}", settings) as result,
         Progress("split", table.rows) as progress,
     ):
         for name, person, faces in _people(index):
             whole = _side(person, heldout_fraction, val_people_fraction, seed)
-            kept = 0
+            kept, parts = 0, set[str]()
             for face, part, reason in _divide(faces, whole, apply_filter, val_fraction, min_images, seed):
                 result.add({"image_id": face.image_id, "identity": name, "split": part, "reason": reason})
                 counts[part] += 1
-                identities[part].add(name)
+                parts.add(part)
                 people[part].add(person)
                 kept += not reason
+            identities.update(parts)
+            everybody += 1
             few += 0 < kept < RECOMMENDED_IMAGES
             progress.advance(len(faces))
-        _check(identities, people, heldout_fraction, val_people_fraction, min_images)
+        _check(identities, everybody, people, heldout_fraction, val_people_fraction, min_images)
     if few:
         print(f"split: {few} people have fewer than {RECOMMENDED_IMAGES} images; more of each help", file=sys.stderr)
     return {
@@ -122,8 +124,8 @@ def split(
         "val": counts["val"],
         "heldout": counts["heldout"],
         "rejected": counts["excluded"],
-        "train_identities": len(identities["train"]),
-        "heldout_identities": len(identities["heldout"]),
+        "train_identities": identities["train"],
+        "heldout_identities": identities["heldout"],
     }
 
 
@@ -245,7 +247,8 @@ def _unit_hash(seed: int, kind: str, name: str) -> float:
 
 
 def _check(
-    identities: dict[str, set[str]],
+    identities: Counter[str],
+    everybody: int,
     people: dict[str, set[str]],
     heldout_fraction: float,
     val_people_fraction: float,
@@ -253,15 +256,14 @@ def _check(
 ) -> None:
     both = people["heldout"] & (people["train"] | people["val"])
     require(not both, f"'{next(iter(both), '')}' is both trained on and held out: this is a bug, please report it")
-    everybody = len(set[str]().union(*identities.values()))
     require(
-        len(identities["train"]) >= 2,
-        f"{len(identities['train'])} of {everybody} people are left to train on, at least 2 are needed: lower "
+        identities["train"] >= 2,
+        f"{identities['train']} of {everybody} people are left to train on, at least 2 are needed: lower "
         f"heldout_fraction, val_people_fraction or min_images (now {heldout_fraction:g}, {val_people_fraction:g} and "
         f"{min_images})",
     )
     require(
-        heldout_fraction == 0 or len(identities["heldout"]) >= 2,
-        f"{len(identities['heldout'])} of {everybody} people are held out, verification needs at least 2: raise "
+        heldout_fraction == 0 or identities["heldout"] >= 2,
+        f"{identities['heldout']} of {everybody} people are held out, verification needs at least 2: raise "
         f"heldout_fraction (now {heldout_fraction:g}), use another seed, or set it to 0 to hold out nobody",
     )

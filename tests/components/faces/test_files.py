@@ -52,8 +52,7 @@ def test_parts_are_pathlibs(name: str) -> None:
     assert parts(name) == list(path.parts[1:] if path.is_absolute() else path.parts)
 
 
-def test_marks_of_two_words_are_divided() -> None:
-    files = FileList.of(StoredFile(name, 1, f"{mark} {offset}") for name, mark, offset in (("b", 7, 512), ("a", 8, 0)))
-    named, numbers = files.divided()
-    assert named == [StoredFile("a", 1, "8"), StoredFile("b", 1, "7")] and numbers.tolist() == [0, 512]
-    assert FileList.of([]).divided()[1].tolist() == []
+def test_a_sorted_list_tells_where_its_files_stood() -> None:
+    files, places = FileList.ordered(StoredFile(name, size, "") for size, name in enumerate("bab"))
+    assert files == [StoredFile("a", 1, ""), StoredFile("b", 2, "")] and places.tolist() == [1, 2]
+    assert FileList.ordered([])[1].tolist() == []

@@ -170,7 +170,7 @@ import os, sys
 from pathlib import Path
 from components.faces.table import TableWriter
 with TableWriter(Path(sys.argv[1]), "filter", "test 1", {}) as writer:
-    for number in range(400):
+    for number in range(4000):
         row = {"score": 1.0, "face_size": 9.0, "faces": 1, "sharpness": 9.0, "turn": 0.0, "agreement": 1.0}
         writer.add(row | {"image_id": str(number), "kept": True})
     os.kill(os.getpid(), 9)
