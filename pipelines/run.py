@@ -26,11 +26,14 @@ from pipelines.console import COLOURS, Console
 from pipelines.face_finetuning import face_finetuning
 
 RUNS = Path("runs")
+Runner = Any  # kfp.local's SubprocessRunner or DockerRunner; kfp has no types
 MODELS: dict[str, type[BaseModel]] = {"settings": Settings, "gate": Gate}
 
 
-def run_local(arguments: dict[str, Any], folder: Path, cache: Path | None = None) -> dict[str, Any]:
-    """Runs the pipeline through kfp.local's SubprocessRunner.
+def run_local(
+    arguments: dict[str, Any], folder: Path, cache: Path | None = None, runner: Runner | None = None
+) -> dict[str, Any]:
+    """Runs the pipeline through kfp.local.
 
     Leaves report.html, data.html, summary.json, model/, run.log and the artifacts of every step (steps/) in `folder`,
     and points runs/latest beside it at it.
@@ -40,6 +43,7 @@ def run_local(arguments: dict[str, Any], folder: Path, cache: Path | None = None
         folder: of this run; must not exist yet.
         cache: folder that remembers where the outputs of earlier runs lie: what has the same inputs is not done again.
             It does not know the code; leave it out after a change of that.
+        runner: what runs the steps; processes of this environment where None.
 
     Returns:
         the summary.
@@ -52,7 +56,7 @@ def run_local(arguments: dict[str, Any], folder: Path, cache: Path | None = None
     folder.mkdir(parents=True)
     steps = folder / "steps"
     local.init(
-        local.SubprocessRunner(use_venv=False),
+        runner or local.SubprocessRunner(use_venv=False),
         pipeline_root=str(steps),
         enable_caching=cache is not None,
         cache_root=str(cache) if cache else None,

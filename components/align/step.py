@@ -14,8 +14,7 @@ from components.faces.runtime import VERSION, cpu_limit
 from components.faces.table import Table, TableWriter
 from components.faces.workers import Row, by_pixels, in_order
 
-# Photographs that go through the networks together, in pixels of all: 16 of LFW's, or one of a telephone's.
-BATCH_PIXELS = {"cpu": 1_000_000, "cuda": 16_000_000}
+BATCH_PIXELS = 1_000_000  # photographs that a worker takes at once: 16 of LFW's, or one of a telephone's
 Outcome = Row | tuple[str, str]  # the row of a crop, or why there is none: reason, detail
 
 
@@ -59,13 +58,12 @@ def align(
         "min_confidence": min_confidence,
         "template": template,
     }
-    batches = by_pixels((row for rows in table.row_groups() for row in rows), BATCH_PIXELS[detect.device])
-    workers = 1 if detect.device == "cuda" else cpu_limit()
+    batches = by_pixels((row for rows in table.row_groups() for row in rows), BATCH_PIXELS)
     with (
         TableWriter(out, "aligned", f"align {VERSION}", settings) as aligned,
         Progress("align", table.rows) as progress,
     ):
-        for rows, outcomes in in_order(_aligner(detect, min_confidence, template), batches, workers):
+        for rows, outcomes in in_order(_aligner(detect, min_confidence, template), batches, cpu_limit()):
             for row, outcome in zip(rows, outcomes, strict=True):
                 if isinstance(outcome, tuple):
                     aligned.reject(row["source"], *outcome)

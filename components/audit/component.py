@@ -17,6 +17,7 @@ def audit(
     duplicates: str = "group",
     max_drift: float = 0.0,
     on_drift: str = "warn",
+    champion: str = "",
     duplicate_bits: int = 3,
     duplicate_cosine: float = 0.7,
     same_cosine: float = 0.97,
@@ -30,7 +31,7 @@ def audit(
     """Looks for duplicates, wrong labels, people of the evaluation sets, and drift; data.json lies in `audited`.
 
     Returns:
-        train, or keep where the data have not drifted enough for another training.
+        train, or keep where the data have not drifted enough, or not changed at all, for another training.
     """
     from pathlib import Path
 
@@ -52,6 +53,7 @@ def audit(
         duplicates=duplicates,
         max_drift=max_drift,
         on_drift=on_drift,
+        champion=champion,
         duplicate_bits=duplicate_bits,
         duplicate_cosine=duplicate_cosine,
         same_cosine=same_cosine,

@@ -1,6 +1,7 @@
 """Audit: what is wrong with the data, before anything is trained on them."""
 
 import hashlib
+import json
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from components.audit.labels import alike_people, judge_people, persons
 from components.audit.leaks import Leak, find_leaks, read_evaluation, split_sources
 from components.audit.page import render
 from components.audit.settings import Settings
-from components.faces.errors import require
+from components.faces import storage
+from components.faces.errors import KubefaceError, require
 from components.faces.folders import new_file, write_json
 from components.faces.runtime import VERSION
 from components.faces.table import Table, TableWriter
@@ -37,6 +39,7 @@ def audit(
     duplicates: str = "group",
     max_drift: float = 0.0,
     on_drift: str = "warn",
+    champion: str = "",
     duplicate_bits: int = 3,
     duplicate_cosine: float = 0.7,
     same_cosine: float = 0.97,
@@ -71,6 +74,8 @@ def audit(
         max_drift: Largest drift of a feature (population stability index, below 0.1 none, to 0.25 moderate, above
             large; of the embedding one less the cosine of the means); 0 for no limit.
         on_drift: What happens above max_drift; warn, stop, or retrain (below it, training is not worth while).
+        champion: URI of the promoted model, where another training is not worth while on the very images that it was
+            trained on; empty not to ask.
         duplicate_bits: Most bits, 0 to 3, in which perceptual hashes of one photograph differ.
         duplicate_cosine: Least cosine of the embeddings of such images.
         same_cosine: Cosine from which on images of an identity are one photograph whatever their hashes.
@@ -83,7 +88,8 @@ def audit(
     Returns:
         rows_in, rows_out (kept), rejected, identities, identities_out, duplicate_clusters, duplicates,
         same_photo_two_names, suspects, alike_pairs, leaks, max_drift_found, and train: false where on_drift is retrain
-        and the data have not drifted since the earlier run (there is one, and it can be compared).
+        and the data have not drifted since the earlier run (there is one, and it can be compared), and where
+        the data are the champion's own.
 
     Raises:
         KubefaceError: wrong settings, tables that do not belong together, a source that cannot be read; leaks or drift
@@ -96,6 +102,7 @@ def audit(
     table, judged = Table(aligned, "aligned"), Table(filtered, "filter")
     require(table.rows > 0, f"{aligned} holds no image: run align again")
     earlier = read_previous(previous) if previous else None
+    unchanged = trained_on(champion) == table.sha256
     embed = sface()
     with Vault() as vault:
         faces = collect(table, judged, embed, vault)
@@ -112,13 +119,32 @@ def audit(
             "features": features,
             "embedding_mean": [round(float(value), 4) + 0.0 for value in found.people.mean],
             "drift": drifted,
+            "unchanged": unchanged,
         }
         _write(out, faces, found, reasons, data)
         with new_file(html) as file:
             file.write_text(render(faces, found, reasons, data, seed), "utf-8", "surrogateescape")
     _stop(settings, faces, found.leaks, drifted)
-    train = on_drift != "retrain" or drifted["exceeded"] or drifted["worst"] is None
+    train = not unchanged and (on_drift != "retrain" or drifted["exceeded"] or drifted["worst"] is None)
     return numbers | {"max_drift_found": max(drifted["features"].values(), default=0.0), "train": train}
+
+
+def trained_on(champion: str) -> str:
+    """SHA-256 of the aligned table that a promoted model was trained on; empty where there is no such model.
+
+    Args:
+        champion: URI of the model's folder; empty for none.
+
+    Raises:
+        KubefaceError: its model.json cannot be read.
+    """
+    if not champion:
+        return ""
+    uri = storage.join(champion, "model.json")
+    try:
+        return str(json.loads(storage.read_bytes(uri))["training"]["aligned"])
+    except (ValueError, KeyError, TypeError):
+        raise KubefaceError(f"{uri} does not say what the model was trained on: leave only_if_changed out") from None
 
 
 def _find(faces: Faces, settings: Settings, embed: Embedder) -> Findings:

@@ -4,7 +4,7 @@ from components.evaluate.gate import Gate
 from components.evaluate.inference import compare, embed, identify
 from components.faces.cli import Later, main
 
-STEP = "components.evaluate.step"  # needs torch, which the commands that only use a model do without
+STEP = "components.evaluate.step"  # takes a second to import, which the commands that only use a model do without
 
 if __name__ == "__main__":
     main(

@@ -7,7 +7,7 @@ recognition/arcface_torch/eval/verification.py).
 
 import io
 import mmap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import IO, Any, cast
 
 import numpy as np
@@ -16,7 +16,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import KFold
 
-from components.evaluate.embeddings import Embeddings, embed_batch
+from components.evaluate.embeddings import Embeddings, Model, embed_batch
 from components.evaluate.lfw import BATCH, CLEAN, PairsFile, measure
 from components.evaluate.plain_pickle import read_plain_pickle
 from components.faces.degrade import Degradation
@@ -25,7 +25,6 @@ from components.faces.fetch import fetch
 from components.faces.geometry import CROP_SIZE
 from components.faces.images import RGB, decode_rgb
 from components.faces.metrics import FOLDS, Ints, Pairs
-from components.faces.model import FaceModel
 from components.faces.progress import Progress
 
 TEMPLATE = "arcface_112"
@@ -57,7 +56,7 @@ def read_bin(uri: str) -> tuple[list[bytes], list[bool]]:
 
 
 def evaluate_bin(
-    uri: str, models: dict[str, FaceModel], template: str, degradation: Degradation = CLEAN
+    uri: str, models: Mapping[str, Model], template: str, degradation: Degradation = CLEAN
 ) -> dict[str, Any]:
     """Runs models over a .bin set: ten folds of pairs in their order, as insightface's evaluation makes them.
 

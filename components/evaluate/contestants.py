@@ -5,71 +5,65 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from components.evaluate.onnx_model import OnnxModel, open_model, open_start
 from components.faces import storage
 from components.faces.errors import KubefaceError, require
 from components.faces.folders import read_json
-from components.faces.model import TEMPLATE, FaceModel, digest, load_model, load_pretrained
 from components.faces.table import Table
 
+FIRST_TEMPLATE = "arcface_112"  # what tables were aligned to before their manifest said it
 
-def load_models(model: Path, champion: str, table: Table, device: torch.device) -> dict[str, FaceModel]:
+
+def load_models(model: Path, champion: str, table: Table, device: str) -> dict[str, OnnxModel]:
     """baseline, finetuned, and where one is promoted champion, all of them fit for the table's crops.
+
+    Each is the ONNX file of a model folder: what is measured is what is served.
 
     Args:
         model: folder of finetune.
         champion: folder of the promoted model, path or s3://; empty for none.
         table: aligned table.
+        device: auto, cpu or cuda.
 
     Raises:
         KubefaceError: a model cannot be had, is not the one that it was, or wants crops made otherwise.
     """
-    training = read_json(model / "model.json")["training"]
-    models = {
-        "baseline": load_pretrained(training["backbone"], training["pretrained"], device),
-        "finetuned": load_model(model, device),
-    }
-    template = models["finetuned"].template
+    finetuned = open_model(str(model), device)
     require(
-        table.manifest["settings"].get("template", TEMPLATE) == template,
-        f"{table.folder} was aligned to another template than {template}, which {model} was trained on: align with it",
+        table.manifest["settings"].get("template", FIRST_TEMPLATE) == finetuned.template,
+        f"{table.folder} was aligned to another template than {finetuned.template}, which {model} was trained on: "
+        "align with it",
     )
-    require(
-        digest(models["baseline"].network) == training["start_sha256"],
-        f"the starting weights of {model} ({training['pretrained'] or training['backbone']}) are no longer the ones it "
-        "was trained from: there is nothing fair to compare with",
-    )
-    require(
-        models["baseline"].preprocessing == models["finetuned"].preprocessing,
-        f"{model / 'model.json'} says another preprocessing than the starting model has, with which it was trained",
-    )
+    models = {"baseline": open_start(str(model), device), "finetuned": finetuned}
     if champion:
-        models["champion"] = load_pretrained(_remote_json(champion, "model.json")["backbone"], champion, device)
+        models["champion"] = open_model(champion, device)
         require(
-            models["champion"].template == template,
-            f"{champion} was trained on crops of template {models['champion'].template}, {model} on {template}: they "
-            "cannot be compared on one table; promote the new model under another name",
+            models["champion"].template == finetuned.template,
+            f"{champion} was trained on crops of template {models['champion'].template}, {model} on "
+            f"{finetuned.template}: they cannot be compared on one table; promote the new model under another name",
         )
     return models
 
 
-def told_of(model: Path, models: Mapping[str, FaceModel], champion: str, heldout: Mapping[str, str]) -> dict[str, Any]:
-    """What is compared, by model."""
+def told_of(model: Path, models: Mapping[str, OnnxModel], champion: str, heldout: Mapping[str, str]) -> dict[str, Any]:
+    """What is compared, by model; `onnx_sha256` is of the file that was measured."""
     config = read_json(model / "model.json")
     told: dict[str, Any] = {
-        "baseline": {"backbone": models["baseline"].backbone, "start": config["start"],
-                     "weights_sha256": config["training"]["start_sha256"]},
-        "finetuned": {"backbone": config["backbone"], "weights_sha256": config["weights_sha256"]},
-    }  # fmt: skip
+        which: {
+            "backbone": entry.backbone,
+            "weights_sha256": entry.weights_sha256,
+            "onnx_sha256": entry.sha256,
+        }
+        for which, entry in models.items()
+    }
+    told["baseline"] |= {"start": config["start"], "weights_sha256": config["training"]["start_sha256"]}
     if champion:
-        its = _remote_json(champion, "model.json")
         known = set(_remote_json(champion, "identities.json"))
-        told["champion"] = {
-            "backbone": its["backbone"], "weights_sha256": its["weights_sha256"], "uri": champion,
+        told["champion"] |= {
+            "uri": champion,
             # People who are held out now and were not then speak for the promoted model, never against it.
             "heldout_people_trained_on": len(known & set(heldout.values())),
-        }  # fmt: skip
+        }
     return told
 
 

@@ -1,16 +1,23 @@
 """Embeddings of crops, with and without flip test-time augmentation."""
 
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from components.faces.model import FaceModel
-
 Vectors = NDArray[np.float32]
 
 
-def embed_batch(model: FaceModel, crops: NDArray[np.uint8]) -> tuple[Vectors, Vectors]:
+class Model(Protocol):
+    """What is measured: an exported model, or one of torch."""
+
+    def embed(self, crops: NDArray[np.uint8], flip: bool = False) -> Vectors:
+        """Unit-length embeddings (N×D) of RGB crops (N×H×W×3), of their mirror images with `flip`."""
+        ...
+
+
+def embed_batch(model: Model, crops: NDArray[np.uint8]) -> tuple[Vectors, Vectors]:
     """Unit-length embeddings of crops (N×H×W×3, uint8) and of their mirror images, each N×D."""
     return model.embed(crops), model.embed(crops, flip=True)
 

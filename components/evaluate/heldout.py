@@ -7,14 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from components.evaluate.embeddings import Embeddings, embed_batch
+from components.evaluate.embeddings import Embeddings, Model, embed_batch
 from components.evaluate.pair_sets import PairSet, of_embeddings
 from components.faces.degrade import Degradation
 from components.faces.errors import require
 from components.faces.folders import read_json
 from components.faces.images import RGB, decode_rgb
 from components.faces.metrics import Ints, Pairs
-from components.faces.model import FaceModel
 from components.faces.progress import Progress
 from components.faces.table import Table
 
@@ -80,7 +79,7 @@ def crops_of(table: Table, wanted: dict[str, str]) -> Iterator[tuple[list[str], 
 
 
 def embed_crops(
-    table: Table, wanted: dict[str, str], models: Mapping[str, FaceModel], sets: Mapping[str, Degradation]
+    table: Table, wanted: dict[str, str], models: Mapping[str, Model], sets: Mapping[str, Degradation]
 ) -> HeldoutCrops:
     """The held-out people's crops, embedded in every set by every model."""
     collected = {name: {which: Embeddings() for which in models} for name in sets}

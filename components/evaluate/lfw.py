@@ -1,14 +1,14 @@
 """Labeled Faces in the Wild: pairs files, View 2's ten folds, and every pair scored."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
 
-from components.evaluate.embeddings import Embeddings, embed_batch
+from components.evaluate.embeddings import Embeddings, Model, embed_batch
 from components.faces.degrade import Degradation
 from components.faces.detection import Faces, make_detector
 from components.faces.errors import KubefaceError, require
@@ -16,7 +16,6 @@ from components.faces.fetch import fetch
 from components.faces.geometry import TEMPLATE_SIZES, TEMPLATES, centre_crop, require_template
 from components.faces.images import RGB, decode_rgb
 from components.faces.metrics import Floats, Ints, Pairs, roc_points, verification
-from components.faces.model import FaceModel
 from components.faces.progress import Progress
 from components.faces.sources import Source, open_source
 
@@ -94,7 +93,7 @@ def evaluate_lfw(
     archive: str,
     pairs_uri: str,
     detector: str,
-    models: dict[str, FaceModel],
+    models: Mapping[str, Model],
     degradation: Degradation = CLEAN,
     template: str = "arcface_112",
 ) -> dict[str, Any]:

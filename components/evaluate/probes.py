@@ -5,12 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from components.evaluate.embeddings import Vectors
+from components.evaluate.embeddings import Model, Vectors
 from components.faces.degrade import Degradation
 from components.faces.errors import KubefaceError, require
 from components.faces.images import RGB
 from components.faces.metrics import all_pairs, bootstrap_difference, supported_fars
-from components.faces.model import FaceModel
 from components.faces.progress import Progress
 from components.faces.seeded import by_rank
 
@@ -66,7 +65,7 @@ def probe_name(probed: Degradation) -> str:
 
 
 def probe(
-    models: Mapping[str, FaceModel],
+    models: Mapping[str, Model],
     crops: Crops,
     identities: Mapping[str, str],
     probes: list[Degradation],

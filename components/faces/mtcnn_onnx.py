@@ -19,15 +19,16 @@ from numpy.typing import NDArray
 from components.faces.detection import NO_FACES, Detector, Faces
 from components.faces.errors import KubefaceError
 from components.faces.images import RGB
+from components.faces.runtime import cpu_limit
 
 MTCNN_FILE = "mtcnn.zip"  # beside model.onnx
-PNET, RNET, ONET = "pnet.onnx", "rnet.onnx", "onet.onnx"  # in it
+PNET, RNET, ONET = "pnet", "rnet", "onet"  # in it, with .onnx
 PNET_SIDE, RNET_SIDE, ONET_SIDE = 12, 24, 48  # pixels that a network looks at
 STRIDE = 2  # pixels between the places that P-Net looks at
 PYRAMID_FACTOR = 0.709  # each level of the pyramid has half the area of the one before
 PNET_SCORE, RNET_SCORE, ONET_SCORE = 0.6, 0.7, 0.7
 LEVEL_OVERLAP, OVERLAP = 0.5, 0.7  # above it two boxes are one face: within a level of the pyramid, and later
-BATCH = 512  # crops that go through a network together
+BATCH = 16  # crops that go through a network together: what it makes of them stays in a processor's cache
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -47,10 +48,22 @@ def mtcnn_onnx(path: Path, min_face_size: int, threads: int | None = None) -> De
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            pnet, rnet, onet = (_network(archive.read(name), threads) for name in (PNET, RNET, ONET))
+            networks = {name: archive.read(f"{name}.onnx") for name in (PNET, RNET, ONET)}
+        return mtcnn(networks, min_face_size, threads)
     except Exception as error:  # zipfile's and onnxruntime's kinds have nothing in common
         reason = " ".join(str(error).split())
         raise KubefaceError(f"{path} does not hold MTCNN's networks ({reason}): fetch the model folder anew") from error
+
+
+def mtcnn(networks: dict[str, bytes], min_face_size: int, threads: int | None = None) -> Detector:
+    """MTCNN by its networks.
+
+    Args:
+        networks: ONNX by name, as `mtcnn_networks` makes them.
+        min_face_size: in pixels, shorter side of the box; also says where the image pyramid begins.
+        threads: that one call uses; 1 where several threads call it, None for every processor.
+    """
+    pnet, rnet, onet = (_network(networks[name], threads) for name in (PNET, RNET, ONET))
 
     def find(image: RGB) -> Faces:
         areas = Areas(image)
@@ -71,12 +84,12 @@ def mtcnn_onnx(path: Path, min_face_size: int, threads: int | None = None) -> De
         kept = _not_contained(boxes, scores, OVERLAP)
         return _faces(boxes[kept], scores[kept], landmarks[kept])
 
-    return Detector("mtcnn", lambda images: [find(image) for image in images], min_face_size)
+    return Detector("mtcnn", find, min_face_size)
 
 
 def _network(data: bytes, threads: int | None) -> Network:
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or 0
+    options.intra_op_num_threads = threads or cpu_limit()
     session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
 
     def run(images: Floats) -> list[Floats]:
@@ -102,7 +115,8 @@ class Areas:
     def __init__(self, image: RGB) -> None:
         self.height, self.width = image.shape[:2]
         # Sums of more than 8 megapixels may run over 32 bits; differences of them modulo 2³² are right all the same.
-        self._sums = cv2.integral(image).view(np.uint32)
+        # The fourth channel is for speed: 16 bytes are gathered in half the time that 12 take.
+        self._sums = cv2.integral(cv2.cvtColor(image, cv2.COLOR_RGB2RGBA)).view(np.uint32).reshape(-1, 4)
 
     def inside(self, boxes: Floats) -> Floats:
         """The boxes (N×4) that have a pixel in the photograph."""
@@ -128,12 +142,18 @@ class Areas:
         top, bottom = _windows(parts[:, 1], parts[:, 3], height)
 
         def sums(rows: Ints, columns: Ints) -> NDArray[np.uint32]:
-            return np.asarray(self._sums[rows[:, :, None], columns[:, None, :]])
+            return np.asarray(self._sums.take(rows[:, :, None] * (self.width + 1) + columns[:, None, :], axis=0))
 
-        total = sums(bottom, right) - sums(top, right) - sums(bottom, left) + sums(top, left)
+        total = sums(bottom, right)
+        total -= sums(top, right)
+        total -= sums(bottom, left)
+        total += sums(top, left)
         pixels = (bottom - top)[:, :, None] * (right - left)[:, None, :]
-        means = total.astype(np.float32) / pixels[..., None].astype(np.float32)
-        return np.ascontiguousarray(((means - np.float32(127.5)) * np.float32(1 / 128)).transpose(0, 3, 1, 2))
+        means = total[..., :3].transpose(0, 3, 1, 2).astype(np.float32, order="C")
+        means /= pixels[:, None].astype(np.float32)
+        means -= np.float32(127.5)
+        means *= np.float32(1 / 128)
+        return means
 
 
 def _windows(start: Ints, end: Ints, count: int) -> tuple[Ints, Ints]:

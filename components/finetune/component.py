@@ -23,17 +23,21 @@ def finetune(
     seed: int = 0,
     s3_endpoint: str = "",
     weights_mirror: str = "",
+    num_nodes: int = 1,
+    node_resources: dict[str, Any] = {},  # noqa: B006
+    training_runtime: str = "torch-distributed",
 ) -> None:
-    """Fine-tunes a face model on the training images of a split."""
+    """Fine-tunes a face model on the training images of a split; on several GPUs or nodes where there are."""
     from pathlib import Path
 
     from components.faces.runtime import run_component, use_stores
-    from components.finetune.step import finetune as run
+    from components.finetune.launch import Nodes, launch
 
     use_stores(s3_endpoint, weights_mirror)
     run_component(
         metrics,
-        run,
+        launch,
+        nodes=Nodes(num_nodes, node_resources, training_runtime, aligned.uri, divided.uri, model.uri),
         aligned=Path(aligned.path),
         split=Path(divided.path),
         out=Path(model.path),

@@ -7,6 +7,7 @@ import os
 import platform
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -23,17 +24,17 @@ from components.faces.errors import KubefaceError, require
 from components.faces.folders import new_folder, sha256_file, write_json
 from components.faces.guard import Guarded
 from components.faces.model import DETECTOR, TEMPLATE, FaceModel, choose_device, digest, load_pretrained, save_model
+from components.faces.mtcnn_networks import write_mtcnn
 from components.faces.mtcnn_onnx import MTCNN_FILE
 from components.faces.runtime import VERSION, cpu_limit
 from components.faces.table import Table
 from components.finetune.checkpoints import BEST, LAST, Checkpoints, State, part
 from components.finetune.data import FaceCrops, Places, places
 from components.finetune.distributed import Group, processes
-from components.finetune.export import OPSET, export_onnx
+from components.finetune.export import export_models
 from components.finetune.figures import draw_augmentations, draw_history
 from components.finetune.keeping import GATE_CROPS, choose_alpha, fine_structure_of, fit_guard, interpolated
 from components.finetune.logs import Mlflow, write_history
-from components.finetune.mtcnn_export import export_mtcnn
 from components.finetune.settings import WITHOUT_EFFECT, Settings, read_settings
 from components.finetune.training import Data, Trainer, augmentation
 
@@ -43,7 +44,7 @@ WITHOUT_PAIRS = "wise_ft=auto needs validation images of at least two people, tw
 
 def finetune(
     aligned: str | Path,
-    split: Path,
+    split: str | Path,
     out: Path,
     backbone: str = "sface",
     pretrained: str = "",
@@ -60,12 +61,12 @@ def finetune(
 
     The head starts from the mean embedding of each person. The best checkpoint is the one with the least
     validation loss (`monitor`); without validation images it is the last one. Leaves model.safetensors, model.onnx,
-    model.json, identities.json, checkpoints/, logs/, figures/*.png. While it runs, checkpoints stand in
-    `<out>.checkpoints`; a training that was stopped leaves them there for `resume`.
+    start.onnx (the starting model, for evaluate), model.json, identities.json, checkpoints/, logs/, figures/*.png.
+    While it runs, checkpoints stand in `<out>.checkpoints`; a training that was stopped leaves them there for `resume`.
 
     Args:
         aligned: Aligned table; an s3:// prefix is read by ranges while it trains, and not downloaded.
-        split: Split table; its train and val images are used.
+        split: Split table, a folder or an s3:// prefix; its train and val images are used.
         out: Folder to write the model to.
         backbone: Name of the architecture, such as sface, iresnet50 or edgeface_xs_gamma_06.
         pretrained: Start from this model folder or weights file (path, s3://, https:// with #sha256=…); empty for
@@ -100,6 +101,7 @@ def finetune(
         model = load_pretrained(backbone, pretrained, group.device, aligned_with.get("template", TEMPLATE))
         model.detector = aligned_with.get("detector", DETECTOR)
         _check(chosen, bad, model, data)
+        start = _kept(model) if chosen.onnx and group.main else None
         run = {
             "backbone": backbone,
             "start_sha256": digest(model.network),
@@ -151,7 +153,7 @@ def finetune(
                 },
             }
             with new_folder(out) as folder:
-                _write(folder, final, trainer, training, chosen.onnx)
+                _write(folder, final, start, trainer, training)
                 for path in sorted(store.folder.glob("*.safetensors")):
                     shutil.copyfile(path, folder / "checkpoints" / path.name)  # they stay until `out` is whole
                 mlflow.end(folder)
@@ -295,20 +297,18 @@ def _structures(trainer: Trainer, found: Places) -> Iterator[tuple[Tensor, Tenso
         yield trainer.model.prepare(clean), trainer.model.prepare(bad)
 
 
-def _write(folder: Path, model: FaceModel, trainer: Trainer, training: dict[str, Any], onnx: bool) -> None:
-    """Everything of the model folder but the checkpoints."""
-    if onnx:
+def _kept(model: FaceModel) -> FaceModel:
+    """A copy of the model in main memory, since its network is trained in place."""
+    return replace(model, network=copy.deepcopy(model.network).cpu())
+
+
+def _write(folder: Path, model: FaceModel, start: FaceModel | None, trainer: Trainer, training: dict[str, Any]) -> None:
+    """Everything of the model folder but the checkpoints; ONNX where there is a starting model to export too."""
+    if start is not None:
         faces = _faces(trainer.data.val if len(trainer.data.val) else trainer.data.train, FACES_CHECKED)
-        cosine = export_onnx(model, folder / "model.onnx", faces)
-        training["onnx"] = {
-            "file": "model.onnx",
-            "sha256": sha256_file(folder / "model.onnx"),
-            "opset": OPSET,
-            "least_cosine": round(cosine, 7),
-            "faces": len(faces),
-        }
-        if model.detector == "mtcnn":  # whose own package needs torch, which a user of the ONNX export need not have
-            export_mtcnn(folder / MTCNN_FILE)
+        training["onnx"] = export_models(model, start, folder, faces)
+        if model.detector == "mtcnn":  # for users of the ONNX export, who need not have what it is made from
+            write_mtcnn(folder / MTCNN_FILE)
             training["onnx"]["mtcnn_sha256"] = sha256_file(folder / MTCNN_FILE)
     save_model(model, folder, training)
     write_json(folder / "identities.json", trainer.data.identities)

@@ -1,5 +1,7 @@
 """KFP interfaces of promote and champion."""
 
+from typing import NamedTuple
+
 from kfp import dsl
 
 
@@ -42,10 +44,22 @@ def promote(
 
 
 @dsl.component(base_image="localhost/kubeface/promote:0.1.0", install_kfp_package=False)
-def champion(models: str, name: str, s3_endpoint: str = "") -> str:
-    """The URI of the model that is in force, for evaluate to compare with; empty where there is none yet."""
+def champion(
+    models: str,
+    name: str,
+    only_if_changed: bool = False,
+    s3_endpoint: str = "",
+) -> NamedTuple("Champion", [("uri", str), ("trained", str)]):  # type: ignore[valid-type]  # kfp's way
+    """The model that is in force.
+
+    Returns:
+        uri: of its folder, for evaluate to compare with; empty where there is none yet.
+        trained: the same, for audit to ask what it was trained on; empty where that does not matter, so that a
+            promotion leaves what is cached of the audit, and of all behind it, as it is.
+    """
     from components.faces.runtime import guarded, use_stores
     from components.promote.champion import find_champion
 
     use_stores(s3_endpoint)
-    return guarded(find_champion, destination=models, name=name)
+    uri = guarded(find_champion, destination=models, name=name)
+    return uri, uri if only_if_changed else ""

@@ -72,7 +72,7 @@ def keep(
     pipeline: str = "face-finetuning",
     seed: int = 0,
 ) -> str:
-    """Says that the data have not drifted enough for another training.
+    """Says that the data have not changed, or not drifted enough, for another training.
 
     Returns:
         where html, summary and the promoted model are, which stays, as JSON; model is empty where none is promoted.

@@ -1,4 +1,4 @@
-"""Keep: the end of a run whose data have not drifted enough for another training."""
+"""Keep: the end of a run whose data have not changed, or not drifted enough, for another training."""
 
 from pathlib import Path
 from typing import Any
@@ -40,8 +40,11 @@ def keep(
     data = read_object(gathered / "data.json", ("images", "identities"))
     found = read_object(audited / "data.json", FIELDS)
     drift, limit = found["drift"], found["settings"]["max_drift"]
+    unchanged = "not trained: the data are the ones that the promoted model was trained on"
     reason = (
-        f"not trained: {drift['worst']} drifted most since the last training, by "
+        unchanged
+        if found.get("unchanged")
+        else f"not trained: {drift['worst']} drifted most since the last training, by "
         f"{drift['features'][drift['worst']]:g}, and max_drift is {limit:g}"
     )
     environment = Environment(

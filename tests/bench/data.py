@@ -427,14 +427,11 @@ def bench_flat(folder: Path) -> dict[str, Any]:
 
 def profile(folder: Path) -> dict[str, Any]:
     """Milliseconds of processor time an image, on one thread, and the networks' own share."""
-    import torch
-
     from components.faces import detection
     from components.faces.geometry import align_crop
     from components.faces.images import decode_rgb, encode_crop
 
     print("profile", flush=True)
-    torch.set_num_threads(1)
     data = [path.read_bytes() for path in photographs(folder, 1)[:96]]
 
     def spent(calls: Iterator[Any]) -> tuple[list[Any], float]:
@@ -462,23 +459,21 @@ def profile(folder: Path) -> dict[str, Any]:
 
 
 class NetworkTime:
-    """Processor seconds inside the networks' own forward passes while the block runs."""
+    """Processor seconds inside onnxruntime while the block runs."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
 
     def __enter__(self) -> None:
         import onnxruntime
-        from facenet_pytorch.models.mtcnn import ONet, PNet, RNet
 
-        self._kept = [(PNet, "forward"), (RNet, "forward"), (ONet, "forward"), (onnxruntime.InferenceSession, "run")]
-        self._kept = [(owner, name, getattr(owner, name)) for owner, name in self._kept]
-        for owner, name, function in self._kept:
-            setattr(owner, name, self._timed(function))
+        self._run = onnxruntime.InferenceSession.run
+        onnxruntime.InferenceSession.run = self._timed(self._run)
 
     def __exit__(self, *error: object) -> None:
-        for owner, name, function in self._kept:
-            setattr(owner, name, function)
+        import onnxruntime
+
+        onnxruntime.InferenceSession.run = self._run
 
     def _timed(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any) -> Any:

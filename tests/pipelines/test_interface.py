@@ -19,6 +19,7 @@ from components.filter.step import filter_faces
 from components.finetune.step import finetune
 from components.gather.step import gather
 from components.ingest.step import ingest, plan
+from components.notify.step import conclude, notify
 from components.promote.step import promote
 from components.report.keep import keep
 from components.report.step import report
@@ -30,12 +31,14 @@ GOLDEN = Path(__file__).with_name("interface.json")
 STEPS = {
     "align": align,
     "audit": audit,
+    "conclude": conclude,
     "evaluate": evaluate,
     "filter-faces": filter_faces,
     "finetune": finetune,
     "gather": gather,
     "ingest": ingest,
     "keep": keep,
+    "notify": notify,
     "plan": plan,
     "promote": promote,
     "report": report,
@@ -76,7 +79,8 @@ def interface(spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def loop_of(spec: dict[str, Any]) -> dict[str, Any]:
-    (loop,) = (task for task in spec["root"]["dag"]["tasks"].values() if "parameterIterator" in task)
+    dags = [part["dag"] for part in spec["components"].values() if "dag" in part]
+    (loop,) = (task for dag in dags for task in dag["tasks"].values() if "parameterIterator" in task)
     return dict(loop)
 
 
@@ -111,7 +115,7 @@ def test_component_defaults_are_the_steps_own(spec: dict[str, Any], name: str) -
         if parameter in of_step and of_step[parameter].default is not inspect.Parameter.empty:
             assert entry["default"] == of_step[parameter].default, f"{name}: {parameter}"
             compared += 1
-    assert compared or name == "promote"
+    assert compared or name in ("conclude", "promote")
 
 
 @pytest.mark.parametrize("name", STEPS)
@@ -146,35 +150,48 @@ def test_a_gpu_is_asked_for_by_finetune_alone(spec: dict[str, Any]) -> None:
     with_gpu = {n for n, e in executors.items() if "accelerator" in e["container"].get("resources", {})}
     assert with_gpu == {"exec-finetune"}
     assert executors["exec-finetune"]["container"]["resources"]["accelerator"] == {
-        "count": "1",
-        "resourceCount": "1",
-        "resourceType": "nvidia.com/gpu",
-        "type": "nvidia.com/gpu",
+        "resourceCount": "{{$.inputs.parameters['pipelinechannel--finetune_gpus']}}",
+        "resourceType": "{{$.inputs.parameters['pipelinechannel--gpu_type']}}",
     }
 
 
 def test_each_step_has_its_image_resources_retries_and_cache(spec: dict[str, Any]) -> None:
     executors = spec["deploymentSpec"]["executors"]
     for name, executor in executors.items():
-        others = {"filter-faces": "filter", "plan": "ingest", "keep": "report", "champion": "promote"}
+        others = {
+            "filter-faces": "filter",
+            "plan": "ingest",
+            "keep": "report",
+            "champion": "promote",
+            "conclude": "notify",
+        }
         step = name.removeprefix("exec-")
         step = others.get(step, step)
         container = executor["container"]
         assert container["image"] == f"localhost/kubeface/{step}:0.1.0"
-        assert {"cpuLimit", "cpuRequest", "memoryLimit", "memoryRequest"} <= container["resources"].keys()
+        asked = {f"resource{what}{kind}" for what in ("Cpu", "Memory") for kind in ("Limit", "Request")}
+        assert asked <= container["resources"].keys()
     for name, task in tasks_of(spec).items():
         assert task["retryPolicy"]["maxRetryCount"] == 2, name
         cached = task["cachingOptions"].get("enableCache", False)
-        assert cached == (name not in ("plan", "champion")), name
+        assert cached == (name not in ("plan", "champion", "conclude", "notify")), name
 
 
 def test_secrets_are_referred_to_and_never_written(tmp_path: Path) -> None:
     compile_pipeline(tmp_path / "pipeline.yaml")
     documents = list(yaml.safe_load_all((tmp_path / "pipeline.yaml").read_text("utf-8")))
     executors = documents[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
-    with_key = {name for name, entry in executors.items() if "secretAsEnv" in entry}
-    assert with_key == {
-        f"exec-{step}" for step in ("plan", "ingest", "gather", "audit", "champion", "finetune", "evaluate", "promote")
+    referred = {
+        name: [(secret["secretName"], secret["optional"]) for secret in entry["secretAsEnv"]]
+        for name, entry in executors.items()
+        if "secretAsEnv" in entry
+    }
+    store, steps = (
+        ("mlpipeline-minio-artifact", False),
+        "plan ingest gather audit champion finetune evaluate promote conclude",
+    )
+    assert referred == {f"exec-{step}": [store] for step in steps.split()} | {
+        "exec-notify": [store, ("kubeface-webhook", True)]
     }
 
 

@@ -1,5 +1,7 @@
 """Align on real photographs."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -220,7 +222,7 @@ def test_images_that_have_become_unreadable_do_not_end_the_run(damaged: Path, tm
 def test_the_number_of_workers_changes_no_byte(
     detector: str, faces_table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(step.BATCH_PIXELS, "cpu", 50_000)  # four photographs, so that all workers have work
+    monkeypatch.setattr(step, "BATCH_PIXELS", 50_000)  # four photographs, so that all workers have work
     for workers in (1, 3):
         monkeypatch.setattr(step, "cpu_limit", lambda workers=workers: workers)
         align(faces_table, tmp_path / str(workers), detector=detector)
@@ -235,3 +237,15 @@ def test_a_failing_worker_ends_the_step(mixed: Path, tmp_path: Path, monkeypatch
     with pytest.raises(MemoryError, match="no room"):
         align(mixed, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("detector", ["mtcnn", "retinaface"])
+def test_it_works_without_torch(detector: str, mixed: Path, tmp_path: Path) -> None:
+    """Its container has none of these to import, of facenet-pytorch only the files."""
+    program = (
+        "import sys\nfor name in ('torch', 'torchvision', 'facenet_pytorch'): sys.modules[name] = None\n"
+        "from pathlib import Path\nfrom components.align.step import align\n"
+        f"print(align(Path({str(mixed)!r}), Path({str(tmp_path / 'out')!r}), detector={detector!r})['rows_out'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "4\n"), done.stderr[-500:]

@@ -264,3 +264,19 @@ def test_command_line(
     with pytest.raises(SystemExit, match="1"):
         main(audit, [*arguments, f"--html={tmp_path / 'page.html'}", "--on-leak=perhaps"])
     assert capsys.readouterr().err.startswith("error: on_leak is 'perhaps'")
+
+
+def test_only_other_data_than_the_promoted_models_are_trained_on(
+    plain_tables: tuple[Path, Path], tmp_path: Path
+) -> None:
+    champion = tmp_path / "champion"
+    champion.mkdir()
+    for seen, train in ((Table(plain_tables[0], "aligned").sha256, False), ("f" * 64, True)):
+        (champion / "model.json").write_text(json.dumps({"training": {"aligned": seen}}))
+        out = tmp_path / f"out-{train}"
+        asked = {"champion": str(champion)}
+        assert audit(*plain_tables, out, tmp_path / "page.html", **asked)["train"] is train
+        assert json.loads((out / "data.json").read_text())["unchanged"] is not train
+    (champion / "model.json").write_text("{}")
+    with pytest.raises(KubefaceError, match=r"model\.json does not say what the model was trained on"):
+        audit(*plain_tables, tmp_path / "none", tmp_path / "page.html", **asked)

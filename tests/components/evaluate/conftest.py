@@ -11,8 +11,10 @@ import safetensors.torch
 import torch
 from PIL import Image
 
-from components.faces.model import FaceModel, digest, load_pretrained, save_model
+from components.faces.model import FaceModel, load_pretrained
 from components.finetune import step as finetune_step
+
+from .exported import exported, saved, trained
 
 
 @pytest.fixture(scope="session")
@@ -40,7 +42,7 @@ def tuned(aligned_table: Path, split_table: Path, tmp_path_factory: pytest.TempP
         out,
         degradation="noise:60",
         device="cpu",
-        settings={"strategy": "full", "epochs": 1, "batch_size": 8, "onnx": False},
+        settings={"strategy": "full", "epochs": 1, "batch_size": 8},
     )
     return out
 
@@ -51,9 +53,7 @@ def unchanged(
 ) -> Path:
     """The model folder of a training of the head alone: its backbone is the one it started from."""
     out = tmp_path_factory.mktemp("models") / "unchanged"
-    finetune_step.finetune(
-        aligned_table, split_table, out, device="cpu", settings={"epochs": 0, "batch_size": 8, "onnx": False}
-    )
+    finetune_step.finetune(aligned_table, split_table, out, device="cpu", settings={"epochs": 0, "batch_size": 8})
     return out
 
 
@@ -75,23 +75,21 @@ def damaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def mended(sface: FaceModel, damaged: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model folder that says it started from the damaged weights and holds the published ones."""
-    folder = tmp_path_factory.mktemp("mended")
-    start = load_pretrained("sface", str(damaged)).network
-    save_model(sface, folder, {"backbone": "sface", "pretrained": str(damaged), "start_sha256": digest(start)})
-    (folder / "identities.json").write_text("[]")
-    return folder
+def damaged_folder(damaged: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder of the damaged weights."""
+    return saved(load_pretrained("sface", str(damaged)), tmp_path_factory.mktemp("damaged"))
 
 
 @pytest.fixture(scope="session")
-def spoilt(damaged: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def mended(damaged_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder that says it started from the damaged weights and holds the published ones."""
+    return trained(damaged_folder, exported(), tmp_path_factory.mktemp("mended"))
+
+
+@pytest.fixture(scope="session")
+def spoilt(damaged_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model folder that says it started from the published weights and holds the damaged ones."""
-    folder = tmp_path_factory.mktemp("spoilt")
-    training = {"backbone": "sface", "pretrained": "", "start_sha256": digest(load_pretrained("sface").network)}
-    save_model(load_pretrained("sface", str(damaged)), folder, training)
-    (folder / "identities.json").write_text("[]")
-    return folder
+    return trained(exported(), damaged_folder, tmp_path_factory.mktemp("spoilt"))
 
 
 PEOPLE = ("Ann_Lee", "Bob_de_Vries", "Carl_Orff_Jr", "Dora_Maar", "Eve_O'Hara", "Finn_Bell")

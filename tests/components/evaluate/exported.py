@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from components.faces.folders import read_json, sha256_file, write_json
-from components.faces.model import load_pretrained, save_model
+from components.faces.model import FaceModel, load_pretrained, save_model
+from components.faces.mtcnn_networks import write_mtcnn
 from components.finetune.export import export_onnx
-from components.finetune.mtcnn_export import export_mtcnn
 
 CALIBRATION = {
     "threshold": 0.3,
@@ -28,17 +28,35 @@ CALIBRATION = {
 _HOME = TemporaryDirectory(prefix="kubeface-exported-")  # goes with the process
 
 
+def saved(model: FaceModel, folder: Path) -> Path:
+    """model.json, model.safetensors and model.onnx of a model."""
+    crops = np.random.default_rng(0).integers(0, 256, (2, 112, 112, 3), dtype=np.uint8)
+    export_onnx(model, folder / "model.onnx", crops)
+    save_model(model, folder, {"onnx": {"sha256": sha256_file(folder / "model.onnx")}})
+    return folder
+
+
+def trained(start: Path, end: Path, to: Path) -> Path:
+    """A folder of finetune that says that its model, the one of `end`, was trained from the one of `start`."""
+    for name in ("model.onnx", "model.safetensors", "model.json"):
+        shutil.copyfile(end / name, to / name)
+    shutil.copyfile(start / "model.onnx", to / "start.onnx")
+    its, config = (read_json(folder / "model.json") for folder in (start, end))
+    onnx = {"sha256": sha256_file(to / "model.onnx"), "start": {"sha256": sha256_file(to / "start.onnx")}}
+    training = {"backbone": "sface", "pretrained": "", "start_sha256": its["weights_sha256"], "onnx": onnx}
+    write_json(to / "model.json", config | {"training": training})
+    write_json(to / "identities.json", [])
+    return to
+
+
 @cache
 def exported() -> Path:
     """model.json, model.safetensors, model.onnx and mtcnn.zip of the published weights, not calibrated."""
-    folder = Path(_HOME.name)
-    model = load_pretrained("sface")
-    crops = np.random.default_rng(0).integers(0, 256, (2, 112, 112, 3), dtype=np.uint8)
-    export_onnx(model, folder / "model.onnx", crops)
-    export_mtcnn(folder / "mtcnn.zip")
-    checksums = {"sha256": sha256_file(folder / "model.onnx"), "mtcnn_sha256": sha256_file(folder / "mtcnn.zip")}
-    save_model(model, folder, {"onnx": checksums})
-    return folder
+    folder = saved(load_pretrained("sface"), Path(_HOME.name))
+    write_mtcnn(folder / "mtcnn.zip")
+    training = read_json(folder / "model.json")["training"]
+    training["onnx"]["mtcnn_sha256"] = sha256_file(folder / "mtcnn.zip")
+    return configured(folder, training=training)
 
 
 def copied(folder: Path, to: Path) -> Path:

@@ -3,9 +3,6 @@
 import cv2
 import numpy as np
 import pytest
-import torch
-from facenet_pytorch import MTCNN
-from PIL import Image
 from retinaface import detect_faces
 
 from components.faces.detection import Detector, Faces, make_detector
@@ -108,22 +105,6 @@ def test_faces_under_the_least_size_are_left_out(name: str, orl: dict[str, bytes
     assert len(make_detector(name, 240)(image)) == 0
 
 
-def test_mtcnn_without_a_proposal_finds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """facenet-pytorch then joins an empty list; any other error of torch is not hidden."""
-
-    def join_nothing(*arguments: object, **options: object) -> None:
-        torch.cat([])
-
-    def run_out_of_memory(*arguments: object, **options: object) -> None:
-        raise RuntimeError("out of memory")
-
-    monkeypatch.setattr(MTCNN, "detect", join_nothing)
-    assert len(make_detector("mtcnn", 20)(empty((50, 50), "noise"))) == 0
-    monkeypatch.setattr(MTCNN, "detect", run_out_of_memory)
-    with pytest.raises(RuntimeError, match="out of memory"):
-        make_detector("mtcnn", 20)(empty((50, 50), "noise"))
-
-
 def test_confidence_keeps_what_belongs_together() -> None:
     faces = Faces(np.arange(12.0).reshape(3, 4), np.array([0.5, 0.9, 0.95]), np.arange(30.0).reshape(3, 5, 2))
     kept = faces.confident(0.9)
@@ -154,33 +135,6 @@ def test_several_photographs_at_once_give_what_each_gives(
         assert np.abs(alone.landmarks - faces.landmarks).max(initial=0) < 0.1
         assert np.abs(alone.boxes - faces.boxes).max(initial=0) < 0.1
         assert np.abs(alone.scores - faces.scores).max(initial=0) < 1e-3
-
-
-def test_mtcnn_finds_what_facenet_pytorch_finds(orl: dict[str, bytes]) -> None:
-    images = [decode_rgb(orl[f"s{number}/1.pgm"]) for number in range(1, 21)]
-    peer = MTCNN(keep_all=True)
-    for image, faces in zip(images, make_detector("mtcnn", 20).several(images), strict=True):
-        boxes, scores, landmarks = peer.detect(Image.fromarray(image), landmarks=True)
-        assert np.abs(faces.boxes - boxes).max() < 0.1
-        assert np.abs(faces.landmarks - landmarks).max() < 0.1
-        assert np.abs(faces.scores - scores).max() < 1e-3
-
-
-def test_one_photograph_without_a_proposal_spoils_no_other(
-    monkeypatch: pytest.MonkeyPatch, orl: dict[str, bytes]
-) -> None:
-    """facenet-pytorch fails on all of a batch when a proposal of one lies outside of it."""
-    images = [decode_rgb(orl[f"s{number}/1.pgm"]) for number in range(1, 4)]
-    images.insert(1, empty((112, 92), "black"))
-    detect = MTCNN.detect
-
-    def fail_on_black(network: MTCNN, batch: np.ndarray, landmarks: bool) -> object:
-        if any(not image.any() for image in batch):
-            raise IndexError("The shape of the mask [3] at index 0 does not match the shape of the indexed tensor [2]")
-        return detect(network, batch, landmarks=landmarks)
-
-    monkeypatch.setattr(MTCNN, "detect", fail_on_black)
-    assert [len(faces) for faces in make_detector("mtcnn", 20).several(images)] == [1, 0, 1, 1]
 
 
 def test_retinaface_gives_what_its_package_gives(orl: dict[str, bytes]) -> None:

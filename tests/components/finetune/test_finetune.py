@@ -62,7 +62,7 @@ def test_folder_is_complete(train: Train, pairs: Path, monkeypatch: pytest.Monke
     ]
     assert sorted({*names} - {board}) == sorted(
         {
-            "model.safetensors", "model.onnx", "mtcnn.zip", "model.json", "identities.json", *epochs,
+            "model.safetensors", "model.onnx", "start.onnx", "mtcnn.zip", "model.json", "identities.json", *epochs,
             "checkpoints/best.safetensors", "checkpoints/last.safetensors", "logs/history.csv", "logs/history.json",
             "figures/augmentation.png", "figures/loss.png", "figures/accuracy.png", "figures/verification.png",
             "figures/learning_rate.png",

@@ -48,6 +48,19 @@ def test_a_better_model_is_written_with_all_that_belongs_to_it(tmp_path: Path) -
     assert verify(str(written))["whole"]
 
 
+def test_the_exported_model_goes_with_it_and_its_starting_model_does_not(tmp_path: Path) -> None:
+    model, evaluation = make(tmp_path, better=True)
+    for name in ("model.onnx", "start.onnx"):
+        (model / name).write_bytes(name.encode())
+    config = json.loads((model / "model.json").read_text("utf-8"))
+    config["training"]["onnx"] = {"sha256": sha256_file(model / "model.onnx")}
+    (model / "model.json").write_text(json.dumps(config), "utf-8")
+    promote(model, evaluation, tmp_path / "out", "gate-3", str(tmp_path / "models"))
+    written = Path(str(promotion_of(tmp_path / "out")["uri"]))
+    assert (written / "model.onnx").read_bytes() == b"model.onnx"
+    assert not (written / "start.onnx").exists()  # a promoted model is compared as it is; nobody asks what it was
+
+
 def test_metrics_hold_what_was_measured_and_nobodys_name(tmp_path: Path) -> None:
     hardest = {"genuine": [{"left": "Ann/1.jpg", "left_identity": "Ann"}], "impostor": []}
     forgotten = [{"left": "Ann/1.jpg", "left_identity": "Ann"}]

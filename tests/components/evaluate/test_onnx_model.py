@@ -1,0 +1,117 @@
+"""An exported model: torch's embeddings, the same bits alone and among others, and devices that are not there."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from components.evaluate import onnx_model as module
+from components.evaluate.embeddings import Vectors
+from components.evaluate.onnx_model import CPU, CUDA, open_model, open_start
+from components.faces.backbones import BACKBONES
+from components.faces.errors import KubefaceError
+from components.faces.folders import read_json
+from components.faces.images import decode_rgb
+from components.faces.model import FaceModel
+from components.faces.table import Table
+
+from .exported import configured, copied, exported, saved
+
+Crops = NDArray[np.uint8]
+
+
+@pytest.fixture(scope="module")
+def crops(aligned_table: Path) -> Crops:
+    """Thirty real faces."""
+    rows = [row for rows in Table(aligned_table, "aligned").row_groups(["image"]) for row in rows]
+    return np.stack([decode_rgb(row["image"]) for row in rows])
+
+
+def similarities(embeddings: Vectors) -> NDArray[np.float64]:
+    vectors = embeddings.astype(np.float64)
+    return vectors @ vectors.T
+
+
+def agree(folder: Path, model: FaceModel, crops: Crops) -> None:
+    ours = open_model(str(folder), threads=2)
+    for flip in (False, True):
+        found, expected = ours.embed(crops, flip), model.embed(crops, flip)
+        assert found.dtype == np.float32 and found.shape == expected.shape
+        assert np.abs(similarities(found) - similarities(expected)).max() < 1e-5
+    assert np.abs(similarities(ours.embed(crops)) - similarities(ours.embed(crops, flip=True))).max() > 1e-3
+
+
+def test_sface_is_the_one_of_torch(crops: Crops, sface: FaceModel) -> None:
+    agree(exported(), sface, crops)
+
+
+@pytest.mark.slow
+def test_mobilefacenet_is_the_one_of_torch(crops: Crops, tmp_path: Path) -> None:
+    """With random weights, since nobody publishes any that may be fetched."""
+    torch.manual_seed(0)
+    known = BACKBONES["mobilefacenet"]
+    network = known.build().eval()
+    model = FaceModel(known.name, network, known.preprocessing, known.embedding_size, "", "")
+    agree(saved(model, tmp_path), model, crops)
+
+
+def test_an_embedding_has_the_same_bits_alone_and_among_others(crops: Crops) -> None:
+    one, two = (open_model(str(exported()), threads=threads) for threads in (1, 2))
+    together = two.embed(crops)
+    assert np.array_equal(together, one.embed(crops))
+    assert np.array_equal(together[3], one.embed(crops[3:4])[0])
+    assert np.array_equal(two.embed(crops, flip=True), two.embed(crops[:, :, ::-1]))
+
+
+def test_a_gpu_takes_batches(crops: Crops, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which session is asked for where onnxruntime has CUDA; nothing runs on a GPU here."""
+    asked: dict[str, Any] = {}
+    session = onnxruntime.InferenceSession
+
+    def opened(path: str, options: Any, providers: list[Any]) -> Any:
+        asked["providers"] = providers
+        made = session(path, options, providers=[CPU])
+        monkeypatch.setattr(made, "get_providers", lambda: [CUDA, CPU], raising=False)
+        return made
+
+    monkeypatch.setattr(module.onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
+    monkeypatch.setattr(module.onnxruntime, "preload_dlls", lambda: asked.setdefault("preloaded", True))
+    monkeypatch.setattr(module.onnxruntime, "InferenceSession", opened)
+    model = open_model(str(exported()), "cuda")
+    assert asked == {"providers": [(CUDA, {"use_tf32": "0"}), CPU], "preloaded": True}
+    assert model.batch == module.GPU_BATCH
+    expected = open_model(str(exported()), "cpu").embed(crops)
+    assert asked["providers"] == [CPU]
+    assert np.abs(model.embed(crops) - expected).max() < 1e-5
+
+
+def test_a_device_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = str(exported())
+    with pytest.raises(KubefaceError, match=r"^device 'tpu' is unknown: use auto, cpu or cuda$"):
+        open_model(folder, "tpu")
+    with pytest.raises(KubefaceError, match=r"^device 'cuda' is asked for but this onnxruntime runs on CPUs alone"):
+        open_model(folder, "cuda")
+    session = onnxruntime.InferenceSession
+    monkeypatch.setattr(module.onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
+    monkeypatch.setattr(module.onnxruntime, "preload_dlls", lambda: None)
+    monkeypatch.setattr(
+        module.onnxruntime, "InferenceSession", lambda path, options, providers: session(path, options, [CPU])
+    )
+    with pytest.raises(KubefaceError, match=r"^device 'cuda' is asked for but onnxruntime finds no GPU: request one"):
+        open_model(folder, "cuda")
+    assert open_model(folder).batch == 1  # auto goes without
+
+
+def test_a_promoted_version_has_no_starting_model(tmp_path: Path) -> None:
+    with pytest.raises(KubefaceError, match=r"has no start\.onnx, the model that it was trained from: fine-tune again"):
+        open_start(str(exported()))
+    folder = copied(exported(), tmp_path / "model")
+    training = read_json(folder / "model.json")["training"]
+    training["onnx"]["start"] = {"sha256": "0" * 64}
+    configured(folder, training=training)
+    with pytest.raises(KubefaceError, match=r"start\.onnx does not exist"):
+        open_start(str(folder))

@@ -1,0 +1,35 @@
+"""The self-check, in this environment instead of an image: it does the work, and notices where that fails."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from components.faces.cli import main
+from components.faces.errors import KubefaceError
+from components.faces.self_check import CHECKS, self_check
+from components.gather.step import gather
+
+
+@pytest.mark.parametrize("step", ["ingest", "filter", "gather", "audit", "split"])
+def test_each_step_passes_on_one_real_face(step: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert self_check(f"components.{step}").startswith(f"ok: {step}: ")
+
+
+def test_the_command_line_prints_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    main(gather, ["--self-check"])
+    assert capsys.readouterr().out == "ok: gather: components.gather.step loads, 12 rows with a face written and read\n"
+
+
+def test_a_picture_without_a_face_does_not_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So what passes is what finds the face, not what merely ends."""
+    Image.fromarray(np.full((112, 92), 128, np.uint8)).save(tmp_path / "grey.pgm")
+    monkeypatch.setenv("KUBEFACE_FACE", str(tmp_path / "grey.pgm"))
+    with pytest.raises(KubefaceError, match=r"the face was rejected|no image|none"):
+        self_check("components.filter")
+
+
+def test_every_check_is_of_a_step() -> None:
+    root = Path(__file__).resolve().parents[2] / "components"
+    assert all((root / step / "step.py").is_file() for step in CHECKS)

@@ -1,0 +1,220 @@
+"""What the compiled pipeline asks of a cluster, and how it tells what it came to (through kfp.local)."""
+
+import json
+import re
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from kfp import compiler, dsl, local
+
+from components.faces.errors import KubefaceError
+from components.notify.component import conclude
+from components.notify.step import WEBHOOK
+from pipelines.face_finetuning import Outputs, face_finetuning, told_at_the_end
+from pipelines.run import run_local
+
+Json = dict[str, Any]
+IMAGE = "localhost/none"
+BY_PARAMETER = ("align", "audit", "evaluate", "finetune")
+
+
+@pytest.fixture(scope="module")
+def documents(tmp_path_factory: pytest.TempPathFactory) -> list[Json]:
+    path = tmp_path_factory.mktemp("compiled") / "pipeline.yaml"
+    compiler.Compiler().compile(face_finetuning, str(path))
+    return list(yaml.safe_load_all(path.read_text("utf-8")))
+
+
+@pytest.fixture(scope="module")
+def platform(documents: list[Json]) -> Json:
+    return dict(documents[1]["platforms"]["kubernetes"])
+
+
+def unknown_inputs(spec: Json) -> list[str]:
+    """Inputs of tasks that come from nowhere: what their DAG is not given, and what a text or a pod's resources name
+    and the task is not given."""
+    found = []
+    executors = spec["deploymentSpec"]["executors"]
+    for name, part in {**spec["components"], "root": spec["root"]}.items():
+        given = part.get("inputDefinitions", {})
+        known = {*given.get("parameters", {}), *given.get("artifacts", {})}
+        for task, entry in part.get("dag", {}).get("tasks", {}).items():
+            taken = entry.get("inputs", {}).get("parameters", {}) | entry.get("inputs", {}).get("artifacts", {})
+            for key, value in taken.items():
+                wanted = value.get("componentInputParameter") or value.get("componentInputArtifact")
+                if wanted and wanted not in known:
+                    found.append(f"{name}.{task}.{key}: {wanted}")
+            label = spec["components"][entry["componentRef"]["name"]].get("executorLabel", "")
+            resources = executors[label]["container"].get("resources", {}) if label else {}
+            constants = [value.get("runtimeValue", {}).get("constant", "") for value in taken.values()]
+            named = re.findall(r"inputs\.parameters\['([^']+)'\]", json.dumps([resources, constants]))
+            found += [f"{name}.{task}: {one}" for one in named if one not in taken]
+    return found
+
+
+def test_every_input_comes_from_somewhere(documents: list[Json]) -> None:
+    """KFP's compiler (2.17.0) leaves some open: resources in a loop, texts of a loop's item in a handler."""
+    assert unknown_inputs(documents[0]) == []
+
+
+def test_that_check_finds_what_the_compiler_leaves_open(tmp_path: Path) -> None:
+    @dsl.component(base_image=IMAGE)
+    def work(text: str) -> None: ...
+
+    @dsl.pipeline
+    def resources(memory: str = "1Gi") -> None:
+        with dsl.ParallelFor(listed().output) as one:
+            work(text=one).set_memory_limit(memory)
+
+    @dsl.pipeline
+    def handler(items: list = ["a"]) -> None:  # noqa: B006
+        with dsl.ExitHandler(work(text="end")), dsl.ParallelFor(items) as one:
+            work(text=f"item {one}")
+
+    for pipeline, name in ((resources, "memory"), (handler, "items-loop-item")):
+        compiler.Compiler().compile(pipeline, str(tmp_path / "open.yaml"))
+        found = unknown_inputs(next(yaml.safe_load_all((tmp_path / "open.yaml").read_text("utf-8"))))
+        assert [one for one in found if one.endswith(name)], found
+
+
+@pytest.mark.parametrize("step", BY_PARAMETER)
+def test_resources_are_parameters_and_texts(documents: list[Json], step: str) -> None:
+    """KFP's driver takes the text of such a parameter, and a number has none."""
+    parameters = documents[0]["root"]["inputDefinitions"]["parameters"]
+    resources = documents[0]["deploymentSpec"]["executors"][f"exec-{step}"]["container"]["resources"]
+    for what in ("cpu", "memory"):
+        assert parameters[f"{step}_{what}"]["parameterType"] == "STRING"
+        for kind in ("Limit", "Request"):
+            placeholder = f"{{{{$.inputs.parameters['pipelinechannel--{step}_{what}']}}}}"
+            assert resources[f"resource{what.capitalize()}{kind}"] == placeholder
+    assert parameters["finetune_gpus"]["parameterType"] == parameters["gpu_type"]["parameterType"] == "STRING"
+
+
+def test_fine_tuning_goes_to_the_nodes_that_are_asked_for(platform: Json) -> None:
+    executors = platform["deploymentSpec"]["executors"]
+    assert [name for name, entry in executors.items() if "nodeSelector" in entry] == ["exec-finetune"]
+    tuned = executors["exec-finetune"]
+    assert tuned["nodeSelector"]["nodeSelectorJson"] == {"componentInputParameter": "pipelinechannel--node_selector"}
+    assert tuned["tolerations"] == [{"tolerationJson": {"componentInputParameter": "pipelinechannel--tolerations"}}]
+    assert tuned["emptyDirMounts"][0]["mountPath"] == "/dev/shm"  # noqa: S108
+
+
+def test_every_pod_has_a_time_limit_and_a_run_is_kept_two_weeks(documents: list[Json], platform: Json) -> None:
+    limits = {
+        name.removeprefix("exec-"): int(entry.get("activeDeadlineSeconds", 0)) / 3600
+        for name, entry in platform["deploymentSpec"]["executors"].items()
+    }
+    assert limits.keys() == {name.removeprefix("exec-") for name in documents[0]["deploymentSpec"]["executors"]}
+    assert limits["finetune"] == 48 and limits["align"] == 6 and all(0.25 <= hours <= 48 for hours in limits.values())
+    assert platform["pipelineConfig"] == {"resourceTtlOnCompletion": 14 * 24 * 3600}
+
+
+def test_what_tells_the_end_hangs_on_the_steps_alone(documents: list[Json]) -> None:
+    """KFP hooks it on each task that it depends on (argocompiler/dag.go), so there must be one, and no loop."""
+    tasks = documents[0]["root"]["dag"]["tasks"]
+    told = tasks["notify"]
+    assert told["triggerPolicy"] == {"strategy": "ALL_UPSTREAM_TASKS_COMPLETED"}
+    assert told["dependentTasks"] == ["face-finetuning-steps"] == [name for name in tasks if name != "notify"]
+    assert "parameterIterator" not in tasks["face-finetuning-steps"]
+    assert not any("taskOutputParameter" in value for value in told["inputs"]["parameters"].values())
+
+
+@dsl.component(base_image=IMAGE)
+def listed() -> list[str]:
+    """A step whose result a loop goes over."""
+    return ["a", "b"]
+
+
+@dsl.component(base_image=IMAGE)
+def worked(part: str, faulty: bool) -> str:
+    """A step in a loop that may fail."""
+    if faulty:
+        raise SystemExit(1)
+    return part
+
+
+@dsl.component(base_image=IMAGE)
+def summed(parts: list[str], folder: str, html: dsl.Output[dsl.HTML]) -> str:
+    """The last step: what report leaves."""
+    import json
+    from pathlib import Path
+
+    summary = Path(folder, "summary.json")
+    summary.write_text(json.dumps({"gate": {"promoted": True, "reason": "better"}, "model": {"uri": "s3://m/1"}}))
+    Path(html.path).parent.mkdir(parents=True, exist_ok=True)
+    Path(html.path).write_text(" ".join(parts))
+    return json.dumps({"summary": str(summary), "html": "s3://r/report.html", "model": ""})
+
+
+@dsl.pipeline(name="small-steps")
+def small_steps(models: str, name: str, faulty: bool = False, ui: str = "", s3_endpoint: str = "") -> Outputs:
+    """As the pipeline's own: a loop, what collects it, and the conclusion."""
+    with dsl.ParallelFor(listed().output) as part:
+        one = worked(part=part, faulty=faulty)
+    last = summed(parts=dsl.Collected(one.output), folder=models)
+    done = conclude(
+        left=last.outputs["Output"], models=models, name=name, run=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
+        s3_endpoint=s3_endpoint,
+    )  # fmt: skip
+    return Outputs(left=done.output, data=last.outputs["html"])
+
+
+@pytest.fixture
+def webhook(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Json]]:
+    """What a webhook on loopback was told."""
+    told: list[Json] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            told.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv(WEBHOOK, f"http://127.0.0.1:{server.server_port}/T0/secret-path")
+        yield told
+        server.shutdown()
+
+
+def run_small(folder: Path, faulty: bool) -> Json:
+    small = dsl.pipeline(told_at_the_end(small_steps), name="small")
+    (folder / "models").mkdir()
+    local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(folder / "steps"))
+    return dict(small(models=str(folder / "models"), name="door", faulty=faulty, ui="https://kfp.example").outputs)
+
+
+def test_a_run_that_succeeds_tells_its_verdict_and_hands_out_its_outputs(
+    tmp_path: Path, webhook: list[Json], capfd: pytest.CaptureFixture[str]
+) -> None:
+    outputs = run_small(tmp_path, faulty=False)
+    assert json.loads(outputs["left"])["html"] == "s3://r/report.html"
+    assert Path(outputs["data"].path).read_text() == "a b"
+    (entry,) = webhook
+    assert re.fullmatch(
+        r"door: run \S+ succeeded, promoted: better\. Model: s3://m/1\. https://kfp\.example/#/runs/details/[\w-]+",
+        entry["text"],
+    )
+    assert "secret-path" not in "".join(capfd.readouterr())
+
+
+def test_a_run_with_a_failed_step_in_the_loop_tells_so_and_fails(tmp_path: Path, webhook: list[Json]) -> None:
+    with pytest.raises(RuntimeError, match="Inner task failed"):
+        run_small(tmp_path, faulty=True)
+    (entry,) = webhook
+    assert re.fullmatch(r"door: run \S+ failed\. https://kfp\.example/#/runs/details/[\w-]+", entry["text"])
+
+
+def test_the_pipeline_itself_tells_of_a_step_that_failed(tmp_path: Path, webhook: list[Json]) -> None:
+    arguments = {"source": str(tmp_path / "nothing"), "models": str(tmp_path / "models"), "name": "door"}
+    with pytest.raises(KubefaceError, match=r"^step plan failed: .*nothing"):
+        run_local(arguments, tmp_path / "run")
+    assert re.fullmatch(r"door: run \S+ failed\.", webhook[0]["text"]) and len(webhook) == 1

@@ -1,0 +1,43 @@
+"""The compiled pipeline runs the images that were pushed, by digest."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from components.faces.errors import KubefaceError
+from pipelines.compile import compile_pipeline, images_in
+from pipelines.face_finetuning import face_finetuning
+from pipelines.images import Image, Images
+
+STEPS = sorted({step for step, _ in images_in(face_finetuning.pipeline_spec)})
+
+
+def pushed() -> Images:
+    return {
+        step: Image(image=f"registry.example:5000/team/{step}:abc", digest=f"sha256:{number:064x}", size=1)
+        for number, step in enumerate(STEPS)
+    }
+
+
+def test_every_image_is_compiled_in_by_digest(tmp_path: Path) -> None:
+    path = tmp_path / "pipeline.yaml"
+    compile_pipeline(path, images=pushed() | {"store": Image(image="other/store:1", size=1)})
+    spec = next(yaml.safe_load_all(path.read_text("utf-8")))
+    containers = [executor["container"] for executor in spec["deploymentSpec"]["executors"].values()]
+    assert {container["image"] for container in containers} == {image.pinned for image in pushed().values()}
+    for container in containers:  # what the model's passport names is what ran
+        named = {entry["value"] for entry in container.get("env", []) if entry["name"] == "KUBEFACE_IMAGE"}
+        assert named <= {container["image"]}
+    assert "localhost/" not in path.read_text("utf-8")
+
+
+def test_images_that_are_missing_or_not_pushed_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "pipeline.yaml"
+    some = {step: image for step, image in pushed().items() if step not in ("align", "split")}
+    with pytest.raises(KubefaceError, match="no image of align, split is named: run 'make push' for all steps"):
+        compile_pipeline(path, images=some)
+    local = pushed() | {"align": Image(image="registry.example/team/align:abc", size=1)}
+    with pytest.raises(KubefaceError, match=r"registry\.example/team/align:abc has no digest: push it first"):
+        compile_pipeline(path, images=local)
+    assert not path.exists()
