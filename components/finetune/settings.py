@@ -125,7 +125,7 @@ class Settings(BaseModel):
     compile: bool = Field(False, description="Compile the backbone with torch.compile.")
     keep_checkpoints: Count = Field(3, description="Checkpoints of single epochs that are kept; 0 for all.")
     save_minutes: Rate = Field(10.0, description="Minutes between two checkpoints inside an epoch.")
-    onnx: bool = Field(True, description="Export the model to ONNX and check it against torch.")
+    onnx: bool = Field(True, description="Export the model to ONNX, which evaluate needs, and check it against torch.")
 
     def stages(self) -> list[int]:
         """The stages that this training has: 1 trains the head alone, 2 the backbone too."""
