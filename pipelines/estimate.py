@@ -17,6 +17,7 @@ from components.faces import storage
 from components.faces.errors import KubefaceError
 from components.ingest.component import plan as plan_component
 from pipelines.cluster import Client, Cluster, connect
+from pipelines.deployed import deployed_settings, with_settings
 from pipelines.parameters import read_spec, with_defaults
 from pipelines.runs import Step, containers, minutes, steps_of, table
 from pipelines.submit import PACKAGE, checked
@@ -341,9 +342,11 @@ def main() -> None:
     given = parser.parse_args()
     try:
         spec = read_spec(given.package)
-        values = with_defaults(checked(given.package, given.params), spec)
-        with connect(Cluster.from_environment()) as client:
+        values = checked(given.package, given.params)
+        cluster = Cluster.from_environment()
+        with connect(cluster) as client:
             earlier = earlier_runs(client, given.package, containers(spec))
+        values = with_defaults(with_settings(values, deployed_settings(cluster)), spec)
         listed = list_source(values)
         show(estimate(spec, values, earlier, listed), earlier, listed)
     except KubefaceError as error:

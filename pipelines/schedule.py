@@ -13,6 +13,7 @@ import urllib3
 
 from components.faces.errors import KubefaceError, require
 from pipelines.cluster import Client, Cluster, connect
+from pipelines.deployed import ROOT, deployed_settings, with_settings
 from pipelines.parameters import read_parameters, read_spec, validated
 from pipelines.runs import table
 from pipelines.submit import PACKAGE
@@ -68,7 +69,15 @@ def _possible(part: str, field: str, least: int, most: int) -> bool:
     return len(ends) <= 2 and all(least <= end <= most for end in ends) and ends == sorted(ends)
 
 
-def schedule(client: Client, cluster: Cluster, name: str, cron: str, package: Path, values: dict[str, Any]) -> bool:
+def schedule(
+    client: Client,
+    cluster: Cluster,
+    name: str,
+    cron: str,
+    package: Path,
+    values: dict[str, Any],
+    root: str | None = None,
+) -> bool:
     """Has the pipeline run at times, as the one recurring run of this name: another one is replaced.
 
     KFP cannot change a recurring run. The new one is made switched off, then the old is switched off and the new on,
@@ -80,6 +89,7 @@ def schedule(client: Client, cluster: Cluster, name: str, cron: str, package: Pa
         cron: six fields, of `require_cron`, in the time zone of KFP's scheduler (UTC unless set otherwise).
         package: compiled pipeline.
         values: parameters, of `validated`.
+        root: where KFP keeps the runs' artifacts; None for its own choice.
 
     Returns:
         whether something was changed; not where the one that is there is the same and on.
@@ -90,7 +100,7 @@ def schedule(client: Client, cluster: Cluster, name: str, cron: str, package: Pa
     version, _ = upload(client, package)
     pipeline = find_pipeline(client, PIPELINE) or ""
     before = _named(client, name)
-    if len(before) == 1 and _same(before[0], cron, version, values, cluster.service_account):
+    if len(before) == 1 and _same(before[0], cron, version, values, root, cluster.service_account):
         print(f"schedule {name} is as it was: {cron}")
         return False
     with redirect_stdout(StringIO()):
@@ -105,6 +115,7 @@ def schedule(client: Client, cluster: Cluster, name: str, cron: str, package: Pa
         pipeline_id=pipeline,
         version_id=version,
         enabled=False,
+        pipeline_root=root,
         service_account=cluster.service_account or None,
     ).recurring_run_id
     _swap(client, name, [one for one in before if _on(one)], str(new))
@@ -133,12 +144,13 @@ def _swap(client: Client, name: str, old: list[Any], new: str) -> None:
         raise
 
 
-def _same(one: Any, cron: str, version: str, values: dict[str, Any], account: str) -> bool:
+def _same(one: Any, cron: str, version: str, values: dict[str, Any], root: str | None, account: str) -> bool:
     return bool(
         _on(one)
         and _cron(one) == cron
         and one.pipeline_version_reference.pipeline_version_id == version
         and ((one.runtime_config and one.runtime_config.parameters) or {}) == values
+        and ((one.runtime_config and one.runtime_config.pipeline_root) or None) == root
         and (one.service_account or "") == account
         and one.no_catchup
         and int(one.max_concurrency or 0) == 1
@@ -243,7 +255,9 @@ def main() -> None:
         with connect(cluster) as client:
             match given.command:
                 case "set":
-                    schedule(client, cluster, given.name, cron, given.package, values)
+                    settings = deployed_settings(cluster)
+                    values = with_settings(values, settings)
+                    schedule(client, cluster, given.name, cron, given.package, values, settings.get(ROOT))
                 case "list":
                     schedules(client)
                 case "pause":

@@ -14,6 +14,7 @@ import kfp_server_api
 
 from components.faces.errors import KubefaceError, require
 from pipelines.cluster import Client, Cluster, connect, server_message
+from pipelines.deployed import ROOT, deployed_settings, with_settings
 from pipelines.parameters import read_parameters, read_spec, validated
 from pipelines.runs import Step, containers, get_run, minutes, spec_of_run, steps_of, table
 from pipelines.versions import PIPELINE, find_pipeline, upload
@@ -25,7 +26,13 @@ NODE_ANNOTATION = "workflows.argoproj.io/node-name"  # <workflow>.<task>.<task>â
 
 
 def submit(
-    client: Client, cluster: Cluster, package: Path, values: dict[str, Any], name: str = "", experiment: str = PIPELINE
+    client: Client,
+    cluster: Cluster,
+    package: Path,
+    values: dict[str, Any],
+    name: str = "",
+    experiment: str = PIPELINE,
+    root: str | None = None,
 ) -> str:
     """Starts a run of the compiled pipeline.
 
@@ -35,6 +42,7 @@ def submit(
         values: parameters, of `checked`, which is to be asked before a connection is made.
         name: of the run; made from the model's name and the time where empty.
         experiment: that the run belongs to; made where there is none.
+        root: where KFP keeps the run's artifacts; None for its own choice.
 
     Returns:
         the run's id.
@@ -45,7 +53,8 @@ def submit(
     version, new = upload(client, package)
     print(f"version {version} of {PIPELINE} ({'new' if new else 'unchanged'})")
     name = name or f"{values.get('name', 'face-model')}-{time.strftime('%Y%m%d-%H%M%S')}"
-    return _start(client, cluster, (find_pipeline(client, PIPELINE) or "", version), values, name, experiment)
+    pipeline = find_pipeline(client, PIPELINE) or ""
+    return _start(client, cluster, (pipeline, version), values, name, experiment, root=root)
 
 
 def checked(package: Path, parameters: Path) -> dict[str, Any]:
@@ -273,7 +282,9 @@ def main() -> None:
         with connect(cluster) as client:
             match given.command:
                 case "run":
-                    submit(client, cluster, given.package, values, given.name, given.experiment)
+                    settings = deployed_settings(cluster)
+                    values = with_settings(values, settings)
+                    submit(client, cluster, given.package, values, given.name, given.experiment, settings.get(ROOT))
                 case "status":
                     status(client, cluster, given.run)
                 case "logs":

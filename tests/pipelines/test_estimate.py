@@ -16,6 +16,7 @@ from pipelines.parameters import read_spec, with_defaults
 from pipelines.runs import containers
 from tests.pipelines.stubs.kfp_api import KfpApi, step
 
+pytestmark = pytest.mark.usefixtures("bare_deployment")
 GOOD: dict[str, Any] = {"source": "s3://faces/staff", "models": "s3://faces/models", "num_shards": 2}
 SHARD_STEPS = {"ingest", "align", "filter-faces"}
 

@@ -15,6 +15,7 @@ from pipelines.compile import compile_pipeline
 from pipelines.schedule import require_cron
 from tests.pipelines.stubs.kfp_api import DROP, Fault, KfpApi
 
+pytestmark = pytest.mark.usefixtures("bare_deployment")
 GOOD = {"source": "s3://faces/staff", "models": "s3://faces/models", "name": "staff"}
 SUNDAYS, MONDAYS = "0 0 3 * * 0", "0 0 3 * * MON"
 

@@ -17,6 +17,7 @@ from pipelines.cluster import Cluster, connect
 from pipelines.compile import compile_pipeline
 from tests.pipelines.stubs.kfp_api import Fault, KfpApi, step
 
+pytestmark = pytest.mark.usefixtures("bare_deployment")
 GOOD = {"source": "s3://faces/staff", "models": "s3://faces/models", "num_shards": 2}
 TOKEN = "token-that-nobody-may-see"
 
