@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from components.audit.collect import Faces, Ints
+from components.audit.collect import Faces
 from components.audit.duplicates import Duplicates, spare
 from components.audit.groups import several
-from components.audit.labels import Alike, People, Suspect, weaker
+from components.audit.labels import People, SamePeople, Suspect
 from components.audit.leaks import Leak
 from components.audit.settings import Settings
 
@@ -23,13 +23,12 @@ REASONS = ("unreadable", "leak", "same_photo_two_names", "looks_like_another", "
 
 @dataclass(frozen=True)
 class Findings:
-    """What was found; `person` is the index of the least identity that looks like the same person, by identity."""
+    """What was found."""
 
     duplicates: Duplicates
     people: People
     suspects: list[Suspect]
-    alike: list[Alike]
-    person: Ints
+    alike: SamePeople
     leaks: list[Leak]
 
 
@@ -43,11 +42,11 @@ def verdicts(faces: Faces, found: Findings, settings: Settings) -> NDArray[np.in
     give("unreadable", ~faces.readable)
     if settings.on_leak != "warn":
         # With somebody go all the names that look like the same person.
-        leaked = np.unique(found.person[[leak.identity for leak in found.leaks]])
-        give("leak", np.isin(found.person, leaked)[faces.people])
+        leaked = np.unique(found.alike.person[[leak.identity for leak in found.leaks]])
+        give("leak", np.isin(found.alike.person, leaked)[faces.people])
     give("same_photo_two_names", found.duplicates.two_names)
     if settings.suspects == "drop":
-        give("looks_like_another", weaker(found.people, found.alike)[faces.people])
+        give("looks_like_another", found.alike.weaker[faces.people])
         far = np.zeros(len(faces), np.bool_)
         far[[suspect.row for suspect in found.suspects]] = True
         give("far_from_identity", far)
@@ -93,8 +92,8 @@ def write_findings(folder: Path, faces: Faces, found: Findings, reasons: NDArray
         (
             (names[pair.left], names[pair.right], pair.cosine, int(found.people.counts[pair.left]),
              int(found.people.counts[pair.right]), *map(faces.source_of, pair.rows), pair.best,
-             names[found.person[pair.left]])
-            for pair in found.alike
+             names[found.alike.person[pair.left]])
+            for pair in found.alike.pairs
         ),
     )  # fmt: skip
     _write(
@@ -147,6 +146,6 @@ def figures(faces: Faces, found: Findings, reasons: NDArray[np.int8]) -> dict[st
         "duplicates": sum((size - 1) * count for size, count in sizes.items()),
         "same_photo_two_names": int(found.duplicates.two_names.sum()),
         "suspects": len(found.suspects),
-        "alike_pairs": len(found.alike),
+        "alike_pairs": found.alike.count,
         "leaks": len(found.leaks),
     }

@@ -10,7 +10,8 @@ who are one, and a pair whose labels are doubtful. At 0.60 begin the look-alikes
 Williams among the first. The only such pair of CelebA shares a photograph.
 """
 
-from collections.abc import Iterator
+import heapq
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +22,7 @@ from components.audit.embedder import SIZE, Vectors, unit
 from components.audit.groups import Groups, rounded
 
 FEWEST_OTHERS = 2  # photographs besides the one that is judged: one alone may be the wrong one itself
+MOST_LISTED = 10_000  # pairs of identities: labels that give more are wrong everywhere, and millions fill no list
 NEAR = 0.5  # cosine with another's mean that one image in a hundred of CelebA reaches among 200 people
 SIMILARITIES = 2**18  # that are in memory at a time where all is compared with all
 ROUNDING = 1e-4  # what rounding moves a cosine by, at most
@@ -51,6 +53,21 @@ class Alike:
     cosine: float
     rows: tuple[int, int]
     best: float
+
+
+@dataclass(frozen=True)
+class SamePeople:
+    """Identities that look like one person.
+
+    person: the least index of the identities that look like the same person, by identity; weaker: whether an identity
+    is the one with fewer images in some pair, of two with as many the later name's; count: of pairs; pairs: the
+    MOST_LISTED most similar, the most similar first.
+    """
+
+    person: Ints
+    weaker: NDArray[np.bool_]
+    count: int
+    pairs: list[Alike]
 
 
 @dataclass(frozen=True)
@@ -116,15 +133,14 @@ def _suspects(faces: Faces, people: People, found: list[tuple[int, int, float]])
 
 def alike_people(
     faces: Faces, people: People, alike_above: float, image_above: float, suspects: list[Suspect]
-) -> list[Alike]:
-    """Pairs of identities with two images each at least whose means are at or above a cosine, the most similar first.
+) -> Iterator[Alike]:
+    """Pairs of identities with two images each at least whose means are at or above a cosine.
 
     Their most similar images must be similar too: a mean of many different people is like everybody.
     """
     doubted = {suspect.row for suspect in suspects}
     several = np.flatnonzero(people.counts >= 2)
     counted = faces.filter_kept & faces.readable
-    pairs = []
     for left, right, cosine in close(people.centres[several], people.centres[several], alike_above):
         a, b = int(several[left]), int(several[right])
         if a < b:
@@ -134,8 +150,7 @@ def alike_people(
             ]
             rows, best = best_pair(faces, *sides)
             if best >= image_above:
-                pairs.append(Alike(a, b, cosine, rows, best))
-    return sorted(pairs, key=lambda pair: (-pair.cosine, pair.left, pair.right))
+                yield Alike(a, b, cosine, rows, best)
 
 
 def close(left: Vectors, right: Vectors, above: float) -> Iterator[tuple[int, int, float]]:
@@ -161,20 +176,19 @@ def best_pair(faces: Faces, left: Ints, right: Ints) -> tuple[tuple[int, int], f
     return (int(left[a]), int(right[b])), float(cosines[a, b])
 
 
-def persons(names: int, pairs: list[Alike]) -> Ints:
-    """The least index of the identities that look like one person, for each identity.
+def same_people(people: People, pairs: Iterable[Alike]) -> SamePeople:
+    """What follows from the pairs of identities that look like one person; not all of them are held at a time.
 
     Chains count: where A looks like B and B like C, all three go by A's name, whether A looks like C or not. Someone
     on both sides of a division does more harm than two people on one.
     """
-    groups = Groups(names)
-    groups.join((pair.left, pair.right) for pair in pairs)
-    return groups.roots()
-
-
-def weaker(people: People, pairs: list[Alike]) -> NDArray[np.bool_]:
-    """Whether an identity is the one with fewer images in some pair; of two with as many, the later name's."""
-    lost = np.zeros(len(people.counts), np.bool_)
+    groups, weaker, count = Groups(len(people.counts)), np.zeros(len(people.counts), np.bool_), 0
+    listed: list[tuple[float, int, int, Alike]] = []
     for pair in pairs:
-        lost[pair.left if people.counts[pair.left] < people.counts[pair.right] else pair.right] = True
-    return lost
+        count += 1
+        groups.join([(pair.left, pair.right)])
+        weaker[pair.left if people.counts[pair.left] < people.counts[pair.right] else pair.right] = True
+        heapq.heappush(listed, (pair.cosine, -pair.left, -pair.right, pair))
+        if len(listed) > MOST_LISTED:
+            heapq.heappop(listed)
+    return SamePeople(groups.roots(), weaker, count, [pair for *_, pair in sorted(listed, reverse=True)])

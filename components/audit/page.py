@@ -62,7 +62,7 @@ def render(faces: Faces, found: Findings, reasons: NDArray[np.int8], data: dict[
     wanted = {row for group in shown for row in group[:OF_CLUSTER]}
     wanted |= {row for suspect in found.suspects[:SHOWN] for row in (suspect.row, suspect.central)}
     wanted |= {int(found.people.central[suspect.like]) for suspect in found.suspects[:SHOWN] if suspect.like >= 0}
-    wanted |= {row for pair in found.alike[:SHOWN] for row in pair.rows}
+    wanted |= {row for pair in found.alike.pairs[:SHOWN] for row in pair.rows}
     wanted |= {leak.row for leak in found.leaks[:SHOWN]} | {row for _, _, rows in samples for row in rows}
     pictures = {row: thumbnail(image) for row, image in read_images(faces.table, sorted(wanted - {-1})).items()}
 
@@ -104,9 +104,9 @@ def render(faces: Faces, found: Findings, reasons: NDArray[np.int8], data: dict[
                 "cards": [card(row, f"{found.people.counts[faces.people[row]]} images") for row in pair.rows],
                 "cosine": pair.cosine,
                 "best": pair.best,
-                "person": faces.names[found.person[pair.left]],
+                "person": faces.names[found.alike.person[pair.left]],
             }
-            for pair in found.alike[:SHOWN]
+            for pair in found.alike.pairs[:SHOWN]
         ],
         leaks=[
             {"cards": [card(leak.row, faces.source_of(leak.row)), theirs], "leak": leak}

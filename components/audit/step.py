@@ -14,7 +14,7 @@ from components.audit.drift import FEATURES, drift, histogram, read_previous
 from components.audit.duplicates import find_duplicates
 from components.audit.embedder import Embedder, sface
 from components.audit.findings import REASONS, Findings, class_figures, counted, figures, verdicts, write_findings
-from components.audit.labels import alike_people, judge_people, persons
+from components.audit.labels import alike_people, judge_people, same_people
 from components.audit.leaks import Leak, find_leaks, read_evaluation, split_sources
 from components.audit.page import render
 from components.audit.settings import Settings
@@ -151,12 +151,12 @@ def _find(faces: Faces, settings: Settings, embed: Embedder) -> Findings:
     """All that is looked for."""
     same = find_duplicates(faces, settings.limits)
     people, suspects = judge_people(faces, same.cluster, settings.far_below)
-    alike = alike_people(faces, people, settings.alike_above, settings.image_above, suspects)
+    alike = same_people(people, alike_people(faces, people, settings.alike_above, settings.image_above, suspects))
     leaks = []
     for uri in split_sources(settings.evaluation_sets):
         evaluation = read_evaluation(uri, embed)
         leaks += find_leaks(faces, people, evaluation, settings.leak_above, settings.image_above, settings.limits)
-    return Findings(same, people, suspects, alike, persons(len(faces.names), alike), leaks)
+    return Findings(same, people, suspects, alike, leaks)
 
 
 def _features(faces: Faces) -> dict[str, NDArray[Any]]:
@@ -186,7 +186,7 @@ def _filter_reasons(faces: Faces) -> dict[str, int]:
 
 def _write(out: Path, faces: Faces, found: Findings, reasons: NDArray[np.int8], data: dict[str, Any]) -> None:
     """Writes the audit table, the tables of findings and data.json."""
-    cluster, person = found.duplicates.cluster, found.person
+    cluster, person = found.duplicates.cluster, found.alike.person
     with TableWriter(out, "audit", data["producer"], data["settings"]) as table:
         for start in range(0, len(faces), WRITTEN_AT_ONCE):
             rows = range(start, min(start + WRITTEN_AT_ONCE, len(faces)))

@@ -3,15 +3,17 @@
 from itertools import combinations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from components.audit import labels
 from components.audit.collect import Vault
 from components.audit.duplicates import MOST_BITS, block_keys
 from components.audit.embedder import sface, unit
 from components.audit.groups import Groups, equal_neighbours, several
-from components.audit.labels import Alike, People, persons, weaker
+from components.audit.labels import Alike, People, same_people
 from components.faces.images import decode_rgb
 
 
@@ -46,11 +48,23 @@ def test_equal_keys_find_each_other(values: list[int]) -> None:
 
 
 def test_a_chain_of_look_alikes_is_one_person() -> None:
-    pairs = [Alike(1, 4, 0.7, (0, 0), 0.7), Alike(3, 4, 0.7, (0, 0), 0.7)]
-    assert persons(6, pairs).tolist() == [0, 1, 2, 1, 1, 5]
+    pairs = [Alike(3, 4, 0.7, (0, 0), 0.7), Alike(1, 4, 0.7, (0, 0), 0.7)]
     none = np.zeros((6, 2), np.float32)
     people = People(none, np.array([9, 8, 9, 5, 5, 9], np.int32), np.zeros(6, np.int64), none[0])
-    assert weaker(people, pairs).tolist() == [False, False, False, False, True, False]
+    found = same_people(people, iter(pairs))
+    assert found.person.tolist() == [0, 1, 2, 1, 1, 5]
+    assert found.weaker.tolist() == [False, False, False, False, True, False]
+    assert found.count == 2 and found.pairs == pairs[::-1]
+
+
+def test_of_many_look_alikes_the_most_similar_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(labels, "MOST_LISTED", 2)
+    none = np.zeros((6, 2), np.float32)
+    people = People(none, np.full(6, 9, np.int32), np.zeros(6, np.int64), none[0])
+    pairs = [Alike(0, other, cosine, (0, 0), 0.9) for other, cosine in enumerate((0.7, 0.9, 0.8, 0.6, 0.9), 1)]
+    found = same_people(people, pairs)
+    assert [(pair.right, pair.cosine) for pair in found.pairs] == [(2, 0.9), (5, 0.9)]
+    assert found.count == 5 and found.person.tolist() == [0] * 6
 
 
 def test_the_vault_gives_back_what_it_got() -> None:
