@@ -1,8 +1,19 @@
 """What the tests of the cluster's side share."""
 
+from pathlib import Path
+
 import pytest
 
 from pipelines import estimate, schedule, submit
+from pipelines.compile import compile_pipeline
+
+
+@pytest.fixture(scope="session")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The compiled pipeline."""
+    path = tmp_path_factory.mktemp("compiled") / "pipeline.yaml"
+    compile_pipeline(path)
+    return path
 
 
 @pytest.fixture

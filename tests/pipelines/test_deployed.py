@@ -12,7 +12,6 @@ import yaml
 from components.faces.errors import KubefaceError
 from pipelines import schedule, submit
 from pipelines.cluster import Cluster
-from pipelines.compile import compile_pipeline
 from pipelines.deployed import deployed_settings, with_settings
 from tests.pipelines.stubs.kfp_api import KfpApi
 
@@ -82,10 +81,9 @@ def test_each_overlay_says_what_the_runs_need(overlay: str) -> None:
 
 
 def test_runs_and_schedules_have_them(
-    answer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    answer: Path, package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    package, parameters = tmp_path / "pipeline.yaml", tmp_path / "p.yaml"
-    compile_pipeline(package)
+    parameters = tmp_path / "p.yaml"
     parameters.write_text(yaml.safe_dump(GOOD))
     files = ("--params", str(parameters), "--package", str(package))
 

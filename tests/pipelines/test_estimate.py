@@ -10,7 +10,6 @@ import yaml
 from PIL import Image
 
 from pipelines import estimate as module
-from pipelines.compile import compile_pipeline
 from pipelines.estimate import CHAMPION, SOURCE, Earlier, Listed, estimate, fresh_tasks, gpus, list_source
 from pipelines.parameters import read_spec, with_defaults
 from pipelines.runs import containers
@@ -19,13 +18,6 @@ from tests.pipelines.stubs.kfp_api import KfpApi, step
 pytestmark = pytest.mark.usefixtures("bare_deployment")
 GOOD: dict[str, Any] = {"source": "s3://faces/staff", "models": "s3://faces/models", "num_shards": 2}
 SHARD_STEPS = {"ingest", "align", "filter-faces"}
-
-
-@pytest.fixture(scope="module")
-def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("compiled") / "pipeline.yaml"
-    compile_pipeline(path)
-    return path
 
 
 @pytest.fixture(scope="module")

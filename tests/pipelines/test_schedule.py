@@ -11,20 +11,12 @@ import yaml
 
 from components.faces.errors import KubefaceError
 from pipelines import schedule as module
-from pipelines.compile import compile_pipeline
 from pipelines.schedule import require_cron
 from tests.pipelines.stubs.kfp_api import DROP, Fault, KfpApi
 
 pytestmark = pytest.mark.usefixtures("bare_deployment")
 GOOD = {"source": "s3://faces/staff", "models": "s3://faces/models", "name": "staff"}
 SUNDAYS, MONDAYS = "0 0 3 * * 0", "0 0 3 * * MON"
-
-
-@pytest.fixture(scope="module")
-def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("compiled") / "pipeline.yaml"
-    compile_pipeline(path)
-    return path
 
 
 parsed = cache(module.read_spec)  # half a second of YAML each time

@@ -14,19 +14,11 @@ import yaml
 
 from pipelines import submit as module
 from pipelines.cluster import Cluster, connect
-from pipelines.compile import compile_pipeline
 from tests.pipelines.stubs.kfp_api import Fault, KfpApi, step
 
 pytestmark = pytest.mark.usefixtures("bare_deployment")
 GOOD = {"source": "s3://faces/staff", "models": "s3://faces/models", "num_shards": 2}
 TOKEN = "token-that-nobody-may-see"
-
-
-@pytest.fixture(scope="module")
-def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("compiled") / "pipeline.yaml"
-    compile_pipeline(path)
-    return path
 
 
 parsed = cache(module.read_spec)  # half a second of YAML each time
