@@ -14,6 +14,8 @@ from components.faces.runtime import VERSION
 from pipelines.face_finetuning import PARALLELISM, face_finetuning
 from pipelines.images import REGISTRY, Images, commit, read_images
 
+FETCHING = ("audit", "finetune")
+CACHE = "/cache"
 STEP_IMAGE = re.compile(rf"{REGISTRY}/(\w+):{re.escape(VERSION)}")  # as the components name theirs
 
 
@@ -23,6 +25,7 @@ def compile_pipeline(
     tag: str = VERSION,
     parallelism: int = PARALLELISM,
     images: Images | None = None,
+    weights_claim: str = "",
 ) -> None:
     """Writes the pipeline to a YAML file whose steps run the images `<registry>/<step>:<tag>`, or those given.
 
@@ -33,6 +36,8 @@ def compile_pipeline(
         parallelism: shards worked on at a time, 1 or more; KFP knows no parameter for it.
         images: images by step, to be run by digest. Where a tag is moved, KFP serves results of the image before out of
             its cache (kubeflow/pipelines#13862); a digest cannot be moved.
+        weights_claim: volume claim that the steps which fetch published weights or evaluation sets keep them in; empty
+            for none. It must be there when a run begins: KFP knows no optional volume.
 
     Raises:
         KubefaceError: a parallelism under 1, an image that is missing or was not pushed.
@@ -44,7 +49,7 @@ def compile_pipeline(
         missing = sorted(steps - pinned.keys())
         require(not missing, f"no image of {', '.join(missing)} is named: run 'make push' for all steps")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _parallelism(parallelism):
+    with _changed(parallelism, weights_claim):
         compiler.Compiler().compile(face_finetuning, str(path))
     text = path.read_text("utf-8")
     path.write_text(STEP_IMAGE.sub(lambda name: pinned.get(name[1], f"{registry}/{name[1]}:{tag}"), text), "utf-8")
@@ -58,21 +63,40 @@ def images_in(spec: Any) -> list[tuple[str, Any]]:
 
 
 @contextmanager
-def _parallelism(shards: int) -> Iterator[None]:
-    loops = [
-        task
-        for part in face_finetuning.pipeline_spec.components.values()
-        for task in part.dag.tasks.values()
-        if task.HasField("parameter_iterator")
-    ]
-    before = [loop.iterator_policy.parallelism_limit for loop in loops]
-    for loop in loops:
-        loop.iterator_policy.parallelism_limit = shards
+def _changed(parallelism: int, weights_claim: str) -> Iterator[None]:
+    """The pipeline with what KFP knows no parameter for."""
+    spec, platform = face_finetuning.pipeline_spec, face_finetuning.platform_spec
+    kept, kept_platform = type(spec)(), type(platform)()
+    kept.CopyFrom(spec)
+    kept_platform.CopyFrom(platform)
+    for part in spec.components.values():
+        for task in part.dag.tasks.values():
+            if task.HasField("parameter_iterator"):
+                task.iterator_policy.parallelism_limit = parallelism
+    if weights_claim:
+        for step in FETCHING:
+            _mount(f"exec-{step}", weights_claim)
     try:
         yield
     finally:
-        for loop, limit in zip(loops, before, strict=True):
-            loop.iterator_policy.parallelism_limit = limit
+        spec.CopyFrom(kept)
+        platform.CopyFrom(kept_platform)
+
+
+def _mount(executor: str, claim: str) -> None:
+    """Has a step keep its cache in a volume: what kubernetes.mount_pvc and set_env_variable do while a DAG is built."""
+    containers = face_finetuning.pipeline_spec.deployment_spec.fields["executors"].struct_value.fields
+    containers[executor].struct_value.fields["container"].struct_value.get_or_create_list("env").append(
+        {"name": "KUBEFACE_CACHE", "value": CACHE}
+    )
+    settings = face_finetuning.platform_spec.platforms["kubernetes"].deployment_spec.executors[executor]
+    settings.get_or_create_list("pvcMount").append(
+        {
+            "mountPath": CACHE,
+            "constant": claim,
+            "pvcNameParameter": {"runtimeValue": {"constant": claim}},
+        }
+    )
 
 
 def main() -> None:
@@ -85,10 +109,13 @@ def main() -> None:
     parser.add_argument("--tag", default=commit(), help="tag of the images, the git commit (%(default)s)")
     parser.add_argument("--parallelism", type=int, default=PARALLELISM, help="shards worked on at a time (%(default)s)")
     parser.add_argument("--images", type=Path, help="file of images by digest, as 'make push' writes it")
+    parser.add_argument("--weights-claim", default="", help="volume claim that published weights are kept in")
     settings = parser.parse_args()
     try:
         images = read_images(settings.images) if settings.images else None
-        compile_pipeline(settings.out, settings.registry, settings.tag, settings.parallelism, images)
+        compile_pipeline(
+            settings.out, settings.registry, settings.tag, settings.parallelism, images, settings.weights_claim
+        )
     except KubefaceError as error:
         raise SystemExit(f"error: {error}") from None
     print(f"wrote {settings.out}")

@@ -27,9 +27,13 @@ MIRROR_VARIABLE = "KUBEFACE_WEIGHTS_MIRROR"
 
 
 def cache_folder() -> Path:
-    """KUBEFACE_CACHE, or kubeface below the user's cache folder."""
+    """KUBEFACE_CACHE, or kubeface below the user's cache folder; one that may not be written to is passed over.
+
+    A volume that a cluster mounts belongs to root where its driver knows nothing of the pod's user.
+    """
     base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(os.environ.get("KUBEFACE_CACHE") or Path(base) / "kubeface")
+    folder = Path(os.environ.get("KUBEFACE_CACHE") or Path(base) / "kubeface")
+    return folder if not folder.exists() or os.access(folder, os.W_OK) else Path(tempfile.gettempdir(), "kubeface")
 
 
 def split_checksum(uri: str) -> tuple[str, str | None]:

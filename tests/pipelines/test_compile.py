@@ -41,3 +41,45 @@ def test_images_that_are_missing_or_not_pushed_are_named(tmp_path: Path) -> None
     with pytest.raises(KubefaceError, match=r"registry\.example/team/align:abc has no digest: push it first"):
         compile_pipeline(path, images=local)
     assert not path.exists()
+
+
+def test_a_claim_for_weights_is_mounted_where_they_are_fetched(tmp_path: Path) -> None:
+    path, plain = tmp_path / "pipeline.yaml", tmp_path / "plain.yaml"
+    compile_pipeline(path, weights_claim="my-weights", parallelism=3)
+    spec, platform = yaml.safe_load_all(path.read_text("utf-8"))
+    mounted = {
+        step: settings["pvcMount"]
+        for step, settings in platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"].items()
+        if "pvcMount" in settings
+    }
+    assert mounted.keys() == {"exec-audit", "exec-finetune"}
+    for step, (mount,) in mounted.items():
+        container = spec["deploymentSpec"]["executors"][step]["container"]
+        assert {"name": "KUBEFACE_CACHE", "value": mount["mountPath"]} in container["env"]
+        assert mount["constant"] == "my-weights"
+    compile_pipeline(plain)  # nothing of it stays
+    assert "pvcMount" not in plain.read_text("utf-8") and "parallelismLimit: 3" not in plain.read_text("utf-8")
+    assert "parallelismLimit: 3" in path.read_text("utf-8")
+
+
+def test_a_claim_is_written_as_kfp_writes_it(tmp_path: Path) -> None:
+    from kfp import compiler, dsl, kubernetes
+
+    @dsl.component
+    def audit() -> None:
+        pass
+
+    @dsl.pipeline
+    def pipeline() -> None:
+        kubernetes.mount_pvc(audit(), pvc_name="my-weights", mount_path="/cache")
+
+    theirs, ours = tmp_path / "theirs.yaml", tmp_path / "ours.yaml"
+    compiler.Compiler().compile(pipeline, str(theirs))
+    compile_pipeline(ours, weights_claim="my-weights")
+    mounts = [
+        list(yaml.safe_load_all(path.read_text("utf-8")))[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"][
+            "exec-audit"
+        ]["pvcMount"]
+        for path in (theirs, ours)
+    ]
+    assert mounts[0] == mounts[1]

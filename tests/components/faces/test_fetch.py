@@ -3,6 +3,8 @@
 import base64
 import hashlib
 import http.server
+import os
+import tempfile
 import threading
 import zipfile
 from collections.abc import Iterator
@@ -200,6 +202,13 @@ def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", "/home/user")
     assert cache_folder() == Path("/home/user/.cache/kubeface")
+
+
+def test_a_cache_that_may_not_be_written_to_is_passed_over(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "cache").mkdir(exist_ok=True)
+    assert cache_folder() == tmp_path / "cache"
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path / "cache")  # as it is for others than root
+    assert cache_folder() == Path(tempfile.gettempdir(), "kubeface")
 
 
 MEMBERS = {"sample/data/b.bin": b"bb", "sample/data/a.bin": b"a", "sample/other.bin": b"other"}
