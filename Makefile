@@ -91,8 +91,7 @@ manifests: $(READY) ## Print an overlay as it is deployed: OVERLAY=dev|existing|
 	@$(BIN)/python -m pipelines.manifests --overlay $(or $(OVERLAY),dev) --namespace "$(NAMESPACE)"
 
 compile: $(READY) ## Write build/face-finetuning.yaml for Kubeflow Pipelines (IMAGES=build/images.json, or REGISTRY=… TAG=…; PARALLELISM=shards at a time)
-	@$(BIN)/python -m pipelines.compile --registry $(REGISTRY) $(if $(TAG),--tag $(TAG)) --parallelism $(PARALLELISM) $(if $(IMAGES),--images $(IMAGES)) \
-		$(if $(WEIGHTS_CLAIM),--weights-claim $(WEIGHTS_CLAIM))
+	@$(BIN)/python -m pipelines.compile --registry $(REGISTRY) $(if $(TAG),--tag $(TAG)) --parallelism $(PARALLELISM) $(if $(IMAGES),--images $(IMAGES)) $(if $(WEIGHTS_CLAIM),--weights-claim $(WEIGHTS_CLAIM))
 
 doctor: $(READY) ## Look at what a deployment and a run need: cluster, rights, KFP, bucket, GPUs … [OVERLAY=dev] [NAMESPACE=…]
 	@$(BIN)/python -m pipelines.doctor --overlay "$(or $(OVERLAY),dev)" --namespace "$(NAMESPACE)" $(if $(IMAGES),--images $(IMAGES))
