@@ -70,12 +70,14 @@ class Kind:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a deployment did; `kept` are objects that it would have deleted, had they not held data."""
+    """What a deployment did; `kept` are objects that it would have deleted, had they not held data, `left` a namespace
+    that it found."""
 
     created: tuple[Name, ...]
     changed: tuple[Name, ...]
     deleted: tuple[Name, ...]
     kept: tuple[Name, ...]
+    left: tuple[Name, ...]
     total: int
 
     def lines(self) -> list[str]:
@@ -86,6 +88,7 @@ class Outcome:
             for name in names
         ]
         lines += [f"kept    {name}, which the overlay no longer has: it may hold data" for name in self.kept]
+        lines += [f"left    {name} as it is: it was there before" for name in self.left]
         if not self.created and not self.changed and not self.deleted:
             return [*lines, f"nothing to change: all {self.total} objects are as they should be"]
         return [*lines, f"done: {self.total} objects are as they should be"]
@@ -228,6 +231,8 @@ def deploy(kubectl: Kubectl, objects: list[Object], force: bool = False) -> Outc
         f"the cluster does not know {', '.join(missing)}: install what brings it, or choose another overlay",
     )
     before, listed = live(kubectl, wanted), inventory(kubectl, namespace)
+    left = _of_others(before, listed)
+    wanted = {name: item for name, item in wanted.items() if name not in left}
     # Written before anything is made: whatever ends this deployment, the next one knows what is ours.
     ours = listed | (wanted.keys() - before.keys())
     spaces = {name: item for name, item in wanted.items() if item["kind"] == "Namespace"}
@@ -248,8 +253,14 @@ def deploy(kubectl: Kubectl, objects: list[Object], force: bool = False) -> Outc
         changed=tuple(name for name in wanted if name in before and _content(before[name]) != _content(after[name])),
         deleted=deleted,
         kept=tuple(sorted(kept)),
+        left=tuple(sorted(left)),
         total=len(wanted),
     )
+
+
+def _of_others(before: Iterable[Name], listed: Collection[Name]) -> set[Name]:
+    """Namespaces that no deployment made: pod security set on one could stop what runs in it."""
+    return {name for name in before if name.kind == "Namespace" and name not in listed}
 
 
 def _content(item: Object) -> Object:
@@ -320,14 +331,16 @@ def difference(kubectl: Kubectl, objects: list[Object], force: bool = False) -> 
     missing = unknown_kinds(kubectl, objects)
     known = {name: item for name, item in wanted.items() if f"{name.kind} ({name.api_version})" not in missing}
     lines = [f"unknown to the cluster: {kind}" for kind in missing]
-    before = live(kubectl, known)
+    before, listed = live(kubectl, known), inventory(kubectl, namespace)
+    left = _of_others(before, listed)
+    lines += [f"would leave {name} as it is: it was there before" for name in sorted(left)]
     lines += [f"would create {name}" for name in known if name not in before]
-    lines += _diff(kubectl, [known[name] for name in before], force)
-    stale = live(kubectl, set(inventory(kubectl, namespace) - wanted.keys()))
+    lines += _diff(kubectl, [known[name] for name in before if name not in left], force)
+    stale = live(kubectl, set(listed - wanted.keys()))
     for name, item in sorted(stale.items()):
         if _is_ours(item):
             lines.append(f"would {'keep' if name.kind in KEPT else 'delete'} {name}, which the overlay no longer has")
-    return lines or ["nothing to change"]
+    return lines if len(lines) > len(left) else [*lines, "nothing to change"]
 
 
 def _diff(kubectl: Kubectl, items: list[Object], force: bool) -> list[str]:

@@ -137,7 +137,7 @@ def one_line(stderr: str) -> str:
     said = [line for line in lines if not re.match(r"[EWI]\d{4} |Warning: ", line)] or lines or ["it says nothing"]
     text = " ".join(dict.fromkeys(said)).removeprefix("error: ")
     text = re.sub(r" Please review the fields above.*", "", text)  # nine lines on server-side apply
-    text = re.sub(r"^[EWI]\d{4} .*?\] \"command failed\" err=", "", text).strip('"')  # of kustomize
+    text = re.sub(r"^[EWI]\d{4} .*?\] \"command failed\" err=\"?(.*?)\"?$", r"\1", text)  # of kustomize
     text = re.sub(r"; if you choose to ignore these errors.*", "", text)
     for pattern, advice in _ADVICE:
         if re.search(pattern, text):

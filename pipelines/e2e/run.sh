@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 : "${BIN:=.venv/bin}" "${KFP_VERSION:=2.15.0}" "${NAME:=kubeface-e2e}" "${REGISTRY_PORT:=5001}"
-namespace=kubeface
+namespace=kubeflow # a Kubeflow Pipelines of one user runs its pipelines in its own
 
 for tool in docker kind kubectl; do
     command -v "$tool" >/dev/null || { echo "error: $tool is missing: install it, make e2e needs it" >&2; exit 1; }
@@ -43,7 +43,6 @@ kubectl apply -k "$manifests/env/platform-agnostic?ref=$KFP_VERSION"
 kubectl -n kubeflow wait --for=condition=available --timeout=15m deployment --all
 
 make images push REGISTRY="localhost:$REGISTRY_PORT/kubeface" ENGINE=docker
-kubectl create namespace "$namespace" --dry-run=client -o yaml | kubectl apply -f -
 AWS_ACCESS_KEY_ID="$(openssl rand -hex 10)" AWS_SECRET_ACCESS_KEY="$(openssl rand -hex 20)" make secret NAMESPACE="$namespace"
 make deploy OVERLAY=dev NAMESPACE="$namespace" IMAGES=build/images.json
 make deploy OVERLAY=dev NAMESPACE="$namespace" IMAGES=build/images.json | tee build/e2e-second.txt

@@ -286,6 +286,21 @@ def test_a_cluster_that_cannot_be_asked_is_one_clear_line(
         deploy(Kubectl(), objects)
 
 
+def test_a_namespace_that_was_there_is_left_as_it_is(api: KubernetesApi, tmp_path: Path) -> None:
+    theirs = thing("Namespace", "kubeface")
+    api.put(theirs)
+    ours = thing("Namespace", "kubeface")
+    ours["metadata"]["labels"] = {"pod-security.kubernetes.io/enforce": "restricted"}
+    objects = rendered(tmp_path, ours, thing("ConfigMap", "settings"))
+    left = "namespace/kubeface as it is: it was there before"
+    assert difference(Kubectl(), objects) == [f"would leave {left}", "would create configmap/settings"]
+    assert deploy(Kubectl(), objects).lines()[-2:] == [f"left    {left}", "done: 1 objects are as they should be"]
+    assert "labels" not in (api.get("Namespace", "kubeface") or {})["metadata"]
+    assert difference(Kubectl(), objects) == [f"would leave {left}", "nothing to change"]
+    undeploy(Kubectl(), "kubeface", everything=True)
+    assert api.names() == {"Namespace/kubeface"}
+
+
 def test_an_object_that_is_invalid_is_named(api: KubernetesApi, tmp_path: Path) -> None:
     bad = thing("Service", "store", spec={"ports": [{"port": "many"}]})
     with pytest.raises(KubefaceError, match=r'^service/store cannot be applied: .*"store" is invalid'):
