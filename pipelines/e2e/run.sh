@@ -51,7 +51,7 @@ make doctor OVERLAY=dev NAMESPACE="$namespace"
 
 # PARAMS names a file of parameters whose source lies where the cluster reaches it; without one nothing is submitted.
 if [ -n "${PARAMS:-}" ]; then
-    make submit PARAMS="$PARAMS"
+    KFP_NAMESPACE="$namespace" make submit PARAMS="$PARAMS"
 else
     echo "e2e: deployed; give PARAMS=file.yaml to submit a run as well"
 fi
