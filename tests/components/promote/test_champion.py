@@ -48,7 +48,7 @@ def history(models: str) -> list[tuple[int, str, str]]:
 
 def test_there_is_no_champion_in_the_beginning(tmp_path: Path) -> None:
     assert find_champion(str(tmp_path), "face") == ""
-    assert champion_component.python_func(models=str(tmp_path), name="face") == ""
+    assert champion_component.python_func(models=str(tmp_path), name="face", only_if_changed=True) == ("", "")
     with pytest.raises(KubefaceError, match="face has no champion: there is nothing to roll back"):
         rollback(str(tmp_path), "face")
 
@@ -59,7 +59,9 @@ def test_a_challenger_that_was_compared_with_the_champion_takes_its_place(tmp_pa
     assert find_champion(f"{models}/", "face") == first["uri"]
     second = challenge(tmp_path, models, "two", champion=first["uri"])
     assert second["promoted"] and second["champion"] == first["uri"] and second["lost_to"] is None
-    assert champion_component.python_func(models=models, name="face") == second["uri"]
+    assert champion_component.python_func(models=models, name="face") == (second["uri"], "")
+    asked = champion_component.python_func(models=models, name="face", only_if_changed=True)
+    assert asked == (second["uri"], second["uri"])
     assert history(models) == [(1, first["version"], "promoted"), (2, second["version"], "promoted")]
     again = tmp_path / "two" / "again"  # the step is run again after its outcome got lost
     promote(tmp_path / "two/model", tmp_path / "two/evaluation", again, "face", models, champion=first["uri"])
