@@ -1,6 +1,7 @@
 """python -m pipelines.run: the pipeline on this machine, step by step in processes of their own, through kfp.local."""
 
 import argparse
+import builtins
 import json
 import os
 import re
@@ -63,6 +64,7 @@ def run_local(
     )
     with (
         _for_this_machine(),
+        _own_print(),
         _last_words() as words,
         closing(Console(folder / "run.log", sys.stdout)) as console,
         redirect_stdout(console),
@@ -107,6 +109,17 @@ def _for_this_machine() -> Iterator[None]:
         yield
     finally:
         spec.CopyFrom(kept)
+
+
+@contextmanager
+def _own_print() -> Iterator[None]:
+    """Python's print after the block as before it: kfp.local (2.17) indents it while a step runs, and two steps of a
+    loop at the same time leave it indented."""
+    kept = builtins.print
+    try:
+        yield
+    finally:
+        builtins.print = kept
 
 
 @contextmanager

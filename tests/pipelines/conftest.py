@@ -1,11 +1,20 @@
 """What the tests of the cluster's side share."""
 
+import builtins
 from pathlib import Path
 
 import pytest
 
 from pipelines import estimate, schedule, submit
 from pipelines.compile import compile_pipeline
+
+PRINT = builtins.print
+
+
+@pytest.fixture(autouse=True)
+def print_as_python_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever kfp.local left of it in a fixture or a test that calls it without `run_local`."""
+    monkeypatch.setattr(builtins, "print", PRINT)
 
 
 @pytest.fixture(scope="session")
