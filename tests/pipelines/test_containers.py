@@ -1,4 +1,4 @@
-"""The pipeline in containers: what fails there fails the run and is named. The whole demo is `make demo-containers`."""
+"""The pipeline in containers: what fails there fails the run and is named. test_demo.py runs it whole."""
 
 import os
 import subprocess
@@ -22,21 +22,21 @@ from tests.engine import working_engine
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 REGISTRY, TAG = "localhost/kubeface-test", "test"
-INGEST = f"{REGISTRY}/ingest:{TAG}"
+INGEST, PROMOTE = f"{REGISTRY}/ingest:{TAG}", f"{REGISTRY}/promote:{TAG}"
 ALL = {step for step, _ in images_in(face_finetuning.pipeline_spec)}
 
 
 @pytest.fixture(scope="module")
 def engine() -> str:
     engine = working_engine()
-    list(build(["ingest"], engine, REGISTRY, TAG))
+    list(build(["ingest", "promote"], engine, REGISTRY, TAG))
     return engine
 
 
 @pytest.fixture(scope="module")
 def images() -> Images:
-    """The image of ingest in the place of every other."""
-    return {step: Image(image=INGEST, size=1) for step in ALL}
+    """The image of ingest in the place of every other, but of the one that the first step runs in."""
+    return {step: Image(image=INGEST, size=1) for step in ALL} | {"promote": Image(image=PROMOTE, size=1)}
 
 
 @pytest.fixture
