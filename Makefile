@@ -6,6 +6,8 @@ REGISTRY ?= localhost/kubeface
 # Of the images; empty is the git commit.
 TAG ?=
 PARALLELISM ?= 8
+# Of the tests; each uses one core most of the time, and a few gigabytes.
+JOBS ?= 2
 STEPS := ingest align filter gather audit split finetune evaluate promote report notify
 LOCK := --universal --python-version 3.11 --generate-hashes --no-annotate --no-header
 
@@ -147,8 +149,8 @@ lint: $(READY) ## ruff and mypy
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 
-test: lint ## Run every check and every test
-	@$(MALLOC) $(BIN)/python -m pytest
+test: lint ## Run every check and every test [JOBS=2]
+	@$(MALLOC) $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
 
 clean: ## Remove what the targets made, but not .venv
 	rm -rf build runs .mypy_cache .pytest_cache .ruff_cache .hypothesis

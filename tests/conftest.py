@@ -26,6 +26,11 @@ ORL_PEOPLE, ORL_PHOTOGRAPHS = 6, 5
 SPLIT_SEED = 2  # holds out s2, s4 and s6
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The demo first: it takes longest, and the other tests have their turn beside it."""
+    items.sort(key=lambda item: item.path.name != "test_demo.py")
+
+
 @pytest.fixture(scope="session")
 def orl() -> dict[str, bytes]:
     """The ORL (AT&T) photographs, 40 people × 10, as PGM bytes by name: s1/1.pgm …"""

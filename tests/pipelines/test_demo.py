@@ -11,10 +11,17 @@ import pytest
 
 from components.faces.table import Table
 from pipelines.demo import SETTINGS
+from tests.engine import working_engine
 from tests.pipelines.test_store import weeds
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
+
+
+def own_environment() -> dict[str, str]:
+    """What a run elsewhere than in the repository needs, without what other tests have set."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("S3_", "AWS_", "OMP_"))}
+    return kept | {"PYTHONPATH": str(ROOT)}
 
 
 @pytest.fixture(scope="module")
@@ -22,11 +29,10 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run of the demo, started as `make demo` starts it but in a folder of its own."""
     folder = tmp_path_factory.mktemp("demo")
     processes = weeds()
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("S3_", "AWS_", "OMP_"))}
     done = subprocess.run(
         [sys.executable, "-m", "pipelines.demo"],
         cwd=folder,
-        env=environment | {"PYTHONPATH": str(ROOT)},
+        env=own_environment(),
         capture_output=True,
         text=True,
         timeout=1200,
@@ -47,6 +53,36 @@ def test_demo_makes_a_better_model_and_promotes_it(demo: Path) -> None:
     assert summary["gate"]["promoted"] is True
     assert summary["model"]["uri"].startswith("s3://kubeface/models/orl-sface/")
     assert (demo / "report.html").stat().st_size > 100_000
+
+
+@pytest.mark.timeout(3000)
+def test_the_same_model_comes_out_of_containers(demo: Path, tmp_path: Path) -> None:
+    """Every step in the image that a cluster would run, built from the files as they are."""
+    engine, record = working_engine(), tmp_path / "images.json"
+    names = ("--engine", engine, "--registry", "localhost/kubeface-test", "--tag", "test", "--record", str(record))
+    for command in (("images", "build", *names), ("containers", "--engine", engine, "--record", str(record))):
+        done = subprocess.run(
+            [sys.executable, "-m", f"pipelines.{command[0]}", *command[1:]],
+            cwd=tmp_path,
+            env=own_environment(),
+            capture_output=True,
+            text=True,
+            timeout=1800,
+        )
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    run = tmp_path / "runs" / "latest"
+    for name in ("model.safetensors", "model.onnx"):
+        assert (run / "model" / name).read_bytes() == (demo / "model" / name).read_bytes()
+    here, there = (json.loads((folder / "summary.json").read_text("utf-8")) for folder in (demo, run))
+    assert there["finetuned"] == here["finetuned"]
+    assert there["gate"] == here["gate"]
+    for step in json.loads(record.read_text()).keys() - {"store"}:
+        command = [engine, "run", "--rm", "--read-only", "--tmpfs=/tmp", "--cap-drop=all", "--network=none"]
+        image = f"localhost/kubeface-test/{step}:test"
+        done = subprocess.run(
+            [*command, image, "python", "-m", f"components.{step}", "--self-check"], capture_output=True, text=True
+        )
+        assert done.stdout.startswith(f"ok: {step}: "), done.stderr
 
 
 @pytest.mark.timeout(1300)
