@@ -21,7 +21,7 @@ KEYS = ("S3_ENDPOINT", "S3_BUCKET", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"
 
 def listening(process: int) -> set[tuple[str, int]]:
     """Addresses and ports of IPv4 and IPv6 that a process listens on (address as the kernel's hex)."""
-    sockets = {os.readlink(entry) for entry in Path(f"/proc/{process}/fd").iterdir()}
+    sockets = {str(entry.readlink()) for entry in Path(f"/proc/{process}/fd").iterdir()}
     found = set()
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         for line in Path(table).read_text().splitlines()[1:]:
