@@ -92,8 +92,8 @@ secret: $(READY) ## Put the S3 keys of the environment (AWS_ACCESS_KEY_ID, AWS_S
 manifests: $(READY) ## Print an overlay as it is deployed: OVERLAY=dev|existing|multi-user [NAMESPACE=…]
 	@$(BIN)/python -m pipelines.manifests --overlay $(or $(OVERLAY),dev) --namespace "$(NAMESPACE)"
 
-compile: $(READY) ## Write build/face-finetuning.yaml for Kubeflow Pipelines (IMAGES=build/images.json, or REGISTRY=… TAG=…; PARALLELISM=shards at a time)
-	@$(BIN)/python -m pipelines.compile --registry $(REGISTRY) $(if $(TAG),--tag $(TAG)) --parallelism $(PARALLELISM) $(if $(IMAGES),--images $(IMAGES)) $(if $(WEIGHTS_CLAIM),--weights-claim $(WEIGHTS_CLAIM))
+compile: $(READY) ## Write build/face-finetuning.yaml for Kubeflow Pipelines (IMAGES=build/images.json, or REGISTRY=… TAG=…; PARALLELISM=shards at a time; HOURS="finetune=72 …")
+	@$(BIN)/python -m pipelines.compile --registry $(REGISTRY) $(if $(TAG),--tag $(TAG)) --parallelism $(PARALLELISM) $(if $(IMAGES),--images $(IMAGES)) $(if $(WEIGHTS_CLAIM),--weights-claim $(WEIGHTS_CLAIM)) --hours "$(HOURS)"
 
 doctor: $(READY) ## Look at what a deployment and a run need: cluster, rights, KFP, bucket, GPUs … [OVERLAY=dev] [NAMESPACE=…]
 	@$(BIN)/python -m pipelines.doctor --overlay "$(or $(OVERLAY),dev)" --namespace "$(NAMESPACE)" $(if $(IMAGES),--images $(IMAGES))

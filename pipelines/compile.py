@@ -2,7 +2,7 @@
 
 import argparse
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,13 @@ from kfp import compiler
 
 from components.faces.errors import KubefaceError, require
 from components.faces.runtime import VERSION
-from pipelines.face_finetuning import PARALLELISM, face_finetuning
+from pipelines.face_finetuning import HOUR, PARALLELISM, face_finetuning
 from pipelines.images import REGISTRY, Images, commit, read_images
 
 FETCHING = ("audit", "finetune")
 CACHE = "/cache"
+MOST_HOURS = 10_000
+NUMBER = re.compile(r"\d+(\.\d+)?")
 STEP_IMAGE = re.compile(rf"{REGISTRY}/(\w+):{re.escape(VERSION)}")  # as the components name theirs
 
 
@@ -26,6 +28,7 @@ def compile_pipeline(
     parallelism: int = PARALLELISM,
     images: Images | None = None,
     weights_claim: str = "",
+    hours: Mapping[str, float] = {},
 ) -> None:
     """Writes the pipeline to a YAML file whose steps run the images `<registry>/<step>:<tag>`, or those given.
 
@@ -38,9 +41,11 @@ def compile_pipeline(
             its cache (kubeflow/pipelines#13862); a digest cannot be moved.
         weights_claim: volume claim that the steps which fetch published weights or evaluation sets keep them in; empty
             for none. It must be there when a run begins: KFP knows no optional volume.
+        hours: after which Kubernetes ends a step's pod, by step, above 0; the others keep theirs. KFP knows no
+            parameter for it.
 
     Raises:
-        KubefaceError: a parallelism under 1, an image that is missing or was not pushed.
+        KubefaceError: a parallelism under 1, an image that is missing or was not pushed, hours of no step.
     """
     require(parallelism >= 1, f"parallelism is {parallelism}: it must be at least 1")
     steps = {step for step, _ in images_in(face_finetuning.pipeline_spec)}
@@ -49,7 +54,7 @@ def compile_pipeline(
         missing = sorted(steps - pinned.keys())
         require(not missing, f"no image of {', '.join(missing)} is named: run 'make push' for all steps")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _changed(parallelism, weights_claim):
+    with _changed(parallelism, weights_claim, hours):
         compiler.Compiler().compile(face_finetuning, str(path))
     text = path.read_text("utf-8")
     path.write_text(STEP_IMAGE.sub(lambda name: pinned.get(name[1], f"{registry}/{name[1]}:{tag}"), text), "utf-8")
@@ -63,7 +68,7 @@ def images_in(spec: Any) -> list[tuple[str, Any]]:
 
 
 @contextmanager
-def _changed(parallelism: int, weights_claim: str) -> Iterator[None]:
+def _changed(parallelism: int, weights_claim: str, hours: Mapping[str, float]) -> Iterator[None]:
     """The pipeline with what KFP knows no parameter for."""
     spec, platform = face_finetuning.pipeline_spec, face_finetuning.platform_spec
     kept, kept_platform = type(spec)(), type(platform)()
@@ -77,6 +82,8 @@ def _changed(parallelism: int, weights_claim: str) -> Iterator[None]:
         for step in FETCHING:
             _mount(f"exec-{step}", weights_claim)
     try:
+        for step, limit in hours.items():
+            _limit(step, limit)
         yield
     finally:
         spec.CopyFrom(kept)
@@ -99,6 +106,32 @@ def _mount(executor: str, claim: str) -> None:
     )
 
 
+def _limit(step: str, hours: float) -> None:
+    """Has Kubernetes end a step's pod after so many hours: what kubernetes.set_timeout does while a DAG is built."""
+    executors = face_finetuning.platform_spec.platforms["kubernetes"].deployment_spec.executors
+    # A task is named for its function, of which the step is the first word: filter_faces.
+    found = [settings for name, settings in executors.items() if name.split("-")[1] == step]
+    known = sorted(name.split("-")[1] for name in executors)
+    require(bool(found), f"hours names {step}: use one of {', '.join(known)}")
+    require(0 < hours <= MOST_HOURS, f"hours of {step} is {hours:g}: it must lie above 0 and up to {MOST_HOURS}")
+    for settings in found:
+        settings["activeDeadlineSeconds"] = str(int(hours * HOUR))
+
+
+def read_hours(text: str) -> dict[str, float]:
+    """Hours by step out of `finetune=72 evaluate=12`.
+
+    Raises:
+        KubefaceError: it is written otherwise.
+    """
+    found = {}
+    for word in text.split():
+        step, _, hours = word.partition("=")
+        require(bool(NUMBER.fullmatch(hours)), f"hours is '{word}': write a step and a number, as finetune=72")
+        found[step] = float(hours)
+    return found
+
+
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m pipelines.compile", description=__doc__)
@@ -110,11 +143,20 @@ def main() -> None:
     parser.add_argument("--parallelism", type=int, default=PARALLELISM, help="shards worked on at a time (%(default)s)")
     parser.add_argument("--images", type=Path, help="file of images by digest, as 'make push' writes it")
     parser.add_argument("--weights-claim", default="", help="volume claim that published weights are kept in")
+    parser.add_argument(
+        "--hours", default="", help="time limits other than the usual ones, as 'finetune=72 evaluate=12'"
+    )
     settings = parser.parse_args()
     try:
         images = read_images(settings.images) if settings.images else None
         compile_pipeline(
-            settings.out, settings.registry, settings.tag, settings.parallelism, images, settings.weights_claim
+            settings.out,
+            settings.registry,
+            settings.tag,
+            settings.parallelism,
+            images,
+            settings.weights_claim,
+            read_hours(settings.hours),
         )
     except KubefaceError as error:
         raise SystemExit(f"error: {error}") from None

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from components.faces.errors import KubefaceError
-from pipelines.compile import compile_pipeline, images_in
+from pipelines.compile import compile_pipeline, images_in, read_hours
 from pipelines.face_finetuning import face_finetuning
 from pipelines.images import Image, Images
 
@@ -83,3 +83,36 @@ def test_a_claim_is_written_as_kfp_writes_it(tmp_path: Path) -> None:
         for path in (theirs, ours)
     ]
     assert mounts[0] == mounts[1]
+
+
+def deadlines(path: Path) -> dict[str, float]:
+    platform = list(yaml.safe_load_all(path.read_text("utf-8")))[1]
+    executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    return {step: float(settings["activeDeadlineSeconds"]) / 3600 for step, settings in executors.items()}
+
+
+def test_time_limits_are_set_by_step(tmp_path: Path) -> None:
+    path, plain = tmp_path / "pipeline.yaml", tmp_path / "plain.yaml"
+    compile_pipeline(path, hours=read_hours("finetune=72 filter=0.5"))
+    compile_pipeline(plain)
+    before, after = deadlines(plain), deadlines(path)
+    assert before["exec-finetune"] == 48
+    assert after == before | {"exec-finetune": 72, "exec-filter-faces": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("hours", "message"),
+    [
+        ("train=3", "hours names train: use one of align, audit, .*, filter, finetune"),
+        ("finetune=0", "hours of finetune is 0: it must lie above 0"),
+        ("finetune", "hours is 'finetune': write a step and a number"),
+        ("finetune=-1", "hours is 'finetune=-1': write a step and a number"),
+    ],
+)
+def test_time_limits_that_cannot_be_are_named(tmp_path: Path, hours: str, message: str) -> None:
+    path = tmp_path / "pipeline.yaml"
+    with pytest.raises(KubefaceError, match=message):
+        compile_pipeline(path, hours=read_hours(hours))
+    assert not path.exists()
+    compile_pipeline(path)
+    assert deadlines(path)["exec-finetune"] == 48
