@@ -12,6 +12,7 @@ import numpy as np
 import onnxruntime
 import torch
 from numpy.typing import NDArray
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, normalize, prelu, relu
 
@@ -112,6 +113,7 @@ def export_onnx(model: FaceModel, path: Path, faces: NDArray[np.uint8]) -> float
             input_names=["crops"], output_names=["embeddings"], dynamic_shapes={"crops": {0: torch.export.Dim("n")}},
         )  # fmt: skip
     assert exported is not None  # noqa: S101 - None is for exports to a file
+    ClearMetadataAndDocStringPass()(exported.model)  # the exporter notes in which file of this machine a node was made
     exported.save(str(path))
     cosine = least_cosine(path, embedder, crops)
     require(cosine >= LEAST_COSINE, f"{path.name} differs from the model: cosine {cosine:.6f} on {len(faces)} faces")

@@ -1,5 +1,6 @@
 """The model as ONNX: the same embeddings for any number of crops, and a refusal where they are not."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,8 @@ def test_a_training_leaves_its_model_as_onnx(
         "mtcnn_sha256": sha256_file(run.folder / "mtcnn.zip"),  # the crops were aligned with it
     }
     assert not list(run.folder.glob("*.data"))  # all in one file
+    for name in ("model.onnx", "start.onnx"):  # nothing of the machine that it was made on
+        assert not re.findall(rb"[\w/]+\.py|site-packages", (run.folder / name).read_bytes())
     said = capfd.readouterr()
     assert all(line.startswith("finetune: ") for line in (said.out + said.err).splitlines())  # the exporter keeps quiet
 
