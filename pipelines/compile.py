@@ -115,7 +115,7 @@ def _limit(step: str, hours: float) -> None:
     require(bool(found), f"hours names {step}: use one of {', '.join(known)}")
     require(0 < hours <= MOST_HOURS, f"hours of {step} is {hours:g}: it must lie above 0 and up to {MOST_HOURS}")
     for settings in found:
-        settings["activeDeadlineSeconds"] = str(int(hours * HOUR))
+        settings["activeDeadlineSeconds"] = str(max(1, round(hours * HOUR)))
 
 
 def read_hours(text: str) -> dict[str, float]:

@@ -93,11 +93,11 @@ def deadlines(path: Path) -> dict[str, float]:
 
 def test_time_limits_are_set_by_step(tmp_path: Path) -> None:
     path, plain = tmp_path / "pipeline.yaml", tmp_path / "plain.yaml"
-    compile_pipeline(path, hours=read_hours("finetune=72 filter=0.5"))
+    compile_pipeline(path, hours=read_hours("finetune=72 filter=0.5 notify=0.0001"))
     compile_pipeline(plain)
     before, after = deadlines(plain), deadlines(path)
     assert before["exec-finetune"] == 48
-    assert after == before | {"exec-finetune": 72, "exec-filter-faces": 0.5}
+    assert after == before | {"exec-finetune": 72, "exec-filter-faces": 0.5, "exec-notify": 1 / 3600}
 
 
 @pytest.mark.parametrize(

@@ -19,14 +19,14 @@ from pipelines.store import free_ports, local_store
 KEYS = ("S3_ENDPOINT", "S3_BUCKET", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 
 
-def listening(process: int) -> set[tuple[str, int]]:
-    """Addresses and ports of IPv4 and IPv6 that a process listens on (address as the kernel's hex)."""
-    sockets = {str(entry.readlink()) for entry in Path(f"/proc/{process}/fd").iterdir()}
+def listening(process: int | None = None) -> set[tuple[str, int]]:
+    """Addresses and ports of IPv4 and IPv6 that a process, or any, listens on (address as the kernel's hex)."""
+    sockets = {str(entry.readlink()) for entry in Path(f"/proc/{process}/fd").iterdir()} if process else set()
     found = set()
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         for line in Path(table).read_text().splitlines()[1:]:
             fields = line.split()
-            if fields[3] == "0A" and f"socket:[{fields[9]}]" in sockets:
+            if fields[3] == "0A" and (not process or f"socket:[{fields[9]}]" in sockets):
                 address, port = fields[1].split(":")
                 found.add((address, int(port, 16)))
     return found
@@ -70,6 +70,7 @@ def test_store_serves_with_its_key_only_and_only_on_loopback(monkeypatch: pytest
         with pytest.raises(KubefaceError, match=r"refuses the access key .* check AWS_ACCESS_KEY_ID"):
             storage.list_files("s3://kubeface/people")
     assert weeds() == processes
+    assert not {port for _, port in opened} & {port for _, port in listening()}
 
 
 def test_two_stores_have_different_keys() -> None:
