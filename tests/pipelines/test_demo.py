@@ -19,10 +19,19 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def own_environment() -> dict[str, str]:
-    """What a run elsewhere than in the repository needs, without what other tests have set."""
+def run_in(folder: Path, *command: str, timeout: float) -> str:
+    """Runs a module in a folder elsewhere than in the repository, without what other tests have set; what it said."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("S3_", "AWS_", "OMP_"))}
-    return kept | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-m", *command],
+        cwd=folder,
+        env=kept | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    return done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -30,16 +39,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run of the demo, started as `make demo` starts it but in a folder of its own."""
     folder = tmp_path_factory.mktemp("demo")
     processes = weeds()
-    done = subprocess.run(
-        [sys.executable, "-m", "pipelines.demo"],
-        cwd=folder,
-        env=own_environment(),
-        capture_output=True,
-        text=True,
-        timeout=1200,
-    )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    assert "report:  file://" in done.stdout
+    assert "report:  file://" in run_in(folder, "pipelines.demo", timeout=1200)
     assert weeds() == processes
     return folder / "runs" / "latest"
 
@@ -60,17 +60,12 @@ def test_demo_makes_a_better_model_and_promotes_it(demo: Path) -> None:
 def test_the_same_model_comes_out_of_containers(demo: Path, tmp_path: Path) -> None:
     """Every step in the image that a cluster would run, built from the files as they are."""
     engine, record = working_engine(), tmp_path / "images.json"
-    names = ("--engine", engine, "--registry", "localhost/kubeface-test", "--tag", "test", "--record", str(record))
-    for command in (("images", "build", *names), ("containers", "--engine", engine, "--record", str(record))):
-        done = subprocess.run(
-            [sys.executable, "-m", f"pipelines.{command[0]}", *command[1:]],
-            cwd=tmp_path,
-            env=own_environment(),
-            capture_output=True,
-            text=True,
-            timeout=1800,
-        )
-        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    given = ("--engine", engine, "--record", str(record))
+    run_in(
+        *(tmp_path, "pipelines.images", "build", *given, "--registry", "localhost/kubeface-test", "--tag", "test"),
+        timeout=1800,
+    )
+    run_in(tmp_path, "pipelines.containers", *given, timeout=1800)
     run = tmp_path / "runs" / "latest"
     for name in ("model.safetensors", "model.onnx"):
         assert sha256_file(run / "model" / name) == sha256_file(demo / "model" / name)
