@@ -198,8 +198,10 @@ JUDGED = ("score", "face_size", "faces", "sharpness", "turn", "agreement")
 
 
 def _verdicts(ids: pa.ChunkedArray, table: Table, filtered: Table) -> pa.Table:
-    """The filter's rows in the order of the aligned table's."""
+    """The filter's rows in the order of the aligned table's; a second copy only where the orders differ."""
     verdicts = filtered.columns(["image_id", "kept", "reason", *JUDGED])
+    if verdicts["image_id"].equals(ids):
+        return verdicts.drop_columns("image_id")
     places = pc.index_in(ids, value_set=verdicts["image_id"].combine_chunks())
     if places.null_count:
         missing = ids.filter(pc.is_null(places))[0]

@@ -68,4 +68,6 @@ def several(keys: NDArray[np.integer]) -> Iterator[Ints]:
     inside[:-1] |= same
     members = order[inside]
     if len(members):
-        yield from np.split(members, np.flatnonzero(np.diff(keys[members])) + 1)
+        ends = [*np.flatnonzero(np.diff(keys[members])) + 1, len(members)]
+        for start, end in zip([0, *ends], ends, strict=False):
+            yield members[start:end]

@@ -141,7 +141,8 @@ def alike_people(
     doubted = {suspect.row for suspect in suspects}
     several = np.flatnonzero(people.counts >= 2)
     counted = faces.filter_kept & faces.readable
-    for left, right, cosine in close(people.centres[several], people.centres[several], alike_above):
+    centres = people.centres[several]
+    for left, right, cosine in close(centres, centres, alike_above):
         a, b = int(several[left]), int(several[right])
         if a < b:
             sides = [

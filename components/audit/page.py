@@ -3,7 +3,7 @@
 import base64
 import io
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,19 @@ WORDS = {
 }
 
 
+@dataclass
+class _Shown:
+    """Clusters of a kind: how many, and of the first ones the rows that are shown."""
+
+    count: int = 0
+    first: list[list[int]] = field(default_factory=list)
+
+    def add(self, group: NDArray[np.int64]) -> None:
+        self.count += 1
+        if self.count <= SHOWN:
+            self.first.append(group[:OF_CLUSTER].tolist())
+
+
 @dataclass(frozen=True)
 class Card:
     """A picture with what stands below it; `picture` is empty where there is none."""
@@ -54,12 +67,12 @@ def render(faces: Faces, found: Findings, reasons: NDArray[np.int8], data: dict[
         data: the figures of data.json.
         seed: of the choice of samples.
     """
-    clusters = [group.tolist() for group in several(found.duplicates.cluster)]
-    two_names = [group for group in clusters if found.duplicates.two_names[group[0]]]
-    plain = [group for group in clusters if not found.duplicates.two_names[group[0]]]
+    two_names, plain = _Shown(), _Shown()
+    for group in several(found.duplicates.cluster):
+        (two_names if found.duplicates.two_names[group[0]] else plain).add(group)
     samples = _samples(faces, reasons, seed)
-    shown = [*two_names[:SHOWN], *plain[:SHOWN]]
-    wanted = {row for group in shown for row in group[:OF_CLUSTER]}
+    shown = [*two_names.first, *plain.first]
+    wanted = {row for group in shown for row in group}
     wanted |= {row for suspect in found.suspects[:SHOWN] for row in (suspect.row, suspect.central)}
     wanted |= {int(found.people.central[suspect.like]) for suspect in found.suspects[:SHOWN] if suspect.like >= 0}
     wanted |= {row for pair in found.alike.pairs[:SHOWN] for row in pair.rows}
@@ -81,9 +94,9 @@ def render(faces: Faces, found: Findings, reasons: NDArray[np.int8], data: dict[
         words=WORDS,
         most=SHOWN,
         charts=[bars(name, entry) for name, entry in data["features"].items()],
-        two_names=[[card(row, faces.source_of(row)) for row in group[:OF_CLUSTER]] for group in two_names[:SHOWN]],
-        clusters=[[card(row, faces.source_of(row)) for row in group[:OF_CLUSTER]] for group in plain[:SHOWN]],
-        cluster_counts={"two_names": len(two_names), "plain": len(plain)},
+        two_names=[[card(row, faces.source_of(row)) for row in group] for group in two_names.first],
+        clusters=[[card(row, faces.source_of(row)) for row in group] for group in plain.first],
+        cluster_counts={"two_names": two_names.count, "plain": plain.count},
         suspects=[
             {
                 "cards": [
