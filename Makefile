@@ -8,6 +8,9 @@ TAG ?=
 PARALLELISM ?= 8
 # Of the tests; each uses one core most of the time, and a few gigabytes.
 JOBS ?= 2
+# One of the pipelines, as face-attributes: of compile and deploy (all of them where empty), submit, schedule, plan.
+PIPELINE ?=
+PACKAGE ?= $(if $(PIPELINE),build/$(PIPELINE).yaml)
 STEPS := ingest align filter gather audit split finetune evaluate promote report notify
 LOCK := --universal --python-version 3.11 --generate-hashes --no-annotate --no-header
 
@@ -19,7 +22,7 @@ MALLOC := MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=17179869184 M
 NAMED = --engine "$(ENGINE)" --registry $(REGISTRY) $(if $(TAG),--tag $(TAG))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo lfw mirror-weights bench-finetune bench-data bench-evaluate bench-memory test lint e2e images push run-step demo-containers secret manifests compile doctor deploy undeploy submit status logs cancel resume schedule schedules pause unpause unschedule plan clean
+.PHONY: help setup lock demo demo-attributes demo-classes lfw mirror-weights bench-finetune bench-data bench-evaluate bench-memory test lint e2e images push run-step demo-containers secret manifests compile doctor deploy undeploy submit status logs cancel resume schedule schedules pause unpause unschedule plan clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -52,6 +55,12 @@ lock: $(READY) ## Write the lock files anew from the ranges in pyproject.toml
 demo: $(READY) ## Fine-tune on real faces, from images in a bucket to a report (about 6 minutes on 2 cores)
 	@$(BIN)/python -m pipelines.demo
 
+demo-attributes: $(READY) ## What is to be seen on a face, many labels at once: the pipeline face-attributes on real faces (4 minutes)
+	@$(BIN)/python -m pipelines.demo attributes
+
+demo-classes: $(READY) ## Who of these people is it, and is it any of them: image-classification on real faces (4 minutes)
+	@$(BIN)/python -m pipelines.demo classes
+
 lfw: $(READY) ## Measure a model on LFW: LFW=lfw.tar PAIRS=pairs.txt [MODEL=folder] [DETECTOR=mtcnn] [DEGRADATION=lowres:14]
 	@test -n "$(LFW)" -a -n "$(PAIRS)" || { echo "error: usage: make lfw LFW=lfw-deepfunneled.tar PAIRS=pairs.txt [MODEL=folder]" >&2; exit 2; }
 	@$(BIN)/python -m components.evaluate lfw --archive "$(LFW)" --pairs "$(PAIRS)" --model "$(MODEL)" --detector $(or $(DETECTOR),mtcnn) \
@@ -83,8 +92,8 @@ run-step: $(READY) ## Run one step in its container, the current folder as /data
 	@test -n "$(STEP)" || { echo "error: usage: make run-step STEP=align ARGS=\"--faces faces --out aligned\"" >&2; exit 2; }
 	@$(BIN)/python -m pipelines.images run $(NAMED) --data "$(or $(DATA),.)" --network $(or $(NETWORK),none) $(STEP) $(ARGS)
 
-demo-containers: $(READY) ## The demo with each step in its container, after 'make images' [ENGINE=podman|docker]
-	@$(BIN)/python -m pipelines.containers --engine "$(ENGINE)"
+demo-containers: $(READY) ## The demo with each step in its container, after 'make images' [DEMO=attributes|classes ENGINE=podman|docker]
+	@$(BIN)/python -m pipelines.containers --engine "$(ENGINE)" $(DEMO)
 
 secret: $(READY) ## Put the S3 keys of the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY) into the cluster [NAMESPACE=kubeface REPLACE=1]
 	@$(BIN)/python -m pipelines.secret --namespace $(or $(NAMESPACE),kubeface) $(if $(REPLACE),--replace)
@@ -92,22 +101,22 @@ secret: $(READY) ## Put the S3 keys of the environment (AWS_ACCESS_KEY_ID, AWS_S
 manifests: $(READY) ## Print an overlay as it is deployed: OVERLAY=dev|existing|multi-user [NAMESPACE=…]
 	@$(BIN)/python -m pipelines.manifests --overlay $(or $(OVERLAY),dev) --namespace "$(NAMESPACE)"
 
-compile: $(READY) ## Write build/face-finetuning.yaml for Kubeflow Pipelines (IMAGES=build/images.json, or REGISTRY=… TAG=…; PARALLELISM=shards at a time; HOURS="finetune=72 …")
-	@$(BIN)/python -m pipelines.compile --registry $(REGISTRY) $(if $(TAG),--tag $(TAG)) --parallelism $(PARALLELISM) $(if $(IMAGES),--images $(IMAGES)) $(if $(WEIGHTS_CLAIM),--weights-claim $(WEIGHTS_CLAIM)) --hours "$(HOURS)"
+compile: $(READY) ## Write build/<pipeline>.yaml for Kubeflow Pipelines [PIPELINE=face-attributes] (IMAGES=build/images.json, or REGISTRY=… TAG=…; PARALLELISM=shards at a time; HOURS="finetune=72 …")
+	@$(BIN)/python -m pipelines.compile --registry $(REGISTRY) $(if $(TAG),--tag $(TAG)) --parallelism $(PARALLELISM) $(if $(IMAGES),--images $(IMAGES)) $(if $(WEIGHTS_CLAIM),--weights-claim $(WEIGHTS_CLAIM)) --hours "$(HOURS)" --pipeline "$(PIPELINE)"
 
 doctor: $(READY) ## Look at what a deployment and a run need: cluster, rights, KFP, bucket, GPUs … [OVERLAY=dev] [NAMESPACE=…]
 	@$(BIN)/python -m pipelines.doctor --overlay "$(or $(OVERLAY),dev)" --namespace "$(NAMESPACE)" $(if $(IMAGES),--images $(IMAGES))
 
 deploy: IMAGES ?= $(wildcard build/images.json)
 deploy: WEIGHTS_CLAIM ?= kubeface-weights
-deploy: compile ## Put an overlay of manifests/ and the pipeline on the cluster [OVERLAY=dev] [NAMESPACE=…] [DRY_RUN=1] [FORCE=1] [IMAGES=…]
+deploy: compile ## Put an overlay of manifests/ and the pipelines on the cluster [OVERLAY=dev] [PIPELINE=face-attributes] [NAMESPACE=…] [DRY_RUN=1] [FORCE=1] [IMAGES=…]
 	@$(BIN)/python -m pipelines.deploy --overlay "$(or $(OVERLAY),dev)" --namespace "$(NAMESPACE)" $(if $(IMAGES),--images $(IMAGES)) \
-		$(if $(DRY_RUN),--dry-run) $(if $(FORCE),--force)
+		$(if $(PACKAGE),--package "$(PACKAGE)") $(if $(DRY_RUN),--dry-run) $(if $(FORCE),--force)
 
 undeploy: $(READY) ## Delete what `make deploy` made, but not data [OVERLAY=dev] [NAMESPACE=…] [ALL=1: data, secrets and namespace too]
 	@$(BIN)/python -m pipelines.deploy --undeploy --overlay "$(or $(OVERLAY),dev)" --namespace "$(NAMESPACE)" $(if $(ALL),--all)
 
-submit: $(READY) ## Start a run on the cluster: PARAMS=file.yaml [PACKAGE=build/face-finetuning.yaml RUN_NAME=… EXPERIMENT=…]
+submit: $(READY) ## Start a run on the cluster: PARAMS=file.yaml [PIPELINE=face-attributes PACKAGE=… RUN_NAME=… EXPERIMENT=…]
 	@test -n "$(PARAMS)" || { echo "error: usage: make submit PARAMS=file.yaml" >&2; exit 2; }
 	@$(BIN)/python -m pipelines.submit run --params "$(PARAMS)" $(if $(PACKAGE),--package "$(PACKAGE)") $(if $(RUN_NAME),--name "$(RUN_NAME)") \
 		$(if $(EXPERIMENT),--experiment "$(EXPERIMENT)")
@@ -121,7 +130,7 @@ logs: ## What a run's steps printed: RUN=id [STEP=finetune]
 cancel: ## Stop a run: RUN=id
 resume: ## Go on with a run from the step that failed: RUN=id
 
-schedule: $(READY) ## Run at times: NAME=weekly CRON="0 0 3 * * 0" PARAMS=file.yaml [ONLY_IF_CHANGED=1]; replaces the one of this name
+schedule: $(READY) ## Run at times: NAME=weekly CRON="0 0 3 * * 0" PARAMS=file.yaml [PIPELINE=… ONLY_IF_CHANGED=1]; replaces the one of this name
 	@test -n "$(NAME)" -a -n "$(CRON)" -a -n "$(PARAMS)" || { echo "error: usage: make schedule NAME=weekly CRON=\"0 0 3 * * 0\" PARAMS=file.yaml" >&2; exit 2; }
 	@$(BIN)/python -m pipelines.schedule set "$(NAME)" --cron "$(CRON)" --params "$(PARAMS)" $(if $(PACKAGE),--package "$(PACKAGE)") \
 		$(if $(filter 1,$(ONLY_IF_CHANGED)),--only-if-changed)
@@ -137,7 +146,7 @@ pause: ## Switch a schedule off: NAME=weekly
 unpause: ## Switch a schedule on: NAME=weekly
 unschedule: ## Delete a schedule, not its runs: NAME=weekly
 
-plan: $(READY) ## What a run would do and cost, before it is submitted: PARAMS=file.yaml [PACKAGE=…]
+plan: $(READY) ## What a run would do and cost, before it is submitted: PARAMS=file.yaml [PIPELINE=… PACKAGE=…]
 	@test -n "$(PARAMS)" || { echo "error: usage: make plan PARAMS=file.yaml" >&2; exit 2; }
 	@$(BIN)/python -m pipelines.estimate --params "$(PARAMS)" $(if $(PACKAGE),--package "$(PACKAGE)")
 

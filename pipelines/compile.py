@@ -1,9 +1,8 @@
-"""python -m pipelines.compile: the pipeline as KFP's intermediate representation, ready to upload."""
+"""python -m pipelines.compile: the pipelines as KFP's intermediate representation, ready to upload."""
 
 import argparse
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,9 @@ from kfp import compiler
 
 from components.faces.errors import KubefaceError, require
 from components.faces.runtime import VERSION
-from pipelines.face_finetuning import HOUR, PARALLELISM, face_finetuning
+from pipelines.catalogue import FACE_FINETUNING, TASKS, kept, load, package_of, require_pipeline
 from pipelines.images import REGISTRY, Images, commit, read_images
+from pipelines.parts import HOUR, PARALLELISM
 
 FETCHING = ("audit", "finetune")
 CACHE = "/cache"
@@ -29,8 +29,9 @@ def compile_pipeline(
     images: Images | None = None,
     weights_claim: str = "",
     hours: Mapping[str, float] = {},
+    pipeline: str = FACE_FINETUNING,
 ) -> None:
-    """Writes the pipeline to a YAML file whose steps run the images `<registry>/<step>:<tag>`, or those given.
+    """Writes a pipeline to a YAML file whose steps run the images `<registry>/<step>:<tag>`, or those given.
 
     Args:
         path: file to write.
@@ -43,19 +44,23 @@ def compile_pipeline(
             for none. It must be there when a run begins: KFP knows no optional volume.
         hours: after which Kubernetes ends a step's pod, by step, above 0; the others keep theirs. KFP knows no
             parameter for it.
+        pipeline: its name.
 
     Raises:
-        KubefaceError: a parallelism under 1, an image that is missing or was not pushed, hours of no step.
+        KubefaceError: no such pipeline, a parallelism under 1, an image that is missing or was not pushed, hours of no
+            step.
     """
     require(parallelism >= 1, f"parallelism is {parallelism}: it must be at least 1")
-    steps = {step for step, _ in images_in(face_finetuning.pipeline_spec)}
+    made = load(pipeline)
+    steps = {step for step, _ in images_in(made.pipeline_spec)}
     pinned = {step: image.pinned for step, image in (images or {}).items() if step in steps}
     if images is not None:
         missing = sorted(steps - pinned.keys())
         require(not missing, f"no image of {', '.join(missing)} is named: run 'make push' for all steps")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _changed(parallelism, weights_claim, hours):
-        compiler.Compiler().compile(face_finetuning, str(path))
+    with kept(made):
+        _change(made, parallelism, weights_claim, hours)
+        compiler.Compiler().compile(made, str(path))
     text = path.read_text("utf-8")
     path.write_text(STEP_IMAGE.sub(lambda name: pinned.get(name[1], f"{registry}/{name[1]}:{tag}"), text), "utf-8")
 
@@ -67,36 +72,38 @@ def images_in(spec: Any) -> list[tuple[str, Any]]:
     return [(found[1], container) for container in containers if (found := STEP_IMAGE.fullmatch(container["image"]))]
 
 
-@contextmanager
-def _changed(parallelism: int, weights_claim: str, hours: Mapping[str, float]) -> Iterator[None]:
-    """The pipeline with what KFP knows no parameter for."""
-    spec, platform = face_finetuning.pipeline_spec, face_finetuning.platform_spec
-    kept, kept_platform = type(spec)(), type(platform)()
-    kept.CopyFrom(spec)
-    kept_platform.CopyFrom(platform)
-    for part in spec.components.values():
+def _change(made: Any, parallelism: int, weights_claim: str, hours: Mapping[str, float]) -> None:
+    """Sets in a pipeline what KFP knows no parameter for."""
+    for part in made.pipeline_spec.components.values():
         for task in part.dag.tasks.values():
             if task.HasField("parameter_iterator"):
                 task.iterator_policy.parallelism_limit = parallelism
     if weights_claim:
         for step in FETCHING:
-            _mount(f"exec-{step}", weights_claim)
-    try:
-        for step, limit in hours.items():
-            _limit(step, limit)
-        yield
-    finally:
-        spec.CopyFrom(kept)
-        platform.CopyFrom(kept_platform)
+            for executor in _executors(made, step):
+                _mount(made, executor, weights_claim)
+    for step, limit in hours.items():
+        _limit(made, step, limit)
 
 
-def _mount(executor: str, claim: str) -> None:
+def _executors(made: Any, step: str) -> list[str]:
+    """Names of a step's executors, each a task's: called for its function, whose first word is the step (filter_faces,
+    evaluate_classes), and numbered where there are several."""
+    containers = made.pipeline_spec.deployment_spec.fields["executors"].struct_value.fields
+    return [name for name in containers if _step(name) == step]
+
+
+def _step(executor: str) -> str:
+    return executor.split("-")[1]
+
+
+def _mount(made: Any, executor: str, claim: str) -> None:
     """Has a step keep its cache in a volume: what kubernetes.mount_pvc and set_env_variable do while a DAG is built."""
-    containers = face_finetuning.pipeline_spec.deployment_spec.fields["executors"].struct_value.fields
+    containers = made.pipeline_spec.deployment_spec.fields["executors"].struct_value.fields
     containers[executor].struct_value.fields["container"].struct_value.get_or_create_list("env").append(
         {"name": "KUBEFACE_CACHE", "value": CACHE}
     )
-    settings = face_finetuning.platform_spec.platforms["kubernetes"].deployment_spec.executors[executor]
+    settings = made.platform_spec.platforms["kubernetes"].deployment_spec.executors[executor]
     settings.get_or_create_list("pvcMount").append(
         {
             "mountPath": CACHE,
@@ -106,16 +113,15 @@ def _mount(executor: str, claim: str) -> None:
     )
 
 
-def _limit(step: str, hours: float) -> None:
+def _limit(made: Any, step: str, hours: float) -> None:
     """Has Kubernetes end a step's pod after so many hours: what kubernetes.set_timeout does while a DAG is built."""
-    executors = face_finetuning.platform_spec.platforms["kubernetes"].deployment_spec.executors
-    # A task is named for its function, of which the step is the first word: filter_faces.
-    found = [settings for name, settings in executors.items() if name.split("-")[1] == step]
-    known = sorted(name.split("-")[1] for name in executors)
+    executors = made.platform_spec.platforms["kubernetes"].deployment_spec.executors
+    found = _executors(made, step)
+    known = sorted({_step(name) for name in executors})
     require(bool(found), f"hours names {step}: use one of {', '.join(known)}")
     require(0 < hours <= MOST_HOURS, f"hours of {step} is {hours:g}: it must lie above 0 and up to {MOST_HOURS}")
-    for settings in found:
-        settings["activeDeadlineSeconds"] = str(max(1, round(hours * HOUR)))
+    for executor in found:
+        executors[executor]["activeDeadlineSeconds"] = str(max(1, round(hours * HOUR)))
 
 
 def read_hours(text: str) -> dict[str, float]:
@@ -135,9 +141,8 @@ def read_hours(text: str) -> dict[str, float]:
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m pipelines.compile", description=__doc__)
-    parser.add_argument(
-        "--out", type=Path, default=Path("build/face-finetuning.yaml"), help="file to write (%(default)s)"
-    )
+    parser.add_argument("--pipeline", default="", help=f"{', '.join(TASKS)}; all of them where empty")
+    parser.add_argument("--out", type=Path, help="file to write, of the one pipeline (build/<pipeline>.yaml)")
     parser.add_argument("--registry", default=REGISTRY, help="registry and prefix of the images (%(default)s)")
     parser.add_argument("--tag", default=commit(), help="tag of the images, the git commit (%(default)s)")
     parser.add_argument("--parallelism", type=int, default=PARALLELISM, help="shards worked on at a time (%(default)s)")
@@ -148,19 +153,25 @@ def main() -> None:
     )
     settings = parser.parse_args()
     try:
+        require(bool(settings.pipeline) or not settings.out, "--out is one file: name its pipeline with --pipeline")
+        if settings.pipeline:
+            require_pipeline(settings.pipeline)
         images = read_images(settings.images) if settings.images else None
-        compile_pipeline(
-            settings.out,
-            settings.registry,
-            settings.tag,
-            settings.parallelism,
-            images,
-            settings.weights_claim,
-            read_hours(settings.hours),
-        )
+        for name in [settings.pipeline] if settings.pipeline else TASKS:
+            path = settings.out or package_of(name)
+            compile_pipeline(
+                path,
+                settings.registry,
+                settings.tag,
+                settings.parallelism,
+                images,
+                settings.weights_claim,
+                read_hours(settings.hours),
+                name,
+            )
+            print(f"wrote {path}")
     except KubefaceError as error:
         raise SystemExit(f"error: {error}") from None
-    print(f"wrote {settings.out}")
 
 
 if __name__ == "__main__":

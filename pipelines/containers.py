@@ -1,4 +1,4 @@
-"""python -m pipelines.containers: the demo in the steps' real containers, through kfp.local's DockerRunner."""
+"""python -m pipelines.containers: a demo in the steps' real containers, through kfp.local's DockerRunner."""
 
 import argparse
 import os
@@ -19,8 +19,8 @@ from kfp.local import docker_task_handler
 from components.faces.errors import KubefaceError, require
 from components.faces.runtime import guarded
 from pipelines import demo
+from pipelines.catalogue import FACE_FINETUNING, kept, load
 from pipelines.compile import images_in
-from pipelines.face_finetuning import face_finetuning
 from pipelines.images import RECORD, USER, Images, find_engine, read_images
 
 SERVICE_SECONDS = 30  # for podman's service to answer
@@ -59,20 +59,21 @@ def engine_api(engine: str) -> Iterator[None]:
 
 
 @contextmanager
-def in_containers(images: Images, engine: str) -> Iterator[local.DockerRunner]:
+def in_containers(images: Images, engine: str, pipeline: str = FACE_FINETUNING) -> Iterator[local.DockerRunner]:
     """A runner for `run_local` with which each step runs in its image: root file system read-only, not as root, without
     capabilities, on the host's network, where a store on loopback is.
 
     Args:
         images: by step, as `make images` recorded them.
         engine: docker or podman.
+        pipeline: name of the one that is run.
 
     Raises:
         KubefaceError: an image of the pipeline is not among them.
     """
     with ExitStack() as stack:
         stack.enter_context(engine_api(engine))
-        stack.enter_context(_images_of({step: image.image for step, image in images.items()}))
+        stack.enter_context(_images_of(load(pipeline), {step: image.image for step, image in images.items()}))
         stack.enter_context(patch.object(docker_task_handler, "run_docker_container", run_container))
         yield local.DockerRunner(
             environment={name: os.environ[name] for name in HANDED_ON if name in os.environ},
@@ -86,20 +87,15 @@ def in_containers(images: Images, engine: str) -> Iterator[local.DockerRunner]:
 
 
 @contextmanager
-def _images_of(names: dict[str, str]) -> Iterator[None]:
-    """The pipeline with other names of its images."""
-    spec = face_finetuning.pipeline_spec
-    containers = images_in(spec)
+def _images_of(pipeline: Any, names: dict[str, str]) -> Iterator[None]:
+    """A pipeline with other names of its images."""
+    containers = images_in(pipeline.pipeline_spec)
     missing = sorted({step for step, _ in containers} - names.keys())
     require(not missing, f"no image of {', '.join(missing)} is recorded: run 'make images' for all steps")
-    kept = type(spec)()
-    kept.CopyFrom(spec)
-    for step, container in containers:
-        container["image"] = names[step]
-    try:
+    with kept(pipeline):
+        for step, container in containers:
+            container["image"] = names[step]
         yield
-    finally:
-        spec.CopyFrom(kept)
 
 
 def run_container(
@@ -173,8 +169,9 @@ def _last_words(text: str) -> None:
         path.write_text(text + "\n")
 
 
-def _demo(record: Path, engine: str) -> None:
-    demo.main(in_containers(read_images(record), find_engine(engine)))
+def _demo(record: Path, engine: str, which: str) -> None:
+    chosen = demo.DEMOS[which]
+    demo.run(chosen, in_containers(read_images(record), find_engine(engine), chosen.pipeline))
 
 
 def main() -> None:
@@ -184,8 +181,9 @@ def main() -> None:
         "--record", type=Path, default=RECORD, help="the images, as 'make images' wrote it (%(default)s)"
     )
     parser.add_argument("--engine", default="", help="docker or podman; the one that answers where empty")
+    demo.add_choice(parser)
     settings = parser.parse_args()
-    guarded(_demo, record=settings.record, engine=settings.engine)
+    guarded(_demo, record=settings.record, engine=settings.engine, which=settings.which)
 
 
 if __name__ == "__main__":

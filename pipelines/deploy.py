@@ -1,4 +1,4 @@
-"""python -m pipelines.deploy: an overlay of manifests/ into a namespace, and the pipeline into Kubeflow Pipelines.
+"""python -m pipelines.deploy: an overlay of manifests/ into a namespace, and the pipelines into Kubeflow Pipelines.
 
 Objects are applied on the server (server-side apply) under the field manager `kubeface`: what does not differ is not
 written, and a field that another manager owns is refused unless it is forced. What a deployment made is listed in the
@@ -18,13 +18,14 @@ from typing import Any
 import yaml
 
 from components.faces.errors import KubefaceError, require
+from pipelines.catalogue import TASKS, package_of
 from pipelines.cluster import Cluster, connect
 from pipelines.images import RECORD, read_images
 from pipelines.kubectl import Kubectl, one_line
 from pipelines.pinning import pin
-from pipelines.versions import PIPELINE, find_pipeline, find_version, upload, version_name
+from pipelines.versions import find_pipeline, find_version, pipeline_name, upload, version_name
 
-OVERLAYS, PACKAGE = Path("manifests/overlays"), Path("build/face-finetuning.yaml")
+OVERLAYS = Path("manifests/overlays")
 FIELD_MANAGER = "kubeface"
 INVENTORY = "kubeface-deployed"
 MANAGED = "app.kubernetes.io/managed-by=kubeface"
@@ -399,7 +400,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--overlay", default="dev", help="name below manifests/overlays, or a folder (%(default)s)")
     parser.add_argument("--namespace", default="", help="namespace to use instead of the overlay's")
     parser.add_argument("--images", type=Path, default=RECORD, help="digests of the images (%(default)s)")
-    parser.add_argument("--package", type=Path, default=PACKAGE, help="compiled pipeline to upload (%(default)s)")
+    parser.add_argument(
+        "--package", type=Path, action="append", help="compiled pipeline to upload, may be repeated (all in build/)"
+    )
     parser.add_argument("--dry-run", action="store_true", help="show what would change, and change nothing")
     parser.add_argument("--force", action="store_true", help="take over fields that another field manager owns")
     parser.add_argument("--undeploy", action="store_true", help="delete what deployments made")
@@ -419,6 +422,10 @@ def _run(settings: argparse.Namespace) -> None:
         namespace = settings.namespace or namespace_of(render(kubectl, overlay))
         print(*undeploy(kubectl, namespace, settings.all), sep="\n")
         return
+    packages = settings.package or [path for path in map(package_of, TASKS) if path.is_file()]
+    require(bool(packages), "no compiled pipeline is in build/: run 'make compile'")
+    for package in packages:
+        version_name(package)  # says what is wrong with one before anything is sent
     images = read_images(settings.images) if settings.images.exists() else {}
     objects = pin(render(kubectl, overlay, settings.namespace), images)
     cluster = cluster.model_copy(update={"namespace": namespace_of(objects)})
@@ -426,14 +433,15 @@ def _run(settings: argparse.Namespace) -> None:
     with connect(cluster) as client:
         if settings.dry_run:
             print(*difference(kubectl, objects, settings.force), sep="\n")
-            version = version_name(settings.package)
-            pipeline = find_pipeline(client, PIPELINE)
-            there = pipeline and find_version(client, pipeline, version)
-            print(f"pipeline {version} {'is there already' if there else 'would be uploaded'}")
+            for package in packages:
+                version, pipeline = version_name(package), find_pipeline(client, pipeline_name(package))
+                there = pipeline and find_version(client, pipeline, version)
+                print(f"pipeline {version} {'is there already' if there else 'would be uploaded'}")
             return
         print(*deploy(kubectl, objects, settings.force).lines(), sep="\n")
-        _, new = upload(client, settings.package)
-        print(f"pipeline {version_name(settings.package)} {'uploaded' if new else 'is there already'}")
+        for package in packages:
+            _, new = upload(client, package)
+            print(f"pipeline {version_name(package)} {'uploaded' if new else 'is there already'}")
 
 
 if __name__ == "__main__":

@@ -16,12 +16,13 @@ from typing import Any
 from components.faces import storage
 from components.faces.errors import KubefaceError
 from components.ingest.component import plan as plan_component
+from pipelines.catalogue import PACKAGE
 from pipelines.cluster import Client, Cluster, connect
 from pipelines.deployed import deployed_settings, with_settings
 from pipelines.parameters import read_spec, with_defaults
 from pipelines.runs import Step, containers, minutes, steps_of, table
-from pipelines.submit import PACKAGE, checked
-from pipelines.versions import PIPELINE, find_pipeline, find_version, version_name
+from pipelines.submit import checked
+from pipelines.versions import find_pipeline, find_version, pipeline_name, version_name
 
 RUNS = 20  # earlier runs that are looked at
 SOURCE, CHAMPION = "the source", "the promoted model"  # what no parameter tells the state of
@@ -90,7 +91,7 @@ def earlier_runs(client: Client, package: Path, names: Mapping[str, Any]) -> Ear
         package: compiled pipeline; its version is the one that the cache is asked of.
         names: of its steps, of `containers`.
     """
-    pipeline = find_pipeline(client, PIPELINE)
+    pipeline = find_pipeline(client, pipeline_name(package))
     version = pipeline and find_version(client, pipeline, version_name(package))
     listed = client.list_runs(page_size=RUNS, sort_by="created_at desc", namespace=client.namespace or None).runs or []
     good = [

@@ -14,8 +14,10 @@ from pydantic_core import ErrorDetails
 from components.evaluate.gate import read_gate
 from components.faces.degrade import Degradation
 from components.faces.errors import KubefaceError, require
-from components.faces.geometry import TEMPLATES
+from components.faces.geometry import TEMPLATES, require_alignment
+from components.faces.tasks import ATTRIBUTES, CLASSES, RECOGNITION
 from components.finetune.settings import Settings, read_settings, recipe_names
+from pipelines.catalogue import TASKS
 
 # ParameterType of pipeline_spec.proto in kubeflow/pipelines.
 TYPES: dict[str, Any] = {
@@ -33,7 +35,7 @@ ShareBelowOne = Annotated[float, Field(ge=0, lt=1)]
 # What the steps refuse, minutes or hours into a run; here it is refused at once. Each step says the same of itself.
 LIMITS: dict[str, Any] = {
     "num_shards": Annotated[int, Field(ge=1, le=10_000)],
-    "detector": Literal["mtcnn", "retinaface"],
+    "detector": Literal["mtcnn", "retinaface", "none"],
     "template": Literal[tuple(TEMPLATES)],
     "min_face_size": Annotated[int, Field(ge=1)],
     "min_confidence": Share,
@@ -52,13 +54,21 @@ LIMITS: dict[str, Any] = {
     "heldout_fraction": ShareBelowOne,
     "val_fraction": ShareBelowOne,
     "val_people_fraction": ShareBelowOne,
-    "min_images": Annotated[int, Field(ge=2)],
+    "unknown_fraction": ShareBelowOne,
+    "refuse": ShareBelowOne,
+    "min_images": Annotated[int, Field(ge=1)],
     "device": Literal["auto", "cpu", "cuda"],
     "fmr": Annotated[float, Field(gt=0, lt=1)],
     "bootstrap": Annotated[int, Field(ge=100)],
     "seed": Annotated[int, Field(ge=0, lt=2**63)],
     "num_nodes": Annotated[int, Field(ge=1)],
     "finetune_gpus": Annotated[str, Field(pattern=r"^[0-9]+$")],
+}
+# What a task refuses beyond that.
+LIMITS_OF: dict[str, dict[str, Any]] = {
+    RECOGNITION: {"detector": Literal["mtcnn", "retinaface"], "min_images": Annotated[int, Field(ge=2)]},
+    ATTRIBUTES: {},
+    CLASSES: {},
 }
 SECRETS = re.compile(
     r"""://[^/\s:@]*:[^/\s@]+@                    # a password before the host
@@ -67,6 +77,7 @@ SECRETS = re.compile(
     | -----BEGIN\ [A-Z ]*PRIVATE\ KEY-----""",
     re.VERBOSE | re.IGNORECASE,
 )
+ASKED = ("detector", "template", "recipe", "settings", "scratch_settings", "gate")  # with their defaults
 SECRET_NAME = re.compile(r"token|secret|password|passwd|access_?key", re.IGNORECASE)
 SECRET_VARIABLES = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "KFP_TOKEN", "KFP_COOKIE")
 SHORTEST_SECRET = 8  # shorter values are words that stand anywhere
@@ -120,7 +131,9 @@ def validated(values: Mapping[str, Any], spec: Mapping[str, Any]) -> dict[str, A
     """
     _refuse_secrets(values)
     definitions = spec["root"]["inputDefinitions"]["parameters"]
-    fields: dict[str, Any] = {name: _field(name, entry) for name, entry in definitions.items()}
+    task = TASKS.get(spec["pipelineInfo"]["name"], RECOGNITION)
+    limits = LIMITS | LIMITS_OF[task]
+    fields: dict[str, Any] = {name: _field(name, entry, limits) for name, entry in definitions.items()}
     config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=())
     model: type[BaseModel] = create_model("Parameters", __config__=config, **fields)
     try:
@@ -128,7 +141,7 @@ def validated(values: Mapping[str, Any], spec: Mapping[str, Any]) -> dict[str, A
     except ValidationError as error:
         raise KubefaceError("; ".join(_told(entry, definitions) for entry in error.errors())) from None
     found = checked.model_dump(exclude_unset=True)
-    _ask_steps(found | {name: getattr(checked, name) for name in ("recipe", "settings", "gate") if name in definitions})
+    _ask_steps(found | {name: getattr(checked, name) for name in ASKED if name in definitions}, task)
     return found
 
 
@@ -138,10 +151,10 @@ def with_defaults(values: Mapping[str, Any], spec: Mapping[str, Any]) -> dict[st
     return {name: values.get(name, entry.get("defaultValue")) for name, entry in definitions.items()}
 
 
-def _field(name: str, entry: Mapping[str, Any]) -> Any:
+def _field(name: str, entry: Mapping[str, Any], limits: Mapping[str, Any]) -> Any:
     kind = TYPES[entry["parameterType"]]
-    if name in LIMITS:
-        kind = LIMITS[name]
+    if name in limits:
+        kind = limits[name]
     elif name.endswith(("_cpu", "_memory")):
         kind = Quantity
     return (kind, entry["defaultValue"]) if "defaultValue" in entry else (kind, ... if _needed(entry) else None)
@@ -162,14 +175,17 @@ def _told(error: ErrorDetails, definitions: Mapping[str, Any]) -> str:
     return f"parameter '{name}' is {error['input']!r}: {text}"
 
 
-def _ask_steps(values: Mapping[str, Any]) -> None:
+def _ask_steps(values: Mapping[str, Any], task: str) -> None:
     """What is a rule of a step's own, asked of the step's model."""
+    if "detector" in values and "template" in values:
+        require_alignment(values["detector"], values["template"])
     if "degradation" in values:
         Degradation.parse(values["degradation"])
-    read_gate(values.get("gate") or {})
+    read_gate(values.get("gate") or {}, task)
+    read_settings("", values.get("scratch_settings") or {}, task)
     recipe, settings = values.get("recipe") or "", values.get("settings") or {}
     if not recipe or recipe in recipe_names() or "/" not in recipe:
-        read_settings(recipe, settings)
+        read_settings(recipe, settings, task)
         return
     try:  # the recipe is a file that only the step has; what goes before it can be looked at
         Settings.model_validate(dict(settings))

@@ -12,12 +12,12 @@ import kfp_server_api
 import urllib3
 
 from components.faces.errors import KubefaceError, require
+from pipelines.catalogue import PACKAGE, TASKS
 from pipelines.cluster import Client, Cluster, connect
 from pipelines.deployed import ROOT, deployed_settings, with_settings
 from pipelines.parameters import read_parameters, read_spec, validated
 from pipelines.runs import table
-from pipelines.submit import PACKAGE
-from pipelines.versions import PIPELINE, find_pipeline, upload
+from pipelines.versions import find_pipeline, pipeline_name, upload
 
 # Six fields, seconds first: github.com/robfig/cron, which KFP's scheduler reads them with.
 FIELDS = {
@@ -97,14 +97,15 @@ def schedule(
     Raises:
         KubefaceError: KFP refuses; the line says what is on.
     """
+    called = pipeline_name(package)
     version, _ = upload(client, package)
-    pipeline = find_pipeline(client, PIPELINE) or ""
+    pipeline = find_pipeline(client, called) or ""
     before = _named(client, name)
     if len(before) == 1 and _same(before[0], cron, version, values, root, cluster.service_account):
         print(f"schedule {name} is as it was: {cron}")
         return False
     with redirect_stdout(StringIO()):
-        experiment = client.create_experiment(PIPELINE).experiment_id
+        experiment = client.create_experiment(called).experiment_id
     new = client.create_recurring_run(
         experiment,
         name,
@@ -167,7 +168,7 @@ def _cron(one: Any) -> str:
 
 
 def _all(client: Client) -> list[Any]:
-    """Every recurring run of the pipeline's, oldest first."""
+    """Every recurring run of our pipelines', oldest first."""
     found: list[Any] = []
     token = ""
     while True:
@@ -176,8 +177,8 @@ def _all(client: Client) -> list[Any]:
         token = page.next_page_token or ""
         if not token:
             break
-    pipeline = find_pipeline(client, PIPELINE)
-    ours = [one for one in found if getattr(one.pipeline_version_reference, "pipeline_id", "") == pipeline]
+    pipelines = {pipeline for name in TASKS if (pipeline := find_pipeline(client, name))}
+    ours = [one for one in found if getattr(one.pipeline_version_reference, "pipeline_id", "") in pipelines]
     return sorted(ours, key=lambda one: one.created_at)
 
 

@@ -13,13 +13,13 @@ from typing import Any
 import kfp_server_api
 
 from components.faces.errors import KubefaceError, require
+from pipelines.catalogue import PACKAGE
 from pipelines.cluster import Client, Cluster, connect, server_message
 from pipelines.deployed import ROOT, deployed_settings, with_settings
 from pipelines.parameters import read_parameters, read_spec, validated
 from pipelines.runs import Step, containers, get_run, minutes, spec_of_run, steps_of, table
-from pipelines.versions import PIPELINE, find_pipeline, upload
+from pipelines.versions import find_pipeline, pipeline_name, upload
 
-PACKAGE = Path("build/face-finetuning.yaml")
 UNFINISHED = ("PENDING", "RUNNING", "PAUSED")
 RUN_LABEL = "pipeline/runid"  # that KFP puts on the pods of a run
 NODE_ANNOTATION = "workflows.argoproj.io/node-name"  # <workflow>.<task>.<task>… of a pod
@@ -31,7 +31,7 @@ def submit(
     package: Path,
     values: dict[str, Any],
     name: str = "",
-    experiment: str = PIPELINE,
+    experiment: str = "",
     root: str | None = None,
 ) -> str:
     """Starts a run of the compiled pipeline.
@@ -41,7 +41,7 @@ def submit(
         package: file of `make compile`; it becomes a version on the server unless it is one.
         values: parameters, of `checked`, which is to be asked before a connection is made.
         name: of the run; made from the model's name and the time where empty.
-        experiment: that the run belongs to; made where there is none.
+        experiment: that the run belongs to, by the pipeline's name where empty; made where there is none.
         root: where KFP keeps the run's artifacts; None for its own choice.
 
     Returns:
@@ -50,11 +50,12 @@ def submit(
     Raises:
         KubefaceError: KFP refuses.
     """
+    called = pipeline_name(package)
     version, new = upload(client, package)
-    print(f"version {version} of {PIPELINE} ({'new' if new else 'unchanged'})")
-    name = name or f"{values.get('name', 'face-model')}-{time.strftime('%Y%m%d-%H%M%S')}"
-    pipeline = find_pipeline(client, PIPELINE) or ""
-    return _start(client, cluster, (pipeline, version), values, name, experiment, root=root)
+    print(f"version {version} of {called} ({'new' if new else 'unchanged'})")
+    name = name or f"{values.get('name', called)}-{time.strftime('%Y%m%d-%H%M%S')}"
+    pipeline = find_pipeline(client, called) or ""
+    return _start(client, cluster, (pipeline, version), values, name, experiment or called, root=root)
 
 
 def checked(package: Path, parameters: Path) -> dict[str, Any]:
@@ -259,7 +260,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--params", type=Path, required=True, help="YAML or JSON file of the run's parameters")
     run.add_argument("--package", type=Path, default=PACKAGE, help="compiled pipeline (%(default)s)")
     run.add_argument("--name", default="", help="of the run (the model's name and the time)")
-    run.add_argument("--experiment", default=PIPELINE, help="that the run belongs to (%(default)s)")
+    run.add_argument("--experiment", default="", help="that the run belongs to (the pipeline's name)")
     for command, text in (
         ("status", "how a run stands"),
         ("logs", "what its steps printed"),

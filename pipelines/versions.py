@@ -1,4 +1,4 @@
-"""The pipeline on the server: found by its name, and a version for each content."""
+"""A pipeline on the server: found by its name, and a version for each content."""
 
 import hashlib
 import json
@@ -6,22 +6,36 @@ from pathlib import Path
 from typing import Any
 
 import kfp_server_api
+import yaml
 
 from components.faces.errors import KubefaceError, require
 from pipelines.cluster import Client
 
-PIPELINE = "face-finetuning"
 EQUALS = "EQUALS"  # of filter.proto in kubeflow/pipelines
+
+
+def pipeline_name(package: Path) -> str:
+    """Name of the pipeline in a file of `make compile`.
+
+    Raises:
+        KubefaceError: the file is not there or is none.
+    """
+    require(package.is_file(), f"{package} is not there: run 'make compile'")
+    try:
+        spec = next(yaml.load_all(package.read_text("utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
+        return str(spec["pipelineInfo"]["name"])
+    except (yaml.YAMLError, UnicodeDecodeError, StopIteration, KeyError, TypeError):
+        raise KubefaceError(f"{package} is not a compiled pipeline: run 'make compile'") from None
 
 
 def version_name(package: Path) -> str:
     """Name of the version that a compiled pipeline is: the first 12 hex digits of its SHA-256 behind the pipeline's.
 
     Raises:
-        KubefaceError: the file is not there.
+        KubefaceError: the file is not there or is none.
     """
-    require(package.is_file(), f"{package} is not there: run 'make compile'")
-    return f"{PIPELINE}-{hashlib.sha256(package.read_bytes()).hexdigest()[:12]}"
+    name = pipeline_name(package)
+    return f"{name}-{hashlib.sha256(package.read_bytes()).hexdigest()[:12]}"
 
 
 def find_pipeline(client: Client, name: str) -> str | None:
@@ -38,13 +52,12 @@ def find_version(client: Client, pipeline: str, name: str) -> str | None:
     return found[0] if found else None
 
 
-def upload(client: Client, package: Path, name: str = PIPELINE) -> tuple[str, bool]:
+def upload(client: Client, package: Path) -> tuple[str, bool]:
     """Makes the compiled pipeline a version on the server, unless it is one: the same content is one version.
 
     Args:
         client: of `pipelines.cluster.connect`.
-        package: YAML file of `make compile`.
-        name: of the pipeline; it is made where there is none.
+        package: YAML file of `make compile`; its pipeline is made where there is none.
 
     Returns:
         id of the version, and whether it is new.
@@ -52,7 +65,7 @@ def upload(client: Client, package: Path, name: str = PIPELINE) -> tuple[str, bo
     Raises:
         KubefaceError: the file is not there, or KFP refuses it.
     """
-    version = version_name(package)
+    name, version = pipeline_name(package), version_name(package)
     pipeline = find_pipeline(client, name) or _create(client, name)
     if known := find_version(client, pipeline, version):
         return known, False

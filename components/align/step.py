@@ -7,7 +7,7 @@ from typing import Any
 
 from components.faces.detection import Detector, make_detector
 from components.faces.errors import require
-from components.faces.geometry import TEMPLATES, require_template
+from components.faces.geometry import NO_DETECTOR, TEMPLATES, require_alignment
 from components.faces.images import RGB, decode_rgb, encode_crop
 from components.faces.progress import Progress
 from components.faces.runtime import VERSION, cpu_limit
@@ -28,17 +28,20 @@ def align(
 ) -> dict[str, Any]:
     """Finds the largest face nearest the centre and makes a crop of it.
 
-    Images without a face, and those that cannot be decoded, are listed in rejected.csv. Crops are stored as PNG;
-    landmarks, detector score and box are kept in pixels of the photograph.
+    Images without a face, and those that cannot be decoded, are listed in rejected.csv. Crops are stored as PPM;
+    landmarks, detector score and box are kept in pixels of the photograph. Without a detector the middle square of
+    every photograph is its crop and its box, with score 1 and zeros for landmarks.
 
     Args:
         faces: Face table of ingest.
         out: Folder to write the aligned table to.
-        detector: mtcnn or retinaface.
+        detector: mtcnn, retinaface, or none for photographs of anything.
         min_face_size: Smallest face that is looked for, shorter side of its box in pixels.
         min_confidence: Least detector score of a face, 0 to 1.
         template: How the crop is made: arcface_112 moves the five landmarks onto ArcFace's places in 112×112 pixels,
-            facenet_160 stretches the face's box to 160×160 as facenet-pytorch does.
+            facenet_160 stretches the face's box to 160×160 as facenet-pytorch does, portrait_224 adds hair and
+            shoulders around ArcFace's 112×112; whole_224, for detector none, scales the photograph's middle square to
+            224×224.
 
     Returns:
         rows_in, rows_out, identities, rejected.
@@ -48,7 +51,7 @@ def align(
     """
     require(min_face_size >= 1, f"min_face_size is {min_face_size}: it must be at least 1 pixel")
     require(0 <= min_confidence <= 1, f"min_confidence is {min_confidence}: it must lie between 0 and 1")
-    require_template(template)
+    require_alignment(detector, template)
     table = Table(faces, "faces")
     detect = make_detector(detector, min_face_size, threads=1)
     settings = {
@@ -71,7 +74,8 @@ def align(
                     aligned.add(outcome)
             progress.advance(len(rows))
     if not aligned.rows:  # of a shard; gather stops where it is so of all
-        print(f"warning: {detector} found no face in any of the {table.rows} images of {faces}", file=sys.stderr)
+        found = "no image can be decoded of" if detector == NO_DETECTOR else f"{detector} found no face in any of"
+        print(f"warning: {found} the {table.rows} images of {faces}", file=sys.stderr)
     return {
         "rows_in": table.rows,
         "rows_out": aligned.rows,

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from components.audit.embedder import SIZE, Embedder, Vectors
 from components.faces.errors import require
+from components.faces.geometry import face_part
 from components.faces.images import RGB, decode_rgb
 from components.faces.progress import Progress
 from components.faces.runtime import cpu_limit
@@ -29,7 +30,9 @@ Codes = NDArray[np.int32]
 Hashes = NDArray[np.uint64]
 Floats = NDArray[np.float32]
 RESOLUTIONS = {"low": 1, "high": 2}
-COLUMNS = ("identity", "image", "content", "phash", "groups", "source", "det_box")
+COLUMNS = (
+    "identity", "image", "content", "phash", "groups", "source", "det_box", "det_score", "photo_width", "photo_height",
+)  # fmt: skip
 
 
 class Vault:
@@ -136,20 +139,24 @@ def collect(table: Table, filtered: Table, embed: Embedder, vault: Vault) -> Fac
     Args:
         table: the aligned table.
         filtered: the filter's verdicts on it.
-        embed: crop to embedding.
+        embed: crop of a face to embedding.
         vault: gets an embedding for each row; zeros where the crop cannot be decoded.
 
     Raises:
         KubefaceError: the filter says nothing of an image.
     """
     pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own keeps several times of what it was once given
-    rows = table.rows
+    rows, template = table.rows, table.manifest["settings"].get("template", "")
+    names: dict[str, int] = {}
     small: dict[str, Any] = {
+        "people": np.zeros(rows, np.int32),
         "content": np.zeros(rows, np.uint64),
         "phash": np.zeros(rows, np.uint64),
         "stem": np.zeros(rows, np.uint64),
         "resolution": np.zeros(rows, np.int8),
         "face": np.zeros(rows, np.float32),
+        "det_score": np.zeros(rows, np.float32),
+        "side": np.zeros(rows, np.float32),
         "brightness": np.zeros(rows, np.float32),
     }
 
@@ -158,7 +165,7 @@ def collect(table: Table, filtered: Table, embed: Embedder, vault: Vault) -> Fac
             crop = decode_rgb(data)
         except Exception:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and others
             return np.zeros(SIZE, np.float32), -1.0
-        return embed(crop), brightness(crop)
+        return embed(face_part(crop, template)), brightness(crop)
 
     start = 0
     with ThreadPoolExecutor(cpu_limit()) as pool, Progress("audit", rows) as progress:
@@ -167,46 +174,49 @@ def collect(table: Table, filtered: Table, embed: Embedder, vault: Vault) -> Fac
             seen = list(pool.map(look, [row["image"] for row in group]))
             vault.append(np.stack([vector for vector, _ in seen]))
             small["brightness"][place] = [value for _, value in seen]
+            small["people"][place] = [names.setdefault(row["identity"], len(names)) for row in group]
             for name, values in _numbers(group).items():
                 small[name][place] = values
             start += len(group)
             progress.advance(len(group))
-    columns = table.columns(["image_id", "identity", "source", "det_score", "photo_width", "photo_height"])
-    people = columns["identity"].combine_chunks().dictionary_encode()
-    found = people.dictionary.to_pylist()
-    names = sorted(found)
-    place_of = {name: index for index, name in enumerate(names)}
-    codes = np.array([place_of[name] for name in found], np.int32)[people.indices.to_numpy()]
-    verdicts = _verdicts(columns["image_id"], table, filtered)
+    places = {name: place for place, name in enumerate(sorted(names))}
+    small["people"] = np.array([places[name] for name in names], np.int32)[small["people"]]
+    columns = table.columns(["image_id", "source"])
     return Faces(
         table=table,
         vault=vault,
         ids=columns["image_id"],
         sources=columns["source"],
-        names=names,
-        people=codes,
-        det_score=columns["det_score"].to_numpy(),
-        side=pc.min_element_wise(columns["photo_width"], columns["photo_height"]).cast(pa.float32()).to_numpy(),
-        filter_kept=verdicts["kept"].to_numpy(),
-        filter_reason=verdicts["reason"],
-        judged={name: verdicts[name].to_numpy().astype(np.float32) for name in JUDGED},
+        names=list(places),
         **small,
+        **_judged(columns["image_id"], table, filtered),
     )
 
 
 JUDGED = ("score", "face_size", "faces", "sharpness", "turn", "agreement")
 
 
-def _verdicts(ids: pa.ChunkedArray, table: Table, filtered: Table) -> pa.Table:
-    """The filter's rows in the order of the aligned table's; a second copy only where the orders differ."""
-    verdicts = filtered.columns(["image_id", "kept", "reason", *JUDGED])
-    if verdicts["image_id"].equals(ids):
-        return verdicts.drop_columns("image_id")
-    places = pc.index_in(ids, value_set=verdicts["image_id"].combine_chunks())
-    if places.null_count:
-        missing = ids.filter(pc.is_null(places))[0]
-        require(False, f"{filtered.folder} says nothing of image {missing} of {table.folder}: run filter on this table")
-    return verdicts.take(places)
+def _judged(ids: pa.ChunkedArray, table: Table, filtered: Table) -> dict[str, Any]:
+    """What the filter says, in the order of the aligned table's rows; a column at a time, for little is held of it."""
+    theirs, places = filtered.columns(["image_id"])["image_id"], None
+    if not theirs.equals(ids):
+        places = pc.index_in(ids, value_set=theirs.combine_chunks())
+        missing = ids.filter(pc.is_null(places))
+        require(
+            not len(missing),
+            f"{filtered.folder} says nothing of image {missing[0] if len(missing) else ''} of {table.folder}: run "
+            "filter on this table",
+        )
+
+    def column(name: str) -> pa.ChunkedArray:
+        found = filtered.columns([name])[name]
+        return found if places is None else found.take(places)
+
+    return {
+        "filter_kept": column("kept").to_numpy(),
+        "filter_reason": column("reason"),
+        "judged": {name: column(name).to_numpy().astype(np.float32) for name in JUDGED},
+    }
 
 
 def _numbers(group: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
@@ -222,6 +232,11 @@ def _numbers(group: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
         ],
         "face": [
             min(row["det_box"][2] - row["det_box"][0], row["det_box"][3] - row["det_box"][1]) for row in group
+        ],
+        "det_score": [row["det_score"] for row in group],
+        "side": [
+            min((side for side in (row["photo_width"], row["photo_height"]) if side is not None), default=np.nan)
+            for row in group
         ],
     }  # fmt: skip
 

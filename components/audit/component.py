@@ -27,6 +27,7 @@ def audit(
     image_above: float = 0.55,
     s3_endpoint: str = "",
     seed: int = 0,
+    task: str = "recognition",
 ) -> str:
     """Looks for duplicates, wrong labels, people of the evaluation sets, and drift; data.json lies in `audited`.
 
@@ -62,5 +63,6 @@ def audit(
         leak_above=leak_above,
         image_above=image_above,
         seed=seed,
+        task=task,
     )
     return "train" if figures["train"] else "keep"

@@ -109,7 +109,7 @@ def drift(
 
     Args:
         features: histograms by name.
-        mean: mean embedding.
+        mean: mean embedding; none of whole photographs.
         previous: data.json of the earlier run, None where there is none.
         most: limit of a feature's value; 0 for none.
 
@@ -127,7 +127,7 @@ def drift(
             if then and then["cuts"] == now["cuts"] and len(then["counts"]) == len(now["counts"]):
                 counts = (np.array(entry["counts"], np.float64) for entry in (then, now))
                 values[name] = round(stability_index(*counts), 4)
-        if previous and len(previous["embedding_mean"]) == len(mean):
+        if previous and len(mean) and len(previous["embedding_mean"]) == len(mean):
             old = unit(np.array(previous["embedding_mean"], np.float64))
             values["embedding"] = round(max(0.0, 1 - float(old @ unit(np.asarray(mean, np.float64)))), 4)
     except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -38,6 +38,9 @@ class Limits:
     same_cosine: float
 
 
+HASH_ALONE = -1.0, 2.0  # cosine and same_cosine where there are no embeddings: all agree, and none say it alone
+
+
 @dataclass(frozen=True)
 class Duplicates:
     """The clusters of images, each named by the row whose image_id is least.

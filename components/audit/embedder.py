@@ -47,6 +47,11 @@ def sface() -> Embedder:
     return embed
 
 
+def no_embedding(crop: RGB) -> Vectors:
+    """Zeros, for a whole photograph: it shows no face to know anybody by."""
+    return np.zeros(SIZE, np.float32)
+
+
 def unit(vectors: NDArray[np.float64]) -> Vectors:
     """Vectors (…×D) at unit length; zero ones stay zero."""
     lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)

@@ -141,7 +141,7 @@ def alike_people(
     doubted = {suspect.row for suspect in suspects}
     several = np.flatnonzero(people.counts >= 2)
     counted = faces.filter_kept & faces.readable
-    centres = people.centres[several]
+    centres = people.centres if len(several) == len(people.centres) else people.centres[several]
     for left, right, cosine in close(centres, centres, alike_above):
         a, b = int(several[left]), int(several[right])
         if a < b:

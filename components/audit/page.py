@@ -91,6 +91,7 @@ def render(faces: Faces, found: Findings, reasons: NDArray[np.int8], data: dict[
     )
     return environment.get_template("template.html").render(
         data=data,
+        whole=not data["embedding_mean"],
         words=WORDS,
         most=SHOWN,
         charts=[bars(name, entry) for name, entry in data["features"].items()],

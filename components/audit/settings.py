@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
-from components.audit.duplicates import Limits
+from components.audit.duplicates import HASH_ALONE, Limits
 from components.faces.errors import require
+from components.faces.tasks import require_task
 
 CHOICES = {
     "on_leak": ("drop", "fail", "warn"),
@@ -32,6 +33,7 @@ class Settings:
     leak_above: float
     image_above: float
     seed: int
+    task: str
 
     def __post_init__(self) -> None:
         for name, allowed in CHOICES.items():
@@ -40,6 +42,7 @@ class Settings:
         for name in ("duplicate_cosine", "same_cosine", "far_below", "alike_above", "leak_above", "image_above"):
             value = getattr(self, name)
             require(-1 <= value <= 1, f"{name} is {value}: it is a cosine and must lie between -1 and 1")
+        require_task(self.task)
         require(0 <= self.duplicate_bits <= 3, f"duplicate_bits is {self.duplicate_bits}: it must be 0 to 3")
         require(self.max_drift >= 0, f"max_drift is {self.max_drift}: it must not be negative (0 is no limit)")
         require(
@@ -47,7 +50,7 @@ class Settings:
             f"on_drift is '{self.on_drift}' without a limit: give max_drift above 0",
         )
 
-    @property
-    def limits(self) -> Limits:
-        """What makes two images one photograph."""
-        return Limits(self.duplicate_bits, self.duplicate_cosine, self.same_cosine)
+    def limits(self, whole: bool) -> Limits:
+        """What makes two images one photograph; of whole ones, which have no embeddings, the hashes say it."""
+        cosines = HASH_ALONE if whole else (self.duplicate_cosine, self.same_cosine)
+        return Limits(self.duplicate_bits, *cosines)

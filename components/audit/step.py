@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from components.audit.collect import Faces, Vault, collect
 from components.audit.drift import FEATURES, drift, histogram, read_previous
 from components.audit.duplicates import find_duplicates
-from components.audit.embedder import Embedder, sface
+from components.audit.embedder import Embedder, no_embedding, sface
 from components.audit.findings import REASONS, Findings, class_figures, counted, figures, verdicts, write_findings
 from components.audit.labels import alike_people, judge_people, same_people
 from components.audit.leaks import Leak, find_leaks, read_evaluation, split_sources
@@ -22,7 +22,8 @@ from components.faces import storage
 from components.faces.errors import KubefaceError, require
 from components.faces.folders import new_file, write_json
 from components.faces.runtime import VERSION
-from components.faces.table import Table, TableWriter
+from components.faces.table import WHOLE, Table, TableWriter
+from components.faces.tasks import ATTRIBUTES, RECOGNITION
 
 WRITTEN_AT_ONCE = 1024  # rows of the result that are Python objects at a time
 
@@ -48,6 +49,7 @@ def audit(
     leak_above: float = 0.6,
     image_above: float = 0.55,
     seed: int = 0,
+    task: str = "recognition",
 ) -> dict[str, Any]:
     """Looks for duplicates, wrong labels, people of the evaluation sets, and drift; and reports on the data.
 
@@ -55,7 +57,9 @@ def audit(
     which belong on one side of every division) and person (identities that look like one, which do too). Beside it
     stand duplicates.csv, suspects.csv, pairs.csv, leaks.csv and data.json, figures for a later run to compare.
     All embeddings are SFace's, whatever backbone is fine-tuned. A photograph under two names is always left out, for
-    nobody can say which name is right. When the step stops because of leaks or drift, everything is written before.
+    nobody can say which name is right; but for attributes, where names only say what belongs together. Of whole
+    photographs (template whole_224) duplicates are found by bytes and hashes alone, and nobody is looked for. When the
+    step stops because of leaks or drift, everything is written before.
 
     Args:
         aligned: Aligned table.
@@ -84,6 +88,7 @@ def audit(
         leak_above: Cosine of the means from which on an identity is somebody of an evaluation set.
         image_above: Cosine that the most similar images of two people must have, too, for either.
         seed: Seed of the choice of samples that the page shows.
+        task: recognition, attributes or classes.
 
     Returns:
         rows_in, rows_out (kept), rejected, identities, identities_out, duplicate_clusters, duplicates,
@@ -92,24 +97,30 @@ def audit(
         the data are the champion's own.
 
     Raises:
-        KubefaceError: wrong settings, tables that do not belong together, a source that cannot be read; leaks or drift
-            where they are to stop the run.
+        KubefaceError: wrong settings, evaluation sets for whole photographs, tables that do not belong together, a
+            source that cannot be read; leaks or drift where they are to stop the run.
     """
     settings = Settings(
         evaluation_sets, previous, on_leak, suspects, duplicates, max_drift, on_drift, duplicate_bits, duplicate_cosine,
-        same_cosine, far_below, alike_above, leak_above, image_above, seed,
+        same_cosine, far_below, alike_above, leak_above, image_above, seed, task,
     )  # fmt: skip
     table, judged = Table(aligned, "aligned"), Table(filtered, "filter")
     require(table.rows > 0, f"{aligned} holds no image: run align again")
     earlier = read_previous(previous) if previous else None
     unchanged = trained_on(champion) == table.sha256
-    embed = sface()
+    whole = table.manifest["settings"].get("template") == WHOLE
+    require(
+        not (whole and evaluation_sets),
+        "evaluation_sets are looked through for faces, and whole photographs have none: leave evaluation_sets empty",
+    )
+    embed = no_embedding if whole else sface()
     with Vault() as vault:
         faces = collect(table, judged, embed, vault)
-        found = _find(faces, settings, embed)
+        found = _find(faces, settings, embed, whole)
         reasons = verdicts(faces, found, settings)
-        features = {name: histogram(FEATURES[name], values) for name, values in _features(faces).items()}
-        drifted = drift(features, found.people.mean, earlier, max_drift)
+        features = {name: histogram(FEATURES[name], values) for name, values in _features(faces, whole).items()}
+        mean = found.people.mean[: 0 if whole else None]
+        drifted = drift(features, mean, earlier, max_drift)
         numbers: dict[str, Any] = figures(faces, found, reasons)
         data = {
             "producer": f"audit {VERSION}",
@@ -117,7 +128,7 @@ def audit(
             "counts": numbers | {"reasons": counted(reasons), "filter_reasons": _filter_reasons(faces)},
             "classes": class_figures(faces),
             "features": features,
-            "embedding_mean": [round(float(value), 4) + 0.0 for value in found.people.mean],
+            "embedding_mean": [round(float(value), 4) + 0.0 for value in mean],
             "drift": drifted,
             "unchanged": unchanged,
         }
@@ -147,20 +158,25 @@ def trained_on(champion: str) -> str:
         raise KubefaceError(f"{uri} does not say what the model was trained on: leave only_if_changed out") from None
 
 
-def _find(faces: Faces, settings: Settings, embed: Embedder) -> Findings:
+def _find(faces: Faces, settings: Settings, embed: Embedder, whole: bool) -> Findings:
     """All that is looked for."""
-    same = find_duplicates(faces, settings.limits)
+    limits = settings.limits(whole)
+    same = find_duplicates(faces, limits)
+    if settings.task == ATTRIBUTES:
+        same = replace(same, two_names=np.zeros_like(same.two_names))
     people, suspects = judge_people(faces, same.cluster, settings.far_below)
+    if whole:
+        return Findings(same, people, [], same_people(people, []), [])
     alike = same_people(people, alike_people(faces, people, settings.alike_above, settings.image_above, suspects))
     leaks = []
     for uri in split_sources(settings.evaluation_sets):
         evaluation = read_evaluation(uri, embed)
-        leaks += find_leaks(faces, people, evaluation, settings.leak_above, settings.image_above, settings.limits)
+        leaks += find_leaks(faces, people, evaluation, settings.leak_above, settings.image_above, limits)
     return Findings(same, people, suspects, alike, leaks)
 
 
-def _features(faces: Faces) -> dict[str, NDArray[Any]]:
-    """What is measured of the images, by name; finite values only."""
+def _features(faces: Faces, whole: bool) -> dict[str, NDArray[Any]]:
+    """What is measured of the images, by name; finite values only. Of whole photographs nothing is said of faces."""
     values: dict[str, NDArray[Any]] = {
         "images_per_identity": np.bincount(faces.people, minlength=len(faces.names)),
         "face_size": faces.face,
@@ -169,13 +185,16 @@ def _features(faces: Faces) -> dict[str, NDArray[Any]]:
         "brightness": faces.brightness[faces.readable],
     }
     values |= {name: faces.judged[name] for name in ("score", "sharpness", "turn", "agreement")}
+    if whole:
+        values = {name: values[name] for name in ("images_per_identity", "image_size", "brightness", "sharpness")}
     return {name: column[np.isfinite(column)] for name, column in values.items()}
 
 
 def _told(settings: Settings, table: Table, judged: Table, earlier: dict[str, Any] | None) -> dict[str, Any]:
     """The settings for manifest and data.json: the earlier run by its content, since its address may change."""
     seen = hashlib.sha256(repr(earlier).encode("utf-8", "surrogateescape")).hexdigest() if earlier else ""
-    return {"aligned": table.sha256, "filtered": judged.sha256} | asdict(replace(settings, previous=seen))
+    told = {"aligned": table.sha256, "filtered": judged.sha256} | asdict(replace(settings, previous=seen))
+    return {name: value for name, value in told.items() if (name, value) != ("task", RECOGNITION)}
 
 
 def _filter_reasons(faces: Faces) -> dict[str, int]:

@@ -1,19 +1,47 @@
-"""python -m components.evaluate run --aligned … --split … --model … --out …, and lfw, compare, embed, identify."""
+"""python -m components.evaluate run --aligned … --split … --model … --out …, and what a model is used for.
 
-from components.evaluate.gate import Gate
+Evaluations are run, run-attributes, run-classes and lfw; compare, embed, identify, attributes and classify use a model.
+"""
+
+from pydantic import BaseModel, Field, create_model
+
+from components.evaluate.gate import DEFAULT_METRICS, METRICS, Gate
 from components.evaluate.inference import compare, embed, identify
+from components.evaluate.labelling import attributes, classify
 from components.faces.cli import Later, main
+from components.faces.tasks import ATTRIBUTES, CLASSES
 
 STEP = "components.evaluate.step"  # takes a second to import, which the commands that only use a model do without
+
+
+def _gate(task: str) -> type[BaseModel]:
+    """The rule's fields with the figures of a task, for the help."""
+    text = f"figures that must gain on the target: {', '.join(METRICS[task])}"
+    return create_model("Gate", __base__=Gate, metrics=(str, Field(DEFAULT_METRICS[task], description=text)))
+
 
 if __name__ == "__main__":
     main(
         {
             "run": Later(STEP, "evaluate", "Compares the fine-tuned model with its starting model."),
+            "run-attributes": Later(
+                "components.evaluate.attributes",
+                "evaluate_attributes",
+                "Compares a model of labels with its features.",
+                {"gate": _gate(ATTRIBUTES)},
+            ),
+            "run-classes": Later(
+                "components.evaluate.classes",
+                "evaluate_classes",
+                "Compares a classifier with its features.",
+                {"gate": _gate(CLASSES)},
+            ),
             "lfw": Later(STEP, "lfw", "Measures one model on LFW's View 2 (or View 1)."),
             "compare": compare,
             "embed": embed,
             "identify": identify,
+            "attributes": attributes,
+            "classify": classify,
         },
         models={"gate": Gate},
     )

@@ -1,21 +1,25 @@
-"""What an evaluation compares: the starting model, the fine-tuned one, and the promoted one where there is one."""
+"""What an evaluation compares: the starting model, the fine-tuned one, where there is one the promoted one, and of
+classes one that was trained from scratch."""
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from components.evaluate.onnx_model import OnnxModel, open_model, open_start
+from components.evaluate.onnx_model import OnnxModel, open_model, open_start, read_config
 from components.faces import storage
 from components.faces.errors import KubefaceError, require
 from components.faces.folders import read_json
 from components.faces.table import Table
+from components.faces.tasks import RECOGNITION, task_of
 
 FIRST_TEMPLATE = "arcface_112"  # what tables were aligned to before their manifest said it
 
 
-def load_models(model: Path, champion: str, table: Table, device: str) -> dict[str, OnnxModel]:
-    """baseline, finetuned, and where one is promoted champion, all of them fit for the table's crops.
+def load_models(
+    model: Path, champion: str, table: Table, device: str, task: str = RECOGNITION, scratch: Path | None = None
+) -> dict[str, OnnxModel]:
+    """baseline, finetuned, where it is given scratch, and where one is promoted champion; fit for the table's crops.
 
     Each is the ONNX file of a model folder: what is measured is what is served.
 
@@ -24,10 +28,17 @@ def load_models(model: Path, champion: str, table: Table, device: str) -> dict[s
         champion: folder of the promoted model, path or s3://; empty for none.
         table: aligned table.
         device: auto, cpu or cuda.
+        task: what the models are for.
+        scratch: folder of the model that was trained from scratch on the same images; None for none.
 
     Raises:
-        KubefaceError: a model cannot be had, is not the one that it was, or wants crops made otherwise.
+        KubefaceError: a model cannot be had, is not the one that it was, is for another task or other labels, or wants
+            crops made otherwise.
     """
+    folders = [str(model), *([str(scratch)] if scratch else []), *([champion] if champion else [])]
+    for folder in folders:
+        found = task_of(read_config(folder))
+        require(found == task, f"{folder} is a model of {found}, this evaluation is of {task}: give one of {task}")
     finetuned = open_model(str(model), device)
     require(
         table.manifest["settings"].get("template", FIRST_TEMPLATE) == finetuned.template,
@@ -35,12 +46,21 @@ def load_models(model: Path, champion: str, table: Table, device: str) -> dict[s
         "align with it",
     )
     models = {"baseline": open_start(str(model), device), "finetuned": finetuned}
+    if scratch:
+        models["scratch"] = open_model(str(scratch), device)
     if champion:
         models["champion"] = open_model(champion, device)
         require(
             models["champion"].template == finetuned.template,
             f"{champion} was trained on crops of template {models['champion'].template}, {model} on "
             f"{finetuned.template}: they cannot be compared on one table; promote the new model under another name",
+        )
+    for which, other in models.items():
+        require(
+            set(other.labels) == set(finetuned.labels),
+            f"the {which} model knows other labels than {model}: "
+            f"{', '.join(sorted(set(other.labels) ^ set(finetuned.labels))[:3])}; promote the new model under another "
+            "name",
         )
     return models
 

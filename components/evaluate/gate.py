@@ -3,13 +3,30 @@
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from components.faces.errors import KubefaceError, require
+from components.faces.tasks import ATTRIBUTES, CLASSES, RECOGNITION, task_of
 
 GATE_FAR = 0.01
 ROUNDING = 1e-9  # a loss of exactly max_loss is allowed: 0.9858 − 0.9958 is −0.010000000000000009
-FIGURES = {"auc": "AUC", "tar": "TAR", "accuracy": "accuracy"}
+FIGURES = {
+    "auc": "AUC",
+    "tar": "TAR",
+    "accuracy": "accuracy",
+    "average_precision": "average precision",
+    "f1": "F1",
+    "macro_f1": "macro F1",
+    "balanced_accuracy": "balanced accuracy",
+}
+# The figures that a task measures and that can be asked to gain; the first is what held-out sets beside the target are
+# judged by.
+METRICS = {
+    RECOGNITION: ("auc", "tar", "accuracy"),
+    ATTRIBUTES: ("auc", "average_precision", "f1", "accuracy", "balanced_accuracy"),
+    CLASSES: ("accuracy", "macro_f1", "balanced_accuracy"),
+}
+DEFAULT_METRICS = {RECOGNITION: "auc tar", ATTRIBUTES: "auc", CLASSES: "accuracy macro_f1"}
 # What a set other than the target is judged by: the AUC of held-out people, who are few and often told apart perfectly;
 # the accuracy of benchmarks, which is the figure that is published of them.
 HELDOUT = ("heldout", "heldout_clean", "pairs")
@@ -21,7 +38,11 @@ class Gate(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     target: str = Field("heldout", description="set that must get better, as evaluation.json names it")
-    metrics: str = Field("auc tar", description="figures that must gain on the target: auc, tar, accuracy")
+    metrics: str = Field(
+        "auc tar",
+        description="figures that must gain on the target: auc, tar, accuracy; of attributes auc, average_precision, "
+        "f1, accuracy, balanced_accuracy; of classes accuracy, macro_f1, balanced_accuracy",
+    )
     min_gain: float = Field(0.0, ge=0, lt=1, description="the gain's lower bound on the target must lie above this")
     max_loss: float = Field(0.01, ge=0, le=1, description="largest loss on other held-out people (AUC), as a share")
     max_loss_lfw: float = Field(0.01, ge=0, le=1, description="largest loss on LFW and .bin sets (accuracy)")
@@ -33,21 +54,21 @@ class Gate(BaseModel):
 
     @field_validator("metrics")
     @classmethod
-    def _known(cls, text: str) -> str:
-        unknown = [name for name in text.split() if name not in FIGURES]
-        if unknown or not text.split():
-            raise ValueError(f"'{text}': name some of {', '.join(FIGURES)}, divided by spaces")
+    def _known(cls, text: str, info: ValidationInfo) -> str:
+        known = METRICS[(info.context or {}).get("task", RECOGNITION)]
+        if not text.split() or not set(text.split()) <= set(known):
+            raise ValueError(f"'{text}': name some of {', '.join(known)}, divided by spaces")
         return text
 
 
-def read_gate(settings: Mapping[str, Any]) -> Gate:
-    """The rule with its defaults.
+def read_gate(settings: Mapping[str, Any], task: str = RECOGNITION) -> Gate:
+    """The rule with its defaults, those of a task.
 
     Raises:
         KubefaceError: a field is unknown or has a wrong value; it is named.
     """
     try:
-        return Gate.model_validate(dict(settings))
+        return Gate.model_validate({"metrics": DEFAULT_METRICS[task]} | dict(settings), context={"task": task})
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"]))
@@ -72,8 +93,8 @@ def decide(evaluation: dict[str, Any], gate: Gate) -> dict[str, Any]:
     model: better, or with not_worse only not under −max_loss.
 
     Args:
-        evaluation: with `gain` and `gain_over_champion` by set (of bootstrap_difference), `people`, `gate_far`, and
-            where they were measured `groups`.
+        evaluation: with `task`, `gain` and `gain_over_champion` by set, `people`, `images`, of recognition `gate_far`,
+            and where they were measured `groups`.
         gate: the rule.
 
     Returns:
@@ -91,11 +112,20 @@ def decide(evaluation: dict[str, Any], gate: Gate) -> dict[str, Any]:
     ]
     better = all(check["passed"] for check in checks)
     told = [check["text"] if check["passed"] else f"NOT ENOUGH: {check['text']}" for check in checks]
-    reason = f"{'better' if better else 'not better'} on {evaluation['people']} held-out people: {'; '.join(told)}"
+    reason = f"{'better' if better else 'not better'} on {_held_out(evaluation)}: {'; '.join(told)}"
     return {"better": better, "reason": reason, "checks": checks, "rule": gate.model_dump()}
 
 
 Checks = Iterator[dict[str, Any]]
+
+
+def _held_out(evaluation: dict[str, Any]) -> str:
+    """What the models were compared on, in words."""
+    task = task_of(evaluation)
+    if task == RECOGNITION:
+        return f"{evaluation['people']} held-out people"
+    people = f" of {evaluation['people']} people" if task == ATTRIBUTES else ""
+    return f"{evaluation['images']} held-out images{people}"
 
 
 def _target(evaluation: dict[str, Any], gate: Gate) -> Checks:
@@ -109,7 +139,8 @@ def _others(evaluation: dict[str, Any], gate: Gate) -> Checks:
     for name, gain in evaluation["gain"].items():
         if name == gate.target:
             continue
-        key, allowed = ("auc", gate.max_loss) if name in HELDOUT else ("accuracy", gate.max_loss_lfw)
+        first = METRICS[task_of(evaluation)][0]
+        key, allowed = (first, gate.max_loss) if name in HELDOUT else ("accuracy", gate.max_loss_lfw)
         shown = "clean" if name == "heldout_clean" else name if name in HELDOUT else name.upper().replace("_", "-")
         entry = gain[key]
         text = f"{shown} {FIGURES[key]} {_change(entry)} ({_interval(entry, gate)}, {points(-allowed)} allowed)"

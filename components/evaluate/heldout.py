@@ -16,6 +16,7 @@ from components.faces.images import RGB, decode_rgb
 from components.faces.metrics import Ints, Pairs
 from components.faces.progress import Progress
 from components.faces.table import Table
+from components.faces.tasks import read_people
 
 BATCH = 64
 CLEAN_PREFIX = "clean/"  # before the image ids of the set of clean crops, whose pictures are others
@@ -60,6 +61,21 @@ def heldout_people(divided: Table, model: Path) -> dict[str, str]:
         f"{leaked[0] if leaked else ''} first: evaluate with the split that it was trained with",
     )
     return heldout
+
+
+def refuse_known_people(table: Table, divided: Table) -> None:
+    """Raises KubefaceError where the group column `person` has somebody both trained on and held out."""
+    people = dict(zip(table.columns(["image_id"])["image_id"].to_pylist(), read_people(table), strict=True))
+    sides: dict[str, set[str]] = {"train": set(), "heldout": set()}
+    for row in divided.columns(["image_id", "split"]).to_pylist():
+        if row["split"] in sides and (person := people.get(row["image_id"])):
+            sides[row["split"]].add(person)
+    both = sorted(sides["train"] & sides["heldout"])
+    require(
+        not both,
+        f"{len(both)} people of {divided.folder} are both trained on and held out, {both[0] if both else ''} first: "
+        "run split again, which keeps a person on one side",
+    )
 
 
 def crops_of(table: Table, wanted: dict[str, str]) -> Iterator[tuple[list[str], list[RGB]]]:

@@ -27,7 +27,7 @@ from components.faces.workers import in_order
 ROW_GROUP_ROWS = 256
 _NAMES = ("identity", "source")
 UNKNOWN = "unknown"  # the verdict of a search where nobody is alike enough
-_WORDS = {
+WORDS = {  # of LeftOut.reason
     "unreadable": "cannot be read as a photograph",
     "no_face": "shows no face",
     "low_confidence": "shows no face that the detector is sure of",
@@ -212,25 +212,39 @@ def _only_face(recogniser: Recogniser, photograph: str) -> Face:
     """The face of a photograph by its path or address; tells where there are others."""
     face = recogniser.face(storage.read_bytes(photograph))
     if isinstance(face, LeftOut):
-        raise KubefaceError(f"{photograph} {_WORDS[face.reason]} ({face.detail}): give another photograph")
+        raise KubefaceError(f"{photograph} {WORDS[face.reason]} ({face.detail}): give another photograph")
     if face.faces > 1:
         print(f"{photograph} shows {face.faces} faces: the largest near the middle counts")
     return face
+
+
+def read_photograph(folder: str, source: Source, name: str) -> bytes | LeftOut:
+    """The bytes of a file of a source, or why it cannot be read.
+
+    Args:
+        folder: address that the source was opened by.
+        source: where the file lies.
+        name: of the file below it.
+
+    Raises:
+        KubefaceError: the store is away, which is not the photograph's fault.
+    """
+    if name.encode("utf-8", "replace").decode() != name:
+        return LeftOut("unreadable", "the name is not UTF-8: rename the file or folder")
+    try:
+        return source.read(name)
+    except KubefaceError as error:
+        if storage.is_s3(folder):
+            raise
+        return LeftOut("unreadable", str(error))
 
 
 def _reader(recogniser: Recogniser, folder: str, source: Source) -> Callable[[str], tuple[str, Face | LeftOut]]:
     """What is done with a file of the folder, in a thread of its own."""
 
     def work(name: str) -> tuple[str, Face | LeftOut]:
-        if name.encode("utf-8", "replace").decode() != name:
-            return name, LeftOut("unreadable", "the name is not UTF-8: rename the file or folder")
-        try:
-            data = source.read(name)
-        except KubefaceError as error:
-            if storage.is_s3(folder):  # the store is away, which is not the photograph's fault
-                raise
-            return name, LeftOut("unreadable", str(error))
-        return name, recogniser.face(data)
+        data = read_photograph(folder, source, name)
+        return name, data if isinstance(data, LeftOut) else recogniser.face(data)
 
     return work
 

@@ -1,10 +1,11 @@
-"""An exported model: aligned crops in, embeddings out, on onnxruntime alone.
+"""An exported model: aligned crops in, embeddings out, or scores of labels or classes, on onnxruntime alone.
 
 A model folder of finetune, or a promoted version, holds
 
     model.json    what the model is, and the SHA-256 of the files that it was exported to
     model.onnx    the model, as it is measured and as it is served
     start.onnx    the model that it was trained from, for evaluate; not in a promoted version
+    labels.json   names of the labels or classes, in the order of the scores, where the model has such
 """
 
 from dataclasses import dataclass
@@ -22,9 +23,10 @@ from components.faces.fetch import fetch
 from components.faces.folders import read_json, sha256_file
 from components.faces.geometry import TEMPLATE_SIZES, require_template
 from components.faces.runtime import cpu_limit
+from components.faces.tasks import RECOGNITION, task_of
 from components.faces.workers import in_order
 
-CONFIG_FILE, MODEL_FILE, START_FILE = "model.json", "model.onnx", "start.onnx"
+CONFIG_FILE, MODEL_FILE, START_FILE, LABELS_FILE = "model.json", "model.onnx", "start.onnx", "labels.json"
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 GPU_BATCH = 64  # crops that a GPU takes together
 
@@ -45,6 +47,7 @@ class OnnxModel:
     session: onnxruntime.InferenceSession
     batch: int = 1
     threads: int = 1
+    labels: tuple[str, ...] = ()  # of attributes or classes, in the order of the scores
 
     def embed(self, crops: NDArray[np.uint8], flip: bool = False) -> Vectors:
         """Unit-length embeddings (N×D) of RGB crops (N×H×W×3, uint8), N ≥ 1.
@@ -52,15 +55,21 @@ class OnnxModel:
         Args:
             flip: mirror the crops first, for test-time augmentation.
         """
-        given = crops[:, :, ::-1] if flip else crops
-        parts = [given[start : start + self.batch] for start in range(0, len(given), self.batch)]
-        if len(parts) == 1 or self.threads == 1:
-            return np.concatenate([self._run(part) for part in parts])
-        return np.concatenate(list(in_order(self._run, parts, self.threads)))
+        return self._parts(crops[:, :, ::-1] if flip else crops, "embeddings")
 
-    def _run(self, crops: NDArray[np.uint8]) -> Vectors:
-        images = np.ascontiguousarray(crops.transpose(0, 3, 1, 2), np.float32)
-        return np.asarray(self.session.run(None, {"crops": images})[0], np.float32)
+    def scores(self, crops: NDArray[np.uint8]) -> Vectors:
+        """Scores of the labels or classes (N×L, 0 to 1) of RGB crops (N×H×W×3, uint8), N ≥ 1."""
+        return self._parts(crops, "scores")
+
+    def _parts(self, crops: NDArray[np.uint8], output: str) -> Vectors:
+        def run(part: NDArray[np.uint8]) -> Vectors:
+            images = np.ascontiguousarray(part.transpose(0, 3, 1, 2), np.float32)
+            return np.asarray(self.session.run([output], {"crops": images})[0], np.float32)
+
+        parts = [crops[start : start + self.batch] for start in range(0, len(crops), self.batch)]
+        if len(parts) == 1 or self.threads == 1:
+            return np.concatenate([run(part) for part in parts])
+        return np.concatenate(list(in_order(run, parts, self.threads)))
 
 
 def open_model(uri: str, device: str = "auto", threads: int = 0) -> OnnxModel:
@@ -146,7 +155,8 @@ def _open(
         "fine-tune anew",
     )
     batch, threads = (GPU_BATCH, 1) if session.get_providers()[0] == CUDA else (1, threads or cpu_limit())
-    return OnnxModel(backbone, template, config["weights_sha256"], sha256, session, batch, threads)
+    labels = () if task_of(config) == RECOGNITION else tuple(read_json(file_of(uri, LABELS_FILE)))
+    return OnnxModel(backbone, template, config["weights_sha256"], sha256, session, batch, threads, labels)
 
 
 def _session(path: Path, device: str) -> onnxruntime.InferenceSession:

@@ -13,6 +13,8 @@ from components.faces.degrade import Degradation
 from components.faces.images import encode_png
 from components.faces.table import Table
 
+SAMPLES = 8  # crops that show what the degradation does
+
 
 def _shown(evaluation: Mapping[str, Any], sets: tuple[str, ...]) -> set[str]:
     """Names of the images whose pictures the report needs, of the hardest pairs and of the sets' forgotten ones."""
@@ -25,14 +27,20 @@ def _picture(folder: Path, name: str) -> Path:
     return folder / "pairs" / f"{name.replace('/', '__')}.png"
 
 
-def write_pictures(
-    folder: Path, table: Table, evaluation: Mapping[str, Any], samples: list[str], bad: Degradation
-) -> None:
-    """The crops of hardest and forgotten pairs as the models saw them, and some crops before and after."""
+def write_samples(folder: Path, table: Table, samples: list[str], bad: Degradation) -> None:
+    """Some crops (ids) as they are, and beside it as the degradation makes them."""
+    (folder / "samples").mkdir()
+    for ids, crops in crops_of(table, dict.fromkeys(samples, "")):
+        for image_id, crop in zip(ids, crops, strict=True):
+            both = np.concatenate([crop, bad(crop, "probe", image_id)], axis=1) if bad else crop
+            (folder / "samples" / f"{image_id}.png").write_bytes(encode_png(both))
+
+
+def write_pictures(folder: Path, table: Table, evaluation: Mapping[str, Any], bad: Degradation) -> None:
+    """The crops of hardest and forgotten pairs as the models saw them."""
     seen = _shown(evaluation, ("heldout", "heldout_clean", "pairs"))
     (folder / "pairs").mkdir()
-    (folder / "samples").mkdir()
-    wanted = {name.removeprefix(CLEAN_PREFIX) for name in seen} | set(samples)
+    wanted = {name.removeprefix(CLEAN_PREFIX) for name in seen}
     for ids, crops in crops_of(table, dict.fromkeys(wanted, "")):
         for image_id, crop in zip(ids, crops, strict=True):
             degraded = bad(crop, "probe", image_id)
@@ -40,9 +48,6 @@ def write_pictures(
                 _picture(folder, image_id).write_bytes(encode_png(degraded))
             if CLEAN_PREFIX + image_id in seen:
                 _picture(folder, CLEAN_PREFIX + image_id).write_bytes(encode_png(crop))
-            if image_id in samples:
-                both = np.concatenate([crop, degraded], axis=1) if bad else crop
-                (folder / "samples" / f"{image_id}.png").write_bytes(encode_png(both))
 
 
 def write_benchmark_pictures(

@@ -55,6 +55,36 @@ class LeftOut:
     detail: str
 
 
+@dataclass(frozen=True)
+class Crop:
+    """The crop of a photograph's subject (H×W×3, uint8); else as in `Face`."""
+
+    pixels: RGB
+    score: float
+    box: Points
+    landmarks: Points
+    faces: int
+
+
+def find_crop(photograph: bytes, detect: Detector, template: str) -> Crop | LeftOut:
+    """The crop of an encoded photograph's most prominent face, made as the template says."""
+    try:
+        image = decode_photograph(photograph)
+    except ValueError as error:
+        return LeftOut("unreadable", str(error))
+    found = detect(image)
+    sure = found.confident(MIN_CONFIDENCE)
+    if not len(found):
+        return LeftOut("no_face", f"{detect.name} found none of {MIN_FACE_SIZE} pixels and more")
+    if not len(sure):
+        best = float(found.scores.max())
+        return LeftOut("low_confidence", f"{detect.name} is sure of none: {best:.2f}, not {MIN_CONFIDENCE:g}")
+    subject = sure.subject(image.shape[1], image.shape[0])
+    box, landmarks = sure.boxes[subject], sure.landmarks[subject]
+    pixels = TEMPLATES[template](image, landmarks, box)
+    return Crop(pixels, float(sure.scores[subject]), box, landmarks, len(sure))
+
+
 class Calibration(BaseModel):
     """What is used of threshold.json; a similarity above the threshold is a match.
 
@@ -102,21 +132,10 @@ class Recogniser:
 
     def face(self, photograph: bytes) -> Face | LeftOut:
         """The face of an encoded photograph, the most prominent one where there are several."""
-        try:
-            image = decode_photograph(photograph)
-        except ValueError as error:
-            return LeftOut("unreadable", str(error))
-        found = self.detect(image)
-        sure = found.confident(MIN_CONFIDENCE)
-        if not len(found):
-            return LeftOut("no_face", f"{self.detect.name} found none of {MIN_FACE_SIZE} pixels and more")
-        if not len(sure):
-            best = float(found.scores.max())
-            return LeftOut("low_confidence", f"{self.detect.name} is sure of none: {best:.2f}, not {MIN_CONFIDENCE:g}")
-        subject = sure.subject(image.shape[1], image.shape[0])
-        box, landmarks = sure.boxes[subject], sure.landmarks[subject]
-        embedding = self.embed(TEMPLATES[self.network.template](image, landmarks, box))
-        return Face(embedding, float(sure.scores[subject]), box, landmarks, len(sure))
+        found = find_crop(photograph, self.detect, self.network.template)
+        if isinstance(found, LeftOut):
+            return found
+        return Face(self.embed(found.pixels), found.score, found.box, found.landmarks, found.faces)
 
     def embed(self, crop: RGB) -> Vector:
         """The embedding of an aligned RGB crop (H×W×3, uint8), D numbers of length 1; with `flip` that of the sum with
@@ -172,15 +191,26 @@ def open_recogniser(uri: str, flip: bool = False) -> Recogniser:
     """
     config = read_config(uri)
     network = open_model(uri, device="cpu", threads=1)
-    detector = _detector(uri, str(config["alignment"].get("detector", "mtcnn")), config["training"]["onnx"])
+    detector = open_detector(uri, config)
     known = storage.exists(storage.join(uri, "threshold.json"))
     calibration = _calibration(uri, network.weights_sha256) if known else None
     return Recogniser(uri, network, detector, flip, calibration)
 
 
-def _detector(uri: str, name: str, onnx: dict[str, Any]) -> Detector:
+def open_detector(uri: str, config: dict[str, Any]) -> Detector:
+    """The detector by whose landmarks the model's crops were made.
+
+    Args:
+        uri: of the model folder.
+        config: its model.json.
+
+    Raises:
+        KubefaceError: files missing or changed, or an unknown detector.
+    """
+    name = str(config["alignment"].get("detector", "mtcnn"))
     if name == "mtcnn":
-        return mtcnn_onnx(file_of(uri, MTCNN_FILE, onnx.get("mtcnn_sha256", "")), MIN_FACE_SIZE, threads=1)
+        sha256 = config["training"]["onnx"].get("mtcnn_sha256", "")
+        return mtcnn_onnx(file_of(uri, MTCNN_FILE, sha256), MIN_FACE_SIZE, threads=1)
     return make_detector(name, MIN_FACE_SIZE, threads=1)
 
 

@@ -1,17 +1,13 @@
 """Evaluate: the fine-tuned model beside the one it started from and the promoted one, on people it was not tuned on."""
 
 import csv
-import os
-import platform
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import pyarrow as pa
 import pyarrow.parquet as pq
-import sklearn
 
 from components.evaluate.bin_sets import evaluate_bin, read_bin
 from components.evaluate.calibration import calibrate, threshold_at, threshold_file
@@ -27,20 +23,19 @@ from components.evaluate.identification import identification_rates
 from components.evaluate.lfw import evaluate_lfw, read_pairs
 from components.evaluate.onnx_model import CONFIG_FILE, open_model
 from components.evaluate.pair_sets import Bootstrap, PairSet, tell, thresholds
-from components.evaluate.pictures import write_benchmark_pictures, write_pictures
+from components.evaluate.pictures import SAMPLES, write_benchmark_pictures, write_pictures, write_samples
 from components.evaluate.probes import parse_probes, probe, probe_name
+from components.evaluate.record import record
 from components.evaluate.user_pairs import read_user_pairs
 from components.faces import storage
 from components.faces.degrade import Degradation
 from components.faces.errors import KubefaceError, require
 from components.faces.folders import new_folder, read_json, write_json
 from components.faces.metrics import Ints, Pairs, all_pairs, supported_fars
-from components.faces.runtime import VERSION
 from components.faces.sources import open_source
 from components.faces.table import Table
 
 HARDEST = 8  # pairs of each kind that are kept as pictures
-SAMPLES = 8  # crops that show what the degradation does
 RESERVED = ("heldout", "heldout_clean", "pairs", "lfw")  # names of sets
 
 
@@ -128,27 +123,17 @@ def evaluate(
         require(bool(fars), f"{divided.folder}: {len(compared)} pairs of held-out people are too few to measure on")
         far = max(GATE_FAR, min(fars))
         intervals = Bootstrap(bootstrap, seed, rule.confidence, far)
-        evaluation: dict[str, Any] = {
-            "producer": f"evaluate {VERSION}",
-            "aligned": table.sha256,
-            "split": divided.sha256,
-            "degradation": str(bad),
+        settings = {
+            "fmr": fmr, "probes": [probe_name(item) for item in probed], "bootstrap": bootstrap,
+            "max_pairs": max_pairs, "seed": seed,
+        }  # fmt: skip
+        evaluation = record(table, divided, bad, rule, settings, models) | {
             "people": int(crops.people.max()) + 1,
             "images": len(crops.ids),
             "pairs": len(compared),
             "gate_far": far,
-            "settings": {
-                "gate": rule.model_dump(), "fmr": fmr, "probes": [probe_name(item) for item in probed],
-                "bootstrap": bootstrap, "max_pairs": max_pairs, "seed": seed,
-            },
-            "image": os.environ.get("KUBEFACE_IMAGE"),
-            "versions": {
-                "python": platform.python_version(), "numpy": np.__version__, "scikit-learn": sklearn.__version__,
-                "onnxruntime": onnxruntime.__version__,
-            },
             "models": told_of(model, models, champion, heldout),
-            "gain": {}, "gain_over_champion": {}, "paired": {}, "forgotten": [], "histograms": {},
-            **{which: {} for which in models},
+            "paired": {}, "forgotten": [], "histograms": {},
         }  # fmt: skip
         found = [crops.pair_set(name, name, compared) for name in sets]
         if pairs:
@@ -172,7 +157,8 @@ def evaluate(
         evaluation["hardest"] = _hardest(found[0])
         write_json(folder / "evaluation.json", evaluation)
         _write_tables(folder, model, evaluation, crops.ids, found)
-        write_pictures(folder, table, evaluation, crops.ids[:SAMPLES], bad)
+        write_pictures(folder, table, evaluation, bad)
+        write_samples(folder, table, crops.ids[:SAMPLES], bad)
         write_benchmark_pictures(folder, evaluation, lfw_archive, template, bins)
     print(f"evaluate: {evaluation['gate']['reason']}", flush=True)
     return {"rows_in": len(crops.ids), "rows_out": len(compared), "identities": evaluation["people"]} | {

@@ -31,11 +31,13 @@ class Later:
         module: name of the module.
         function: name of the step's function in it.
         summary: what the list of commands says of it.
+        models: see `add_flags`; None for those of the command line.
     """
 
     module: str
     function: str
     summary: str
+    models: Models | None = None
 
     def load(self) -> Step:
         """Imports the step."""
@@ -49,7 +51,8 @@ Steps = Step | Mapping[str, Step | Later]
 def add_flags(parser: argparse.ArgumentParser, step: Step, models: Models | None = None) -> None:
     """One flag for each parameter of the step; those without default are required.
 
-    Positional-only parameters (before a `/` in the signature) are arguments without a flag.
+    Positional-only parameters (before a `/` in the signature) are arguments without a flag, a Sequence takes one or
+    more. Dictionaries and lists are given as JSON.
 
     Args:
         models: parameters that are dictionaries, with the model of their entries: each entry is a flag of its own,
@@ -67,8 +70,12 @@ def add_flags(parser: argparse.ArgumentParser, step: Step, models: Models | None
         text = " ".join(texts[name].split()).replace("%", "%%")
         if models and name in models:
             _add_entries(parser.add_argument_group(name, text), name, models[name])
-        elif parameter.kind is inspect.Parameter.POSITIONAL_ONLY:
-            parser.add_argument(name, type=kind, metavar=name.upper(), help=text)
+            continue
+        if get_origin(kind) in (dict, list):
+            kind = _Json(get_origin(kind))
+        if parameter.kind is inspect.Parameter.POSITIONAL_ONLY:
+            several = {"type": get_args(kind)[0], "nargs": "+"} if get_origin(kind) is Sequence else {"type": kind}
+            parser.add_argument(name, metavar=name.upper(), help=text, **several)
         elif get_origin(kind) is Sequence:
             parser.add_argument(flag, type=get_args(kind)[0], nargs="+", required=True, help=text)
         elif parameter.default is inspect.Parameter.empty:
@@ -78,8 +85,26 @@ def add_flags(parser: argparse.ArgumentParser, step: Step, models: Models | None
                 flag, action=argparse.BooleanOptionalAction, default=parameter.default, help=f"{text} (%(default)s)"
             )
         else:
-            shown = "" if parameter.default in ("", None) else " (%(default)s)"
+            shown = " (%(default)s)" if parameter.default or parameter.default == 0 else ""
             parser.add_argument(flag, type=kind, default=parameter.default, help=text + shown)
+
+
+class _Json:
+    """Reads an argument that is a dictionary or a list.
+
+    Args:
+        kind: dict or list.
+    """
+
+    def __init__(self, kind: Any) -> None:
+        self.kind, self.__name__ = kind, f"JSON {'object' if kind is dict else 'list'}"  # as argparse calls it
+
+    def __call__(self, text: str) -> Any:
+        """The value; ValueError where it is none of the kind."""
+        value = json.loads(text)
+        if not isinstance(value, self.kind):
+            raise ValueError
+        return value
 
 
 def _flag(name: str) -> str:
@@ -100,11 +125,14 @@ def _add_entries(group: Any, name: str, model: type[BaseModel]) -> None:
 
 def collected(arguments: dict[str, Any], models: Models | None = None) -> dict[str, Any]:
     """What a step's flags gave, `step` among it, with the entries of dictionaries put together again."""
-    found = {name: value for name, value in arguments.items() if "." not in name}
     parameters = inspect.signature(arguments["step"]).parameters
-    for name in (name for name in models or {} if name in parameters):
-        entries = {key: value for key, value in arguments.items() if key.startswith(f"{name}.")}
-        found[name] = {key.partition(".")[2]: value for key, value in entries.items()}
+    found: dict[str, Any] = {name: {} for name in models or {} if name in parameters}
+    for name, value in arguments.items():
+        where, _, entry = name.partition(".")
+        if entry:
+            found.setdefault(where, {})[entry] = value
+        else:
+            found[name] = value
     return found
 
 
@@ -128,7 +156,7 @@ def parser_of(steps: Steps, models: Models | None = None, command: str = "") -> 
         if isinstance(step, Later):
             flags = commands.add_parser(name, help=step.summary)
             if name == command:
-                add_flags(flags, step.load(), models)
+                add_flags(flags, step.load(), step.models or models)
         else:
             summary = docstring_parser.parse(inspect.getdoc(step) or "").short_description
             add_flags(commands.add_parser(name, help=summary), step, models)

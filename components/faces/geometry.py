@@ -9,13 +9,19 @@ from PIL import Image
 
 from components.faces.errors import require
 from components.faces.images import RGB
+from components.faces.table import WHOLE
 
-CROP_SIZE, FACENET_SIZE = 112, 160
+CROP_SIZE, FACENET_SIZE, LARGE_SIZE = 112, 160, 224
 # Eyes, nose and mouth corners (x, y) in a 112×112 crop, image's left first: the template of ArcFace
 # (insightface, recognition/arcface_torch and python-package/insightface/utils/face_align.py).
 ARCFACE_112 = np.array(
     [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]], np.float64
 )
+
+# Where the crop on ArcFace's template begins (x, y) in a portrait of 224×224, which adds hair and shoulders: about
+# what CelebA's own aligned images (178×218) show, whose eyes stand some 38 pixels apart at y = 111 and whose mouth at
+# y = 152 (list_landmarks_align_celeba.txt). Here it is 35 pixels, at y = 112 and 152.
+PORTRAIT_CORNER = (56, 60)
 
 Points = NDArray[np.float64]
 
@@ -36,10 +42,41 @@ def similarity_transform(points: Points, target: Points = ARCFACE_112) -> Points
     return np.hstack([scale * rotation, (target_mean - scale * rotation @ mean)[:, None]])
 
 
-def align_crop(image: RGB, landmarks: Points) -> RGB:
-    """The 112×112 crop of an RGB photograph with its five landmarks moved onto the ArcFace template."""
+def align_crop(image: RGB, landmarks: Points, corner: tuple[int, int] = (0, 0), size: int = CROP_SIZE) -> RGB:
+    """The crop of an RGB photograph with its five landmarks moved onto the ArcFace template.
+
+    Args:
+        image: the photograph.
+        landmarks: 5×2.
+        corner: where the template's upper left corner comes to stand in the crop, x and y.
+        size: of the crop, pixels a side.
+    """
     matrix = similarity_transform(landmarks)
-    return np.asarray(cv2.warpAffine(image, matrix, (CROP_SIZE, CROP_SIZE), flags=cv2.INTER_LINEAR), np.uint8)
+    matrix[:, 2] += corner
+    return np.asarray(cv2.warpAffine(image, matrix, (size, size), flags=cv2.INTER_LINEAR), np.uint8)
+
+
+def face_part(crop: RGB, template: str) -> RGB:
+    """What a crop shows of the face: of a portrait ArcFace's crop (to one grey level of rounding), of others all."""
+    if template != PORTRAIT:
+        return crop
+    left, top = PORTRAIT_CORNER
+    return crop[top : top + CROP_SIZE, left : left + CROP_SIZE]
+
+
+def middle_square(width: int, height: int) -> Points:
+    """The largest square in the middle of a photograph: x1, y1, x2, y2 in whole pixels."""
+    side = min(width, height)
+    left, top = (width - side) // 2, (height - side) // 2
+    return np.array([left, top, left + side, top + side], np.float64)
+
+
+def whole_crop(image: RGB) -> RGB:
+    """The middle square of a photograph, scaled to 224×224."""
+    left, top, right, bottom = middle_square(image.shape[1], image.shape[0]).astype(int)
+    square = Image.fromarray(image[top:bottom, left:right])
+    # Pillow's filter is wide enough where it shrinks, as that of torchvision's Resize is.
+    return np.array(square.resize((LARGE_SIZE, LARGE_SIZE), Image.Resampling.BILINEAR))
 
 
 def box_crop(image: RGB, box: Points) -> RGB:
@@ -56,12 +93,16 @@ def box_crop(image: RGB, box: Points) -> RGB:
     return np.array(face.resize((FACENET_SIZE, FACENET_SIZE), Image.Resampling.BILINEAR))
 
 
+PORTRAIT = "portrait_224"
+NO_DETECTOR = "none"  # the detector of WHOLE, which looks for no face
 # How a face becomes a crop, by the template's name: photograph, landmarks (5×2) and box in, crop out.
 TEMPLATES: dict[str, Callable[[RGB, Points, Points], RGB]] = {
     "arcface_112": lambda image, landmarks, box: align_crop(image, landmarks),
     "facenet_160": lambda image, landmarks, box: box_crop(image, box),
+    PORTRAIT: lambda image, landmarks, box: align_crop(image, landmarks, PORTRAIT_CORNER, LARGE_SIZE),
+    WHOLE: lambda image, landmarks, box: whole_crop(image),
 }
-TEMPLATE_SIZES = {"arcface_112": CROP_SIZE, "facenet_160": FACENET_SIZE}
+TEMPLATE_SIZES = {"arcface_112": CROP_SIZE, "facenet_160": FACENET_SIZE, PORTRAIT: LARGE_SIZE, WHOLE: LARGE_SIZE}
 
 
 def require_template(name: str) -> None:
@@ -69,6 +110,18 @@ def require_template(name: str) -> None:
     KubefaceError: no template of this name.
     """
     require(name in TEMPLATES, f"template '{name}' is unknown: use {' or '.join(TEMPLATES)}")
+
+
+def require_alignment(detector: str, template: str) -> None:
+    """Raises:
+    KubefaceError: no template of this name, or one that does not go with the detector.
+    """
+    require_template(template)
+    require(
+        (detector == NO_DETECTOR) == (template == WHOLE),
+        f"template '{template}' does not go with detector '{detector}': {WHOLE} is for detector {NO_DETECTOR}, and the "
+        "others are for detectors that find faces",
+    )
 
 
 def turn_of(landmarks: Points) -> float:

@@ -3,10 +3,13 @@
 A model folder holds
 
     model.safetensors   the backbone's weights, float32
-    model.json          backbone, guarded or not, preprocessing, alignment, embedding size, sha256 of weights, training
+    head.safetensors    weight L×D and bias L, float32, of what makes scores of embeddings; not for recognition
+    model.json          task, backbone, guarded or not, preprocessing, alignment, embedding size, sha256 of weights and
+                        head, training
 """
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,15 +22,17 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, normalize
 
 from components.faces import storage
-from components.faces.backbones import Backbone, PerChannel, Preprocessing, backbone_named
+from components.faces.backbones import BACKBONES, Backbone, PerChannel, Preprocessing, backbone_named
 from components.faces.errors import KubefaceError, require
-from components.faces.fetch import fetch, split_checksum
+from components.faces.fetch import Unreachable, fetch, split_checksum
 from components.faces.folders import read_json, sha256_file, write_json
 from components.faces.geometry import TEMPLATE_SIZES
 from components.faces.guard import Guarded
+from components.faces.tasks import RECOGNITION, require_task
 from components.faces.weights import WEIGHTS_SUFFIXES, fetch_published, keras_preprocessing, load_network, load_state
 
-WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "model.json"
+WEIGHTS_FILE, CONFIG_FILE, HEAD_FILE = "model.safetensors", "model.json", "head.safetensors"
+RANDOM = "random weights"  # the start of a network that no file is read for
 TEMPLATE, DETECTOR = "arcface_112", "mtcnn"  # how crops are made unless said otherwise
 
 
@@ -144,6 +149,65 @@ def load_pretrained(
     return FaceModel(backbone, network, preprocessing, embedding_size, str(origin), license, template or TEMPLATE)
 
 
+def load_start(
+    backbone: str,
+    pretrained: str = "",
+    fallback: str = "",
+    device: torch.device | None = None,
+    template: str = "",
+    scratch: bool = False,
+) -> tuple[FaceModel, str]:
+    """As `load_pretrained`, with something to start from where the weights cannot be fetched.
+
+    Random weights are drawn from torch's generator, which the caller seeds.
+
+    Args:
+        backbone, pretrained, device, template: as in `load_pretrained`.
+        fallback: name of a backbone whose published weights to start from then, `scratch` for random weights of the
+            same backbone, or empty to fail.
+        scratch: the training throws the starting weights away. Where none are given and none are published, random
+            ones stand for them.
+
+    Returns:
+        The model, and the line that says what it starts from instead and why; empty where nothing went wrong.
+
+    Raises:
+        KubefaceError: as `load_pretrained`; also for weights that are there and are other ones than asked for or do
+            not fit, whatever the fallback.
+    """
+    known = backbone_named(backbone)
+    require(
+        fallback in ("", "scratch", *BACKBONES),
+        f"fallback '{fallback}' is unknown: use scratch or one of {', '.join(BACKBONES)}",
+    )
+    if scratch and not pretrained and not known.sources:
+        return _random(known, device, template), ""
+    try:
+        return load_pretrained(backbone, pretrained, device, template), ""
+    except Unreachable as error:
+        if not fallback:
+            raise
+        instead = f"{RANDOM} of {backbone}" if fallback == "scratch" else f"the published weights of {fallback}"
+        said = f"starts from {instead} instead, as fallback says: {error}"
+    try:
+        model = (
+            _random(known, device, template)
+            if fallback == "scratch"
+            else load_pretrained(fallback, "", device, template)
+        )
+    except KubefaceError as error:
+        raise type(error)(f"{said}; and of these: {error}") from error
+    return model, said
+
+
+def _random(known: Backbone, device: torch.device | None, template: str) -> FaceModel:
+    """The backbone as it is built, in evaluation mode."""
+    network = known.build().eval()
+    _place(network, device)
+    size, template = known.embedding_size, template or TEMPLATE
+    return FaceModel(known.name, network, known.preprocessing, size, RANDOM, "none", template)
+
+
 def _model_folder(uri: str) -> Path:
     """A local copy of a model folder."""
     if not storage.is_s3(uri):
@@ -156,13 +220,37 @@ def _model_folder(uri: str) -> Path:
     return folder
 
 
-def save_model(model: FaceModel, folder: Path, training: dict[str, Any]) -> None:
-    """Writes model.safetensors and model.json into an existing folder."""
+def save_model(
+    model: FaceModel,
+    folder: Path,
+    training: dict[str, Any],
+    task: str = RECOGNITION,
+    head: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Writes model.safetensors, model.json and, where there is a head, head.safetensors into an existing folder.
+
+    Args:
+        model: its network on any device.
+        folder: where to.
+        training: what model.json tells of it.
+        task: one of TASKS.
+        head: `weight` (L×D) and `bias` (L).
+
+    Raises:
+        KubefaceError: the task is unknown.
+    """
+    require_task(task)
     state = {name: value.detach().cpu().contiguous() for name, value in model.network.state_dict().items()}
     safetensors.torch.save_file(state, folder / WEIGHTS_FILE)
+    hashes = {"weights_sha256": sha256_file(folder / WEIGHTS_FILE)}
+    if head is not None:
+        tensors = {name: value.detach().float().cpu().contiguous() for name, value in head.items()}
+        safetensors.torch.save_file(tensors, folder / HEAD_FILE)
+        hashes["head_sha256"] = sha256_file(folder / HEAD_FILE)
     write_json(
         folder / CONFIG_FILE,
         {
+            "task": task,
             "backbone": model.backbone,
             "preprocessing": asdict(model.preprocessing),
             "alignment": _alignment(model.template) | {"detector": model.detector},
@@ -170,7 +258,7 @@ def save_model(model: FaceModel, folder: Path, training: dict[str, Any]) -> None
             "guarded": isinstance(model.network, Guarded),
             "start": model.start,
             "start_license": model.license,
-            "weights_sha256": sha256_file(folder / WEIGHTS_FILE),
+            **hashes,
             "training": training,
         },
     )

@@ -8,6 +8,7 @@ import csv
 import hashlib
 import io
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from types import TracebackType
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from components.faces import storage
@@ -26,6 +28,7 @@ SCHEMA_VERSION = 3
 ROW_GROUP_ROWS = 128
 INDEX_ROWS = 2048  # in a row group of a table without images
 SHARD_BYTES = 128 * 2**20
+WHOLE = "whole_224"  # the template, in an aligned table's settings, of crops that are whole photographs without a face
 
 _FACE_FIELDS = [
     pa.field("image_id", pa.string(), nullable=False),
@@ -93,6 +96,33 @@ SCHEMAS: dict[str, pa.Schema] = {
 REJECTED_FIELDS = ("source", "reason", "detail")
 
 
+class _Rejected:
+    """The images that were left out, which may be most of a million: packed outside of Python's own memory."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()  # by reason
+        self._packed = [pa.array([], pa.binary())]
+        self._loose: list[bytes] = []
+
+    def add(self, *fields: str) -> None:
+        """Source, reason and detail of an image."""
+        self.counts[fields[1]] += 1
+        self._loose.append("\0".join(field.replace("\0", " ") for field in fields).encode("utf-8", "surrogatepass"))
+        if len(self._loose) == INDEX_ROWS:
+            self._pack()
+
+    def _pack(self) -> None:
+        self._packed.append(pa.array(self._loose, pa.binary()))
+        self._loose.clear()
+
+    def in_order(self) -> Iterator[list[str]]:
+        """The fields of each, sorted."""
+        self._pack()
+        rows = pa.chunked_array(self._packed)
+        for place in pc.sort_indices(rows).to_numpy():
+            yield rows[int(place)].as_py().decode("utf-8", "surrogatepass").split("\0")
+
+
 class TableWriter:
     """Writes a table folder row by row; used as a context manager.
 
@@ -112,7 +142,7 @@ class TableWriter:
         }
         self._group_rows = ROW_GROUP_ROWS if "image" in self.schema.names else INDEX_ROWS
         self._identities: set[str] = set()
-        self._rejected: list[tuple[str, str, str]] = []
+        self._rejected = _Rejected()
         self._shards: list[dict[str, Any]] = []
         self._buffer: list[Mapping[str, Any]] = []
         self._parquet: pq.ParquetWriter | None = None
@@ -147,15 +177,12 @@ class TableWriter:
 
     def reject(self, source: str, reason: str, detail: str = "") -> None:
         """Lists an image that was left out, with a reason (one word) and a detail (one line)."""
-        self._rejected.append((source, reason, " ".join(detail.split())))
+        self._rejected.add(source, reason, " ".join(detail.split()))
 
     @property
     def rejected(self) -> dict[str, int]:
         """Number of images left out, by reason."""
-        counts: dict[str, int] = {}
-        for _, reason, _ in self._rejected:
-            counts[reason] = counts.get(reason, 0) + 1
-        return dict(sorted(counts.items()))
+        return dict(sorted(self._rejected.counts.items()))
 
     @property
     def identities(self) -> int:
@@ -196,11 +223,10 @@ class TableWriter:
     def _finish(self) -> None:
         self._flush()
         self._close_shard()
-        self._rejected.sort()
         with open(self.folder / "rejected.csv", "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(REJECTED_FIELDS)
-            writer.writerows(self._rejected)
+            writer.writerows(self._rejected.in_order())
         manifest = self._manifest | {
             "rows": self.rows,
             "identities": self.identities,

@@ -150,16 +150,18 @@ def fetch_published(backbone: Backbone) -> tuple[Path, Source]:
     """File and origin of a backbone's published weights.
 
     Raises:
-        KubefaceError: there are none at a direct address, or none of the addresses gives them.
+        Unreachable: the addresses that there are do not answer, or not with a file.
+        KubefaceError: there is no direct address, or one of them gives another file.
     """
     page = f" (see {backbone.page})" if backbone.page else ""
     hint = f"give pretrained=<model folder, weights file, or its https:// address with #sha256=…>{page}"
     if not backbone.sources:
-        raise KubefaceError(f"no weights of '{backbone.name}' are published at a direct address: {hint}")
+        scratch = "or train it from random weights with strategy scratch"
+        raise KubefaceError(f"no weights of '{backbone.name}' are published at a direct address: {hint}, {scratch}")
     try:
         return fetch_any(backbone.sources)
     except KubefaceError as error:
-        raise KubefaceError(f"the published weights of '{backbone.name}' cannot be had: {error}; or {hint}") from error
+        raise type(error)(f"the published weights of '{backbone.name}' cannot be had: {error}; or {hint}") from error
 
 
 def keras_preprocessing(path: Path, usual: Preprocessing) -> Preprocessing:

@@ -14,7 +14,7 @@ from components.faces.geometry import Points, align_crop, overlap, turn_of
 from components.faces.images import RGB, decode_rgb
 from components.faces.progress import Progress
 from components.faces.runtime import VERSION, cpu_limit
-from components.faces.table import Table, TableWriter
+from components.faces.table import WHOLE, Table, TableWriter
 from components.faces.workers import Row, by_pixels, in_order
 
 # RetinaFace mobilenet0.25 scores large faces lower than small ones: on photographs shrunk to at most this
@@ -39,6 +39,10 @@ class Opinion:
     sharpness: float = 0.0
     turn: float = 0.0
     agreement: float = 0.0
+
+
+# Photograph, landmarks (5×2), box and, where it is stored, the crop in; what is seen out.
+See = Callable[[RGB, Points, Points, RGB | None], Opinion]
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,8 @@ def filter_faces(
     No image is copied: the result is a table of image_id, kept, reason and what was measured. Reasons, of which the
     first that holds is given: unreadable, no_face (RetinaFace sees none at all), low_score, small_face,
     disagrees_with_aligner, several_faces, turned_away, blurred. What each person loses,
-    gather tells.
+    gather tells. Of whole photographs (template whole_224) nothing is asked: every one that can be decoded is kept,
+    with score 1, its square's side for face_size, its sharpness, and 0 for the rest.
 
     The defaults were measured on 1,000 photographs of LFW and 4,208 of CelebA in the wild, aligned with MTCNN; shares
     are given in this order.
@@ -114,17 +119,16 @@ def filter_faces(
     limits = Limits(min_score, min_face_size, max_faces, min_sharpness, max_turn, min_agreement)
     _check(limits)
     photographs, judged = Table(faces, "faces"), Table(aligned, "aligned")
-    detect = make_detector("retinaface", 1, threads=1)
+    whole = judged.manifest["settings"].get("template") == WHOLE
+    see = _see(whole)
     settings = {"faces": photographs.sha256, "aligned": judged.sha256} | asdict(limits)
     with (
         TableWriter(out, "filter", f"filter {VERSION}", settings) as table,
         Progress("filter", judged.rows) as progress,
     ):
-        for rows, opinions in in_order(
-            _judge(detect), by_pixels(_found(photographs, judged), BATCH_PIXELS), cpu_limit()
-        ):
+        for rows, opinions in in_order(_judge(see), by_pixels(_found(photographs, judged), BATCH_PIXELS), cpu_limit()):
             for row, seen in zip(rows, opinions, strict=True):
-                reason = limits.reason(seen) if seen else "unreadable"
+                reason = "unreadable" if seen is None else None if whole else limits.reason(seen)
                 seen = seen or Opinion()
                 table.add({"image_id": row["image_id"], "kept": reason is None, "reason": reason} | asdict(seen))
                 if reason:
@@ -140,7 +144,8 @@ def filter_faces(
 
 def _found(photographs: Table, judged: Table) -> Iterator[Row]:
     """The photographs in which the aligner found a face, with landmarks and box; both tables are in one order."""
-    stored = judged.manifest["settings"].get("template") == "arcface_112"  # else the crop is made anew, to be judged
+    # Else the crop is made anew, to be judged.
+    stored = judged.manifest["settings"].get("template") in ("arcface_112", WHOLE)
     columns = ["image_id", "landmarks", "det_box", *(["image"] if stored else [])]
     crops = (row for rows in judged.row_groups(columns) for row in rows)
     crop = next(crops, None)
@@ -151,7 +156,7 @@ def _found(photographs: Table, judged: Table) -> Iterator[Row]:
                 crop = next(crops, None)
 
 
-def _judge(detect: Detector) -> Callable[[Sequence[Row]], tuple[Sequence[Row], list[Opinion | None]]]:
+def _judge(see: See) -> Callable[[Sequence[Row]], tuple[Sequence[Row], list[Opinion | None]]]:
     """What is done with a batch of rows, in a thread of its own; None is an image that cannot be decoded."""
 
     def opinion(row: Row) -> Opinion | None:
@@ -160,9 +165,19 @@ def _judge(detect: Detector) -> Callable[[Sequence[Row]], tuple[Sequence[Row], l
         except Exception:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and others
             return None
         landmarks, box = np.reshape(row["landmarks"], (5, 2)), np.array(row["det_box"], np.float64)
-        return look(image, landmarks, box, detect, crop)
+        return see(image, landmarks, box, crop)
 
     return lambda rows: (rows, [opinion(row) for row in rows])
+
+
+def _see(whole: bool) -> See:
+    """What forms the opinion of a face, or of a whole photograph, in which RetinaFace has nothing to look for."""
+    if whole:
+        return lambda image, landmarks, box, crop: Opinion(
+            score=1.0, face_size=float(box[2] - box[0]), sharpness=_variance(image if crop is None else crop)
+        )
+    detect = make_detector("retinaface", 1, threads=1)
+    return lambda image, landmarks, box, crop: look(image, landmarks, box, detect, crop)
 
 
 def _photograph(data: bytes) -> RGB:
@@ -210,7 +225,12 @@ def sharpness_of(crop: RGB) -> float:
         crop: on the ArcFace template. Only the square from brows to chin counts: nearer to the crop's edge the
             photograph may have ended, which would pass for a sharp edge.
     """
-    grey = cv2.cvtColor(crop[FACE_SQUARE], cv2.COLOR_RGB2GRAY)
+    return _variance(crop[FACE_SQUARE])
+
+
+def _variance(image: RGB) -> float:
+    """Of the Laplacian of an image's grey levels."""
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     return float(cv2.Laplacian(grey, cv2.CV_32F).var(dtype=np.float64))
 
 

@@ -2,6 +2,7 @@
 
 last.safetensors                        everything a training consists of, and where it stands
 best.safetensors                        backbone.* and head.* of the best epoch
+stage_1.safetensors                     head.* of the best epoch of stage 1, for attributes and classes
 epoch_03_val_acc_0.9123.safetensors     backbone.* and head.* after an epoch
 """
 
@@ -18,7 +19,7 @@ from torch import Tensor
 from components.faces import storage
 from components.faces.errors import KubefaceError, require
 
-LAST, BEST = "last.safetensors", "best.safetensors"
+LAST, BEST, HEAD = "last.safetensors", "best.safetensors", "stage_1.safetensors"
 State = dict[str, Tensor]
 
 
@@ -27,7 +28,7 @@ class Checkpoints:
 
     Args:
         folder: local folder that is there.
-        mirror: folder or s3:// prefix that `last` and `best` are copied to as well; empty for none.
+        mirror: folder or s3:// prefix that `last`, `best` and `stage_1` are copied to as well; empty for none.
         keep: checkpoints of epochs that are kept, the newest; 0 for all.
         run: what the training is: settings, data, start. It stands in `last`, so that no other one goes on from it.
     """
@@ -36,9 +37,9 @@ class Checkpoints:
         self.folder, self.mirror, self.keep, self.run = folder, mirror, keep, run
 
     def take(self, place: str) -> bool:
-        """Copies `last` and `best` from another folder or s3:// prefix; says whether there was a `last`."""
+        """Copies `last` and what goes with it from another folder or s3:// prefix; says whether there was a `last`."""
         there = {file.name for file in storage.list_files(place)} if _exists(place) else set()
-        for name in sorted({BEST, LAST} & there):
+        for name in sorted({BEST, HEAD, LAST} & there):
             storage.download(storage.join(place, name), self.folder / name)
         return LAST in there
 
@@ -57,6 +58,10 @@ class Checkpoints:
         """The best epoch's weights."""
         return read_checkpoint(self.folder / BEST)[0]
 
+    def head(self) -> State:
+        """The head of the best epoch of stage 1."""
+        return part("head", read_checkpoint(self.folder / HEAD)[0])
+
     def save_epoch(self, state: State, epoch: int, accuracy: float | None, best: bool) -> None:
         """Writes the weights after an epoch, as the best ones too where they are, and clears the oldest."""
         notes = {"epoch": epoch, "val_accuracy": accuracy}
@@ -67,6 +72,10 @@ class Checkpoints:
         if self.keep:
             for path in self.epochs()[: -self.keep]:
                 path.unlink()
+
+    def save_head(self, state: State, epoch: int) -> None:
+        """Writes the head after an epoch of stage 1 that is the best so far."""
+        self._save(HEAD, state, {"epoch": epoch})
 
     def save_last(self, state: State, position: Mapping[str, Any]) -> None:
         """Writes `last`."""
@@ -84,7 +93,7 @@ class Checkpoints:
         with open(partial, "rb") as file:
             os.fsync(file.fileno())
         partial.replace(path)
-        if self.mirror and name in (LAST, BEST):
+        if self.mirror and name in (LAST, BEST, HEAD):
             storage.upload(path, storage.join(self.mirror, name))
 
 

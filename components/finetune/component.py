@@ -21,13 +21,16 @@ def finetune(
     device: str = "auto",
     workers: int = -1,
     seed: int = 0,
+    task: str = "recognition",
+    labels: str = "",
+    fallback: str = "",
     s3_endpoint: str = "",
     weights_mirror: str = "",
     num_nodes: int = 1,
     node_resources: dict[str, Any] = {},  # noqa: B006
     training_runtime: str = "torch-distributed",
 ) -> None:
-    """Fine-tunes a face model on the training images of a split; on several GPUs or nodes where there are."""
+    """Fine-tunes a model on the training images of a split; on several GPUs or nodes where there are."""
     from pathlib import Path
 
     from components.faces.runtime import run_component, use_stores
@@ -51,4 +54,7 @@ def finetune(
         device=device,
         workers=workers,
         seed=seed,
+        task=task,
+        labels=labels,
+        fallback=fallback,
     )

@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,9 @@ from components.faces.images import RGB, decode_rgb
 from components.faces.ranged import RemoteFile
 from components.faces.seeded import seeded
 from components.faces.table import Table, open_shard
+from components.faces.tasks import RECOGNITION
 from components.finetune.augment import Augmentation, blend
+from components.finetune.sparing import LabelAware
 
 # Row groups that are shuffled together and kept as encoded bytes: 16 × 128 crops of about 20 KB are 40 MB.
 WINDOW = 16
@@ -69,6 +71,29 @@ class Places:
         return np.append(np.flatnonzero(new), len(self))
 
 
+@dataclass(frozen=True)
+class Data:
+    """Training and validation images with what they are of.
+
+    The label of a place is a number: of the class among `identities`, where people of `val` who are not trained on
+    have numbers from len(identities) up; for attributes of the row of `targets` with the image's labels.
+
+    Args:
+        identities: people or classes trained on, sorted.
+        train, val: the images.
+        task: what the model is made for.
+        labels: names of the scores, in their order: attributes or classes; empty for recognition.
+        targets: R×L for attributes: 1, 0, −1 where not known; at least one of a row is known.
+    """
+
+    identities: list[str]
+    train: Places
+    val: Places
+    task: str = RECOGNITION
+    labels: tuple[str, ...] = ()
+    targets: NDArray[np.int8] = field(default_factory=lambda: np.empty((0, 0), np.int8))
+
+
 def places(table: Table, labels: dict[str, int]) -> Places:
     """The places of the images that have a label; reads the id column alone.
 
@@ -116,6 +141,7 @@ class FaceCrops(Dataset[tuple[Any, ...]]):
         augmentation: given in training, None in validation.
         degrade: share of the training crops that are degraded, 0 to 1.
         clean: whether the clean crop is wanted; items are (crop to train on, class) without it.
+        aware: what an image's labels make of the augmentation; None where they do not matter.
 
     Raises:
         KubefaceError: on access, for a shard that cannot be read or an image that cannot be decoded.
@@ -129,9 +155,10 @@ class FaceCrops(Dataset[tuple[Any, ...]]):
         augmentation: Augmentation | None = None,
         degrade: float = 1.0,
         clean: bool = True,
+        aware: LabelAware | None = None,
     ) -> None:
         self.places, self.degradation, self.seed, self.augmentation = found, degradation, seed, augmentation
-        self.degrade, self.clean = degrade, clean
+        self.degrade, self.clean, self.aware = degrade, clean, aware
         self._starts = found.group_starts()
         self._groups: OrderedDict[tuple[Path | RemoteFile, int], list[bytes]] = OrderedDict()
 
@@ -146,11 +173,12 @@ class FaceCrops(Dataset[tuple[Any, ...]]):
             bad = self.degradation(clean, "probe", place.image_id)
         else:
             random = seeded(self.seed, "augment", epoch, place.image_id)
-            clean = self.augmentation.both(clean, random)
-            if self.augmentation.mixes(random):
+            change = self.aware.of(place.label) if self.aware else self.augmentation
+            clean = change.both(clean, random)
+            if change.mixes(random):
                 other = self.places[self._neighbour(index, random)]
-                clean = blend(clean, self.augmentation.both(self.image(other), random), random)
-            bad = self.augmentation.student(clean, random)
+                clean = blend(clean, change.both(self.image(other), random), random)
+            bad = change.student(clean, random)
             if random.random() < self.degrade:
                 bad = self.degradation(bad, self.seed, "train", epoch, place.image_id)
         item = torch.from_numpy(bad).permute(2, 0, 1), place.label
@@ -213,6 +241,9 @@ class Batches(Sampler[list[tuple[int, int]]]):
             one more), and within a class each image equally often (or once more), those that come more often being
             others in each epoch; an image that comes again has AGAIN added to its key's epoch, so that it is
             augmented in another way. "none" and "loss" take each image once.
+        factors: for attributes, how much more often than others each image is to be drawn (N, see
+            objectives.repeat_factors); with "sampler" as many images are drawn as there are, each in proportion to
+            its factor.
         rank: number of this process, from 0.
         replicas: number of processes.
         least: images that each process needs in a batch; 2 where batch norm learns from them.
@@ -230,6 +261,7 @@ class Batches(Sampler[list[tuple[int, int]]]):
         rank: int = 0,
         replicas: int = 1,
         least: int = 1,
+        factors: NDArray[np.float64] | None = None,
     ) -> None:
         require(balance in BALANCES, f"balance is '{balance}': use one of {', '.join(BALANCES)}")
         require(
@@ -247,6 +279,7 @@ class Batches(Sampler[list[tuple[int, int]]]):
         self.epoch, self.start = 0, 0
         self._starts = found.group_starts()
         self._labels = found.labels if balance == "sampler" else None
+        self._factors = factors
 
     def set_epoch(self, epoch: int, start: int = 0) -> None:
         """Chooses the epoch that comes next, and how many of its batches are done already."""
@@ -261,6 +294,10 @@ class Batches(Sampler[list[tuple[int, int]]]):
         for batch in range(self.start, len(self)):
             share = keys[batch * self.batch_size : (batch + 1) * self.batch_size][self.rank :: self.replicas]
             yield [(index, epoch) for index, epoch in share.tolist()]
+
+    def drawn(self) -> NDArray[np.int64]:
+        """The images of the epoch over all processes, by index; one that comes again stands there again."""
+        return self._order()[: self.images, 0]
 
     def _order(self) -> NDArray[np.int64]:
         """The keys of the epoch over all processes, N×2."""
@@ -281,6 +318,8 @@ class Batches(Sampler[list[tuple[int, int]]]):
         if self._labels is None:
             return np.ones(self._starts[-1], np.int64)
         random = seeded(self.seed, "balance", self.epoch)
+        if self._factors is not None:
+            return _in_proportion(self._factors, len(self._factors), random)
         _, classes, sizes = np.unique(self._labels, return_inverse=True, return_counts=True)
         each, more = divmod(len(classes), len(sizes))
         quota = np.full(len(sizes), each)
@@ -291,6 +330,20 @@ class Batches(Sampler[list[tuple[int, int]]]):
         times = np.empty(len(images), np.int64)
         times[images] = wanted // there + (_numbers(sizes) < wanted % there)
         return times
+
+
+def _in_proportion(factors: NDArray[np.float64], total: int, random: np.random.Generator) -> NDArray[np.int64]:
+    """How often each is drawn, `total` times together: its share of the factors, rounded up or down (N).
+
+    Systematic sampling: the images stand on a line in random order, each as long as its share, and are drawn where one
+    of `total` marks at equal distances falls on them.
+    """
+    shuffled = random.permutation(len(factors))
+    ends = np.cumsum(factors[shuffled])
+    marks = np.floor(ends / ends[-1] * total + random.random())
+    times = np.empty(len(factors), np.int64)
+    times[shuffled] = np.diff(marks, prepend=0)
+    return times
 
 
 def _numbers(counts: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -10,6 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from components.faces.images import RGB
 from components.faces.seeded import seeded
+from components.faces.tasks import ATTRIBUTES, RECOGNITION
 from components.finetune.augment import Augmentation, blend
 from components.finetune.data import FaceCrops
 
@@ -23,19 +24,27 @@ CURVES = {
 STYLES = (("o-", "#5b8def"), ("s-", "#e0703c"))
 FACES = 10
 GAP = 6  # pixels between two crops
+MOST_BARS = 60  # as many labels as one can read in a figure
 
 
-def draw_history(history: list[dict[str, Any]], folder: Path) -> None:
+def draw_history(history: list[dict[str, Any]], folder: Path, task: str = RECOGNITION) -> None:
     """Writes loss, accuracy, verification and learning_rate.png: curves by epoch, with a line where a stage begins.
+
+    For attributes auc.png, the mean over the labels, takes the place of verification.png.
 
     Args:
         history: rows with epoch, stage and the columns that CURVES names; a value that is missing or None, or a rate
             of 0 (what is frozen), leaves a gap, and a figure without any value is not written.
         folder: is made where it is not there.
+        task: one of TASKS.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    figures = CURVES
+    if task == ATTRIBUTES:
+        auc = {"auc": ("mean AUC of the labels", {"val_auc": "validation"})}
+        figures = {name: curve for name, curve in CURVES.items() if name != "verification"} | auc
     epochs = [row["epoch"] for row in history]
-    for name, (label, columns) in CURVES.items():
+    for name, (label, columns) in figures.items():
         curves = {legend: [row.get(column) for row in history] for column, legend in columns.items()}
         if name == "learning_rate":
             curves = {legend: [value or None for value in values] for legend, values in curves.items()}
@@ -58,6 +67,38 @@ def draw_history(history: list[dict[str, Any]], folder: Path) -> None:
         axes.grid(alpha=0.3)
         axes.legend()
         figure.savefig(folder / f"{name}.png", metadata={"Software": ""})
+
+
+def draw_distribution(before: dict[str, int], after: dict[str, int], path: Path) -> None:
+    """Draws how many images of each label there are, and how many of them an epoch of the sampler draws.
+
+    The labels are ordered by how many there are; of more than MOST_BARS the rarest and the commonest are shown.
+
+    Args:
+        before: images by label.
+        after: the same labels, among the images drawn.
+        path: of the PNG file; its folder is made where it is not there.
+    """
+    names = sorted(before, key=lambda name: (-before[name], name))
+    title = ""
+    if len(names) > MOST_BARS:
+        title = f"the commonest and the rarest of {len(names)} labels"
+        names = names[: MOST_BARS // 2] + names[-MOST_BARS // 2 :]
+    figure = Figure(figsize=(6, 1.2 + 0.24 * len(names)), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    places = np.arange(len(names))
+    for shift, (legend, counts), (_, colour) in zip(
+        (-0.2, 0.2), (("in the data", before), ("drawn in an epoch", after)), STYLES, strict=True
+    ):
+        axes.barh(places + shift, [counts[name] for name in names], 0.38, label=legend, color=colour)
+    axes.set_yticks(places, names, fontsize=8, parse_math=False)
+    axes.invert_yaxis()
+    axes.set(xlabel="images", title=title)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(axis="x", alpha=0.3)
+    axes.legend()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, metadata={"Software": ""})
 
 
 def draw_augmentations(crops: FaceCrops, path: Path) -> None:

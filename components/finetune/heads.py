@@ -1,4 +1,4 @@
-"""Classification heads on embeddings: ArcFace, CosFace, their combination with sub-centres, and softmax."""
+"""Heads on embeddings: ArcFace, CosFace, their combination with sub-centres, and linear ones."""
 
 import math
 
@@ -62,13 +62,18 @@ class MarginHead(nn.Module):
             return self.scale * cosine.scatter(1, labels[:, None], moved - additive)
 
 
-class SoftmaxHead(nn.Module):
-    """Plain linear logits, no margin, no normalisation."""
+class LinearHead(nn.Module):
+    """Plain linear logits, no margin, no normalisation.
 
-    def __init__(self, means: Tensor) -> None:
+    Args:
+        weight: at the start, classes×D.
+        bias: at the start, zeros unless given.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         super().__init__()
-        self.weight = nn.Parameter(means.float().clone())
-        self.bias = nn.Parameter(torch.zeros(len(means)))
+        self.weight = nn.Parameter(weight.float().clone())
+        self.bias = nn.Parameter(torch.zeros(len(weight)) if bias is None else bias.float().clone())
 
     def forward(self, embeddings: Tensor, labels: Tensor | None = None) -> Tensor:
         """Logits, N×classes float32."""
@@ -110,5 +115,5 @@ def make_head(
         return MarginHead(means, scale, (factor, angular, additive), sub_centers)
     if name == "softmax":
         require(sub_centers == 1, f"sub_centers is {sub_centers}: the softmax head has one centre a class, use arcface")
-        return SoftmaxHead(means)
+        return LinearHead(means)
     raise KubefaceError(f"head '{name}' is unknown: use one of {', '.join(HEADS)}")

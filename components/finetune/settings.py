@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from components.faces.errors import KubefaceError, require
 from components.faces.fetch import fetch
+from components.faces.tasks import ATTRIBUTES, CLASSES, RECOGNITION, require_task
 
 RECIPES = Path(__file__).with_name("recipes")
 
@@ -19,6 +20,12 @@ Rate = Annotated[float, Field(gt=0)]
 Weight = Annotated[float, Field(ge=0)]
 # They change what is written or how fast, not what is learnt: a training may go on with others.
 WITHOUT_EFFECT = ("accumulate", "compile", "keep_checkpoints", "onnx", "save_minutes")
+# What each task alone has no use for, by setting: the value that is as good as none.
+NOT_FOR: dict[str, dict[str, Any]] = {
+    RECOGNITION: {"head_patience": 0, "focal_gamma": 0, "label_aware": False},
+    ATTRIBUTES: {"distill": 0, "wise_ft": 1, "guard": False, "head": None, "sub_centers": 1, "label_smoothing": 0},
+    CLASSES: {"distill": 0, "wise_ft": 1, "guard": False, "sub_centers": 1, "focal_gamma": 0, "label_aware": False},
+}
 
 
 class Settings(BaseModel):
@@ -35,7 +42,9 @@ class Settings(BaseModel):
         0, description="For partial: train the last N convolutions and linear layers, the first N when negative."
     )
     frozen_layers: Count = Field(
-        0, description="For partial with num_layers negative: of those, the first that stay frozen all the same."
+        0,
+        description="First convolutions and linear layers that stay frozen: for two_stage and full, and for partial "
+        "with num_layers negative (of those).",
     )
     layer_decay: float = Field(
         0.8, gt=0, le=1, description="For differential: factor on the learning rate from each layer to the one before."
@@ -63,7 +72,15 @@ class Settings(BaseModel):
     sub_centers: int = Field(1, ge=1, description="Centres of a person; more than 1 lets some take the wrong labels.")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="Share of the target spread over all people.")
 
-    head_epochs: Count = Field(1, description="For two_stage and head_only: epochs of stage 1, the head alone.")
+    head_epochs: Count = Field(
+        1,
+        description="For two_stage and head_only: epochs of stage 1, the head alone. "
+        "For attributes and classes that stage comes first in every strategy but scratch.",
+    )
+    head_patience: Count = Field(
+        0,
+        description="For attributes and classes: epochs of stage 1 without a gain before stage 2 begins; 0 for never.",
+    )
     head_lr: Rate = Field(1e-3, description="Learning rate of stage 1.")
     epochs: Count = Field(8, description="Most epochs of stage 2 (or of the only stage).")
     lr: Rate = Field(1e-4, description="Initial learning rate of the backbone.")
@@ -82,13 +99,19 @@ class Settings(BaseModel):
     accumulate: int = Field(1, ge=1, description="Parts that a batch is computed in, to need less memory.")
     balance: Literal["none", "sampler", "loss"] = Field(
         "none",
-        description="For people with few images: none, sampler (all people equally often) or loss (weights).",
+        description="For people with few images: none, sampler (all people equally often) or loss (weights). For "
+        "attributes: sampler draws images of rare labels more often, loss weights positives by label.",
+    )
+    focal_gamma: Weight = Field(
+        0.0, description="For attributes: γ of the focal loss, which counts labels that are learnt less; 0 for none."
     )
     freeze_batch_norm: bool = Field(True, description="Keep the statistics of batch norm layers as they are.")
     dropout: bool = Field(False, description="Let the backbone's own dropout layers drop.")
     patience: Count = Field(5, description="Epochs of the last stage without a gain before stopping; 0 for never.")
-    monitor: Literal["val_loss", "val_auc"] = Field(
-        "val_loss", description="What makes a checkpoint the best: val_loss or val_auc (verification)."
+    monitor: Literal["val_loss", "val_auc", "val_accuracy"] = Field(
+        "val_loss",
+        description="What makes a checkpoint the best: val_loss, val_accuracy or val_auc (of verification; for "
+        "attributes the mean over labels).",
     )
 
     distill: Weight = Field(
@@ -118,6 +141,11 @@ class Settings(BaseModel):
     jpeg: Share = Field(0.0, description="Probability of a strong JPEG compression.")
     low_resolution: Share = Field(0.0, description="Probability of reducing to a random size and enlarging again.")
     cutout: Share = Field(0.0, description="Probability of covering a rectangle.")
+    label_aware: bool = Field(
+        False,
+        description="For attributes: spare an image the changes that would make its labels wrong, and change those of "
+        "rare labels more.",
+    )
 
     amp: Literal["auto", "off", "bf16", "fp16"] = Field(
         "auto", description="Mixed precision: auto (on CUDA bf16, or fp16 where that is missing), off, bf16 or fp16."
@@ -127,23 +155,29 @@ class Settings(BaseModel):
     save_minutes: Rate = Field(10.0, description="Minutes between two checkpoints inside an epoch.")
     onnx: bool = Field(True, description="Export the model to ONNX, which evaluate needs, and check it against torch.")
 
-    def stages(self) -> list[int]:
-        """The stages that this training has: 1 trains the head alone, 2 the backbone too."""
-        first = self.strategy in ("two_stage", "head_only") and self.head_epochs > 0
+    def stages(self, task: str = RECOGNITION) -> list[int]:
+        """The stages that this training has: 1 trains the head alone, 2 the backbone too.
+
+        Only recognition's head, which starts from each person's mean embedding, can do without the first.
+        """
+        alone = self.strategy in ("two_stage", "head_only") or (task != RECOGNITION and self.strategy != "scratch")
+        first = alone and self.head_epochs > 0
         second = self.strategy != "head_only" and self.epochs > 0
         return [stage for stage, wanted in ((1, first), (2, second)) if wanted]
 
 
-def read_settings(recipe: str = "", settings: Mapping[str, Any] | None = None) -> Settings:
+def read_settings(recipe: str = "", settings: Mapping[str, Any] | None = None, task: str = RECOGNITION) -> Settings:
     """The settings of a recipe with others put over them.
 
     Args:
         recipe: name of a recipe that ships with kubeface, or a YAML or JSON file (path, s3:// or https://
             with #sha256=…); empty for the defaults.
         settings: names and values that go before the recipe's.
+        task: what they are for; its defaults are without what makes no sense for it.
 
     Raises:
-        KubefaceError: unknown recipe, a file that is no mapping, a name that is unknown, or a value out of range.
+        KubefaceError: unknown recipe or task, a file that is no mapping, a name that is unknown, a value out of range,
+            or a setting that makes no sense for the task.
     """
     values = _read_recipe(recipe) if recipe else {}
     try:
@@ -155,7 +189,9 @@ def read_settings(recipe: str = "", settings: Mapping[str, Any] | None = None) -
             raise KubefaceError(f"setting '{name}' is unknown: use one of {', '.join(Settings.model_fields)}") from None
         text = first["msg"][0].lower() + first["msg"][1:]
         raise KubefaceError(f"setting {name} is {first['input']!r}: {text}") from None
-    require(bool(found.stages()), f"strategy {found.strategy} with its epochs at 0: there is nothing to train")
+    require_task(task)
+    found = _fitting(found, task)
+    require(bool(found.stages(task)), f"strategy {found.strategy} with its epochs at 0: there is nothing to train")
     require(
         found.strategy != "scratch" or (found.wise_ft == 1 and not found.guard),
         "strategy is scratch: wise_ft and guard have no starting weights to keep, leave them out",
@@ -165,11 +201,34 @@ def read_settings(recipe: str = "", settings: Mapping[str, Any] | None = None) -
         f"strategy is {found.strategy} and num_layers is {found.num_layers}: partial needs one, the others have none",
     )
     require(
-        found.frozen_layers == 0 or found.frozen_layers < -found.num_layers,
+        found.frozen_layers == 0 or found.strategy in ("two_stage", "full") or found.frozen_layers < -found.num_layers,
         f"frozen_layers is {found.frozen_layers} and num_layers is {found.num_layers}: it takes some away from the "
         "first layers that a negative num_layers trains",
     )
     return found
+
+
+def _fitting(found: Settings, task: str) -> Settings:
+    """The settings without what the task has no use for.
+
+    Raises:
+        KubefaceError: one that was asked for makes no sense for it.
+    """
+    for name, none in NOT_FOR[task].items():
+        value = getattr(found, name)
+        require(
+            name not in found.model_fields_set or value == none,
+            f"setting {name} is {value!r}: task {task} has no use for it, leave it out",
+        )
+    require(
+        found.monitor != "val_auc" or task != CLASSES,
+        "monitor is val_auc: task classes has no such figure, use val_loss or val_accuracy",
+    )
+    require(
+        task == RECOGNITION or found.strategy == "scratch" or found.head_epochs > 0,
+        f"head_epochs is 0: task {task} begins with the head alone, give it an epoch at least",
+    )
+    return found.model_copy(update={name: none for name, none in NOT_FOR[task].items() if none is not None})
 
 
 def recipe_names() -> list[str]:

@@ -1,4 +1,4 @@
-"""Fine-tune: a pretrained face model on one's own people."""
+"""Fine-tune: a pretrained model on one's own people, labels or classes."""
 
 import copy
 import hashlib
@@ -23,20 +23,22 @@ from components.faces.degrade import Degradation
 from components.faces.errors import KubefaceError, require
 from components.faces.folders import new_folder, sha256_file, write_json
 from components.faces.guard import Guarded
-from components.faces.model import DETECTOR, TEMPLATE, FaceModel, choose_device, digest, load_pretrained, save_model
+from components.faces.model import DETECTOR, TEMPLATE, FaceModel, choose_device, digest, load_start, save_model
 from components.faces.mtcnn_networks import write_mtcnn
 from components.faces.mtcnn_onnx import MTCNN_FILE
 from components.faces.runtime import VERSION, cpu_limit
 from components.faces.table import Table
-from components.finetune.checkpoints import BEST, LAST, Checkpoints, State, part
-from components.finetune.data import FaceCrops, Places, places
+from components.faces.tasks import ATTRIBUTES, CLASSES, RECOGNITION, UNKNOWN, choose_labels, read_labels
+from components.finetune.checkpoints import BEST, HEAD, LAST, Checkpoints, State, part
+from components.finetune.data import Data, FaceCrops, Places, places
 from components.finetune.distributed import Group, processes
 from components.finetune.export import export_models
-from components.finetune.figures import draw_augmentations, draw_history
+from components.finetune.figures import draw_augmentations, draw_distribution, draw_history
 from components.finetune.keeping import GATE_CROPS, choose_alpha, fine_structure_of, fit_guard, interpolated
 from components.finetune.logs import Mlflow, write_history
-from components.finetune.settings import WITHOUT_EFFECT, Settings, read_settings
-from components.finetune.training import Data, Trainer, augmentation
+from components.finetune.objectives import Scores
+from components.finetune.settings import NOT_FOR, WITHOUT_EFFECT, Settings, read_settings
+from components.finetune.training import Trainer, augmentation
 
 FACES_CHECKED = 64
 WITHOUT_PAIRS = "wise_ft=auto needs validation images of at least two people, two of one of them: set another wise_ft"
@@ -56,12 +58,17 @@ def finetune(
     device: str = "auto",
     workers: int = -1,
     seed: int = 0,
+    task: str = RECOGNITION,
+    labels: str = "",
+    fallback: str = "",
 ) -> dict[str, Any]:
-    """Fine-tunes a face model on the training images of a split; under torchrun in several processes.
+    """Fine-tunes a model on the training images of a split; under torchrun in several processes.
 
-    The head starts from the mean embedding of each person. The best checkpoint is the one with the least
-    validation loss (`monitor`); without validation images it is the last one. Leaves model.safetensors, model.onnx,
-    start.onnx (the starting model, for evaluate), model.json, identities.json, checkpoints/, logs/, figures/*.png.
+    The head starts from the mean embedding of each person or class, that of attributes from their frequencies. The best
+    checkpoint is the one with the least validation loss (`monitor`); without validation images it is the last one.
+    Leaves model.safetensors, model.onnx, start.onnx (the starting model, for evaluate), model.json, identities.json,
+    checkpoints/, logs/, figures/*.png; for attributes and classes also head.safetensors, labels.json and sampling.json,
+    and start.onnx is the starting model with the best head of stage 1.
     While it runs, checkpoints stand in `<out>.checkpoints`; a training that was stopped leaves them there for `resume`.
 
     Args:
@@ -81,36 +88,48 @@ def finetune(
         device: auto, cpu or cuda.
         workers: Processes that read and augment; 0 for none, negative for as many as suit the device.
         seed: Seed of order, augmentation and degradation.
+        task: recognition (of people who need not be known yet), attributes (many binary labels at once, out of the
+            table's groups) or classes (one of those that the identities are).
+        labels: For attributes: which, by name, divided by commas or spaces; empty for all that the table has.
+        fallback: Backbone to start from with its published weights, or scratch for random ones, where those asked for
+            cannot be fetched; empty to fail then.
 
     Returns:
-        rows_in, rows_out (images trained on), identities, epochs, best_epoch, val_accuracy, val_loss, val_auc.
+        rows_in, rows_out (images trained on), identities, labels (but for recognition), epochs, best_epoch,
+        val_accuracy, val_loss, val_auc.
 
     Raises:
         KubefaceError: wrong settings, corrupt tables or weights, nobody to train on, a checkpoint of another
             training, or a loss that is not finite.
     """
-    chosen = read_settings(recipe, settings)
+    chosen = read_settings(recipe, settings, task)
+    require(not labels or task == ATTRIBUTES, f"labels is '{labels}': task {task} has none, leave it out")
     bad = Degradation.parse(degradation)
     require(0 <= seed < 2**63, f"seed is {seed}: it must lie in 0 to less than 2^63")
     require(not out.exists() or (out.is_dir() and not any(out.iterdir())), f"{out} exists already: choose another")
     with processes(choose_device(device)) as group:
         _prepare_torch(seed)
         table, divided = Table(aligned, "aligned"), Table(split, "split")
-        data = _read_split(table, divided)
+        data = _read_attributes(table, divided, labels) if task == ATTRIBUTES else _read_split(table, divided, task)
         aligned_with = table.manifest["settings"]
-        model = load_pretrained(backbone, pretrained, group.device, aligned_with.get("template", TEMPLATE))
+        template = aligned_with.get("template", TEMPLATE)
+        scratch = chosen.strategy == "scratch"
+        model, fell_back = load_start(backbone, pretrained, fallback, group.device, template, scratch)
+        if fell_back and group.main:
+            print(f"finetune: {fell_back}", flush=True)
         model.detector = aligned_with.get("detector", DETECTOR)
         _check(chosen, bad, model, data)
         start = _kept(model) if chosen.onnx and group.main else None
         run = {
-            "backbone": backbone,
+            "backbone": model.backbone,
             "start_sha256": digest(model.network),
             "identities": hashlib.sha256("\n".join(data.identities).encode()).hexdigest(),
             "aligned": table.sha256,
             "split": divided.sha256,
             "degradation": str(bad),
             "seed": seed,
-            **json.loads(chosen.model_dump_json(exclude=set(WITHOUT_EFFECT))),
+            **json.loads(chosen.model_dump_json(exclude={*WITHOUT_EFFECT, *NOT_FOR[task]})),
+            **({} if task == RECOGNITION else {"task": task, "labels": list(data.labels)}),
         }
         store = _open_checkpoints(Path(f"{out}.checkpoints"), checkpoints, resume, chosen, run) if group.main else None
         there = store is not None and (store.folder / LAST).is_file()
@@ -118,6 +137,9 @@ def finetune(
         mlflow = Mlflow(run, group.main)
         try:
             trainer = Trainer(chosen, model, data, bad, seed, group, _workers(workers, group), store, restored)
+            if task != RECOGNITION and scratch and start is not None:
+                start = _kept(model)  # what published weights are worth is for another training to say
+            guess = Scores(trainer.head, task == ATTRIBUTES)
             trainer.fit(mlflow)
         except BaseException:
             if store is not None and not (store.folder / LAST).is_file():
@@ -125,10 +147,12 @@ def finetune(
             raise
         best = group.share(store.best() if store is not None else None)
         final, kept = _finish(trainer, chosen, part("backbone", best))
+        heads = None if task == RECOGNITION else _scores(trainer, store, best, guess) if store is not None else None
         figures = {
             "rows_in": len(data.train) + len(data.val),
             "rows_out": len(data.train),
             "identities": len(data.identities),
+            **({"labels": len(data.labels)} if data.labels else {}),
             "epochs": len(trainer.position.history),
             **{("best_epoch" if k == "epoch" else k): v for k, v in vars(trainer.position.best).items()},
         }
@@ -138,6 +162,7 @@ def finetune(
                 "pretrained": pretrained,
                 "recipe": recipe,
                 "identities": len(data.identities),
+                **({"fallback": fell_back} if fell_back else {}),
                 "images": len(data.train),
                 "best_epoch": trainer.position.best.epoch,
                 "val_loss": trainer.position.best.val_loss,
@@ -153,7 +178,7 @@ def finetune(
                 },
             }
             with new_folder(out) as folder:
-                _write(folder, final, start, trainer, training)
+                _write(folder, final, start, trainer, training, heads)
                 for path in sorted(store.folder.glob("*.safetensors")):
                     shutil.copyfile(path, folder / "checkpoints" / path.name)  # they stay until `out` is whole
                 mlflow.end(folder)
@@ -178,26 +203,64 @@ def _workers(workers: int, group: Group) -> int:
     return min(8, max(1, cpu_limit() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - 1))
 
 
-def _read_split(table: Table, divided: Table) -> Data:
+def _read_split(table: Table, divided: Table, task: str) -> Data:
     rows = divided.columns(["image_id", "identity", "split"]).to_pylist()
     identities = sorted({row["identity"] for row in rows if row["split"] == "train"})
-    require(len(identities) >= 2, f"{divided.folder} has {len(identities)} people to train on, at least 2 are needed")
+    what = "classes" if task == CLASSES else "people"
+    require(len(identities) >= 2, f"{divided.folder} has {len(identities)} {what} to train on, at least 2 are needed")
     others = sorted({row["identity"] for row in rows if row["split"] == "val"} - set(identities))
     number = {name: index for index, name in enumerate([*identities, *others])}
+    found = {
+        name: _found(table, divided, {row["image_id"]: number[row["identity"]] for row in rows if row["split"] == name})
+        for name in ("train", "val")
+    }
+    return Data(identities, found["train"], found["val"], task, tuple(identities) if task == CLASSES else ())
+
+
+def _read_attributes(table: Table, divided: Table, labels: str) -> Data:
+    """The images of which a label at least is known."""
+    names = choose_labels(table, labels)
+    ids, targets = read_labels(table, names)
+    some = dict(zip(ids, (targets != UNKNOWN).any(axis=1).tolist(), strict=True))
+    row_of = {image_id: row for row, image_id in enumerate(ids)}
+    rows = divided.columns(["image_id", "identity", "split"]).to_pylist()
     found: dict[str, Places] = {}
+    unknown = 0
     for name in ("train", "val"):
-        labels = {row["image_id"]: number[row["identity"]] for row in rows if row["split"] == name}
-        found[name] = places(table, labels)
-        require(
-            len(found[name]) == len(labels),
-            f"{divided.folder} names images that {table.folder} does not hold: run split on this table",
-        )
-    return Data(identities, found["train"], found["val"])
+        chosen = [row["image_id"] for row in rows if row["split"] == name]
+        unknown += sum(not some.get(image_id, True) for image_id in chosen)
+        # An image that the table does not hold stays in, so that it is missed.
+        wanted = {image_id: row_of.get(image_id, 0) for image_id in chosen if some.get(image_id, True)}
+        found[name] = _found(table, divided, wanted)
+    train = found["train"]
+    require(len(train) > 0, f"{divided.folder} has no image to train on of which a label is known: label some")
+    numbers = set(train.labels.tolist())
+    identities = sorted({row["identity"] for row in rows if row_of.get(row["image_id"]) in numbers})
+    print(
+        f"finetune: {len(names)} labels of {len(train)} images to train on and {len(found['val'])} to validate on; "
+        f"{unknown} without a known label left out",
+        flush=True,
+    )
+    return Data(identities, train, found["val"], ATTRIBUTES, tuple(names), targets)
+
+
+def _found(table: Table, divided: Table, labels: dict[str, int]) -> Places:
+    """The places of the images that a split names."""
+    found = places(table, labels)
+    require(
+        len(found) == len(labels),
+        f"{divided.folder} names images that {table.folder} does not hold: run split on this table",
+    )
+    return found
 
 
 def _check(settings: Settings, degradation: Degradation, model: FaceModel, data: Data) -> None:
     """Refuses before the training what could not be done after it."""
     guarded = settings.guard or (isinstance(model.network, Guarded) and settings.strategy != "scratch")
+    require(
+        data.task == RECOGNITION or not isinstance(model.network, Guarded),
+        f"{model.start} is a guarded model: task {data.task} starts from one without a guard",
+    )
     require(bool(degradation) or not guarded, "guard needs a degradation to tell clean crops from: set degradation")
     sizes = np.unique(data.val.labels, return_counts=True)[1]
     require(settings.wise_ft != "auto" or (len(sizes) > 1 and max(sizes) > 1), WITHOUT_PAIRS)
@@ -241,7 +304,7 @@ def _same_training(place: str, store: Checkpoints, now: dict[str, Any]) -> None:
     notes = store.notes()
     then = notes["run"]
     words = {"identities": "people", "aligned": "data (aligned table)", "split": "data (split table)",
-             "start_sha256": "starting weights"}  # fmt: skip
+             "start_sha256": "starting weights", "labels": "labels"}  # fmt: skip
     for name, value in now.items():
         if then.get(name) != value:
             seen = f"other {words[name]}" if name in words else f"{name} {then.get(name)}, this run has {value}"
@@ -249,6 +312,11 @@ def _same_training(place: str, store: Checkpoints, now: dict[str, Any]) -> None:
     require(
         notes["position"]["best"]["epoch"] == 0 or (store.folder / BEST).is_file(),
         f"{place} holds {LAST} without {BEST}: give the folder with both",
+    )
+    labelled = then.get("task", RECOGNITION) != RECOGNITION and then["strategy"] != "scratch"
+    require(
+        not labelled or not notes["position"]["history"] or (store.folder / HEAD).is_file(),
+        f"{place} holds {LAST} without {HEAD}: give the folder with both",
     )
     print(f"finetune: going on from {storage.join(place, LAST)}", flush=True)
 
@@ -282,6 +350,28 @@ def _finish(trainer: Trainer, settings: Settings, best: State) -> tuple[FaceMode
     return trainer.model, kept
 
 
+def _scores(trainer: Trainer, store: Checkpoints, best: State, guess: Scores) -> tuple[Scores, Scores]:
+    """What makes scores of the final model's embeddings, and of the starting one's.
+
+    Args:
+        best: the best epoch's weights.
+        guess: of the head at the start, which is all there is from scratch.
+    """
+    stage = trainer.position.history[trainer.position.best.epoch - 1]["stage"]
+    if stage == 1 and 2 in trainer.stages:
+        print(
+            "finetune: training the backbone did not help on the validation images: the model is the starting "
+            f"backbone with the head of epoch {trainer.position.best.epoch}",
+            flush=True,
+        )
+
+    def scores(state: State) -> Scores:
+        trainer.head.load_state_dict(state)
+        return Scores(trainer.head, guess.sigmoid)
+
+    return scores(part("head", best)), scores(store.head()) if 1 in trainer.stages else guess
+
+
 def _guarded(trainer: Trainer, start: nn.Module, tuned: nn.Module) -> tuple[nn.Module, dict[str, float | None]]:
     found: list[Tensor] = []
     for part_of_data in (trainer.data.train, trainer.data.val):
@@ -302,22 +392,50 @@ def _kept(model: FaceModel) -> FaceModel:
     return replace(model, network=copy.deepcopy(model.network).cpu())
 
 
-def _write(folder: Path, model: FaceModel, start: FaceModel | None, trainer: Trainer, training: dict[str, Any]) -> None:
+def _write(
+    folder: Path,
+    model: FaceModel,
+    start: FaceModel | None,
+    trainer: Trainer,
+    training: dict[str, Any],
+    heads: tuple[Scores, Scores] | None,
+) -> None:
     """Everything of the model folder but the checkpoints; ONNX where there is a starting model to export too."""
+    data = trainer.data
     if start is not None:
-        faces = _faces(trainer.data.val if len(trainer.data.val) else trainer.data.train, FACES_CHECKED)
-        training["onnx"] = export_models(model, start, folder, faces)
+        faces = _faces(data.val if len(data.val) else data.train, FACES_CHECKED)
+        training["onnx"] = export_models(model, start, folder, faces, heads)
         if model.detector == "mtcnn":  # for users of the ONNX export, who need not have what it is made from
             write_mtcnn(folder / MTCNN_FILE)
             training["onnx"]["mtcnn_sha256"] = sha256_file(folder / MTCNN_FILE)
-    save_model(model, folder, training)
-    write_json(folder / "identities.json", trainer.data.identities)
+    save_model(model, folder, training, data.task, heads[0].state_dict() if heads else None)
+    write_json(folder / "identities.json", data.identities)
     write_history(folder / "logs", trainer.position.history)
     (folder / "checkpoints").mkdir()
     (folder / "figures").mkdir()
-    draw_history(trainer.position.history, folder / "figures")
-    shown = FaceCrops(trainer.data.train, trainer.degradation, trainer.seed, augmentation(trainer.settings))
+    draw_history(trainer.position.history, folder / "figures", data.task)
+    if data.labels:
+        write_json(folder / "labels.json", list(data.labels))
+        sampling = _sampling(trainer)
+        write_json(folder / "sampling.json", sampling)
+        draw_distribution(sampling["before"], sampling["after"], folder / "figures" / "label_distribution.png")
+    shown = FaceCrops(data.train, trainer.degradation, trainer.seed, augmentation(trainer.settings))
     draw_augmentations(shown, folder / "figures" / "augmentation.png")
+
+
+def _sampling(trainer: Trainer) -> dict[str, Any]:
+    """Images of each label or class among the training images, and among those that the first epoch draws."""
+    data, drawn = trainer.data, trainer.drawn()
+
+    def count(labels: NDArray[np.int32]) -> dict[str, int]:
+        if data.task == ATTRIBUTES:
+            found = (data.targets[labels] == 1).sum(0)
+        else:
+            found = np.bincount(labels, minlength=len(data.labels))
+        return dict(zip(data.labels, found.tolist(), strict=True))
+
+    labels = data.train.labels
+    return {"images": len(labels), "drawn": len(drawn), "before": count(labels), "after": count(labels[drawn])}
 
 
 def _faces(found: Places, count: int) -> NDArray[np.uint8]:

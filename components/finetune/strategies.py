@@ -59,7 +59,7 @@ def trained_parts(network: nn.Module, settings: Settings) -> list[Part]:
     """The parts of the backbone that the strategy trains, as they are before any adapter is put in.
 
     Raises:
-        KubefaceError: partial training of more layers than there are.
+        KubefaceError: partial training of more layers than there are, or none that is not frozen.
     """
     found = layers(network)
     if settings.strategy == "head_only":
@@ -75,7 +75,11 @@ def trained_parts(network: nn.Module, settings: Settings) -> list[Part]:
     if settings.strategy == "differential":
         # Layer-wise learning-rate decay (Howard and Ruder, ULMFiT, arXiv 1801.06146; Clark et al., arXiv 2003.10555).
         return [Part(layer, settings.layer_decay**depth) for depth, layer in enumerate(reversed(found))]
-    return [Part([module for layer in found for module in layer])]
+    require(
+        settings.frozen_layers < len(found),
+        f"frozen_layers is {settings.frozen_layers}: the backbone has {len(found)} convolutions and linear layers",
+    )
+    return [Part([module for layer in found[settings.frozen_layers :] for module in layer])]
 
 
 def add_adapters(network: nn.Module, settings: Settings) -> nn.Module:

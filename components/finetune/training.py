@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.functional import cosine_similarity, cross_entropy, normalize
+from torch.nn.functional import cosine_similarity, normalize
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
@@ -21,17 +21,18 @@ from components.faces.backbones import backbone_named
 from components.faces.degrade import Degradation
 from components.faces.errors import KubefaceError, require
 from components.faces.guard import Guarded
-from components.faces.metrics import all_pairs, verification
 from components.faces.model import FaceModel
 from components.faces.progress import Progress
 from components.faces.seeded import seeded
+from components.faces.tasks import ATTRIBUTES, RECOGNITION
 from components.finetune.augment import Augmentation
 from components.finetune.checkpoints import LAST, Checkpoints, State, part, prefixed
-from components.finetune.data import Batches, FaceCrops, InOrder, Places, class_weights, collate, loaded
+from components.finetune.data import Batches, Data, FaceCrops, InOrder, Places, collate, loaded
 from components.finetune.distributed import Group
-from components.finetune.heads import make_head
 from components.finetune.logs import Mlflow, Row
+from components.finetune.objectives import Attributes, OneOfMany, repeat_factors
 from components.finetune.settings import Settings
+from components.finetune.sparing import LabelAware
 from components.finetune.strategies import (
     Part,
     add_adapters,
@@ -42,20 +43,6 @@ from components.finetune.strategies import (
     set_modes,
     trained_parts,
 )
-
-# Validation images that verification figures are taken from: 4,000 make 8 million pairs, more than are scored.
-VERIFIED = 4000
-PAIRS = 200_000
-
-
-@dataclass(frozen=True)
-class Data:
-    """Training and validation images with the names of the classes; people of `val` who are not trained on have
-    numbers from len(identities) up."""
-
-    identities: list[str]
-    train: Places
-    val: Places
 
 
 @dataclass
@@ -76,7 +63,7 @@ class Position:
     epoch: int = 0
     step: int = 0
     loss: float = 0.0  # sums over the images of the unfinished epoch
-    right: int = 0
+    right: float = 0
     seen: int = 0
     seconds: float = 0.0
     without_gain: int = 0
@@ -129,7 +116,7 @@ class Trainer:
         self.settings, self.model, self.data, self.degradation = settings, model, data, degradation
         self.seed, self.group, self.workers, self.checkpoints = seed, group, workers, checkpoints
         self.device = next(model.network.parameters()).device
-        self.stages = settings.stages()
+        self.stages = settings.stages(data.task)
         amp = settings.amp
         if amp == "auto":
             amp = "off" if self.device.type == "cpu" else "bf16" if torch.cuda.is_bf16_supported() else "fp16"
@@ -153,19 +140,13 @@ class Trainer:
         # What a backbone itself never trains, such as the fixed scale behind insightface's embeddings, stays so.
         self.trainable = {id(p) for p in self.network.parameters() if p.requires_grad}
         self.average: AveragedModel | None = None
-        weighted = settings.balance == "loss"
-        self.weights = class_weights(data.train, len(data.identities)).to(self.device) if weighted else None
-        classes = len(data.identities), model.embedding_size
-        if restored is not None:
-            means = torch.ones(classes, device=self.device)
-        elif scratch:
-            noise = seeded(seed, "centres").standard_normal(classes, dtype=np.float32)
-            means = normalize(torch.from_numpy(noise)).to(self.device)
+        self.objective: OneOfMany | Attributes
+        if data.task == ATTRIBUTES:
+            self.objective = Attributes(settings, data, model.embedding_size, self.device)
         else:
-            means = self._class_means()
-        self.head = make_head(
-            settings.head, means, settings.scale, settings.margin, settings.margins, settings.sub_centers
-        ).to(self.device)
+            self.objective = OneOfMany(settings, data, self._centres(scratch, restored is not None))
+        self.head = self.objective.head
+        self.factors = repeat_factors(data.targets[data.train.labels]) if data.task == ATTRIBUTES else None
         self.restored = restored[0] if restored else None
         self.position = _position(restored[1]) if restored else Position(self.stages[0])
         self.position.accumulate = max(self.position.accumulate, settings.accumulate)
@@ -247,18 +228,8 @@ class Trainer:
     def _train_stage(self, stage: int, mlflow: Mlflow) -> None:
         settings, position = self.settings, self.position
         epochs = settings.head_epochs if stage == 1 else settings.epochs
-        patience = settings.patience if stage == self.stages[-1] else 0
-        statistics = stage == 2 and (not settings.freeze_batch_norm or settings.strategy == "scratch")
-        self.least = 2 if statistics else 1  # of one image batch norm learns nothing
-        sampler = Batches(
-            self.data.train,
-            settings.batch_size,
-            self.seed,
-            settings.balance,
-            self.group.rank,
-            self.group.size,
-            least=self.least,
-        )
+        patience = settings.patience if stage == self.stages[-1] else settings.head_patience
+        sampler = self._batches(stage)
         crops = FaceCrops(
             self.data.train,
             self.degradation,
@@ -266,6 +237,7 @@ class Trainer:
             augmentation(settings),
             settings.degrade,
             clean=self.teacher is not None and stage == 2,
+            aware=self._label_aware(),
         )
         loader = DataLoader(crops, batch_sampler=sampler, persistent_workers=self.workers > 0, **self._loading())
         while position.epoch < epochs and not (patience and position.without_gain >= patience):
@@ -275,7 +247,38 @@ class Trainer:
             self._train_epoch(loader, len(sampler), sampler.images, epochs, label)
             self._end_epoch(stage, label, rates, sampler.images, mlflow)
             if patience and position.without_gain >= patience:
-                self._say(f"finetune: stopped early, {settings.monitor} has not improved for {patience} epochs")
+                ended = "stopped early" if stage == self.stages[-1] else f"stage {stage} ends early"
+                self._say(f"finetune: {ended}, {settings.monitor} has not improved for {patience} epochs")
+
+    def _batches(self, stage: int) -> Batches:
+        """The batches of a stage."""
+        settings = self.settings
+        statistics = stage == 2 and (not settings.freeze_batch_norm or settings.strategy == "scratch")
+        self.least = 2 if statistics else 1  # of one image batch norm learns nothing
+        return Batches(
+            self.data.train,
+            settings.batch_size,
+            self.seed,
+            settings.balance,
+            self.group.rank,
+            self.group.size,
+            least=self.least,
+            factors=self.factors if settings.balance == "sampler" else None,
+        )
+
+    def _label_aware(self) -> LabelAware | None:
+        """What labels make of the augmentation, where the settings ask for it."""
+        if not self.settings.label_aware or self.factors is None:
+            return None
+        rare = np.zeros(len(self.data.targets), bool)
+        rare[self.data.train.labels] = self.factors > 1
+        return LabelAware(augmentation(self.settings), self.data.labels, self.data.targets, rare)
+
+    def drawn(self) -> NDArray[np.int64]:
+        """The training images that the first epoch draws, by index, each as often as it comes."""
+        sampler = self._batches(self.stages[0])
+        sampler.set_epoch(1)
+        return sampler.drawn()
 
     def _set_rate(self, step: int, steps: int, epochs: int) -> tuple[float, float]:
         """Sets the rates for a step of the current epoch; returns the backbone's and the head's."""
@@ -309,7 +312,7 @@ class Trainer:
                     self._save_last()
         position.seconds += time.monotonic() - start
 
-    def _step(self, batch: list[Tensor], whole: int, label: str) -> tuple[float, int]:
+    def _step(self, batch: list[Tensor], whole: int, label: str) -> tuple[float, float]:
         """One step of the optimizer over this process's share of a batch of `whole` images: sum of the losses over the
         whole batch, and how many were right."""
         position = self.position
@@ -330,9 +333,9 @@ class Trainer:
         if self.average is not None:
             self.average.update_parameters(self.network)
         loss, right = self.group.sum(torch.tensor([loss, right], dtype=torch.float64)).tolist()
-        return loss, int(right)
+        return loss, right
 
-    def _gradients(self, batch: list[Tensor], whole: int, label: str) -> tuple[float, int]:
+    def _gradients(self, batch: list[Tensor], whole: int, label: str) -> tuple[float, float]:
         """Gradients of a batch; where memory does not suffice, in half as large parts from then on.
 
         The parts' gradients add up to those of the batch, so that nothing changes but the memory.
@@ -362,9 +365,9 @@ class Trainer:
             f"(accumulate={count})"
         )
 
-    def _accumulated(self, batch: list[Tensor], whole: int, label: str) -> tuple[float, int]:
+    def _accumulated(self, batch: list[Tensor], whole: int, label: str) -> tuple[float, float]:
         self.optimizer.zero_grad(set_to_none=True)
-        total, right = 0.0, 0
+        total, right = 0.0, 0.0
         count = min(self.position.accumulate, len(batch[-1]) // self.least)
         for number, images in enumerate(zip(*(tensor.tensor_split(count) for tensor in batch), strict=True), 1):
             alone = self.group.size > 1 and number < count
@@ -381,15 +384,13 @@ class Trainer:
                 # Processes average their gradients; what is wanted is the mean over the images of all of them.
                 self.scaler.scale(loss * (self.group.size / whole)).backward()  # type: ignore[no-untyped-call]
             with torch.no_grad():
-                right += int((self.head(embeddings.detach()).argmax(1) == images[-1]).sum())
+                right += float(self.objective.right(embeddings.detach(), images[-1]))
         return total, right
 
     def _losses(self, images: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Embeddings (N×D) and losses (N) of ([clean crops,] crops, labels)."""
         embeddings, logits = self.learner(self.model.prepare(images[-2]), images[-1])
-        losses = cross_entropy(logits, images[-1], reduction="none", label_smoothing=self.settings.label_smoothing)
-        if self.weights is not None:
-            losses = losses * self.weights[images[-1]]
+        losses = self.objective.losses(logits, images[-1])
         if len(images) == 3:
             losses = losses + self.settings.distill * self._distance(embeddings, images[0])
         return embeddings, losses
@@ -423,6 +424,8 @@ class Trainer:
             "seconds": round(position.seconds + time.monotonic() - start, 2),
         }
         better = self._better(found)
+        if better and stage == 1 and self.data.task != RECOGNITION and self.checkpoints is not None:
+            self.checkpoints.save_head(prefixed("head", self.head.state_dict()), number)
         position.best = Best(number, found.val_loss, found.val_accuracy, found.val_auc) if better else position.best
         position.history.append(row)
         position.epoch += 1
@@ -438,6 +441,8 @@ class Trainer:
     def _better(self, found: Best) -> bool:
         best = self.position.best
         # Where only strangers are validated there is no loss to go by.
+        if self.settings.monitor == "val_accuracy" and found.val_accuracy is not None:
+            return best.val_accuracy is None or found.val_accuracy > best.val_accuracy
         if found.val_auc is not None and (self.settings.monitor == "val_auc" or found.val_loss is None):
             return best.val_auc is None or found.val_auc > best.val_auc
         return found.val_loss is None or best.val_loss is None or found.val_loss < best.val_loss
@@ -484,60 +489,62 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self, network: nn.Module) -> Best:
-        """Loss and accuracy over the validation images of trained people, and verification over those of everyone."""
+        """Loss and accuracy over the validation images with a known label, and the task's AUC over all of them."""
         if not len(self.data.val):
             return Best()
         network.eval()
-        classes = len(self.data.identities)
         sums = torch.zeros(3, dtype=torch.float64)
         kept: list[NDArray[np.float32]] = []
-        people: list[NDArray[np.int64]] = []
+        seen: list[NDArray[np.int64]] = []
         for clean, bad, labels in self.in_order(self.data.val, self.degradation):
             with self.autocast:
                 embeddings = network(self.model.prepare(bad)).float()
-            kept.append(normalize(embeddings).cpu().numpy())
-            people.append(labels.cpu().numpy())
-            known = labels < classes
+            kept.append(self.objective.evidence(embeddings).cpu().numpy())
+            seen.append(labels.cpu().numpy())
+            known = self.objective.known(labels)
             if known.any():
                 embeddings, labels = embeddings[known], labels[known]
-                logits = self.head(embeddings, labels)
-                losses = cross_entropy(logits, labels, reduction="none", label_smoothing=self.settings.label_smoothing)
-                if self.weights is not None:
-                    losses = losses * self.weights[labels]
+                losses = self.objective.losses(self.head(embeddings, labels), labels)
                 if self.teacher is not None:
                     losses = losses + self.settings.distill * self._distance(embeddings, clean[known])
-                right = (self.head(embeddings).argmax(1) == labels).sum()
+                right = self.objective.right(embeddings, labels)
                 sums += torch.stack([losses.double().sum(), right.double(), known.double().sum()]).cpu()
         sums = self.group.sum(sums)
         loss, right, count = sums.tolist()
-        auc = self._auc(kept, people)
+        auc = self._auc(kept, seen)
         return Best(0, loss / count, right / count, auc) if count else Best(val_auc=auc)
 
     def auc(self, network: nn.Module, degradation: Degradation) -> float | None:
-        """Verification of validation images under a degradation: AUC over pairs."""
-        kept, people = [], []
+        """The task's AUC over the validation images under a degradation."""
+        kept, seen = [], []
         with torch.no_grad():
             for _, bad, labels in self.in_order(self.data.val, degradation):
-                kept.append(normalize(network.eval()(self.model.prepare(bad)).float()).cpu().numpy())
-                people.append(labels.cpu().numpy())
-        return self._auc(kept, people)
+                embeddings = network.eval()(self.model.prepare(bad)).float()
+                kept.append(self.objective.evidence(embeddings).cpu().numpy())
+                seen.append(labels.cpu().numpy())
+        return self._auc(kept, seen)
 
-    def _auc(self, kept: list[NDArray[np.float32]], people: list[NDArray[np.int64]]) -> float | None:
-        """AUC over the pairs of all processes' images, in the order that one process has them in.
+    def _auc(self, kept: list[NDArray[np.float32]], seen: list[NDArray[np.int64]]) -> float | None:
+        """The task's AUC over all processes' images, in the order that one process has them in.
 
         Args:
-            kept: unit-length embeddings (N×D) of this process's batches, of which there may be none.
-            people: the class of each.
+            kept: the objective's evidence of this process's batches, of which there may be none.
+            seen: the label of each.
         """
-        none = np.empty((0, self.model.embedding_size), np.float32), np.empty(0, np.int64)
-        shares = self.group.gather((np.concatenate([none[0], *kept]), np.concatenate([none[1], *people])))
-        order = np.argsort(np.concatenate([r + self.group.size * np.arange(len(p)) for r, (_, p) in enumerate(shares)]))
-        order = order[:VERIFIED]
-        embeddings = np.concatenate([e for e, _ in shares])[order]
-        pairs = all_pairs(np.concatenate([p for _, p in shares])[order], PAIRS)
-        if not np.isfinite(embeddings).all() or pairs.same.all() or not pairs.same.any():
-            return None
-        return float(verification(pairs.scores(embeddings), pairs.same)["auc"])
+        shares = [share for share in self.group.gather((kept, seen)) if share[0]]
+        every = [(np.concatenate(evidence), np.concatenate(labels)) for evidence, labels in shares]
+        order = np.argsort(np.concatenate([r + self.group.size * np.arange(len(p)) for r, (_, p) in enumerate(every)]))
+        evidence = np.concatenate([e for e, _ in every])[order]
+        return self.objective.auc(evidence, np.concatenate([p for _, p in every])[order])
+
+    def _centres(self, scratch: bool, restored: bool) -> Tensor:
+        """Where the head's class centres start, classes×D: at the classes' means, where a backbone has learnt some."""
+        shape = len(self.data.identities), self.model.embedding_size
+        if scratch:
+            noise = seeded(self.seed, "centres").standard_normal(shape, dtype=np.float32)
+            return normalize(torch.from_numpy(noise)).to(self.device)
+        # What was restored takes their place.
+        return torch.ones(shape, device=self.device) if restored else self._class_means()
 
     def _class_means(self) -> Tensor:
         """Mean unit embedding of each person's clean training crops, classes×D."""

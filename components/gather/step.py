@@ -18,7 +18,8 @@ from components.faces.forget import mark_of, read_forget
 from components.faces.progress import Progress
 from components.faces.runtime import VERSION
 from components.faces.seeded import rank
-from components.faces.table import REJECTED_FIELDS, Table, TableWriter
+from components.faces.table import REJECTED_FIELDS, WHOLE, Table, TableWriter
+from components.faces.tasks import PERSON
 
 STEPS = ("ingest", "align", "filter")
 # What a shard's manifest says of the shard alone.
@@ -155,13 +156,14 @@ def _merge(
     people: dict[str, list[int]] = {}
     aligned = [part.tables["align"] for part in parts]
     filtered = [part.tables["filter"] for part in parts]
+    aligned_with = _settings(aligned)
     with ExitStack() as stack:
-        faces = stack.enter_context(TableWriter(out_aligned, "aligned", f"align {VERSION}", _settings(aligned)))
+        faces = stack.enter_context(TableWriter(out_aligned, "aligned", f"align {VERSION}", aligned_with))
         verdicts = stack.enter_context(TableWriter(out_filtered, "filter", f"filter {VERSION}", _settings(filtered)))
         progress = stack.enter_context(Progress("gather", sum(table.rows for table in aligned)))
         streams = [_pairs(part) for part in parts]
         for face, verdict in heapq.merge(*streams, key=lambda pair: rank(seed, pair[0]["source"])):
-            found = {mark_of(face["identity"]), mark_of(face["source"])} & unwanted if unwanted else None
+            found = unwanted.intersection(map(mark_of, _names(face))) if unwanted else None
             require(not found, f"image {face['image_id']} is to be forgotten and is still there: this is a bug")
             faces.add(face)
             verdicts.add(verdict)
@@ -173,11 +175,17 @@ def _merge(
             for row in table.rejected():
                 writer.reject(row["source"], row["reason"], row["detail"])
         images = sum(part.tables["ingest"].rows for part in parts)
-        require(faces.rows > 0, f"no face was found in any of {images} images: lower min_confidence or min_face_size")
+        whole = aligned_with.get("template") == WHOLE
+        require(
+            faces.rows > 0,
+            f"none of {images} images can be decoded: look at rejected.csv of align"
+            if whole
+            else f"no face was found in any of {images} images: lower min_confidence or min_face_size",
+        )
         require(
             faces.identities > 1,
-            f"all {faces.rows} faces are of one identity: put the images of each person into a folder of their own, "
-            "or give identity_pattern or listing",
+            f"all {faces.rows} {'images are of one class' if whole else 'faces are of one identity'}: put the images "
+            f"of each {'class' if whole else 'person'} into a folder of their own, or give identity_pattern or listing",
         )
     return people
 
@@ -193,6 +201,11 @@ def _pairs(part: Part) -> Iterator[tuple[Row, Row]]:
                 f"{part.tables['filter'].folder} says nothing of image {face['image_id']}: run filter on this table",
             )
             yield face, verdict or {}
+
+
+def _names(face: Row) -> tuple[str, str, str]:
+    """What an image may be forgotten by: its identity, its file, and its person where the groups tell one."""
+    return face["identity"], face["source"], str(json.loads(face["groups"] or "{}").get(PERSON, ""))
 
 
 def _settings(tables: list[Table]) -> dict[str, Any]:

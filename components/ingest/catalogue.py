@@ -10,7 +10,9 @@ from components.faces.fetch import split_checksum
 from components.faces.files import FileList, StoredFile, parts
 from components.faces.forget import mark_of
 from components.faces.sources import Source, open_source
-from components.ingest.naming import LISTINGS, Label, Naming, by_folder, by_listing, by_pattern
+from components.faces.tasks import PERSON
+from components.ingest.listing import SUFFIXES, Listing
+from components.ingest.naming import Label, Naming, by_folder, by_listing, by_pattern
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,8 @@ def open_catalogue(
 
     Args:
         source: folder, s3:// prefix, archive, or a listing of images that lie beside it.
-        listing: who is in which image, as CSV or Parquet; empty where folders or names say it.
+        listing: what is known of which image, as tables (see Listing), with spaces between several; empty where folders
+            or names say all.
         identity_pattern: regular expression that finds the person in a file's name; empty for the folder's name.
         forget: marks of people and images to leave out, as read_forget gives them.
 
@@ -129,14 +132,18 @@ def open_catalogue(
             cannot be used.
     """
     source, listing = _apart(source, listing)
-    require(not (listing and identity_pattern), "listing and identity_pattern both name people: give one of them")
     naming: Naming = by_pattern(identity_pattern) if identity_pattern else by_folder
     with open_source(source) as opened:
         files, missing = opened.files.where(lambda file: not _hidden(file.name)), list[str]()
         if listing:
-            labels = by_listing(listing)
-            naming, missing = labels.get, sorted(labels.keys() - set(opened.files.names()))
-            files = opened.files.where(lambda file: file.name in labels)
+            listed = Listing(listing)
+            require(
+                not (listed.names_people and identity_pattern),
+                "listing and identity_pattern both name people: give one of them",
+            )
+            missing = listed.match(opened.files)
+            naming = by_listing(listed, naming)
+            files = opened.files.where(lambda file: file.name in listed)
             require(bool(files), f"{source} holds none of the images that {listing} lists")
         require(bool(files), f"{source} holds no image: check the folder or prefix")
         forgotten = dict[str, str]()
@@ -152,12 +159,13 @@ def open_catalogue(
 
 def _mark(name: str, label: Label | None, forget: frozenset[str]) -> str:
     """The mark that a file is to be forgotten by, empty where it is not."""
-    return next((mark for mark in (mark_of(label.identity if label else ""), mark_of(name)) if mark in forget), "")
+    names = ([label.identity, label.groups.get(PERSON, "")] if label else []) + [name]
+    return next((mark for mark in map(mark_of, names) if mark in forget), "")
 
 
 def _apart(source: str, listing: str) -> tuple[str, str]:
     """Source and listing, where the source is a listing of what lies beside it."""
-    if listing or not split_checksum(source)[0].lower().endswith(LISTINGS):
+    if listing or not split_checksum(source)[0].lower().endswith(SUFFIXES):
         return source, listing
     folder, slash, _ = split_checksum(source)[0].rpartition("/")
     return (folder if slash else ".") or "/", source

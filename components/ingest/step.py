@@ -45,7 +45,8 @@ def plan(
 
     Args:
         source: Folder, s3:// prefix, or archive; or a listing of images that lie beside it.
-        listing: Who is in which image, as CSV or Parquet; empty where folders or names say it.
+        listing: What is known of which image, as CSV, Parquet or CelebA's text files, with spaces between several;
+            empty where folders or names say all.
         identity_pattern: Regular expression that finds the person in a file's name; empty for the folder's name.
         forget: File with people or images to forget, one name a line; empty for none.
         num_shards: Number of shards.
@@ -80,16 +81,18 @@ def ingest(
 ) -> dict[str, Any]:
     """Reads the images of a source, or of a shard of it, into a face table.
 
-    The folder that an image lies in names its identity, or its name does, or a listing; where `train/` and `val/` lie
-    above those folders, the division is kept. Images that cannot be used are listed in rejected.csv and counted by
-    reason. Pixels are kept: JPEG and PNG files that need no turning stay as they are, others become PNG.
+    The folder that an image lies in names its identity, or its name does, or a listing; where `train/`, `val/` and
+    `test/` lie above those folders, the division is kept. Images that cannot be used are listed in rejected.csv and
+    counted by reason. Pixels are kept: JPEG and PNG files that need no turning stay as they are, others become PNG.
 
     Args:
         source: Folder, s3://bucket/prefix, or a .tar, .tgz or .zip (path, s3:// or https:// with #sha256=…); or a
             listing of images that lie beside it.
         out: Folder to write the face table to.
-        listing: CSV or Parquet file (path, s3:// or https:// with #sha256=…) with columns path, identity and perhaps
-            split (train, val); other columns are kept as groups. Only images that it lists are read.
+        listing: CSV, Parquet or CelebA's text files (paths, s3:// or https:// with #sha256=…), with spaces between
+            several, whose columns are joined: path, perhaps identity and split (train, val, test); other columns are
+            kept as groups. Only images that they list are read. Without identity the folder or the pattern names it, or
+            else the image's own name.
         identity_pattern: Regular expression whose first group, found in a file's name, is the identity, as ^(\\d+)_;
             empty for the folder's name.
         forget: File with people or images to forget, one name of a person or a file a line; empty for none. They are

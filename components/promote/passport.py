@@ -14,8 +14,13 @@ from components.faces.folders import sha256_file
 from components.faces.runtime import VERSION
 
 PASSPORT_FILE = "passport.json"
-MAIN_FIGURES = ("accuracy", "accuracy_standard_error", "auc", "eer", "tar_at_far", "genuine_pairs", "impostor_pairs")
-MODELS = ("baseline", "finetuned", "champion")
+# Those of all tasks; a model has the ones of its own.
+MAIN_FIGURES = (
+    "accuracy", "accuracy_standard_error", "auc", "eer", "tar_at_far", "genuine_pairs", "impostor_pairs",
+    "average_precision", "f1", "macro_f1", "balanced_accuracy", "log_loss", "calibration_error", "measured_labels",
+    "images",
+)  # fmt: skip
+MODELS = ("baseline", "finetuned", "champion", "scratch")
 LIBRARIES = ("minio", "pydantic", "urllib3")  # those that promote works with; the other steps tell theirs
 
 

@@ -1,5 +1,6 @@
 """Promote: hands the fine-tuned model on, if the gate found it better."""
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -9,12 +10,13 @@ from components.faces import storage
 from components.faces.errors import KubefaceError, require
 from components.faces.folders import new_folder, read_json, sha256_file, write_json
 from components.faces.runtime import VERSION
+from components.faces.tasks import task_of
 from components.promote.card import model_card
 from components.promote.champion import Champion, home_of, move, read_champion
-from components.promote.passport import PASSPORT_FILE, differences, passport
+from components.promote.passport import MODELS, PASSPORT_FILE, differences, passport
 from components.promote.registries import register_kubeflow, register_mlflow
 
-# What of an evaluation goes with the model: figures, and no names of people or files.
+# What of an evaluation goes with the model: figures, and no names of files, or of people that labels.json has not.
 METRICS = ("baseline", "finetuned", "gain", "gate")
 FURTHER_METRICS = (
     "champion",
@@ -25,6 +27,12 @@ FURTHER_METRICS = (
     "identification",
     "calibration",
     "compatibility",
+    "task",
+    "labels",
+    "scratch",
+    "gain_over_scratch",
+    "thresholds",
+    "chosen_on",
 )
 
 
@@ -66,13 +74,14 @@ def promote(
         rows_in (files of the version), rows_out (files in force, 0 where it was not promoted), promoted.
 
     Raises:
-        KubefaceError: wrong name, missing files, an evaluation of another model, or a destination that cannot be
-            written to. A registry that does not answer is a warning.
+        KubefaceError: wrong name, missing files, an evaluation of another model, a name under which a model of another
+            task is promoted, or a destination that cannot be written to. A registry that does not answer is a warning.
     """
     home = home_of(destination, name)
     config, measured = read_json(model / "model.json"), read_json(evaluation / "evaluation.json")
     _check_same_model(config, measured, evaluation)
     standing, mark = read_champion(home)
+    _check_same_task(home, standing, task_of(config))
     version = f"{config['weights_sha256'][:12]}-{sha256_file(evaluation / 'evaluation.json')[:8]}"
     uri = storage.join(home, version)
     gate = measured["gate"]
@@ -82,8 +91,7 @@ def promote(
         data |= read_json(path)
     with new_folder(out) as folder:
         (folder / "model_card.md").write_text(model_card(name, version, config, measured, data), "utf-8")
-        further = {key: measured[key] for key in FURTHER_METRICS if measured.get(key)}
-        write_json(folder / "metrics.json", {key: measured[key] for key in METRICS} | further)
+        write_json(folder / "metrics.json", _metrics(measured))
         files = _files(model, evaluation, folder, config)
         write_json(folder / PASSPORT_FILE, passport(name, config, measured, data, sources, files))
         files.insert(-1, folder / PASSPORT_FILE)
@@ -115,15 +123,47 @@ def promote(
 
 
 def _check_same_model(config: dict[str, Any], measured: dict[str, Any], evaluation: Path) -> None:
-    """Refuses an evaluation or a threshold of other weights."""
+    """Refuses an evaluation or a threshold of other weights, or of the same ones with another head."""
     told = {"evaluation.json": measured.get("models", {}).get("finetuned", {})}
     if (evaluation / "threshold.json").is_file():
         told["threshold.json"] = read_json(evaluation / "threshold.json")
+    ours = {
+        "weights_sha256": config["weights_sha256"],
+        "onnx_sha256": (config["training"].get("onnx") or {}).get("sha256"),
+    }
     for name, entry in told.items():
         require(
-            entry.get("weights_sha256", config["weights_sha256"]) == config["weights_sha256"],
+            all(sha256 in (None, entry.get(key, sha256)) for key, sha256 in ours.items())
+            and task_of(measured) == task_of(config),
             f"{evaluation / name} is of another model: give the evaluation of this one",
         )
+
+
+def _check_same_task(home: str, standing: Champion, task: str) -> None:
+    """Refuses a name under which a model of another task is in force."""
+    config = storage.join(storage.join(home, standing.version), "model.json")
+    if not standing.version or not storage.exists(config):
+        return
+    try:
+        promoted = task_of(json.loads(storage.read_bytes(config)))
+    except ValueError:  # a version that was damaged; a promotion of the same one writes it again
+        return
+    require(
+        promoted == task,
+        f"{home} is promoted for task {promoted}, this model is for {task}: use another name",
+    )
+
+
+def _metrics(measured: dict[str, Any]) -> dict[str, Any]:
+    """What of an evaluation goes with the model; confusion matrices, which grow with the square, stay behind."""
+    told = {key: measured[key] for key in METRICS}
+    told |= {key: measured[key] for key in FURTHER_METRICS if measured.get(key)}
+    for model in (model for model in MODELS if model in told):
+        told[model] = {
+            kind: {key: value for key, value in figures.items() if key != "confusion"}
+            for kind, figures in told[model].items()
+        }
+    return told
 
 
 def _files(model: Path, evaluation: Path, folder: Path, config: dict[str, Any]) -> list[Path]:
@@ -132,12 +172,14 @@ def _files(model: Path, evaluation: Path, folder: Path, config: dict[str, Any]) 
     model.json goes last: whoever reads a version starts with it, and so never finds half of one.
     """
     exported = [*([model / "model.onnx"] if "onnx" in config["training"] else []), *model.glob("mtcnn.zip")]
+    head = [path for path in (model / "labels.json", model / "head.safetensors") if path.is_file()]
     threshold = [evaluation / "threshold.json"] if (evaluation / "threshold.json").is_file() else []
     return [
         folder / "model_card.md",
         folder / "metrics.json",
         *threshold,
         model / "model.safetensors",
+        *head,
         *exported,
         model / "identities.json",
         model / "model.json",

@@ -24,6 +24,8 @@ def report(
     metrics: dsl.Output[dsl.Metrics],
     pipeline: str = "face-finetuning",
     seed: int = 0,
+    scratch_model: dsl.Input[dsl.Model] = None,
+    scratch_metrics: dsl.Input[dsl.Metrics] = None,
 ) -> str:
     """One page for people and one JSON file for programs, from what all steps left.
 
@@ -57,6 +59,8 @@ def report(
         summary=Path(summary.path),
         pipeline=pipeline,
         seed=seed,
+        scratch_model=Path(scratch_model.path) if scratch_model else None,
+        scratch_metrics=Path(scratch_metrics.path) if scratch_metrics else None,
     )
     return json.dumps({"html": html.uri, "summary": summary.uri, "model": model.uri})
 

@@ -6,11 +6,11 @@ Names and numbers stay plain text here, so that the template's autoescape covers
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-PARTS = ("train", "val", "heldout", "excluded")
+PARTS = {"train": "training", "val": "validation", "heldout": "held out", "excluded": "excluded"}
 # In the order of drawing: the baseline is dashed and comes last, so that curves that coincide are all seen.
 MODELS = ("finetuned", "champion", "baseline")
 KINDS = ("impostor", "genuine")
@@ -32,6 +32,7 @@ class Frame:
 FRAME = Frame()
 BAR_HEIGHT, BAR_LEFT, BAR_RIGHT, BARS_IN_PANEL, LABEL_LENGTH = 18, 104, 326, 20, 15
 MOST_BINS = 15
+MAP_LEFT, MAP_TOP, SHADES = 128, 18, 10  # of a heat map: room for names and numbers, and shades of a colour
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,11 @@ class LineChart:
     mark: float | None = None
     dots: bool = False
 
+    @property
+    def legend(self) -> dict[str, str]:
+        """The curves' names by style."""
+        return {line.style: line.name for line in self.lines}
+
 
 @dataclass(frozen=True)
 class Block:
@@ -100,24 +106,20 @@ class Block:
 
 @dataclass(frozen=True)
 class Bar:
-    """One identity's images: a row with blocks side by side."""
+    """A row of blocks: its whole name, the label that there is room for, what stands at its end and what it tells."""
 
     name: str
     label: str
     y: float
     blocks: list[Block]
     end: float
-    counts: dict[str, int]
-
-    @property
-    def total(self) -> int:
-        """Number of images."""
-        return sum(self.counts.values())
+    text: str
+    told: str
 
 
 @dataclass(frozen=True)
 class BarPanel:
-    """Up to BARS_IN_PANEL identities below each other."""
+    """Up to BARS_IN_PANEL bars below each other."""
 
     height: float
     bars: list[Bar]
@@ -241,16 +243,19 @@ def history_chart(history: list[dict[str, Any]], figure: str) -> LineChart:
     """Training and validation by epoch.
 
     Args:
-        history: at least one epoch with epoch, stage, train_<figure> and val_<figure>, None without validation images.
-        figure: loss or accuracy.
+        history: at least one epoch with epoch, stage, train_<figure> and val_<figure>, None or absent where that was
+            not measured.
+        figure: loss, or a share as accuracy or auc.
     """
     epochs = [row["epoch"] for row in history]
     parts = {"train": "training", "val": "validation"}
-    drawn = {part: [(row["epoch"], row[f"{part}_{figure}"]) for row in history] for part in parts}
-    drawn = {part: [(e, value) for e, value in points if value is not None] for part, points in drawn.items()}
+    drawn: dict[str, Points] = {
+        part: [(row["epoch"], row[key]) for row in history if row.get(key) is not None]
+        for part, key in ((part, f"{part}_{figure}") for part in parts)
+    }
     values = [value for points in drawn.values() for _, value in points]
     x = Axis(epochs[0] - 0.5, epochs[-1] + 0.5, FRAME.left, FRAME.right)
-    if figure == "accuracy":
+    if figure != "loss":
         y = Axis(0, 1, FRAME.bottom, FRAME.top)
         y_ticks = _percent_ticks(y)
     else:
@@ -279,25 +284,128 @@ def history_chart(history: list[dict[str, Any]], figure: str) -> LineChart:
 def identity_panels(people: dict[str, Counter[str]]) -> list[BarPanel]:
     """Images of each identity by split as bars, most images first, divided into panels of equal length."""
     ranked = sorted(people, key=lambda name: (-people[name].total(), _natural(name), name))
-    length = math.ceil(len(ranked) / math.ceil(len(ranked) / BARS_IN_PANEL))
     x = Axis(0, people[ranked[0]].total(), BAR_LEFT, BAR_RIGHT)
-    panels = []
-    for start in range(0, len(ranked), length):
-        names = ranked[start : start + length]
-        bars = [_bar(name, people[name], x, index * BAR_HEIGHT) for index, name in enumerate(names)]
-        panels.append(BarPanel(len(names) * BAR_HEIGHT, bars))
-    return panels
+    return _panels(ranked, lambda name, y: _stacked(name, people[name], x, y))
 
 
-def _bar(name: str, images: Counter[str], x: Axis, y: float) -> Bar:
+def pair_panels(pairs: Mapping[str, tuple[float | None, float | None]], styles: tuple[str, str]) -> list[BarPanel]:
+    """Two shares of each name as bars below each other, in the order given, divided into panels of equal length.
+
+    Args:
+        pairs: shares (0…1) by name, None for one that is not known; at least one name.
+        styles: of the first and of the second bar.
+    """
+    shares = [share for pair in pairs.values() for share in pair if share is not None]
+    # Figures such as an AUC fill the width up to 1; the shares of rare labels may all be small.
+    x = Axis(0, 1 if max(shares, default=1) > 0.5 else max(shares) or 1, BAR_LEFT, BAR_RIGHT)
+    return _panels(list(pairs), lambda name, y: _paired(name, pairs[name], styles, x, y))
+
+
+def _panels(names: list[str], bar: Callable[[str, float], Bar]) -> list[BarPanel]:
+    """Bars by name and place, divided into panels of equal length."""
+    length = math.ceil(len(names) / math.ceil(len(names) / BARS_IN_PANEL))
+    parts = [names[start : start + length] for start in range(0, len(names), length)]
+    return [
+        BarPanel(len(part) * BAR_HEIGHT, [bar(name, index * BAR_HEIGHT) for index, name in enumerate(part)])
+        for part in parts
+    ]
+
+
+def _stacked(name: str, images: Counter[str], x: Axis, y: float) -> Bar:
     blocks, done = [], 0
     for part in PARTS:
         if images[part]:
             width = round(x.at(done + images[part]) - x.at(done), 1)
             blocks.append(Block(x.at(done), y + 3, width, BAR_HEIGHT - 6, part))
             done += images[part]
-    label = name if len(name) <= LABEL_LENGTH else name[: LABEL_LENGTH - 1] + "…"
-    return Bar(name, label, y, blocks, x.at(done), {part: images[part] for part in PARTS if images[part]})
+    told = ", ".join(f"{images[part]} {PARTS[part]}" for part in PARTS if images[part])
+    return Bar(name, shortened(name, LABEL_LENGTH), y, blocks, x.at(done), str(done), told)
+
+
+def _paired(name: str, pair: tuple[float | None, float | None], styles: tuple[str, str], x: Axis, y: float) -> Bar:
+    height = (BAR_HEIGHT - 6) / 2
+    blocks = [
+        Block(BAR_LEFT, y + 3 + place * height, round(x.at(share) - BAR_LEFT, 1), height, styles[place])
+        for place, share in enumerate(pair)
+        if share is not None
+    ]
+    end = max((block.x + block.width for block in blocks), default=BAR_LEFT)
+    shown = ["–" if share is None else f"{100 * share:.1f}" for share in pair]
+    return Bar(name, shortened(name, LABEL_LENGTH), y, blocks, end, shown[1], f"{shown[0]} % → {shown[1]} %")
+
+
+def shortened(name: str, length: int) -> str:
+    """A name that has at most so many letters."""
+    return name if len(name) <= length else name[: length - 1] + "…"
+
+
+@dataclass(frozen=True)
+class Shade:
+    """All cells of a heat map that have one colour, as one path."""
+
+    style: str
+    opacity: float
+    path: str
+
+
+@dataclass(frozen=True)
+class HeatMap:
+    """A square of cells with a name before each row and the number of the name above each column."""
+
+    width: float
+    height: float
+    shades: list[Shade]
+    rows: list[tuple[float, str]]
+    columns: list[Tick]
+    texts: list[tuple[float, float, str]]
+
+
+def heat_map(
+    names: Sequence[str], values: Sequence[Sequence[float | None]], texts: Sequence[Sequence[str]] | None = None
+) -> HeatMap:
+    """Cells coloured by value: over 0 above, under 0 below, the stronger the further from it.
+
+    Equal colours are one path, so that 40×40 cells take some 30 kB.
+
+    Args:
+        names: of the N rows and columns, at least one.
+        values: N×N, −1…1; None where there is none to tell.
+        texts: N×N to stand in the cells, which then are larger and paler; None for none.
+    """
+    cell = 15 if texts is None else 28
+    paths: dict[tuple[str, int], list[str]] = {}
+    for row, line in enumerate(values):
+        for column, value in enumerate(line):
+            level = -1 if value is None else math.ceil(round(SHADES * abs(value), 6))
+            if level:
+                style = "absent" if value is None else "above" if value > 0 else "below"
+                place = f"M{MAP_LEFT + column * cell} {MAP_TOP + row * cell}h{cell - 1}v{cell - 1}h{1 - cell}z"
+                paths.setdefault((style, level), []).append(place)
+    strongest = 1 if texts is None else 0.5  # a number must be legible on its colour
+    middle = round(0.5 * cell + 4)
+    return HeatMap(
+        MAP_LEFT + len(names) * cell,
+        MAP_TOP + len(names) * cell,
+        [
+            Shade(style, 1 if style == "absent" else round(strongest * level / SHADES, 2), "".join(path))
+            for (style, level), path in sorted(paths.items())
+        ],
+        [
+            (MAP_TOP + row * cell + middle, f"{row + 1} {shortened(name, LABEL_LENGTH)}")
+            for row, name in enumerate(names)
+        ],
+        # Two digits are wider than a small cell.
+        [
+            Tick(MAP_LEFT + (column + 0.5) * cell, str(column + 1))
+            for column in range(0, len(names), 1 if texts is not None or len(names) < 10 else 2)
+        ],
+        [
+            (MAP_LEFT + (column + 0.5) * cell, MAP_TOP + row * cell + middle, text)
+            for row, line in enumerate(texts or ())
+            for column, text in enumerate(line)
+            if text
+        ],
+    )
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
@@ -317,7 +425,7 @@ def histogram(people: dict[str, Counter[str]]) -> Histogram:
     more = sizes[-1] > bins * width
     counts = [Counter[str]() for _ in range(bins + more)]
     for images in people.values():
-        role = next((part for part in ("heldout", "train") if part in images), "excluded")
+        role = next((part for part in ("train", "heldout") if part in images), "excluded")
         counts[min((images.total() - 1) // width, bins + more - 1)][role] += 1
     step = max(1.0, nice_step(max(count.total() for count in counts), 5))
     top = math.ceil(max(count.total() for count in counts) / step)

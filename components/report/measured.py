@@ -1,7 +1,8 @@
-"""What the evaluation measured, in the order and the words in which the page shows it."""
+"""What the pages of all tasks share of an evaluation: sets, figures before and after, and pictures."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,134 +10,110 @@ from PIL import Image
 
 from components.faces.errors import KubefaceError, require
 from components.faces.images import data_uri, decode_rgb
-from components.report.figures import LineChart, det_chart, roc_chart, score_charts
 from components.report.run import Run
-from components.report.words import percent, percent_range, points, points_range, style
+from components.report.words import DASH, percent, percent_range, points, points_range, style
 
-# What an evaluation may lack: the page leaves such a section out.
-ABSENT: dict[str, Any] = {
-    "champion": {},
-    "gain_over_champion": {},
-    "paired": {},
-    "forgotten": [],
-    "probes": [],
-    "groups": {},
-    "identification": {},
-    "calibration": {},
-    "compatibility": {},
-    "histograms": {},
-}
-TITLES = {
-    "heldout_clean": "Held-out people, clean crops",
-    "lfw": "Labeled Faces in the Wild",
-    "pairs": "Your own pairs",
-    "cfp_fp": "CFP-FP",
-    "agedb_30": "AgeDB-30",
-    "calfw": "CALFW",
-    "cplfw": "CPLFW",
-}
-MOST_FORGOTTEN = 12  # forgotten pairs shown
+# Models that an evaluation may hold beside the baseline and the fine-tuned one.
+OTHERS = ("champion", "scratch")
+# The main figures as a sentence calls them, in its order.
+SENTENCE_NAMES = {"accuracy": "accuracy", "auc": "AUC", "macro_f1": "macro F1"}
 LARGEST = 224  # pixels of a picture's longer side
 JPEG_QUALITY = 90
-# Genuine pairs that must lie below the threshold for a rate to be told; as for impostors in metrics.
-LEAST_PAIRS = 3
+
+Rows = list[dict[str, Any]]
 
 
-def title(name: str, degradation: str) -> str:
-    """A set of pairs in words."""
+@dataclass(frozen=True)
+class Content:
+    """What a task puts on the page: sections (id, words of the link, whether there is one), and the template's values.
+
+    `charts` are the figures of the training that are drawn.
+    """
+
+    sections: list[tuple[str, str, Any]]
+    values: dict[str, Any]
+    charts: tuple[str, ...] = ("loss", "accuracy")
+
+
+@dataclass(frozen=True)
+class TaskPage:
+    """Where the pages of the tasks differ.
+
+    Args:
+        template: of what was measured.
+        style: further style sheet; empty for none.
+        fields: of evaluation.json that the page cannot do without, beside those of all tasks.
+        absent: those that it can, with what stands for them.
+        words: that the shared sections use.
+        content: the page's content of a run whose evaluation has every field.
+        summary: what of an evaluation goes to summary.json beside the figures of all tasks.
+    """
+
+    template: str
+    style: str
+    fields: tuple[str, ...]
+    absent: dict[str, Any]
+    words: dict[str, str]
+    content: Callable[[Run, dict[str, Any]], Content]
+    summary: Callable[[dict[str, Any]], dict[str, Any]]
+
+
+def title(name: str, degradation: str, held: str = "Held-out people") -> str:
+    """A set in words; `held` is what was held out."""
     under = "" if degradation == "none" else f" under {degradation}"
-    return f"Held-out people{under}" if name == "heldout" else TITLES.get(name, name)
+    return {"heldout": f"{held}{under}", "heldout_clean": f"{held}, clean crops"}.get(name, name)
 
 
-def measured_set(run: Run, name: str) -> dict[str, Any]:
-    """One set: its title, the figures of each model, what the pairs say, and the curves where there are any."""
-    evaluation = ABSENT | run.evaluation
-    before, after = evaluation["baseline"][name], evaluation["finetuned"][name]
-    far = evaluation["gate_far"]
-    rows = _figures(before, after, evaluation["gain"].get(name, {}), far)
-    if champion := evaluation["champion"].get(name):
-        over = _figures(champion, after, evaluation["gain_over_champion"].get(name, {}), far)
-        rows = [row | {"champion": other} for row, other in zip(rows, over, strict=True)]
-    roc, det = _curves(run.roc.get(name), after)
-    return {
-        "name": name,
-        "title": title(name, evaluation["degradation"]),
-        "genuine": after["genuine_pairs"],
-        "impostor": after["impostor_pairs"],
-        "rows": rows,
-        "champion": bool(champion),
-        "paired": evaluation["paired"].get(name),
-        "roc": roc,
-        "det": det,
-        "scores": _scores(evaluation, name),
-        "sweep": _sweep(run, name),
-    }
+def beside(
+    evaluation: Mapping[str, Any], name: str, rows: Callable[[dict[str, Any], dict[str, Any]], Rows]
+) -> tuple[Rows, list[str]]:
+    """The rows of a set's table, each with those of the other models under their names, and the names of those.
+
+    Args:
+        evaluation: with figures and gains by set.
+        name: of the set.
+        rows: makes rows out of figures before and the gain over them.
+    """
+    told = rows(evaluation["baseline"][name], evaluation["gain"].get(name, {}))
+    others = [model for model in OTHERS if evaluation.get(model, {}).get(name)]
+    for model in others:
+        over = rows(evaluation[model][name], evaluation.get(f"gain_over_{model}", {}).get(name, {}))
+        told = [row | {model: other} for row, other in zip(told, over, strict=True)]
+    return told, others
 
 
-def _curves(roc: dict[str, Any] | None, figures: dict[str, Any]) -> tuple[LineChart | None, LineChart | None]:
-    """ROC and DET, each None where the pairs are too few to draw it."""
-    if not roc:
-        return None, None
-    lowest = min(map(float, figures["tar_at_far"]), default=0.1)
-    floor = LEAST_PAIRS / figures["genuine_pairs"]
-    return roc_chart(roc, lowest), det_chart(roc, lowest, floor) if floor < 1 else None
-
-
-def _scores(evaluation: dict[str, Any], name: str) -> dict[str, LineChart]:
-    """The score histograms of a set by model; empty where there are none."""
-    histograms = evaluation["histograms"].get(name)
-    thresholds = {model: told["threshold"] for model, told in evaluation["calibration"].items()}
-    return score_charts(histograms, thresholds) if histograms else {}
-
-
-def _sweep(run: Run, name: str) -> dict[str, list[dict[str, float]]]:
-    """The threshold table of a set by model."""
-    sweep: dict[str, list[dict[str, float]]] = {}
-    for row in run.thresholds:
-        if row["set"] == name:
-            figures = {key: float(row[key]) for key in ("threshold", "fmr", "fnmr", "accuracy")}
-            sweep.setdefault(row["model"], []).append(figures)
-    return sweep
-
-
-def _figures(
-    before: dict[str, Any], after: dict[str, Any], gain: dict[str, Any], gate_far: float
-) -> list[dict[str, Any]]:
-    """Rows of a set's table; `change` is in favour of the fine-tuned model where `style` is good."""
-    rows = []
-    for key, label in (("accuracy", "Accuracy"), ("auc", "AUC"), ("eer", "EER")):
-        values = [side[key] for side in (before, after, before["flip"], after["flip"])]
-        errors = [side.get(f"{key}_standard_error") for side in (before, after, before["flip"], after["flip"])]
-        rows.append(_row(label, values, errors, gain.get(key), lower_is_better=key == "eer"))
-    for far in sorted(after["tar_at_far"], key=float, reverse=True):
-        values = [side["tar_at_far"][far] for side in (before, after, before["flip"], after["flip"])]
-        interval = gain.get("tar") if float(far) == gate_far else None
-        rows.append(_row(f"TAR@FAR={far}", values, [None] * 4, interval))
-    return rows
-
-
-def _row(
+def figure_row(
     label: str,
-    values: list[float],
+    values: Sequence[float | None],
     errors: Sequence[float | None],
     interval: dict[str, float] | None,
     lower_is_better: bool = False,
 ) -> dict[str, Any]:
-    """A row in percent; values and standard errors are shares of baseline, fine-tuned, and both again with flip."""
-    change = values[1] - values[0]
+    """A row in percent, its change in favour of the fine-tuned model where `style` is good.
+
+    Args:
+        label: of the figure.
+        values, errors: shares before and after and their standard errors, None where there is none; those of
+            recognition stand again with flip test-time augmentation.
+        interval: entry of the gain; None where none was measured.
+        lower_is_better: of the figure.
+    """
+    before, after = values[0], values[1]
+    change = None if before is None or after is None else after - before
     return {
         "label": label,
-        "before": values[0],
-        "after": values[1],
+        "before": before,
+        "after": after,
         "cells": [
-            f"{100 * value:.2f}" + ("" if error is None else f" ± {100 * error:.2f}")
+            DASH if value is None else f"{100 * value:.2f}" + ("" if error is None else f" ± {100 * error:.2f}")
             for value, error in zip(values, errors, strict=True)
         ],
         "change": points(change),
-        "style": style(change, lower_is_better),
+        "style": style(change or 0, lower_is_better),
         "interval": interval and points_range(interval["gain_low"], interval["gain_high"]),
         "after_interval": interval and percent_range(interval.get("after_low"), interval.get("after_high")),
         "lower_is_better": lower_is_better,
+        "tile": bool(interval),
     }
 
 
@@ -148,7 +125,9 @@ def interval_name(evaluation: dict[str, Any]) -> str:
 def over_champion(evaluation: dict[str, Any]) -> str:
     """What the gate's reason does not say of the model promoted until now; empty where there is none or nothing."""
     gain = evaluation.get("gain_over_champion", {}).get("heldout", {})
-    names = {"accuracy": "accuracy", "auc": "AUC", "tar": f"TAR@FAR={evaluation['gate_far']:g}"}
+    names = dict(SENTENCE_NAMES)
+    if "gate_far" in evaluation:
+        names["tar"] = f"TAR@FAR={evaluation['gate_far']:g}"
     asked = any(check["name"].startswith("champion") for check in evaluation["gate"]["checks"])
     told = [
         f"{name} went from {percent(entry['before'])} to {percent(entry['after'])} ({points(entry['gain'])}, "
@@ -163,53 +142,8 @@ def over_champion(evaluation: dict[str, Any]) -> str:
     return " ".join(filter(None, sentences))
 
 
-def hardest_pairs(run: Run, kind: str) -> list[dict[str, Any]]:
-    """The hardest pairs of a kind, with pictures and what each model makes of them at its own threshold."""
-    thresholds = {model: run.evaluation[model]["heldout"]["threshold"] for model in ("baseline", "finetuned")}
-    return [_pair(run, pair, kind, thresholds) for pair in run.evaluation["hardest"][kind]]
-
-
-def forgotten_pairs(run: Run) -> list[dict[str, Any]]:
-    """Pairs that the baseline decides rightly and the fine-tuned model wrongly, with pictures and thresholds."""
-    return [
-        _pair(
-            run,
-            pair,
-            pair["kind"],
-            {"baseline": pair["threshold_before"], "finetuned": pair["threshold_after"]},
-        )
-        for pair in run.evaluation.get("forgotten", [])[:MOST_FORGOTTEN]
-    ]
-
-
-def _pair(run: Run, pair: dict[str, Any], kind: str, thresholds: dict[str, float]) -> dict[str, Any]:
-    folder = run.evaluation_folder / "pairs"
-    set_name = pair.get("set")
-    return {
-        "set": set_name and title(set_name, run.evaluation["degradation"]),
-        "kind": kind,
-        "faces": [
-            # A name of LFW has the person's folder before a slash.
-            {
-                "identity": pair[f"{side}_identity"] or pair[side],  # .bin sets know no names
-                "picture": picture(folder / f"{pair[side].replace('/', '__')}.png"),
-            }
-            for side in ("left", "right")
-        ],
-        "scores": [
-            {
-                "model": model,
-                "score": score,
-                "threshold": thresholds[model],
-                "right": (score > thresholds[model]) == (kind == "genuine"),
-            }
-            for model, score in (("baseline", pair["before"]), ("finetuned", pair["after"]))
-        ],
-    }
-
-
-def picture(path: Path) -> str:
-    """A picture as a data: URI, a JPEG of at most LARGEST pixels a side, so that pages stay small.
+def picture(path: Path, largest: int = LARGEST) -> str:
+    """A picture as a data: URI, a JPEG of at most `largest` pixels a side, so that pages stay small.
 
     Raises:
         KubefaceError: the file is missing or no picture.
@@ -219,7 +153,12 @@ def picture(path: Path) -> str:
         image = Image.fromarray(decode_rgb(path.read_bytes()))
     except Exception:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and others
         raise KubefaceError(f"{path} is no picture: run the step that writes it again") from None
-    image.thumbnail((LARGEST, LARGEST))
+    return as_jpeg(image, largest)
+
+
+def as_jpeg(image: Image.Image, largest: int) -> str:
+    """An image as a data: URI of at most so many pixels a side."""
+    image.thumbnail((largest, largest))
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=JPEG_QUALITY)
     return data_uri(buffer.getvalue())

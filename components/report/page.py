@@ -1,29 +1,31 @@
 """The report's page: what the template is given, and its rendering."""
 
+import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from PIL import Image
 
-from components.faces.images import data_uri
+from components.faces.images import data_uri, decode_rgb
 from components.faces.table import Table
-from components.report import words
-from components.report.figures import FRAME, PARTS, histogram, history_chart, identity_panels
-from components.report.measured import (
-    ABSENT,
-    forgotten_pairs,
-    hardest_pairs,
-    interval_name,
-    measured_set,
-    over_champion,
-    picture,
-    title,
-)
-from components.report.run import Run
+from components.faces.tasks import ATTRIBUTES, CLASSES, RECOGNITION
+from components.report import attributes, classes, recognition, words
+from components.report.figures import FRAME, PARTS, LineChart, histogram, history_chart, identity_panels
+from components.report.measured import TaskPage, as_jpeg, interval_name, over_champion, picture
+from components.report.run import Run, Training
 
+PAGES: dict[str, TaskPage] = {
+    RECOGNITION: recognition.PAGE,
+    ATTRIBUTES: attributes.PAGE,
+    CLASSES: classes.PAGE,
+}
 SAMPLES = 24  # aligned faces shown
 REJECTED = 12  # rejected images of a step that are listed
 MOST_BARS = 60  # identities that get a bar each; of more there is a histogram
+FIGURE_NAMES = {"auc": "AUC"}  # of a training; others are written as they are called
+CROP = 112  # pixels of a crop's longer side; larger ones are made smaller
 FILTERS = (
     words.percent,
     words.rate,
@@ -55,33 +57,27 @@ def render(run: Run, settings: dict[str, Any], versions: dict[str, str]) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {function.__name__: function for function in FILTERS}
-    evaluation = ABSENT | run.evaluation
+    task = PAGES[run.task]
+    evaluation = task.absent | run.evaluation
+    content = task.content(run, evaluation)
     rejected = run.rejected
     names = sample_faces(run.aligned)
     pictures = _crops(run.aligned, {*names, *(row["source"] for row in rejected if row["step"] == "filter")})
     many = len(run.people) > MOST_BARS
-    sets = [measured_set(run, name) for name in evaluation["finetuned"]]
-    forgotten = forgotten_pairs(run)
     return environment.get_template("template.html").render(
         run=run,
-        shown=_shown(run, evaluation, sets),
-        titles={name: title(name, evaluation["degradation"]) for name in evaluation["identification"]},
+        task=task,
+        words=task.words,
+        shown=_shown(run, task.words, content.sections),
         interval=interval_name(evaluation),
         passport=_passport(run.passport),
         evaluation=evaluation,
         settings=settings,
         versions=versions,
         frame=FRAME,
-        parts={"train": "training", "val": "validation", "heldout": "held out", "excluded": "excluded"},
-        models={"baseline": "baseline", "champion": "champion", "finetuned": "fine-tuned"},
-        drawn={"baseline": "baseline"}
-        | ({"champion": "champion"} if any("champion" in curves for curves in run.roc.values()) else {})
-        | {"finetuned": "fine-tuned"},
+        parts=PARTS,
+        models={"baseline": "baseline", "champion": "champion", "finetuned": "fine-tuned", "scratch": "from scratch"},
         over_champion=over_champion(evaluation),
-        sets=sets,
-        enrolment=words.enrolment(evaluation["compatibility"]) if evaluation["compatibility"] else "",
-        hardest={kind: hardest_pairs(run, kind) for kind in ("genuine", "impostor")},
-        forgotten=forgotten,
         samples=[picture(path) for path in sorted((run.evaluation_folder / "samples").glob("*.png"))],
         faces=[{"identity": identity, "picture": pictures[source]} for source, identity in names.items()],
         kept=_kept(run),
@@ -92,7 +88,9 @@ def render(run: Run, settings: dict[str, Any], versions: dict[str, str]) -> str:
         panels=[] if many else identity_panels(run.people),
         histogram=histogram(run.people) if many else None,
         totals={part: sum(images[part] for images in run.people.values()) for part in PARTS},
-        curves=[(figure, history_chart(run.history, figure)) for figure in ("loss", "accuracy")],
+        curves=_curves(run.training, content.charts),
+        scratch_curves=_curves(run.scratch, content.charts) if run.scratch else [],
+        **content.values,
     )
 
 
@@ -117,36 +115,37 @@ def _crops(aligned: Table, wanted: set[str]) -> dict[str, str]:
     """Crops as data: URIs by source; a row group is in memory at a time, and no more are read than needed."""
     found: dict[str, str] = {}
     for rows in aligned.row_groups(["source", "image"]):
-        found |= {row["source"]: data_uri(row["image"]) for row in rows if row["source"] in wanted}
+        found |= {row["source"]: _crop(row["image"]) for row in rows if row["source"] in wanted}
         if len(found) == len(wanted):
             break
     return found
 
 
-def _shown(run: Run, evaluation: dict[str, Any], sets: list[dict[str, Any]]) -> dict[str, str]:
+def _crop(image: bytes) -> str:
+    """A crop as a data: URI; one that is larger than it is shown is made smaller, so that pages stay small."""
+    if max(Image.open(io.BytesIO(image)).size) <= CROP:
+        return data_uri(image)
+    return as_jpeg(Image.fromarray(decode_rgb(image)), CROP)
+
+
+def _shown(run: Run, said: dict[str, str], measured: list[tuple[str, str, Any]]) -> dict[str, str]:
     """The sections of the page by id with the words of their links; those without content are left out."""
-    curves = any(told["roc"] for told in sets)
-    threshold = evaluation["calibration"] or any(told["scores"] or told["sweep"] for told in sets)
-    forgotten = evaluation["forgotten"] or evaluation["paired"]
     sections = [
-        ("figures", "Before and after", True),
-        ("roc", "ROC and DET", curves),
-        ("threshold", "Threshold", threshold),
-        ("degradation", "Degradation", True),
-        ("probes", "Probes", evaluation["probes"]),
-        ("groups", "Groups", evaluation["groups"]),
-        ("identification", "Identification", evaluation["identification"]),
-        ("gallery", "Old gallery", evaluation["compatibility"]),
-        ("pairs", "Hardest pairs", True),
-        ("forgotten", "Forgotten", forgotten),
-        ("faces", "Faces", True),
+        *measured,
+        ("faces", "Faces" if said["crop"] == "Aligned face" else said["crops"], True),
         ("kept", "Kept and rejected", True),
-        ("classes", "Images per identity", True),
+        ("classes", f"Images per {said['one']}", True),
         ("training", "Training", True),
         ("settings", "Settings", True),
         ("passport", "Passport", run.passport),
     ]
     return {name: link for name, link, there in sections if there}
+
+
+def _curves(training: Training, figures: Sequence[str]) -> list[tuple[str, LineChart]]:
+    """The charts of a training by figure; one that was never measured is left out."""
+    charts = [(figure, history_chart(training.history, figure)) for figure in figures]
+    return [(FIGURE_NAMES.get(figure, figure.capitalize()), chart) for figure, chart in charts if chart.lines]
 
 
 def _passport(passport: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -12,8 +12,21 @@ from typing import Any
 from components.faces.errors import require
 from components.faces.folders import read_json
 from components.faces.table import Table
+from components.faces.tasks import task_of
 
 METRICS = ("rows_in", "rows_out", "seconds")
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training: its model.json, its epochs, and the seconds that the epochs took."""
+
+    model: dict[str, Any]
+    history: list[dict[str, Any]]
+
+    def seconds(self, last_stage: int = 2) -> float:
+        """Seconds of the epochs up to a stage; of 1, while the head was trained alone."""
+        return float(sum(row["seconds"] for row in self.history if row["stage"] <= last_stage))
 
 
 @dataclass(frozen=True)
@@ -23,6 +36,7 @@ class Run:
     `data` is what gather and `audit` what audit says of the images, `rejected` the first images that each step left
     out (step, source, reason, detail). `thresholds` are the rows of evaluate's threshold table (set, model, threshold,
     fmr, fnmr, accuracy) and `passport` is what promote says of the run; both are empty where the step left none.
+    `scratch` is the training of the small network beside the fine-tuned one, where there was one.
     `steps` has rows_in, rows_out and seconds by step, in the order of the pipeline.
     """
 
@@ -34,8 +48,8 @@ class Run:
     aligned: Table
     filtered: Table
     split: Table
-    model: dict[str, Any]
-    history: list[dict[str, Any]]
+    training: Training
+    scratch: Training | None
     evaluation_folder: Path
     evaluation: dict[str, Any]
     roc: dict[str, Any]
@@ -45,12 +59,33 @@ class Run:
     steps: dict[str, dict[str, float]]
 
     def check(self) -> None:
-        """Raises KubefaceError where the model or the evaluation were made from another split than the one given."""
-        for made in (self.model["training"], self.evaluation):
+        """Raises KubefaceError where a model or the evaluation were made from another split, or for another task."""
+        trained = [made.model for made in (self.training, self.scratch) if made]
+        for made in (*(model["training"] for model in trained), self.evaluation):
             require(
                 made["split"] == self.split.sha256,
                 f"{made['producer']} worked on another split than {self.split.folder}: give the outputs of one run",
             )
+        for model in trained:
+            require(
+                task_of(model) == self.task,
+                f"a model is for task {task_of(model)}, its evaluation for {self.task}: give the outputs of one run",
+            )
+
+    @property
+    def model(self) -> dict[str, Any]:
+        """model.json of the fine-tuned model."""
+        return self.training.model
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """The epochs of the fine-tuned model."""
+        return self.training.history
+
+    @cached_property
+    def task(self) -> str:
+        """The task that was measured."""
+        return task_of(self.evaluation)
 
     @cached_property
     def people(self) -> dict[str, Counter[str]]:
@@ -85,6 +120,11 @@ def read_object(path: Path, fields: tuple[str, ...]) -> dict[str, Any]:
     missing = [name for name in fields if name not in value]
     require(not missing, f"{path} lacks {', '.join(missing)}: run the step that writes it again")
     return dict(value)
+
+
+def read_training(folder: Path, fields: tuple[str, ...]) -> Training:
+    """What a model folder tells of its training; raises as read_object does."""
+    return Training(read_object(folder / "model.json", fields), read_json(folder / "logs" / "history.json"))
 
 
 def read_rejected(path: Path, most: int) -> list[dict[str, str]]:

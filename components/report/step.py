@@ -5,10 +5,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from components.faces.errors import require
 from components.faces.folders import new_file, read_json, write_json
 from components.faces.runtime import VERSION
 from components.faces.table import Table
-from components.report.page import REJECTED, render
+from components.faces.tasks import RECOGNITION, task_of
+from components.report.page import PAGES, REJECTED, render
 from components.report.pdf import find_browser, print_pdf
 from components.report.run import (
     Run,
@@ -18,25 +20,14 @@ from components.report.run import (
     read_passport,
     read_rejected,
     read_thresholds,
+    read_training,
 )
 
 DATA_FIELDS = ("images", "identities", "rejected", "shards", "changed_shards", "erasure")
 AUDIT_FIELDS = ("counts", "drift")
 SHARD_STEPS = ("ingest", "align", "filter")
 MODEL_FIELDS = ("backbone", "start", "start_license", "weights_sha256", "training")
-EVALUATION_FIELDS = (
-    "producer", "split", "degradation", "people", "images", "pairs", "gate_far", "baseline", "finetuned", "gain",
-    "gate", "hardest",
-)  # fmt: skip
-# What an evaluation may lack, with what stands for it in the summary.
-OPTIONAL: dict[str, Any] = {
-    "gain_over_champion": {},
-    "paired": {},
-    "probes": [],
-    "identification": {},
-    "calibration": {},
-    "compatibility": {},
-}
+EVALUATION_FIELDS = ("producer", "split", "degradation", "people", "images", "baseline", "finetuned", "gain", "gate")
 PROMOTION_FIELDS = ("promoted", "reason", "uri", "version")
 # What model.json says of the training that is told elsewhere or names one run's files.
 NOT_SETTINGS = ("aligned", "split", "start_sha256", "versions", "onnx", "guard", "wise_ft_scores")
@@ -62,6 +53,8 @@ def report(
     pipeline: str = "face-finetuning",
     seed: int = 0,
     pdf: Path | None = None,
+    scratch_model: Path | None = None,
+    scratch_metrics: Path | None = None,
 ) -> dict[str, Any]:
     """Tells one run: a self-contained page for people, and a JSON file of its figures for programs.
 
@@ -88,6 +81,8 @@ def report(
         pipeline: Name of the pipeline, the page's title.
         seed: Seed of the run, to be told.
         pdf: File to print the page to; needs Chromium or Chrome on PATH.
+        scratch_model: Model folder of the small network that was trained from scratch beside it, if one was.
+        scratch_metrics: JSON file with the figures that its finetune returned; goes with scratch_model.
 
     Returns:
         rows_in (images ingested), rows_out (images evaluated).
@@ -97,6 +92,13 @@ def report(
             there is no browser to print with.
     """
     browser = find_browser() if pdf else ""  # said now, not after the page is written
+    require(
+        (scratch_model is None) == (scratch_metrics is None),
+        "scratch_model and scratch_metrics go together: give both or neither",
+    )
+    evaluated = evaluation / "evaluation.json"
+    measured = read_object(evaluated, EVALUATION_FIELDS)
+    task = task_of(measured)
     run = Run(
         pipeline=pipeline,
         seed=seed,
@@ -106,11 +108,11 @@ def report(
         aligned=Table(aligned, "aligned"),
         filtered=Table(filtered, "filter"),
         split=Table(split, "split"),
-        model=read_object(model / "model.json", MODEL_FIELDS),
-        history=read_json(model / "logs" / "history.json"),
+        training=read_training(model, MODEL_FIELDS),
+        scratch=read_training(scratch_model, MODEL_FIELDS) if scratch_model else None,
         evaluation_folder=evaluation,
-        evaluation=read_object(evaluation / "evaluation.json", EVALUATION_FIELDS),
-        roc=read_json(evaluation / "roc.json"),
+        evaluation=read_object(evaluated, PAGES[task].fields),
+        roc=read_json(evaluation / "roc.json") if task == RECOGNITION else {},
         thresholds=read_thresholds(evaluation / "thresholds.csv"),
         promotion=read_object(promotion / "promotion.json", PROMOTION_FIELDS),
         passport=read_passport(promotion / "passport.json"),
@@ -120,6 +122,7 @@ def report(
             "audit": read_metrics(audit_metrics),
             "split": read_metrics(split_metrics),
             "finetune": read_metrics(finetune_metrics),
+            **({"scratch": read_metrics(scratch_metrics)} if scratch_metrics else {}),
             "evaluate": read_metrics(evaluate_metrics),
             "promote": read_metrics(promote_metrics),
         },
@@ -143,9 +146,11 @@ def summarise(run: Run) -> dict[str, Any]:
     rejected: Counter[str] = Counter()
     for counts in run.data["rejected"].values():
         rejected.update(counts)
-    evaluation, promotion, training = run.evaluation, run.promotion, run.model["training"]
+    task = PAGES[run.task]
+    evaluation, promotion, training = task.absent | run.evaluation, run.promotion, run.model["training"]
     return {
         "pipeline": run.pipeline,
+        "task": run.task,
         "seed": run.seed,
         "steps": run.steps,
         "dataset": {
@@ -167,8 +172,7 @@ def summarise(run: Run) -> dict[str, Any]:
         "baseline": evaluation["baseline"],
         "finetuned": evaluation["finetuned"],
         "gain": evaluation["gain"],
-        **{name: evaluation.get(name, empty) for name, empty in OPTIONAL.items()},
-        "groups": {name: told["worst_ratio"] for name, told in evaluation.get("groups", {}).items()},
+        **task.summary(evaluation),
         "gate": {
             "promoted": promotion["promoted"],
             "promotion_reason": promotion["reason"],

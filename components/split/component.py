@@ -16,6 +16,8 @@ def split(
     val_people_fraction: float = 0.0,
     min_images: int = 2,
     seed: int = 0,
+    task: str = "recognition",
+    unknown_fraction: float = 0.0,
 ) -> None:
     """Divides people into trained and held out, and the trained people's images into train and val."""
     from pathlib import Path
@@ -36,4 +38,6 @@ def split(
         val_people_fraction=val_people_fraction,
         min_images=min_images,
         seed=seed,
+        task=task,
+        unknown_fraction=unknown_fraction,
     )

@@ -15,7 +15,8 @@ from kfp import compiler, dsl, local
 from components.faces.errors import KubefaceError
 from components.notify.component import conclude
 from components.notify.step import WEBHOOK
-from pipelines.face_finetuning import Outputs, face_finetuning, told_at_the_end
+from pipelines.catalogue import TASKS, load
+from pipelines.parts import Outputs, told_at_the_end
 from pipelines.run import run_local
 
 Json = dict[str, Any]
@@ -23,10 +24,11 @@ IMAGE = "localhost/none"
 BY_PARAMETER = ("align", "audit", "evaluate", "finetune")
 
 
-@pytest.fixture(scope="module")
-def documents(tmp_path_factory: pytest.TempPathFactory) -> list[Json]:
+@pytest.fixture(scope="module", params=TASKS)
+def documents(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[Json]:
+    """Each of the pipelines, compiled."""
     path = tmp_path_factory.mktemp("compiled") / "pipeline.yaml"
-    compiler.Compiler().compile(face_finetuning, str(path))
+    compiler.Compiler().compile(load(request.param), str(path))
     return list(yaml.safe_load_all(path.read_text("utf-8")))
 
 
@@ -86,7 +88,8 @@ def test_that_check_finds_what_the_compiler_leaves_open(tmp_path: Path) -> None:
 def test_resources_are_parameters_and_texts(documents: list[Json], step: str) -> None:
     """KFP's driver takes the text of such a parameter, and a number has none."""
     parameters = documents[0]["root"]["inputDefinitions"]["parameters"]
-    resources = documents[0]["deploymentSpec"]["executors"][f"exec-{step}"]["container"]["resources"]
+    executors = documents[0]["deploymentSpec"]["executors"]
+    resources = next(e["container"]["resources"] for name, e in executors.items() if name.startswith(f"exec-{step}"))
     for what in ("cpu", "memory"):
         assert parameters[f"{step}_{what}"]["parameterType"] == "STRING"
         for kind in ("Limit", "Request"):
@@ -97,11 +100,13 @@ def test_resources_are_parameters_and_texts(documents: list[Json], step: str) ->
 
 def test_fine_tuning_goes_to_the_nodes_that_are_asked_for(platform: Json) -> None:
     executors = platform["deploymentSpec"]["executors"]
-    assert [name for name, entry in executors.items() if "nodeSelector" in entry] == ["exec-finetune"]
-    tuned = executors["exec-finetune"]
-    assert tuned["nodeSelector"]["nodeSelectorJson"] == {"componentInputParameter": "pipelinechannel--node_selector"}
-    assert tuned["tolerations"] == [{"tolerationJson": {"componentInputParameter": "pipelinechannel--tolerations"}}]
-    assert tuned["emptyDirMounts"][0]["mountPath"] == "/dev/shm"  # noqa: S108
+    trainings = [name for name in executors if name.startswith("exec-finetune")]
+    assert [name for name, entry in executors.items() if "nodeSelector" in entry] == trainings != []
+    for tuned in (executors[name] for name in trainings):
+        selector = {"componentInputParameter": "pipelinechannel--node_selector"}
+        assert tuned["nodeSelector"]["nodeSelectorJson"] == selector
+        assert tuned["tolerations"] == [{"tolerationJson": {"componentInputParameter": "pipelinechannel--tolerations"}}]
+        assert tuned["emptyDirMounts"][0]["mountPath"] == "/dev/shm"  # noqa: S108
 
 
 def test_every_pod_has_a_time_limit_and_a_run_is_kept_two_weeks(documents: list[Json], platform: Json) -> None:
@@ -116,11 +121,11 @@ def test_every_pod_has_a_time_limit_and_a_run_is_kept_two_weeks(documents: list[
 
 def test_what_tells_the_end_hangs_on_the_steps_alone(documents: list[Json]) -> None:
     """KFP hooks it on each task that it depends on (argocompiler/dag.go), so there must be one, and no loop."""
-    tasks = documents[0]["root"]["dag"]["tasks"]
+    tasks, steps = documents[0]["root"]["dag"]["tasks"], f"{documents[0]['pipelineInfo']['name']}-steps"
     told = tasks["notify"]
     assert told["triggerPolicy"] == {"strategy": "ALL_UPSTREAM_TASKS_COMPLETED"}
-    assert told["dependentTasks"] == ["face-finetuning-steps"] == [name for name in tasks if name != "notify"]
-    assert "parameterIterator" not in tasks["face-finetuning-steps"]
+    assert told["dependentTasks"] == [steps] == [name for name in tasks if name != "notify"]
+    assert "parameterIterator" not in tasks[steps]
     assert not any("taskOutputParameter" in value for value in told["inputs"]["parameters"].values())
 
 

@@ -56,6 +56,21 @@ def test_demo_makes_a_better_model_and_promotes_it(demo: Path) -> None:
     assert (demo / "report.html").stat().st_size > 100_000
 
 
+@pytest.mark.timeout(1000)
+@pytest.mark.parametrize(("which", "figure"), [("attributes", "auc"), ("classes", "accuracy")])
+def test_the_other_demos_make_better_models_and_promote_them(tmp_path: Path, which: str, figure: str) -> None:
+    told = run_in(tmp_path, "pipelines.demo", which, timeout=900)
+    assert "start:   sface" in told and "features alone" in told
+    summary = json.loads((tmp_path / "runs" / "latest" / "summary.json").read_text("utf-8"))
+    assert summary["dataset"]["images"] == 400
+    assert summary["gate"]["promoted"] is True, summary["gate"]["reason"]
+    assert summary["gain"]["heldout"][figure]["gain_low"] > 0
+    if which == "classes":
+        unknown = summary["finetuned"]["heldout_clean"]["unknown"]
+        assert unknown["images"] >= 40 and unknown["refused"] > unknown["known_refused"]
+        assert summary["scratch"]["heldout"]["accuracy"] < summary["finetuned"]["heldout"]["accuracy"]
+
+
 @pytest.mark.timeout(3000)
 def test_the_same_model_comes_out_of_containers(demo: Path, tmp_path: Path) -> None:
     """Every step in the image that a cluster would run, built from the files as they are."""

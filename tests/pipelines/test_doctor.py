@@ -250,6 +250,21 @@ def test_deploy_from_the_command_line_uploads_the_pipeline_once(
     assert not api.get("ConfigMap", "kubeface-settings", "kubeface")
 
 
+def test_deploy_uploads_every_pipeline_that_is_compiled_or_those_named(
+    api: KubernetesApi, kfp: KfpApi, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match=r"^error: no compiled pipeline is in build/: "):
+        deploy_module.main([])
+    for name in ("face-finetuning", "image-classification"):
+        (tmp_path / "build" / f"{name}.yaml").write_text(f"pipelineInfo: {{name: {name}}}\n", "utf-8")
+    deploy_module.main(["--package", "build/image-classification.yaml"])
+    assert [pipeline["display_name"] for pipeline in kfp.state.pipelines] == ["image-classification"]
+    deploy_module.main([])
+    told = capsys.readouterr().out
+    assert [pipeline["display_name"] for pipeline in kfp.state.pipelines] == ["image-classification", "face-finetuning"]
+    assert "pipeline face-finetuning-" in told and len(kfp.state.versions) == 2
+
+
 def test_deploy_changes_nothing_where_kubeflow_pipelines_refuses(
     api: KubernetesApi, kfp: KfpApi, tmp_path: Path
 ) -> None:

@@ -1,15 +1,18 @@
-"""The interface of every component and of the pipeline: names, types and defaults are a promise to saved runs.
+"""The interface of every component and of the pipelines: names, types and defaults are a promise to saved runs.
 
 After a change that is meant: `python -m tests.pipelines.test_interface` writes interface.json anew.
 """
 
 import inspect
 import json
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 import pytest
 import yaml
+from components.evaluate.attributes import evaluate_attributes
+from components.evaluate.classes import evaluate_classes
 
 from components.align.step import align
 from components.audit.step import audit
@@ -24,8 +27,9 @@ from components.promote.step import promote
 from components.report.keep import keep
 from components.report.step import report
 from components.split.step import split
+from pipelines.catalogue import FACE_FINETUNING, IMAGE_CLASSIFICATION, TASKS, load
 from pipelines.compile import compile_pipeline
-from pipelines.face_finetuning import face_finetuning
+from pipelines.signatures import PARAMETERS, REQUIRED
 
 GOLDEN = Path(__file__).with_name("interface.json")
 STEPS = {
@@ -33,6 +37,8 @@ STEPS = {
     "audit": audit,
     "conclude": conclude,
     "evaluate": evaluate,
+    "evaluate-attributes": evaluate_attributes,
+    "evaluate-classes": evaluate_classes,
     "filter-faces": filter_faces,
     "finetune": finetune,
     "gather": gather,
@@ -51,8 +57,8 @@ RENAMED = {
 }
 
 
-def compiled(folder: Path) -> dict[str, Any]:
-    compile_pipeline(folder / "pipeline.yaml")
+def compiled(folder: Path, pipeline: str = FACE_FINETUNING) -> dict[str, Any]:
+    compile_pipeline(folder / "pipeline.yaml", pipeline=pipeline)
     return next(yaml.safe_load_all((folder / "pipeline.yaml").read_text("utf-8")))
 
 
@@ -97,18 +103,34 @@ def tasks_of(spec: dict[str, Any]) -> dict[str, Any]:
     return below(spec["root"]["dag"])
 
 
+def interfaces(specs: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Those of all pipelines and of their components, which are the same wherever they are used."""
+    found: dict[str, Any] = {}
+    for pipeline, spec in specs.items():
+        for name, ports in interface(spec).items():
+            if re.fullmatch(r"(condition|for-loop).*", name):
+                name = f"{pipeline}/{name}"
+            assert found.setdefault(name, ports) == ports, name
+    return found
+
+
 @pytest.fixture(scope="module")
-def spec(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return compiled(tmp_path_factory.mktemp("compiled"))
+def specs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    return {name: compiled(tmp_path_factory.mktemp(name), name) for name in TASKS}
 
 
-def test_interfaces_are_the_pinned_ones(spec: dict[str, Any]) -> None:
-    assert interface(spec) == json.loads(GOLDEN.read_text("utf-8"))
+@pytest.fixture(params=TASKS)
+def spec(specs: dict[str, dict[str, Any]], request: pytest.FixtureRequest) -> dict[str, Any]:
+    return specs[request.param]
+
+
+def test_interfaces_are_the_pinned_ones(specs: dict[str, dict[str, Any]]) -> None:
+    assert interfaces(specs) == json.loads(GOLDEN.read_text("utf-8"))
 
 
 @pytest.mark.parametrize("name", STEPS)
-def test_component_defaults_are_the_steps_own(spec: dict[str, Any], name: str) -> None:
-    parameters = interface(spec)[name]["inputs"]["parameters"]
+def test_component_defaults_are_the_steps_own(specs: dict[str, dict[str, Any]], name: str) -> None:
+    parameters = interfaces(specs)[name]["inputs"]["parameters"]
     of_step = inspect.signature(STEPS[name]).parameters
     compared = 0
     for parameter, entry in parameters.items():
@@ -119,13 +141,42 @@ def test_component_defaults_are_the_steps_own(spec: dict[str, Any], name: str) -
 
 
 @pytest.mark.parametrize("name", STEPS)
-def test_pipeline_defaults_are_the_components_own(spec: dict[str, Any], name: str) -> None:
-    described = interface(spec)
-    of_pipeline = described["face-finetuning"]["inputs"]["parameters"]
-    for parameter, entry in described[name]["inputs"]["parameters"].items():
-        outer = RENAMED.get((name, parameter), parameter)
-        if "default" in entry and "default" in of_pipeline.get(outer, {}):
-            assert entry["default"] == of_pipeline[outer]["default"], f"{name}: {parameter}"
+def test_parameter_defaults_are_the_components_own(specs: dict[str, dict[str, Any]], name: str) -> None:
+    """What a pipeline sets otherwise, it says: `test_what_differs_between_the_pipelines`."""
+    for parameter, entry in interfaces(specs)[name]["inputs"]["parameters"].items():
+        outer = PARAMETERS.get(RENAMED.get((name, parameter), parameter))
+        if "default" in entry and outer and outer.default is not REQUIRED:
+            assert entry["default"] == outer.default, f"{name}: {parameter}"
+
+
+def test_what_differs_between_the_pipelines(specs: dict[str, dict[str, Any]]) -> None:
+    """Parameters of one name have one type, and one default but for these."""
+    differing = {}
+    for name, spec in specs.items():
+        for parameter, entry in interface(spec)[name]["inputs"]["parameters"].items():
+            first = PARAMETERS[parameter]
+            if first.default is not REQUIRED and entry["default"] != first.default:
+                differing[name, parameter] = entry["default"]
+            assert type_of(first.kind) == entry["type"], f"{name}: {parameter}"
+    assert differing == {
+        ("face-attributes", "backbone"): "resnet50",
+        ("face-attributes", "min_images"): 1,
+        ("face-attributes", "name"): "face-attributes",
+        ("face-attributes", "recipe"): "attributes",
+        ("face-attributes", "template"): "portrait_224",
+        ("image-classification", "backbone"): "resnet50",
+        ("image-classification", "detector"): "none",
+        ("image-classification", "heldout_fraction"): 0.2,
+        ("image-classification", "min_images"): 3,
+        ("image-classification", "name"): "image-classes",
+        ("image-classification", "recipe"): "classes",
+        ("image-classification", "template"): "whole_224",
+    }
+
+
+def type_of(kind: Any) -> str:
+    found = {str: "STRING", int: "NUMBER_INTEGER", float: "NUMBER_DOUBLE", bool: "BOOLEAN"}.get(kind)
+    return found or ("LIST" if get_origin(kind) is list else "STRUCT")
 
 
 def test_every_pipeline_parameter_is_described_for_the_ui(spec: dict[str, Any]) -> None:
@@ -148,11 +199,13 @@ def test_every_pipeline_parameter_is_used(spec: dict[str, Any]) -> None:
 def test_a_gpu_is_asked_for_by_finetune_alone(spec: dict[str, Any]) -> None:
     executors = spec["deploymentSpec"]["executors"]
     with_gpu = {n for n, e in executors.items() if "accelerator" in e["container"].get("resources", {})}
-    assert with_gpu == {"exec-finetune"}
-    assert executors["exec-finetune"]["container"]["resources"]["accelerator"] == {
-        "resourceCount": "{{$.inputs.parameters['pipelinechannel--finetune_gpus']}}",
-        "resourceType": "{{$.inputs.parameters['pipelinechannel--gpu_type']}}",
-    }
+    scratch = {"exec-finetune-2"} if spec["pipelineInfo"]["name"] == IMAGE_CLASSIFICATION else set()
+    assert with_gpu == {"exec-finetune"} | scratch
+    for training in with_gpu:
+        assert executors[training]["container"]["resources"]["accelerator"] == {
+            "resourceCount": "{{$.inputs.parameters['pipelinechannel--finetune_gpus']}}",
+            "resourceType": "{{$.inputs.parameters['pipelinechannel--gpu_type']}}",
+        }
 
 
 def test_each_step_has_its_image_resources_retries_and_cache(spec: dict[str, Any]) -> None:
@@ -164,6 +217,9 @@ def test_each_step_has_its_image_resources_retries_and_cache(spec: dict[str, Any
             "keep": "report",
             "champion": "promote",
             "conclude": "notify",
+            "evaluate-attributes": "evaluate",
+            "evaluate-classes": "evaluate",
+            "finetune-2": "finetune",
         }
         step = name.removeprefix("exec-")
         step = others.get(step, step)
@@ -177,8 +233,16 @@ def test_each_step_has_its_image_resources_retries_and_cache(spec: dict[str, Any
         assert cached == (name not in ("plan", "champion", "conclude", "notify")), name
 
 
-def test_secrets_are_referred_to_and_never_written(tmp_path: Path) -> None:
-    compile_pipeline(tmp_path / "pipeline.yaml")
+@pytest.mark.parametrize(
+    ("pipeline", "own"),
+    [
+        ("face-finetuning", "finetune evaluate"),
+        ("face-attributes", "finetune evaluate-attributes"),
+        ("image-classification", "finetune finetune-2 evaluate-classes"),
+    ],
+)
+def test_secrets_are_referred_to_and_never_written(tmp_path: Path, pipeline: str, own: str) -> None:
+    compile_pipeline(tmp_path / "pipeline.yaml", pipeline=pipeline)
     documents = list(yaml.safe_load_all((tmp_path / "pipeline.yaml").read_text("utf-8")))
     executors = documents[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     referred = {
@@ -188,7 +252,7 @@ def test_secrets_are_referred_to_and_never_written(tmp_path: Path) -> None:
     }
     store, steps = (
         ("mlpipeline-minio-artifact", False),
-        "plan ingest gather audit champion finetune evaluate promote conclude",
+        f"plan ingest gather audit champion promote conclude {own}",
     )
     assert referred == {f"exec-{step}": [store] for step in steps.split()} | {
         "exec-notify": [store, ("kubeface-webhook", True)]
@@ -199,7 +263,7 @@ def test_shards_run_side_by_side_as_many_as_asked_for(spec: dict[str, Any], tmp_
     assert loop_of(spec)["iteratorPolicy"] == {"parallelismLimit": 8}
     loop = spec["components"][loop_of(spec)["componentRef"]["name"]]
     assert set(loop["dag"]["tasks"]) == {"ingest", "align", "filter-faces"}
-    compile_pipeline(tmp_path / "pipeline.yaml", parallelism=50)
+    compile_pipeline(tmp_path / "pipeline.yaml", parallelism=50, pipeline=spec["pipelineInfo"]["name"])
     other = next(yaml.safe_load_all((tmp_path / "pipeline.yaml").read_text("utf-8")))
     assert loop_of(other)["iteratorPolicy"] == {"parallelismLimit": 50}
     with pytest.raises(KubefaceError, match="parallelism is 0"):
@@ -215,18 +279,36 @@ def test_registry_and_tag_reach_every_image(tmp_path: Path) -> None:
     assert all(image.startswith("registry.example:5000/team/") and image.endswith(":abc123") for image in images)
 
 
-def test_the_compiled_file_is_the_same_every_time(tmp_path: Path) -> None:
-    compile_pipeline(tmp_path / "a.yaml")
-    compile_pipeline(tmp_path / "b.yaml")
+@pytest.mark.parametrize("pipeline", TASKS)
+def test_the_compiled_file_is_the_same_every_time(tmp_path: Path, pipeline: str) -> None:
+    compile_pipeline(tmp_path / "a.yaml", pipeline=pipeline)
+    compile_pipeline(tmp_path / "b.yaml", pipeline=pipeline)
     assert (tmp_path / "a.yaml").read_bytes() == (tmp_path / "b.yaml").read_bytes()
 
 
-def test_the_pipeline_is_the_one_that_is_compiled(spec: dict[str, Any]) -> None:
-    assert spec["pipelineInfo"]["name"] == face_finetuning.pipeline_spec.pipeline_info.name
+@pytest.mark.parametrize("name", TASKS)
+def test_a_pipeline_is_called_what_the_catalogue_calls_it(specs: dict[str, dict[str, Any]], name: str) -> None:
+    assert specs[name]["pipelineInfo"]["name"] == load(name).pipeline_spec.pipeline_info.name == name
+
+
+def test_a_pipeline_that_is_unknown(tmp_path: Path) -> None:
+    with pytest.raises(KubefaceError, match="pipeline 'face' is unknown: use one of face-finetuning, face-attributes"):
+        compile_pipeline(tmp_path / "none.yaml", pipeline="face")
+
+
+def test_a_scratch_network_is_told_from_the_model(specs: dict[str, dict[str, Any]]) -> None:
+    tasks = tasks_of(specs[IMAGE_CLASSIFICATION])
+    taken = tasks["finetune-2"]["inputs"]["parameters"]
+    assert tasks["finetune-2"]["taskInfo"]["name"] == "scratch"
+    assert "finetune" in tasks["finetune-2"]["dependentTasks"]  # one GPU is enough
+    assert taken["backbone"] == {"runtimeValue": {"constant": "small_cnn"}}
+    assert taken["settings"] == {"componentInputParameter": "pipelinechannel--scratch_settings"}
+    assert not taken.keys() & {"pretrained", "fallback", "recipe", "resume"}
 
 
 if __name__ == "__main__":
     import tempfile
 
     with tempfile.TemporaryDirectory() as scratch:
-        GOLDEN.write_text(json.dumps(interface(compiled(Path(scratch))), indent=1, sort_keys=True) + "\n", "utf-8")
+        found = interfaces({name: compiled(Path(scratch), name) for name in TASKS})
+        GOLDEN.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n", "utf-8")

@@ -6,17 +6,26 @@ from typing import Any
 import pytest
 
 from components.faces.errors import KubefaceError
+from pipelines.catalogue import TASKS
 from pipelines.compile import compile_pipeline
-from pipelines.parameters import LIMITS, read_parameters, read_spec, validated, with_defaults
+from pipelines.demo import DEMOS, Demo
+from pipelines.parameters import LIMITS, LIMITS_OF, read_parameters, read_spec, validated, with_defaults
 
 GOOD: dict[str, Any] = {"source": "s3://faces/staff", "models": "s3://faces/models"}
 
 
 @pytest.fixture(scope="module")
-def spec(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    path = tmp_path_factory.mktemp("compiled") / "pipeline.yaml"
-    compile_pipeline(path)
-    return read_spec(path)
+def specs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """Each of the pipelines."""
+    folder = tmp_path_factory.mktemp("compiled")
+    for name in TASKS:
+        compile_pipeline(folder / f"{name}.yaml", pipeline=name)
+    return {name: read_spec(folder / f"{name}.yaml") for name in TASKS}
+
+
+@pytest.fixture(scope="module")
+def spec(specs: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    return specs["face-finetuning"]
 
 
 def refusal(spec: dict[str, Any], **more: Any) -> str:
@@ -161,8 +170,47 @@ def test_a_package_that_is_none(tmp_path: Path) -> None:
             read_spec(path)
 
 
-def test_the_limits_are_those_of_parameters_that_exist_and_allow_their_defaults(spec: dict[str, Any]) -> None:
-    assert set(LIMITS) <= set(spec["root"]["inputDefinitions"]["parameters"])
-    filled = with_defaults(GOOD, spec)
-    whole = {name: int(v) if isinstance(v, float) and v == int(v) else v for name, v in filled.items()}
-    assert validated(whole, spec)
+def test_the_limits_are_those_of_parameters_that_exist_and_allow_their_defaults(
+    specs: dict[str, dict[str, Any]],
+) -> None:
+    known = set[str]()
+    for spec in specs.values():
+        filled = with_defaults(GOOD, spec)
+        whole = {name: int(v) if isinstance(v, float) and v == int(v) else v for name, v in filled.items()}
+        assert validated(whole, spec)
+        known |= filled.keys()
+    assert set(LIMITS) <= known
+    assert set(TASKS.values()) == LIMITS_OF.keys()
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "more", "said"),
+    [
+        ("face-finetuning", {"detector": "none", "template": "whole_224"}, "'detector' is 'none'"),
+        ("face-finetuning", {"min_images": 1}, "'min_images' is 1"),
+        ("face-finetuning", {"labels": "Smiling"}, "'labels' is unknown"),
+        ("face-finetuning", {"template": "whole_224"}, "'whole_224' does not go with detector 'mtcnn'"),
+        ("face-attributes", {"detector": "none"}, "'portrait_224' does not go with detector 'none'"),
+        ("face-attributes", {"lfw_archive": "s3://b/lfw.tar"}, "'lfw_archive' is unknown"),
+        ("face-attributes", {"gate": {"metrics": "macro_f1"}}, "gate: "),
+        ("image-classification", {"detector": "mtcnn"}, "'whole_224' does not go with detector 'mtcnn'"),
+        ("image-classification", {"gate": {"metrics": "auc"}}, "gate: "),
+        ("image-classification", {"refuse": 1.5}, "'refuse' is 1.5"),
+        ("image-classification", {"scratch_settings": {"lr": -1}}, "setting lr is -1"),
+    ],
+)
+def test_each_pipeline_has_limits_of_its_own(
+    specs: dict[str, dict[str, Any]], pipeline: str, more: dict[str, Any], said: str
+) -> None:
+    assert said in refusal(specs[pipeline], **more)
+
+
+@pytest.mark.parametrize("demo", DEMOS.values(), ids=DEMOS)
+def test_the_demos_parameters_are_accepted(specs: dict[str, dict[str, Any]], demo: Demo) -> None:
+    assert validated(GOOD | demo.arguments, specs[demo.pipeline])
+
+
+def test_what_only_some_pipelines_take(specs: dict[str, dict[str, Any]]) -> None:
+    faces = GOOD | {"min_images": 1, "detector": "retinaface", "template": "arcface_112"}
+    assert validated(faces | {"labels": "Smiling Male", "gate": {"metrics": "auc f1"}}, specs["face-attributes"])
+    assert validated(faces | {"gate": {"metrics": "accuracy"}}, specs["image-classification"])

@@ -10,6 +10,7 @@ from components.faces.backbones.edgeface import edgeface_base, edgeface_s_gamma_
 from components.faces.backbones.iresnet import iresnet18, iresnet50, iresnet100
 from components.faces.backbones.mobilefacenet import MobileFaceNet
 from components.faces.backbones.sface import SFace
+from components.faces.backbones.small_cnn import SmallCNN
 from components.faces.backbones.vgg import VGG16
 from components.faces.errors import KubefaceError, require
 from components.faces.fetch import Source
@@ -238,6 +239,8 @@ BACKBONES = {
             "#sha256=397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
             _TORCHVISION_LICENSE,
         ),
+        # Is there to be trained from scratch; its input is as large as such a network needs.
+        Backbone("small_cnn", SmallCNN, Preprocessing(64, "rgb", 127.5, 127.5), 128, (), ""),
         Backbone("resnet50_keras", _resnet50_keras, _KERAS, 2048, (), "", build_for=_resnet50_keras, fixed=False),
     )
 }

@@ -15,7 +15,7 @@ import components.align.step as step
 from components.align.step import align
 from components.faces.detection import make_detector
 from components.faces.errors import KubefaceError
-from components.faces.geometry import ARCFACE_112, align_crop
+from components.faces.geometry import ARCFACE_112, align_crop, face_part
 from components.faces.images import decode_rgb, encode_png
 from components.faces.table import Table, TableWriter
 from components.filter.step import filter_faces
@@ -153,7 +153,15 @@ def test_no_face_at_all_is_an_empty_table_and_a_warning(tmp_path: Path, capsys: 
         ({"min_face_size": 0}, "min_face_size is 0: it must be at least 1 pixel"),
         ({"min_confidence": 1.5}, "min_confidence is 1.5: it must lie between 0 and 1"),
         ({"min_confidence": -0.1}, "min_confidence is -0.1"),
-        ({"template": "square"}, "template 'square' is unknown: use arcface_112 or facenet_160"),
+        (
+            {"template": "square"},
+            "template 'square' is unknown: use arcface_112 or facenet_160 or portrait_224 or whole",
+        ),
+        (
+            {"detector": "none"},
+            "template 'arcface_112' does not go with detector 'none': whole_224 is for detector none",
+        ),
+        ({"template": "whole_224"}, "template 'whole_224' does not go with detector 'mtcnn'"),
     ],
 )
 def test_wrong_settings_are_named(settings: dict[str, Any], message: str, faces_table: Path, tmp_path: Path) -> None:
@@ -193,6 +201,33 @@ def test_the_template_changes_the_crop_alone(mixed: Path, tmp_path: Path) -> Non
     changed = {"image", "width", "height"}
     for row, twin in zip(one, other, strict=True):
         assert {name for name in row if row[name] != twin[name]} == changed
+
+
+def test_a_portrait_is_the_crop_with_room_around_it(mixed: Path, tmp_path: Path) -> None:
+    for template in ("arcface_112", "portrait_224"):
+        align(mixed, tmp_path / template, template=template)
+    for row, twin in zip(*(rows_of(tmp_path / name) for name in ("arcface_112", "portrait_224")), strict=True):
+        assert {name for name in row if row[name] != twin[name]} == {"image", "width", "height"}
+        crop, portrait = decode_rgb(row["image"]), decode_rgb(twin["image"])
+        assert portrait.shape == (224, 224, 3)
+        assert abs(face_part(portrait, "portrait_224").astype(int) - crop).max() <= 1
+
+
+def test_whole_photographs_are_their_middle_square(mixed: Path, tmp_path: Path) -> None:
+    """Also the one that shows no face."""
+    figures = align(mixed, tmp_path / "out", detector="none", template="whole_224", min_face_size=400)
+    assert (figures["rows_in"], figures["rows_out"]) == (5, 5)
+    photographs = {row["image_id"]: decode_rgb(row["image"]) for row in rows_of(mixed, "faces")}
+    for row in rows_of(tmp_path / "out"):
+        photograph = photographs[row["image_id"]]
+        side, (height, width) = min(photograph.shape[:2]), photograph.shape[:2]
+        left, top = (width - side) // 2, (height - side) // 2
+        square = Image.fromarray(photograph[top : top + side, left : left + side])
+        expected = np.asarray(square.resize((224, 224), Image.Resampling.BILINEAR))
+        assert (decode_rgb(row["image"]) == expected).all()
+        assert (row["width"], row["height"], row["photo_width"], row["photo_height"]) == (224, 224, width, height)
+        assert (row["det_score"], row["landmarks"]) == (1, [0] * 10)
+        assert row["det_box"] == [left, top, left + side, top + side]
 
 
 @pytest.fixture

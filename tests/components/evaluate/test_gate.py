@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.evaluate.gate import Gate, decide, read_gate
+from components.evaluate.gate import DEFAULT_METRICS, METRICS, Gate, decide, read_gate
 from components.faces.errors import KubefaceError
 
 
@@ -147,3 +147,50 @@ def test_better_figures_are_never_judged_worse(
     assert raised["better"] >= found["better"] and wider["better"] >= found["better"]
     if found["better"]:
         assert min(bounds[0], bounds[1], bounds[4]) > 0 and min(bounds[2:4]) >= -allowed - 1e-8
+
+
+def labelled(task: str, low: float = 0.05, clean: float = 0.0, champion: float | None = None) -> dict[str, Any]:
+    """An evaluation of attributes or classes by the lower bounds of its gains."""
+    made: dict[str, Any] = {"task": task, "people": 12, "images": 345}
+    made["gain"] = {name: dict.fromkeys(METRICS[task], gain(bound)) for name, bound in
+                    (("heldout", low), ("heldout_clean", clean))}  # fmt: skip
+    if champion is not None:
+        made["gain_over_champion"] = {"heldout": dict.fromkeys(METRICS[task], gain(champion))}
+    return made
+
+
+@pytest.mark.parametrize(
+    ("task", "metrics", "held_out"),
+    [
+        ("attributes", ["auc"], "345 held-out images of 12 people"),
+        ("classes", ["accuracy", "macro_f1"], "345 held-out images"),
+    ],
+)
+def test_labels_and_classes_are_judged_by_their_own_figures(task: str, metrics: list[str], held_out: str) -> None:
+    found = decide(labelled(task, champion=0.01), read_gate({}, task))
+    assert found["better"]
+    assert found["reason"].startswith(f"better on {held_out}: ")
+    asked = [*(f"heldout {name}" for name in metrics), "heldout_clean", *(f"champion {name}" for name in metrics)]
+    assert [check["name"] for check in found["checks"]] == asked
+    assert failed(decide(labelled(task, low=0.0), read_gate({}, task))) == asked[: len(metrics)]
+    assert failed(decide(labelled(task, clean=-0.02), read_gate({}, task))) == ["heldout_clean"]
+    assert failed(decide(labelled(task, champion=-0.005), read_gate({}, task))) == asked[-len(metrics) :]
+    assert not failed(decide(labelled(task, champion=-0.005), read_gate({"over_champion": "not_worse"}, task)))
+
+
+def test_the_clean_set_is_judged_by_the_first_figure_of_the_task() -> None:
+    texts = [decide(labelled(task), read_gate({}, task))["checks"][-1]["text"] for task in ("attributes", "classes")]
+    assert [text.split(" 80")[0] for text in texts] == ["clean AUC", "clean accuracy"]
+
+
+@pytest.mark.parametrize("task", METRICS)
+def test_every_figure_of_a_task_can_be_asked_for_and_none_of_another(task: str) -> None:
+    assert read_gate({"metrics": " ".join(METRICS[task])}, task).metrics.split() == list(METRICS[task])
+    for name in {name for names in METRICS.values() for name in names} - set(METRICS[task]):
+        with pytest.raises(KubefaceError, match=f"gate: metrics: .*'{name}': name some of {METRICS[task][0]}, "):
+            read_gate({"metrics": name}, task)
+
+
+def test_each_task_has_its_figures_where_none_are_named() -> None:
+    assert {task: read_gate({}, task).metrics for task in METRICS} == DEFAULT_METRICS
+    assert read_gate({}) == Gate()

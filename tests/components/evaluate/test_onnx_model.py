@@ -20,6 +20,7 @@ from components.faces.model import FaceModel
 from components.faces.table import Table
 
 from .exported import configured, copied, exported, saved
+from .labelled import write_model
 
 Crops = NDArray[np.uint8]
 
@@ -115,3 +116,31 @@ def test_a_promoted_version_has_no_starting_model(tmp_path: Path) -> None:
     configured(folder, training=training)
     with pytest.raises(KubefaceError, match=r"start\.onnx does not exist"):
         open_start(str(folder))
+
+
+@pytest.mark.parametrize("task", ["attributes", "classes"])
+def test_a_model_of_labels_scores_them_in_their_order(task: str, tmp_path: Path) -> None:
+    weights = np.array([[4, 0], [0, 4], [1, 1]], np.float32)
+    folder = write_model(tmp_path / "model", ["red", "green"], weights, -weights, task)
+    colours = np.array([[255, 0, 0], [0, 255, 0], [90, 10, 250]], np.uint8)
+    flat = np.broadcast_to(colours[:, None, None], (3, 112, 112, 3))
+    logits = (colours / 255 - 0.5) @ weights
+    expected = {
+        "attributes": 1 / (1 + np.exp(-logits)),
+        "classes": np.exp(logits) / np.exp(logits).sum(1, keepdims=True),
+    }[task]
+    model, start = open_model(str(folder), threads=2), open_start(str(folder))
+    assert model.labels == start.labels == ("red", "green")
+    scores = model.scores(flat)
+    assert scores.dtype == np.float32
+    np.testing.assert_allclose(scores, expected, atol=1e-5)
+    np.testing.assert_array_equal(scores[1:2], model.scores(flat[1:2]))  # alone as among others
+    np.testing.assert_allclose(start.scores(flat).sum(), 3 if task == "classes" else (1 - expected).sum(), rtol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(model.embed(flat), axis=1), 1, atol=1e-6)
+
+
+def test_labels_that_are_missing_are_named(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "model", ["red"], np.ones((3, 1), np.float32), np.ones((3, 1), np.float32))
+    (folder / "labels.json").unlink()
+    with pytest.raises(KubefaceError, match=r"labels\.json does not exist"):
+        open_model(str(folder))

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from components.evaluate.heldout import CLEAN_PREFIX
-from components.evaluate.pictures import write_benchmark_pictures, write_pictures
+from components.evaluate.pictures import write_benchmark_pictures, write_pictures, write_samples
 from components.faces.degrade import Degradation
 from components.faces.images import RGB, decode_rgb, encode_png
 from components.faces.table import Table
@@ -34,14 +34,29 @@ def test_a_pair_is_shown_as_its_set_has_it(aligned_table: Path, tmp_path: Path) 
     crops = crops_by_id(table, 3)
     a, b, c = crops
     forgotten = [pair("heldout_clean", CLEAN_PREFIX + a, CLEAN_PREFIX + b), pair("heldout", a, c)]
-    write_pictures(tmp_path, table, {"hardest": {}, "forgotten": forgotten}, [b], NOISE)
+    write_pictures(tmp_path, table, {"hardest": {}, "forgotten": forgotten}, NOISE)
     found = written(tmp_path)
     assert set(found) == {f"clean__{a}", f"clean__{b}", a, c}
     for name in (a, b):
         np.testing.assert_array_equal(found[f"clean__{name}"], crops[name])
     for name in (a, c):
         np.testing.assert_array_equal(found[name], NOISE(crops[name], "probe", name))
-    assert [path.stem for path in (tmp_path / "samples").iterdir()] == [b]
+
+
+def test_samples_show_what_the_degradation_does(aligned_table: Path, tmp_path: Path) -> None:
+    table = Table(aligned_table, "aligned")
+    crops = crops_by_id(table, 3)
+    name = list(crops)[1]
+    for degradation, expected in (
+        (NOISE, np.concatenate([crops[name], NOISE(crops[name], "probe", name)], axis=1)),
+        (Degradation(), crops[name]),
+    ):
+        folder = tmp_path / str(degradation)
+        folder.mkdir()
+        write_samples(folder, table, [name], degradation)
+        (found,) = (folder / "samples").iterdir()
+        assert found.stem == name
+        np.testing.assert_array_equal(np.asarray(Image.open(found)), expected)
 
 
 def test_an_image_of_a_bin_set_is_found_by_its_place(aligned_table: Path, tmp_path: Path) -> None:

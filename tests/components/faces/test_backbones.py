@@ -39,6 +39,7 @@ PARAMETERS = {
     "resnet50": 23_508_032,
     "vgg16": 14_714_688,
     "resnet50_keras": 23_508_032,
+    "small_cnn": 97_680,
 }
 
 
@@ -144,7 +145,18 @@ def test_embeddings_of_the_size_that_is_said(name: str) -> None:
         assert getattr(network, "embedding_size") == known.embedding_size  # noqa: B009 - of whichever module it is
 
 
-@pytest.mark.parametrize("name", ["iresnet18", "mobilefacenet", "edgeface_xs_gamma_06"])
+def test_small_cnn_halves_its_maps_four_times() -> None:
+    """Any input of at least 16 pixels goes; what comes out is the mean of the last maps."""
+    network = network_of("small_cnn")
+    with torch.inference_mode():
+        for side in (16, 64, 112):
+            maps = network.blocks(torch.randn(2, 3, side, side))  # type: ignore[operator]
+            assert maps.shape == (2, 128, side // 16, side // 16)
+        images = images_for("small_cnn", 2)
+        torch.testing.assert_close(network(images), network.blocks(images).flatten(2).mean(2))  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("name", ["iresnet18", "mobilefacenet", "edgeface_xs_gamma_06", "small_cnn"])
 def test_every_parameter_can_be_trained(name: str) -> None:
     network = backbone_named(name).build().train()
     network(images_for(name, 2)).square().sum().backward()
@@ -204,7 +216,8 @@ def test_each_source_is_pinned_or_known_not_to_be() -> None:
         assert len(files) <= 1, "the sources of a backbone are copies of one file"
         assert backbone.license or not backbone.sources
     assert unpinned == {"iresnet18", "iresnet50"}
-    assert {name for name, backbone in BACKBONES.items() if not backbone.sources} == {"mobilefacenet", "resnet50_keras"}
+    without = {name for name, backbone in BACKBONES.items() if not backbone.sources}
+    assert without == {"mobilefacenet", "resnet50_keras", "small_cnn"}
 
 
 def test_torchvision_puts_the_checksum_into_the_name() -> None:

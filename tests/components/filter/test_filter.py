@@ -256,3 +256,30 @@ def test_good_photographs_are_kept(archive: str, shared_data: Path, tmp_path: Pa
     rejected = Table(tmp_path / "out", "filter").manifest["rejected"]
     for reason in ("several_faces", "blurred", "turned_away", "disagrees_with_aligner"):
         assert rejected.get(reason, 0) < 0.02 * figures["rows_in"]
+
+
+def test_whole_photographs_are_kept_unless_they_cannot_be_decoded(doctored: tuple[Path, Path], tmp_path: Path) -> None:
+    """A blank one too; RetinaFace is not asked."""
+    faces = doctored[0]
+    align(faces, tmp_path / "whole", detector="none", template="whole_224")
+    figures = filter_faces(faces, tmp_path / "whole", tmp_path / "out", min_sharpness=1e6, max_turn=0, min_agreement=1)
+    assert figures == {"rows_in": 3, "rows_out": 3, "rejected": 0}
+    sides = {row["image_id"]: min(row["width"], row["height"]) for row in rows_of(faces, "faces")}
+    for row in rows_of(tmp_path / "out"):
+        assert (row["score"], row["faces"], row["turn"], row["agreement"]) == (1, 0, 0, 0)
+        assert (row["sharpness"] == 0) == (row["image_id"] == "blank")
+        assert row["face_size"] in (sides[row["image_id"]], 92)
+    crops = rows_of(tmp_path / "whole", "aligned")
+    crops[1]["image"] = b"not an image"
+    settings = Table(tmp_path / "whole", "aligned").manifest["settings"]
+    with TableWriter(tmp_path / "spoilt", "aligned", "test 1", settings) as writer:
+        for row in crops:
+            writer.add(row)
+    filter_faces(faces, tmp_path / "spoilt", tmp_path / "again")
+    assert [row["reason"] for row in rows_of(tmp_path / "again")] == [None, "unreadable", None]
+
+
+def test_a_portrait_is_judged_as_its_face_is(faces_table: Path, filter_table: Path, tmp_path: Path) -> None:
+    align(faces_table, tmp_path / "aligned", template="portrait_224")
+    filter_faces(faces_table, tmp_path / "aligned", tmp_path / "out")
+    assert rows_of(tmp_path / "out") == rows_of(filter_table)

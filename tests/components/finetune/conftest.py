@@ -18,6 +18,8 @@ from components.finetune import step as step_module
 from components.finetune.settings import Settings
 from components.finetune.step import finetune
 
+# Rates at which the first epochs of attributes and classes already change what is predicted.
+LEARNING: dict[str, Any] = {"head_epochs": 2, "epochs": 2, "head_lr": 0.01, "lr": 0.001}
 # Three people, twelve crops to train on, three to validate: three steps of batches of four.
 QUICK: dict[str, Any] = {"epochs": 2, "head_epochs": 1, "batch_size": 4, "onnx": False}
 
@@ -154,3 +156,49 @@ def splitting(table: Path, out: Path, parts: dict[str, str]) -> Path:
             letters = left.get(row["identity"], [])
             writer.add(row | {"split": words[letters.pop(0)] if letters else "excluded"})
     return out
+
+
+def labelled(table: Path, out: Path) -> Path:
+    """The table with labels: one of half of the images, one of one person and not known of every fifth image, one of
+    none; the last three images have no label at all."""
+    source = Table(table, "aligned")
+    rows = [row for group in source.row_groups() for row in group]
+    first = min(row["identity"] for row in rows)
+    with TableWriter(out, "aligned", "test", source.manifest["settings"]) as writer:
+        for number, row in enumerate(rows):
+            glasses = "" if number % 5 == 0 else "1" if row["identity"] == first else "-1"
+            groups = {"Smiling": str(number % 2), "Eyeglasses": glasses, "Left_Side": "0"}
+            writer.add(row | {"groups": json.dumps({} if number >= len(rows) - 3 else groups)})
+    return out
+
+
+@pytest.fixture(scope="session")
+def tables(aligned_table: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """Task, aligned and split table by task: whole people on one side for attributes, images of each person on all
+    sides for classes."""
+    folder = tmp_path_factory.mktemp("tasks")
+    people = [f"s{number}" for number in range(1, 7)]
+    sides = dict(zip(people, ("ttttt", "ttttt", "ttttt", "vvvvv", "vvvvv", "hhhhh"), strict=True))
+    table = labelled(aligned_table, folder / "aligned")
+    return {
+        "attributes": {
+            "task": "attributes",
+            "aligned": table,
+            "split": splitting(aligned_table, folder / "attributes", sides),
+        },
+        "classes": {
+            "task": "classes",
+            "aligned": table,
+            "split": splitting(aligned_table, folder / "classes", dict.fromkeys(people[:4], "tttvh")),
+        },
+    }
+
+
+@pytest.fixture
+def learn(train: Train, tables: dict[str, dict[str, Any]]) -> Train:
+    """Trains `tiny` for a task, as `train`."""
+
+    def action(task: str, out: str = "model", **choices: Any) -> Run:
+        return train(out, **tables[task] | LEARNING | choices)
+
+    return action

@@ -31,6 +31,8 @@ ALIKE: dict[str, dict[str, Any]] = {
     "ends": LONG | {"strategy": "full", "lr": 0.1, "schedule": "constant", "distill": 0.0, "patience": 1, "epochs": 9},
     "auto": LONG | {"strategy": "full", "wise_ft": "auto", "guard": True, "split": "pairs", "batch_size": 6},
     "memory": LONG | {"batch_size": 8, "oom": 3},
+    "attributes": LONG | {"batch_size": 8, "balance": "sampler", "monitor": "val_auc", "focal_gamma": 1.0},
+    "classes": LONG | {"batch_size": 6, "balance": "loss", "head_epochs": 2},
 }
 
 # Trains with each of the arguments in a file, one after the other; argument two says what goes wrong in process 1.
@@ -121,12 +123,13 @@ def pairs(aligned_table: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 @pytest.fixture(scope="module")
 def together(
-    launch: Launch, pairs: Path, tmp_path_factory: pytest.TempPathFactory
+    launch: Launch, pairs: Path, tables: dict[str, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[dict[str, Run], list[str], str]:
     """The trainings in two processes, the lines that they printed, and their standard error."""
     folder = tmp_path_factory.mktemp("together")
     trainings = {
-        folder / name: choices | ({"split": pairs} if "split" in choices else {}) for name, choices in ALIKE.items()
+        folder / name: choices | ({"split": pairs} if "split" in choices else {}) | tables.get(name, {})
+        for name, choices in ALIKE.items()
     }
     done = launch(trainings)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -144,10 +147,14 @@ def close(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ALIKE)
 def test_two_processes_give_what_one_gives(
-    name: str, together: tuple[dict[str, Run], list[str], str], train: Train, pairs: Path
+    name: str,
+    together: tuple[dict[str, Run], list[str], str],
+    train: Train,
+    pairs: Path,
+    tables: dict[str, dict[str, Any]],
 ) -> None:
     choices = {key: value for key, value in ALIKE[name].items() if key != "oom"}
-    alone = train(**choices | ({"split": pairs} if "split" in choices else {}))
+    alone = train(**choices | ({"split": pairs} if "split" in choices else {}) | tables.get(name, {}))
     both = together[0][name]
     assert len(both.history) == len(alone.history)
     for ours, theirs in zip(both.history, alone.history, strict=True):

@@ -19,7 +19,16 @@ from components.faces.images import decode_rgb
 from components.faces.model import FaceModel, load_model, load_pretrained
 from components.faces.table import Table
 from components.finetune import export as export_module
-from components.finetune.export import LEAST_COSINE, OPSET, SplitPReLU, export_onnx, split_prelus
+from components.finetune.export import (
+    LARGEST_GAP,
+    LEAST_COSINE,
+    OPSET,
+    Embedder,
+    SplitPReLU,
+    export_models,
+    export_onnx,
+    split_prelus,
+)
 
 from .conftest import Train, changed
 
@@ -101,14 +110,14 @@ def test_a_graph_that_is_another_model_is_refused(
     tiny: dict[str, Tensor], crops: Crops, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = load_pretrained("tiny")
-    cosine = export_module.least_cosine
+    agreement = export_module.agreement
 
-    def changed_before(path: Path, embedder: torch.nn.Module, images: Tensor) -> float:
+    def changed_before(path: Path, embedder: Embedder, images: Tensor) -> list[float]:
         with torch.no_grad():
             model.network[8].weight += 0.01 * torch.randn(model.network[8].weight.shape)  # type: ignore[index,union-attr]
-        return cosine(path, embedder, images)
+        return agreement(path, embedder, images)
 
-    monkeypatch.setattr(export_module, "least_cosine", changed_before)
+    monkeypatch.setattr(export_module, "agreement", changed_before)
     with pytest.raises(KubefaceError, match=r"^model\.onnx differs from the model: cosine 0\.\d{6} on 30 faces$"):
         export_onnx(model, tmp_path / "model.onnx", crops)
     assert 0.999 < LEAST_COSINE < 1
@@ -118,7 +127,7 @@ def test_a_graph_that_is_another_model_is_refused(
 def test_the_model_comes_out_as_it_went_in(tiny: dict[str, Tensor], crops: Crops, tmp_path: Path) -> None:
     model = load_pretrained("tiny")
     before = model.embed(crops)
-    assert export_onnx(model, tmp_path / "model.onnx", crops) > 0.99999
+    assert export_onnx(model, tmp_path / "model.onnx", crops)["least_cosine"] > 0.99999
     assert not changed(model.network.state_dict(), tiny)
     assert np.array_equal(model.embed(crops), before)
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
@@ -141,7 +150,55 @@ def test_a_split_prelu_is_a_prelu() -> None:
 @pytest.mark.slow
 def test_sface(crops: Crops, tmp_path: Path) -> None:
     model = load_pretrained("sface")
-    assert export_onnx(model, tmp_path / "model.onnx", crops) > 0.99999
+    assert export_onnx(model, tmp_path / "model.onnx", crops)["least_cosine"] > 0.99999
     agrees(tmp_path / "model.onnx", model, crops)
     kinds = {node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node}
     assert "PRelu" not in kinds and {"Conv", "Relu"} <= kinds  # onnxruntime's kernel of it takes half of the time
+
+
+# --- with a head ----------------------------------------------------------------------------------------------------
+
+
+def linear(outputs: int, *after: torch.nn.Module) -> torch.nn.Module:
+    """A head on the embeddings of `tiny`."""
+    torch.manual_seed(outputs)
+    return torch.nn.Sequential(torch.nn.Linear(16, outputs), *after)
+
+
+def test_scores_are_the_heads_on_embeddings_as_they_are(tiny: dict[str, Tensor], crops: Crops, tmp_path: Path) -> None:
+    """The second output, for any number of crops; each of the two files with the head that is its own."""
+    models = load_pretrained("tiny"), load_pretrained("tiny")
+    with torch.no_grad():
+        models[0].network[8].weight.mul_(2)  # type: ignore[index,union-attr]
+    heads = linear(5, torch.nn.Sigmoid()), linear(3, torch.nn.Softmax(1))
+    told = export_models(*models, tmp_path, crops, heads)
+    for entry, model, head, name in zip((told, told["start"]), models, heads, ("model", "start"), strict=True):
+        assert set(entry) >= {"file", "sha256", "least_cosine", "score_gap"}
+        assert entry["score_gap"] < 1e-5
+        session = onnxruntime.InferenceSession(str(tmp_path / f"{name}.onnx"), providers=["CPUExecutionProvider"])
+        assert [output.name for output in session.get_outputs()] == ["embeddings", "scores"]
+        for count in (1, 3, 7):
+            images = crops[:count].transpose(0, 3, 1, 2).astype(np.float32)
+            embeddings, scores = session.run(None, {"crops": images})
+            with torch.inference_mode():
+                raw = model.network(model.prepare(torch.from_numpy(images)))
+                expected = head(raw)
+            np.testing.assert_allclose(scores, expected.numpy(), atol=1e-5)
+            assert (embeddings * model.embed(crops[:count])).sum(1).min() > 0.99999
+            assert not np.allclose(head(torch.from_numpy(embeddings)).detach().numpy(), scores, atol=1e-3)
+
+
+def test_scores_that_are_others_are_refused(
+    tiny: dict[str, Tensor], crops: Crops, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, head, agreement = load_pretrained("tiny"), linear(2, torch.nn.Sigmoid()), export_module.agreement
+
+    def changed_before(path: Path, embedder: Embedder, images: Tensor) -> list[float]:
+        with torch.no_grad():
+            embedder.head[0].bias += 0.1  # type: ignore[index,operator,union-attr]
+        return agreement(path, embedder, images)
+
+    monkeypatch.setattr(export_module, "agreement", changed_before)
+    with pytest.raises(KubefaceError, match=r"^model\.onnx differs from the model: scores by 0\.0\d{5} on 30 faces$"):
+        export_onnx(model, tmp_path / "model.onnx", crops, head)
+    assert 0 < LARGEST_GAP < 0.01

@@ -14,7 +14,7 @@ from components.faces.table import Table
 from components.finetune import figures as figures_module
 from components.finetune.augment import KINDS, Augmentation
 from components.finetune.data import FaceCrops, places
-from components.finetune.figures import FACES, draw_augmentations, draw_history
+from components.finetune.figures import FACES, MOST_BARS, draw_augmentations, draw_distribution, draw_history
 
 MARGIN, LABEL, STEP = 12, 190, 112 + 6
 
@@ -105,6 +105,19 @@ def test_an_epoch_without_validation_leaves_a_gap(drawn: dict[str, list[float]],
     np.testing.assert_allclose(drawn["verification AUC: validation people"], [0.91, np.nan, 0.93, 0.94, 0.95])
 
 
+def test_of_attributes_the_auc_is_not_of_verification(drawn: dict[str, list[float]], tmp_path: Path) -> None:
+    draw_history(history(), tmp_path, "attributes")
+    np.testing.assert_allclose(drawn["mean AUC of the labels: validation"], [0.91, 0.92, 0.93, 0.94, 0.95])
+    assert not any(name.startswith("verification") for name in drawn)
+    assert {path.name for path in tmp_path.iterdir()} == {"loss.png", "accuracy.png", "auc.png", "learning_rate.png"}
+
+
+def test_of_classes_there_is_no_auc(drawn: dict[str, list[float]], tmp_path: Path) -> None:
+    draw_history(history(val_auc=None), tmp_path, "classes")
+    assert {path.name for path in tmp_path.iterdir()} == {"loss.png", "accuracy.png", "learning_rate.png"}
+    assert drawn["loss: stage 2 begins"] == [2.5]
+
+
 def test_the_same_history_gives_the_same_bytes(tmp_path: Path) -> None:
     for name in ("one", "two", "two"):  # over what is there already, too
         draw_history(history(2), tmp_path / name)
@@ -112,6 +125,48 @@ def test_the_same_history_gives_the_same_bytes(tmp_path: Path) -> None:
         assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
         with Image.open(path) as image:
             assert "Software" not in image.info or not image.info["Software"]
+
+
+# --- distribution ---------------------------------------------------------------------------------------------------
+
+
+def bars(monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, list[int]], list[str]]:
+    """The lengths of the bars by their name in the legend, and the labels beside them."""
+    lengths: dict[str, list[int]] = {}
+    labels: list[str] = []
+    barh, ticks = Axes.barh, Axes.set_yticks
+
+    def remember(axes: Axes, y: Any, width: Any, *args: Any, **options: Any) -> Any:
+        lengths[options["label"]] = list(width)
+        return barh(axes, y, width, *args, **options)
+
+    def remember_labels(axes: Axes, places: Any, names: Any, **options: Any) -> Any:
+        labels.extend(names)
+        return ticks(axes, places, names, **options)
+
+    monkeypatch.setattr(Axes, "barh", remember)
+    monkeypatch.setattr(Axes, "set_yticks", remember_labels)
+    return lengths, labels
+
+
+def test_the_distribution_is_drawn_from_the_commonest_label_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    lengths, labels = bars(monkeypatch)
+    path = tmp_path / "figures" / "label_distribution.png"
+    draw_distribution({"Bald": 2, "$Smiling": 9, "Male": 5}, {"Bald": 4, "$Smiling": 10, "Male": 6}, path)
+    assert lengths == {"in the data": [9, 5, 2], "drawn in an epoch": [10, 6, 4]}
+    assert labels == ["$Smiling", "Male", "Bald"]
+    before = path.read_bytes()
+    draw_distribution({"Male": 5, "Bald": 2, "$Smiling": 9}, {"Bald": 4, "$Smiling": 10, "Male": 6}, path)
+    assert path.read_bytes() == before
+
+
+def test_of_many_labels_both_ends_are_drawn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    lengths, labels = bars(monkeypatch)
+    counts = {f"{number:03}": number for number in range(200)}
+    draw_distribution(counts, counts, tmp_path / "many.png")
+    half = MOST_BARS // 2
+    assert labels == [f"{number:03}" for number in [*range(199, 199 - half, -1), *range(half - 1, -1, -1)]]
+    assert all(len(values) == MOST_BARS for values in lengths.values())
 
 
 # --- augmentations --------------------------------------------------------------------------------------------------

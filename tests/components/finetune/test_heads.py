@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, linear, normalize
 
 from components.faces.errors import KubefaceError
-from components.finetune.heads import HEADS, SUB_CENTRE_NOISE, MarginHead, SoftmaxHead, make_head
+from components.finetune.heads import HEADS, SUB_CENTRE_NOISE, LinearHead, MarginHead, make_head
 
 SCALE = 64.0
 MARGIN_HEADS = [name for name in HEADS if name != "softmax"]
@@ -311,7 +311,7 @@ def test_centres_are_copied(name: str) -> None:
 
 
 def test_kinds() -> None:
-    assert isinstance(make_head("softmax", centres(), SCALE, -1), SoftmaxHead)
+    assert isinstance(make_head("softmax", centres(), SCALE, -1), LinearHead)
     with pytest.raises(KubefaceError, match="head 'triplet' is unknown: use one of arcface, cosface, combined, softm"):
         make_head("triplet", centres(), SCALE, -1)
 

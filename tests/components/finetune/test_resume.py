@@ -21,6 +21,7 @@ from components.finetune.step import finetune
 from components.finetune.training import Trainer
 from pipelines.store import local_store
 
+from .conftest import LEARNING as HEAD_FIRST
 from .conftest import Run, Train, arguments, register_tiny, same, splitting, without_figures
 
 # Stage 1 of one epoch and stage 2 of three, with three steps in each.
@@ -170,6 +171,45 @@ def test_a_killed_training_goes_on(
     assert said[0] == f"finetune: going on from {left}/last.safetensors"
     assert len(said) < 1 + len(whole.history)
     clean(tmp_path, "whole", "model")
+
+
+@pytest.mark.parametrize("task", ["attributes", "classes"])
+@pytest.mark.parametrize(
+    ("moment", "number", "choices"),
+    [
+        (at_step, 5, {"balance": "sampler", "jitter": 0.3}),  # in the second epoch of stage 1
+        (at_write, 6, {"balance": "loss"}),  # while the head of stage 1's second epoch is written, or one that follows
+        (at_step, 9, {"balance": "loss", "strategy": "lora", "lora_rank": 2, "ema": 0.9}),  # in stage 2
+        (at_end, 0, {"strategy": "scratch"}),
+    ],
+    ids=["step-1", "write", "step-2", "end"],
+)
+def test_a_killed_training_of_labels_goes_on(
+    task: str,
+    moment: Callable[[int], None],
+    number: int,
+    choices: dict[str, Any],
+    learn: Train,
+    tables: dict[str, dict[str, Any]],
+    killed: Killed,
+    tmp_path: Path,
+) -> None:
+    whole = learn(task, "whole", **choices)
+    killed(moment, number, **tables[task] | HEAD_FIRST | choices)
+    resumed = learn(task, resume=str(tmp_path / "model.checkpoints"), **choices)
+    equal(resumed, whole)
+    for name in ("head.safetensors", *["checkpoints/stage_1.safetensors"] * (choices.get("strategy") != "scratch")):
+        assert (resumed.folder / name).read_bytes() == (whole.folder / name).read_bytes()
+
+
+def test_without_the_head_of_stage_1_there_is_no_going_on(
+    learn: Train, tables: dict[str, dict[str, Any]], killed: Killed, tmp_path: Path
+) -> None:
+    killed(at_step, 9, **tables["classes"] | HEAD_FIRST)
+    left = tmp_path / "model.checkpoints"
+    left.joinpath("stage_1.safetensors").unlink()
+    with pytest.raises(KubefaceError, match=r"holds last\.safetensors without stage_1\.safetensors"):
+        learn("classes", resume=str(left))
 
 
 @pytest.mark.slow

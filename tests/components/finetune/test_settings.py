@@ -33,10 +33,21 @@ def test_choices_are_those_of_the_modules_that_make_them() -> None:
     assert set(KINDS) <= set(Settings.model_fields)
 
 
-def test_recipes_that_ship() -> None:
-    assert recipe_names() == sorted(path.stem for path in RECIPES.iterdir()) == ["low-resolution", "noise"]
-    for name in recipe_names():
-        assert read_settings(name).guard
+@pytest.mark.parametrize(
+    ("name", "tasks"),
+    [
+        ("attributes", ["attributes"]),
+        ("classes", ["classes"]),
+        ("low-resolution", ["recognition"]),
+        ("noise", ["recognition"]),
+        ("scratch", ["classes"]),
+    ],
+)
+def test_recipes_that_ship(name: str, tasks: list[str]) -> None:
+    assert recipe_names() == sorted(path.stem for path in RECIPES.iterdir())
+    assert name in recipe_names()
+    for task in tasks:
+        assert read_settings(name, {}, task).guard == (task == "recognition")
 
 
 def test_settings_go_before_the_recipe(tmp_path: Path) -> None:
@@ -136,7 +147,10 @@ def test_stages(chosen: dict[str, Any], stages: list[int]) -> None:
             "frozen_layers is 3 and num_layers is -3: it takes some away from the first layers",
         ),
         ({"strategy": "partial", "num_layers": 3, "frozen_layers": 1}, "frozen_layers is 1 and num_layers is 3"),
-        ({"frozen_layers": 1}, "frozen_layers is 1 and num_layers is 0"),
+        ({"strategy": "lora", "frozen_layers": 1}, "frozen_layers is 1 and num_layers is 0"),
+        ({"focal_gamma": 2.0}, "setting focal_gamma is 2.0: task recognition has no use for it, leave it out"),
+        ({"label_aware": True}, "setting label_aware is True: task recognition has no use for it"),
+        ({"head_patience": 3}, "setting head_patience is 3: task recognition has no use for it"),
         ({"num_layers": 3}, "strategy is two_stage and num_layers is 3: partial needs one, the others have none"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
@@ -174,7 +188,7 @@ def test_a_recipe_that_is_none(name: str, text: str | bytes, said: str, tmp_path
 @pytest.mark.parametrize(
     ("recipe", "said"),
     [
-        ("fog", "recipe 'fog' is unknown: use low-resolution, noise or a file"),
+        ("fog", "recipe 'fog' is unknown: use attributes, classes, low-resolution, noise, scratch or a file"),
         ("/nowhere/recipe.yaml", "/nowhere/recipe.yaml does not exist"),
         ("recipe.json", "recipe.json does not exist"),
     ],
@@ -183,3 +197,27 @@ def test_a_recipe_that_is_not_there(recipe: str, said: str) -> None:
     with pytest.raises(KubefaceError) as caught:
         read_settings(recipe)
     assert str(caught.value).startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("task", "wrong", "said"),
+    [
+        ("classes", {"monitor": "val_auc"}, "monitor is val_auc: task classes has no such figure"),
+        ("classes", {"focal_gamma": 1}, "setting focal_gamma is 1.0: task classes has no use for it"),
+        ("attributes", {"label_smoothing": 0.1}, "setting label_smoothing is 0.1: task attributes has no use for it"),
+        ("ages", {}, "task is 'ages': use recognition, attributes or classes"),
+    ],
+)
+def test_settings_of_another_task(task: str, wrong: dict[str, Any], said: str) -> None:
+    with pytest.raises(KubefaceError) as caught:
+        read_settings("", wrong, task)
+    assert str(caught.value).startswith(said)
+
+
+@pytest.mark.parametrize("task", ["attributes", "classes"])
+@pytest.mark.parametrize("strategy", ["two_stage", "full", "partial", "differential", "lora"])
+def test_other_tasks_begin_with_the_head(task: str, strategy: str) -> None:
+    chosen = {"strategy": strategy, "num_layers": 2 * (strategy == "partial"), "distill": 0}
+    assert read_settings("", chosen, task).stages(task) == [1, 2]
+    assert read_settings("", {"strategy": "scratch"}, task).stages(task) == [2]
+    assert read_settings("", {}, task).distill == 0

@@ -166,6 +166,20 @@ def test_somebody_who_should_be_forgotten_is_never_handed_on(source: str, tmp_pa
     assert not any((tmp_path / name).exists() for name in ("data", "aligned", "filter"))
 
 
+def test_somebody_is_forgotten_by_the_column_person(source: str, tmp_path: Path) -> None:
+    (tmp_path / "forget.txt").write_text("ann\n")
+    rows = [f"p{person}/{number}.png,{'ann' if number == 8 else ''}" for person in (2, 3) for number in (8, 9, 10)]
+    (tmp_path / "list.csv").write_text("\n".join(["path,person", *rows]))
+    ingest(source, tmp_path / "faces", str(tmp_path / "list.csv"))
+    judge(tmp_path / "faces", tmp_path / "a", tmp_path / "f")
+    receipts = {"ingested": ["faces"], "aligned": ["a"], "filtered": ["f"]}
+    told = {step: [str(tmp_path / name) for name in names] for step, names in receipts.items()}
+    with pytest.raises(KubefaceError, match="is to be forgotten and is still there"):
+        gathered(told, tmp_path, forget=str(tmp_path / "forget.txt"))
+    figures = ingest(source, tmp_path / "less", str(tmp_path / "list.csv"), forget=str(tmp_path / "forget.txt"))
+    assert (figures["rows_out"], figures["forgotten"]) == (4, 2)
+
+
 def test_tables_that_do_not_belong_together_are_refused(source: str, tmp_path: Path) -> None:
     receipts = shards(source, tmp_path / "shards", 3)
     with pytest.raises(KubefaceError, match="are different shards"):
@@ -196,6 +210,28 @@ def test_without_any_face_it_says_so(tmp_path: Path) -> None:
     receipts = shards(str(tmp_path / "in"), tmp_path / "shards", 2)
     with pytest.raises(KubefaceError, match="no face was found in any of 2 images"):
         gathered(receipts, tmp_path)
+
+
+def test_whole_photographs_that_cannot_be_used_say_so(tmp_path: Path) -> None:
+    for person in ("ann", "bob"):
+        (tmp_path / "in" / person).mkdir(parents=True)
+        (tmp_path / "in" / person / "7.png").write_bytes(encode_png(np.zeros((8, 8, 3), np.uint8)))
+    tables = {"ingested": str(tmp_path / "faces"), "aligned": str(tmp_path / "a"), "filtered": str(tmp_path / "f")}
+    ingest(str(tmp_path / "in"), tmp_path / "faces")
+    settings = {"faces": Table(tmp_path / "faces", "faces").sha256, "template": "whole_224"}
+    for rows, said in ((0, "none of 2 images can be decoded: look at"), (1, "all 1 images are of one class: put the")):
+        with TableWriter(tmp_path / "a", "aligned", "align test", settings) as crops:
+            for row in [row for group in Table(tmp_path / "faces", "faces").row_groups() for row in group][:rows]:
+                crops.add(row | {"landmarks": [0.0] * 10, "det_score": 1.0, "det_box": [0.0] * 4})
+        made = {"aligned": Table(tmp_path / "a", "aligned").sha256}
+        with TableWriter(tmp_path / "f", "filter", "filter test", made) as verdicts:
+            for row in [row for group in Table(tmp_path / "a", "aligned").row_groups() for row in group]:
+                zeros = dict.fromkeys(("score", "face_size", "sharpness", "turn", "agreement"), 0.0)
+                verdicts.add({"image_id": row["image_id"], "kept": True, "faces": 0} | zeros)
+        with pytest.raises(KubefaceError, match=said):
+            gathered({step: [table] for step, table in tables.items()}, tmp_path)
+        for name in ("a", "f"):
+            shutil.rmtree(tmp_path / name)
 
 
 def test_command_line(source: str, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,8 @@ import pytest
 
 from components.faces.errors import KubefaceError
 from components.faces.table import Table
-from components.ingest.naming import Label, by_folder, by_listing, by_pattern
+from components.ingest.listing import Listing
+from components.ingest.naming import Label, by_folder, by_pattern
 from components.ingest.step import ingest, plan
 from tests.components.ingest.test_ingest import archive, folder_of, images, reasons, rows_of
 
@@ -23,6 +24,7 @@ __all__ = ["images"]  # a fixture
         ("faces/2024/ann/1.png", Label("ann", "faces/2024/ann")),
         ("train/ann/1.png", Label("ann", "ann", "train")),
         ("faces/val/ann/1.png", Label("ann", "faces/ann", "val")),
+        ("test/ann/1.png", Label("ann", "ann", "test")),
         ("vlr_images/ann/1.png", Label("ann", "ann", None, {"resolution": "low"})),
         ("train/hr_images/ann/1.png", Label("ann", "ann", "train", {"resolution": "high"})),
         ("hr_images/val/ann/1.png", Label("ann", "ann", "val", {"resolution": "high"})),
@@ -61,9 +63,9 @@ def test_a_pattern_that_names_nobody(pattern: str, said: str) -> None:
     assert said in str(raised.value) and "\n" not in str(raised.value)
 
 
-def test_a_split_found_in_a_name_is_train_or_val(images: dict[str, bytes], tmp_path: Path) -> None:
-    source = folder_of(tmp_path / "in", {f"test-{name.replace('/', '-')}": data for name, data in images.items()})
-    with pytest.raises(KubefaceError, match=r"finds split 'test' in test-\w+-\d.png: it must be train or val"):
+def test_a_split_found_in_a_name_is_train_val_or_test(images: dict[str, bytes], tmp_path: Path) -> None:
+    source = folder_of(tmp_path / "in", {f"dev-{name.replace('/', '-')}": data for name, data in images.items()})
+    with pytest.raises(KubefaceError, match=r"finds split 'dev' in dev-\w+-\d.png: it must be train, val or test"):
         ingest(source, tmp_path / "out", identity_pattern=r"^(?P<split>\w+?)-(?P<identity>\w+)")
     assert not (tmp_path / "out").exists()
 
@@ -139,11 +141,12 @@ def test_a_listing_of_an_archive_changes_the_fingerprint(images: dict[str, bytes
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "has no column identity and no column path"),
-        ("path,name\nann/0.png,ann", "has no column identity"),
+        ("", "has no column path"),
+        ("name,identity\nann/0.png,ann", "has no column path"),
         ("path,identity", "lists no image"),
         ("path,identity\nann/0.png,", "row 2 names no path or no identity"),
-        ("path,identity,split\nann/0.png,ann,test", "row 2 has split 'test': use train, val or nothing"),
+        ("path,identity,split\nann/0.png,ann,dev", "row 2 has split 'dev': use train, val, test or nothing"),
+        ("image_id,partition\nann/0.png,3", "row 2 has split '3': use train, val, test or nothing"),
         ("path,identity\na.png,ann\na.png,bob", "row 3 says something else of 'a.png' than a row before it"),
         ("path,identity\nann/0.png,Smith, Ann", "row 2 has more fields than the head has columns"),
         ("path,identity\nelsewhere.png,ann", "holds none of the images that"),
@@ -162,7 +165,7 @@ def test_a_listing_that_cannot_be_used(text: str | bytes, said: str, images: dic
 def test_a_damaged_parquet_listing(images: dict[str, bytes], tmp_path: Path) -> None:
     (tmp_path / "people.parquet").write_bytes(b"PAR1 is all")
     with pytest.raises(KubefaceError, match=r"people\.parquet is not a readable listing"):
-        by_listing(str(tmp_path / "people.parquet"))
+        Listing(str(tmp_path / "people.parquet"))
 
 
 def test_a_listing_does_not_lead_outside(images: dict[str, bytes], tmp_path: Path) -> None:
@@ -181,5 +184,7 @@ def test_a_listing_does_not_lead_outside(images: dict[str, bytes], tmp_path: Pat
 
 
 def test_one_way_of_naming_at_a_time(images: dict[str, bytes], tmp_path: Path) -> None:
+    source = folder_of(tmp_path / "in", images)
+    listing = listed(tmp_path / "people.csv", [{"path": name, "identity": name[:3]} for name in images])
     with pytest.raises(KubefaceError, match="give one of them"):
-        ingest(folder_of(tmp_path / "in", images), tmp_path / "out", listing="people.csv", identity_pattern="(a)")
+        ingest(source, tmp_path / "out", listing, "(a)")

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from components.promote.card import model_card
 from tests.components.promote.made import entry, make
+from tests.components.report.runs import attribute_figures, class_figures
 
 SECTIONS = [
     "Model details",
@@ -214,3 +216,99 @@ def test_names_cannot_write_into_the_card(tmp_path: Path) -> None:
     assert set(headings(text)) <= set(SECTIONS)
     assert re.search(r"(?<!\\)<", text) is None and re.search(r"(?<!\\)\]\(", text) is None
     assert "`a´b ## Heading`" in text
+
+
+OTHER_TASKS = ("attributes", "classes")
+
+
+def labelled_card(tmp_path: Path, task: str, change: Callable[[dict[str, Any]], None] | None = None) -> str:
+    model, evaluation = make(tmp_path, better=True, task=task)
+    measured = json.loads((evaluation / "evaluation.json").read_text())
+    if change:
+        change(measured)
+    text = model_card("faces", "12ab", json.loads((model / "model.json").read_text()), measured, {})
+    check_tables(text)
+    assert "None" not in text
+    return text
+
+
+@pytest.mark.parametrize("task", OTHER_TASKS)
+def test_the_card_of_another_task_has_the_same_sections(tmp_path: Path, task: str) -> None:
+    text = labelled_card(tmp_path, task)
+    left = ("Factors", "Galleries enrolled with the starting model")
+    assert headings(text) == [section for section in SECTIONS if section not in left]
+    assert "- Faces are biometric data" in text and "Trained on 216 images of 27" in text
+    for recognition in ("gallery", "genuine", "impostor", "TAR@FAR", "false match"):
+        assert recognition not in text
+
+
+def test_the_card_of_attributes_tells_every_label(tmp_path: Path) -> None:
+    text = labelled_card(tmp_path, "attributes")
+    for told in (
+        "A model of facial attributes (sface, 128-d embeddings), fine-tuned from `somewhere#sha256=12ab`.",
+        "by 3 labels: Eyeglasses, Male\\|, Smiling.",
+        "Measured on 130 images of 13 people who were not trained on. The set heldout has the degradation `noise:60`",
+        "| heldout | baseline | 84.00 % | 83.00 % |",
+        "| heldout | AUC | 84.00 % | 93.00 % | +9.00 (+8.00 to +11.00) |",
+        "| Eyeglasses | 10 | 1200 | 79.00 % | 88.00 % (84.00 % to 91.00 %) | 87.00 % |",
+        "| Smiling | 2 | 1198 | – | too few images | – |",
+        "Each was chosen on 60 val images, none of which is among the held-out ones; they are in threshold.json.",
+        "| Eyeglasses | 0.4000 |",
+        "decide nothing about a person by it",
+    ):
+        assert told in text, told
+    assert "Decision threshold" not in headings(
+        labelled_card(tmp_path / "b", "attributes", lambda e: e.pop("thresholds"))
+    )
+
+
+def test_the_card_of_classes_tells_every_class_and_the_unknown(tmp_path: Path) -> None:
+    text = labelled_card(tmp_path, "classes")
+    for told in (
+        "A model of image classes (sface, 128-d embeddings), fine-tuned from `somewhere#sha256=12ab`.",
+        "which of 3 classes a photograph shows: Eyeglasses, Male\\|, Smiling.",
+        "Trained on 216 images of 27 classes",
+        "| heldout | scratch | 70.00 % | 69.00 % | 68.00 % | 5.00 % |",
+        "Change over the small network from scratch:",
+        "| heldout | accuracy | 70.00 % | 93.00 % | +23.00 (+22.00 to +25.00) |",
+        "| Eyeglasses | 20 | 84.00 % | 93.00 % | 93.00 % | 95.00 % |",
+        "0.6100: an answer with a lower score is refused. On the held-out images that refuses 83.00 % of 40 images of "
+        "classes that were not trained on, and 4.00 % of those of known classes; of what is accepted 97.00 % is right.",
+    ):
+        assert told in text, told
+
+    def known_only(measured: dict[str, Any]) -> None:
+        measured["finetuned"]["heldout"]["unknown"] |= {"images": 0, "refused": None}
+
+    assert "On the held-out images that refuses 4.00 % of those of known" in labelled_card(
+        tmp_path / "b", "classes", known_only
+    )
+
+    def unasked(measured: dict[str, Any]) -> None:
+        measured["finetuned"]["heldout"]["unknown"] = None
+
+    assert "Decision threshold" not in headings(labelled_card(tmp_path / "c", "classes", unasked))
+
+
+@pytest.mark.parametrize("task", OTHER_TASKS)
+def test_very_many_labels_are_not_all_named(tmp_path: Path, task: str) -> None:
+    names = [f"n{number}" for number in range(130)]
+
+    def many(measured: dict[str, Any]) -> None:
+        figures = attribute_figures if task == "attributes" else class_figures
+        measured |= {"labels": names, "thresholds": {}}
+        for model in ("baseline", "finetuned"):
+            measured[model] = {"heldout": figures(names, 0.9)}
+
+    text = labelled_card(tmp_path, task, many)
+    assert "n99 and 30 more, see labels.json." in text and "n100," not in text
+
+
+def test_a_fallback_is_told(tmp_path: Path) -> None:
+    text = labelled_card(tmp_path, "classes")
+    assert "Fallback" not in text
+    model, evaluation = make(tmp_path / "b", better=True, task="classes")
+    config = json.loads((model / "model.json").read_text())
+    config["training"]["fallback"] = "resnet50's weights could not be had"
+    told = model_card("faces", "1", config, json.loads((evaluation / "evaluation.json").read_text()), {})
+    assert "- Fallback: resnet50's weights could not be had" in told

@@ -11,7 +11,7 @@ from components.faces.folders import sha256_file
 from components.promote.champion import find_champion
 from components.promote.passport import verify
 from components.promote.step import promote
-from tests.components.promote.made import make
+from tests.components.promote.made import LABELS, make
 
 
 def promotion_of(out: Path) -> dict[str, object]:
@@ -190,3 +190,62 @@ def test_the_data_is_left_for_the_next_run_whatever_the_gate_says(tmp_path: Path
     promote(model, evaluation, tmp_path / "out", "gate-3", str(tmp_path / "models"), **told)
     left = json.loads((tmp_path / "models" / "gate-3" / "data.json").read_text())
     assert left == {"shards": {"0/1": "f"}, "drift": {"worst": 1}}
+
+
+@pytest.mark.parametrize("task", ["attributes", "classes"])
+def test_a_model_of_another_task_goes_with_its_head_and_labels(tmp_path: Path, task: str) -> None:
+    model, evaluation = make(tmp_path, better=True, task=task)
+    (evaluation / "threshold.json").write_text(json.dumps({"task": task}))
+    promote(model, evaluation, tmp_path / "out", "faces", str(tmp_path / "models"))
+    written = Path(str(promotion_of(tmp_path / "out")["uri"]))
+    assert {"labels.json", "head.safetensors", "identities.json", "threshold.json"} < {
+        p.name for p in written.iterdir()
+    }
+    assert verify(str(written))["whole"]
+    metrics = json.loads((written / "metrics.json").read_text())
+    figures = metrics["finetuned"]["heldout"]
+    assert (metrics["task"], metrics["labels"]) == (task, LABELS) and "confusion" not in figures
+    assert ("scratch" in metrics, "thresholds" in metrics) == (task == "classes", task == "attributes")
+    passport = json.loads((written / "passport.json").read_text())
+    assert set(passport["files"]) >= {"labels.json", "head.safetensors"}
+    told = passport["metrics"]["finetuned"]["heldout"]
+    assert told["accuracy"] == figures["accuracy"] and "labels" not in told and "classes" not in told
+
+
+def test_a_champion_of_another_task_is_refused_and_stays(tmp_path: Path) -> None:
+    models = str(tmp_path / "models")
+    promote(*make(tmp_path / "a", better=True, task="attributes"), tmp_path / "one", "faces", models)
+    standing = find_champion(models, "faces")
+    wanted = r"models/faces is promoted for task attributes, this model is for classes: use another name"
+    for task, said in (("classes", wanted), ("recognition", "this model is for recognition")):
+        model, evaluation = make(tmp_path / task, better=True, task=task)
+        with pytest.raises(KubefaceError, match=said):
+            promote(model, evaluation, tmp_path / "out", "faces", models, champion=standing)
+    assert find_champion(models, "faces") == standing and not (tmp_path / "out").exists()
+    promote(*make(tmp_path / "b", better=True, task="classes"), tmp_path / "out", "others", models)
+    assert find_champion(models, "others")
+
+
+def test_a_champion_whose_model_json_is_damaged_is_written_again(tmp_path: Path) -> None:
+    model, evaluation = make(tmp_path, better=True, task="classes")
+    promote(model, evaluation, tmp_path / "one", "faces", str(tmp_path / "models"))
+    written = Path(str(promotion_of(tmp_path / "one")["uri"]))
+    (written / "model.json").write_text("{torn")
+    promote(model, evaluation, tmp_path / "two", "faces", str(tmp_path / "models"))
+    assert verify(str(written))["whole"]
+
+
+def test_an_evaluation_of_another_task_or_head_is_refused(tmp_path: Path) -> None:
+    model, _ = make(tmp_path / "a", better=True, task="attributes")
+    _, other = make(tmp_path / "b", better=True, task="classes")
+    with pytest.raises(KubefaceError, match=r"evaluation\.json is of another model"):
+        promote(model, other, tmp_path / "out", "faces", str(tmp_path / "models"))
+    told = {"finetuned": {"onnx_sha256": "0" * 64}}  # the weights may be the same, the head another one
+    model, evaluation = make(tmp_path / "c", better=True, task="attributes")
+    measured = json.loads((evaluation / "evaluation.json").read_text())
+    (evaluation / "evaluation.json").write_text(json.dumps(measured | {"models": told}))
+    config = json.loads((model / "model.json").read_text())
+    config["training"]["onnx"] = {"sha256": "1" * 64}
+    (model / "model.json").write_text(json.dumps(config))
+    with pytest.raises(KubefaceError, match=r"evaluation\.json is of another model"):
+        promote(model, evaluation, tmp_path / "out", "faces", str(tmp_path / "models"))

@@ -31,8 +31,10 @@ def colour(number: int, size: int = 8) -> bytes:
     return encode_png(pixels)
 
 
-def write_tables(folder: Path, names: list[str], reject: bool) -> list[tuple[str, str]]:
-    """The four tables; every third identity is held out. Returns image_id and identity of the held-out images.
+def write_tables(folder: Path, names: list[str], reject: bool, classes: bool = False) -> list[tuple[str, str]]:
+    """The four tables; every third identity is held out, of classes an image of each and the last class whole.
+
+    Returns image_id and identity of the held-out images.
 
     With `reject`, ingest and align reject two images, and the filter rejects the last image of each held-out identity.
     """
@@ -43,7 +45,7 @@ def write_tables(folder: Path, names: list[str], reject: bool) -> list[tuple[str
     ):
         heldout = []
         for number, (name, image) in enumerate((name, image) for image in range(IMAGES) for name in names):
-            out = names.index(name) % 3 == 0
+            out = (image == 0 or name == names[-1]) if classes else names.index(name) % 3 == 0
             image_id, source = f"{number:016x}", f"{name}/{image}.png"
             row = {"image_id": image_id, "identity": name, "source": source}
             detected = {"landmarks": [0.0] * 10, "det_score": 1.0, "det_box": [0.0] * 4}
@@ -154,17 +156,151 @@ def write_evaluation(folder: Path, heldout: list[tuple[str, str]], split: str, d
     write_json(folder / "roc.json", {name: {"baseline": curve, "finetuned": curve} for name in sets})
 
 
-def write_model(folder: Path, split: str) -> None:
+def write_model(folder: Path, split: str, task: str = "recognition", backbone: str = "sface") -> None:
     (folder / "logs").mkdir(parents=True)
     training = {
         "producer": "finetune 0.1.0", "aligned": "0" * 64, "split": split, "head": "arcface", "lr": 1e-4,
         "pretrained": "", "freeze_batch_norm": True, "best_epoch": 2, "val_loss": 1.25, "val_accuracy": 0.75,
         "versions": {"torch": "2.14.1"},
     }  # fmt: skip
-    model = {"backbone": "sface", "start": "wheel#sha256=1", "start_license": "MIT", "weights_sha256": "1" * 64}
-    write_json(folder / "model.json", model | {"training": training})
-    losses = {"train_loss": 3.0, "val_loss": 4.0, "train_accuracy": 0.5, "val_accuracy": 0.25}
+    model = {"backbone": backbone, "start": "wheel#sha256=1", "start_license": "MIT", "weights_sha256": "1" * 64}
+    write_json(folder / "model.json", model | {"task": task, "training": training})
+    losses = {"train_loss": 3.0, "val_loss": 4.0, "train_accuracy": 0.5, "val_accuracy": 0.25, "seconds": 2.5}
+    losses |= {"val_auc": 0.75 if task == "attributes" else None}
     write_json(folder / "logs" / "history.json", [{"epoch": n, "stage": min(n, 2), **losses} for n in (1, 2, 3)])
+
+
+def numbers(count: int, low: float, high: float) -> list[float]:
+    """So many shares between two, the same each time, up and down."""
+    return [round(low + (high - low) * (math.sin(1.7 * number) + 1) / 2, 4) for number in range(count)]
+
+
+ATTRIBUTE_FIGURES = (
+    "auc", "average_precision", "precision", "recall", "f1", "accuracy", "balanced_accuracy", "calibration_error",
+)  # fmt: skip
+
+
+def attribute_figures(labels: list[str], level: float) -> dict[str, Any]:
+    """Figures of one model on one set as evaluate writes them of attributes; the last label has too few images."""
+    told: dict[str, Any] = {}
+    for number, (label, value) in enumerate(zip(labels, numbers(len(labels), level - 0.1, level), strict=True)):
+        few = number == len(labels) - 1
+        told[label] = {
+            **{name: None if few else value - place / 100 for place, name in enumerate(ATTRIBUTE_FIGURES)},
+            "positives": 2 if few else 10 + number,
+            "negatives": 1200 - number,
+            "threshold": None if few else 0.4,
+            "auc_low": None if few else value - 0.04,
+            "auc_high": None if few else value + 0.03,
+            "too_few": few,
+        }
+    means = {name: level - place / 100 for place, name in enumerate(ATTRIBUTE_FIGURES)}
+    return {**means, "labels": told, "measured_labels": len(labels) - 1, "images": 1210}
+
+
+def class_figures(labels: list[str], level: float) -> dict[str, Any]:
+    """Figures of one model on one set as evaluate writes them of classes."""
+    images, count = 20, len(labels)
+    confusion = [[0] * count for _ in labels]
+    for row, wrong in enumerate(numbers(count, 0, 2 * (1 - level))):
+        confusion[row][row] = images - round(images * wrong)
+        confusion[row][(3 * row + 1) % count if (3 * row + 1) % count != row else (row + 1) % count] += round(
+            images * wrong
+        )
+    return {
+        "accuracy": level, "macro_f1": level - 0.01, "balanced_accuracy": level - 0.02, "log_loss": 2.5 * (1 - level),
+        "calibration_error": 0.05, "images": images * count,
+        "classes": {
+            label: {"images": images, "precision": level, "recall": line[row] / images, "f1": level - row / 500}
+            for row, (label, line) in enumerate(zip(labels, confusion, strict=True))
+        },
+        "confusion": confusion,
+        "unknown": {
+            "threshold": 0.61, "images": 40, "refused": level - 0.1, "known_refused": 0.04,
+            "accuracy_of_accepted": 0.97,
+        },
+    }  # fmt: skip
+
+
+def write_labelled(folder: Path, heldout: list[tuple[str, str]], told: dict[str, Any], labels: list[str]) -> None:
+    """The evaluation of attributes or classes.
+
+    Args:
+        folder: to write to.
+        heldout: image_id and identity of the held-out images.
+        told: task, split and degradation, and `others`, the models beside baseline and fine-tuned, by level.
+        labels: names of the labels or classes.
+    """
+    attributes = told["task"] == "attributes"
+    figures = attribute_figures if attributes else class_figures
+    metrics = ["auc", "average_precision", "f1", "accuracy", "balanced_accuracy"]
+    metrics = metrics if attributes else ["accuracy", "macro_f1", "balanced_accuracy"]
+    sets = ["heldout", *(["heldout_clean"] if told["degradation"] != "none" else [])]
+    models = {"baseline": 0.84, "finetuned": 0.93} | told["others"]
+    measured = {model: {name: figures(labels, level) for name in sets} for model, level in models.items()}
+
+    def over(model: str) -> dict[str, Any]:
+        return {
+            name: {key: gain(measured[model][name][key], measured["finetuned"][name][key]) for key in metrics}
+            for name in sets
+        }
+
+    (folder / "grid").mkdir(parents=True)
+    (folder / "mistakes").mkdir()
+    (folder / "samples").mkdir()
+    for number in range(8):
+        for name in ("grid", "mistakes"):
+            (folder / name / f"{number:03}.png").write_bytes(colour(number, 64))
+        (folder / "samples" / f"{heldout[number % len(heldout)][0]}.png").write_bytes(colour(number))
+    if attributes:
+        said: list[Any] = [(labels[:3], [labels[0], labels[1], labels[4]]), ([], [])]
+        wrong = {"label": labels[1], "true": 0, "predicted": 1, "score": 0.987}
+        missed = {"label": labels[2], "true": 1, "predicted": 0, "score": 0.004}
+    else:
+        said = [(labels[:1], labels[:1]), (labels[:1], labels[1:2]), (labels[:1], [])]
+        wrong = {"label": None, "true": labels[0], "predicted": labels[1], "score": 0.987}
+        missed = {"label": None, "true": labels[0], "predicted": None, "score": 0.31}
+    where = [{"image_id": image_id, "source": f"{name}/0.png"} for image_id, name in heldout]
+    evaluation: dict[str, Any] = {
+        "producer": "evaluate 0.1.0",
+        "task": told["task"],
+        "split": told["split"],
+        "degradation": told["degradation"],
+        "people": 3 if attributes else len(labels),
+        "images": len(heldout),
+        "labels": labels,
+        **measured,
+        "gain": over("baseline"),
+        **{f"gain_over_{model}": over(model) for model in told["others"]},
+        "gate": {
+            "better": True,
+            "reason": f"better on {len(heldout)} held-out images (3 people): 84.00 % → 93.00 %",
+            "checks": [{"name": f"heldout {metrics[0]}", "passed": True, "text": "84.00 % → 93.00 %"}],
+        },
+        "sampling": {
+            "images": 900,
+            "drawn": 1200,
+            "before": {label: 10 + 3 * number for number, label in enumerate(labels)},
+            "after": {label: 120 + number for number, label in enumerate(labels)},
+        },
+        "chosen_on": {"split": "val", "images": 210},
+        "grid": [
+            {"file": f"grid/{number:03}.png", "true": true, "predicted": predicted, "right": true == predicted}
+            | where[number % len(where)]
+            for number, (true, predicted) in enumerate(said * 2)
+        ],
+        "mistakes": [
+            {"file": f"mistakes/{number:03}.png"} | entry | where[number]
+            for number, entry in enumerate((wrong, missed))
+        ],
+    }
+    if attributes:
+        phi: list[list[float | None]] = [numbers(len(labels), -0.6, 0.9) for _ in labels]
+        for row in range(len(labels)):
+            phi[row][-1] = phi[-1][row] = None  # a label that is constant
+        evaluation["correlation"] = {"labels": labels, "true": phi, "predicted": phi}
+        evaluation["thresholds"] = {model: dict.fromkeys(labels, 0.4) for model in models}
+    write_json(folder / "evaluation.json", evaluation)
 
 
 def make_run(
@@ -175,18 +311,33 @@ def make_run(
     lfw: bool = False,
     promotion: dict[str, Any] | None = None,
     full: bool = False,
+    task: str = "recognition",
+    labels: int = 6,
 ) -> dict[str, Any]:
     """A run's outputs below `folder`, the first identity with a hostile name; the arguments for `report`.
 
-    With `full` the evaluation has every part it can have, and promote left a passport.
+    With `full` the evaluation has every part it can have, and promote left a passport. A run of attributes has so many
+    labels, the first with a hostile name; one of classes has the identities as its classes, the last one unknown, and
+    with `full` a network from scratch.
     """
     names = [HOSTILE, *(f"person {number}" for number in range(1, identities))]
     if full:
         names[3] = LONG
-    heldout = write_tables(folder, names, reject)
+    heldout = write_tables(folder, names, reject, task == "classes")
     split = Table(folder / "split", "split").sha256
-    write_evaluation(folder / "evaluation", heldout, split, degradation, lfw)
-    write_model(folder / "model", split)
+    if task == "recognition":
+        write_evaluation(folder / "evaluation", heldout, split, degradation, lfw)
+    else:
+        others = {"champion": 0.9} | ({"scratch": 0.7} if task == "classes" else {}) if full else {}
+        told = {"task": task, "split": split, "degradation": degradation, "others": others}
+        shown = names[:-1] if task == "classes" else [HOSTILE, *(f"Label_{number}" for number in range(1, labels))]
+        write_labelled(folder / "evaluation", heldout, told, shown)
+    write_model(folder / "model", split, task)
+    scratch = {}
+    if full and task == "classes":
+        write_model(folder / "scratch", split, task, backbone="small_cnn")
+        write_json(folder / "scratch.json", {"rows_in": 9, "rows_out": 9, "seconds": 61.5})
+        scratch = {"scratch_model": folder / "scratch", "scratch_metrics": folder / "scratch.json"}
     (folder / "audited").mkdir()
     write_json(folder / "audited" / "data.json", AUDIT)
     (folder / "promotion").mkdir()
@@ -194,14 +345,21 @@ def make_run(
     write_json(folder / "promotion" / "promotion.json", promotion or default)
     for number, step in enumerate(STEPS):
         write_json(folder / f"{step}.json", {"rows_in": 100 + number, "rows_out": number, "seconds": 1.5, "more": 1})
-    if full:
+    if full and task == "recognition":
         complete(folder / "evaluation", folder / "promotion")
+    elif full:
+        write_passport(folder / "promotion")
     inputs = {
         name: folder / name
         for name in ("gathered", "audited", "aligned", "filtered", "split", "model", "evaluation", "promotion")
     }
     metrics = {f"{step}_metrics": folder / f"{step}.json" for step in STEPS}
-    return inputs | metrics | {"html": folder / "out" / "report.html", "summary": folder / "out" / "summary.json"}
+    return (
+        inputs
+        | metrics
+        | scratch
+        | {"html": folder / "out" / "report.html", "summary": folder / "out" / "summary.json"}
+    )
 
 
 def complete(evaluation_folder: Path, promotion: Path) -> None:
@@ -336,6 +494,10 @@ def complete(evaluation_folder: Path, promotion: Path) -> None:
         for name in sets:
             for model in ("baseline", "finetuned"):
                 writer.writerows([name, model, at / 10, 1 - at / 10, at / 10, 0.5] for at in range(11))
+    write_passport(promotion)
+
+
+def write_passport(promotion: Path) -> None:
     passport = {
         "producer": "promote 0.1.0",
         "images": {"finetune": None},

@@ -97,11 +97,20 @@ def browser() -> Iterator[Browser]:
         found.close()
 
 
-@pytest.fixture(scope="module", params=["full", "plain"])
+RUNS: dict[str, dict[str, Any]] = {
+    "full": {"lfw": True, "full": True},
+    "plain": {"lfw": True},
+    "attributes": {"task": "attributes", "full": True, "labels": 40},
+    "classes": {"task": "classes", "full": True, "identities": 21},
+    "many classes": {"task": "classes", "full": True, "identities": 41},
+}
+
+
+@pytest.fixture(scope="module", params=list(RUNS))
 def written(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A page with every section, and one of an evaluation that lacks what it may lack."""
-    folder = tmp_path_factory.mktemp(request.param)
-    arguments = make_run(folder, reject=True, lfw=True, full=request.param == "full")
+    """A page with every section, one of an evaluation that lacks what it may lack, and pages of the other tasks."""
+    folder = tmp_path_factory.mktemp("run")
+    arguments = make_run(folder, reject=True, **RUNS[request.param])
     report(**arguments)
     path: Path = arguments["html"]
     return path
@@ -190,7 +199,11 @@ def test_wide_tables_scroll_with_the_keyboard(browser: Browser, written: Path) -
     wide.focus()
     for _ in range(5):
         page.keyboard.press("ArrowRight")
-    page.wait_for_function("document.activeElement.scrollLeft > 0")
+    for _ in range(100):  # the page's policy forbids what wait_for_function polls with
+        if page.evaluate("document.activeElement.scrollLeft") > 0:
+            break
+        page.wait_for_timeout(50)
+    assert page.evaluate("document.activeElement.scrollLeft") > 0
     page.close()
 
 

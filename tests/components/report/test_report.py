@@ -29,8 +29,8 @@ from components.report.figures import (
     roc_chart,
     score_charts,
 )
-from components.report.measured import ABSENT
 from components.report.page import sample_faces
+from components.report.recognition import ABSENT
 from components.report.step import report
 from tests.components.report.runs import AUDIT, HOSTILE, LONG, SHARD_STEPS, STEPS, make_run
 
@@ -521,7 +521,7 @@ def test_every_identity_has_a_bar() -> None:
     people = {f"s{number}": Counter(train=number, val=2) for number in range(1, 42)}
     panels = identity_panels(people)
     assert [len(panel.bars) for panel in panels] == [14, 14, 13]
-    assert panels[0].bars[0].name == "s41" and panels[0].bars[0].total == 43
+    assert panels[0].bars[0].name == "s41" and panels[0].bars[0].text == "43"
     alike = identity_panels({name: Counter(heldout=3) for name in ("s10", "s2", "s1", "t" * 99)})
     assert [bar.label for bar in alike[0].bars] == ["s1", "s2", "s10", "t" * 14 + "…"]
 

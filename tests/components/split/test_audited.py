@@ -13,8 +13,9 @@ from components.faces.table import TableWriter
 from components.split.step import split
 from tests.components.split.test_split import plain, rows_of, tables
 
-# Of each image, by person: the near-duplicates it belongs to, and why the audit drops it.
-Findings = dict[str, list[tuple[int, str | None]]]
+# Of each image, by person: the near-duplicates it belongs to, as a number of the person's or a name, and why the audit
+# drops it.
+Findings = dict[str, list[tuple[int | str, str | None]]]
 
 
 def audit_table(root: Path, findings: Findings, same_person: dict[str, str]) -> Path:
@@ -27,7 +28,7 @@ def audit_table(root: Path, findings: Findings, same_person: dict[str, str]) -> 
                         "identity": name,
                         "kept": reason is None,
                         "reason": reason,
-                        "cluster": f"{name}/{cluster}",
+                        "cluster": cluster if isinstance(cluster, str) else f"{name}/{cluster}",
                         "person": same_person.get(name, name),
                     }
                 )

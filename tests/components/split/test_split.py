@@ -1,6 +1,7 @@
 """Split: nobody on both sides, whoever else is there."""
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,8 +17,8 @@ from components.split.step import split
 People = dict[str, list[tuple[str | None, str | None]]]  # name → (given split, the filter's reason) of each image
 
 
-def tables(root: Path, people: People) -> tuple[Path, Path]:
-    """An aligned and a filter table with these people; image ids are name/number."""
+def tables(root: Path, people: People, groups: Mapping[str, str] | None = None) -> tuple[Path, Path]:
+    """An aligned and a filter table with these people; image ids are name/number, groups are told by image id."""
     with (
         TableWriter(root / "aligned", "aligned", "test 1", {}) as aligned,
         TableWriter(root / "filter", "filter", "test 1", {}) as judged,
@@ -30,6 +31,7 @@ def tables(root: Path, people: People) -> tuple[Path, Path]:
                         "identity": name,
                         "source": f"{name}/{number}.png",
                         "given_split": given_split,
+                        "groups": (groups or {}).get(f"{name}/{number}"),
                         "image": b"",
                         "width": 112,
                         "height": 112,
@@ -271,6 +273,23 @@ def test_a_given_division_is_kept_for_people_not_held_out() -> None:
         assert [found[f"{name}/{number}"][0] for number in range(6)] == ["heldout"] * 6
 
 
+def test_a_person_given_as_test_is_held_out() -> None:
+    people: People = {name: [("test", None)] * 3 for name in TRAINED[:1]}
+    people |= {name: [("test", None), ("train", None), (None, None), ("val", None)] for name in TRAINED[1:]}
+    people |= {name: [("test", None), ("train", None), ("val", None)] for name in HELDOUT}
+    found = divided(people, **HALF)
+    assert [found[f"{TRAINED[0]}/{number}"] for number in range(3)] == [("heldout", None)] * 3
+    for name in TRAINED[1:]:
+        assert [found[f"{name}/{number}"] for number in range(4)] == [
+            ("excluded", "given as test, but the person is trained on"),
+            ("train", None),
+            ("train", None),
+            ("val", None),
+        ]
+    for name in HELDOUT:
+        assert {found[f"{name}/{number}"] for number in range(3)} == {("heldout", None)}
+
+
 def test_people_with_too_few_images_are_excluded() -> None:
     people = plain({"s1": 3, "s2": 3, "s3": 4, "s4": 4, "s5": 4, "s6": 4})
     found = divided(people, min_images=4, **HALF)
@@ -322,6 +341,9 @@ def test_two_runs_give_the_same_bytes(aligned_table: Path, filter_table: Path, t
         ({"val_fraction": -1}, "val_fraction is -1"),
         ({"val_people_fraction": 1.0}, "val_people_fraction is 1.0: it must lie in 0 to less than 1"),
         ({"min_images": 1}, "min_images is 1: a person needs at least 2 images"),
+        ({"task": "faces"}, "task is 'faces': use recognition, attributes or classes"),
+        ({"unknown_fraction": 0.1}, "unknown_fraction is 0.1: it is for task classes, set it to 0 for recognition"),
+        ({"task": "classes", "unknown_fraction": 1.0}, "unknown_fraction is 1.0: it must lie in 0 to less than 1"),
         ({"heldout_fraction": 0.01, "seed": 2}, "0 of 6 people are held out, verification needs at least 2"),
         ({"heldout_fraction": 0.999}, "0 of 6 people are left to train on, at least 2 are needed: lower heldout"),
         ({"min_images": 9}, "0 of 6 people are left to train on.*min_images.*and 9"),
