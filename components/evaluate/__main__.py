@@ -9,7 +9,7 @@ from components.evaluate.gate import DEFAULT_METRICS, METRICS, Gate
 from components.evaluate.inference import compare, embed, identify
 from components.evaluate.labelling import attributes, classify
 from components.faces.cli import Later, main
-from components.faces.tasks import ATTRIBUTES, CLASSES
+from components.faces.tasks import ATTRIBUTES, CLASSES, RECOGNITION
 
 STEP = "components.evaluate.step"  # takes a second to import, which the commands that only use a model do without
 
@@ -43,5 +43,5 @@ if __name__ == "__main__":
             "attributes": attributes,
             "classify": classify,
         },
-        models={"gate": Gate},
+        models={"gate": _gate(RECOGNITION)},
     )
