@@ -11,11 +11,11 @@ from typing import Any, get_origin
 
 import pytest
 import yaml
-from components.evaluate.attributes import evaluate_attributes
-from components.evaluate.classes import evaluate_classes
 
 from components.align.step import align
 from components.audit.step import audit
+from components.evaluate.attributes import evaluate_attributes
+from components.evaluate.classes import evaluate_classes
 from components.evaluate.step import evaluate
 from components.faces.errors import KubefaceError
 from components.filter.step import filter_faces
