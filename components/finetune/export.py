@@ -115,7 +115,7 @@ def export_onnx(
     Args:
         model: on any device; exported from the CPU.
         path: of the .onnx file.
-        faces: real crops (N×S×S×3, uint8) to check it on, of the size that the model's template has; at least 2.
+        faces: real crops (N×S×S×3, uint8) to check it on, of the size that the model's template has; at least 1.
         head: makes scores of embeddings (N×D, not of unit length).
 
     Returns:
@@ -129,9 +129,10 @@ def export_onnx(
     crops = torch.from_numpy(np.ascontiguousarray(faces)).permute(0, 3, 1, 2).float()
     fast = copy.deepcopy(embedder)
     split_prelus(fast)
+    two = crops[[0, -1]]  # maybe the same one twice: traced with one, the graph would take no other number
     with quiet():
         exported = torch.onnx.export(
-            fast, (crops[:2].clone(),), dynamo=True, opset_version=OPSET, external_data=False,
+            fast, (two,), dynamo=True, opset_version=OPSET, external_data=False,
             input_names=["crops"], output_names=["embeddings", *(["scores"] if head is not None else [])],
             dynamic_shapes={"crops": {0: torch.export.Dim("n")}},
         )  # fmt: skip

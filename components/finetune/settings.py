@@ -20,10 +20,17 @@ Rate = Annotated[float, Field(gt=0)]
 Weight = Annotated[float, Field(ge=0)]
 # They change what is written or how fast, not what is learnt: a training may go on with others.
 WITHOUT_EFFECT = ("accumulate", "compile", "keep_checkpoints", "onnx", "save_minutes")
-# What each task alone has no use for, by setting: the value that is as good as none.
+# What each task has no use for, by setting: the value that is as good as none; None where every one is refused.
 NOT_FOR: dict[str, dict[str, Any]] = {
     RECOGNITION: {"head_patience": 0, "focal_gamma": 0, "label_aware": False},
-    ATTRIBUTES: {"distill": 0, "wise_ft": 1, "guard": False, "head": None, "sub_centers": 1, "label_smoothing": 0},
+    ATTRIBUTES: {
+        "distill": 0,
+        "wise_ft": 1,
+        "guard": False,
+        **dict.fromkeys(("head", "scale", "margin", "margins")),
+        "sub_centers": 1,
+        "label_smoothing": 0,
+    },
     CLASSES: {"distill": 0, "wise_ft": 1, "guard": False, "sub_centers": 1, "focal_gamma": 0, "label_aware": False},
 }
 

@@ -110,7 +110,10 @@ def finetune(
     with processes(choose_device(device)) as group:
         _prepare_torch(seed)
         table, divided = Table(aligned, "aligned"), Table(split, "split")
-        data = _read_attributes(table, divided, labels) if task == ATTRIBUTES else _read_split(table, divided, task)
+        if task == ATTRIBUTES:
+            data = _read_attributes(table, divided, labels, group.main)
+        else:
+            data = _read_split(table, divided, task)
         aligned_with = table.manifest["settings"]
         template = aligned_with.get("template", TEMPLATE)
         scratch = chosen.strategy == "scratch"
@@ -120,9 +123,15 @@ def finetune(
         model.detector = aligned_with.get("detector", DETECTOR)
         _check(chosen, bad, model, data)
         start = _kept(model) if chosen.onnx and group.main else None
+        started = digest(model.network)
+        # What one process could fetch and another could not, fallback would make two models of.
+        require(
+            set(group.gather(started)) == {started},
+            f"the processes start from different weights, this one from {model.start}: see that each can fetch them",
+        )
         run = {
             "backbone": model.backbone,
-            "start_sha256": digest(model.network),
+            "start_sha256": started,
             "identities": hashlib.sha256("\n".join(data.identities).encode()).hexdigest(),
             "aligned": table.sha256,
             "split": divided.sha256,
@@ -217,8 +226,8 @@ def _read_split(table: Table, divided: Table, task: str) -> Data:
     return Data(identities, found["train"], found["val"], task, tuple(identities) if task == CLASSES else ())
 
 
-def _read_attributes(table: Table, divided: Table, labels: str) -> Data:
-    """The images of which a label at least is known."""
+def _read_attributes(table: Table, divided: Table, labels: str, tell: bool) -> Data:
+    """The images of which a label at least is known; says how many they are where it is to tell."""
     names = choose_labels(table, labels)
     ids, targets = read_labels(table, names)
     some = dict(zip(ids, (targets != UNKNOWN).any(axis=1).tolist(), strict=True))
@@ -236,11 +245,12 @@ def _read_attributes(table: Table, divided: Table, labels: str) -> Data:
     require(len(train) > 0, f"{divided.folder} has no image to train on of which a label is known: label some")
     numbers = set(train.labels.tolist())
     identities = sorted({row["identity"] for row in rows if row_of.get(row["image_id"]) in numbers})
-    print(
-        f"finetune: {len(names)} labels of {len(train)} images to train on and {len(found['val'])} to validate on; "
-        f"{unknown} without a known label left out",
-        flush=True,
-    )
+    if tell:
+        print(
+            f"finetune: {len(names)} labels of {len(train)} images to train on and {len(found['val'])} to validate on; "
+            f"{unknown} without a known label left out",
+            flush=True,
+        )
     return Data(identities, train, found["val"], ATTRIBUTES, tuple(names), targets)
 
 

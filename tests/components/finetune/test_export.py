@@ -105,6 +105,14 @@ def test_onnx_is_left_out_where_nobody_wants_it(train: Train) -> None:
     assert "onnx" not in run.training
 
 
+def test_one_crop_is_enough(tiny: dict[str, Tensor], crops: Crops, tmp_path: Path) -> None:
+    model = load_pretrained("tiny")
+    for count in (1, 2):
+        assert export_onnx(model, tmp_path / f"{count}.onnx", crops[:count])["least_cosine"] > 0.99999
+    agrees(tmp_path / "1.onnx", model, crops)  # any number of them goes in
+    assert (tmp_path / "1.onnx").read_bytes() == (tmp_path / "2.onnx").read_bytes()
+
+
 @pytest.mark.slow
 def test_a_graph_that_is_another_model_is_refused(
     tiny: dict[str, Tensor], crops: Crops, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

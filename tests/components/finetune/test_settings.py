@@ -205,6 +205,9 @@ def test_a_recipe_that_is_not_there(recipe: str, said: str) -> None:
         ("classes", {"monitor": "val_auc"}, "monitor is val_auc: task classes has no such figure"),
         ("classes", {"focal_gamma": 1}, "setting focal_gamma is 1.0: task classes has no use for it"),
         ("attributes", {"label_smoothing": 0.1}, "setting label_smoothing is 0.1: task attributes has no use for it"),
+        ("attributes", {"scale": 64}, "setting scale is 64.0: task attributes has no use for it"),
+        ("attributes", {"margin": 0.5}, "setting margin is 0.5: task attributes has no use for it"),
+        ("attributes", {"margins": [1, 0.3, 0.2]}, "setting margins is (1.0, 0.3, 0.2): task attributes has no use"),
         ("ages", {}, "task is 'ages': use recognition, attributes or classes"),
     ],
 )

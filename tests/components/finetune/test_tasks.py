@@ -1,6 +1,7 @@
 """Trainings of attributes and of classes, on crops of ORL's people and a network that trains in a moment."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch.nn.functional import linear, normalize
 
 from components.faces.errors import KubefaceError
 from components.faces.model import load_pretrained
+from components.finetune.distributed import Group
 from components.finetune.training import Trainer
 
 from .conftest import Run, Train, changed, same
@@ -185,6 +187,27 @@ def test_a_guarded_model_is_no_start(learn: Train, train: Train) -> None:
     guarded = train("guarded", guard=True)
     with pytest.raises(KubefaceError, match="is a guarded model: task classes starts from one without a guard"):
         learn("classes", pretrained=str(guarded.folder))
+
+
+def test_what_cannot_be_fetched_has_a_fallback(
+    learn: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = str(tmp_path / "missing.pth")
+    with pytest.raises(KubefaceError, match=r"missing\.pth does not exist"):
+        learn("classes", backbone="resnet50", pretrained=missing)
+    found = learn("classes", backbone="resnet50", pretrained=missing, fallback="tiny")
+    config = told(found, "model.json")
+    said = f"starts from the published weights of tiny instead, as fallback says: {missing} does not exist"
+    assert (config["backbone"], config["training"]["backbone"]) == ("tiny", "tiny")
+    assert config["training"]["fallback"] == said
+    assert f"finetune: {said}" in capsys.readouterr().out.splitlines()
+    assert "fallback" not in learn("classes", "other", fallback="tiny").training
+
+
+def test_all_processes_start_from_the_same_weights(learn: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Group, "gather", lambda _, value: [value, "another's"])
+    with pytest.raises(KubefaceError, match=r"the processes start from different weights, this one from .*tiny"):
+        learn("attributes")
 
 
 @TASKS
