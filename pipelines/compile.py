@@ -1,7 +1,6 @@
 """python -m pipelines.compile: the pipelines as KFP's intermediate representation, ready to upload."""
 
 import argparse
-import ast
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +18,6 @@ FETCHING = ("audit", "finetune")
 CACHE = "/cache"
 MOST_HOURS = 10_000
 NUMBER = re.compile(r"\d+(\.\d+)?")
-DEFAULTS = re.compile(r"^(#    \w+: dict \[Default: )(\{.*\})\]$", re.MULTILINE)
 STEP_IMAGE = re.compile(rf"{REGISTRY}/(\w+):{re.escape(VERSION)}")  # as the components name theirs
 
 
@@ -63,13 +61,8 @@ def compile_pipeline(
     with kept(made):
         _change(made, parallelism, weights_claim, hours)
         compiler.Compiler().compile(made, str(path))
-    text = DEFAULTS.sub(_sorted, path.read_text("utf-8"))
+    text = path.read_text("utf-8")
     path.write_text(STEP_IMAGE.sub(lambda name: pinned.get(name[1], f"{registry}/{name[1]}:{tag}"), text), "utf-8")
-
-
-def _sorted(line: re.Match[str]) -> str:
-    """A default of the head's, its keys in order: protobuf, of which KFP takes them, hands them out in any."""
-    return f"{line[1]}{dict(sorted(ast.literal_eval(line[2]).items()))}]"
 
 
 def images_in(spec: Any) -> list[tuple[str, Any]]:

@@ -41,8 +41,6 @@ SETTINGS = {
     "settings": {"strategy": "full", "scale": 16.0, "batch_size": 16, "epochs": 7, "lr": 1e-4},
     "seed": 1,
 }
-# Half of the training crops stay clean, so that clean faces are not forgotten.
-MIXED: dict[str, Any] = {"batch_size": 16, "degrade": 0.5, "patience": 10, "monitor": "val_accuracy"}
 
 
 @dataclass(frozen=True)
@@ -90,8 +88,19 @@ DEMOS = {
             "degradation": "noise:60",
             "unknown_fraction": 0.2,
             "heldout_fraction": 0.3,
-            "settings": MIXED | {"strategy": "full", "num_layers": 0, "head_lr": 1e-2, "lr": 1e-4, "epochs": 6},
-            "scratch_settings": MIXED | {"strategy": "scratch", "head": "softmax", "lr": 1e-3, "epochs": 30},
+            # Half of the training crops stay clean, so that clean faces are not forgotten.
+            "settings": {
+                "strategy": "full",
+                "num_layers": 0,
+                "head_lr": 1e-2,
+                "lr": 1e-4,
+                "epochs": 6,
+                "batch_size": 16,
+                "degrade": 0.5,
+                "patience": 10,
+                "monitor": "val_accuracy",
+            },
+            "scratch_settings": {"degrade": 0.5, "epochs": 30},
             "seed": 1,
         },
     ),

@@ -8,7 +8,7 @@ from kfp import dsl
 from components.evaluate.component import evaluate_classes
 from components.faces.tasks import CLASSES
 from pipelines.parts import Data, Given, Trained, compare, decide_and_report, divide, pipeline, train
-from pipelines.signatures import LABELLED, OF_RECOGNITION, chosen
+from pipelines.signatures import LABELLED, OF_RECOGNITION, SCRATCH_RECIPE, chosen
 
 NAME = "image-classification"
 SUMMARY = (
@@ -70,7 +70,7 @@ def steps(given: Given, data: Data) -> dsl.PipelineTask:
         recipe=given.recipe,
         resume=given.resume,
     )
-    scratch = train(given, data, divided, SCRATCH_BACKBONE, given.scratch_settings, task=CLASSES)
+    scratch = train(given, data, divided, SCRATCH_BACKBONE, given.scratch_settings, task=CLASSES, recipe=SCRATCH_RECIPE)
     scratch.set_display_name("scratch").after(tuned)  # one after the other, for a quota of one GPU
     trained = Trained(divided, tuned)
     evaluated = compare(evaluate_classes, given, data, trained, scratch=scratch.outputs["model"], refuse=given.refuse)

@@ -18,6 +18,7 @@ from components.faces.geometry import TEMPLATES, require_alignment
 from components.faces.tasks import ATTRIBUTES, CLASSES, RECOGNITION
 from components.finetune.settings import Settings, read_settings, recipe_names
 from pipelines.catalogue import TASKS
+from pipelines.signatures import SCRATCH_RECIPE
 
 # ParameterType of pipeline_spec.proto in kubeflow/pipelines.
 TYPES: dict[str, Any] = {
@@ -182,7 +183,8 @@ def _ask_steps(values: Mapping[str, Any], task: str) -> None:
     if "degradation" in values:
         Degradation.parse(values["degradation"])
     read_gate(values.get("gate") or {}, task)
-    read_settings("", values.get("scratch_settings") or {}, task)
+    if "scratch_settings" in values:
+        read_settings(SCRATCH_RECIPE, values["scratch_settings"] or {}, task)
     recipe, settings = values.get("recipe") or "", values.get("settings") or {}
     if not recipe or recipe in recipe_names() or "/" not in recipe:
         read_settings(recipe, settings, task)

@@ -169,8 +169,9 @@ PARAMETERS = {
     ),
     "scratch_settings": Parameter(
         dict[str, Any],
-        "Training settings of the small network that is trained from scratch beside the model, as JSON.",
-        {"strategy": "scratch", "head": "softmax", "lr": 1e-3, "epochs": 40, "patience": 10, "monitor": "val_accuracy"},
+        "Training settings of the small network that is trained from scratch beside the model, as JSON; they go before "
+        "those of the recipe scratch.",
+        {},
     ),
     "checkpoints": Parameter(
         str,
@@ -287,6 +288,7 @@ PARAMETERS = {
     ),
 }
 
+SCRATCH_RECIPE = "scratch"  # of the small network that a classifier is held against
 # What only recognition has.
 OF_RECOGNITION = "evaluation_sets on_leak val_people_fraction lfw_archive lfw_pairs pairs bin_sets probes fmr"
 # What differs where a model learns labels or classes, in both pipelines.

@@ -303,7 +303,8 @@ def test_a_scratch_network_is_told_from_the_model(specs: dict[str, dict[str, Any
     assert "finetune" in tasks["finetune-2"]["dependentTasks"]  # one GPU is enough
     assert taken["backbone"] == {"runtimeValue": {"constant": "small_cnn"}}
     assert taken["settings"] == {"componentInputParameter": "pipelinechannel--scratch_settings"}
-    assert not taken.keys() & {"pretrained", "fallback", "recipe", "resume"}
+    assert taken["recipe"] == {"runtimeValue": {"constant": "scratch"}}
+    assert not taken.keys() & {"pretrained", "fallback", "resume"}
 
 
 if __name__ == "__main__":

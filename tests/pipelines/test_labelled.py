@@ -59,7 +59,7 @@ def classes(people: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
         "models": str(people / "models"),
         "name": "people",
         "unknown_fraction": 0.5,
-        "scratch_settings": {"strategy": "scratch", "epochs": 1},
+        "scratch_settings": {"epochs": 1},
         "degradation": "noise:30",
     }
     return run(tmp_path_factory.mktemp("runs") / "classes", "image-classification", arguments)
