@@ -13,7 +13,7 @@ from PIL import Image
 from components.audit.step import audit
 from components.faces.cli import main, parser_of
 from components.faces.errors import KubefaceError
-from components.faces.table import Table
+from components.faces.table import Table, TableWriter
 from tests.components.audit.conftest import Photo, changed, write_tables
 
 HOSTILE = "<script>alert(1)</script>"
@@ -139,6 +139,23 @@ def test_images_that_the_filter_rejects_do_not_count(people: People, tmp_path: P
     images = [*photos(people, "s1", "s5"), Photo("s1", "wrong", people["s9"][0], reason="low_score")]
     assert audited(tmp_path, images)[""]["suspects"] == 0
     assert data(tmp_path)["counts"]["filter_reasons"] == {"low_score": 1}
+
+
+def test_the_filters_order_does_not_matter(people: People, tmp_path: Path) -> None:
+    """A filter table of the same images in another order says the same of each."""
+    images = [*photos(people, "s1", "s5"), Photo("s1", "wrong", people["s9"][0], reason="low_score")]
+    aligned, filtered = write_tables(tmp_path, images)
+    rows = [row for group in Table(filtered, "filter").row_groups() for row in group]
+    with TableWriter(tmp_path / "turned", "filter", "test 1", {}) as turned:
+        for row in reversed(rows):
+            turned.add(row)
+    for name, table in (("straight", filtered), ("reversed", tmp_path / "turned")):
+        audit(aligned, table, tmp_path / name, tmp_path / f"{name}.html")
+    straight, reverse = (Table(tmp_path / name, "audit") for name in ("straight", "reversed"))
+    assert straight.manifest["shards"] == reverse.manifest["shards"]
+    told = [json.loads((tmp_path / name / "data.json").read_text()) for name in ("straight", "reversed")]
+    assert told[0]["counts"]["filter_reasons"] == {"low_score": 1}
+    assert told[0] | {"settings": None} == told[1] | {"settings": None}  # which name the filter's table
 
 
 class Tags(HTMLParser):

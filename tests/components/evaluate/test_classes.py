@@ -257,14 +257,6 @@ def test_without_validation_images_nobody_is_refused(tmp_path: Path) -> None:
     assert not any(row["right"] for row in found["grid"] if row["true"][0] in STRANGERS)
 
 
-def with_people(people: int) -> list[Photo]:
-    """The photographs, those that are held out of so many people."""
-    return [
-        replace(photo, labels={"person": f"collector {number % people}"}) if photo.part == "heldout" else photo
-        for number, photo in enumerate(photos())
-    ]
-
-
 def test_images_of_a_person_are_drawn_together(tmp_path: Path) -> None:
     """Where the groups tell who it is, people are drawn: with two held out a draw has one of them, or both."""
     made = [
@@ -285,6 +277,19 @@ def test_images_of_a_person_are_drawn_together(tmp_path: Path) -> None:
     ]
     assert (entry["gain_low"], entry["gain_high"]) == (pytest.approx(min(owned)), pytest.approx(max(owned)))
     assert entry["gain_low"] < entry["gain"] < entry["gain_high"]
+
+
+def test_the_images_of_one_person_prove_nothing(tmp_path: Path) -> None:
+    made = [replace(photo, labels={"person": f"owner of {photo.part}"}) for photo in photos()]
+    with pytest.raises(KubefaceError, match="one person's: hold out more"):
+        of(made, tmp_path)
+    assert not (tmp_path / "out").exists()
+
+
+def test_somebody_on_both_sides_is_refused(tmp_path: Path) -> None:
+    made = [replace(photo, labels={"person": "collector"}) for photo in photos()]
+    with pytest.raises(KubefaceError, match=r"1 people of .* are both trained on and held out, collector first"):
+        of(made, tmp_path)
 
 
 def test_a_worse_model_does_not_pass_and_the_champion_is_asked(data: Tables, tmp_path: Path) -> None:
