@@ -25,6 +25,7 @@ from components.faces.geometry import TEMPLATES, Points
 from components.faces.images import RGB
 from components.faces.mtcnn_onnx import MTCNN_FILE, mtcnn_onnx
 from components.faces.photographs import decode_photograph
+from components.faces.tasks import RECOGNITION, task_of
 
 # As align has them by default, so that a photograph becomes the crop that the model would have been trained on.
 MIN_FACE_SIZE, MIN_CONFIDENCE = 20, 0.9
@@ -187,9 +188,12 @@ def open_recogniser(uri: str, flip: bool = False) -> Recogniser:
         flip: embed each face together with its mirror image.
 
     Raises:
-        KubefaceError: files missing or changed, an unknown template or detector, or a threshold of another model.
+        KubefaceError: files missing or changed, a model for another task, an unknown template or detector, or a
+            threshold of another model.
     """
     config = read_config(uri)
+    task = task_of(config)
+    require(task == RECOGNITION, f"{uri} is a model of {task}, by which nobody is recognised: give one of recognition")
     network = open_model(uri, device="cpu", threads=1)
     detector = open_detector(uri, config)
     known = storage.exists(storage.join(uri, "threshold.json"))

@@ -17,6 +17,7 @@ from components.align.step import align
 from components.evaluate import labelling as module
 from components.evaluate.labelling import attributes, classify
 from components.evaluate.onnx_model import open_model
+from components.evaluate.recogniser import open_recogniser
 from components.faces import storage
 from components.faces.errors import KubefaceError
 from components.faces.folders import read_json, sha256_file, write_json
@@ -293,6 +294,8 @@ def test_a_model_of_another_task_is_refused(photographs: Path, labels_model: str
         classify([name], model=labels_model)
     with pytest.raises(KubefaceError, match="does not exist"):
         classify([name], model="nowhere")
+    with pytest.raises(KubefaceError, match="is a model of classes, by which nobody is recognised"):
+        open_recogniser(classes_model)
 
 
 def test_the_commands_run_without_torch(photographs: Path, labels_model: str, classes_model: str) -> None:
