@@ -1,7 +1,7 @@
 """What bad cameras do to a face crop: the target domain of a fine-tuning, and the probes of an evaluation.
 
 `noise:60`   Gaussian sensor noise, independent for each pixel and channel, σ in grey levels of 255
-`lowres:14`  down to 14×14 pixels (area average) and up again (bicubic)
+`lowres:14`  down to 14×14 pixels (area average) and up again (bicubic, or by a super-resolution network)
 `blur:4`     Gaussian blur, σ in pixels of the crop
 `jpeg:5`     JPEG at this quality
 `dark`       a fifth of the light, then shot noise of a sensor that holds 255 electrons a pixel
@@ -9,11 +9,15 @@
 `masked`     a light-blue surgical mask over nose, mouth and chin, drawn where the template arcface_112 has them
 `rotated:15` turned about the crop's middle by so many degrees, counter-clockwise
 `none`       as it is
+
+A span in the place of a number, as `lowres:10-20`, draws it for each image.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Protocol
 
 import cv2
 import numpy as np
@@ -50,9 +54,13 @@ def _noise(image: RGB, sigma: float, random: np.random.Generator) -> RGB:
 
 
 def _lowres(image: RGB, side: float, random: np.random.Generator) -> RGB:
-    height, width = image.shape[:2]
-    small = cv2.resize(image, (int(side), int(side)), interpolation=cv2.INTER_AREA)
-    return np.asarray(cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC), np.uint8)
+    small = reduced(image, int(side))
+    return np.asarray(cv2.resize(small, image.shape[1::-1], interpolation=cv2.INTER_CUBIC), np.uint8)
+
+
+def reduced(image: RGB, side: int) -> RGB:
+    """The image in side×side pixels, each the mean of those that it covers."""
+    return np.asarray(cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def _blur(image: RGB, sigma: float, random: np.random.Generator) -> RGB:
@@ -124,16 +132,41 @@ _KINDS: dict[str, tuple[Callable[[RGB, float, np.random.Generator], RGB], tuple[
 }
 
 
+class Enlarger(Protocol):
+    """What enlarges an image; see components/faces/superresolution.py."""
+
+    def to(self, image: RGB, width: int, height: int) -> RGB:
+        """The image (h×w×3) in that size."""
+        ...
+
+
+WHOLE_NUMBERS = ("lowres", "jpeg")  # kinds whose values are drawn as whole numbers out of a span
+_SPAN = re.compile(r"(.*\d\.?)-(-?[\d.].*)")
+
+
 @dataclass(frozen=True)
 class Degradation:
-    """A degradation with its strength; `Degradation.parse("noise:60")` makes one."""
+    """A degradation with its strength; `Degradation.parse("noise:60")` makes one.
+
+    Args:
+        kind: as the list above has it.
+        value: the strength.
+        highest: with it, the strength is drawn for each image, from value to highest.
+        enlarger: for lowres, what brings the few pixels back to the crop's size; None for bicubic.
+    """
 
     kind: str = "none"
     value: float = 0.0
+    highest: float | None = None
+    enlarger: Enlarger | None = None
 
     @classmethod
-    def parse(cls, text: str) -> "Degradation":
-        """Reads `kind:value`.
+    def parse(cls, text: str, enlarger: Enlarger | None = None) -> "Degradation":
+        """Reads `kind:value` or `kind:value-highest`.
+
+        Args:
+            text: the degradation.
+            enlarger: for lowres; of no use to the other kinds.
 
         Raises:
             KubefaceError: unknown kind, or a value that is missing, too much, no number or out of range.
@@ -149,15 +182,19 @@ class Degradation:
                 raise KubefaceError(f"degradation '{text}': {kind} takes no number, write {kind}")
             return cls(kind)
         least, most = span
+        ends = _SPAN.fullmatch(number)
         try:
-            value = float(number) if colon or default is None else default
+            values = [float(end) for end in ends.groups()] if ends else [float(number) if colon else _need(default)]
         except ValueError:
             raise KubefaceError(
                 f"degradation '{text}' needs a number behind the colon, as in {kind}:{most:g}"
             ) from None
-        if not least <= value <= most:
-            raise KubefaceError(f"degradation '{text}': the value must lie between {least:g} and {most:g}")
-        return cls(kind, value)
+        for value in values:
+            if not least <= value <= most:
+                raise KubefaceError(f"degradation '{text}': the value must lie between {least:g} and {most:g}")
+        if sorted(set(values)) != values:
+            raise KubefaceError(f"degradation '{text}': write the lower end of the span first")
+        return cls(kind, values[0], values[1] if ends else None, enlarger if kind == "lowres" else None)
 
     def __bool__(self) -> bool:
         return self.kind != "none"
@@ -165,7 +202,8 @@ class Degradation:
     def __str__(self) -> str:
         if not self or _KINDS[self.kind][1] is None:
             return self.kind
-        return f"{self.kind}:{np.format_float_positional(self.value, trim='-')}"
+        numbers = [np.format_float_positional(end, trim="-") for end in (self.value, self.highest) if end is not None]
+        return f"{self.kind}:{'-'.join(numbers)}"
 
     def __call__(self, image: RGB, *key: object) -> RGB:
         """The degraded copy of an RGB crop (uint8, H×W×3).
@@ -175,4 +213,20 @@ class Degradation:
         """
         if not self:
             return image
-        return _KINDS[self.kind][0](image, self.value, seeded(*key))
+        random = seeded(*key)
+        value = self.value if self.highest is None else self._drawn(self.value, self.highest, random)
+        if self.enlarger is not None:
+            return self.enlarger.to(reduced(image, int(value)), image.shape[1], image.shape[0])
+        return _KINDS[self.kind][0](image, value, random)
+
+    def _drawn(self, lowest: float, highest: float, random: np.random.Generator) -> float:
+        if self.kind in WHOLE_NUMBERS:
+            return float(random.integers(int(lowest), int(highest), endpoint=True))
+        return float(random.uniform(lowest, highest))
+
+
+def _need(default: float | None) -> float:
+    """Raises ValueError where a kind has no default."""
+    if default is None:
+        raise ValueError
+    return default

@@ -226,6 +226,7 @@ def save_model(
     training: dict[str, Any],
     task: str = RECOGNITION,
     head: Mapping[str, Tensor] | None = None,
+    superresolution: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes model.safetensors, model.json and, where there is a head, head.safetensors into an existing folder.
 
@@ -235,6 +236,7 @@ def save_model(
         training: what model.json tells of it.
         task: one of TASKS.
         head: `weight` (L×D) and `bias` (L).
+        superresolution: what model.json tells of the network that enlarges small faces for it; None for none.
 
     Raises:
         KubefaceError: the task is unknown.
@@ -259,6 +261,7 @@ def save_model(
             "start": model.start,
             "start_license": model.license,
             **hashes,
+            **({"superresolution": dict(superresolution)} if superresolution else {}),
             "training": training,
         },
     )

@@ -26,6 +26,7 @@ WARP = np.array([5.0, 0.06, 0.04, 0.05, 0.027, 0.027])
 GREY = np.array([[0.2989, 0.587, 0.114]], np.float32)
 # The aspect ratios of cut-outs, as torchvision's RandomErasing has them.
 CUTOUT_ASPECT = (0.3, 3.3)
+MOST_BLENDED = 0.5  # share of the other face
 
 
 @dataclass(frozen=True)
@@ -167,9 +168,8 @@ def _warp(image: RGB, random: np.random.Generator) -> RGB:
     return np.asarray(warped, np.uint8)
 
 
-def blend(image: RGB, other: RGB, random: np.random.Generator) -> RGB:
-    """The two faces over each other; the other's share is drawn from 0 to a half."""
-    share = random.uniform(0, 0.5)
+def blend(image: RGB, other: RGB, share: float) -> RGB:
+    """The two faces over each other; share is the other's, 0 to 1."""
     return np.asarray(cv2.addWeighted(image, 1 - share, other, share, 0), np.uint8)
 
 

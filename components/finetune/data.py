@@ -1,9 +1,11 @@
 """Training images out of face tables: shuffled, augmented and degraded alike in any process, in flat memory."""
 
+import copy
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -16,11 +18,12 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from components.faces.degrade import Degradation
 from components.faces.errors import KubefaceError, require
 from components.faces.images import RGB, decode_rgb
+from components.faces.pairs import LOW, partners, resolution_of
 from components.faces.ranged import RemoteFile
 from components.faces.seeded import seeded
 from components.faces.table import Table, open_shard
 from components.faces.tasks import RECOGNITION
-from components.finetune.augment import Augmentation, blend
+from components.finetune.augment import MOST_BLENDED, Augmentation, blend
 from components.finetune.sparing import LabelAware
 
 # Row groups that are shuffled together and kept as encoded bytes: 16 × 128 crops of about 20 KB are 40 MB.
@@ -48,10 +51,18 @@ class Places:
         shards: the shards, on disk or in a store.
         ids: image ids, as many as there are images.
         numbers: N×4 int32: label, index into `shards`, row group, row.
+        sharp: by index, of images taken with few pixels: where the sharp image of the same photograph stands, as index
+            into `shards`, row group, row; None for one that has none.
     """
 
-    def __init__(self, shards: list[Path | RemoteFile], ids: pa.Array, numbers: NDArray[np.int32]) -> None:
-        self.shards, self._ids, self._numbers = shards, ids, numbers
+    def __init__(
+        self,
+        shards: list[Path | RemoteFile],
+        ids: pa.Array,
+        numbers: NDArray[np.int32],
+        sharp: Mapping[int, tuple[int, int, int] | None] = MappingProxyType({}),
+    ) -> None:
+        self.shards, self._ids, self._numbers, self._sharp = shards, ids, numbers, sharp
 
     def __len__(self) -> int:
         return len(self._numbers)
@@ -59,6 +70,27 @@ class Places:
     def __getitem__(self, index: int) -> Place:
         label, shard, group, row = self._numbers[index].tolist()
         return Place(self._ids[index].as_py(), label, self.shards[shard], group, row)
+
+    def is_low(self, index: int) -> bool:
+        """Whether an image was taken with few pixels, by what the table says of it."""
+        return index in self._sharp
+
+    def sharp(self, index: int) -> Place | None:
+        """Where the sharp image of the same photograph stands, None where there is none or the image is no low one."""
+        found = self._sharp.get(index)
+        if found is None:
+            return None
+        place, (shard, group, row) = self[index], found
+        return Place(place.image_id, place.label, self.shards[shard], group, row)
+
+    def low(self) -> "Places":
+        """The images taken with few pixels that have a sharp one."""
+        chosen = sorted(index for index, found in self._sharp.items() if found is not None)
+        rows = np.array(chosen, np.int64)
+        return Places(
+            self.shards, self._ids.take(pa.array(rows)), self._numbers[rows],
+            {place: self._sharp[index] for place, index in enumerate(chosen)},
+        )  # fmt: skip
 
     @property
     def labels(self) -> NDArray[np.int32]:
@@ -95,22 +127,50 @@ class Data:
 
 
 def places(table: Table, labels: dict[str, int]) -> Places:
-    """The places of the images that have a label; reads the id column alone.
+    """The places of the images that have a label; reads the columns of ids and groups alone.
 
     Raises:
-        KubefaceError: a shard that cannot be read.
+        KubefaceError: a shard that cannot be read, or two sharp images of one photograph.
     """
     ids = [pa.array([], pa.string())]
     numbers = [np.empty((0, 4), np.int32)]
+    low: dict[str, int] = {}
+    count = 0
+    for shard, group, columns in _groups(table, ["image_id", "groups"]):
+        names, said = columns["image_id"].to_pylist(), columns["groups"].to_pylist()
+        rows = [row for row, image_id in enumerate(names) if image_id in labels]
+        low |= {names[row]: count + place for place, row in enumerate(rows) if resolution_of(said[row]) == LOW}
+        count += len(rows)
+        if rows:
+            numbers.append(np.array([(labels[names[row]], shard, group, row) for row in rows], np.int32))
+            ids.append(columns["image_id"].take(pa.array(rows)))
+    return Places(table.paths, pa.concat_arrays(ids), np.concatenate(numbers), _sharp(table, low) if low else {})
+
+
+def _sharp(table: Table, low: dict[str, int]) -> dict[int, tuple[int, int, int] | None]:
+    """Where the sharp image of each low one stands (shard, row group, row), by the low one's index.
+
+    Args:
+        table: of both.
+        low: index by image id.
+    """
+    pairs = partners(table)
+    wanted = {pairs[image_id]: index for image_id, index in low.items() if image_id in pairs}
+    found: dict[int, tuple[int, int, int] | None] = dict.fromkeys(low.values())
+    for shard, group, columns in _groups(table, ["image_id"]):
+        for row, image_id in enumerate(columns["image_id"].to_pylist()):
+            if image_id in wanted:
+                found[wanted[image_id]] = shard, group, row
+    return found
+
+
+def _groups(table: Table, columns: list[str]) -> Iterator[tuple[int, int, dict[str, pa.Array]]]:
+    """Columns of each row group, with the numbers of its shard and of itself."""
     for shard, path in enumerate(table.paths):
         with open_shard(path) as file:
             for group in range(file.num_row_groups):
-                column = file.read_row_group(group, columns=["image_id"])["image_id"].combine_chunks()
-                rows = [(labels[i], shard, group, row) for row, i in enumerate(column.to_pylist()) if i in labels]
-                if rows:
-                    numbers.append(np.array(rows, np.int32))
-                    ids.append(column.take(pa.array(numbers[-1][:, 3])))
-    return Places(table.paths, pa.concat_arrays(ids), np.concatenate(numbers))
+                read = file.read_row_group(group, columns=columns)
+                yield shard, group, {name: read[name].combine_chunks() for name in columns}
 
 
 def class_weights(found: Places, classes: int) -> Tensor:
@@ -129,7 +189,9 @@ class FaceCrops(Dataset[tuple[Any, ...]]):
 
     The clean crop is what a teacher sees: as stored, and in training changed by `augmentation.both` and blended with
     another of its row group where `augmentation.mix` says so. The other is a
-    copy of it as a poor camera would have taken it: in training changed by `augmentation.student`, then degraded. All
+    copy of it as a poor camera would have taken it: in training changed by `augmentation.student`, then degraded. Of an
+    image that was taken with few pixels the clean crop is the sharp image of the same photograph, where there is one;
+    both are changed alike, and it is not degraded any further. All
     of it depends on the seed, the image and the key's epoch alone. Row groups are read on demand and the last `WINDOW`
     of them kept.
 
@@ -168,21 +230,38 @@ class FaceCrops(Dataset[tuple[Any, ...]]):
     def __getitem__(self, key: tuple[int, int]) -> tuple[Any, ...]:
         index, epoch = key
         place = self.places[index]
-        clean = self.image(place)
         if self.augmentation is None:
-            bad = self.degradation(clean, "probe", place.image_id)
+            clean, bad = self._views(index)
+            if not self.places.is_low(index):
+                bad = self.degradation(bad, "probe", place.image_id)
         else:
             random = seeded(self.seed, "augment", epoch, place.image_id)
             change = self.aware.of(place.label) if self.aware else self.augmentation
-            clean = change.both(clean, random)
+            clean, bad = self._changed(index, change, random)
             if change.mixes(random):
-                other = self.places[self._neighbour(index, random)]
-                clean = blend(clean, change.both(self.image(other), random), random)
-            bad = change.student(clean, random)
-            if random.random() < self.degrade:
+                other, other_bad = self._changed(self._neighbour(index, random), change, random)
+                share, alike = random.uniform(0, MOST_BLENDED), bad is clean and other_bad is other
+                clean = blend(clean, other, share)
+                bad = clean if alike else blend(bad, other_bad, share)
+            bad = change.student(bad, random)
+            if not self.places.is_low(index) and random.random() < self.degrade:
                 bad = self.degradation(bad, self.seed, "train", epoch, place.image_id)
         item = torch.from_numpy(bad).permute(2, 0, 1), place.label
         return (torch.from_numpy(clean).permute(2, 0, 1), *item) if self.clean else item
+
+    def _views(self, index: int) -> tuple[RGB, RGB]:
+        """The sharp image of a photograph and the image itself, which is the same one but of low images."""
+        own, sharp = self.image(self.places[index]), self.places.sharp(index)
+        return (own if sharp is None else self.image(sharp)), own
+
+    def _changed(self, index: int, change: Augmentation, random: np.random.Generator) -> tuple[RGB, RGB]:
+        """Both views, changed alike."""
+        sharp, own = self._views(index)
+        if sharp is own:
+            changed = change.both(own, random)
+            return changed, changed
+        alike = copy.deepcopy(random)
+        return change.both(sharp, random), change.both(own, alike)
 
     def _neighbour(self, index: int, random: np.random.Generator) -> int:
         """Another image of the same row group, which is read already and holds people in random order."""

@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from components.faces.images import RGB
 from components.faces.seeded import seeded
 from components.faces.tasks import ATTRIBUTES, RECOGNITION
-from components.finetune.augment import Augmentation, blend
+from components.finetune.augment import MOST_BLENDED, Augmentation, blend
 from components.finetune.data import FaceCrops
 
 # file → (label of the axis, the history's columns with their names in the legend)
@@ -122,7 +122,8 @@ def draw_augmentations(crops: FaceCrops, path: Path) -> None:
     if augmentation.mix > 0:
         others = [image for _, image in faces[1:] + faces[:1]]
         rows["mix"] = [
-            blend(f, o, seeded(crops.seed, "figure", "mix", i)) for (i, f), o in zip(faces, others, strict=True)
+            blend(f, o, seeded(crops.seed, "figure", "mix", i).uniform(0, MOST_BLENDED))
+            for (i, f), o in zip(faces, others, strict=True)
         ]
     if crops.degradation:
         rows[str(crops.degradation)] = [crops.degradation(image, crops.seed, "figure", i) for i, image in faces]

@@ -13,7 +13,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy,
 from components.faces.metrics import all_pairs, verification
 from components.faces.tasks import RECOGNITION, UNKNOWN
 from components.finetune.data import Data, class_weights
-from components.finetune.heads import LinearHead, MarginHead, make_head
+from components.finetune.heads import AdaptiveHead, LinearHead, MarginHead, make_head
 from components.finetune.settings import Settings
 
 # Validation images that verification figures are taken from: 4,000 make 8 million pairs, more than are scored.
@@ -159,9 +159,9 @@ class Scores(nn.Module):
         super().__init__()
         self.weight: Tensor
         self.bias: Tensor
-        self.unit, self.sigmoid = isinstance(head, MarginHead), sigmoid
+        self.unit, self.sigmoid = isinstance(head, MarginHead | AdaptiveHead), sigmoid
         state = {name: value.detach().cpu().clone() for name, value in head.state_dict().items()}
-        if isinstance(head, MarginHead):
+        if isinstance(head, MarginHead | AdaptiveHead):
             state = {"weight": head.scale * normalize(state["weight"]), "bias": torch.zeros(len(state["weight"]))}
         for name, value in state.items():
             self.register_buffer(name, value)

@@ -64,14 +64,15 @@ class Settings(BaseModel):
         "convolutions that are not grouped.",
     )
 
-    head: Literal["arcface", "cosface", "combined", "softmax"] = Field(
-        "arcface", description="arcface, cosface, combined (margins) or softmax."
+    head: Literal["arcface", "cosface", "combined", "adaface", "softmax"] = Field(
+        "arcface", description="arcface, cosface, combined (margins), adaface (margin by image quality) or softmax."
     )
     scale: Rate = Field(64.0, description="Scale s of the cosine logits.")
     margin: float = Field(
         -1.0,
         le=1.5,
-        description="Margin, in radians for arcface and cosine for cosface; negative for the usual 0.5 and 0.4.",
+        description="Margin, in radians for arcface, cosine for cosface and both for adaface; negative for the usual "
+        "0.5, 0.4 and 0.4.",
     )
     margins: tuple[float, float, float] = Field(
         (1.0, 0.3, 0.2), description="For combined: m1, m2, m3 of cos(m1·θ + m2) − m3."

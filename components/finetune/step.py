@@ -27,6 +27,7 @@ from components.faces.model import DETECTOR, TEMPLATE, FaceModel, choose_device,
 from components.faces.mtcnn_networks import write_mtcnn
 from components.faces.mtcnn_onnx import MTCNN_FILE
 from components.faces.runtime import VERSION, cpu_limit
+from components.faces.superresolution import BICUBIC, Enlarger, open_enlarger
 from components.faces.table import Table
 from components.faces.tasks import ATTRIBUTES, CLASSES, RECOGNITION, UNKNOWN, choose_labels, read_labels
 from components.finetune.checkpoints import BEST, HEAD, LAST, Checkpoints, State, part
@@ -61,6 +62,7 @@ def finetune(
     task: str = RECOGNITION,
     labels: str = "",
     fallback: str = "",
+    superresolver: str = BICUBIC,
 ) -> dict[str, Any]:
     """Fine-tunes a model on the training images of a split; under torchrun in several processes.
 
@@ -69,6 +71,8 @@ def finetune(
     Leaves model.safetensors, model.onnx, start.onnx (the starting model, for evaluate), model.json, identities.json,
     checkpoints/, logs/, figures/*.png; for attributes and classes also head.safetensors, labels.json and sampling.json,
     and start.onnx is the starting model with the best head of stage 1.
+    Images that the table calls low (group `resolution`) are learnt as they are, without the degradation, beside the sharp
+    ones; with `distill` they learn the embedding of the sharp image of the same photograph.
     While it runs, checkpoints stand in `<out>.checkpoints`; a training that was stopped leaves them there for `resume`.
 
     Args:
@@ -93,6 +97,8 @@ def finetune(
         labels: For attributes: which, by name, divided by commas or spaces; empty for all that the table has.
         fallback: Backbone to start from with its published weights, or scratch for random ones, where those asked for
             cannot be fetched; empty to fail then.
+        superresolver: What enlarges the few pixels of degradation lowres: bicubic, or a super-resolution network (.onnx,
+            .safetensors, TorchScript, or a folder of train_superresolution), which goes into the model folder then.
 
     Returns:
         rows_in, rows_out (images trained on), identities, labels (but for recognition), epochs, best_epoch,
@@ -104,7 +110,8 @@ def finetune(
     """
     chosen = read_settings(recipe, settings, task)
     require(not labels or task == ATTRIBUTES, f"labels is '{labels}': task {task} has none, leave it out")
-    bad = Degradation.parse(degradation)
+    enlarger = None if superresolver == BICUBIC else open_enlarger(superresolver)
+    bad = Degradation.parse(degradation, enlarger)
     require(0 <= seed < 2**63, f"seed is {seed}: it must lie in 0 to less than 2^63")
     require(not out.exists() or (out.is_dir() and not any(out.iterdir())), f"{out} exists already: choose another")
     with processes(choose_device(device)) as group:
@@ -139,6 +146,7 @@ def finetune(
             "seed": seed,
             **json.loads(chosen.model_dump_json(exclude={*WITHOUT_EFFECT, *NOT_FOR[task]})),
             **({} if task == RECOGNITION else {"task": task, "labels": list(data.labels)}),
+            **({"superresolver": enlarger.name} if enlarger else {}),
         }
         store = _open_checkpoints(Path(f"{out}.checkpoints"), checkpoints, resume, chosen, run) if group.main else None
         there = store is not None and (store.folder / LAST).is_file()
@@ -187,7 +195,7 @@ def finetune(
                 },
             }
             with new_folder(out) as folder:
-                _write(folder, final, start, trainer, training, heads)
+                _write(folder, final, start, trainer, training, heads, enlarger)
                 for path in sorted(store.folder.glob("*.safetensors")):
                     shutil.copyfile(path, folder / "checkpoints" / path.name)  # they stay until `out` is whole
                 mlflow.end(folder)
@@ -267,11 +275,15 @@ def _found(table: Table, divided: Table, labels: dict[str, int]) -> Places:
 def _check(settings: Settings, degradation: Degradation, model: FaceModel, data: Data) -> None:
     """Refuses before the training what could not be done after it."""
     guarded = settings.guard or (isinstance(model.network, Guarded) and settings.strategy != "scratch")
+    degraded = bool(degradation) or len(data.train.low()) > 0
     require(
         data.task == RECOGNITION or not isinstance(model.network, Guarded),
         f"{model.start} is a guarded model: task {data.task} starts from one without a guard",
     )
-    require(bool(degradation) or not guarded, "guard needs a degradation to tell clean crops from: set degradation")
+    require(
+        degraded or not guarded,
+        "guard needs a degradation to tell clean crops from: set degradation, or give pairs of low and high images",
+    )
     sizes = np.unique(data.val.labels, return_counts=True)[1]
     require(settings.wise_ft != "auto" or (len(sizes) > 1 and max(sizes) > 1), WITHOUT_PAIRS)
 
@@ -393,6 +405,8 @@ def _guarded(trainer: Trainer, start: nn.Module, tuned: nn.Module) -> tuple[nn.M
 
 
 def _structures(trainer: Trainer, found: Places) -> Iterator[tuple[Tensor, Tensor]]:
+    """Crops as they are and degraded, where both are not the same."""
+    found = found if trainer.degradation else found.low()
     for clean, bad, _ in trainer.in_order(found, trainer.degradation):
         yield trainer.model.prepare(clean), trainer.model.prepare(bad)
 
@@ -409,6 +423,7 @@ def _write(
     trainer: Trainer,
     training: dict[str, Any],
     heads: tuple[Scores, Scores] | None,
+    enlarger: Enlarger | None,
 ) -> None:
     """Everything of the model folder but the checkpoints; ONNX where there is a starting model to export too."""
     data = trainer.data
@@ -418,7 +433,8 @@ def _write(
         if model.detector == "mtcnn":  # for users of the ONNX export, who need not have what it is made from
             write_mtcnn(folder / MTCNN_FILE)
             training["onnx"]["mtcnn_sha256"] = sha256_file(folder / MTCNN_FILE)
-    save_model(model, folder, training, data.task, heads[0].state_dict() if heads else None)
+    enlarging = enlarger.write(folder) if enlarger else None
+    save_model(model, folder, training, data.task, heads[0].state_dict() if heads else None, enlarging)
     write_json(folder / "identities.json", data.identities)
     write_history(folder / "logs", trainer.position.history)
     (folder / "checkpoints").mkdir()

@@ -552,7 +552,7 @@ class Trainer:
         self.model.network.eval()
         total = len(InOrder(len(self.data.train), self.group.rank, self.group.size))
         with torch.no_grad(), self._progress("finetune: class means", total) as progress:
-            for _, crops, labels in self.in_order(self.data.train, Degradation()):
+            for crops, _, labels in self.in_order(self.data.train, Degradation()):
                 with self.autocast:
                     embeddings = self.model.network(self.model.prepare(crops))
                 sums.index_add_(0, labels, normalize(embeddings.float()))

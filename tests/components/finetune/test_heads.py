@@ -12,7 +12,16 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, linear, normalize
 
 from components.faces.errors import KubefaceError
-from components.finetune.heads import HEADS, SUB_CENTRE_NOISE, LinearHead, MarginHead, make_head
+from components.finetune.heads import (
+    CONCENTRATION,
+    HEADS,
+    MOMENTUM,
+    SUB_CENTRE_NOISE,
+    AdaptiveHead,
+    LinearHead,
+    MarginHead,
+    make_head,
+)
 
 SCALE = 64.0
 MARGIN_HEADS = [name for name in HEADS if name != "softmax"]
@@ -263,6 +272,9 @@ def test_gradient_by_finite_differences(name: str) -> None:
     direction, step = normalize(centres(6, 8, seed=9), dim=1), 1e-2
     assert embeddings.grad is not None
     with torch.no_grad():
+        if name == "adaface":  # lengths are left alone, since the quality that they stand for has no gradient
+            unit = normalize(embeddings)
+            direction = direction - (direction * unit).sum(1, keepdim=True) * unit
         ahead, behind = (cross_entropy(head(embeddings + sign * step * direction, labels), labels) for sign in (1, -1))
     slope = float((embeddings.grad * direction).sum())
     assert abs(slope) > 1e-3
@@ -310,9 +322,85 @@ def test_centres_are_copied(name: str) -> None:
     assert torch.equal(means, centres())
 
 
+# --- AdaFace --------------------------------------------------------------------------------------------------------
+
+
+def adaptive(mean: float, deviation: float, means: Tensor, scale: float = SCALE, margin: float = 0.4) -> AdaptiveHead:
+    """A head that has seen embeddings of this mean length and deviation."""
+    head = make_head("adaface", means, scale, margin)
+    assert isinstance(head, AdaptiveHead)
+    head.mean.fill_(mean)
+    head.deviation.fill_(deviation)
+    return head
+
+
+@given(
+    angle=st.floats(0.6, 2.4),
+    length=st.floats(0.01, 60),
+    mean=st.floats(5, 20),
+    deviation=st.floats(0.5, 5),
+    margin=st.floats(0, 0.5),
+)
+def test_adaface_by_the_formula(angle: float, length: float, mean: float, deviation: float, margin: float) -> None:
+    """s·(cos(θ − m·q) − (m·q + m)) with q = clip((|z| − μ) / σ · h, −1, 1), as the paper has it."""
+    head = adaptive(mean, deviation, torch.eye(2), 10.0, margin)
+    with torch.no_grad():
+        logits = head(length * at_angles(torch.tensor([angle])), torch.tensor([0]))
+    quality = min(1.0, max(-1.0, (length - mean) / (deviation + 1e-3) * CONCENTRATION))
+    true = 10 * (math.cos(angle - margin * quality) - (margin * quality + margin))
+    assert logits[0].tolist() == pytest.approx([true, 10 * math.sin(angle)], abs=2e-3)
+
+
+def test_adaface_lies_between_arcface_and_cosface() -> None:
+    """The poorest image has ArcFace's margin, an ordinary one CosFace's."""
+    means, labels = centres(), torch.arange(5)
+    embeddings = normalize(centres(seed=4))
+    with torch.no_grad():
+        poor = adaptive(10, 1, means)(0.5 * embeddings, labels)
+        ordinary = adaptive(10, 1, means)(10.0 * embeddings, labels)
+        good = adaptive(10, 1, means)(30.0 * embeddings, labels)
+        arcface, cosface = (make_head(name, means, SCALE, 0.4)(embeddings, labels) for name in ("arcface", "cosface"))
+    torch.testing.assert_close(poor, arcface, atol=2e-3, rtol=0)
+    torch.testing.assert_close(ordinary, cosface, atol=2e-3, rtol=0)
+    # The better an image, the less a wrong angle costs against the margin: the gradient falls for hard good images.
+    assert not torch.allclose(good, ordinary, atol=1)
+
+
+def test_adaface_follows_the_lengths_of_what_it_is_trained_on() -> None:
+    head = make_head("adaface", centres(), SCALE, -1)
+    assert isinstance(head, AdaptiveHead) and head.margin == 0.4
+    embeddings, labels = embedded(40, seed=2)
+    lengths = embeddings.norm(dim=1)
+    with torch.no_grad():
+        before = head(embeddings, labels)
+    assert head.mean.isnan()  # a validation leaves it alone, and knows no quality yet
+    with torch.no_grad():
+        torch.testing.assert_close(before, make_head("cosface", centres(), SCALE, 0.4)(embeddings, labels))
+    head(embeddings, labels)
+    assert float(head.mean) == pytest.approx(float(lengths.mean()), rel=1e-5)
+    assert float(head.deviation) == pytest.approx(float(lengths.std(correction=0)), rel=1e-5)
+    head(2 * embeddings, labels)
+    assert float(head.mean) == pytest.approx((1 + MOMENTUM) * float(lengths.mean()), rel=1e-5)
+    other = make_head("adaface", centres(), SCALE, -1)
+    other.load_state_dict(head.state_dict())
+    with torch.no_grad():
+        torch.testing.assert_close(other(embeddings, labels), head(embeddings, labels))
+
+
+def test_adafaces_quality_has_no_gradient() -> None:
+    """An embedding must not grow longer to be taken for a better image."""
+    head = adaptive(3.0, 1.0, centres())
+    embeddings, labels = embedded(4)
+    embeddings.requires_grad_()
+    head(embeddings, labels).sum().backward()
+    assert embeddings.grad is not None
+    along = (embeddings.grad * normalize(embeddings.detach())).sum(1)
+    torch.testing.assert_close(along, torch.zeros(4), atol=1e-3, rtol=0)
+
+
 def test_kinds() -> None:
     assert isinstance(make_head("softmax", centres(), SCALE, -1), LinearHead)
-    with pytest.raises(KubefaceError, match="head 'triplet' is unknown: use one of arcface, cosface, combined, softm"):
+    with pytest.raises(KubefaceError, match="head 'triplet' is unknown: use one of arcface, cosface, combined, adafa"):
         make_head("triplet", centres(), SCALE, -1)
 
 
@@ -321,6 +409,7 @@ def test_kinds() -> None:
     [
         ("arcface", {"sub_centers": 0}, "sub_centers is 0: it must be at least 1"),
         ("softmax", {"sub_centers": 2}, "sub_centers is 2: the softmax head has one centre a class, use arcface"),
+        ("adaface", {"sub_centers": 2}, "sub_centers is 2: the adaface head has one centre a class, use arcface"),
         ("combined", {"margins": (0, 0.3, 0.2)}, "margins are 0, 0.3, 0.2: the first must lie above 0 and up to 2"),
         ("combined", {"margins": (2.1, 0.3, 0.2)}, "margins are 2.1, 0.3, 0.2"),
         ("combined", {"margins": (1, -0.1, 0.2)}, "margins are 1, -0.1, 0.2"),
