@@ -1,21 +1,67 @@
 """Align: photographs to face crops."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.faces.detection import Detector, make_detector
+import numpy as np
+
+from components.faces.detection import Detector, Faces, make_detector
 from components.faces.errors import require
-from components.faces.geometry import NO_DETECTOR, TEMPLATES, require_alignment
+from components.faces.geometry import NO_DETECTOR, TEMPLATES, Points, require_alignment
 from components.faces.images import RGB, decode_rgb, encode_crop
+from components.faces.pairs import LOW, partners, resolution_of
 from components.faces.progress import Progress
 from components.faces.runtime import VERSION, cpu_limit
 from components.faces.table import Table, TableWriter
 from components.faces.workers import Row, by_pixels, in_order
 
 BATCH_PIXELS = 1_000_000  # photographs that a worker takes at once: 16 of LFW's, or one of a telephone's
+MOST_STRETCHED = 0.02  # difference of two images' forms up to which they show the same part of a scene
+STRETCH = 0.02  # the two photographs of a pair have the same shape up to this share, or to a pixel of the low one
 Outcome = Row | tuple[str, str]  # the row of a crop, or why there is none: reason, detail
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a photograph shows its face.
+
+    Args:
+        landmarks: 5×2, in pixels of the photograph.
+        box: x1, y1, x2, y2 in pixels of the photograph.
+        score: of the detector, 0 to 1.
+        width: of the photograph.
+        height: of the photograph.
+    """
+
+    landmarks: Points
+    box: Points
+    score: float
+    width: int
+    height: int
+
+    def on(self, image: RGB, enlarged: float = 1.0) -> "Place | None":
+        """The same place on a smaller or larger copy of the photograph, None where that has another shape.
+
+        Landmarks count from the middle of the first pixel, boxes from its corner: without that, landmarks on a copy an
+        eighth as large would lie 0.44 of its pixels, 3.5 pixels of the crop, too far to the right and too low.
+
+        Args:
+            image: the copy.
+            enlarged: how many times the copy was enlarged; its sides were whole numbers of pixels before.
+        """
+        height, width = image.shape[:2]
+        ratio = np.array([width / self.width, height / self.height])
+        if abs(ratio[0] / ratio[1] - 1) > max(STRETCH, enlarged / min(width, height)):
+            return None
+        landmarks = (self.landmarks + 0.5) * ratio - 0.5
+        return Place(landmarks, self.box * np.tile(ratio, 2), self.score, width, height)
+
+
+# By image_id of the sharp images of pairs: where the face is, None for nowhere; those that are unreadable are not in it.
+Known = Mapping[str, Place | None]
 
 
 def align(
@@ -29,8 +75,16 @@ def align(
     """Finds the largest face nearest the centre and makes a crop of it.
 
     Images without a face, and those that cannot be decoded, are listed in rejected.csv. Crops are stored as PPM;
-    landmarks, detector score and box are kept in pixels of the photograph. Without a detector the middle square of
+    landmarks, detector score and box are kept in pixels of the photograph. An image of few pixels (group `resolution`)
+    takes the landmarks of the sharp image of the same photograph, brought to its own size, where there is one; if no
+    face was found in that it is left out too. Without a detector the middle square of
     every photograph is its crop and its box, with score 1 and zeros for landmarks.
+
+    Of a pair of a low and a high resolution (group `resolution`, see `partners`) the detector sees the sharp image
+    alone: the low one is cropped at the same place, scaled by the ratio of the two photographs' sizes, with the same
+    score, and rejected where there is no face on the sharp one. The detector looks for itself in low images without a
+    sharp one that can be decoded, and where width and height are not scaled alike (by more than 2 % and more than
+    rounding to whole pixels explains).
 
     Args:
         faces: Face table of ingest.
@@ -61,12 +115,15 @@ def align(
         "min_confidence": min_confidence,
         "template": template,
     }
-    batches = by_pixels((row for rows in table.row_groups() for row in rows), BATCH_PIXELS)
+    sharp = {} if detector == NO_DETECTOR else _sharp(table, detect, min_confidence)
+    sharp_of = {} if detector == NO_DETECTOR else partners(table)
+    known = _sharp(table, detect, min_confidence, set(sharp_of.values())) if sharp_of else {}
+    work = _aligner(detect, min_confidence, template, sharp_of, known)
     with (
         TableWriter(out, "aligned", f"align {VERSION}", settings) as aligned,
         Progress("align", table.rows) as progress,
     ):
-        for rows, outcomes in in_order(_aligner(detect, min_confidence, template), batches, cpu_limit()):
+        for rows, outcomes in in_order(work, _batches(table), cpu_limit()):
             for row, outcome in zip(rows, outcomes, strict=True):
                 if isinstance(outcome, tuple):
                     aligned.reject(row["source"], *outcome)
@@ -84,36 +141,170 @@ def align(
     }
 
 
+@dataclass(frozen=True)
+class Found:
+    """The face of a photograph: landmarks (5×2) and box (x1, y1, x2, y2) in its pixels, the detector's score, and the
+    photograph's width and height."""
+
+    landmarks: Points
+    box: Points
+    score: float
+    width: int
+    height: int
+
+    def on(self, width: int, height: int) -> "Found | None":
+        """The same face on the same photograph in another size; None if that has another form."""
+        across, down = width / self.width, height / self.height
+        if abs(across / down - 1) > MOST_STRETCHED:
+            return None
+        by = np.array([across, down])
+        return Found(self.landmarks * by, self.box * np.tile(by, 2), self.score, width, height)
+
+
+def _sharp(table: Table, detect: Detector, min_confidence: float) -> dict[str, Found | None]:
+    """The faces of the sharp images that low ones go by, by the image_id of both; None where none was found."""
+    pairs = partners(table)
+    if not pairs:
+        return {}
+    wanted, found = set(pairs.values()), dict[str, Found | None]()
+    rows = (row for rows in table.row_groups() for row in rows if row["image_id"] in wanted)
+
+    def look(rows: Sequence[Row]) -> list[tuple[str, Found | None]]:
+        images = _decoded(rows, {})
+        faces = _detected(list(images.values()), detect, min_confidence)
+        seen = dict(zip(images, faces, strict=True))
+        return [(row["image_id"], seen.get(index)) for index, row in enumerate(rows)]
+
+    with Progress("align: sharp images", len(wanted), quiet_end=True) as progress:
+        for part in in_order(look, by_pixels(rows, BATCH_PIXELS), cpu_limit()):
+            found |= part
+            progress.advance(len(part))
+    return found | {low: found[high] for low, high in pairs.items()}
+
+
+def _decoded(rows: Sequence[Row], outcomes: dict[int, Outcome]) -> dict[int, RGB]:
+    """The photographs by their place; why the others cannot be decoded is put into the outcomes."""
+    images: dict[int, RGB] = {}
+    for index, row in enumerate(rows):
+        try:
+            images[index] = decode_rgb(row["image"])
+        except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and others
+            outcomes[index] = "unreadable", f"{type(error).__name__}: {error}"
+    return images
+
+
+def _detected(images: list[RGB], detect: Detector, min_confidence: float) -> list[Found | None]:
+    """The most prominent face of each photograph that the detector is sure of."""
+    faces: list[Found | None] = []
+    for image, found in zip(images, detect.several(images), strict=True):
+        sure, (height, width) = found.confident(min_confidence), image.shape[:2]
+        best = sure.prominent(width, height) if len(sure) else 0
+        face = (
+            Found(sure.landmarks[best], sure.boxes[best], float(sure.scores[best]), width, height)
+            if len(sure)
+            else None
+        )
+        faces.append(face)
+    return faces
+
+
+def _batches(table: Table, wanted: set[str] | None = None) -> Iterator[list[Row]]:
+    """The rows with these image_ids, None for all, in lists for the workers; of tiny images one row group at most."""
+    for rows in table.row_groups():
+        yield from by_pixels((row for row in rows if wanted is None or row["image_id"] in wanted), BATCH_PIXELS)
+
+
+def _sharp(table: Table, detect: Detector, min_confidence: float, wanted: set[str]) -> dict[str, Place | None]:
+    """Where the sharp images of pairs show their face: the low ones may come before them."""
+    known: dict[str, Place | None] = {}
+
+    def work(rows: Sequence[Row]) -> tuple[int, dict[str, Place | None]]:
+        images, _ = _decoded(rows)
+        places = _places(detect, min_confidence, list(images.values()))
+        return len(rows), {rows[index]["image_id"]: place for index, place in zip(images, places, strict=True)}
+
+    with Progress("align: sharp images of pairs", len(wanted)) as progress:
+        for count, places in in_order(work, _batches(table, wanted), cpu_limit()):
+            known |= places
+            progress.advance(count)
+    return known
+
+
+def _decoded(rows: Sequence[Row]) -> tuple[dict[int, RGB], dict[int, Outcome]]:
+    """The photographs of rows by their index, and what is said of those that cannot be decoded."""
+    images: dict[int, RGB] = {}
+    outcomes: dict[int, Outcome] = {}
+    for index, row in enumerate(rows):
+        try:
+            images[index] = decode_rgb(row["image"])
+        except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, others
+            outcomes[index] = "unreadable", f"{type(error).__name__}: {error}"
+    return images, outcomes
+
+
+def _places(detect: Detector, min_confidence: float, images: Sequence[RGB]) -> list[Place | None]:
+    """Where each photograph shows its face, None for nowhere."""
+
+    def place(image: RGB, found: Faces) -> Place | None:
+        height, width = image.shape[:2]
+        sure = found.confident(min_confidence)
+        if not len(sure):
+            return None
+        best = sure.prominent(width, height)
+        # Copies, so that of a crowd no more than one face is kept.
+        return Place(sure.landmarks[best].copy(), sure.boxes[best].copy(), float(sure.scores[best]), width, height)
+
+    return [place(image, found) for image, found in zip(images, detect.several(images), strict=True)]
+
+
 def _aligner(
-    detect: Detector, min_confidence: float, template: str
+    detect: Detector, min_confidence: float, template: str, sharp_of: Mapping[str, str], known: Known
 ) -> Callable[[Sequence[Row]], tuple[Sequence[Row], list[Outcome]]]:
-    """What is done with a batch of rows, in a thread of its own."""
+    """What is done with a batch of rows, in a thread of its own.
+
+    Args:
+        sharp_of: image_id of the sharp image by that of the low one, of pairs.
+        known: where the sharp images show their face.
+    """
+    nowhere = f"{detect.name} found none at score {min_confidence:g}"
+
+    def settled(row: Row, image: RGB) -> Place | str | None:
+        """Where the face is, or why there is none, of a pair; None where the detector has to look."""
+        sharp = sharp_of.get(row["image_id"], row["image_id"])
+        if sharp not in known:
+            return None
+        place = known[sharp]
+        if sharp == row["image_id"]:
+            return place or nowhere
+        return place.on(image, enlarged_of(row["groups"])) if place else f"{nowhere} on the sharp image of the pair"
 
     def work(rows: Sequence[Row]) -> tuple[Sequence[Row], list[Outcome]]:
-        outcomes: dict[int, Outcome] = {}
-        images: dict[int, RGB] = {}
-        for index, row in enumerate(rows):
-            try:
-                images[index] = decode_rgb(row["image"])
-            except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, others
-                outcomes[index] = "unreadable", f"{type(error).__name__}: {error}"
-        for (index, image), found in zip(images.items(), detect.several(list(images.values())), strict=True):
-            sure = found.confident(min_confidence)
-            if len(sure):
-                best = sure.prominent(image.shape[1], image.shape[0])
-                crop = TEMPLATES[template](image, sure.landmarks[best], sure.boxes[best])
-                outcomes[index] = rows[index] | {
-                    "image": encode_crop(crop),
-                    "width": crop.shape[1],
-                    "height": crop.shape[0],
-                    "photo_width": image.shape[1],
-                    "photo_height": image.shape[0],
-                    "landmarks": sure.landmarks[best].ravel().tolist(),
-                    "det_score": float(sure.scores[best]),
-                    "det_box": sure.boxes[best].tolist(),
-                }
-            else:
-                outcomes[index] = "no_face", f"{detect.name} found none at score {min_confidence:g}"
+        images, outcomes = _decoded(rows)
+        places = {index: settled(rows[index], image) for index, image in images.items()}
+        unseen = [index for index, place in places.items() if place is None]
+        looked = _places(detect, min_confidence, [images[index] for index in unseen])
+        places |= {index: place or nowhere for index, place in zip(unseen, looked, strict=True)}
+        for index, place in places.items():
+            outcomes[index] = (
+                _row(rows[index], images[index], place, template)
+                if isinstance(place, Place)
+                else ("no_face", str(place))
+            )
         return rows, [outcomes[index] for index in range(len(rows))]
 
     return work
+
+
+def _row(row: Row, image: RGB, place: Place, template: str) -> Row:
+    """The row of a crop, of a photograph's row."""
+    crop = TEMPLATES[template](image, place.landmarks, place.box)
+    return row | {
+        "image": encode_crop(crop),
+        "width": crop.shape[1],
+        "height": crop.shape[0],
+        "photo_width": place.width,
+        "photo_height": place.height,
+        "landmarks": place.landmarks.ravel().tolist(),
+        "det_score": place.score,
+        "det_box": place.box.tolist(),
+    }

@@ -26,12 +26,13 @@ from components.faces.guard import Guarded
 from components.faces.model import DETECTOR, TEMPLATE, FaceModel, choose_device, digest, load_start, save_model
 from components.faces.mtcnn_networks import write_mtcnn
 from components.faces.mtcnn_onnx import MTCNN_FILE
+from components.faces.places import Places, places
 from components.faces.runtime import VERSION, cpu_limit
 from components.faces.superresolution import BICUBIC, Enlarger, open_enlarger
 from components.faces.table import Table
 from components.faces.tasks import ATTRIBUTES, CLASSES, RECOGNITION, UNKNOWN, choose_labels, read_labels
 from components.finetune.checkpoints import BEST, HEAD, LAST, Checkpoints, State, part
-from components.finetune.data import Data, FaceCrops, Places, places
+from components.finetune.data import Data, FaceCrops
 from components.finetune.distributed import Group, processes
 from components.finetune.export import export_models
 from components.finetune.figures import draw_augmentations, draw_distribution, draw_history
@@ -71,8 +72,8 @@ def finetune(
     Leaves model.safetensors, model.onnx, start.onnx (the starting model, for evaluate), model.json, identities.json,
     checkpoints/, logs/, figures/*.png; for attributes and classes also head.safetensors, labels.json and sampling.json,
     and start.onnx is the starting model with the best head of stage 1.
-    Images that the table calls low (group `resolution`) are learnt as they are, without the degradation, beside the sharp
-    ones; with `distill` they learn the embedding of the sharp image of the same photograph.
+    Images that the table calls low (group `resolution`) are learnt as they are, without the degradation; with `distill`
+    they learn the embedding of the sharp image of the same photograph.
     While it runs, checkpoints stand in `<out>.checkpoints`; a training that was stopped leaves them there for `resume`.
 
     Args:
@@ -97,8 +98,8 @@ def finetune(
         labels: For attributes: which, by name, divided by commas or spaces; empty for all that the table has.
         fallback: Backbone to start from with its published weights, or scratch for random ones, where those asked for
             cannot be fetched; empty to fail then.
-        superresolver: What enlarges the few pixels of degradation lowres: bicubic, or a super-resolution network (.onnx,
-            .safetensors, TorchScript, or a folder of train_superresolution), which goes into the model folder then.
+        superresolver: What enlarges the few pixels of degradation lowres: bicubic, or a super-resolution network
+            (.onnx, .safetensors, TorchScript, or a folder of train_superresolution), which the model folder gets too.
 
     Returns:
         rows_in, rows_out (images trained on), identities, labels (but for recognition), epochs, best_epoch,

@@ -22,12 +22,13 @@ from components.faces.degrade import Degradation
 from components.faces.errors import KubefaceError, require
 from components.faces.guard import Guarded
 from components.faces.model import FaceModel
+from components.faces.places import Places
 from components.faces.progress import Progress
 from components.faces.seeded import seeded
 from components.faces.tasks import ATTRIBUTES, RECOGNITION
 from components.finetune.augment import Augmentation
 from components.finetune.checkpoints import LAST, Checkpoints, State, part, prefixed
-from components.finetune.data import Batches, Data, FaceCrops, InOrder, Places, collate, loaded
+from components.finetune.data import Batches, Data, FaceCrops, InOrder, collate, loaded
 from components.finetune.distributed import Group
 from components.finetune.logs import Mlflow, Row
 from components.finetune.objectives import Attributes, OneOfMany, repeat_factors

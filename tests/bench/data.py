@@ -193,8 +193,9 @@ def reading_ours(folder: Path) -> Round:
     from torch.utils.data import DataLoader
 
     from components.faces.degrade import Degradation
+    from components.faces.places import places
     from components.faces.table import Table
-    from components.finetune.data import Batches, FaceCrops, collate, places
+    from components.finetune.data import Batches, FaceCrops, collate
 
     table = Table(folder / "crops", "aligned")
     identities = table.columns(["image_id", "identity"]).to_pylist()

@@ -23,6 +23,7 @@ from components.faces import table as table_module
 from components.faces.degrade import Degradation
 from components.faces.errors import KubefaceError
 from components.faces.images import RGB, decode_rgb
+from components.faces.places import Place, Places, places
 from components.faces.table import Table, TableWriter
 from components.finetune import data as data_module
 from components.finetune.augment import KINDS, Augmentation
@@ -31,12 +32,9 @@ from components.finetune.data import (
     Batches,
     FaceCrops,
     InOrder,
-    Place,
-    Places,
     class_weights,
     collate,
     loaded,
-    places,
 )
 from pipelines.store import local_store
 

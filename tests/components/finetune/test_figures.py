@@ -10,10 +10,11 @@ from PIL import Image
 
 from components.faces.degrade import Degradation
 from components.faces.images import RGB
+from components.faces.places import places
 from components.faces.table import Table
 from components.finetune import figures as figures_module
 from components.finetune.augment import KINDS, Augmentation
-from components.finetune.data import FaceCrops, places
+from components.finetune.data import FaceCrops
 from components.finetune.figures import FACES, MOST_BARS, draw_augmentations, draw_distribution, draw_history
 
 MARGIN, LABEL, STEP = 12, 190, 112 + 6

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from components.faces.places import Places
 from components.finetune.augment import KINDS, Augmentation
-from components.finetune.data import Batches, Data, Places
+from components.finetune.data import Batches, Data
 from components.finetune.heads import LinearHead, MarginHead
 from components.finetune.objectives import (
     MOST_WEIGHT,
