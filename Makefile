@@ -11,7 +11,7 @@ JOBS ?= 2
 # One of the pipelines, as face-attributes: of compile and deploy (all of them where empty), submit, schedule, plan.
 PIPELINE ?=
 PACKAGE ?= $(if $(PIPELINE),build/$(PIPELINE).yaml)
-STEPS := ingest align filter gather audit split finetune evaluate promote report notify
+STEPS := ingest superresolve align filter gather audit split finetune evaluate promote report notify
 LOCK := --universal --python-version 3.11 --generate-hashes --no-annotate --no-header
 
 # What components/faces/runtime.py sets for the steps: without it torch on a CPU spends its time in page faults.

@@ -10,10 +10,12 @@ from components.faces.errors import require
 from components.faces.tasks import ATTRIBUTES, CLASSES, RECOGNITION
 
 FACE_FINETUNING, FACE_ATTRIBUTES, IMAGE_CLASSIFICATION = "face-finetuning", "face-attributes", "image-classification"
+LOW_RESOLUTION = "low-resolution"
 TASKS: Mapping[str, str] = {
     FACE_FINETUNING: RECOGNITION,
     FACE_ATTRIBUTES: ATTRIBUTES,
     IMAGE_CLASSIFICATION: CLASSES,
+    LOW_RESOLUTION: RECOGNITION,
 }
 BUILD = Path("build")
 PACKAGE = BUILD / f"{FACE_FINETUNING}.yaml"

@@ -6,11 +6,11 @@ from kfp import dsl
 
 from components.evaluate.component import evaluate
 from pipelines.parts import Data, Given, Trained, compare, decide_and_report, divide, pipeline, train
-from pipelines.signatures import chosen
+from pipelines.signatures import OF_FEW_PIXELS, chosen
 
 NAME = "face-finetuning"
 SUMMARY = "Fine-tunes a face-recognition model on your own people and says whether it got better."
-PARAMETERS = chosen(leave_out="labels fallback unknown_fraction scratch_settings refuse")
+PARAMETERS = chosen(leave_out=f"{OF_FEW_PIXELS} labels fallback unknown_fraction scratch_settings refuse")
 
 
 def steps(given: Given, data: Data) -> dsl.PipelineTask:

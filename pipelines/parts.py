@@ -23,6 +23,7 @@ from components.notify.component import conclude, notify
 from components.promote.component import champion, promote
 from components.report.component import keep, report
 from components.split.component import split
+from components.superresolve.component import superresolve
 from pipelines.signatures import Parameter, interface
 
 S3_SECRET = "mlpipeline-minio-artifact"  # noqa: S105 - the name of the secret that KFP keeps its own S3 key in
@@ -75,6 +76,7 @@ def pipeline(
     parameters: Mapping[str, Parameter],
     steps: Callable[[Given, Data], dsl.PipelineTask],
     of_audit: Callable[[Given], Mapping[str, Any]],
+    enlarged: bool = False,
 ) -> Any:
     """A pipeline: the data path, the steps of a training where the data ask for one, and how it ended.
 
@@ -84,6 +86,7 @@ def pipeline(
         parameters: by name.
         steps: adds the tasks from split to report; returns the report's.
         of_audit: arguments of the audit that not every pipeline has.
+        enlarged: whether images of few pixels are enlarged before their faces are looked for.
 
     Returns:
         what kfp compiles and kfp.local runs.
@@ -91,7 +94,7 @@ def pipeline(
 
     def run(*values: Any) -> Outputs:
         given = Given(**dict(zip(parameters, values, strict=True)))
-        data = _prepare(given, of_audit(given))
+        data = _prepare(given, of_audit(given), enlarged)
         with dsl.If(data.audited.outputs["Output"] == "train", name="train"):
             reported = steps(given, data)
         with dsl.Else(name="keep"):
@@ -160,7 +163,7 @@ def place(task: dsl.PipelineTask, cpu: str, memory: str, s3: bool = False, hours
         )
 
 
-def _prepare(given: Given, of_audit: Mapping[str, Any]) -> Data:
+def _prepare(given: Given, of_audit: Mapping[str, Any], enlarged: bool) -> Data:
     """The data path: from the source to tables that were looked at as a whole."""
     current = champion(
         models=given.models,
@@ -194,9 +197,10 @@ def _prepare(given: Given, of_audit: Mapping[str, Any]) -> Data:
             s3_endpoint=given.s3_endpoint,
         )
         place(ingested, cpu="2", memory="4Gi", s3=True)
+        photographs = _enlarge(given, ingested.outputs["faces"], shard) if enlarged else ingested.outputs["faces"]
 
         aligned = align(
-            faces=ingested.outputs["faces"],
+            faces=photographs,
             shard=shard,
             detector=given.detector,
             template=given.template,
@@ -206,7 +210,7 @@ def _prepare(given: Given, of_audit: Mapping[str, Any]) -> Data:
         place(aligned, given.align_cpu, given.align_memory)
 
         filtered = filter_faces(
-            faces=ingested.outputs["faces"],
+            faces=photographs,
             aligned=aligned.outputs["aligned"],
             shard=shard,
             min_score=given.filter_min_score,
@@ -244,6 +248,22 @@ def _prepare(given: Given, of_audit: Mapping[str, Any]) -> Data:
     )
     place(audited, given.audit_cpu, given.audit_memory, s3=True)
     return Data(current, gathered, audited)
+
+
+def _enlarge(given: Given, faces: Any, shard: Any) -> Any:
+    """The photographs of a shard, those of few pixels enlarged."""
+    enlarged = superresolve(
+        faces=faces,
+        shard=shard,
+        model=given.superresolver,
+        scale=given.enlarge_scale,
+        which=given.enlarge_which,
+        max_side=given.enlarge_max_side,
+        s3_endpoint=given.s3_endpoint,
+        weights_mirror=given.weights_mirror,
+    )
+    place(enlarged, cpu="4", memory="8Gi", s3=True)
+    return enlarged.outputs["enlarged"]
 
 
 def divide(given: Given, data: Data, **more: Any) -> dsl.PipelineTask:

@@ -83,6 +83,24 @@ PARAMETERS = {
     ),
     "detector": Parameter(str, "Face detector of the alignment, mtcnn or retinaface.", "mtcnn"),
     "template": Parameter(str, "Where the aligned faces' landmarks lie, arcface_112 or facenet_160.", "arcface_112"),
+    "superresolver": Parameter(
+        str,
+        "What enlarges few pixels: bicubic, or a super-resolution network (.onnx, .safetensors, TorchScript, or a "
+        "folder of train_superresolution; s3://, https:// with #sha256=…).",
+        "bicubic",
+    ),
+    "enlarge_which": Parameter(
+        str,
+        "Which photographs are enlarged before faces are looked for: low (those below vlr_images/, or of which a "
+        "listing says resolution low), small (see enlarge_max_side), or all.",
+        "low",
+    ),
+    "enlarge_scale": Parameter(
+        int, "How many times they are enlarged; 0 for as many as the network does, 4 for bicubic.", 0
+    ),
+    "enlarge_max_side": Parameter(
+        int, "For enlarge_which small: the longest side of a photograph that is enlarged, in pixels.", 0
+    ),
     "min_face_size": Parameter(int, "Smallest face that is aligned, in pixels of the photograph.", 20),
     "min_confidence": Parameter(float, "Least score of a face that is aligned, 0 to 1.", 0.9),
     "filter_min_score": Parameter(float, "Least RetinaFace score of an image that is kept, 0 to 1.", 0.9),
@@ -212,6 +230,11 @@ PARAMETERS = {
         "lowres:14 blur:4 masked; all for twelve of them, none for none.",
         "all",
     ),
+    "sizes": Parameter(
+        str,
+        "Sizes that faces of few pixels are measured at, sides of the crop in pixels, divided by spaces.",
+        "10 14 20",
+    ),
     "fmr": Parameter(float, "False match rate that the decision threshold is calibrated for, as a share.", 0.001),
     "refuse": Parameter(
         float,
@@ -289,8 +312,12 @@ PARAMETERS = {
 }
 
 SCRATCH_RECIPE = "scratch"  # of the small network that a classifier is held against
+# What only the recognition of faces of few pixels has.
+OF_FEW_PIXELS = "superresolver enlarge_which enlarge_scale enlarge_max_side sizes"
 # What only recognition has.
-OF_RECOGNITION = "evaluation_sets on_leak val_people_fraction lfw_archive lfw_pairs pairs bin_sets probes fmr"
+OF_RECOGNITION = (
+    f"{OF_FEW_PIXELS} evaluation_sets on_leak val_people_fraction lfw_archive lfw_pairs pairs bin_sets probes fmr"
+)
 # What differs where a model learns labels or classes, in both pipelines.
 LABELLED: dict[str, dict[str, Any]] = {
     "backbone": {

@@ -1,7 +1,7 @@
 """Align: photographs to face crops."""
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,13 @@ from components.faces.detection import Detector, Faces, make_detector
 from components.faces.errors import require
 from components.faces.geometry import NO_DETECTOR, TEMPLATES, Points, require_alignment
 from components.faces.images import RGB, decode_rgb, encode_crop
-from components.faces.pairs import LOW, partners, resolution_of
+from components.faces.pairs import enlarged_of, partners
 from components.faces.progress import Progress
 from components.faces.runtime import VERSION, cpu_limit
 from components.faces.table import Table, TableWriter
 from components.faces.workers import Row, by_pixels, in_order
 
 BATCH_PIXELS = 1_000_000  # photographs that a worker takes at once: 16 of LFW's, or one of a telephone's
-MOST_STRETCHED = 0.02  # difference of two images' forms up to which they show the same part of a scene
 STRETCH = 0.02  # the two photographs of a pair have the same shape up to this share, or to a pixel of the low one
 Outcome = Row | tuple[str, str]  # the row of a crop, or why there is none: reason, detail
 
@@ -60,7 +59,7 @@ class Place:
         return Place(landmarks, self.box * np.tile(ratio, 2), self.score, width, height)
 
 
-# By image_id of the sharp images of pairs: where the face is, None for nowhere; those that are unreadable are not in it.
+# By image_id of the sharp images of pairs: where the face is, None for nowhere; without those that are unreadable.
 Known = Mapping[str, Place | None]
 
 
@@ -75,9 +74,7 @@ def align(
     """Finds the largest face nearest the centre and makes a crop of it.
 
     Images without a face, and those that cannot be decoded, are listed in rejected.csv. Crops are stored as PPM;
-    landmarks, detector score and box are kept in pixels of the photograph. An image of few pixels (group `resolution`)
-    takes the landmarks of the sharp image of the same photograph, brought to its own size, where there is one; if no
-    face was found in that it is left out too. Without a detector the middle square of
+    landmarks, detector score and box are kept in pixels of the photograph. Without a detector the middle square of
     every photograph is its crop and its box, with score 1 and zeros for landmarks.
 
     Of a pair of a low and a high resolution (group `resolution`, see `partners`) the detector sees the sharp image
@@ -115,7 +112,6 @@ def align(
         "min_confidence": min_confidence,
         "template": template,
     }
-    sharp = {} if detector == NO_DETECTOR else _sharp(table, detect, min_confidence)
     sharp_of = {} if detector == NO_DETECTOR else partners(table)
     known = _sharp(table, detect, min_confidence, set(sharp_of.values())) if sharp_of else {}
     work = _aligner(detect, min_confidence, template, sharp_of, known)
@@ -139,73 +135,6 @@ def align(
         "identities": aligned.identities,
         "rejected": table.rows - aligned.rows,
     }
-
-
-@dataclass(frozen=True)
-class Found:
-    """The face of a photograph: landmarks (5×2) and box (x1, y1, x2, y2) in its pixels, the detector's score, and the
-    photograph's width and height."""
-
-    landmarks: Points
-    box: Points
-    score: float
-    width: int
-    height: int
-
-    def on(self, width: int, height: int) -> "Found | None":
-        """The same face on the same photograph in another size; None if that has another form."""
-        across, down = width / self.width, height / self.height
-        if abs(across / down - 1) > MOST_STRETCHED:
-            return None
-        by = np.array([across, down])
-        return Found(self.landmarks * by, self.box * np.tile(by, 2), self.score, width, height)
-
-
-def _sharp(table: Table, detect: Detector, min_confidence: float) -> dict[str, Found | None]:
-    """The faces of the sharp images that low ones go by, by the image_id of both; None where none was found."""
-    pairs = partners(table)
-    if not pairs:
-        return {}
-    wanted, found = set(pairs.values()), dict[str, Found | None]()
-    rows = (row for rows in table.row_groups() for row in rows if row["image_id"] in wanted)
-
-    def look(rows: Sequence[Row]) -> list[tuple[str, Found | None]]:
-        images = _decoded(rows, {})
-        faces = _detected(list(images.values()), detect, min_confidence)
-        seen = dict(zip(images, faces, strict=True))
-        return [(row["image_id"], seen.get(index)) for index, row in enumerate(rows)]
-
-    with Progress("align: sharp images", len(wanted), quiet_end=True) as progress:
-        for part in in_order(look, by_pixels(rows, BATCH_PIXELS), cpu_limit()):
-            found |= part
-            progress.advance(len(part))
-    return found | {low: found[high] for low, high in pairs.items()}
-
-
-def _decoded(rows: Sequence[Row], outcomes: dict[int, Outcome]) -> dict[int, RGB]:
-    """The photographs by their place; why the others cannot be decoded is put into the outcomes."""
-    images: dict[int, RGB] = {}
-    for index, row in enumerate(rows):
-        try:
-            images[index] = decode_rgb(row["image"])
-        except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and others
-            outcomes[index] = "unreadable", f"{type(error).__name__}: {error}"
-    return images
-
-
-def _detected(images: list[RGB], detect: Detector, min_confidence: float) -> list[Found | None]:
-    """The most prominent face of each photograph that the detector is sure of."""
-    faces: list[Found | None] = []
-    for image, found in zip(images, detect.several(images), strict=True):
-        sure, (height, width) = found.confident(min_confidence), image.shape[:2]
-        best = sure.prominent(width, height) if len(sure) else 0
-        face = (
-            Found(sure.landmarks[best], sure.boxes[best], float(sure.scores[best]), width, height)
-            if len(sure)
-            else None
-        )
-        faces.append(face)
-    return faces
 
 
 def _batches(table: Table, wanted: set[str] | None = None) -> Iterator[list[Row]]:

@@ -1,13 +1,10 @@
 """One pass over the crops: embeddings on disk, and of each image a few numbers in memory."""
 
-import hashlib
-import json
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import PurePosixPath
 from tempfile import TemporaryFile
 from types import TracebackType
 from typing import Any
@@ -21,6 +18,7 @@ from components.audit.embedder import SIZE, Embedder, Vectors
 from components.faces.errors import require
 from components.faces.geometry import face_part
 from components.faces.images import RGB, decode_rgb
+from components.faces.pairs import HIGH, LOW, pair_key, resolution_of
 from components.faces.progress import Progress
 from components.faces.runtime import cpu_limit
 from components.faces.table import Table, open_shard
@@ -29,7 +27,7 @@ Ints = NDArray[np.int64]
 Codes = NDArray[np.int32]
 Hashes = NDArray[np.uint64]
 Floats = NDArray[np.float32]
-RESOLUTIONS = {"low": 1, "high": 2}
+RESOLUTIONS = {LOW: 1, HIGH: 2}
 COLUMNS = (
     "identity", "image", "content", "phash", "groups", "source", "det_box", "det_score", "photo_width", "photo_height",
 )  # fmt: skip
@@ -38,23 +36,30 @@ COLUMNS = (
 class Vault:
     """Embeddings by row in a file without a name, so that memory does not grow with their number.
 
-    They are read with pread, not mapped: mapped pages would count as the process's memory.
+    A row may be given another's embedding: that of the sharp photograph, to an image of few pixels. They are read with
+    pread, not mapped: mapped pages would count as the process's memory.
     """
 
     def __init__(self, size: int = SIZE) -> None:
         self._file = TemporaryFile()
         self._bytes = 4 * size
         self._size = size
+        self._stands_for: Codes | None = None
 
     def append(self, vectors: Vectors) -> None:
         """Adds rows (N×size)."""
         self._file.write(np.ascontiguousarray(vectors, np.float32).tobytes())
 
+    def stand_for(self, others: Codes) -> None:
+        """From now on every row's embedding is that of another row, which may be itself."""
+        self._stands_for = others
+
     def read(self, rows: Ints) -> Vectors:
         """The embeddings of rows, in their order (N×size)."""
         self._file.flush()
+        read = rows if self._stands_for is None else self._stands_for[rows]
         number, width = self._file.fileno(), self._bytes
-        data = b"".join(os.pread(number, width, int(row) * width) for row in rows)
+        data = b"".join(os.pread(number, width, int(row) * width) for row in read)
         return np.frombuffer(data, np.float32).reshape(-1, self._size)
 
     def __enter__(self) -> "Vault":
@@ -74,6 +79,7 @@ class Faces:
     names: identities, sorted; `people` are indices into it.
     content, phash: as numbers; stem: of identity and file name without its suffix where the image is one of a pair of
     resolutions, 0 elsewhere; resolution: 0 where nothing is known, 1 low, 2 high.
+    sharp: of an image of low resolution the row of its partner of high resolution, of all others their own.
     face: shorter side of the aligner's box, pixels of the photograph; side: shorter one of the photograph, pixels, NaN
     where it is not known; brightness: mean grey level of the crop, 0…255, −1 where it cannot be decoded.
     judged: what the filter says, by its columns; filter_kept: whether it keeps the image.
@@ -89,6 +95,7 @@ class Faces:
     phash: Hashes
     stem: Hashes
     resolution: NDArray[np.int8]
+    sharp: Codes
     face: Floats
     det_score: Floats
     side: NDArray[np.float32]
@@ -104,6 +111,17 @@ class Faces:
     def readable(self) -> NDArray[np.bool_]:
         """Whether each image could be decoded."""
         return self.brightness >= 0
+
+    @cached_property
+    def recognisable(self) -> NDArray[np.bool_]:
+        """Whether each image has an embedding that says something of the face, its own or its sharp partner's."""
+        faced = self.readable & (self.resolution != RESOLUTIONS[LOW])
+        return np.asarray(self.readable & faced[self.sharp], np.bool_)
+
+    @property
+    def judged_by_face(self) -> NDArray[np.bool_]:
+        """The photographs whose faces are compared: the filter keeps them; of a pair it is the sharp image."""
+        return np.asarray(self.filter_kept & self.readable & (self.resolution != RESOLUTIONS[LOW]), np.bool_)
 
     @cached_property
     def _sorted(self) -> tuple[Ints, Ints]:
@@ -140,7 +158,8 @@ def collect(table: Table, filtered: Table, embed: Embedder, vault: Vault) -> Fac
         table: the aligned table.
         filtered: the filter's verdicts on it.
         embed: crop of a face to embedding.
-        vault: gets an embedding for each row; zeros where the crop cannot be decoded.
+        vault: gets an embedding for each row; zeros where the crop cannot be decoded. An image of low resolution has
+            its sharp partner's, since its own says nothing of 14 pixels, and zeros without one.
 
     Raises:
         KubefaceError: the filter says nothing of an image.
@@ -160,18 +179,20 @@ def collect(table: Table, filtered: Table, embed: Embedder, vault: Vault) -> Fac
         "brightness": np.zeros(rows, np.float32),
     }
 
-    def look(data: bytes) -> tuple[Vectors, float]:
+    def look(row: dict[str, Any]) -> tuple[Vectors, float]:
+        nothing = np.zeros(SIZE, np.float32)
         try:
-            crop = decode_rgb(data)
+            crop = decode_rgb(row["image"])
         except Exception:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and others
-            return np.zeros(SIZE, np.float32), -1.0
-        return embed(face_part(crop, template)), brightness(crop)
+            return nothing, -1.0
+        low = resolution_of(row["groups"]) == LOW
+        return nothing if low else embed(face_part(crop, template)), brightness(crop)
 
     start = 0
     with ThreadPoolExecutor(cpu_limit()) as pool, Progress("audit", rows) as progress:
         for group in table.row_groups(COLUMNS):
             place = slice(start, start + len(group))
-            seen = list(pool.map(look, [row["image"] for row in group]))
+            seen = list(pool.map(look, group))
             vault.append(np.stack([vector for vector, _ in seen]))
             small["brightness"][place] = [value for _, value in seen]
             small["people"][place] = [names.setdefault(row["identity"], len(names)) for row in group]
@@ -181,6 +202,8 @@ def collect(table: Table, filtered: Table, embed: Embedder, vault: Vault) -> Fac
             progress.advance(len(group))
     places = {name: place for place, name in enumerate(sorted(names))}
     small["people"] = np.array([places[name] for name in names], np.int32)[small["people"]]
+    sharp = _sharp(small["stem"], small["resolution"])
+    vault.stand_for(sharp)
     columns = table.columns(["image_id", "source"])
     return Faces(
         table=table,
@@ -188,6 +211,7 @@ def collect(table: Table, filtered: Table, embed: Embedder, vault: Vault) -> Fac
         ids=columns["image_id"],
         sources=columns["source"],
         names=list(places),
+        sharp=sharp,
         **small,
         **_judged(columns["image_id"], table, filtered),
     )
@@ -221,14 +245,13 @@ def _judged(ids: pa.ChunkedArray, table: Table, filtered: Table) -> dict[str, An
 
 def _numbers(group: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
     """Hashes, resolution and face size of a row group."""
-    known = [json.loads(row["groups"] or "{}").get("resolution") for row in group]
+    known = [resolution_of(row["groups"]) for row in group]
     return {
         "content": [_hash(row["content"]) for row in group],
         "phash": [_hash(row["phash"]) for row in group],
-        "resolution": [RESOLUTIONS.get(value, 0) if isinstance(value, str) else 0 for value in known],
+        "resolution": [RESOLUTIONS[value] if value else 0 for value in known],
         "stem": [
-            _stem(row["identity"], row["source"]) if isinstance(value, str) and value in RESOLUTIONS else 0
-            for row, value in zip(group, known, strict=True)
+            pair_key(row["identity"], row["source"]) if value else 0 for row, value in zip(group, known, strict=True)
         ],
         "face": [
             min(row["det_box"][2] - row["det_box"][0], row["det_box"][3] - row["det_box"][1]) for row in group
@@ -246,10 +269,16 @@ def _hash(text: str) -> int:
     return int(text, 16)
 
 
-def _stem(identity: str, source: str) -> int:
-    """A number of identity and file name without suffix; never 0."""
-    text = f"{identity}\0{PurePosixPath(source).stem}".encode("utf-8", "surrogateescape")
-    return int.from_bytes(hashlib.sha256(text).digest()[:8], "big") | 1
+def _sharp(stem: Hashes, resolution: NDArray[np.int8]) -> Codes:
+    """Of an image of low resolution the row of its partner of high resolution (the first of several), else its own."""
+    found = np.arange(len(stem), dtype=np.int32)
+    low, high = (np.flatnonzero(resolution == RESOLUTIONS[name]) for name in (LOW, HIGH))
+    if len(low) and len(high):
+        keys, first = np.unique(stem[high], return_index=True)
+        place = np.minimum(np.searchsorted(keys, stem[low]), len(keys) - 1)
+        both = keys[place] == stem[low]
+        found[low[both]] = high[first[place[both]]]
+    return found
 
 
 def brightness(crop: RGB) -> float:

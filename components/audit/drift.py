@@ -129,7 +129,8 @@ def drift(
                 values[name] = round(stability_index(*counts), 4)
         if previous and len(mean) and len(previous["embedding_mean"]) == len(mean):
             old = unit(np.array(previous["embedding_mean"], np.float64))
-            values["embedding"] = round(max(0.0, 1 - float(old @ unit(np.asarray(mean, np.float64)))), 4)
+            if np.any(mean) or np.any(old):  # not where both are all low images without sharp ones
+                values["embedding"] = round(max(0.0, 1 - float(old @ unit(np.asarray(mean, np.float64)))), 4)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise KubefaceError(
             f"previous: the data.json lacks a field or has a wrong one ({type(error).__name__}: {error}); give "

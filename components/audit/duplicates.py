@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from components.audit.collect import RESOLUTIONS, Faces, Hashes, Ints
 from components.audit.groups import Groups, equal_neighbours, rounded, several
+from components.faces.pairs import LOW
 
 BITS = 64
 BLOCKS = 6  # that a perceptual hash is cut into; two hashes that differ in 3 bits agree in 3 of the 6 at least
@@ -55,6 +56,9 @@ class Duplicates:
 def find_duplicates(faces: Faces, limits: Limits) -> Duplicates:
     """Puts images of one photograph into one cluster, and pairs of a low and a high resolution too.
 
+    Photographs are held against each other by their sharp images: where one of a pair stands under two names, so do
+    both. A low image without a sharp one has nothing but its bytes to be known by.
+
     Within a person all pairs are compared, across people those with equal bytes or hashes that differ in few bits.
     """
     groups = Groups(len(faces))
@@ -65,11 +69,11 @@ def find_duplicates(faces: Faces, limits: Limits) -> Duplicates:
         groups.join(zip(left.tolist(), right.tolist(), strict=True))
     for left, right in _across(faces, limits):
         groups.join(zip(left.tolist(), right.tolist(), strict=True))
-    photographs = groups.roots()
     paired = np.flatnonzero(faces.stem)
     for left, right in equal_neighbours(faces.stem[paired], 1):
         groups.join(zip(paired[left].tolist(), paired[right].tolist(), strict=True))
-    return Duplicates(_by_least_id(faces, groups.roots()), _two_names(faces, photographs))
+    roots = groups.roots()
+    return Duplicates(_by_least_id(faces, roots), _two_names(faces, roots))
 
 
 def _within(faces: Faces, rows: Ints, limits: Limits) -> Iterator[tuple[Ints, Ints]]:
@@ -77,7 +81,7 @@ def _within(faces: Faces, rows: Ints, limits: Limits) -> Iterator[tuple[Ints, In
     if len(rows) < 2:
         return
     vectors = faces.vault.read(rows)
-    hashes, readable = faces.phash[rows], faces.readable[rows]
+    hashes, readable = faces.phash[rows], faces.recognisable[rows]
     for start in range(0, len(rows), BLOCK_ROWS):
         block = slice(start, start + BLOCK_ROWS)
         cosines = rounded(vectors[block] @ vectors.T)
@@ -89,7 +93,7 @@ def _within(faces: Faces, rows: Ints, limits: Limits) -> Iterator[tuple[Ints, In
 
 def _across(faces: Faces, limits: Limits) -> Iterator[tuple[Ints, Ints]]:
     """Pairs of rows with perceptual hashes that differ in few bits, and embeddings that agree."""
-    readable = np.flatnonzero(faces.readable)
+    readable = np.flatnonzero(faces.recognisable)
     for key in block_keys(faces.phash[readable]):
         for left, right in equal_neighbours(key, REACH):
             a, b = readable[left], readable[right]
@@ -136,14 +140,30 @@ def spare(faces: Faces, cluster: Ints, among: NDArray[np.bool_]) -> NDArray[np.b
     """Rows that `drop` leaves out: all but the best of each cluster, of those in `among`.
 
     The best is one that the filter keeps, with the largest face in pixels of its photograph, and the least image_id
-    where that leaves several. Of a pair of a low and a high resolution, which are there on purpose, both stay.
+    where that leaves several. Of a pair of a low and a high resolution, which are there on purpose, both stay: the best
+    is found among the sharp images, and of low ones its partner stays, where that is there.
     """
     spared = np.zeros(len(faces), np.bool_)
-    place = np.flatnonzero(among)
-    for members in several((cluster * (1 + len(RESOLUTIONS)) + faces.resolution)[place]):
-        group = place[members]
-        worth = list(zip(faces.readable[group], faces.filter_kept[group], faces.face[group], strict=True))
-        best = [row for row, value in zip(group.tolist(), worth, strict=True) if value == max(worth)]
-        spared[group] = True
-        spared[min(best, key=faces.id_of)] = False
+    low = faces.resolution == RESOLUTIONS[LOW]
+    for resolutions in (among & ~low, among & low):
+        place = np.flatnonzero(resolutions)
+        for members in several((cluster * (1 + len(RESOLUTIONS)) + faces.resolution)[place]):
+            group = place[members]
+            of_the_kept = low[group] & among[faces.sharp[group]] & ~spared[faces.sharp[group]]
+            worth = list(
+                zip(of_the_kept, faces.readable[group], faces.filter_kept[group], faces.face[group], strict=True)
+            )
+            best = [row for row, value in zip(group.tolist(), worth, strict=True) if value == max(worth)]
+            spared[group] = True
+            spared[min(best, key=faces.id_of)] = False
     return spared
+
+
+def repeated(faces: Faces, cluster: Ints) -> Iterator[Ints]:
+    """The rows of each cluster of several photographs, rising; a pair of two resolutions is one photograph."""
+    return (group for group in several(cluster) if photographs(faces, group) > 1)
+
+
+def photographs(faces: Faces, rows: Ints) -> int:
+    """How many photographs rows show, as far as pairs of two resolutions tell."""
+    return len(np.unique(faces.sharp[rows]))

@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.audit.collect import Faces
-from components.audit.duplicates import Duplicates, spare
-from components.audit.groups import several
+from components.audit.duplicates import Duplicates, photographs, repeated, spare
 from components.audit.labels import People, SamePeople, Suspect
 from components.audit.leaks import Leak
 from components.audit.settings import Settings
@@ -33,7 +32,10 @@ class Findings:
 
 
 def verdicts(faces: Faces, found: Findings, settings: Settings) -> NDArray[np.int8]:
-    """Why each image is left out, as a place in REASONS; −1 where it is kept."""
+    """Why each image is left out, as a place in REASONS; −1 where it is kept.
+
+    With a suspect photograph goes its image of low resolution.
+    """
     reasons = np.full(len(faces), -1, np.int8)
 
     def give(reason: str, rows: NDArray[np.bool_]) -> None:
@@ -49,7 +51,7 @@ def verdicts(faces: Faces, found: Findings, settings: Settings) -> NDArray[np.in
         give("looks_like_another", found.alike.weaker[faces.people])
         far = np.zeros(len(faces), np.bool_)
         far[[suspect.row for suspect in found.suspects]] = True
-        give("far_from_identity", far)
+        give("far_from_identity", far[faces.sharp])
     if settings.duplicates == "drop":
         give("duplicate", spare(faces, found.duplicates.cluster, reasons < 0))
     return reasons
@@ -72,7 +74,7 @@ def write_findings(folder: Path, faces: Faces, found: Findings, reasons: NDArray
         ("cluster", "image_id", "identity", "source", "dropped"),
         (
             (faces.id_of(int(cluster[row])), faces.id_of(row), faces.name_of(row), faces.source_of(row), kept(row))
-            for group in several(cluster)
+            for group in repeated(faces, cluster)
             for row in group.tolist()
         ),
     )
@@ -134,7 +136,7 @@ def class_figures(faces: Faces) -> dict[str, Any]:
 
 def figures(faces: Faces, found: Findings, reasons: NDArray[np.int8]) -> dict[str, int]:
     """Numbers of what was found."""
-    sizes = Counter(len(group) for group in several(found.duplicates.cluster))
+    sizes = Counter(photographs(faces, group) for group in repeated(faces, found.duplicates.cluster))
     kept = reasons < 0
     return {
         "rows_in": len(faces),

@@ -86,15 +86,16 @@ class People:
 def judge_people(faces: Faces, cluster: Ints, far_below: float) -> tuple[People, list[Suspect]]:
     """Means of the identities, and the images below a cosine with the mean of the others.
 
-    Only images that the filter keeps count and are judged, since others are unlike for other reasons. Several images of
-    one photograph do not vouch for each other: the mean that an image is held against leaves them all out.
+    Only images that the filter keeps count and are judged, since others are unlike for other reasons; of a pair of two
+    resolutions the sharp one. Several images of one photograph do not vouch for each other: the mean that an image is
+    held against leaves them all out.
     """
     size = len(faces.names)
     centres, counts = np.zeros((size, SIZE), np.float32), np.zeros(size, np.int32)
     central = np.full(size, -1, np.int64)
     found: list[tuple[int, int, float]] = []
     everybody = np.zeros(SIZE)
-    counted = faces.filter_kept & faces.readable
+    counted = faces.judged_by_face
     for person, everything in enumerate(faces.by_person()):
         rows = everything[counted[everything]]
         if not len(rows):
@@ -140,7 +141,7 @@ def alike_people(
     """
     doubted = {suspect.row for suspect in suspects}
     several = np.flatnonzero(people.counts >= 2)
-    counted = faces.filter_kept & faces.readable
+    counted = faces.judged_by_face
     centres = people.centres if len(several) == len(people.centres) else people.centres[several]
     for left, right, cosine in close(centres, centres, alike_above):
         a, b = int(several[left]), int(several[right])

@@ -181,7 +181,8 @@ def find_leaks(
     """Identities that are in an evaluation set, each with the person there that it is most like.
 
     An identity is one of its people when the means are at or above `leak_above` and a pair of images at or above
-    `image_above`, or when a photograph of it is in the set.
+    `image_above`, or when a photograph of it is in the set. An image of low resolution stands for its sharp partner,
+    and without one is nobody's photograph.
     """
     found: dict[int, Leak] = {}
     centres = evaluation.centres
@@ -189,13 +190,16 @@ def find_leaks(
         identity = int(faces.people[row])
         cosine = round(float(people.centres[identity] @ centres[evaluation.people[place]]), 4)
         best = round(float((faces.vault.read(np.array([row]))[0] * evaluation.vectors[place]).sum()), 4)
-        leak = _leak(evaluation, identity, row, place, cosine, best, True)
+        leak = _leak(evaluation, identity, int(faces.sharp[row]), place, cosine, best, True)
         if identity not in found or best > found[identity].best:
             found[identity] = leak
     for left, right, cosine in close(people.centres, centres, leak_above):
         if left in found and (found[left].same_photograph or found[left].cosine >= cosine):
             continue
-        rows, places = faces.rows_of(left), np.flatnonzero(evaluation.people == right)
+        rows, places = (
+            np.unique(faces.sharp[faces.rows_of(left)]).astype(np.int64),
+            np.flatnonzero(evaluation.people == right),
+        )
         cosines = rounded(faces.vault.read(rows) @ evaluation.vectors[places].T)
         a, b = np.unravel_index(int(cosines.argmax()), cosines.shape)
         if cosines[a, b] >= image_above:
@@ -205,7 +209,7 @@ def find_leaks(
 
 def _same_photographs(faces: Faces, evaluation: Evaluation, limits: Limits) -> Iterator[tuple[int, int]]:
     """Rows and places in the evaluation set that show the same photograph by hash and embedding."""
-    ours, theirs = np.flatnonzero(faces.readable), np.flatnonzero(evaluation.vectors.any(1))
+    ours, theirs = np.flatnonzero(faces.recognisable), np.flatnonzero(evaluation.vectors.any(1))
     both = np.concatenate([evaluation.phash[theirs], faces.phash[ours]])
     for key in block_keys(both):
         for left, right in equal_neighbours(key, REACH):

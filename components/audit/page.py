@@ -14,8 +14,8 @@ from PIL import Image
 
 from components.audit.charts import bars
 from components.audit.collect import Faces, read_images
+from components.audit.duplicates import repeated
 from components.audit.findings import REASONS, Findings
-from components.audit.groups import several
 from components.audit.leaks import Leak, evaluation_crop
 from components.faces.images import RGB, decode_rgb
 from components.faces.seeded import seeded
@@ -68,7 +68,7 @@ def render(faces: Faces, found: Findings, reasons: NDArray[np.int8], data: dict[
         seed: of the choice of samples.
     """
     two_names, plain = _Shown(), _Shown()
-    for group in several(found.duplicates.cluster):
+    for group in repeated(faces, found.duplicates.cluster):
         (two_names if found.duplicates.two_names[group[0]] else plain).add(group)
     samples = _samples(faces, reasons, seed)
     shown = [*two_names.first, *plain.first]

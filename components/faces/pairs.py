@@ -9,9 +9,9 @@ import json
 from pathlib import PurePosixPath
 
 import numpy as np
+from numpy.typing import NDArray
 
 from components.faces.errors import require
-from components.faces.geometry import CROP_SIZE, Points, similarity_transform
 from components.faces.table import Table
 
 LOW, HIGH = "low", "high"
@@ -60,12 +60,14 @@ def partners(table: Table) -> dict[str, str]:
     return {image_id: high[key][0] for key, (image_id, _) in found[LOW].items() if key in high}
 
 
-def native_side(landmarks: Points, enlarged: float = 1.0) -> float:
+def native_side(landmarks: NDArray[np.float64], enlarged: float = 1.0) -> float:
     """The side of the crop on the ArcFace template in pixels of what the camera took.
 
     Args:
         landmarks: 5×2, in pixels of the photograph that was aligned.
         enlarged: how many times that photograph was enlarged before.
     """
+    from components.faces.geometry import CROP_SIZE, similarity_transform  # of OpenCV, which ingest and gather lack
+
     scale = float(np.linalg.norm(similarity_transform(landmarks)[0, :2]))
     return CROP_SIZE / scale / enlarged

@@ -90,8 +90,8 @@ def filter_faces(
     gather tells. Of whole photographs (template whole_224) nothing is asked: every one that can be decoded is kept,
     with score 1, its square's side for face_size, its sharpness, and 0 for the rest.
 
-    An image of few pixels (group `resolution`) is too small for RetinaFace, and neither small nor blurred by mistake: it
-    takes what was seen in the sharp image of the same photograph, and stays or goes with it; only face_size and
+    An image of few pixels (group `resolution`) is too small for RetinaFace, and neither small nor blurred by mistake:
+    it takes what was seen in the sharp image of the same photograph, and stays or goes with it; only face_size and
     sharpness are its own. Without such an image it is kept, with score 0.
 
     The defaults were measured on 1,000 photographs of LFW and 4,208 of CelebA in the wild, aligned with MTCNN; shares

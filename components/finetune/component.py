@@ -24,6 +24,7 @@ def finetune(
     task: str = "recognition",
     labels: str = "",
     fallback: str = "",
+    superresolver: str = "bicubic",
     s3_endpoint: str = "",
     weights_mirror: str = "",
     num_nodes: int = 1,
@@ -57,4 +58,5 @@ def finetune(
         task=task,
         labels=labels,
         fallback=fallback,
+        superresolver=superresolver,
     )

@@ -72,7 +72,8 @@ class AdaptiveHead(nn.Module):
     An embedding's length stands for the image's quality. How far it lies from the mean of the training's, in
     deviations times CONCENTRATION and cut to q in −1…1, chooses between an angular and an additive margin m on the true
     class: s·(cos(θ − m·q) − (m·q + m)), eq. 10 to 13. So an image that can be recognised is asked for more the harder
-    it is, and one that cannot is not: q = −1 is ArcFace's margin, 0 CosFace's, 1 a negative angular one with twice CosFace's.
+    it is, and one that cannot is not: q = −1 is ArcFace's margin, 0 CosFace's, 1 a negative angular one with twice
+    CosFace's.
 
     Mean and deviation follow the batches while gradients are computed, and are kept with the head.
 

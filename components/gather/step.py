@@ -15,9 +15,10 @@ from components.faces import storage
 from components.faces.errors import require
 from components.faces.folders import new_folder, write_json
 from components.faces.forget import mark_of, read_forget
+from components.faces.pairs import resolution_of
 from components.faces.progress import Progress
 from components.faces.runtime import VERSION
-from components.faces.seeded import rank
+from components.faces.seeded import rank, stored_name
 from components.faces.table import REJECTED_FIELDS, WHOLE, Table, TableWriter
 from components.faces.tasks import PERSON
 
@@ -162,7 +163,7 @@ def _merge(
         verdicts = stack.enter_context(TableWriter(out_filtered, "filter", f"filter {VERSION}", _settings(filtered)))
         progress = stack.enter_context(Progress("gather", sum(table.rows for table in aligned)))
         streams = [_pairs(part) for part in parts]
-        for face, verdict in heapq.merge(*streams, key=lambda pair: rank(seed, pair[0]["source"])):
+        for face, verdict in heapq.merge(*streams, key=lambda pair: _rank(seed, pair[0])):
             found = unwanted.intersection(map(mark_of, _names(face))) if unwanted else None
             require(not found, f"image {face['image_id']} is to be forgotten and is still there: this is a bug")
             faces.add(face)
@@ -201,6 +202,11 @@ def _pairs(part: Part) -> Iterator[tuple[Row, Row]]:
                 f"{part.tables['filter'].folder} says nothing of image {face['image_id']}: run filter on this table",
             )
             yield face, verdict or {}
+
+
+def _rank(seed: int, face: Row) -> bytes:
+    """What decides on a row's place, as ingest has it; the two of a pair, which are in one shard, keep their order."""
+    return rank(seed, stored_name(face["source"], face["identity"], resolution_of(face["groups"])))
 
 
 def _names(face: Row) -> tuple[str, str, str]:

@@ -9,6 +9,8 @@ from components.faces.errors import require
 from components.faces.fetch import split_checksum
 from components.faces.files import FileList, StoredFile, parts
 from components.faces.forget import mark_of
+from components.faces.pairs import HIGH, LOW, RESOLUTION
+from components.faces.seeded import stored_name
 from components.faces.sources import Source, open_source
 from components.faces.tasks import PERSON
 from components.ingest.listing import SUFFIXES, Listing
@@ -77,6 +79,13 @@ class Catalogue:
         """What decides on a file's shard: the person, or the name where nothing says who it is."""
         label = self.naming(name)
         return label.identity if label else name
+
+    def stored_names(self) -> Iterator[str]:
+        """What each file to read is ranked by in the table, in the order of the files."""
+        for name in self.files.names():
+            label = self.naming(name)
+            found = label and label.groups.get(RESOLUTION)
+            yield stored_name(name, label.identity, found if found in (LOW, HIGH) else None) if label else name
 
     def part(self, shard: Shard) -> "Catalogue":
         """What belongs to one shard."""

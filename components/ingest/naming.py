@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 
 from components.faces.errors import KubefaceError, require
 from components.faces.files import parts
+from components.faces.pairs import HIGH, LOW, RESOLUTION
 from components.ingest.listing import IDENTITY, SPLIT, SPLITS, Listing
 
 # Folders of the same faces in low and in high resolution, as data sets for super-resolution have them.
-RESOLUTIONS = {"vlr_images": "low", "hr_images": "high"}
+RESOLUTIONS = {"vlr_images": LOW, "hr_images": HIGH}
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ def by_pattern(pattern: str) -> Naming:
 
     Its group `identity`, or else its first group, names the person: `^(\\d{3})_` finds 007 in
     `007_01_01_010_00_crop_128.png`. Group `split` gives train, val or test, other named groups are kept as groups.
+    The folders of a division and of two resolutions may lie above, in either order; below them others may, too, where
+    there are resolutions.
 
     Raises:
         KubefaceError: no regular expression, or one without a group; on use, a split that is none of the three.
@@ -68,7 +71,7 @@ def by_pattern(pattern: str) -> Naming:
         identity = found and (known.pop("identity", None) or found.group(1))
         if not identity:
             return None
-        split, groups, _ = _wrappers(folders)
+        split, groups, _ = _wrappers(_from_wrappers(folders))
         split = known.pop("split", split)
         require(
             split in (None, *SPLITS), f"identity_pattern finds split '{split}' in {name}: it must be train, val or test"
@@ -81,6 +84,8 @@ def by_pattern(pattern: str) -> Naming:
 def by_listing(listing: Listing, others: Naming) -> Naming:
     """The listing names the person; where it names nobody, the folder or the pattern does, or else the image itself.
 
+    Which of two resolutions an image is its folders say all the same.
+
     Args:
         listing: matched with the files; a column split holds train, val, test or nothing, and all others but identity
             are kept as groups.
@@ -92,11 +97,19 @@ def by_listing(listing: Listing, others: Naming) -> Naming:
         if known is None:
             return None
         beside = None if listing.names_people else others(name)
-        label = beside or Label(known.pop(IDENTITY, name))
+        label = beside or Label(known.pop(IDENTITY, name), groups=_wrappers(_from_wrappers(parts(name)[:-1]))[1])
         split = known.pop(SPLIT, label.given_split)
         return Label(label.identity, label.place, split, label.groups | known)
 
     return name_it
+
+
+def _from_wrappers(folders: list[str]) -> list[str]:
+    """The folders without those below the wrappers, where a resolution is among these: the name tells the person."""
+    if not any(folder in RESOLUTIONS for folder in folders):
+        return folders
+    known = [place for place, folder in enumerate(folders) if folder in (*SPLITS, *RESOLUTIONS)]
+    return folders[: known[-1] + 1]
 
 
 def _wrappers(folders: list[str]) -> tuple[str | None, dict[str, str], list[str]]:
@@ -107,5 +120,5 @@ def _wrappers(folders: list[str]) -> tuple[str | None, dict[str, str], list[str]
         if folder in SPLITS:
             split = folder
         else:
-            groups["resolution"] = RESOLUTIONS[folder]
+            groups[RESOLUTION] = RESOLUTIONS[folder]
     return split, groups, folders

@@ -120,7 +120,7 @@ def ingest(
                 f"{source} changed while the run began (shard {part.number}/{part.count}): start it again",
             )
         files = catalogue.files
-        names = map(files.name, by_rank(seed, files.names()))
+        names = map(files.name, by_rank(seed, catalogue.stored_names()))
         # Not which of how many: what a shard holds says that, and a table of one does not depend on it.
         settings = {"source": source, "listing": listing, "identity_pattern": identity_pattern,
                     "max_pixels": max_pixels, "seed": seed, "forgotten": len(catalogue.forgotten)}  # fmt: skip

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
@@ -20,6 +20,7 @@ APPLY: dict[str, tuple[str, ...]] = {
     "all": ("train", "val", "heldout"),
     "none": (),
 }
+PHOTOGRAPH = "photograph"  # column of the index where images are pairs of two resolutions: what both have in common
 TRAINED_ON = "given as test, but the person is trained on"
 
 
@@ -78,11 +79,13 @@ class Divided:
     """An identity's images: id, part (train, val, heldout, excluded) and, where that is excluded, why.
 
     person: who the identity is, by one name on one side of the line; None where images of one stand on both.
+    photographs: how many are not excluded; a pair of two resolutions is one.
     """
 
     identity: str
     person: str | None
     images: list[tuple[str, str, str | None]]
+    photographs: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +97,7 @@ class Face:
     rejected: str | None  # the filter's reason
     dropped: str | None  # the audit's reason
     cluster: str  # the near-duplicates that it belongs to
+    photograph: str  # what it has in common with its partner of the other resolution
 
 
 def unit_hash(seed: int, kind: str, name: str) -> float:
@@ -113,7 +117,8 @@ def divide_people(index: pa.Table, plan: Plan) -> Iterator[Divided]:
     for name, person, faces in _people(index):
         whole = "heldout" if person in tested else _side(person, plan)
         divided = _divide(faces, whole, plan)
-        yield Divided(name, person, [(face.image_id, part, reason) for face, part, reason in divided])
+        left = photographs(face for face, _, reason in divided if not reason)
+        yield Divided(name, person, [(face.image_id, part, reason) for face, part, reason in divided], left)
 
 
 def _given_as_test(index: pa.Table) -> set[str]:
@@ -141,7 +146,8 @@ def _people(index: pa.Table) -> Iterator[tuple[str, str, list[Face]]]:
                     row["given_split"],
                     row["filter reason"],
                     row.get("audit reason"),
-                    row.get("audit cluster", row["image_id"]),
+                    row.get("audit cluster", row.get(PHOTOGRAPH, row["image_id"])),
+                    row.get(PHOTOGRAPH, row["image_id"]),
                 )
                 for row in found
             ],
@@ -178,7 +184,7 @@ def _divide(faces: list[Face], whole: str | None, plan: Plan) -> list[tuple[Face
         elif face.rejected and part in plan.leaves:
             reason = f"filter: {face.rejected}"
         reasons[face.image_id] = reason
-    left = sum(reason is None for reason in reasons.values())
+    left = photographs(face for face in faces if not reasons[face.image_id])
     if left < plan.min_images:
         reasons = {image_id: reason or too_few(plan) for image_id, reason in reasons.items()}
     elif not whole and not any(parts[i] == "train" and not reason for i, reason in reasons.items()):
@@ -186,6 +192,11 @@ def _divide(faces: list[Face], whole: str | None, plan: Plan) -> list[tuple[Face
     return [
         (face, "excluded" if reasons[face.image_id] else parts[face.image_id], reasons[face.image_id]) for face in faces
     ]
+
+
+def photographs(faces: Iterable[Face]) -> int:
+    """How many photographs the images are of."""
+    return len({face.photograph for face in faces})
 
 
 NOT_TRAINED = "no image left to train on"
@@ -199,11 +210,12 @@ def too_few(plan: Plan) -> str:
 def _train_and_val(faces: list[Face], plan: Plan) -> dict[str, str]:
     """At least one image of a person is trained on, and at least one validated on where a fraction is asked for.
 
+    The fraction is of photographs: a pair of two resolutions, which is in one cluster, counts as one.
     Near-duplicates go together; a person whose images are all near-duplicates is trained on alone. Where the filter's
     verdict counts for val, the first of val is an image that it kept, if there is one.
     """
     usable = [face for face in faces if not face.dropped]
-    count = round(plan.val_fraction * len(usable))
+    count = round(plan.val_fraction * photographs(usable))
     if plan.val_fraction > 0:
         count = max(1, count)
     clusters: dict[str, list[Face]] = defaultdict(list)
@@ -215,10 +227,11 @@ def _train_and_val(faces: list[Face], plan: Plan) -> dict[str, str]:
         ranked.insert(0, ranked.pop(next(kept, 0)))
     validated = set[str]()
     for name in ranked[: len(ranked) - 1]:
-        count -= len(clusters[name])
+        size = photographs(clusters[name])
+        count -= size
         if count < 0 and validated:
             break
-        if count <= -len(clusters[name]):
+        if count <= -size:
             break
         validated.add(name)
     return {face.image_id: "val" if face.cluster in validated and not face.dropped else "train" for face in faces}

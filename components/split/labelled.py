@@ -8,7 +8,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from components.faces.tasks import ATTRIBUTES
-from components.split.division import NOT_TRAINED, Divided, Plan, too_few, unit_hash
+from components.split.division import NOT_TRAINED, PHOTOGRAPH, Divided, Plan, too_few, unit_hash
 
 TRAIN, VAL, HELDOUT = range(3)  # places in PARTS: who is in an earlier part is left out of a later one
 PARTS = ("train", "val", "heldout")
@@ -52,6 +52,12 @@ class Images:
         ends = [*np.flatnonzero(np.diff(self.identity)) + 1, rows] if rows else []
         return map(slice, [0, *ends[:-1]], ends)
 
+    def photographs(self, rows: slice, among: Flags) -> int:
+        """How many photographs an identity's rows show, of those `among` them; a pair of two resolutions is one."""
+        if PHOTOGRAPH not in self.index.column_names:
+            return int(among.sum())
+        return len(self.index[PHOTOGRAPH][rows].filter(pa.array(among)).unique())
+
     def absent(self) -> list[int]:
         """The parts that the source gives no image to."""
         return [part for part in (HELDOUT, VAL) if not (self.given == part).any()]
@@ -75,7 +81,7 @@ def divide_labelled(index: pa.Table, plan: Plan) -> Iterator[Divided]:
     for rows in images.identities():
         why, here = reasons[rows], parts[rows]
         left = np.array([reason is None for reason in why])
-        if left.sum() < plan.min_images:
+        if images.photographs(rows, left) < plan.min_images:
             why = [reason or too_few(plan) for reason in why]
         elif not whole[rows.start] and not (left & (here == TRAIN)).any():
             why = [reason or NOT_TRAINED for reason in why]
@@ -84,6 +90,7 @@ def divide_labelled(index: pa.Table, plan: Plan) -> Iterator[Divided]:
             images.text("identity", rows.start),
             images.text("audit person", rows.start) if attributes else None,
             [(image_id, "excluded" if reason else PARTS[part], reason) for image_id, part, reason in told],
+            images.photographs(rows, np.array([reason is None for reason in why])),
         )
 
 
@@ -103,8 +110,9 @@ def _numbers(index: pa.Table, plan: Plan) -> Images:
 
 
 def _column(index: pa.Table, name: str) -> pa.ChunkedArray:
-    """A column; without an audit an identity is its own person, and an image its own cluster."""
-    unaudited = {"audit person": "identity", "audit cluster": "image_id"}
+    """A column; without an audit an identity is its own person, and a photograph its own cluster."""
+    photograph = PHOTOGRAPH if PHOTOGRAPH in index.column_names else "image_id"
+    unaudited = {"audit person": "identity", "audit cluster": photograph}
     return index[name if name in index.column_names else unaudited[name]]
 
 

@@ -5,17 +5,21 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from components.faces.errors import KubefaceError, require
+from components.faces.pairs import pair_key, resolution_of
 from components.faces.progress import Progress
 from components.faces.runtime import VERSION
 from components.faces.table import Table, TableWriter
 from components.faces.tasks import ATTRIBUTES, CLASSES, RECOGNITION, read_people
-from components.split.division import Plan, divide_people
+from components.split.division import PHOTOGRAPH, Plan, divide_people
 from components.split.labelled import divide_labelled
 
 RECOMMENDED_IMAGES = 10
+PAIR = "pair"  # column of the index while it is made
 
 
 def split(
@@ -46,6 +50,11 @@ def split(
     the groups have a column `person`, that person's images stand on one side whatever their identity (people in several
     classes by a hash of their name).
 
+    A low-resolution image and its sharp partner are one photograph: min_images and the shares of recognition count
+    photographs, and the two are never on different sides. Where one of them is left out (by audit or filter, or since
+    the source gave it to another part than its partner), the other stays and is an image by itself: a sharp one can be
+    reduced, and a low one still shows whose face it is. Held-out people keep both.
+
     No image is copied: the result is a table of image_id, identity, split (train, val, heldout, excluded) and reason.
 
     Args:
@@ -61,7 +70,7 @@ def split(
             of the people who are not held out.
         val_people_fraction: Share of the trained people who are validated on alone, 0 to less than 1: what is chosen on
             strangers holds for strangers.
-        min_images: Least images of a person after filtering, 2 or more, 10 are recommended; people with fewer are
+        min_images: Least photographs of a person after filtering, 2 or more, 10 are recommended; people with fewer are
             excluded. For attributes and classes 1 or more.
         seed: Seed of the division.
         task: recognition, attributes or classes.
@@ -100,7 +109,7 @@ def split(
                 for part in parts:
                     people[part].add(found.person)
             everybody += 1
-            few += 0 < sum(not reason for _, _, reason in found.images) < RECOMMENDED_IMAGES
+            few += 0 < found.photographs < RECOMMENDED_IMAGES
             progress.advance(len(found.images))
         both = people["heldout"] & (people["train"] | people["val"])
         require(not both, f"'{next(iter(both), '')}' is both trained on and held out: this is a bug, please report it")
@@ -138,9 +147,35 @@ def _index(table: Table, filtered: Table, audited: Table | None, task: str) -> p
             )
         for name in names:
             index = index.append_column(f"{other.manifest['kind']} {name}", other.columns([name])[name])
+    paired = _paired(table)
+    if paired.any():
+        index = index.append_column(PAIR, pa.array(paired))
     index = index.sort_by([("identity", "ascending"), ("image_id", "ascending")])
+    if paired.any():
+        index = _with_photographs(index)
     pa.default_memory_pool().release_unused()  # what the unsorted columns took
     return index
+
+
+def _paired(table: Table) -> NDArray[np.uint64]:
+    """The pair that every image belongs to by its name, in stored order; 0 for none."""
+    found = np.zeros(table.rows, np.uint64)
+    start = 0
+    for rows in table.row_groups(["identity", "source", "groups"]):
+        for place, row in enumerate(rows, start):
+            if resolution_of(row["groups"]):
+                found[place] = pair_key(row["identity"], row["source"])
+        start += len(rows)
+    return found
+
+
+def _with_photographs(index: pa.Table) -> pa.Table:
+    """The ordered index with the pairs by the name that they have: the least image_id of the two."""
+    paired, least = index[PAIR].to_numpy(), np.arange(len(index))
+    rows = np.flatnonzero(paired)
+    _, first, place = np.unique(paired[rows], return_index=True, return_inverse=True)
+    least[rows] = rows[first[place]]
+    return index.drop_columns(PAIR).append_column(PHOTOGRAPH, index["image_id"].take(pa.array(least)))
 
 
 def _check(identities: Counter[str], everybody: int, plan: Plan) -> None:

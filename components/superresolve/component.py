@@ -10,7 +10,7 @@ def superresolve(
     metrics: dsl.Output[dsl.Metrics],
     shard: str = "0/1",
     model: str = "bicubic",
-    scale: int = 4,
+    scale: int = 0,
     which: str = "low",
     max_side: int = 0,
     s3_endpoint: str = "",

@@ -10,14 +10,16 @@ from components.faces.errors import require
 from components.faces.folders import read_json
 from components.faces.images import RGB, decode_rgb, encode_crop, encode_png
 from components.faces.pairs import ENLARGED, LOW, enlarged_of, resolution_of
+from components.faces.photographs import MAX_PIXELS
 from components.faces.progress import Progress
 from components.faces.runtime import VERSION, cpu_limit
 from components.faces.superresolution import BICUBIC, Enlarger, open_enlarger
 from components.faces.table import Table, TableWriter
 from components.faces.workers import Row, by_pixels, in_order
 
+BICUBIC_SCALE = 4
 WHICH = ("low", "small", "all")
-BATCH_PIXELS = 250_000  # of what a worker takes at once, before it is enlarged
+BATCH_PIXELS = 4_000_000  # of what a worker takes at once, when it is enlarged
 Outcome = Row | tuple[str, str]  # a row, or why there is none: reason, detail
 
 
@@ -25,7 +27,7 @@ def superresolve(
     faces: Path,
     out: Path,
     model: str = BICUBIC,
-    scale: int = 4,
+    scale: int = 0,
     which: str = "low",
     max_side: int = 0,
 ) -> dict[str, Any]:
@@ -33,18 +35,18 @@ def superresolve(
 
     In front of align whole photographs become `scale` times larger, so that a face of a few pixels can be found and
     cropped; their group `enlarged` says so. Behind align crops keep their size: they are reduced to 1 / `scale` of it,
-    which is all that a face of few pixels has, and enlarged back. Images that cannot be decoded are listed in
-    rejected.csv.
+    which is all that a face of few pixels has, and enlarged back. Images that cannot be decoded, or would have more
+    than 50 million pixels, are listed in rejected.csv, with what it was already.
 
     Args:
         faces: Face table of ingest, or the aligned table of align.
         out: Folder to write the table of the same kind to.
         model: What enlarges: bicubic, or a network (.onnx, .safetensors, TorchScript, or a folder of
             train_superresolution; path, s3:// or https:// with #sha256=…).
-        scale: How many times, 2 to 16; a network's own.
+        scale: How many times, 2 to 16; 0 for as many as the network does, and for 4 times where it is bicubic.
         which: Which images: low (those whose group `resolution` says so, as of folders vlr_images), small (see
             max_side), or all.
-        max_side: For small, the longest side of such an image, in pixels.
+        max_side: For small, the longest side of such a photograph, in pixels.
 
     Returns:
         rows_in, rows_out, identities, rejected, enlarged.
@@ -52,7 +54,7 @@ def superresolve(
     Raises:
         KubefaceError: wrong settings, a corrupt table, or a network that cannot be had or has another scale.
     """
-    require(2 <= scale <= 16, f"scale is {scale}: it must lie between 2 and 16")
+    require(scale == 0 or 2 <= scale <= 16, f"scale is {scale}: it must lie between 2 and 16, or be 0")
     require(which in WHICH, f"which is '{which}': use one of {', '.join(WHICH)}")
     require((max_side > 0) == (which == "small"), f"max_side is {max_side} and which is {which}: small needs one")
     manifest = read_json(Path(faces) / "manifest.json")
@@ -60,26 +62,31 @@ def superresolve(
     table = Table(faces, kind)
     enlarger = open_enlarger(model)
     require(
-        enlarger.scale in (0, scale),
+        0 in (enlarger.scale, scale) or enlarger.scale == scale,
         f"scale is {scale}: {enlarger.name} enlarges {enlarger.scale} times, set scale to it",
     )
-    said = {"model": enlarger.name, "scale": scale, "which": which, "max_side": max_side}
-    # What follows goes by how the crops were made, whatever became of them since.
-    settings = {kind: table.sha256, **said}
-    if kind == "aligned":
-        settings = table.manifest["settings"] | {"superresolved": settings}
+    scale = scale or enlarger.scale or BICUBIC_SCALE
+    # What follows goes by how the table was made, whatever became of its images since.
+    settings = table.manifest["settings"] | {
+        kind: table.sha256,
+        "superresolved": {"name": enlarger.name, "scale": scale, "which": which, "max_side": max_side},
+    }
+
+    of = "photo_" if kind == "aligned" else ""  # crops are all of one size
 
     def wanted(row: Row) -> bool:
         if which == "low":
             return resolution_of(row["groups"]) == LOW
-        return which == "all" or max(row["width"], row["height"]) <= max_side
+        return which == "all" or max(row[f"{of}width"], row[f"{of}height"]) <= max_side
 
     enlarged = 0
-    batches = by_pixels((row for rows in table.row_groups() for row in rows), BATCH_PIXELS)
+    batches = by_pixels((row for rows in table.row_groups() for row in rows), BATCH_PIXELS // scale**2)
     with (
         TableWriter(out, kind, f"superresolve {VERSION}", settings) as result,
         Progress("superresolve", table.rows) as progress,
     ):
+        for left_out in table.rejected():
+            result.reject(left_out["source"], left_out["reason"], left_out["detail"])
         for rows, outcomes in in_order(_worker(kind, enlarger, scale, wanted), batches, cpu_limit()):
             for row, outcome in zip(rows, outcomes, strict=True):
                 if isinstance(outcome, tuple):
@@ -104,11 +111,16 @@ def _worker(
 
     def images(rows: Sequence[Row], outcomes: list[Outcome]) -> Iterator[tuple[int, RGB]]:
         for place, row in enumerate(rows):
-            if wanted(row):
-                try:
-                    yield place, decode_rgb(row["image"])
-                except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError and others
-                    outcomes[place] = "unreadable", f"{type(error).__name__}: {error}"
+            if not wanted(row):
+                continue
+            if kind == "faces" and row["width"] * row["height"] * scale**2 > MAX_PIXELS:
+                size = f"{scale * row['width']}×{scale * row['height']}"
+                outcomes[place] = "too_large", f"enlarged it has {size} pixels, {MAX_PIXELS} allowed"
+                continue
+            try:
+                yield place, decode_rgb(row["image"])
+            except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError and others
+                outcomes[place] = "unreadable", f"{type(error).__name__}: {error}"
 
     def work(rows: Sequence[Row]) -> tuple[Sequence[Row], list[Outcome]]:
         outcomes: list[Outcome] = list(rows)

@@ -62,7 +62,7 @@ def test_a_step_adds_its_packages_and_itself_to_the_base(step: str) -> None:
     assert lines[-1] == f'CMD ["python", "-m", "components.{step}", "--help"]'
 
 
-@pytest.mark.parametrize("step", ["audit", "finetune"])
+@pytest.mark.parametrize("step", ["audit", "finetune", "superresolve"])
 def test_weights_that_a_step_starts_from_are_in_its_image(step: str) -> None:
     lines = lines_of(step)
     assert any(line.startswith("RUN") and "SFACE.fetch()" in line and "sha256 weights" in line for line in lines)
@@ -102,8 +102,8 @@ def test_lock_is_hashed_and_agrees_with_the_main_one(step: str) -> None:
     assert "pytest" not in pins["image"]
 
 
-@pytest.mark.parametrize("step", sorted({*STEPS, "base"} - {"finetune"}))
-def test_only_finetune_carries_torch(step: str) -> None:
+@pytest.mark.parametrize("step", sorted({*STEPS, "base"} - {"finetune", "superresolve"}))
+def test_only_what_trains_carries_torch(step: str) -> None:
     text = (ROOT / "images" / step / "requirements.lock").read_text("utf-8")
     assert not re.search(r"^(torch|nvidia-)", text, re.MULTILINE)
 

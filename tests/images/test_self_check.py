@@ -11,8 +11,10 @@ from components.faces.errors import KubefaceError
 from components.faces.self_check import self_check
 from components.gather.step import gather
 
+STEPS = ["ingest", "superresolve", "align", "filter", "gather", "audit", "split", "finetune", "evaluate"]
 
-@pytest.mark.parametrize("step", ["ingest", "align", "filter", "gather", "audit", "split", "finetune", "evaluate"])
+
+@pytest.mark.parametrize("step", STEPS)
 def test_each_step_passes_on_one_real_face(step: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert self_check(f"components.{step}").startswith(f"ok: {step}: ")
 

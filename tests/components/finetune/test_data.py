@@ -23,9 +23,8 @@ from components.faces import table as table_module
 from components.faces.degrade import Degradation
 from components.faces.errors import KubefaceError
 from components.faces.images import RGB, decode_rgb
-from components.faces.places import Place, Places, places
+from components.faces.places import WINDOW, Place, Places, places
 from components.faces.table import Table, TableWriter
-from components.finetune import data as data_module
 from components.finetune.augment import KINDS, Augmentation
 from components.finetune.data import (
     AGAIN,
@@ -205,7 +204,7 @@ def test_reading_stays_within_a_window_of_groups(balance: str) -> None:
     last = {group: position for position, group in enumerate(groups)}
     first = {group: len(groups) - 1 - position for position, group in enumerate(reversed(groups))}
     open_at_once = [sum(first[g] <= position <= last[g] for g in first) for position in range(len(groups))]
-    assert 8 < max(open_at_once) <= data_module.WINDOW
+    assert 8 < max(open_at_once) <= WINDOW
 
 
 @given(
@@ -421,18 +420,18 @@ def test_at_most_a_window_of_row_groups_is_kept(found: Places, monkeypatch: pyte
 
     monkeypatch.setattr(table_module.pq, "ParquetFile", Counting)
     crops = FaceCrops(found, Degradation(), 0)
-    assert len(found) > data_module.WINDOW
+    assert len(found) > WINDOW
     for index in range(len(found)):
         crops[index, 0]
-        assert len(crops._groups) == min(index + 1, data_module.WINDOW)
+        assert len(crops.image._groups) == min(index + 1, WINDOW)
     assert set(reads.values()) == {1}
-    crops[len(found) - data_module.WINDOW, 0]  # the oldest that is kept, now the youngest
+    crops[len(found) - WINDOW, 0]  # the oldest that is kept, now the youngest
     assert set(reads.values()) == {1}
     crops[0, 0]  # gone, and read again in place of the least recently used one
     assert max(reads.values()) == 2
-    crops[len(found) - data_module.WINDOW, 0]
+    crops[len(found) - WINDOW, 0]
     assert sum(reads.values()) == len(found) + 1
-    crops[len(found) - data_module.WINDOW + 1, 0]
+    crops[len(found) - WINDOW + 1, 0]
     assert sum(reads.values()) == len(found) + 2
 
 
