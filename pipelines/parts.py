@@ -197,7 +197,9 @@ def _prepare(given: Given, of_audit: Mapping[str, Any], enlarged: bool) -> Data:
             s3_endpoint=given.s3_endpoint,
         )
         place(ingested, cpu="2", memory="4Gi", s3=True)
-        photographs = _enlarge(given, ingested.outputs["faces"], shard) if enlarged else ingested.outputs["faces"]
+        if enlarged:
+            ingested = _enlarge(given, ingested.outputs["faces"], shard)
+        photographs = ingested.outputs["enlarged" if enlarged else "faces"]
 
         aligned = align(
             faces=photographs,
@@ -250,8 +252,8 @@ def _prepare(given: Given, of_audit: Mapping[str, Any], enlarged: bool) -> Data:
     return Data(current, gathered, audited)
 
 
-def _enlarge(given: Given, faces: Any, shard: Any) -> Any:
-    """The photographs of a shard, those of few pixels enlarged."""
+def _enlarge(given: Given, faces: Any, shard: Any) -> dsl.PipelineTask:
+    """The task that gives the photographs of a shard, those of few pixels enlarged, in the place of ingest's."""
     enlarged = superresolve(
         faces=faces,
         shard=shard,
@@ -263,7 +265,7 @@ def _enlarge(given: Given, faces: Any, shard: Any) -> Any:
         weights_mirror=given.weights_mirror,
     )
     place(enlarged, cpu="4", memory="8Gi", s3=True)
-    return enlarged.outputs["enlarged"]
+    return enlarged
 
 
 def divide(given: Given, data: Data, **more: Any) -> dsl.PipelineTask:

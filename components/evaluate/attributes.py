@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from components.evaluate.contestants import load_models, told_of
 from components.evaluate.gate import decide, read_gate, require_target
-from components.evaluate.heldout import heldout_people, refuse_known_people
+from components.evaluate.heldout import Heldout, heldout_people, refuse_known_people
 from components.evaluate.label_figures import (
     GAINED,
     Truth,
@@ -160,7 +160,7 @@ def evaluate_attributes(
         )
         write_predictions(folder / "predictions.parquet", PREDICTIONS, _predictions(found, truth, names, thresholds))
         write_shown(folder, table, {"grid": evaluation["grid"], "mistakes": evaluation["mistakes"]}, bad)
-        write_samples(folder, table, found.ids[:SAMPLES], bad)
+        write_samples(folder, Heldout(table, {}), found.ids[:SAMPLES], bad)
     print(f"evaluate: {evaluation['gate']['reason']}", flush=True)
     return {
         "rows_in": len(heldout),

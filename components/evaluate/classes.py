@@ -10,7 +10,7 @@ import pyarrow as pa
 from components.evaluate.class_figures import Weighted, class_figures, refusal_figures, refusal_threshold
 from components.evaluate.contestants import load_models, told_of
 from components.evaluate.gate import METRICS, decide, read_gate, require_target
-from components.evaluate.heldout import refuse_known_people
+from components.evaluate.heldout import Heldout, refuse_known_people
 from components.evaluate.onnx_model import OnnxModel
 from components.evaluate.pictures import SAMPLES, write_samples
 from components.evaluate.record import record
@@ -148,7 +148,7 @@ def evaluate_classes(
         )
         write_predictions(folder / "predictions.parquet", PREDICTIONS, _predictions(found, names, thresholds))
         write_shown(folder, table, {"grid": evaluation["grid"], "mistakes": evaluation["mistakes"]}, bad)
-        write_samples(folder, table, found.ids[:SAMPLES], bad)
+        write_samples(folder, Heldout(table, {}), found.ids[:SAMPLES], bad)
     print(f"evaluate: {evaluation['gate']['reason']}", flush=True)
     return {"rows_in": len(found), "rows_out": int(known.sum()), "identities": len(names)} | {
         f"{which}_{key}": evaluation[which]["heldout"][key] for which in models for key in GAINED

@@ -26,6 +26,8 @@ def evaluate(
     bootstrap: int = 1000,
     device: str = "auto",
     seed: int = 0,
+    superresolver: str = "",
+    sizes: str = "10 14 20",
     s3_endpoint: str = "",
     weights_mirror: str = "",
 ) -> None:
@@ -57,6 +59,8 @@ def evaluate(
         bootstrap=bootstrap,
         device=device,
         seed=seed,
+        superresolver=superresolver,
+        sizes=sizes,
     )
     log_roc(roc, Path(evaluation.path))
 

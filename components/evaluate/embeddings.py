@@ -34,6 +34,11 @@ class Embeddings:
         self._plain.append(plain)
         self._mirrored.append(mirrored)
 
+    def extend(self, other: "Embeddings") -> None:
+        """Adds another collection behind this one."""
+        self._plain += other._plain
+        self._mirrored += other._mirrored
+
     def plain(self) -> Vectors:
         """Embeddings of the crops as they are, images×D."""
         return np.concatenate(self._plain)

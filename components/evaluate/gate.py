@@ -29,7 +29,7 @@ METRICS = {
 DEFAULT_METRICS = {RECOGNITION: "auc tar", ATTRIBUTES: "auc", CLASSES: "accuracy macro_f1"}
 # What a set other than the target is judged by: the AUC of held-out people, who are few and often told apart perfectly;
 # the accuracy of benchmarks, which is the figure that is published of them.
-HELDOUT = ("heldout", "heldout_clean", "pairs")
+HELDOUT = ("heldout", "heldout_cross", "heldout_clean", "pairs")
 
 
 class Gate(BaseModel):

@@ -96,6 +96,7 @@ def evaluate_lfw(
     models: Mapping[str, Model],
     degradation: Degradation = CLEAN,
     template: str = "arcface_112",
+    further: Sequence[Degradation] = (),
 ) -> dict[str, Any]:
     """Runs models over LFW's pairs.
 
@@ -106,25 +107,29 @@ def evaluate_lfw(
         models: by name.
         degradation: put on every aligned crop, on both sides of a pair.
         template: how the models' crops were made, as align has it.
+        further: other degradations to measure on the same crops, in the place of the first.
 
     Returns:
-        fallback (names of the images that got a centre crop since no face was found), detector, and what `measure`
-        gives.
+        fallback (names of the images that got a centre crop since no face was found), detector, further (figures by
+        model under each of the other degradations, without roc), and what `measure` gives.
 
     Raises:
         KubefaceError: the archive or the pairs file cannot be read, or an image of a pair is not in the archive.
     """
     wanted = read_pairs(pairs_uri)
-    collected = {name: Embeddings() for name in models}
+    kinds = [degradation, *further]
+    collected: list[dict[str, Embeddings]] = [{name: Embeddings() for name in models} for _ in kinds]
     fallback: list[str] = []
     with Progress("lfw", len(wanted.images)) as progress:
         for names, crops, without in _crops(archive, wanted.images, pairs_uri, detector, template):
             fallback += without
-            batch = np.stack([degradation(crop, "probe", name) for crop, name in zip(crops, names, strict=True)])
-            for name, model in models.items():
-                collected[name].append(*embed_batch(model, batch))
+            for kind, into in zip(kinds, collected, strict=True):
+                batch = np.stack([kind(crop, "probe", name) for crop, name in zip(crops, names, strict=True)])
+                for name, model in models.items():
+                    into[name].append(*embed_batch(model, batch))
             progress.advance(len(names))
-    return {"detector": detector, "fallback": fallback} | measure(wanted, collected)
+    first, *others = (measure(wanted, into) for into in collected)
+    return {"detector": detector, "fallback": fallback, "further": [found["models"] for found in others]} | first
 
 
 def measure(wanted: PairsFile, collected: dict[str, Embeddings]) -> dict[str, Any]:

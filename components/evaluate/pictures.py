@@ -1,24 +1,24 @@
 """The pictures of an evaluation: hardest and forgotten pairs, and samples of what a degradation does."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from components.evaluate.bin_sets import bin_pictures
-from components.evaluate.heldout import CLEAN_PREFIX, crops_of
+from components.evaluate.heldout import CLEAN_PREFIX, Heldout
 from components.evaluate.lfw import lfw_pictures
 from components.faces.degrade import Degradation
-from components.faces.images import encode_png
-from components.faces.table import Table
+from components.faces.images import RGB, encode_png
 
 SAMPLES = 8  # crops that show what the degradation does
 
 
 def _shown(evaluation: Mapping[str, Any], sets: tuple[str, ...]) -> set[str]:
     """Names of the images whose pictures the report needs, of the hardest pairs and of the sets' forgotten ones."""
-    pairs = [pair for pairs in evaluation["hardest"].values() for pair in pairs] if "heldout" in sets else []
+    hardest = [evaluation["hardest"], evaluation.get("hardest_cross", {})] if "heldout" in sets else []
+    pairs = [pair for kinds in hardest for pairs in kinds.values() for pair in pairs]
     pairs += [pair for pair in evaluation["forgotten"] if pair["set"] in sets]
     return {pair[side] for pair in pairs for side in ("left", "right")}
 
@@ -27,27 +27,31 @@ def _picture(folder: Path, name: str) -> Path:
     return folder / "pairs" / f"{name.replace('/', '__')}.png"
 
 
-def write_samples(folder: Path, table: Table, samples: list[str], bad: Degradation) -> None:
+def write_samples(folder: Path, heldout: Heldout, samples: list[str], bad: Degradation) -> None:
     """Some crops (ids) as they are, and beside it as the degradation makes them."""
     (folder / "samples").mkdir()
-    for ids, crops in crops_of(table, dict.fromkeys(samples, "")):
-        for image_id, crop in zip(ids, crops, strict=True):
-            both = np.concatenate([crop, bad(crop, "probe", image_id)], axis=1) if bad else crop
-            (folder / "samples" / f"{image_id}.png").write_bytes(encode_png(both))
+    for image_id, crop, degraded in _seen(heldout, samples, bad):
+        both = np.concatenate([crop, degraded], axis=1) if bad or heldout.pairs is not None else crop
+        (folder / "samples" / f"{image_id}.png").write_bytes(encode_png(both))
 
 
-def write_pictures(folder: Path, table: Table, evaluation: Mapping[str, Any], bad: Degradation) -> None:
+def _seen(heldout: Heldout, ids: Iterable[str], bad: Degradation) -> Iterator[tuple[str, RGB, RGB]]:
+    """Some photographs: id, sharp crop, and as the target set has it."""
+    for view in heldout.views(dict.fromkeys(ids, "")):
+        few = view.few or [bad(crop, "probe", i) for i, crop in zip(view.ids, view.sharp, strict=True)]
+        yield from zip(view.ids, view.sharp, few, strict=True)
+
+
+def write_pictures(folder: Path, heldout: Heldout, evaluation: Mapping[str, Any], bad: Degradation) -> None:
     """The crops of hardest and forgotten pairs as the models saw them."""
-    seen = _shown(evaluation, ("heldout", "heldout_clean", "pairs"))
+    seen = _shown(evaluation, ("heldout", "heldout_cross", "heldout_clean", "pairs"))
     (folder / "pairs").mkdir()
     wanted = {name.removeprefix(CLEAN_PREFIX) for name in seen}
-    for ids, crops in crops_of(table, dict.fromkeys(wanted, "")):
-        for image_id, crop in zip(ids, crops, strict=True):
-            degraded = bad(crop, "probe", image_id)
-            if image_id in seen:
-                _picture(folder, image_id).write_bytes(encode_png(degraded))
-            if CLEAN_PREFIX + image_id in seen:
-                _picture(folder, CLEAN_PREFIX + image_id).write_bytes(encode_png(crop))
+    for image_id, crop, degraded in _seen(heldout, wanted, bad):
+        if image_id in seen:
+            _picture(folder, image_id).write_bytes(encode_png(degraded))
+        if CLEAN_PREFIX + image_id in seen:
+            _picture(folder, CLEAN_PREFIX + image_id).write_bytes(encode_png(crop))
 
 
 def write_benchmark_pictures(

@@ -1,7 +1,8 @@
 """Evaluate: the fine-tuned model beside the one it started from and the promoted one, on people it was not tuned on."""
 
 import csv
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,25 +19,46 @@ from components.evaluate.embeddings import Model
 from components.evaluate.gallery import count_scores
 from components.evaluate.gate import GATE_FAR, decide, read_gate, require_target
 from components.evaluate.groups import group_errors
-from components.evaluate.heldout import HeldoutCrops, crops_of, embed_crops, group_columns, heldout_people
+from components.evaluate.heldout import (
+    Heldout,
+    HeldoutCrops,
+    embed_crops,
+    group_columns,
+    heldout_photographs,
+    refuse_seen,
+)
 from components.evaluate.identification import identification_rates
 from components.evaluate.lfw import evaluate_lfw, read_pairs
 from components.evaluate.onnx_model import CONFIG_FILE, open_model
 from components.evaluate.pair_sets import Bootstrap, PairSet, tell, thresholds
 from components.evaluate.pictures import SAMPLES, write_benchmark_pictures, write_pictures, write_samples
-from components.evaluate.probes import parse_probes, probe, probe_name
+from components.evaluate.probes import choose_images, parse_probes, probe, probe_name
 from components.evaluate.record import record
+from components.evaluate.resolutions import (
+    CROSS,
+    Fixed,
+    cross_set,
+    embed_sizes,
+    fixed_thresholds,
+    measure_sizes,
+    parse_sizes,
+    sides_of,
+    views_as,
+)
 from components.evaluate.user_pairs import read_user_pairs
 from components.faces import storage
 from components.faces.degrade import Degradation
 from components.faces.errors import KubefaceError, require
 from components.faces.folders import new_folder, read_json, write_json
 from components.faces.metrics import Ints, Pairs, all_pairs, supported_fars
+from components.faces.pairs import ENLARGED, RESOLUTION
+from components.faces.runtime import cpu_limit
 from components.faces.sources import open_source
+from components.faces.superresolution import BICUBIC, NETWORK_FILE, Enlarger, open_enlarger
 from components.faces.table import Table
 
 HARDEST = 8  # pairs of each kind that are kept as pictures
-RESERVED = ("heldout", "heldout_clean", "pairs", "lfw")  # names of sets
+RESERVED = ("heldout", CROSS, "heldout_clean", "pairs", "lfw")  # names of sets
 
 
 def evaluate(
@@ -57,14 +79,19 @@ def evaluate(
     bootstrap: int = 1000,
     device: str = "auto",
     seed: int = 0,
+    superresolver: str = "",
+    sizes: str = "10 14 20",
 ) -> dict[str, Any]:
     """Compares the fine-tuned model with its starting model, and the promoted one, on held-out people and benchmarks.
 
     Sets: `heldout` with the degradation on every crop (the target domain), `heldout_clean` without it
-    where there is one, `pairs` (own pairs), `lfw`, and the .bin sets by name. Every figure is measured with and without
-    flip test-time augmentation. Leaves evaluation.json (figures, intervals of the gains, paired tests, probes, groups,
-    identification, calibration, compatibility, verdict), threshold.json (the calibrated threshold of the fine-tuned
-    model), roc.json, thresholds.csv, scores.parquet, pairs/*.png (hardest and forgotten pairs) and samples/*.png.
+    where there is one, `pairs` (own pairs), `lfw`, and the .bin sets by name. Where the degradation is lowres, or the
+    table has the low and the high image of the same photographs, there is also `heldout_cross`, few pixels against
+    sharp photographs, and `resolutions` tells of each size; of such pairs `heldout` has the low images as they are,
+    `heldout_clean` the high ones. Every figure is measured with and without flip test-time augmentation. Leaves
+    evaluation.json (figures, intervals of the gains, paired tests, probes, groups, identification, calibration,
+    compatibility, verdict), threshold.json (the calibrated threshold of the fine-tuned model), roc.json,
+    thresholds.csv, scores.parquet, pairs/*.png (hardest and forgotten pairs) and samples/*.png.
 
     Args:
         aligned: Aligned table.
@@ -87,6 +114,9 @@ def evaluate(
         bootstrap: Samples of people for the intervals.
         device: auto, cpu or cuda.
         seed: Seed of the drawing of pairs and samples.
+        superresolver: What enlarges the few pixels of degradation lowres: bicubic or a super-resolution network; empty
+            for the one in the model's folder, or bicubic where there is none.
+        sizes: Sizes that faces of few pixels are measured at, sides of the crop in pixels, divided by spaces.
 
     Returns:
         rows_in (images), rows_out (pairs), identities, and the main figures before and after.
@@ -100,11 +130,24 @@ def evaluate(
     require(max_pairs >= 1000, f"max_pairs is {max_pairs}: at least 1000 are needed")
     require(0 < fmr < 1, f"fmr is {fmr}: it is a share and must lie between 0 and 1")
     require(bool(lfw_archive) == bool(lfw_pairs), "lfw_archive and lfw_pairs go together: give both or neither")
-    bad, probed, bins = Degradation.parse(degradation), parse_probes(probes), _bins(bin_sets)
+    enlarger = _enlarger(superresolver, model)
+    bad, probed, bins = Degradation.parse(degradation, enlarger), parse_probes(probes), _bins(bin_sets)
+    sides = parse_sizes(sizes)
     table, divided = Table(aligned, "aligned"), Table(split, "split")
-    heldout = heldout_people(divided, model)
-    sets = {"heldout": bad, "heldout_clean": Degradation()} if bad else {"heldout": bad}
-    measured = [*sets, *(["pairs"] if pairs else []), *(["lfw"] if lfw_archive else []), *bins]
+    photographs = heldout_photographs(table, divided, model)
+    heldout, paired = photographs.people, photographs.pairs is not None
+    if enlarger:
+        refuse_seen(enlarger.identities, heldout.values(), enlarger.name, divided)
+    few = paired or bad.kind == "lowres"
+    bad = Degradation() if paired else bad
+    sets = {"heldout": bad, "heldout_clean": Degradation()} if bad or paired else {"heldout": bad}
+    measured = [
+        *sets,
+        *([CROSS] if few else []),
+        *(["pairs"] if pairs else []),
+        *(["lfw"] if lfw_archive else []),
+        *bins,
+    ]
     # What is wrong with any of the sets is said now, not after the others.
     require_target(rule, measured)
     if lfw_archive:
@@ -116,7 +159,7 @@ def evaluate(
     models = load_models(model, champion, table, device)
     template = models["finetuned"].template
     with new_folder(out) as folder:
-        crops = embed_crops(table, heldout, models, sets)
+        crops = embed_crops(photographs, models, sets)
         compared = all_pairs(crops.people, max_pairs, seed)
         require(bool(compared.same.any()), f"{divided.folder}: no held-out person has two images")
         fars = supported_fars(int(np.sum(~compared.same)))
@@ -125,7 +168,7 @@ def evaluate(
         intervals = Bootstrap(bootstrap, seed, rule.confidence, far)
         settings = {
             "fmr": fmr, "probes": [probe_name(item) for item in probed], "bootstrap": bootstrap,
-            "max_pairs": max_pairs, "seed": seed,
+            "max_pairs": max_pairs, "seed": seed, **({"sizes": sizes} if few else {}),
         }  # fmt: skip
         evaluation = record(table, divided, bad, rule, settings, models) | {
             "people": int(crops.people.max()) + 1,
@@ -136,13 +179,26 @@ def evaluate(
             "paired": {}, "forgotten": [], "histograms": {},
         }  # fmt: skip
         found = [crops.pair_set(name, name, compared) for name in sets]
+        if few:
+            evaluation["few_pixels"] = {
+                "paired": paired,
+                "alone": photographs.alone,
+                "superresolver": enlarger.name if enlarger else BICUBIC,
+            }
+            found.append(cross_set(crops, max_pairs, seed))
         if pairs:
             found.append(crops.pair_set("pairs", "heldout", read_user_pairs(pairs, crops.index(table))))
         if lfw_archive:
             benchmark = evaluate_lfw(
-                lfw_archive, lfw_pairs, table.manifest["settings"]["detector"], models, template=template
-            )
+                lfw_archive, lfw_pairs, table.manifest["settings"]["detector"], models, template=template,
+                further=[Degradation("lowres", side, enlarger=enlarger) for side in sides] if few else [],
+            )  # fmt: skip
             evaluation["lfw"] = {key: benchmark[key] for key in ("pairs", "images", "detector", "fallback")}
+            if few:
+                evaluation["lfw"]["sizes"] = [
+                    {"size": str(side)} | {which: _without_roc(figures) for which, figures in measured_at.items()}
+                    for side, measured_at in zip(sides, benchmark["further"], strict=True)
+                ]
             found.append(_benchmark("lfw", benchmark))
         found += [_benchmark(name, evaluate_bin(uri, models, template)) for name, uri in bins.items()]
         for entry in found:
@@ -150,20 +206,61 @@ def evaluate(
         evaluation |= _beyond_pairs(table, crops, compared, found, intervals, fmr)
         if probed:
             evaluation["probes"] = probe(
-                models, lambda wanted: crops_of(table, wanted), heldout, probed, far, bootstrap, seed, rule.confidence
+                models, photographs.crops, heldout, probed, far, bootstrap, seed, rule.confidence
             )
+        if few:
+            fixed = fixed_thresholds(crops, compared, fmr)
+            evaluation["resolutions"] = _by_size(photographs, models, sides, enlarger, intervals, fixed)
         evaluation["gate"] = decide(evaluation, rule)
         evaluation["forgotten"] = largest_falls(evaluation["forgotten"])
         evaluation["hardest"] = _hardest(found[0])
+        if few:
+            evaluation["hardest_cross"] = _hardest(next(entry for entry in found if entry.name == CROSS))
         write_json(folder / "evaluation.json", evaluation)
         _write_tables(folder, model, evaluation, crops.ids, found)
-        write_pictures(folder, table, evaluation, bad)
-        write_samples(folder, table, crops.ids[:SAMPLES], bad)
+        write_pictures(folder, photographs, evaluation, bad)
+        write_samples(folder, photographs, crops.ids[:SAMPLES], bad)
         write_benchmark_pictures(folder, evaluation, lfw_archive, template, bins)
     print(f"evaluate: {evaluation['gate']['reason']}", flush=True)
     return {"rows_in": len(crops.ids), "rows_out": len(compared), "identities": evaluation["people"]} | {
         f"{which}_{key}": evaluation[which]["heldout"][key] for which in models for key in ("accuracy", "auc", "eer")
     }
+
+
+def _enlarger(superresolver: str, model: Path) -> Enlarger | None:
+    """What enlarges few pixels, None for bicubic interpolation."""
+    if superresolver:
+        return None if superresolver == BICUBIC else open_enlarger(superresolver, cpu_limit())
+    told = read_json(model / "model.json").get("superresolution")
+    if told is None:
+        return None
+    enlarger = open_enlarger(str(model), cpu_limit())
+    require(
+        hashlib.sha256(enlarger.network).hexdigest() == told["sha256"],
+        f"{model / NETWORK_FILE} is not the network that model.json tells of: copy the folder anew",
+    )
+    return enlarger
+
+
+def _without_roc(figures: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in figures.items() if name != "roc"}
+
+
+def _by_size(
+    photographs: Heldout, models: Mapping[str, Model], sizes: list[int], enlarger: Enlarger | None,
+    intervals: Bootstrap, fixed: Fixed,
+) -> dict[str, Any]:  # fmt: skip
+    """Figures of each size, on at most as many photographs as a probe takes."""
+    wanted = choose_images(photographs.people, intervals.seed)
+    sides = None
+    if photographs.pairs is not None:
+        names = list(wanted)
+        sides = dict(zip(names, sides_of(photographs.table, names).tolist(), strict=True))
+    order, sharp, found = embed_sizes(
+        models, map(views_as, photographs.views(wanted)), len(wanted), sizes, enlarger, sides
+    )
+    _, people = np.unique([wanted[image_id] for image_id in order], return_inverse=True)
+    return measure_sizes(found, sharp, people, intervals, fixed)
 
 
 def lfw(
@@ -174,6 +271,7 @@ def lfw(
     detector: str = "mtcnn",
     degradation: str = "none",
     device: str = "auto",
+    superresolver: str = BICUBIC,
 ) -> dict[str, Any]:
     """Measures one model on LFW's View 2 (or View 1) and prints the figures.
 
@@ -187,6 +285,7 @@ def lfw(
         degradation: Put on every aligned crop, as noise:60, lowres:14, blur:4, jpeg:5, dark, grey,
             masked, rotated:15 or none.
         device: auto, cpu or cuda.
+        superresolver: What enlarges the few pixels of degradation lowres: bicubic or a super-resolution network.
 
     Returns:
         rows_in (images), rows_out (pairs), and the verification figures with and without flip.
@@ -194,7 +293,9 @@ def lfw(
     Raises:
         KubefaceError: something cannot be read, or an image of a pair is missing.
     """
-    bad = Degradation.parse(degradation)
+    bad = Degradation.parse(
+        degradation, None if superresolver == BICUBIC else open_enlarger(superresolver, cpu_limit())
+    )
     measured, template = _single(backbone, model, device)
     found = evaluate_lfw(archive, pairs, detector, {"model": measured}, bad, template)
     figures = found["models"]["model"]
@@ -260,6 +361,7 @@ def _beyond_pairs(
 ) -> dict[str, Any]:
     """Calibration, groups, identification, compatibility with the old gallery, and figures of every pair there is."""
     samples, seed, confidence = intervals.samples, intervals.seed, intervals.confidence
+    sets = {entry.name for entry in found}
     target, clean = found[0], found[1] if "heldout_clean" in crops.embeddings else found[0]
     calibration = {
         which: calibrate(scores, compared, crops.people, fmr, samples, seed, confidence)
@@ -278,6 +380,7 @@ def _beyond_pairs(
                 seed, confidence,
             )
             for column, values in group_columns(table, crops.ids).items()
+            if not (column in (RESOLUTION, ENLARGED) and CROSS in sets)  # no groups of people, and told of by size
         },
         "identification": {
             name: {
@@ -338,9 +441,15 @@ def _write_tables(
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+    _write_scores(folder / "scores.parquet", ids, [entry for entry in found if entry.pairs is found[0].pairs])
+    if cross := [entry for entry in found if entry.name == CROSS]:
+        _write_scores(folder / "scores_cross.parquet", cross[0].images, cross)
+
+
+def _write_scores(path: Path, ids: Sequence[str], found: list[PairSet]) -> None:
+    """The scores of sets that have the same pairs; `ids` are the names of their images."""
     pairs, names = found[0].pairs, np.array(ids)
     columns: dict[str, Any] = {"left": names[pairs.left], "right": names[pairs.right], "same": pairs.same}
     for entry in found:
-        if entry.pairs is pairs:
-            columns |= {f"{entry.name}_{which}": scores.astype(np.float32) for which, scores in entry.scores.items()}
-    pq.write_table(pa.table(columns), folder / "scores.parquet", compression="ZSTD")
+        columns |= {f"{entry.name}_{which}": scores.astype(np.float32) for which, scores in entry.scores.items()}
+    pq.write_table(pa.table(columns), path, compression="ZSTD")

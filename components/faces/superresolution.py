@@ -181,7 +181,7 @@ def _of_folder(uri: str, threads: int) -> Enlarger:
     )
     about = {}
     if storage.exists(storage.join(uri, ABOUT_FILE)):
-        about = _about(uri, json.loads(storage.read_bytes(storage.join(uri, ABOUT_FILE))))
+        about = _about(uri, _json(storage.read_bytes(storage.join(uri, ABOUT_FILE))))
     data = storage.read_bytes(address)
     digest = hashlib.sha256(data).hexdigest()
     require(
@@ -189,6 +189,14 @@ def _of_folder(uri: str, threads: int) -> Enlarger:
         f"{address} is not the network that {ABOUT_FILE} beside it describes: copy the folder anew",
     )
     return _checked(uri, about.get("name") or f"{NETWORK_FILE}@{digest[:12]}", data, about, threads)
+
+
+def _json(data: bytes) -> Any:
+    """What the text says, None where it is no JSON."""
+    try:
+        return json.loads(data)
+    except ValueError:  # also UnicodeDecodeError
+        return None
 
 
 def _about(uri: str, about: Any) -> dict[str, Any]:

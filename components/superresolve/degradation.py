@@ -4,7 +4,7 @@ The first-order model that Wang et al. begin with (Real-ESRGAN, arXiv 2107.10833
 has few pixels and noise, the file is small.
 """
 
-from collections import Counter
+import sys
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -43,6 +43,11 @@ class Camera:
     def __post_init__(self) -> None:
         for name, most in (("blur", 10), ("noise", 100), ("jpeg", 100)):
             low, high = getattr(self, name)
+            kinds = (int,) if name == "jpeg" else (int, float)
+            require(
+                isinstance(low, kinds) and isinstance(high, kinds),
+                f"{name} is {low}–{high}: both must be {'whole ' * (name == 'jpeg')}numbers",
+            )
             require(
                 0 <= low <= high <= most,
                 f"{name} is {low:g}–{high:g}: it must lie between 0 and {most}, the lower end first",
@@ -90,29 +95,38 @@ def degrade(
     for what, span in (("blur", blur), ("noise", noise), ("jpeg", jpeg)):
         require(len(span) == 2, f"{what} is {span}: give the least and the greatest, as [0, 1]")
     camera = Camera((blur[0], blur[1]), (noise[0], noise[1]), (jpeg[0], jpeg[1]))
-    reasons: Counter[str] = Counter()
+    left_out: list[str] = []
+    written: dict[PurePosixPath, str] = {}  # the photograph by the name of its pair
     with open_source(source) as opened, new_folder(out) as folder, Progress("degrade", len(opened.files)) as progress:
-        written = 0
         for file in opened.files:
             progress.advance()
             name = PurePosixPath(*parts(file.name))
+            few_name = name.with_suffix(".png")
             data = opened.read(file.name)
             try:
-                image = decode_photograph(data)
+                if ".." in name.parts:  # of an archive's member
+                    raise ValueError("its name leads out of the source")
+                if few_name in written:
+                    raise ValueError(f"{written[few_name]} has the same name up to its suffix")
+                small = _reduced(data, scale, camera, seeded(seed, "few", file.name))
             except ValueError as error:
-                reasons[f"{file.name}: {' '.join(str(error).split())}"] += 1
+                left_out.append(f"{file.name}: {' '.join(str(error).split())}")
                 continue
-            width, height = (round(side / scale) for side in image.shape[1::-1])
-            if min(width, height) < LEAST_SIDE:
-                reasons[f"{file.name}: {image.shape[1]}×{image.shape[0]} pixels are too few to have a {scale}th"] += 1
-                continue
-            small = camera.few_pixels(image, width, height, seeded(seed, "few", file.name))
-            for kind, path, pixels in ((SHARP, name, data), (FEW, name.with_suffix(".png"), encode_png(small))):
+            for kind, path, pixels in ((SHARP, name, data), (FEW, few_name, encode_png(small))):
                 target = folder / kind / path
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(pixels)
-            written += 1
-        require(written > 0, f"{source} holds no photograph that can be used: {next(iter(reasons), 'no file')}")
-    for reason in reasons:
-        print(f"left out {reason}", flush=True)
-    return {"rows_in": len(opened.files), "rows_out": written, "rejected": len(reasons)}
+            written[few_name] = file.name
+        require(bool(written), f"{source} holds no photograph that can be used: {next(iter(left_out), 'no file')}")
+    for reason in left_out:
+        print(f"left out {reason}", file=sys.stderr)
+    return {"rows_in": len(opened.files), "rows_out": len(written), "rejected": len(left_out)}
+
+
+def _reduced(data: bytes, scale: int, camera: Camera, random: np.random.Generator) -> RGB:
+    """What the camera leaves of a photograph's file; ValueError where it is none, or has too few pixels already."""
+    image = decode_photograph(data)
+    width, height = (round(side / scale) for side in image.shape[1::-1])
+    if min(width, height) < LEAST_SIDE:
+        raise ValueError(f"{image.shape[1]}×{image.shape[0]} pixels are too few to leave 1 of {scale}")
+    return camera.few_pixels(image, width, height, random)

@@ -27,6 +27,8 @@ from components.promote.step import promote
 from components.report.keep import keep
 from components.report.step import report
 from components.split.step import split
+from components.superresolve.step import superresolve
+from components.superresolve.training import train_superresolution
 from pipelines.catalogue import FACE_FINETUNING, IMAGE_CLASSIFICATION, TASKS, load
 from pipelines.compile import compile_pipeline
 from pipelines.signatures import PARAMETERS, REQUIRED
@@ -49,6 +51,8 @@ STEPS = {
     "promote": promote,
     "report": report,
     "split": split,
+    "superresolve": superresolve,
+    "train-superresolution": train_superresolution,
 }
 # Parameters that a pipeline argument reaches under a name of its own.
 RENAMED = {

@@ -1,5 +1,6 @@
 """Align on real photographs."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -9,14 +10,17 @@ import cv2
 import numpy as np
 import pytest
 from facenet_pytorch.models.utils.detect_face import extract_face
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 import components.align.step as step
-from components.align.step import align
-from components.faces.detection import make_detector
+from components.align.step import Place, align
+from components.faces.detection import Detector, Faces, make_detector
 from components.faces.errors import KubefaceError
 from components.faces.geometry import ARCFACE_112, align_crop, face_part
-from components.faces.images import decode_rgb, encode_png
+from components.faces.images import RGB, decode_rgb, encode_png
+from components.faces.pairs import partners
 from components.faces.table import Table, TableWriter
 from components.filter.step import filter_faces
 from components.ingest.step import ingest
@@ -284,3 +288,195 @@ def test_it_works_without_torch(detector: str, mixed: Path, tmp_path: Path) -> N
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "4\n"), done.stderr[-500:]
+
+
+SHRUNK = 8
+
+
+def shrunk(image: RGB) -> RGB:
+    """An eighth of the photograph's size, 12×14 pixels of ORL's 92×112."""
+    size = (round(image.shape[1] / SHRUNK), round(image.shape[0] / SHRUNK))
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def pairs_source(root: Path, orl: dict[str, bytes], enlarge: int = 1) -> Path:
+    """A face table of three people with two pairs each, low images first; where they are enlarged, last.
+
+    Of s4 there is a low image alone and a sharp one alone, of s5 a blank sharp image beside a low one of a face, of s6
+    a low image of another shape than its sharp one.
+    """
+    files: dict[str, bytes] = {}
+    for person in ("s1", "s2", "s3"):
+        for number in (1, 2):
+            sharp = orl[f"{person}/{number}.pgm"]
+            files[f"hr_images/{person}/{number}.pgm"] = sharp
+            files[f"vlr_images/{person}/{number}.png"] = encode_png(shrunk(decode_rgb(sharp)))
+    files["vlr_images/s4/1.pgm"] = orl["s4/1.pgm"]
+    files["hr_images/s4/2.pgm"] = orl["s4/2.pgm"]
+    files["hr_images/s5/1.png"] = encode_png(np.full((112, 92), 128, np.uint8))
+    files["vlr_images/s5/1.png"] = encode_png(shrunk(decode_rgb(orl["s5/1.pgm"])))
+    files["hr_images/s6/1.pgm"] = orl["s6/1.pgm"]
+    files["vlr_images/s6/1.png"] = encode_png(decode_rgb(orl["s6/1.pgm"])[:92])
+    for name, data in files.items():
+        (root / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / "in" / name).write_bytes(data)
+    ingest(str(root / "in"), root / "ingested")
+    with TableWriter(root / "faces", "faces", "test 1", {}) as table:
+        for row in sorted(
+            rows_of(root / "ingested", "faces"), key=lambda row: ("low" in row["groups"]) == (enlarge > 1)
+        ):
+            if "low" in row["groups"] and enlarge > 1:
+                image = decode_rgb(row["image"])
+                size = (image.shape[1] * enlarge, image.shape[0] * enlarge)
+                large = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_CUBIC), np.uint8)
+                row |= {"image": encode_png(large), "width": size[0], "height": size[1]}
+                row["groups"] = json.dumps(json.loads(row["groups"]) | {"enlarged": str(enlarge)})
+            table.add(row)
+    return root / "faces"
+
+
+@pytest.fixture(scope="module", params=[1, 4])
+def pairs(request: pytest.FixtureRequest, orl: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The face table of `pairs_source`, its low images as they are and enlarged four times."""
+    return pairs_source(tmp_path_factory.mktemp("pairs"), orl, request.param)
+
+
+def test_a_low_image_is_cropped_where_its_sharp_one_is(pairs: Path, tmp_path: Path) -> None:
+    align(pairs, tmp_path / "out")
+    rows = {row["image_id"]: row for row in rows_of(tmp_path / "out")}
+    found = [(rows[low], rows[high]) for low, high in partners(Table(tmp_path / "out", "aligned")).items()]
+    found = [(low, high) for low, high in found if low["identity"] in ("s1", "s2", "s3")]
+    assert len(found) == 6
+    for low, high in found:
+        assert low["det_score"] == high["det_score"] >= 0.9
+        ratio = np.array([low["photo_width"] / high["photo_width"], low["photo_height"] / high["photo_height"]])
+        assert (ratio < 0.6).all()
+        assert low["det_box"] == pytest.approx(np.tile(ratio, 2) * high["det_box"], rel=1e-5)
+        landmarks, sharp = (np.array(row["landmarks"]).reshape(5, 2) for row in (low, high))
+        assert landmarks + 0.5 == pytest.approx((sharp + 0.5) * ratio, rel=1e-5)
+        # The two crops show the same, a pixel or so aside; landmarks scaled from the corner would be 3.5.
+        few, many = (cv2.cvtColor(decode_rgb(row["image"]), cv2.COLOR_RGB2GRAY) for row in (low, high))
+        blurred = cv2.GaussianBlur(many, (0, 0), 4)[20:-20, 20:-20].astype(np.float32)
+        soft = cv2.GaussianBlur(few, (0, 0), 2)[20:-20, 20:-20].astype(np.float32)
+        window = cv2.createHanningWindow(blurred.shape[::-1], cv2.CV_32F)
+        (right, down), _ = cv2.phaseCorrelate(blurred, soft, window)
+        assert np.hypot(right, down) < 1.5
+
+
+def test_rows_of_pairs_stay_in_order_and_sharp_ones_as_they_were(pairs: Path, tmp_path: Path) -> None:
+    figures = align(pairs, tmp_path / "out")
+    assert figures == {"rows_in": 18, "rows_out": 16, "identities": 5, "rejected": 2}
+    rows = rows_of(tmp_path / "out")
+    kept = {row["image_id"] for row in rows}
+    photographs = rows_of(pairs, "faces")
+    assert [row["image_id"] for row in rows] == [row["image_id"] for row in photographs if row["image_id"] in kept]
+    with TableWriter(tmp_path / "sharp", "faces", "test 1", {}) as table:
+        for row in photographs:
+            if "high" in row["groups"]:
+                table.add(row)
+    align(tmp_path / "sharp", tmp_path / "alone")
+    assert rows_of(tmp_path / "alone") == [row for row in rows if "high" in row["groups"]]
+
+
+def test_without_a_face_on_the_sharp_image_the_low_one_is_rejected(pairs: Path, tmp_path: Path) -> None:
+    align(pairs, tmp_path / "out")
+    said = {row["source"]: (row["reason"], row["detail"]) for row in Table(tmp_path / "out", "aligned").rejected()}
+    nowhere = "mtcnn found none at score 0.9"
+    assert said == {
+        "hr_images/s5/1.png": ("no_face", nowhere),
+        "vlr_images/s5/1.png": ("no_face", f"{nowhere} on the sharp image of the pair"),
+    }
+
+
+def test_low_images_alone_and_of_another_shape_are_looked_at(orl: dict[str, bytes], tmp_path: Path) -> None:
+    align(pairs_source(tmp_path, orl), tmp_path / "out")
+    rows = {row["source"]: row for row in rows_of(tmp_path / "out")}
+    detect = make_detector("mtcnn", 20)
+    for source, image in (
+        ("vlr_images/s4/1.pgm", decode_rgb(orl["s4/1.pgm"])),
+        ("vlr_images/s6/1.png", decode_rgb(orl["s6/1.pgm"])[:92]),
+    ):
+        found = detect(image)
+        best = found.prominent(image.shape[1], image.shape[0])
+        assert rows[source]["det_box"] == pytest.approx(found.boxes[best], abs=0.01)
+        assert rows[source]["det_score"] == pytest.approx(found.scores[best], abs=1e-5)
+
+
+def test_the_detector_looks_at_a_sharp_image_once(
+    orl: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[tuple[int, ...]] = []
+
+    def counting(*arguments: Any, **named: Any) -> Detector:
+        detector = make_detector(*arguments, **named)
+
+        def find(image: RGB) -> Faces:
+            looked.append(image.shape)
+            return detector.find(image)
+
+        return Detector(detector.name, find, detector.min_face_size)
+
+    monkeypatch.setattr(step, "make_detector", counting)
+    align(pairs_source(tmp_path, orl), tmp_path / "out", detector="retinaface", min_confidence=0.5)
+    # Nine sharp images, the low one without a sharp one, and the low one of another shape.
+    assert sorted(looked) == [(92, 92, 3), *[(112, 92, 3)] * 10]
+
+
+def test_the_low_image_of_an_unreadable_sharp_one_is_looked_at(orl: dict[str, bytes], tmp_path: Path) -> None:
+    sharp = {"image_id": "a", "identity": "s1", "source": "hr_images/s1/1.pgm", "groups": '{"resolution": "high"}'}
+    low = {"image_id": "b", "identity": "s1", "source": "vlr_images/s1/1.pgm", "groups": '{"resolution": "low"}'}
+    ends = {"given_split": None, "width": 92, "height": 112, "content": "0" * 16, "phash": "0" * 16}
+    with TableWriter(tmp_path / "faces", "faces", "test 1", {}) as table:
+        table.add(sharp | ends | {"image": orl["s1/1.pgm"][:1000]})
+        table.add(low | ends | {"image": orl["s1/1.pgm"]})
+    align(tmp_path / "faces", tmp_path / "out")
+    (row,) = rows_of(tmp_path / "out")
+    assert row["source"] == low["source"]
+    (rejected,) = Table(tmp_path / "out", "aligned").rejected()
+    assert (rejected["source"], rejected["reason"]) == (sharp["source"], "unreadable")
+
+
+def test_without_a_detector_pairs_are_whole_photographs(orl: dict[str, bytes], tmp_path: Path) -> None:
+    figures = align(pairs_source(tmp_path, orl), tmp_path / "out", detector="none", template="whole_224")
+    assert figures["rows_out"] == 18
+    assert {tuple(row["det_box"]) for row in rows_of(tmp_path / "out") if row["photo_width"] < 92} == {(0, 1, 12, 13)}
+
+
+@pytest.mark.parametrize("detector", ["mtcnn", "retinaface"])
+def test_pairs_give_the_same_bytes_whatever_the_number_of_workers(
+    detector: str, orl: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faces = pairs_source(tmp_path, orl)
+    for workers in (1, 3):
+        monkeypatch.setattr(step, "cpu_limit", lambda workers=workers: workers)
+        align(faces, tmp_path / str(workers), detector=detector)
+    assert contents(tmp_path / "1") == contents(tmp_path / "3")
+
+
+@given(st.integers(8, 300), st.integers(8, 300), st.floats(1, 12), st.integers(0, 2**32 - 1))
+def test_a_place_scaled_and_scaled_back_is_the_place(width: int, height: int, by: float, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    place = Place(random.uniform(0, 1, (5, 2)) * [width, height], random.uniform(0, 300, 4), 0.9, width, height)
+    large = np.zeros((round(height * by), round(width * by), 3), np.uint8)
+    there = place.on(large)
+    assert there is not None  # rounding to whole pixels is no other shape
+    back = there.on(np.zeros((height, width, 3), np.uint8))
+    assert back is not None
+    assert back.landmarks == pytest.approx(place.landmarks)
+    assert back.box == pytest.approx(place.box)
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "enlarged", "same"),
+    [
+        (12, 14, 1, True),  # 11.5 before rounding
+        (48, 56, 4, True),
+        (48, 56, 1, False),  # 4 % more than 46, where nothing was rounded to four pixels
+        (14, 14, 1, False),
+        (470, 560, 1, False),
+        (468, 560, 1, True),
+    ],
+)
+def test_another_shape_is_another_place(width: int, height: int, enlarged: int, same: bool) -> None:
+    place = Place(np.full((5, 2), 50.0), np.array([10.0, 20, 80, 100]), 0.9, 92, 112)
+    assert (place.on(np.zeros((height, width, 3), np.uint8), enlarged) is not None) == same

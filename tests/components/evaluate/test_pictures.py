@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from components.evaluate.heldout import CLEAN_PREFIX
+from components.evaluate.heldout import CLEAN_PREFIX, Heldout
 from components.evaluate.pictures import write_benchmark_pictures, write_pictures, write_samples
 from components.faces.degrade import Degradation
 from components.faces.images import RGB, decode_rgb, encode_png
@@ -34,7 +34,7 @@ def test_a_pair_is_shown_as_its_set_has_it(aligned_table: Path, tmp_path: Path) 
     crops = crops_by_id(table, 3)
     a, b, c = crops
     forgotten = [pair("heldout_clean", CLEAN_PREFIX + a, CLEAN_PREFIX + b), pair("heldout", a, c)]
-    write_pictures(tmp_path, table, {"hardest": {}, "forgotten": forgotten}, NOISE)
+    write_pictures(tmp_path, Heldout(table, {}), {"hardest": {}, "forgotten": forgotten}, NOISE)
     found = written(tmp_path)
     assert set(found) == {f"clean__{a}", f"clean__{b}", a, c}
     for name in (a, b):
@@ -53,7 +53,7 @@ def test_samples_show_what_the_degradation_does(aligned_table: Path, tmp_path: P
     ):
         folder = tmp_path / str(degradation)
         folder.mkdir()
-        write_samples(folder, table, [name], degradation)
+        write_samples(folder, Heldout(table, {}), [name], degradation)
         (found,) = (folder / "samples").iterdir()
         assert found.stem == name
         np.testing.assert_array_equal(np.asarray(Image.open(found)), expected)

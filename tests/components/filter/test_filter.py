@@ -12,9 +12,10 @@ import pytest
 import components.filter.step as step
 from components.align.step import align
 from components.faces.errors import KubefaceError
-from components.faces.images import decode_rgb, encode_png
+from components.faces.images import RGB, decode_rgb, encode_png
+from components.faces.pairs import partners
 from components.faces.table import Table, TableWriter
-from components.filter.step import Limits, Opinion, filter_faces
+from components.filter.step import Limits, Opinion, filter_faces, look
 from components.ingest.step import ingest
 
 
@@ -283,3 +284,140 @@ def test_a_portrait_is_judged_as_its_face_is(faces_table: Path, filter_table: Pa
     align(faces_table, tmp_path / "aligned", template="portrait_224")
     filter_faces(faces_table, tmp_path / "aligned", tmp_path / "out")
     assert rows_of(tmp_path / "out") == rows_of(filter_table)
+
+
+def pairs_tables(
+    root: Path, orl: dict[str, bytes], template: str = "arcface_112", enlarge: int = 1
+) -> tuple[Path, Path]:
+    """Face and aligned table of pairs: s1 and s2 good ones, s3's sharp image blurred.
+
+    The low images are an eighth as large, or `enlarge` times that; of s5 there is a good low image alone, of s6 a
+    blurred one, 46×56 pixels. Low images come before sharp ones.
+    """
+    files: dict[str, bytes] = {}
+
+    def small(image: RGB, side: float) -> RGB:
+        size = (round(image.shape[1] * side), round(image.shape[0] * side))
+        return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+    for person in ("s1", "s2", "s3"):
+        image = decode_rgb(orl[f"{person}/1.pgm"])
+        low = small(image, 1 / 8)
+        size = (low.shape[1] * enlarge, low.shape[0] * enlarge)
+        files[f"vlr_images/{person}/1.png"] = encode_png(
+            np.asarray(cv2.resize(low, size, interpolation=cv2.INTER_CUBIC), np.uint8)
+        )
+        sharp = np.asarray(cv2.GaussianBlur(image, (0, 0), 3), np.uint8) if person == "s3" else image
+        files[f"hr_images/{person}/1.png"] = encode_png(sharp)
+    files["vlr_images/s5/1.pgm"] = orl["s5/1.pgm"]
+    files["vlr_images/s6/1.png"] = encode_png(
+        np.asarray(cv2.GaussianBlur(small(decode_rgb(orl["s6/1.pgm"]), 1 / 2), (0, 0), 2), np.uint8)
+    )
+    for name, data in files.items():
+        (root / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / "in" / name).write_bytes(data)
+    ingest(str(root / "in"), root / "ingested")
+    ordered = sorted(rows_of(root / "ingested", "faces"), key=lambda row: "high" in row["groups"])
+    faces = rewrite(root, "faces", root / "faces", ordered)
+    align(faces, root / "aligned", template=template)
+    assert Table(root / "aligned", "aligned").rows == 8
+    return faces, root / "aligned"
+
+
+@pytest.mark.parametrize(("template", "enlarge"), [("arcface_112", 1), ("facenet_160", 1), ("arcface_112", 4)])
+def test_a_low_image_goes_with_its_sharp_one(
+    template: str, enlarge: int, orl: dict[str, bytes], tmp_path: Path
+) -> None:
+    faces, aligned = pairs_tables(tmp_path, orl, template, enlarge)
+    filter_faces(faces, aligned, tmp_path / "out")
+    rows = {row["image_id"]: row for row in rows_of(tmp_path / "out")}
+    images = {row["image_id"]: row for row in rows_of(aligned, "aligned")}
+    assert list(rows) == list(images)
+    pairs = partners(Table(aligned, "aligned"))
+    assert len(pairs) == 3
+    for low, high in pairs.items():
+        for name in ("kept", "reason", "score", "faces", "turn", "agreement"):
+            assert rows[low][name] == rows[high][name]
+        x1, y1, x2, y2 = images[low]["det_box"]
+        assert rows[low]["face_size"] == pytest.approx(min(x2 - x1, y2 - y1), rel=1e-5)
+        assert rows[low]["face_size"] < rows[high]["face_size"] * 0.6
+        assert rows[low]["sharpness"] != rows[high]["sharpness"]
+        assert rows[low]["reason"] == ("blurred" if images[low]["identity"] == "s3" else None)
+    sharp, low_one = (
+        next(row["detail"] for row in Table(tmp_path / "out", "filter").rejected() if row["source"] == source)
+        for source in ("hr_images/s3/1.png", "vlr_images/s3/1.png")
+    )
+    assert low_one == f"its sharp image: {sharp}"
+
+
+def test_a_low_image_alone_is_judged_but_not_for_being_small(orl: dict[str, bytes], tmp_path: Path) -> None:
+    faces, aligned = pairs_tables(tmp_path, orl)
+    sources = {row["image_id"]: row["source"] for row in rows_of(aligned, "aligned")}
+    alone = ("vlr_images/s5/1.pgm", "vlr_images/s6/1.png")
+
+    def reasons(**settings: Any) -> list[str | None]:
+        out = tmp_path / f"out{len(list(tmp_path.iterdir()))}"
+        filter_faces(faces, aligned, out, **settings)
+        rows = {sources[row["image_id"]]: row for row in rows_of(out)}
+        assert all(rows[source]["score"] > 0.5 for source in alone)  # RetinaFace looked
+        return [rows[source]["reason"] for source in (*alone, "hr_images/s1/1.png")]
+
+    assert reasons(min_score=0.5, min_face_size=1000.0, min_sharpness=1e6) == [None, None, "small_face"]
+    assert reasons(min_score=0.5, min_sharpness=1e6) == [None, None, "blurred"]
+    assert reasons(min_score=1.0) == ["low_score"] * 3
+
+
+def test_sharp_images_of_pairs_are_judged_once_and_as_if_alone(
+    orl: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faces, aligned = pairs_tables(tmp_path, orl)
+    looked: list[tuple[int, ...]] = []
+
+    def counting(image: RGB, *others: Any) -> Opinion:
+        looked.append(image.shape)
+        return look(image, *others)
+
+    monkeypatch.setattr(step, "look", counting)
+    filter_faces(faces, aligned, tmp_path / "out")
+    assert sorted(looked) == [(56, 46, 3), *[(112, 92, 3)] * 4]  # three sharp ones, two low ones alone
+    groups = {row["image_id"]: row["groups"] for row in rows_of(faces, "faces")}
+    high = {image_id for image_id, said in groups.items() if "high" in said}
+    for table, kind in ((faces, "faces"), (aligned, "aligned")):
+        with TableWriter(tmp_path / f"high_{kind}", kind, "test 1", Table(table, kind).manifest["settings"]) as writer:
+            for row in rows_of(table, kind):
+                if row["image_id"] in high:
+                    writer.add(row)
+    filter_faces(tmp_path / "high_faces", tmp_path / "high_aligned", tmp_path / "alone")
+    assert rows_of(tmp_path / "alone") == [row for row in rows_of(tmp_path / "out") if row["image_id"] in high]
+
+
+def test_a_low_image_that_cannot_be_decoded_is_unreadable(orl: dict[str, bytes], tmp_path: Path) -> None:
+    faces, aligned = pairs_tables(tmp_path, orl)
+    rows = rows_of(faces, "faces")
+    for row in rows:
+        if row["source"] in ("vlr_images/s1/1.png", "hr_images/s2/1.png"):
+            row["image"] = row["image"][:40]
+    filter_faces(rewrite(faces, "faces", tmp_path / "cut", rows), aligned, tmp_path / "out")
+    rejected = {row["source"]: row["reason"] for row in Table(tmp_path / "out", "filter").rejected()}
+    assert {source for source, reason in rejected.items() if reason == "unreadable"} == {
+        "vlr_images/s1/1.png",
+        "hr_images/s2/1.png",
+        "vlr_images/s2/1.png",
+    }
+
+
+def test_sharp_images_that_the_face_table_lacks_are_refused(orl: dict[str, bytes], tmp_path: Path) -> None:
+    faces, aligned = pairs_tables(tmp_path, orl)
+    rows = [row for row in rows_of(faces, "faces") if row["source"] != "hr_images/s1/1.png"]
+    with pytest.raises(KubefaceError, match="give the face table that was aligned"):
+        filter_faces(rewrite(faces, "faces", tmp_path / "lacking", rows), aligned, tmp_path / "out")
+
+
+def test_pairs_give_the_same_bytes_whatever_the_number_of_workers(
+    orl: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faces, aligned = pairs_tables(tmp_path, orl)
+    for workers in (1, 3):
+        monkeypatch.setattr(step, "cpu_limit", lambda workers=workers: workers)
+        filter_faces(faces, aligned, tmp_path / str(workers))
+    assert contents(tmp_path / "1") == contents(tmp_path / "3")

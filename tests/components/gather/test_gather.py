@@ -6,12 +6,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
 from components.faces.cli import main
 from components.faces.errors import KubefaceError
-from components.faces.images import encode_png
+from components.faces.images import decode_rgb, encode_png
+from components.faces.pairs import partners
 from components.faces.seeded import rank
 from components.faces.table import Table, TableWriter
 from components.gather.step import gather
@@ -244,3 +246,24 @@ def test_command_line(source: str, whole: Path, tmp_path: Path, capsys: pytest.C
     main(gather, [*flags, "--seed", "4"])
     assert json.loads(capsys.readouterr().out)["identities"] == PEOPLE
     assert contents(tmp_path / "out-aligned") == contents(whole / "aligned")
+
+
+@pytest.mark.parametrize("count", [2, 5])
+def test_pairs_of_two_resolutions_stay_side_by_side(orl: dict[str, bytes], tmp_path: Path, count: int) -> None:
+    for person in range(1, 7):
+        for number in range(1, 7):
+            sharp = decode_rgb(orl[f"s{person}/{number}.pgm"])
+            small = cv2.resize(sharp, (sharp.shape[1] // 8, sharp.shape[0] // 8), interpolation=cv2.INTER_AREA)
+            for folder, pixels in (("hr_images", sharp), ("vlr_images", np.asarray(small, np.uint8))):
+                path = tmp_path / "source" / folder / f"s{person}" / f"{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(encode_png(pixels))
+    for parts in (1, count):
+        gathered(shards(str(tmp_path / "source"), tmp_path / f"{parts} shards", parts), tmp_path / str(parts))
+        table = Table(tmp_path / str(parts) / "aligned", "aligned")
+        rows = [row for group in table.row_groups() for row in group]
+        pairs = partners(table)
+        assert len(pairs) == 36 and len({row["identity"] for row in rows[:8]}) > 1
+        assert all(pairs[low["image_id"]] == high["image_id"] for high, low in zip(rows[::2], rows[1::2], strict=True))
+    for name in ("aligned", "filter"):
+        assert contents(tmp_path / "1" / name) == contents(tmp_path / str(count) / name)

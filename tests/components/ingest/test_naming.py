@@ -40,6 +40,11 @@ def test_a_folder_names_the_person(name: str, label: Label | None) -> None:
     ("pattern", "name", "label"),
     [
         (r"^(\d{3})_", "vlr_images/007_01_01_010_00_crop_128.png", Label("007", "", None, {"resolution": "low"})),
+        (r"^(\d{3})", "train/vlr_images/007_01.png", Label("007", "", "train", {"resolution": "low"})),
+        (r"^(\d{3})", "in/hr_images/val/007_01.png", Label("007", "", "val", {"resolution": "high"})),
+        (r"^(\d{3})", "hr_images/test/camera 1/007_01.png", Label("007", "", "test", {"resolution": "high"})),
+        (r"^(\d{3})", "vlr_images/007/007_01.png", Label("007", "", None, {"resolution": "low"})),
+        (r"^(\d{3})", "val/2024/007_01.png", Label("007")),
         (r"^(\d{3})_", "007_01.png", Label("007")),
         (r"^(\d{3})_", "val/007_01.png", Label("007", "", "val")),
         (r"^(.+)_\d+\.", "Aaron_Eckhart_0001.jpg", Label("Aaron_Eckhart")),

@@ -17,8 +17,10 @@ from components.split.step import split
 People = dict[str, list[tuple[str | None, str | None]]]  # name → (given split, the filter's reason) of each image
 
 
-def tables(root: Path, people: People, groups: Mapping[str, str] | None = None) -> tuple[Path, Path]:
-    """An aligned and a filter table with these people; image ids are name/number, groups are told by image id."""
+def tables(
+    root: Path, people: People, groups: Mapping[str, str] | None = None, sources: Mapping[str, str] | None = None
+) -> tuple[Path, Path]:
+    """An aligned and a filter table with these people; image ids are name/number, groups and sources are told by it."""
     with (
         TableWriter(root / "aligned", "aligned", "test 1", {}) as aligned,
         TableWriter(root / "filter", "filter", "test 1", {}) as judged,
@@ -29,7 +31,7 @@ def tables(root: Path, people: People, groups: Mapping[str, str] | None = None) 
                     {
                         "image_id": f"{name}/{number}",
                         "identity": name,
-                        "source": f"{name}/{number}.png",
+                        "source": (sources or {}).get(f"{name}/{number}", f"{name}/{number}.png"),
                         "given_split": given_split,
                         "groups": (groups or {}).get(f"{name}/{number}"),
                         "image": b"",

@@ -1,6 +1,5 @@
 """A source of pairs: three people of ORL, sharp and with an eighth of the pixels across."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +47,3 @@ def paired_table(paired_source: Path, tmp_path_factory: pytest.TempPathFactory) 
     out = tmp_path_factory.mktemp("tables") / "paired"
     ingest(str(paired_source), out)
     return out
-
-
-@pytest.fixture
-def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A worker instead of as many as there are processors."""
-    monkeypatch.setattr("components.superresolve.step.cpu_limit", lambda: 1)
-    yield

@@ -1,6 +1,7 @@
 """Superresolve on tables of real photographs: what is enlarged, what is left alone, what is said of it."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,17 +12,20 @@ import pytest
 
 from components.align.step import align
 from components.faces.errors import KubefaceError
-from components.faces.images import decode_rgb
+from components.faces.images import RGB, decode_rgb, encode_png
 from components.faces.pairs import enlarged_of, partners, resolution_of
 from components.faces.table import Table, TableWriter
+from components.filter.step import filter_faces
+from components.gather.step import gather
+from components.ingest.step import ingest
 from components.superresolve import step
 from components.superresolve.step import superresolve
 from tests.components.faces.networks import nearest, repeated
-from tests.components.superresolve.conftest import PAIRS, contents, rows_of
+from tests.components.superresolve.conftest import PAIRS, PHOTOGRAPHS, contents, rows_of
 
 
-def cubic(image: np.ndarray, scale: int) -> np.ndarray:
-    return cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
+def resized(image: RGB, width: int, height: int, how: int = cv2.INTER_AREA) -> RGB:
+    return np.asarray(cv2.resize(image, (width, height), interpolation=how), np.uint8)
 
 
 def test_low_images_are_enlarged_and_sharp_ones_stay_as_they_are(paired_table: Path, tmp_path: Path) -> None:
@@ -36,7 +40,7 @@ def test_low_images_are_enlarged_and_sharp_ones_stay_as_they_are(paired_table: P
             assert new == old
             continue
         found = decode_rgb(new["image"])
-        np.testing.assert_array_equal(found, cubic(decode_rgb(old["image"]), 4))
+        np.testing.assert_array_equal(found, resized(decode_rgb(old["image"]), 48, 56, cv2.INTER_CUBIC))
         assert new["image"].startswith(b"\x89PNG")
         assert (new["height"], new["width"]) == found.shape[:2] == (4 * old["height"], 4 * old["width"])
         assert json.loads(new["groups"]) == {"resolution": "low", "enlarged": "4"}
@@ -94,15 +98,14 @@ def test_without_low_images_the_rows_are_the_same_bytes(faces_table: Path, tmp_p
 
 
 def test_an_enlarged_face_can_be_found_where_a_small_one_is_not(faces_table: Path, tmp_path: Path) -> None:
-    """What the step is for: MTCNN sees nothing of a face of 13 pixels, and something of it enlarged."""
+    """What the step is for: MTCNN finds no face of 10 pixels, and nearly all of them enlarged."""
     with TableWriter(tmp_path / "small", "faces", "test", {}) as table:
         for row in rows_of(faces_table):
-            few = cv2.resize(decode_rgb(row["image"]), (23, 28), interpolation=cv2.INTER_AREA)
-            image = cv2.imencode(".png", few[..., ::-1])[1].tobytes()
-            table.add(row | {"image": image, "width": 23, "height": 28})
-    superresolve(tmp_path / "small", tmp_path / "large", scale=4, which="small", max_side=28)
+            few = resized(decode_rgb(row["image"]), 12, 14)
+            table.add(row | {"image": encode_png(few), "width": 12, "height": 14})
+    superresolve(tmp_path / "small", tmp_path / "large", scale=4, which="small", max_side=14)
     found = [align(tmp_path / name, tmp_path / f"{name}-aligned")["rows_out"] for name in ("small", "large")]
-    assert found[0] <= 3 and found[1] >= 24
+    assert found[0] == 0 and found[1] >= 27
 
 
 def test_crops_keep_their_size_and_lose_what_few_pixels_do_not_have(aligned_table: Path, tmp_path: Path) -> None:
@@ -110,7 +113,7 @@ def test_crops_keep_their_size_and_lose_what_few_pixels_do_not_have(aligned_tabl
     figures = superresolve(aligned_table, tmp_path / "out", model=str(network), scale=8, which="all")
     assert figures["enlarged"] == figures["rows_out"] == 30
     for old, new in zip(rows_of(aligned_table, "aligned"), rows_of(tmp_path / "out", "aligned"), strict=True):
-        few = cv2.resize(decode_rgb(old["image"]), (14, 14), interpolation=cv2.INTER_AREA)
+        few = resized(decode_rgb(old["image"]), 14, 14)
         np.testing.assert_array_equal(decode_rgb(new["image"]), repeated(few, 8))
         assert new["image"].startswith(b"P6")
         assert {name: new[name] for name in new.keys() - {"image"}} == {
@@ -131,8 +134,8 @@ def test_small_crops_are_those_of_small_photographs(aligned_table: Path, tmp_pat
 def test_a_scale_that_does_not_divide_the_crop_still_gives_its_size(aligned_table: Path, tmp_path: Path) -> None:
     superresolve(aligned_table, tmp_path / "out", scale=5, which="all")
     for old, new in zip(rows_of(aligned_table, "aligned"), rows_of(tmp_path / "out", "aligned"), strict=True):
-        few = cv2.resize(decode_rgb(old["image"]), (22, 22), interpolation=cv2.INTER_AREA)
-        expected = cv2.resize(few, (112, 112), interpolation=cv2.INTER_CUBIC)
+        few = resized(decode_rgb(old["image"]), 22, 22)
+        expected = resized(few, 112, 112, cv2.INTER_CUBIC)
         np.testing.assert_array_equal(decode_rgb(new["image"]), expected)
 
 
@@ -220,3 +223,22 @@ def test_the_command_lists_what_it_can_do(paired_table: Path, tmp_path: Path) ->
     assert json.loads(done.stdout)["enlarged"] == PAIRS
     shown = subprocess.run([*command, "--help"], capture_output=True, text=True, timeout=60).stdout
     assert all(name in shown for name in ("run", "train", "degrade"))
+
+
+def test_gather_takes_its_table_for_that_of_ingest(paired_source: Path, tmp_path: Path) -> None:
+    """What ingest left out, and who was forgotten, is told at the end all the same."""
+    source = tmp_path / "source"
+    shutil.copytree(paired_source, source)
+    (source / "hr_images" / "s1" / "bad.jpg").write_bytes(b"none")
+    (tmp_path / "forget.csv").write_text("s3\n")
+    ingest(str(source), tmp_path / "faces", forget=str(tmp_path / "forget.csv"))
+    superresolve(tmp_path / "faces", tmp_path / "enlarged")
+    align(tmp_path / "enlarged", tmp_path / "aligned")
+    filter_faces(tmp_path / "enlarged", tmp_path / "aligned", tmp_path / "filtered")
+    ingested, aligned, filtered = ([str(tmp_path / name)] for name in ("enlarged", "aligned", "filtered"))
+    gather(ingested, aligned, filtered, tmp_path / "out", tmp_path / "out_aligned", tmp_path / "out_filtered")
+    data = json.loads((tmp_path / "out" / "data.json").read_text("utf-8"))
+    assert data["rejected"]["ingest"] == {"not_an_image": 1}
+    assert data["erasure"]["files_left_out"] == 2 * PHOTOGRAPHS
+    settings = Table(tmp_path / "out_aligned", "aligned").manifest["settings"]
+    assert settings["detector"] == "mtcnn"
