@@ -27,9 +27,10 @@ from components.promote.step import promote
 from components.report.keep import keep
 from components.report.step import report
 from components.split.step import split
+from components.superresolve.component import train_superresolution as train_superresolution_component
 from components.superresolve.step import superresolve
 from components.superresolve.training import train_superresolution
-from pipelines.catalogue import FACE_FINETUNING, IMAGE_CLASSIFICATION, TASKS, load
+from pipelines.catalogue import FACE_FINETUNING, IMAGE_CLASSIFICATION, LOW_RESOLUTION, TASKS, load
 from pipelines.compile import compile_pipeline
 from pipelines.signatures import PARAMETERS, REQUIRED
 
@@ -52,12 +53,12 @@ STEPS = {
     "report": report,
     "split": split,
     "superresolve": superresolve,
-    "train-superresolution": train_superresolution,
 }
 # Parameters that a pipeline argument reaches under a name of its own.
 RENAMED = {
     ("filter-faces", "min_score"): "filter_min_score",
     ("filter-faces", "min_face_size"): "filter_min_face_size",
+    ("evaluate", "superresolver"): "",  # none: it takes what the model folder holds
 }
 
 
@@ -153,6 +154,14 @@ def test_parameter_defaults_are_the_components_own(specs: dict[str, dict[str, An
             assert entry["default"] == outer.default, f"{name}: {parameter}"
 
 
+def test_a_component_of_no_pipeline_has_the_defaults_of_its_step() -> None:
+    inputs = train_superresolution_component.component_spec.inputs
+    of_step = inspect.signature(train_superresolution).parameters
+    compared = {name for name in inputs if name in of_step and name not in ("aligned", "divided")}
+    assert {name: inputs[name].default for name in compared} == {name: of_step[name].default for name in compared}
+    assert compared >= of_step.keys() - {"aligned", "split", "out"}
+
+
 def test_what_differs_between_the_pipelines(specs: dict[str, dict[str, Any]]) -> None:
     """Parameters of one name have one type, and one default but for these."""
     differing = {}
@@ -175,6 +184,12 @@ def test_what_differs_between_the_pipelines(specs: dict[str, dict[str, Any]]) ->
         ("image-classification", "name"): "image-classes",
         ("image-classification", "recipe"): "classes",
         ("image-classification", "template"): "whole_224",
+        ("low-resolution", "backbone"): "edgeface_xs_gamma_06",
+        ("low-resolution", "degradation"): "lowres:10-20",
+        ("low-resolution", "fallback"): "sface",
+        ("low-resolution", "gate"): {"target": "heldout_cross"},
+        ("low-resolution", "name"): "few-pixels",
+        ("low-resolution", "recipe"): "two-stage",
     }
 
 
@@ -243,6 +258,7 @@ def test_each_step_has_its_image_resources_retries_and_cache(spec: dict[str, Any
         ("face-finetuning", "finetune evaluate"),
         ("face-attributes", "finetune evaluate-attributes"),
         ("image-classification", "finetune finetune-2 evaluate-classes"),
+        ("low-resolution", "superresolve finetune evaluate"),
     ],
 )
 def test_secrets_are_referred_to_and_never_written(tmp_path: Path, pipeline: str, own: str) -> None:
@@ -266,7 +282,8 @@ def test_secrets_are_referred_to_and_never_written(tmp_path: Path, pipeline: str
 def test_shards_run_side_by_side_as_many_as_asked_for(spec: dict[str, Any], tmp_path: Path) -> None:
     assert loop_of(spec)["iteratorPolicy"] == {"parallelismLimit": 8}
     loop = spec["components"][loop_of(spec)["componentRef"]["name"]]
-    assert set(loop["dag"]["tasks"]) == {"ingest", "align", "filter-faces"}
+    enlarged = {"superresolve"} if spec["pipelineInfo"]["name"] == LOW_RESOLUTION else set()
+    assert set(loop["dag"]["tasks"]) == {"ingest", "align", "filter-faces"} | enlarged
     compile_pipeline(tmp_path / "pipeline.yaml", parallelism=50, pipeline=spec["pipelineInfo"]["name"])
     other = next(yaml.safe_load_all((tmp_path / "pipeline.yaml").read_text("utf-8")))
     assert loop_of(other)["iteratorPolicy"] == {"parallelismLimit": 50}
