@@ -188,7 +188,10 @@ def test_a_recipe_that_is_none(name: str, text: str | bytes, said: str, tmp_path
 @pytest.mark.parametrize(
     ("recipe", "said"),
     [
-        ("fog", "recipe 'fog' is unknown: use attributes, classes, low-resolution, noise, scratch or a file"),
+        (
+            "fog",
+            "recipe 'fog' is unknown: use attributes, classes, low-resolution, noise, scratch, two-stage or a file",
+        ),
         ("/nowhere/recipe.yaml", "/nowhere/recipe.yaml does not exist"),
         ("recipe.json", "recipe.json does not exist"),
     ],
