@@ -1,4 +1,4 @@
-"""Training of what enlarges: on those who are trained on alone, begun at bicubic interpolation, honest about the gain."""
+"""Training of what enlarges: on those who are trained on alone, begun at bicubic interpolation."""
 
 import csv
 import json
