@@ -1,17 +1,13 @@
 """The pipeline: faces of few pixels in, perhaps with sharp photographs of them, a model that knows them by these and by
 sharp ones, a comparison and a report out."""
 
-from typing import Any
-
 from kfp import dsl
 
-from components.evaluate.component import evaluate
-from pipelines.parts import Data, Given, Trained, compare, decide_and_report, divide, pipeline, train
+from pipelines.parts import Data, Given, leaks, pipeline, recognise
 from pipelines.signatures import chosen
 
 NAME = "low-resolution"
 SUMMARY = "Fine-tunes a model for faces of few pixels, super-resolved or not, and says whether it knows them better."
-RECIPE = "two-stage"
 PARAMETERS = chosen(
     leave_out="labels unknown_fraction scratch_settings refuse",
     source={
@@ -33,7 +29,7 @@ PARAMETERS = chosen(
     recipe={
         "description": "Training settings by name (two-stage, low-resolution) or from a file (s3://, https:// with "
         "#sha256=…); empty for the defaults.",
-        "default": RECIPE,
+        "default": "two-stage",
     },
     gate={
         "description": 'When a model is better, as JSON: {"target": "heldout_cross", "metrics": "auc tar", "min_gain": '
@@ -46,38 +42,9 @@ PARAMETERS = chosen(
 
 def steps(given: Given, data: Data) -> dsl.PipelineTask:
     """From people that are held out to a report."""
-    divided = divide(given, data, val_people_fraction=given.val_people_fraction)
-    tuned = train(
-        given,
-        data,
-        divided,
-        given.backbone,
-        given.settings,
-        pretrained=given.pretrained,
-        fallback=given.fallback,
-        recipe=given.recipe,
-        resume=given.resume,
-        superresolver=given.superresolver,
+    return recognise(
+        given, data, NAME, {"fallback": given.fallback, "superresolver": given.superresolver}, {"sizes": given.sizes}
     )
-    trained = Trained(divided, tuned)
-    evaluated = compare(
-        evaluate,
-        given,
-        data,
-        trained,
-        lfw_archive=given.lfw_archive,
-        lfw_pairs=given.lfw_pairs,
-        pairs=given.pairs,
-        bin_sets=given.bin_sets,
-        probes=given.probes,
-        sizes=given.sizes,
-        fmr=given.fmr,
-    )
-    return decide_and_report(given, data, trained, evaluated, NAME)
 
 
-def _of_audit(given: Given) -> dict[str, Any]:
-    return {"evaluation_sets": f"{given.evaluation_sets} {given.lfw_archive}", "on_leak": given.on_leak}
-
-
-low_resolution = pipeline(NAME, SUMMARY, PARAMETERS, steps, _of_audit, enlarged=True)
+low_resolution = pipeline(NAME, SUMMARY, PARAMETERS, steps, leaks, enlarged=True)

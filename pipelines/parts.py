@@ -15,6 +15,7 @@ from kfp import dsl, kubernetes
 
 from components.align.component import align
 from components.audit.component import audit
+from components.evaluate.component import evaluate
 from components.filter.component import filter_faces
 from components.finetune.component import finetune
 from components.gather.component import gather
@@ -344,6 +345,50 @@ def compare(component: Any, given: Given, data: Data, trained: Trained, **more: 
     )
     place(evaluated, given.evaluate_cpu, given.evaluate_memory, s3=True)
     return evaluated
+
+
+def recognise(
+    given: Given, data: Data, pipeline: str, of_training: Mapping[str, Any], of_evaluation: Mapping[str, Any]
+) -> dsl.PipelineTask:
+    """From people that are held out to a report, for a model that tells people apart.
+
+    Args:
+        given, data: what the run has.
+        pipeline: its name.
+        of_training, of_evaluation: arguments that not every such pipeline has.
+    """
+    divided = divide(given, data, val_people_fraction=given.val_people_fraction)
+    tuned = train(
+        given,
+        data,
+        divided,
+        given.backbone,
+        given.settings,
+        pretrained=given.pretrained,
+        recipe=given.recipe,
+        resume=given.resume,
+        **of_training,
+    )
+    trained = Trained(divided, tuned)
+    evaluated = compare(
+        evaluate,
+        given,
+        data,
+        trained,
+        lfw_archive=given.lfw_archive,
+        lfw_pairs=given.lfw_pairs,
+        pairs=given.pairs,
+        bin_sets=given.bin_sets,
+        probes=given.probes,
+        fmr=given.fmr,
+        **of_evaluation,
+    )
+    return decide_and_report(given, data, trained, evaluated, pipeline)
+
+
+def leaks(given: Given) -> dict[str, Any]:
+    """Arguments of the audit by which nobody is trained on who is in an evaluation set."""
+    return {"evaluation_sets": f"{given.evaluation_sets} {given.lfw_archive}", "on_leak": given.on_leak}
 
 
 def decide_and_report(

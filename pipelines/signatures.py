@@ -173,7 +173,7 @@ PARAMETERS = {
     ),
     "val_fraction": Parameter(float, "Share of each trained person's images used for validation.", 0.2),
     "val_people_fraction": Parameter(float, "Share of the trained people who are used for validation alone.", 0.0),
-    "min_images": Parameter(int, "Least images of a person, 2 or more; 10 are recommended.", 2),
+    "min_images": Parameter(int, "Least photographs of a person, 2 or more; 10 are recommended.", 2),
     "recipe": Parameter(
         str,
         "Training settings by name (low-resolution, noise) or from a file (s3://, https:// with #sha256=…); empty "

@@ -126,7 +126,7 @@ def _add_entries(group: Any, name: str, model: type[BaseModel]) -> None:
 def collected(arguments: dict[str, Any], models: Models | None = None) -> dict[str, Any]:
     """What a step's flags gave, `step` among it, with the entries of dictionaries put together again."""
     parameters = inspect.signature(arguments["step"]).parameters
-    found: dict[str, Any] = {name: {} for name in models or {} if name in parameters}
+    found: dict[str, Any] = {name: _entries(parameters[name]) for name in models or {} if name in parameters}
     for name, value in arguments.items():
         where, _, entry = name.partition(".")
         if entry:
@@ -134,6 +134,11 @@ def collected(arguments: dict[str, Any], models: Models | None = None) -> dict[s
         else:
             found[name] = value
     return found
+
+
+def _entries(parameter: inspect.Parameter) -> dict[str, Any]:
+    """What a dictionary holds by default, which flags may set otherwise."""
+    return dict(parameter.default) if isinstance(parameter.default, Mapping) else {}
 
 
 def parser_of(steps: Steps, models: Models | None = None, command: str = "") -> argparse.ArgumentParser:

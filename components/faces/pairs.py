@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from components.faces.errors import require
+from components.faces.errors import KubefaceError, require
 from components.faces.table import Table
 
 LOW, HIGH = "low", "high"
@@ -28,8 +28,21 @@ def resolution_of(groups: str | None) -> str | None:
 
 
 def enlarged_of(groups: str | None) -> float:
-    """How many times a row's photograph was enlarged before its face was cropped, by its groups (JSON); 1 for never."""
-    return float(json.loads(groups).get(ENLARGED, 1)) if groups and ENLARGED in groups else 1.0
+    """How many times a row's photograph was enlarged before its face was cropped, by its groups (JSON); 1 for never.
+
+    Raises:
+        KubefaceError: the group is no number above 0, as of a listing's column that has the same name.
+    """
+    said = json.loads(groups).get(ENLARGED, 1) if groups and ENLARGED in groups else 1
+    try:
+        found = float(said)
+    except (TypeError, ValueError):
+        found = 0.0
+    if not 0 < found < float("inf"):
+        raise KubefaceError(
+            f"group {ENLARGED} is '{said}': it must be a number above 0; call the listing's column else"
+        )
+    return found
 
 
 def pair_key(identity: str, source: str) -> int:
@@ -42,9 +55,10 @@ def partners(table: Table) -> dict[str, str]:
     """image_id of the sharp image by image_id of each low one that has one; reads names and groups alone.
 
     Raises:
-        KubefaceError: two images of one resolution make the same pair.
+        KubefaceError: two images of one resolution make the same pair with one of the other.
     """
     found: dict[str, dict[int, tuple[str, str]]] = {LOW: {}, HIGH: {}}
+    twice: dict[int, str] = {}
     for rows in table.row_groups(["image_id", "identity", "source", "groups"]):
         for row in rows:
             resolution = resolution_of(row["groups"])
@@ -52,12 +66,16 @@ def partners(table: Table) -> dict[str, str]:
                 continue
             key = pair_key(row["identity"], row["source"])
             _, other = found[resolution].setdefault(key, (row["image_id"], row["source"]))
-            require(
-                other == row["source"],
-                f"{other} and {row['source']} are both the {resolution} image of one photograph: rename one of them",
-            )
-    high = found[HIGH]
-    return {image_id: high[key][0] for key, (image_id, _) in found[LOW].items() if key in high}
+            if other != row["source"]:
+                said = (
+                    f"{other} and {row['source']} are both the {resolution} image of one photograph: rename one of them"
+                )
+                twice.setdefault(key, said)
+    low, high = found[LOW], found[HIGH]
+    both = low.keys() & high.keys()
+    wrong = [said for key, said in twice.items() if key in both]
+    require(not wrong, wrong[0] if wrong else "")
+    return {image_id: high[key][0] for key, (image_id, _) in low.items() if key in both}
 
 
 def native_side(landmarks: NDArray[np.float64], enlarged: float = 1.0) -> float:

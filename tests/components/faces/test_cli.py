@@ -314,6 +314,26 @@ def test_entries_of_a_model_are_flags_and_only_those_that_are_given_arrive(capsy
     assert output(capsys)["toppings"] == {"hot": False}
 
 
+def test_entries_that_are_not_given_are_those_of_the_default(capsys: pytest.CaptureFixture[str]) -> None:
+    class Rule(BaseModel):
+        target: str = "this"
+        gain: float = 0.0
+
+    def decide(rule: dict[str, Any] = {"target": "that"}) -> dict[str, Any]:  # noqa: B006
+        """Decides.
+
+        Args:
+            rule: By which.
+        """
+        return rule
+
+    for flags, rule in (([], {"target": "that"}), (["--gain", "1"], {"target": "that", "gain": "1"}),
+                        (["--target", "else"], {"target": "else"})):  # fmt: skip
+        main(decide, flags, models={"rule": Rule})
+        told = json.loads(capsys.readouterr().out)
+        assert {name: told[name] for name in ("target", "gain") if name in told} == rule
+
+
 def test_a_later_step_may_have_a_model_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
     class Plain(Toppings):
         cheese: str = Field("none", description="No cheese.")

@@ -54,6 +54,14 @@ def test_enlarged_is_what_the_groups_say(groups: str | None, found: float) -> No
     assert enlarged_of(groups) == found
 
 
+@pytest.mark.parametrize("said", ['"yes"', "0", "-2", '"inf"', "[2]", "null"])
+def test_a_column_that_is_called_so_by_chance_is_named(said: str) -> None:
+    with pytest.raises(
+        KubefaceError, match=r"^group enlarged is '.+': it must be a number above 0; call the listing's"
+    ):
+        enlarged_of(f'{{"enlarged": {said}}}')
+
+
 @given(st.text(), st.text(min_size=1).filter(lambda name: "/" not in name and "." not in name and "\0" not in name))
 def test_a_pair_is_of_one_name_whatever_its_folder_and_suffix(identity: str, name: str) -> None:
     key = pair_key(identity, f"hr_images/{name}.jpg")
@@ -94,10 +102,12 @@ def test_two_images_of_one_resolution_are_refused(tmp_path: Path, resolution: st
     rows: list[tuple[str, str, str | None]] = [
         ("a", f"{folder}/1.{kind}", resolution) for folder, kind in (("x", "jpg"), ("y", "png"))
     ]
+    assert partners(table_of(tmp_path / "alone", rows)) == {}  # of which there is no other resolution
+    rows.append(("a", "z/1.png", {"low": "high", "high": "low"}[resolution]))
     with pytest.raises(
         KubefaceError, match=rf"^x/1\.jpg and y/1\.png are both the {resolution} image of one photograph: rename"
     ):
-        partners(table_of(tmp_path, rows))
+        partners(table_of(tmp_path / "pair", rows))
 
 
 @given(st.floats(4, 400), st.floats(-3.1, 3.1), st.floats(-50, 50), st.sampled_from([1, 2, 4, 8]))

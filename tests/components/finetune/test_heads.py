@@ -362,7 +362,6 @@ def test_adaface_lies_between_arcface_and_cosface() -> None:
         arcface, cosface = (make_head(name, means, SCALE, 0.4)(embeddings, labels) for name in ("arcface", "cosface"))
     torch.testing.assert_close(poor, arcface, atol=2e-3, rtol=0)
     torch.testing.assert_close(ordinary, cosface, atol=2e-3, rtol=0)
-    # The better an image, the less a wrong angle costs against the margin: the gradient falls for hard good images.
     assert not torch.allclose(good, ordinary, atol=1)
 
 
