@@ -9,10 +9,11 @@ import numpy as np
 from components.evaluate.bin_sets import bin_pictures
 from components.evaluate.heldout import CLEAN_PREFIX, Heldout
 from components.evaluate.lfw import lfw_pictures
-from components.faces.degrade import Degradation
+from components.faces.degrade import Degradation, Enlarger
 from components.faces.images import RGB, encode_png
 
 SAMPLES = 8  # crops that show what the degradation does
+SIZED = 4  # faces shown of each size
 
 
 def _shown(evaluation: Mapping[str, Any], sets: tuple[str, ...]) -> set[str]:
@@ -40,6 +41,38 @@ def _seen(heldout: Heldout, ids: Iterable[str], bad: Degradation) -> Iterator[tu
     for view in heldout.views(dict.fromkeys(ids, "")):
         few = view.few or [bad(crop, "probe", i) for i, crop in zip(view.ids, view.sharp, strict=True)]
         yield from zip(view.ids, view.sharp, few, strict=True)
+
+
+def write_sizes(folder: Path, heldout: Heldout, shown: Mapping[str, list[str]], enlarger: Enlarger | None) -> None:
+    """Faces of few pixels by size, as `sizes/<size>/<image_id>.png`: as the models saw them, and the sharp crop beside.
+
+    Where a network enlarged them, what bicubic interpolation makes of them stands on the left.
+
+    Args:
+        folder: of the evaluation.
+        heldout: the photographs.
+        shown: ids of the photographs by size.
+        enlarger: what enlarges few pixels that are made; None for bicubic.
+    """
+    sizes: dict[str, list[str]] = {}
+    for size, ids in shown.items():
+        (folder / "sizes" / size).mkdir(parents=True)
+        for image_id in ids:
+            sizes.setdefault(image_id, []).append(size)
+    for view in heldout.views(dict.fromkeys(sizes, "")):
+        for place, image_id in enumerate(view.ids):
+            for size in sizes[image_id]:
+                strip = _sized(view.sharp[place], view.few[place] if view.few else None, image_id, size, enlarger)
+                (folder / "sizes" / size / f"{image_id}.png").write_bytes(encode_png(strip))
+
+
+def _sized(sharp: RGB, taken: RGB | None, image_id: str, size: str, enlarger: Enlarger | None) -> RGB:
+    """A face of few pixels beside its sharp crop, one of `taken` as the camera had it."""
+    if taken is not None:
+        return np.concatenate([taken, sharp], axis=1)
+    ways = [None, enlarger] if enlarger else [None]
+    made = [Degradation("lowres", int(size), enlarger=way)(sharp, "probe", image_id) for way in ways]
+    return np.concatenate([*made, sharp], axis=1)
 
 
 def write_pictures(folder: Path, heldout: Heldout, evaluation: Mapping[str, Any], bad: Degradation) -> None:

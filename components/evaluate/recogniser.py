@@ -6,9 +6,12 @@ Runs on what finetune, evaluate and promote leave in a model folder:
     model.onnx       crops to embeddings
     mtcnn.zip        the detector, where it is MTCNN
     threshold.json   the calibrated threshold, once the model was evaluated
+    superresolution.onnx   what enlarges faces of few pixels, where the model was trained with such a network
 """
 
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,17 +21,22 @@ from pydantic import BaseModel, Field, ValidationError
 from components.evaluate.embeddings import Embeddings
 from components.evaluate.onnx_model import OnnxModel, file_of, open_model, read_config
 from components.faces import storage
-from components.faces.detection import Detector, make_detector
+from components.faces.degrade import reduced
+from components.faces.detection import Detector, Faces, make_detector
 from components.faces.errors import KubefaceError, require
 from components.faces.folders import read_json
-from components.faces.geometry import TEMPLATES, Points
+from components.faces.geometry import CROP_SIZE, PORTRAIT, TEMPLATES, Points
 from components.faces.images import RGB
 from components.faces.mtcnn_onnx import MTCNN_FILE, mtcnn_onnx
+from components.faces.pairs import native_side
 from components.faces.photographs import decode_photograph
+from components.faces.superresolution import NETWORK_FILE, Enlarger, open_enlarger
 from components.faces.tasks import RECOGNITION, task_of
 
 # As align has them by default, so that a photograph becomes the crop that the model would have been trained on.
 MIN_FACE_SIZE, MIN_CONFIDENCE = 20, 0.9
+ARCFACE = "arcface_112"
+MOST_SIDE = 2048  # pixels of a photograph's longer side up to which it is enlarged to look for smaller faces
 
 Vector = NDArray[np.float32]
 
@@ -67,13 +75,32 @@ class Crop:
     faces: int
 
 
-def find_crop(photograph: bytes, detect: Detector, template: str) -> Crop | LeftOut:
-    """The crop of an encoded photograph's most prominent face, made as the template says."""
+def find_crop(photograph: bytes, detect: Detector, template: str, times: int = 1) -> Crop | LeftOut:
+    """The crop of an encoded photograph's most prominent face, made as the template says.
+
+    Args:
+        photograph: encoded.
+        detect: finds faces.
+        template: how the crop is made.
+        times: where no sure face is found, one is looked for in the photograph enlarged so many times, if that is then
+            not too large.
+    """
     try:
         image = decode_photograph(photograph)
     except ValueError as error:
         return LeftOut("unreadable", str(error))
-    found = detect(image)
+    found = _subject(image, detect(image), detect, template)
+    if isinstance(found, LeftOut) and 1 < times <= MOST_SIDE / max(image.shape[:2]):
+        seen = detect(Enlarger().several([image], times)[0])
+        # A pixel's centre stands at its whole number.
+        smaller = replace(seen, boxes=(seen.boxes + 0.5) / times - 0.5, landmarks=(seen.landmarks + 0.5) / times - 0.5)
+        second = _subject(image, smaller, detect, template)
+        return found if isinstance(second, LeftOut) else second
+    return found
+
+
+def _subject(image: RGB, found: Faces, detect: Detector, template: str) -> Crop | LeftOut:
+    """The crop of the most prominent one of the faces found in a photograph."""
     sure = found.confident(MIN_CONFIDENCE)
     if not len(found):
         return LeftOut("no_face", f"{detect.name} found none of {MIN_FACE_SIZE} pixels and more")
@@ -120,6 +147,7 @@ class Recogniser:
     detect: Detector
     flip: bool
     calibration: Calibration | None
+    enlarger: Enlarger | None = None
 
     @property
     def marks(self) -> dict[str, str]:
@@ -129,14 +157,26 @@ class Recogniser:
             "template": self.network.template,
             "detector": self.detect.name,
             "flip": "true" if self.flip else "false",
+            **({"superresolution": hashlib.sha256(self.enlarger.network).hexdigest()} if self.enlarger else {}),
         }
 
     def face(self, photograph: bytes) -> Face | LeftOut:
-        """The face of an encoded photograph, the most prominent one where there are several."""
-        found = find_crop(photograph, self.detect, self.network.template)
+        """The face of an encoded photograph, the most prominent one where there are several.
+
+        One of fewer pixels than the model's super-resolution network takes for a crop goes through that network.
+        """
+        found = find_crop(photograph, self.detect, self.network.template, self.enlarger.scale if self.enlarger else 1)
         if isinstance(found, LeftOut):
             return found
-        return Face(self.embed(found.pixels), found.score, found.box, found.landmarks, found.faces)
+        return Face(self.embed(self.enlarged(found)), found.score, found.box, found.landmarks, found.faces)
+
+    def enlarged(self, found: Crop) -> RGB:
+        """The crop's pixels (H×W×3); of a face of few pixels as the model's network makes them, as in its training."""
+        height, width = found.pixels.shape[:2]
+        side = _side(found, self.network.template)
+        if self.enlarger is None or side >= height / self.enlarger.scale:
+            return found.pixels
+        return self.enlarger.to(reduced(found.pixels, max(2, round(side))), width, height)
 
     def embed(self, crop: RGB) -> Vector:
         """The embedding of an aligned RGB crop (H×W×3, uint8), D numbers of length 1; with `flip` that of the sum with
@@ -175,6 +215,14 @@ class Recogniser:
         return self.calibration.threshold
 
 
+def _side(found: Crop, template: str) -> float:
+    """The side of a crop in pixels of its photograph; of crops that are boxes the box's shorter side."""
+    if template in (ARCFACE, PORTRAIT):
+        return native_side(found.landmarks) * len(found.pixels) / CROP_SIZE
+    left, top, right, bottom = found.box
+    return float(min(right - left, bottom - top))
+
+
 def similarity(left: Vector, right: Vector) -> float:
     """The cosine of two embeddings of length 1, -1…1; the same whichever comes first."""
     return float(np.clip(np.dot(left.astype(np.float64), right.astype(np.float64)), -1, 1))
@@ -198,7 +246,29 @@ def open_recogniser(uri: str, flip: bool = False) -> Recogniser:
     detector = open_detector(uri, config)
     known = storage.exists(storage.join(uri, "threshold.json"))
     calibration = _calibration(uri, network.weights_sha256) if known else None
-    return Recogniser(uri, network, detector, flip, calibration)
+    return Recogniser(uri, network, detector, flip, calibration, model_enlarger(uri, config, threads=1))
+
+
+def model_enlarger(uri: str, config: Mapping[str, Any], threads: int) -> Enlarger | None:
+    """The super-resolution network that a model was trained with; None where it was trained without one.
+
+    Args:
+        uri: of the model folder.
+        config: its model.json.
+        threads: that a call uses.
+
+    Raises:
+        KubefaceError: the network is missing or not the one that model.json tells of.
+    """
+    told = config.get("superresolution")
+    if told is None:
+        return None
+    enlarger = open_enlarger(uri, threads)
+    require(
+        hashlib.sha256(enlarger.network).hexdigest() == told["sha256"],
+        f"{storage.join(uri, NETWORK_FILE)} is not the network that model.json tells of: copy the folder anew",
+    )
+    return enlarger
 
 
 def open_detector(uri: str, config: dict[str, Any]) -> Detector:

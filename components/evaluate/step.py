@@ -1,7 +1,6 @@
 """Evaluate: the fine-tuned model beside the one it started from and the promoted one, on people it was not tuned on."""
 
 import csv
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,8 +30,16 @@ from components.evaluate.identification import identification_rates
 from components.evaluate.lfw import evaluate_lfw, read_pairs
 from components.evaluate.onnx_model import CONFIG_FILE, open_model
 from components.evaluate.pair_sets import Bootstrap, PairSet, tell, thresholds
-from components.evaluate.pictures import SAMPLES, write_benchmark_pictures, write_pictures, write_samples
-from components.evaluate.probes import choose_images, parse_probes, probe, probe_name
+from components.evaluate.pictures import (
+    SAMPLES,
+    SIZED,
+    write_benchmark_pictures,
+    write_pictures,
+    write_samples,
+    write_sizes,
+)
+from components.evaluate.probes import CLEAN, choose_images, parse_probes, probe, probe_name
+from components.evaluate.recogniser import model_enlarger
 from components.evaluate.record import record
 from components.evaluate.resolutions import (
     CROSS,
@@ -54,7 +61,7 @@ from components.faces.metrics import Ints, Pairs, all_pairs, supported_fars
 from components.faces.pairs import ENLARGED, RESOLUTION
 from components.faces.runtime import cpu_limit
 from components.faces.sources import open_source
-from components.faces.superresolution import BICUBIC, NETWORK_FILE, Enlarger, open_enlarger
+from components.faces.superresolution import BICUBIC, Enlarger, open_enlarger
 from components.faces.table import Table
 
 HARDEST = 8  # pairs of each kind that are kept as pictures
@@ -91,7 +98,8 @@ def evaluate(
     `heldout_clean` the high ones. Every figure is measured with and without flip test-time augmentation. Leaves
     evaluation.json (figures, intervals of the gains, paired tests, probes, groups, identification, calibration,
     compatibility, verdict), threshold.json (the calibrated threshold of the fine-tuned model), roc.json,
-    thresholds.csv, scores.parquet, pairs/*.png (hardest and forgotten pairs) and samples/*.png.
+    thresholds.csv, scores.parquet, pairs/*.png (hardest and forgotten pairs) and samples/*.png; of few pixels also
+    scores_cross.parquet and sizes/<size>/*.png.
 
     Args:
         aligned: Aligned table.
@@ -210,7 +218,7 @@ def evaluate(
             )
         if few:
             fixed = fixed_thresholds(crops, compared, fmr)
-            evaluation["resolutions"] = _by_size(photographs, models, sides, enlarger, intervals, fixed)
+            evaluation["resolutions"], shown = _by_size(photographs, models, sides, enlarger, intervals, fixed)
         evaluation["gate"] = decide(evaluation, rule)
         evaluation["forgotten"] = largest_falls(evaluation["forgotten"])
         evaluation["hardest"] = _hardest(found[0])
@@ -220,6 +228,8 @@ def evaluate(
         _write_tables(folder, model, evaluation, crops.ids, found)
         write_pictures(folder, photographs, evaluation, bad)
         write_samples(folder, photographs, crops.ids[:SAMPLES], bad)
+        if few:
+            write_sizes(folder, photographs, shown, enlarger)
         write_benchmark_pictures(folder, evaluation, lfw_archive, template, bins)
     print(f"evaluate: {evaluation['gate']['reason']}", flush=True)
     return {"rows_in": len(crops.ids), "rows_out": len(compared), "identities": evaluation["people"]} | {
@@ -231,15 +241,7 @@ def _enlarger(superresolver: str, model: Path) -> Enlarger | None:
     """What enlarges few pixels, None for bicubic interpolation."""
     if superresolver:
         return None if superresolver == BICUBIC else open_enlarger(superresolver, cpu_limit())
-    told = read_json(model / "model.json").get("superresolution")
-    if told is None:
-        return None
-    enlarger = open_enlarger(str(model), cpu_limit())
-    require(
-        hashlib.sha256(enlarger.network).hexdigest() == told["sha256"],
-        f"{model / NETWORK_FILE} is not the network that model.json tells of: copy the folder anew",
-    )
-    return enlarger
+    return model_enlarger(str(model), read_json(model / "model.json"), cpu_limit())
 
 
 def _without_roc(figures: Mapping[str, Any]) -> dict[str, Any]:
@@ -249,8 +251,8 @@ def _without_roc(figures: Mapping[str, Any]) -> dict[str, Any]:
 def _by_size(
     photographs: Heldout, models: Mapping[str, Model], sizes: list[int], enlarger: Enlarger | None,
     intervals: Bootstrap, fixed: Fixed,
-) -> dict[str, Any]:  # fmt: skip
-    """Figures of each size, on at most as many photographs as a probe takes."""
+) -> tuple[dict[str, Any], dict[str, list[str]]]:  # fmt: skip
+    """Figures of each size, on at most as many photographs as a probe takes, and ids of some of them by size."""
     wanted = choose_images(photographs.people, intervals.seed)
     sides = None
     if photographs.pairs is not None:
@@ -260,7 +262,9 @@ def _by_size(
         models, map(views_as, photographs.views(wanted)), len(wanted), sizes, enlarger, sides
     )
     _, people = np.unique([wanted[image_id] for image_id in order], return_inverse=True)
-    return measure_sizes(found, sharp, people, intervals, fixed)
+    told = measure_sizes(found, sharp, people, intervals, fixed)
+    measured = {row["size"] for row in told["rows"]} - {CLEAN}
+    return told, {size.name: [order[place] for place in size.images[:SIZED]] for size in found if size.name in measured}
 
 
 def lfw(

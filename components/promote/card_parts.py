@@ -79,11 +79,18 @@ def before_after(entry: Json) -> Section:
 
 def degradation(evaluation: Json) -> str:
     """What was done to the photographs of the target set, as a sentence that follows others; empty for nothing."""
+    few = evaluation.get("few_pixels") or {}
+    crossed = " heldout\\_cross compares a photograph of few pixels with a sharp one of another moment." if few else ""
+    if few.get("paired"):
+        return (
+            " The set heldout has photographs that a camera took with few pixels, heldout\\_clean the sharp ones of "
+            f"the same moments.{crossed}"
+        )
     if str(evaluation.get("degradation", "none")) == "none":
         return ""
     return (
         f" The set heldout has the degradation {code(evaluation['degradation'])} on every photograph, "
-        "heldout\\_clean has not."
+        f"heldout\\_clean has not.{crossed}"
     )
 
 

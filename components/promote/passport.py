@@ -44,10 +44,11 @@ def passport(
 
     Returns:
         producer, name, images (the containers' by step, null where nobody said), data (SHA-256), seed, settings,
-        versions (of libraries by step), start (name, licence and SHA-256 of the starting weights), metrics,
-        erasure_marks (how many), files (sha256 and bytes by name).
+        versions (of libraries by step), start (name, licence and SHA-256 of the starting weights), superresolution
+        (name, scale and SHA-256 of the network, where the model has one), metrics, erasure_marks (how many), files
+        (sha256 and bytes by name).
     """
-    training = config["training"]
+    training, network = config["training"], config.get("superresolution")
     return {
         "producer": f"promote {VERSION}",
         "name": name,
@@ -79,6 +80,7 @@ def passport(
             "license": config["start_license"],
             "sha256": training.get("start_sha256"),
         },
+        **({"superresolution": {key: network[key] for key in ("name", "scale", "sha256")}} if network else {}),
         "metrics": {
             "gate": evaluation["gate"],
             "gain": evaluation["gain"],

@@ -16,6 +16,7 @@ from components.promote.card_parts import (
 )
 
 MODELS = {"baseline": "starting model", "finetuned": "this model"}
+AGAINST = {"cross": "sharp", "same": "as few pixels"}  # what a photograph of few pixels is compared with
 ETHICS = (
     "- A false match can accuse an innocent person, a false non-match can lock somebody out. Neither is spread "
     "evenly over people: measure both for the groups that you serve, and leave the last word to a person.",
@@ -39,6 +40,7 @@ def told(config: Json, evaluation: Json) -> dict[str, Section]:
             *_paired(evaluation),
             *_identification(evaluation),
             *_probes(evaluation),
+            *_resolutions(evaluation),
         ],
         "Decision threshold": _threshold(evaluation),
         "Galleries enrolled with the starting model": _compatibility(evaluation),
@@ -46,14 +48,21 @@ def told(config: Json, evaluation: Json) -> dict[str, Section]:
 
 
 def _use(config: Json) -> Section:
+    network, enlarged = config.get("superresolution"), ""
+    if network:
+        side = config["alignment"]["size"] // network["scale"]
+        enlarged = (
+            f" A face that fills fewer than {side}×{side} pixels of its photograph goes through the super-resolution "
+            f"network superresolution.onnx ({code(network['name'])}) before it is embedded."
+        )
     return [
         "",
         "To tell whether two photographs show the same person, and to search a gallery of people who are enrolled in "
         "it; as a help to a person who decides, not in the place of one.",
         "",
-        f"{image_input(config, 'faces')} Two faces are compared by the cosine of their embeddings. A search of a "
-        "gallery needs a stricter threshold than the comparison of two photographs: every person in it is one more "
-        "chance of a false match.",
+        f"{image_input(config, 'faces')}{enlarged} Two faces are compared by the cosine of their "
+        "embeddings. A search of a gallery needs a stricter threshold than the comparison of two photographs: every "
+        "person in it is one more chance of a false match.",
         "",
         "Not meant for: guessing age, gender, origin, health or feelings; watching people who do not know of it; "
         "photographs unlike those it was measured on.",
@@ -182,6 +191,45 @@ def _probes(evaluation: Json) -> Section:
     tar = f"TAR@FAR={evaluation['gate_far']:g}"
     header = ["photographs", "AUC before", "now", "change in points", f"{tar} before", "now", "change in points"]
     return ["", "The same people in worse photographs:", "", *table(header, rows)]
+
+
+def _resolutions(evaluation: Json) -> Section:
+    """Every size that was measured, and how."""
+    told = evaluation.get("resolutions") or {}
+    rows = [
+        [
+            size(row["size"]),
+            against,
+            row["images"],
+            row["people"],
+            *before_after(row[kind]["gain"]["auc"]),
+            *before_after(row[kind]["gain"]["accuracy_fixed"]),
+        ]
+        for row in told.get("rows", [])
+        for kind, against in ({"same": "sharp"} if row["size"] == "clean" else AGAINST).items()
+    ]
+    if not rows:
+        return []
+    few = evaluation.get("few_pixels") or {}
+    came = "taken by a camera, each of the nearest size" if few.get("paired") else "made of sharp ones"
+    left_out = [size(entry["size"]) for entry in told.get("left_out", [])]
+    lines = [
+        "",
+        f"Measured at {', '.join(dict.fromkeys(row[0] for row in rows))}; faces of few pixels were {came}"
+        + ("" if few.get("paired") else f" and enlarged by {code(few.get('superresolver', 'bicubic'))}")
+        + f". The fixed threshold, {told['threshold']:.4f}, is the starting model's on sharp photographs at a false "
+        f"match rate of {percent(told['fmr'])}, as a system in use has set it."
+        + (f" Too few photographs to tell of: {', '.join(left_out)}." if left_out else ""),
+        "",
+    ]
+    fixed = "accuracy at the fixed threshold"
+    header = ["size", "against", "images", "people", "AUC before", "now", "change in points"]
+    return [*lines, *table([*header, f"{fixed} before", "now", "change in points"], rows)]
+
+
+def size(name: str) -> str:
+    """A size of a crop in words."""
+    return "sharp" if name == "clean" else f"{name} pixels"
 
 
 def _threshold(evaluation: Json) -> Section:

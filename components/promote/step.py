@@ -23,6 +23,8 @@ FURTHER_METRICS = (
     "gain_over_champion",
     "paired",
     "probes",
+    "few_pixels",
+    "resolutions",
     "groups",
     "identification",
     "calibration",
@@ -34,6 +36,9 @@ FURTHER_METRICS = (
     "thresholds",
     "chosen_on",
 )
+# The network that enlarges small faces for the model, and what is told of it.
+NETWORK_FILES = ("superresolution.onnx", "superresolution.json")
+BEST = "checkpoints/best.safetensors"
 
 
 def promote(
@@ -54,8 +59,10 @@ def promote(
     and the run goes on. The champion, `<destination>/<name>/champion.json`, moves last and only if it is still the one
     that the model was compared with: of two promotions at the same time one wins, the other one says who won. The
     version is made of the SHA-256 of weights and evaluation, so that the same promotion has the same address; what
-    stands there whole is left as it is. Leaves promotion.json, passport.json, metrics.json and model_card.md in `out`
-    either way.
+    stands there whole is left as it is. A model that was measured at few pixels takes its super-resolution network
+    with it, where it has one, and best.safetensors, backbone and head of the best epoch, for who goes on training:
+    identities.json says which person each row of that head is. Leaves promotion.json, passport.json, metrics.json and
+    model_card.md in `out` either way.
 
     Args:
         model: Model folder of finetune.
@@ -74,12 +81,14 @@ def promote(
         rows_in (files of the version), rows_out (files in force, 0 where it was not promoted), promoted.
 
     Raises:
-        KubefaceError: wrong name, missing files, an evaluation of another model, a name under which a model of another
-            task is promoted, or a destination that cannot be written to. A registry that does not answer is a warning.
+        KubefaceError: wrong name, missing files, an evaluation of another model, a super-resolution network that is
+            not the model's, a name under which a model of another task is promoted, or a destination that cannot be
+            written to. A registry that does not answer is a warning.
     """
     home = home_of(destination, name)
     config, measured = read_json(model / "model.json"), read_json(evaluation / "evaluation.json")
     _check_same_model(config, measured, evaluation)
+    _check_network(config, model)
     standing, mark = read_champion(home)
     _check_same_task(home, standing, task_of(config))
     version = f"{config['weights_sha256'][:12]}-{sha256_file(evaluation / 'evaluation.json')[:8]}"
@@ -92,7 +101,7 @@ def promote(
     with new_folder(out) as folder:
         (folder / "model_card.md").write_text(model_card(name, version, config, measured, data), "utf-8")
         write_json(folder / "metrics.json", _metrics(measured))
-        files = _files(model, evaluation, folder, config)
+        files = _files(model, evaluation, folder, config, bool(measured.get("resolutions")))
         write_json(folder / PASSPORT_FILE, passport(name, config, measured, data, sources, files))
         files.insert(-1, folder / PASSPORT_FILE)
         if data:
@@ -139,6 +148,19 @@ def _check_same_model(config: dict[str, Any], measured: dict[str, Any], evaluati
         )
 
 
+def _check_network(config: dict[str, Any], model: Path) -> None:
+    """Refuses a super-resolution network other than the one that model.json tells of."""
+    told = config.get("superresolution")
+    if not told:
+        return
+    for name in NETWORK_FILES:
+        require((model / name).is_file(), f"{model / name} is missing, which model.json tells of: copy the folder anew")
+    require(
+        sha256_file(model / NETWORK_FILES[0]) == told["sha256"],
+        f"{model / NETWORK_FILES[0]} is not the network that model.json tells of: copy the folder anew",
+    )
+
+
 def _check_same_task(home: str, standing: Champion, task: str) -> None:
     """Refuses a name under which a model of another task is in force."""
     config = storage.join(storage.join(home, standing.version), "model.json")
@@ -166,13 +188,20 @@ def _metrics(measured: dict[str, Any]) -> dict[str, Any]:
     return told
 
 
-def _files(model: Path, evaluation: Path, folder: Path, config: dict[str, Any]) -> list[Path]:
+def _files(model: Path, evaluation: Path, folder: Path, config: dict[str, Any], few_pixels: bool) -> list[Path]:
     """The files of a version in the order in which they are written, the passport apart.
 
     model.json goes last: whoever reads a version starts with it, and so never finds half of one.
+
+    Args:
+        model, evaluation, folder: where they are.
+        config: model.json.
+        few_pixels: the model was measured at few pixels.
     """
     exported = [*([model / "model.onnx"] if "onnx" in config["training"] else []), *model.glob("mtcnn.zip")]
     head = [path for path in (model / "labels.json", model / "head.safetensors") if path.is_file()]
+    network = [model / name for name in NETWORK_FILES if config.get("superresolution")]
+    trained = [path for path in (model / BEST,) if few_pixels and path.is_file()]
     threshold = [evaluation / "threshold.json"] if (evaluation / "threshold.json").is_file() else []
     return [
         folder / "model_card.md",
@@ -181,6 +210,8 @@ def _files(model: Path, evaluation: Path, folder: Path, config: dict[str, Any]) 
         model / "model.safetensors",
         *head,
         *exported,
+        *network,
+        *trained,
         model / "identities.json",
         model / "model.json",
     ]

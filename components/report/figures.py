@@ -15,6 +15,7 @@ PARTS = {"train": "training", "val": "validation", "heldout": "held out", "exclu
 MODELS = ("finetuned", "champion", "baseline")
 KINDS = ("impostor", "genuine")
 Points = list[tuple[float, float]]
+Interval = tuple[float, float, float]  # a share and the bounds of its interval
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Frame:
 FRAME = Frame()
 BAR_HEIGHT, BAR_LEFT, BAR_RIGHT, BARS_IN_PANEL, LABEL_LENGTH = 18, 104, 326, 20, 15
 MOST_BINS = 15
+SPAN_DISTANCE = 7  # units between the intervals of two models
 MAP_LEFT, MAP_TOP, SHADES = 128, 18, 10  # of a heat map: room for names and numbers, and shades of a colour
 
 
@@ -77,7 +79,8 @@ class Line:
 
 @dataclass(frozen=True)
 class LineChart:
-    """Curves over two axes; `mark` is the place of a vertical line, and dots show each point."""
+    """Curves over two axes; `mark` is the place of a vertical line, dots show each point, and `spans` are intervals:
+    style, x, and the two ends (y)."""
 
     x_label: str
     y_label: str
@@ -86,6 +89,7 @@ class LineChart:
     lines: list[Line]
     mark: float | None = None
     dots: bool = False
+    spans: tuple[tuple[str, float, float, float], ...] = ()
 
     @property
     def legend(self) -> dict[str, str]:
@@ -237,6 +241,37 @@ def _outline(edges: Sequence[float], heights: Sequence[float], x: Axis, y: Axis)
     bins = range(filled[0], filled[-1] + 1)
     corners = [(x.at(edges[index + side]), y.at(heights[index])) for index in bins for side in (0, 1)]
     return [(corners[0][0], y.at(0)), *corners, (corners[-1][0], y.at(0))]
+
+
+def size_chart(
+    sizes: Sequence[str], shares: Mapping[str, Mapping[str, Interval]], names: Mapping[str, str], y_label: str
+) -> LineChart:
+    """A share of each model by size, with its intervals.
+
+    Args:
+        sizes: in their order, at least one; they stand at equal distances.
+        shares: by style and size; a model may lack some sizes.
+        names: of the models by style.
+        y_label: what is shared.
+    """
+    least = min((low for told in shares.values() for _, low, _ in told.values()), default=0.0)
+    bottom = max((value for value in (0.5, 0.8, 0.9) if value <= least), default=0.0)
+    x, y = Axis(-0.5, len(sizes) - 0.5, FRAME.left, FRAME.right), Axis(bottom, 1, FRAME.bottom, FRAME.top)
+    lines, spans = [], []
+    for number, (style, told) in enumerate(shares.items()):
+        beside = SPAN_DISTANCE * (number - (len(shares) - 1) / 2)  # so that no interval covers another
+        points = []
+        for place, name in enumerate(sizes):
+            if name in told:
+                share, low, high = told[name]
+                at = round(x.at(place) + beside, 1)
+                points.append((at, y.at(share)))
+                spans.append((style, at, y.at(low), y.at(high)))
+        lines.append(Line(names[style], style, points))
+    x_ticks = [Tick(x.at(place), name) for place, name in enumerate(sizes)]
+    return LineChart(
+        "side of the face's crop", y_label, x_ticks, _percent_ticks(y), lines, dots=True, spans=tuple(spans)
+    )
 
 
 def history_chart(history: list[dict[str, Any]], figure: str) -> LineChart:

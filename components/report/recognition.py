@@ -4,7 +4,8 @@ from typing import Any
 
 from components.report.figures import LineChart, det_chart, roc_chart, score_charts
 from components.report.measured import Content, Rows, TaskPage, beside, figure_row, picture
-from components.report.measured import title as title_of
+from components.report.resolutions import by_resolution
+from components.report.resolutions import title as title_of
 from components.report.run import Run
 from components.report.words import enrolment
 
@@ -20,7 +21,12 @@ ABSENT: dict[str, Any] = {
     "calibration": {},
     "compatibility": {},
     "histograms": {},
+    "few_pixels": {},
+    "resolutions": {},
+    "hardest_cross": {},
 }
+# Only in the summary of a run that measured them.
+FEW_PIXELS = ("few_pixels", "resolutions")
 IN_SUMMARY = ("gain_over_champion", "paired", "probes", "identification", "calibration", "compatibility")
 TITLES = {
     "lfw": "Labeled Faces in the Wild",
@@ -35,9 +41,9 @@ MOST_FORGOTTEN = 12  # forgotten pairs shown
 LEAST_PAIRS = 3
 
 
-def title(name: str, degradation: str) -> str:
+def title(name: str, evaluation: dict[str, Any]) -> str:
     """A set of pairs in words."""
-    return TITLES.get(name) or title_of(name, degradation)
+    return TITLES.get(name) or title_of(name, evaluation)
 
 
 def measured_set(run: Run, evaluation: dict[str, Any], name: str) -> dict[str, Any]:
@@ -47,7 +53,7 @@ def measured_set(run: Run, evaluation: dict[str, Any], name: str) -> dict[str, A
     roc, det = _curves(run.roc.get(name), after)
     return {
         "name": name,
-        "title": title(name, evaluation["degradation"]),
+        "title": title(name, evaluation),
         "genuine": after["genuine_pairs"],
         "impostor": after["impostor_pairs"],
         "rows": rows,
@@ -102,10 +108,11 @@ def _figures(before: dict[str, Any], after: dict[str, Any], gain: dict[str, Any]
     return rows
 
 
-def hardest_pairs(run: Run, kind: str) -> list[dict[str, Any]]:
-    """The hardest pairs of a kind, with pictures and what each model makes of them at its own threshold."""
-    thresholds = {model: run.evaluation[model]["heldout"]["threshold"] for model in ("baseline", "finetuned")}
-    return [_pair(run, pair, kind, thresholds) for pair in run.evaluation["hardest"][kind]]
+def hardest_pairs(run: Run, kind: str, name: str = "heldout") -> list[dict[str, Any]]:
+    """The hardest pairs of a kind of the set, with pictures and what each model makes of them at its own threshold."""
+    thresholds = {model: run.evaluation[model][name]["threshold"] for model in ("baseline", "finetuned")}
+    hardest = run.evaluation["hardest" if name == "heldout" else "hardest_cross"]
+    return [_pair(run, pair, kind, thresholds) for pair in hardest[kind]]
 
 
 def forgotten_pairs(run: Run) -> list[dict[str, Any]]:
@@ -125,7 +132,7 @@ def _pair(run: Run, pair: dict[str, Any], kind: str, thresholds: dict[str, float
     folder = run.evaluation_folder / "pairs"
     set_name = pair.get("set")
     return {
-        "set": set_name and title(set_name, run.evaluation["degradation"]),
+        "set": set_name and title(set_name, run.evaluation),
         "kind": kind,
         "faces": [
             # A name of LFW has the person's folder before a slash.
@@ -156,6 +163,7 @@ def content(run: Run, evaluation: dict[str, Any]) -> Content:
         ("roc", "ROC and DET", any(told["roc"] for told in sets)),
         ("threshold", "Threshold", threshold),
         ("degradation", "Degradation", True),
+        ("resolutions", "By resolution", evaluation["resolutions"]),
         ("probes", "Probes", evaluation["probes"]),
         ("groups", "Groups", evaluation["groups"]),
         ("identification", "Identification", evaluation["identification"]),
@@ -166,20 +174,27 @@ def content(run: Run, evaluation: dict[str, Any]) -> Content:
     champion = {"champion": "champion"} if any("champion" in curves for curves in run.roc.values()) else {}
     values = {
         "sets": sets,
-        "titles": {name: title(name, evaluation["degradation"]) for name in evaluation["identification"]},
+        "titles": {name: title(name, evaluation) for name in evaluation["identification"]},
         "drawn": {"baseline": "baseline"} | champion | {"finetuned": "fine-tuned"},
         "enrolment": enrolment(evaluation["compatibility"]) if evaluation["compatibility"] else "",
         "hardest": {kind: hardest_pairs(run, kind) for kind in ("genuine", "impostor")},
+        "hardest_cross": {kind: hardest_pairs(run, kind, "heldout_cross") for kind in ("genuine", "impostor")}
+        if evaluation["hardest_cross"]
+        else {},
         "forgotten": forgotten_pairs(run),
+        "by_resolution": by_resolution(run, evaluation) if evaluation["resolutions"] else {},
     }
     return Content(sections, values)
 
 
 def summary(evaluation: dict[str, Any]) -> dict[str, Any]:
     """What of the evaluation stands in summary.json."""
-    return {name: evaluation[name] for name in IN_SUMMARY} | {
-        "groups": {name: told["worst_ratio"] for name, told in evaluation["groups"].items()}
-    }
+    few = {name: evaluation[name] for name in FEW_PIXELS if evaluation[name]}
+    return (
+        {name: evaluation[name] for name in IN_SUMMARY}
+        | few
+        | {"groups": {name: told["worst_ratio"] for name, told in evaluation["groups"].items()}}
+    )
 
 
 PAGE = TaskPage(

@@ -1,12 +1,14 @@
 """A model as it is used: the same embeddings as in training and evaluation, and refusals in one line."""
 
 import dataclasses
+import hashlib
 import io
 import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given
@@ -15,11 +17,24 @@ from PIL import Image
 
 from components.align.step import align
 from components.evaluate import recogniser as module
-from components.evaluate.recogniser import Calibration, Face, LeftOut, Recogniser, open_recogniser, similarity
+from components.evaluate.recogniser import (
+    Calibration,
+    Crop,
+    Face,
+    LeftOut,
+    Recogniser,
+    find_crop,
+    open_recogniser,
+    similarity,
+)
+from components.faces.degrade import reduced
 from components.faces.errors import KubefaceError
 from components.faces.images import decode_rgb
 from components.faces.model import FaceModel
+from components.faces.pairs import native_side
+from components.faces.superresolution import open_enlarger
 from components.faces.table import Table
+from tests.components.faces.networks import nearest, repeated
 
 from .exported import CALIBRATION, calibrated, configured, copied, exported
 
@@ -246,5 +261,88 @@ def test_a_threshold_that_does_not_fit_is_refused(
 ) -> None:
     other = calibrated(copied(folder, tmp_path / "model"), **changes)
     with pytest.raises(KubefaceError, match=said) as raised:
+        open_recogniser(str(other))
+    assert "\n" not in str(raised.value)
+
+
+# --- faces of few pixels --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=[4, 8])
+def with_network(folder: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    """A model folder with a network that repeats pixels."""
+    to = copied(folder, tmp_path_factory.mktemp("few") / "model")
+    network = nearest(tmp_path_factory.mktemp("network") / "nearest.onnx", request.param)
+    return configured(to, superresolution=open_enlarger(str(network)).write(to))
+
+
+def shrunk(photograph: bytes, times: int) -> bytes:
+    image = decode_rgb(photograph)
+    height, width = image.shape[:2]
+    return png(cv2.resize(image, (width // times, height // times), interpolation=cv2.INTER_AREA))
+
+
+def test_a_face_of_few_pixels_goes_through_the_models_network(with_network: Path, orl: dict[str, bytes]) -> None:
+    known = open_recogniser(str(with_network))
+    assert known.enlarger is not None
+    scale = known.enlarger.scale
+    few = shrunk(orl["s1/1.pgm"], scale + 1)  # ORL's own crops have 113 pixels a side
+    found = find_crop(few, known.detect, "arcface_112", scale)
+    assert isinstance(found, Crop), found
+    side = native_side(found.landmarks)
+    assert 4 < side < 112 / scale
+    small = reduced(found.pixels, round(side))
+    repeats = cv2.resize(repeated(small, scale), (112, 112), interpolation=cv2.INTER_CUBIC)
+    assert np.array_equal(known.enlarged(found), repeats)
+    assert np.array_equal(face_of(known, few).embedding, known.embed(repeats))
+    assert not np.array_equal(known.embed(repeats), known.embed(found.pixels))
+
+
+def test_a_face_found_in_an_enlarged_photograph_stands_where_it_is(with_network: Path, orl: dict[str, bytes]) -> None:
+    known = open_recogniser(str(with_network))
+    assert known.enlarger is not None
+    scale = known.enlarger.scale
+    large, small = (face_of(known, data) for data in (orl["s1/1.pgm"], shrunk(orl["s1/1.pgm"], scale)))
+    expected = (large.landmarks + 0.5) / scale - 0.5
+    assert np.abs(small.landmarks - expected).max() < 1  # a pixel of the small photograph
+    assert np.abs(small.box - ((large.box + 0.5) / scale - 0.5)).max() < 1.5
+
+
+def test_a_face_of_many_pixels_is_left_as_it_is(
+    with_network: Path, recogniser: Recogniser, orl: dict[str, bytes]
+) -> None:
+    known = open_recogniser(str(with_network))
+    for name in ("s1/1.pgm", "s2/1.pgm"):
+        assert np.array_equal(face_of(known, orl[name]).embedding, face_of(recogniser, orl[name]).embedding)
+
+
+def test_a_photograph_too_large_to_enlarge_is_searched_as_it_is(
+    with_network: Path, monkeypatch: pytest.MonkeyPatch, orl: dict[str, bytes]
+) -> None:
+    known = open_recogniser(str(with_network))
+    monkeypatch.setattr(module, "MOST_SIDE", 40)
+    assert known.face(shrunk(orl["s1/1.pgm"], 4)) == LeftOut("no_face", "mtcnn found none of 20 pixels and more")
+
+
+def test_a_photograph_without_a_face_has_none_enlarged(with_network: Path) -> None:
+    found = open_recogniser(str(with_network)).face(png(np.full((28, 23, 3), 128, np.uint8)))
+    assert found == LeftOut("no_face", "mtcnn found none of 20 pixels and more")
+
+
+def test_embeddings_say_which_network_enlarges(with_network: Path, recogniser: Recogniser) -> None:
+    told = open_recogniser(str(with_network)).marks
+    network = (with_network / "superresolution.onnx").read_bytes()
+    assert told == recogniser.marks | {"superresolution": hashlib.sha256(network).hexdigest()}
+    assert "superresolution" not in recogniser.marks
+
+
+def test_a_missing_or_changed_network_is_refused(with_network: Path, tmp_path: Path) -> None:
+    other = copied(with_network, tmp_path / "other")
+    wrong = nearest(tmp_path / "wrong.onnx", 2)
+    open_enlarger(str(wrong)).write(other)  # the network and what stands beside it are another one's
+    with pytest.raises(KubefaceError, match=r"superresolution\.onnx is not the network that model\.json tells of"):
+        open_recogniser(str(other))
+    (other / "superresolution.onnx").unlink()
+    with pytest.raises(KubefaceError, match=r"superresolution\.onnx") as raised:
         open_recogniser(str(other))
     assert "\n" not in str(raised.value)

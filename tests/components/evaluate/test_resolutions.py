@@ -327,7 +327,7 @@ def test_without_few_pixels_nothing_is_added(
     found = read(tmp_path / "out")
     assert not {"few_pixels", "resolutions", "hardest_cross"} & set(found) and "sizes" not in found["settings"]
     assert set(found["gain"]) == {"heldout", "heldout_clean"}
-    assert not (tmp_path / "out" / "scores_cross.parquet").exists()
+    assert not (tmp_path / "out" / "scores_cross.parquet").exists() and not (tmp_path / "out" / "sizes").exists()
     with pytest.raises(KubefaceError, match=CROSS):
         evaluate(aligned_table, split_table, mended, tmp_path / "other", gate={"target": CROSS}, **QUICK)
 
@@ -373,6 +373,13 @@ def test_the_network_of_the_model_enlarges(
     name = next(iter((tmp_path / "own" / "samples").iterdir())).stem
     shown = np.asarray(Image.open(tmp_path / "own" / "samples" / f"{name}.png"))
     np.testing.assert_array_equal(shown[:, 112:], Degradation("lowres", 10, enlarger=network)(held[name]))
+    for out, ways in (("own", [None, network]), ("plain", [None])):
+        faces = sorted((tmp_path / out / "sizes" / "10").iterdir())
+        assert len(faces) == 4
+        for path in faces:
+            sharp = held[path.stem]
+            made = [Degradation("lowres", 10, enlarger=way)(sharp) for way in ways]
+            np.testing.assert_array_equal(np.asarray(Image.open(path)), np.concatenate([*made, sharp], axis=1))
     row, other = own["resolutions"]["rows"][0], plain["resolutions"]["rows"][0]
     for kind in ("cross", "same"):
         assert row[kind]["bicubic"] == other[kind]["baseline"] != row[kind]["baseline"]
@@ -534,6 +541,13 @@ def test_sizes_of_pairs_are_what_their_cameras_took(
     told = read(tmp_path / "out")["resolutions"]
     assert [row["size"] for row in told["rows"]] == ["12", "clean"]
     assert told["left_out"] == [{"size": "2", "images": 0}, {"size": "112", "images": 0}]
+    assert [path.name for path in (tmp_path / "out" / "sizes").iterdir()] == ["12"]
+    crops = {name: decode_rgb(row["image"]) for name, row in rows.items()}
+    faces = sorted((tmp_path / "out" / "sizes" / "12").iterdir())
+    assert len(faces) == 4
+    for path in faces:
+        both = [crops[path.stem], crops[path.stem.replace("low", "high")]]
+        np.testing.assert_array_equal(np.asarray(Image.open(path)), np.concatenate(both, axis=1))
     found = read(tmp_path / "out")
     for which in MODELS:
         assert told["rows"][0]["same"][which]["auc"] == pytest.approx(found[which]["heldout"]["auc"])

@@ -12,6 +12,7 @@ from components.promote.champion import find_champion
 from components.promote.passport import verify
 from components.promote.step import promote
 from tests.components.promote.made import LABELS, make
+from tests.components.report.runs import resolutions
 
 
 def promotion_of(out: Path) -> dict[str, object]:
@@ -59,6 +60,50 @@ def test_the_exported_model_goes_with_it_and_its_starting_model_does_not(tmp_pat
     written = Path(str(promotion_of(tmp_path / "out")["uri"]))
     assert (written / "model.onnx").read_bytes() == b"model.onnx"
     assert not (written / "start.onnx").exists()  # a promoted model is compared as it is; nobody asks what it was
+
+
+def with_network(model: Path) -> Path:
+    """A model folder whose model was trained with a super-resolution network."""
+    (model / "superresolution.onnx").write_bytes(b"network")
+    (model / "superresolution.json").write_text("{}")
+    (model / "checkpoints").mkdir()
+    for name in ("best", "last"):
+        (model / "checkpoints" / f"{name}.safetensors").write_bytes(name.encode())
+    config = json.loads((model / "model.json").read_text("utf-8"))
+    sha256 = sha256_file(model / "superresolution.onnx")
+    config["superresolution"] = {"name": "edsr@12ab", "scale": 8, "sha256": sha256, "identities": ["Ann"]}
+    (model / "model.json").write_text(json.dumps(config), "utf-8")
+    return model
+
+
+def test_a_model_for_few_pixels_takes_its_network_and_its_head_with_it(tmp_path: Path) -> None:
+    model, evaluation = make(tmp_path, better=True, **resolutions())
+    promote(with_network(model), evaluation, tmp_path / "out", "gate-3", str(tmp_path / "models"))
+    written = Path(str(promotion_of(tmp_path / "out")["uri"]))
+    assert (written / "superresolution.onnx").read_bytes() == b"network"
+    assert (written / "superresolution.json").is_file()
+    assert (written / "best.safetensors").read_bytes() == b"best"  # backbone and head, to go on training
+    assert json.loads((written / "identities.json").read_text()) == ["a", "b"]  # the people of the head's rows
+    assert (written / "model.safetensors").read_bytes() == b"weights"  # the backbone alone, to recognise with
+    assert verify(str(written))["whole"]
+    passport = json.loads((written / "passport.json").read_text("utf-8"))
+    assert passport["superresolution"] == {
+        "name": "edsr@12ab",
+        "scale": 8,
+        "sha256": sha256_file(model / "superresolution.onnx"),
+    }
+    assert "resolutions" in json.loads((written / "metrics.json").read_text("utf-8"))
+
+
+def test_a_network_that_is_missing_or_another_one_is_refused(tmp_path: Path) -> None:
+    model, evaluation = make(tmp_path, better=True)
+    (with_network(model) / "superresolution.onnx").write_bytes(b"other")
+    with pytest.raises(KubefaceError, match=r"superresolution\.onnx is not the network that model\.json tells of"):
+        promote(model, evaluation, tmp_path / "out", "gate-3", str(tmp_path / "models"))
+    (model / "superresolution.onnx").unlink()
+    with pytest.raises(KubefaceError, match=r"superresolution\.onnx is missing"):
+        promote(model, evaluation, tmp_path / "out", "gate-3", str(tmp_path / "models"))
+    assert not (tmp_path / "out").exists() and not (tmp_path / "models").exists()
 
 
 def test_metrics_hold_what_was_measured_and_nobodys_name(tmp_path: Path) -> None:
