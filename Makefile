@@ -22,7 +22,7 @@ MALLOC := MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=17179869184 M
 NAMED = --engine "$(ENGINE)" --registry $(REGISTRY) $(if $(TAG),--tag $(TAG))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo demo-attributes demo-classes lfw mirror-weights bench-finetune bench-data bench-evaluate bench-memory test lint e2e images push run-step demo-containers secret manifests compile doctor deploy undeploy submit status logs cancel resume schedule schedules pause unpause unschedule plan clean
+.PHONY: help setup lock demo demo-attributes demo-classes demo-low-resolution lfw mirror-weights bench-finetune bench-data bench-evaluate bench-low-resolution bench-memory test lint e2e images push run-step demo-containers secret manifests compile doctor deploy undeploy submit status logs cancel resume schedule schedules pause unpause unschedule plan clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -61,6 +61,9 @@ demo-attributes: $(READY) ## What is to be seen on a face, many labels at once: 
 demo-classes: $(READY) ## Who of these people is it, and is it any of them: image-classification on real faces (4 minutes)
 	@$(BIN)/python -m pipelines.demo classes
 
+demo-low-resolution: $(READY) ## Faces of few pixels beside their sharp photographs: the pipeline low-resolution on real faces (4 minutes)
+	@$(BIN)/python -m pipelines.demo low-resolution
+
 lfw: $(READY) ## Measure a model on LFW: LFW=lfw.tar PAIRS=pairs.txt [MODEL=folder] [DETECTOR=mtcnn] [DEGRADATION=lowres:14]
 	@test -n "$(LFW)" -a -n "$(PAIRS)" || { echo "error: usage: make lfw LFW=lfw-deepfunneled.tar PAIRS=pairs.txt [MODEL=folder]" >&2; exit 2; }
 	@$(BIN)/python -m components.evaluate lfw --archive "$(LFW)" --pairs "$(PAIRS)" --model "$(MODEL)" --detector $(or $(DETECTOR),mtcnn) \
@@ -72,6 +75,9 @@ mirror-weights: $(READY) ## Copy published weights to MIRROR=s3://bucket/prefix 
 
 bench-finetune: $(READY) ## Training speed beside a bare loop and a peer, peak memory (25 minutes on 2 cores)
 	@$(BIN)/python -m tests.bench.finetune
+
+bench-low-resolution: $(READY) ## The ways to recognise faces of few pixels, on LFW [CELEBA=folders.tar LFW_FOLDER=…] (75 minutes on 2 cores)
+	@$(MALLOC) $(BIN)/python -m tests.bench.low_resolution
 
 bench-memory: $(READY) ## Peak memory of the data path at 10,000 and 100,000 images (30 minutes on 2 cores)
 	@$(MALLOC) $(BIN)/python -m tests.bench.memory

@@ -21,7 +21,7 @@ from pydantic import BaseModel, Field, ValidationError
 from components.evaluate.embeddings import Embeddings
 from components.evaluate.onnx_model import OnnxModel, file_of, open_model, read_config
 from components.faces import storage
-from components.faces.degrade import reduced
+from components.faces.degrade import Degradation, reduced
 from components.faces.detection import Detector, Faces, make_detector
 from components.faces.errors import KubefaceError, require
 from components.faces.folders import read_json
@@ -36,6 +36,7 @@ from components.faces.tasks import RECOGNITION, task_of
 # As align has them by default, so that a photograph becomes the crop that the model would have been trained on.
 MIN_FACE_SIZE, MIN_CONFIDENCE = 20, 0.9
 ARCFACE = "arcface_112"
+FEW_TIMES = 4  # a model for few pixels without a network looks for faces in photographs enlarged so many times
 MOST_SIDE = 2048  # pixels of a photograph's longer side up to which it is enlarged to look for smaller faces
 
 Vector = NDArray[np.float32]
@@ -148,6 +149,7 @@ class Recogniser:
     flip: bool
     calibration: Calibration | None
     enlarger: Enlarger | None = None
+    times: int = 1  # see find_crop
 
     @property
     def marks(self) -> dict[str, str]:
@@ -163,9 +165,10 @@ class Recogniser:
     def face(self, photograph: bytes) -> Face | LeftOut:
         """The face of an encoded photograph, the most prominent one where there are several.
 
-        One of fewer pixels than the model's super-resolution network takes for a crop goes through that network.
+        Where a model for few pixels finds none, it looks again in the enlarged photograph. A face of fewer pixels than
+        the model's super-resolution network takes for a crop goes through that network.
         """
-        found = find_crop(photograph, self.detect, self.network.template, self.enlarger.scale if self.enlarger else 1)
+        found = find_crop(photograph, self.detect, self.network.template, self.times)
         if isinstance(found, LeftOut):
             return found
         return Face(self.embed(self.enlarged(found)), found.score, found.box, found.landmarks, found.faces)
@@ -246,7 +249,10 @@ def open_recogniser(uri: str, flip: bool = False) -> Recogniser:
     detector = open_detector(uri, config)
     known = storage.exists(storage.join(uri, "threshold.json"))
     calibration = _calibration(uri, network.weights_sha256) if known else None
-    return Recogniser(uri, network, detector, flip, calibration, model_enlarger(uri, config, threads=1))
+    enlarger = model_enlarger(uri, config, threads=1)
+    few = Degradation.parse(config["training"].get("degradation", "none")).kind == "lowres"
+    times = enlarger.scale if enlarger else FEW_TIMES if few else 1
+    return Recogniser(uri, network, detector, flip, calibration, enlarger, times)
 
 
 def model_enlarger(uri: str, config: Mapping[str, Any], threads: int) -> Enlarger | None:

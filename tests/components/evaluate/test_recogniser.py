@@ -29,6 +29,7 @@ from components.evaluate.recogniser import (
 )
 from components.faces.degrade import reduced
 from components.faces.errors import KubefaceError
+from components.faces.folders import read_json
 from components.faces.images import decode_rgb
 from components.faces.model import FaceModel
 from components.faces.pairs import native_side
@@ -306,6 +307,18 @@ def test_a_face_found_in_an_enlarged_photograph_stands_where_it_is(with_network:
     expected = (large.landmarks + 0.5) / scale - 0.5
     assert np.abs(small.landmarks - expected).max() < 1  # a pixel of the small photograph
     assert np.abs(small.box - ((large.box + 0.5) / scale - 0.5)).max() < 1.5
+
+
+def test_a_model_for_few_pixels_finds_small_faces_without_a_network(
+    folder: Path, tmp_path: Path, orl: dict[str, bytes]
+) -> None:
+    small = shrunk(orl["s1/1.pgm"], 6)
+    assert isinstance(open_recogniser(str(folder)).face(small), LeftOut)
+    training = read_json(folder / "model.json")["training"] | {"degradation": "lowres:10-20"}
+    known = open_recogniser(str(configured(copied(folder, tmp_path / "few"), training=training)))
+    found = find_crop(small, known.detect, "arcface_112", known.times)
+    assert known.times == 4 and isinstance(found, Crop)
+    assert np.array_equal(face_of(known, small).embedding, known.embed(found.pixels))
 
 
 def test_a_face_of_many_pixels_is_left_as_it_is(
