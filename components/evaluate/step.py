@@ -211,7 +211,8 @@ def evaluate(
         found += [_benchmark(name, evaluate_bin(uri, models, template)) for name, uri in bins.items()]
         for entry in found:
             tell(evaluation, entry, intervals)
-        evaluation |= _beyond_pairs(table, crops, compared, found, intervals, fmr)
+        decided = next(entry for entry in found if entry.name == rule.target) if rule.target == CROSS else found[0]
+        evaluation |= _beyond_pairs(table, crops, compared, found, decided, intervals, fmr)
         if probed:
             evaluation["probes"] = probe(
                 models, photographs.crops, heldout, probed, far, bootstrap, seed, rule.confidence
@@ -361,26 +362,33 @@ def _bins(text: str) -> dict[str, str]:
 
 
 def _beyond_pairs(
-    table: Table, crops: HeldoutCrops, compared: Pairs, found: list[PairSet], intervals: Bootstrap, fmr: float
-) -> dict[str, Any]:
-    """Calibration, groups, identification, compatibility with the old gallery, and figures of every pair there is."""
+    table: Table, crops: HeldoutCrops, compared: Pairs, found: list[PairSet], decided: PairSet, intervals: Bootstrap,
+    fmr: float,
+) -> dict[str, Any]:  # fmt: skip
+    """Calibration on the pairs that are decided about later, groups, identification, compatibility with the old
+    gallery, and figures of every pair there is."""
     samples, seed, confidence = intervals.samples, intervals.seed, intervals.confidence
     sets = {entry.name for entry in found}
     target, clean = found[0], found[1] if "heldout_clean" in crops.embeddings else found[0]
-    calibration = {
-        which: calibrate(scores, compared, crops.people, fmr, samples, seed, confidence)
-        for which, scores in target.scores.items()
-    }
+
+    def calibrated(entry: PairSet) -> dict[str, dict[str, Any]]:
+        return {
+            which: calibrate(scores, entry.pairs, entry.people, fmr, samples, seed, confidence)
+            for which, scores in entry.scores.items()
+        }
+
+    own = calibrated(target)
     both = ("baseline", "finetuned")
     old = "champion" if "champion" in target.scores else "baseline"
     enrolled = "heldout_clean" if clean is not target else "heldout"
     old_clean, new_clean = (threshold_at(clean.scores[which], compared.same, fmr) for which in (old, "finetuned"))
     told: dict[str, Any] = {
-        "calibration": calibration,
+        "calibration": own if decided is target else calibrated(decided),
+        **({"calibrated_on": decided.name} if decided is not target else {}),
         "groups": {
             column: group_errors(
                 values, compared, crops.people, {which: target.scores[which] for which in both},
-                {which: calibration[which]["threshold"] for which in both}, calibration["finetuned"]["fmr"], samples,
+                {which: own[which]["threshold"] for which in both}, own["finetuned"]["fmr"], samples,
                 seed, confidence,
             )
             for column, values in group_columns(table, crops.ids).items()
@@ -396,7 +404,7 @@ def _beyond_pairs(
         "compatibility": {"old": old}
         | compatibility(
             crops.embeddings[enrolled][old].plain(), crops.embeddings[enrolled]["finetuned"].plain(), compared,
-            crops.people, old_clean, new_clean, calibration[old]["fmr"], samples, seed, confidence,
+            crops.people, old_clean, new_clean, own[old]["fmr"], samples, seed, confidence,
         ),
     }  # fmt: skip
     total = len(crops.ids) * (len(crops.ids) - 1) // 2

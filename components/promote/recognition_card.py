@@ -240,8 +240,9 @@ def _threshold(evaluation: Json) -> Section:
     told = (
         f"{entry['threshold']:.4f} (95 % interval {low:.4f} to {high:.4f}) for a false match rate of "
         f"{percent(entry['fmr'])}, at which {percent(entry['fnmr'])} of genuine pairs are not matched; from "
-        f"{entry['impostor_pairs']} impostor and {entry['genuine_pairs']} genuine pairs of {entry['people']} people. "
-        "It is in threshold.json."
+        f"{entry['impostor_pairs']} impostor and {entry['genuine_pairs']} genuine pairs of {entry['people']} people"
+        + (f" of the set {text(evaluation['calibrated_on'])}" if evaluation.get("calibrated_on") else "")
+        + ". It is in threshold.json."
     )
     if not entry["supported"]:
         told += (

@@ -19,6 +19,7 @@ ABSENT: dict[str, Any] = {
     "groups": {},
     "identification": {},
     "calibration": {},
+    "calibrated_on": "",
     "compatibility": {},
     "histograms": {},
     "few_pixels": {},
@@ -182,6 +183,7 @@ def content(run: Run, evaluation: dict[str, Any]) -> Content:
         if evaluation["hardest_cross"]
         else {},
         "forgotten": forgotten_pairs(run),
+        "calibrated_on": title(evaluation["calibrated_on"], evaluation),
         "by_resolution": by_resolution(run, evaluation) if evaluation["resolutions"] else {},
     }
     return Content(sections, values)

@@ -520,6 +520,26 @@ def test_pictures_of_pairs_are_of_the_right_images(of_pairs: Path, pairs: tuple[
         np.testing.assert_array_equal(shown[:, 112:], images[path.stem])
 
 
+def test_the_threshold_is_for_what_the_gate_decides_on(
+    of_pairs: Path, pairs: tuple[Path, Path], mended: Path, tmp_path: Path
+) -> None:
+    found = read(of_pairs)
+    cross = pq.read_table(of_pairs / "scores_cross.parquet").to_pandas()
+    for which in MODELS:
+        told = found["calibration"][which]
+        impostors = cross.loc[~cross["same"], f"{CROSS}_{which}"]
+        assert told["impostor_pairs"] == len(impostors)
+        assert float((impostors > told["threshold"]).mean()) == pytest.approx(told["fmr"], abs=1 / len(impostors))
+    assert found["calibrated_on"] == CROSS
+    threshold = json.loads((of_pairs / "threshold.json").read_text("utf-8"))
+    assert threshold["threshold"] == found["calibration"]["finetuned"]["threshold"]
+    evaluate(*pairs, mended, tmp_path / "out", **QUICK | {"sizes": "12"})
+    plain = read(tmp_path / "out")
+    assert "calibrated_on" not in plain
+    assert plain["calibration"]["finetuned"]["impostor_pairs"] == told["impostor_pairs"] / 2
+    assert plain["compatibility"] == found["compatibility"]
+
+
 def test_sizes_of_pairs_are_what_their_cameras_took(
     of_pairs: Path, pairs: tuple[Path, Path], mended: Path, tmp_path: Path
 ) -> None:

@@ -177,7 +177,13 @@ def test_the_card_tells_of_few_pixels(tmp_path: Path) -> None:
         "| sharp | sharp | 120 | 12 | 95.00 % |",
     ):
         assert told in text, told
-    taken = card(tmp_path / "taken", **resolutions(paired=True))
+    taken = card(
+        tmp_path / "taken",
+        **resolutions(paired=True),
+        calibration={"finetuned": CALIBRATION},
+        calibrated_on="heldout_cross",
+    )
+    assert "pairs of 13 people of the set heldout\\_cross. It is in threshold.json." in taken
     assert "taken by a camera, each of the nearest size" in taken and "superresolution" not in taken
 
 

@@ -566,7 +566,7 @@ def add_resolutions(folder: Path, paired: bool = False, network: bool = True) ->
         evaluation[which]["heldout_cross"] = verification(level)
     evaluation["gain"]["heldout_cross"] = {"auc": gain(0.71, 0.81), "tar": gain(0.5, 0.6)}
     roc["heldout_cross"] = roc["heldout"]
-    evaluation["hardest_cross"] = evaluation["hardest"]
+    evaluation |= {"hardest_cross": evaluation["hardest"], "calibrated_on": "heldout_cross"}
     if "lfw" in evaluation:
         evaluation["lfw"]["sizes"] = [
             {"size": size} | {which: verification(level + by) for which, by in (("baseline", 0), ("finetuned", 0.05))}

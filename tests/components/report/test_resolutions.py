@@ -75,6 +75,11 @@ def test_of_a_cameras_pairs_no_enlarging_is_told(tmp_path: Path) -> None:
     assert "Each, from left to right: few pixels, sharp." in told
 
 
+def test_it_is_told_what_the_threshold_was_calibrated_on(tmp_path: Path) -> None:
+    told = " ".join(page_of(made(tmp_path)).text.split())
+    assert "Calibrated on the set “Held-out people, noise:60 against clean crops”: 7,800 impostor" in told
+
+
 def test_the_summary_has_the_sizes(tmp_path: Path) -> None:
     arguments = made(tmp_path)
     page_of(arguments)
