@@ -10,7 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from components.faces.errors import KubefaceError, require
-from components.faces.pairs import pair_key, resolution_of
+from components.faces.pairs import LOW, pair_key, resolution_of
 from components.faces.progress import Progress
 from components.faces.runtime import VERSION
 from components.faces.table import Table, TableWriter
@@ -80,8 +80,9 @@ def split(
         rows_in, rows_out (not excluded), train, val, heldout, rejected, train_identities, heldout_identities.
 
     Raises:
-        KubefaceError: wrong settings, tables that do not belong together, fewer than two people to train
-            on, or fewer than two held-out people where some were asked for; of classes, a part without an image.
+        KubefaceError: wrong settings, tables that do not belong together, images of few and of many pixels but no
+            pair of them, fewer than two people to train on, or fewer than two held-out people where some were asked
+            for; of classes, a part without an image.
     """
     plan = Plan(
         apply_filter, heldout_fraction, val_fraction, val_people_fraction, min_images, seed, task, unknown_fraction
@@ -147,7 +148,7 @@ def _index(table: Table, filtered: Table, audited: Table | None, task: str) -> p
             )
         for name in names:
             index = index.append_column(f"{other.manifest['kind']} {name}", other.columns([name])[name])
-    paired = _paired(table)
+    paired = _paired(table, task)
     if paired.any():
         index = index.append_column(PAIR, pa.array(paired))
     index = index.sort_by([("identity", "ascending"), ("image_id", "ascending")])
@@ -157,15 +158,22 @@ def _index(table: Table, filtered: Table, audited: Table | None, task: str) -> p
     return index
 
 
-def _paired(table: Table) -> NDArray[np.uint64]:
+def _paired(table: Table, task: str) -> NDArray[np.uint64]:
     """The pair that every image belongs to by its name, in stored order; 0 for none."""
-    found = np.zeros(table.rows, np.uint64)
+    found, low = np.zeros(table.rows, np.uint64), np.zeros(table.rows, np.bool_)
     start = 0
     for rows in table.row_groups(["identity", "source", "groups"]):
         for place, row in enumerate(rows, start):
-            if resolution_of(row["groups"]):
+            if resolution := resolution_of(row["groups"]):
                 found[place] = pair_key(row["identity"], row["source"])
+                low[place] = resolution == LOW
         start += len(rows)
+    few, sharp = found[low], found[~low & (found > 0)]
+    require(
+        task != RECOGNITION or not (len(few) and len(sharp)) or bool(np.isin(few, sharp).any()),
+        f"{table.folder} has low and high images, but no two of one photograph, which the evaluation compares: give "
+        "both of a photograph the same file name",
+    )
     return found
 
 

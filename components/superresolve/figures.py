@@ -18,13 +18,13 @@ def draw_samples(faces: Sequence[Mapping[str, Any]], path: Path) -> None:
     """
     figure = Figure(figsize=(6.4, 1.75 * len(faces)), dpi=100, layout="constrained")
     axes = figure.subplots(len(faces), len(COLUMNS), squeeze=False)
-    for row, face in zip(axes, faces, strict=True):
+    for number, (row, face) in enumerate(zip(axes, faces, strict=True)):
         under = dict(zip(("bicubic", "network"), face["cosines"], strict=True))
         for place, (name, title) in zip(row, COLUMNS.items(), strict=True):
             place.imshow(face[name], interpolation="nearest")
             place.set_xticks([])
             place.set_yticks([])
-            if row is axes[0]:
+            if number == 0:
                 place.set_title(title, fontsize=9)
             height, width = face[name].shape[:2]
             place.set_xlabel(f"identity {under[name]:.2f}" if name in under else f"{width}×{height}", fontsize=8)

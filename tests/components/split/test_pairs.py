@@ -154,3 +154,19 @@ def test_few_images_are_few_photographs(capsys: pytest.CaptureFixture[str]) -> N
     assert "split: 8 people have fewer than 10 images" in capsys.readouterr().err
     divided(paired({f"p{number}": 10 for number in range(8)}), heldout_fraction=0.3, seed=1)
     assert "fewer than 10" not in capsys.readouterr().err
+
+
+def test_low_and_high_images_without_a_pair_stop_before_the_training() -> None:
+    """The evaluation would refuse them, hours later."""
+    photographs = {
+        f"p{person}": [
+            (2 * n + (resolution == "high"), resolution, None, None) for resolution in GROUPS for n in range(4)
+        ]
+        for person in range(12)
+    }
+    with pytest.raises(KubefaceError, match="has low and high images, but no two of one photograph") as raised:
+        divided(photographs, heldout_fraction=0.4)
+    assert "\n" not in str(raised.value)
+    assert divided(photographs, task="attributes", heldout_fraction=0.4)  # whose images are measured as they are
+    photographs["p0"][0] = (1, "low", None, None)
+    assert divided(photographs, heldout_fraction=0.4)
