@@ -162,7 +162,7 @@ def test_low_and_high_images_without_a_pair_stop_before_the_training() -> None:
         f"p{person}": [
             (2 * n + (resolution == "high"), resolution, None, None) for resolution in GROUPS for n in range(4)
         ]
-        for person in range(12)
+        for person in range(30)
     }
     with pytest.raises(KubefaceError, match="has low and high images, but no two of one photograph") as raised:
         divided(photographs, heldout_fraction=0.4)
