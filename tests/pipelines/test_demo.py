@@ -71,6 +71,19 @@ def test_the_other_demos_make_better_models_and_promote_them(tmp_path: Path, whi
         assert summary["scratch"]["heldout"]["accuracy"] > 0.5  # it has learnt something, or it would be a straw man
 
 
+@pytest.mark.timeout(1000)
+def test_the_demo_of_few_pixels_makes_a_better_model_and_promotes_it(tmp_path: Path) -> None:
+    run_in(tmp_path, "pipelines.demo", "low-resolution", timeout=900)
+    run = tmp_path / "runs" / "latest"
+    summary = json.loads((run / "summary.json").read_text("utf-8"))
+    assert summary["dataset"]["images"] == 800  # each of few pixels and sharp
+    assert summary["gate"]["promoted"] is True, summary["gate"]["reason"]
+    gain = summary["gain"]["heldout_cross"]
+    assert gain["auc"]["gain_low"] > 0 and gain["tar"]["gain"] > 0.2
+    assert {row["size"] for row in summary["resolutions"]["rows"]} > {"14", "clean"}
+    assert 'id="resolutions"' in (run / "report.html").read_text("utf-8")
+
+
 @pytest.mark.timeout(3000)
 def test_the_same_model_comes_out_of_containers(demo: Path, tmp_path: Path) -> None:
     """Every step in the image that a cluster would run, built from the files as they are."""
