@@ -10,8 +10,9 @@ from components.faces.errors import require
 from components.faces.guard import Guarded, fine_structure
 
 ALPHAS = tuple(number / 10 for number in range(11))
-# Crops that the gate learns from; it has five numbers to learn.
+# Crops that the gate learns from; it has five numbers to learn, which need no regularisation to speak of.
 GATE_CROPS = 2000
+GATE_C = 100.0
 
 
 def interpolated(start: Mapping[str, Tensor], tuned: Mapping[str, Tensor], alpha: float) -> dict[str, Tensor]:
@@ -47,7 +48,7 @@ def fit_guard(
     rows = torch.cat([clean, degraded]).double().cpu()
     truth = torch.cat([torch.zeros(len(clean)), torch.ones(len(degraded))])
     mean, spread = rows.mean(0), rows.std(0).clamp(min=1e-6)
-    fitted = LogisticRegression(class_weight="balanced").fit(((rows - mean) / spread).numpy(), truth.numpy())
+    fitted = LogisticRegression(C=GATE_C, class_weight="balanced").fit(((rows - mean) / spread).numpy(), truth.numpy())
     weight = torch.from_numpy(fitted.coef_[0]) / spread
     model = Guarded(start, tuned).to(clean.device)
     with torch.no_grad():

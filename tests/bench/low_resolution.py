@@ -54,7 +54,7 @@ class Method:
     """One way: what is trained on which few pixels, and whether a network enlarges them.
 
     recipe: empty for the starting model as it is; settings: in the recipe's place; network: enlarges in the place of
-    bicubic interpolation; flip: LFW is measured with flip test-time augmentation too.
+    bicubic interpolation.
     """
 
     name: str
@@ -62,7 +62,6 @@ class Method:
     recipe: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
     network: bool = False
-    flip: bool = False
 
     @property
     def file(self) -> str:
@@ -73,12 +72,12 @@ class Method:
 # Rates are the recipes' own; those of LoRA and AdaFace were taken from their papers' range and not tuned.
 DISTILLED: dict[str, Any] = {"epochs": EPOCHS}
 METHODS = [
-    Method("bicubic, starting model", flip=True),
+    Method("bicubic, starting model"),
     Method("network, starting model", network=True),
     Method("two stages, ArcFace", recipe="two-stage", settings={"epochs": EPOCHS, "amp": "bf16"}),
     Method("two stages, AdaFace", recipe="two-stage", settings={"epochs": EPOCHS, "head": "adaface", "amp": "bf16"}),
     Method("distillation at 14 pixels", "lowres:14", "low-resolution", DISTILLED),
-    Method("distillation at 10 to 20", SPAN, "low-resolution", DISTILLED, flip=True),
+    Method("distillation at 10 to 20", SPAN, "low-resolution", DISTILLED),
     Method(
         "distillation at 10 to 20, LoRA",
         SPAN,
@@ -189,24 +188,19 @@ def trained_network(aligned: Path, split: Path) -> Path:
 # --- measuring ------------------------------------------------------------------------------------------------------
 
 
-def on_lfw(model: OnnxModel, wanted: PairsFile, crops: NDArray[np.uint8], size: int, enlarger: Enlarger | None,
-           flip: bool) -> dict[str, Any]:  # fmt: skip
+def on_lfw(model: OnnxModel, wanted: PairsFile, crops: NDArray[np.uint8], size: int,
+           enlarger: Enlarger | None) -> dict[str, Any]:  # fmt: skip
     """View 2's accuracy and its standard error, both photographs of a pair at a size; 0 for the crops as they are."""
     bad = Degradation("lowres", size, enlarger=enlarger) if size else Degradation()
-    embedded = Embeddings()
+    embedded: list[NDArray[np.float32]] = []
     with Progress(f"lfw at {size or 'full size'}", len(crops)) as progress:
         for first in range(0, len(crops), 64):
             names = wanted.images[first : first + 64]
             batch = np.stack([bad(crop, "probe", n) for crop, n in zip(crops[first : first + 64], names, strict=True)])
-            plain = model.embed(batch)
-            embedded.append(plain, model.embed(batch, flip=True) if flip else plain)
+            embedded.append(model.embed(batch))
             progress.advance(len(names))
-    told = verification(wanted.pairs.scores(embedded.plain()), wanted.pairs.same, wanted.folds)
-    found = {name: told[name] for name in ("accuracy", "accuracy_standard_error", "auc")}
-    if flip:
-        turned = verification(wanted.pairs.scores(embedded.flipped()), wanted.pairs.same, wanted.folds)
-        found["flip"] = {name: turned[name] for name in ("accuracy", "accuracy_standard_error")}
-    return found
+    told = verification(wanted.pairs.scores(np.concatenate(embedded)), wanted.pairs.same, wanted.folds)
+    return {name: told[name] for name in ("accuracy", "accuracy_standard_error", "auc")}
 
 
 def on_heldout(aligned: Path, people: dict[str, str], start: OnnxModel, model: OnnxModel,
@@ -250,9 +244,7 @@ def measured(method: Method, aligned: Path, split: Path, wanted: PairsFile, crop
     row = {
         "method": method.name,
         "minutes": round(seconds / 60, 1),
-        "lfw": {
-            str(size or "clean"): on_lfw(model, wanted, crops, size, enlarger, method.flip) for size in [*SIZES, 0]
-        },
+        "lfw": {str(size or "clean"): on_lfw(model, wanted, crops, size, enlarger) for size in [*SIZES, 0]},
         "heldout": on_heldout(aligned, _identities(split, "heldout"), before, model, enlarger),
     }
     kept.parent.mkdir(exist_ok=True)
