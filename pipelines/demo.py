@@ -37,7 +37,7 @@ PREFIX, PAIRS_PREFIX = "datasets/orl", "datasets/orl-pairs"
 LABELS = Path(__file__).with_name("orl_attributes.csv")  # of each photograph, as seen by eye
 # A few people and few images: a small scale suits few classes (Zhang et al., "AdaCos", arXiv 1905.00292), small
 # batches give more steps, and the head starts from the people's mean embeddings instead of a stage of its own.
-SETTINGS = {
+SETTINGS: dict[str, Any] = {
     "name": "orl-sface",
     "degradation": "noise:60",
     "settings": {"strategy": "full", "scale": 16.0, "batch_size": 16, "epochs": 7, "lr": 1e-4},

@@ -11,20 +11,15 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, pad
 
 OCTAVES = 4
-# Share of a crop's side that is left out at each edge: where a face stands at the edge of its photograph the crop has a
-# border, whose sharp line would make few pixels look like many.
-MARGIN = 0.3
 
 
 def fine_structure(images: Tensor) -> Tensor:
-    """Log energy of the detail of each octave, N×OCTAVES, in the middle of prepared crops N×3×H×W.
+    """Log energy of the detail of each octave, N×OCTAVES, of prepared crops N×3×H×W.
 
     Detail is what a 3×3 mean takes away from the grey picture, at full size, half, a quarter …: noise
     raises the first ones, few pixels, blur and JPEG lower them.
     """
-    top, left = (round(MARGIN * side) for side in images.shape[2:])
-    middle = images[:, :, top : images.shape[2] - top, left : images.shape[3] - left]
-    grey = middle.float().mean(1, keepdim=True)
+    grey = images.float().mean(1, keepdim=True)
     energies = []
     for _ in range(OCTAVES):
         detail = grey - avg_pool2d(pad(grey, (1, 1, 1, 1), mode="replicate"), 3, 1)
