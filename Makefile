@@ -98,7 +98,7 @@ run-step: $(READY) ## Run one step in its container, the current folder as /data
 	@test -n "$(STEP)" || { echo "error: usage: make run-step STEP=align ARGS=\"--faces faces --out aligned\"" >&2; exit 2; }
 	@$(BIN)/python -m pipelines.images run $(NAMED) --data "$(or $(DATA),.)" --network $(or $(NETWORK),none) $(STEP) $(ARGS)
 
-demo-containers: $(READY) ## The demo with each step in its container, after 'make images' [DEMO=attributes|classes ENGINE=podman|docker]
+demo-containers: $(READY) ## The demo with each step in its container, after 'make images' [DEMO=attributes|classes|low-resolution ENGINE=podman|docker]
 	@$(BIN)/python -m pipelines.containers --engine "$(ENGINE)" $(DEMO)
 
 secret: $(READY) ## Put the S3 keys of the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY) into the cluster [NAMESPACE=kubeface REPLACE=1]
