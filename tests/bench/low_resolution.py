@@ -69,7 +69,7 @@ class Method:
         return self.name.replace(",", "").replace(" ", "-")
 
 
-# Rates are the recipes' own; those of LoRA and AdaFace were taken from their papers' range and not tuned.
+# Rates are the recipes' own; LoRA's was set once and not tuned.
 DISTILLED: dict[str, Any] = {"epochs": EPOCHS}
 METHODS = [
     Method("bicubic, starting model"),
