@@ -5,9 +5,9 @@ from typing import Any
 from kfp import dsl
 
 from components.evaluate.component import evaluate_attributes
-from components.faces.tasks import ATTRIBUTES
-from pipelines.parts import Data, Given, Trained, compare, decide_and_report, divide, pipeline, train
+from kubeface.records.tasks import ATTRIBUTES
 from pipelines.signatures import LABELLED, OF_RECOGNITION, chosen
+from pipelines.tasks import Data, Given, Trained, compare, decide_and_report, divide, pipeline, train
 
 NAME = "face-attributes"
 SUMMARY = "Trains a model for many binary labels of faces at once, such as CelebA's 40, and says whether it got better."

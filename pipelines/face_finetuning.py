@@ -2,8 +2,8 @@
 
 from kfp import dsl
 
-from pipelines.parts import Data, Given, leaks, pipeline, recognise
 from pipelines.signatures import OF_FEW_PIXELS, chosen
+from pipelines.tasks import Data, Given, leaks, pipeline, recognise
 
 NAME = "face-finetuning"
 SUMMARY = "Fine-tunes a face-recognition model on your own people and says whether it got better."

@@ -6,9 +6,9 @@ from typing import Any
 from kfp import dsl
 
 from components.evaluate.component import evaluate_classes
-from components.faces.tasks import CLASSES
-from pipelines.parts import Data, Given, Trained, compare, decide_and_report, divide, pipeline, train
+from kubeface.records.tasks import CLASSES
 from pipelines.signatures import LABELLED, OF_RECOGNITION, SCRATCH_RECIPE, chosen
+from pipelines.tasks import Data, Given, Trained, compare, decide_and_report, divide, pipeline, train
 
 NAME = "image-classification"
 SUMMARY = (

@@ -3,8 +3,8 @@ sharp ones, a comparison and a report out."""
 
 from kfp import dsl
 
-from pipelines.parts import Data, Given, leaks, pipeline, recognise
 from pipelines.signatures import chosen
+from pipelines.tasks import Data, Given, leaks, pipeline, recognise
 
 NAME = "low-resolution"
 SUMMARY = "Fine-tunes a model for faces of few pixels, super-resolved or not, and says whether it knows them better."

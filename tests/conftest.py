@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from components.faces.fetch import WheelFile
+from kubeface.storage.downloads import WheelFile
 
 # The same examples every time, so that a change fails on what it did; HYPOTHESIS_PROFILE=search looks for new ones.
 settings.register_profile("kubeface", deadline=None, max_examples=50, derandomize=True)
@@ -51,7 +51,7 @@ def orl_folder(orl: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory) 
 @pytest.fixture(scope="session")
 def faces_table(orl_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The face table of `orl_folder`."""
-    from components.ingest.step import ingest
+    from kubeface.ingest.step import ingest
 
     out = tmp_path_factory.mktemp("tables") / "faces"
     ingest(str(orl_folder), out)
@@ -61,7 +61,7 @@ def faces_table(orl_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 @pytest.fixture(scope="session")
 def aligned_table(faces_table: Path) -> Path:
     """`faces_table` aligned with MTCNN."""
-    from components.align.step import align
+    from kubeface.align.step import align
 
     out = faces_table.with_name("aligned")
     align(faces_table, out)
@@ -71,7 +71,7 @@ def aligned_table(faces_table: Path) -> Path:
 @pytest.fixture(scope="session")
 def filter_table(faces_table: Path, aligned_table: Path) -> Path:
     """The filter's verdicts on `aligned_table`."""
-    from components.filter.step import filter_faces
+    from kubeface.filter.step import filter_faces
 
     out = faces_table.with_name("filter")
     filter_faces(faces_table, aligned_table, out)
@@ -81,7 +81,7 @@ def filter_table(faces_table: Path, aligned_table: Path) -> Path:
 @pytest.fixture(scope="session")
 def split_table(aligned_table: Path, filter_table: Path) -> Path:
     """`aligned_table` divided: three people trained on, three held out."""
-    from components.split.step import split
+    from kubeface.split.step import split
 
     out = aligned_table.with_name("split")
     split(aligned_table, filter_table, out, heldout_fraction=0.5, seed=SPLIT_SEED)

@@ -17,8 +17,8 @@ def align(
     """Finds the largest face nearest the centre and makes a crop of it."""
     from pathlib import Path
 
-    from components.align.step import align as run
-    from components.faces.runtime import run_shard
+    from kubeface.align.step import align as run
+    from kubeface.runtime.process import run_shard
 
     return run_shard(
         shard,

@@ -36,8 +36,8 @@ def audit(
     """
     from pathlib import Path
 
-    from components.audit.step import audit as run
-    from components.faces.runtime import run_component, use_stores
+    from kubeface.audit.step import audit as run
+    from kubeface.runtime.process import run_component, use_stores
 
     use_stores(s3_endpoint)
     figures = run_component(

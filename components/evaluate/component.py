@@ -34,9 +34,9 @@ def evaluate(
     """Compares the fine-tuned model with its starting model, and the promoted one, on held-out people and more."""
     from pathlib import Path
 
-    from components.evaluate.step import evaluate as run
-    from components.evaluate.step import log_roc
-    from components.faces.runtime import run_component, use_stores
+    from kubeface.evaluate.step import evaluate as run
+    from kubeface.evaluate.step import log_roc
+    from kubeface.runtime.process import run_component, use_stores
 
     use_stores(s3_endpoint, weights_mirror)
     run_component(
@@ -84,8 +84,8 @@ def evaluate_attributes(
     """Compares a model of many labels with its features before fine-tuning, and the promoted one."""
     from pathlib import Path
 
-    from components.evaluate.attributes import evaluate_attributes as run
-    from components.faces.runtime import run_component, use_stores
+    from kubeface.evaluate.attributes import evaluate_attributes as run
+    from kubeface.runtime.process import run_component, use_stores
 
     use_stores(s3_endpoint, weights_mirror)
     run_component(
@@ -125,8 +125,8 @@ def evaluate_classes(
     """Compares a classifier with its features before fine-tuning, one from scratch, and the promoted one."""
     from pathlib import Path
 
-    from components.evaluate.classes import evaluate_classes as run
-    from components.faces.runtime import run_component, use_stores
+    from kubeface.evaluate.classes import evaluate_classes as run
+    from kubeface.runtime.process import run_component, use_stores
 
     use_stores(s3_endpoint, weights_mirror)
     run_component(

@@ -20,8 +20,8 @@ def filter_faces(
     """Scores every aligned image with RetinaFace and says which to keep."""
     from pathlib import Path
 
-    from components.faces.runtime import run_shard
-    from components.filter.step import filter_faces as run
+    from kubeface.filter.step import filter_faces as run
+    from kubeface.runtime.process import run_shard
 
     return run_shard(
         shard,

@@ -34,8 +34,8 @@ def finetune(
     """Fine-tunes a model on the training images of a split; on several GPUs or nodes where there are."""
     from pathlib import Path
 
-    from components.faces.runtime import run_component, use_stores
-    from components.finetune.launch import Nodes, launch
+    from kubeface.finetune.launch import Nodes, launch
+    from kubeface.runtime.process import run_component, use_stores
 
     use_stores(s3_endpoint, weights_mirror)
     run_component(

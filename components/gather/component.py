@@ -20,8 +20,8 @@ def gather(
     """Merges the tables of all shards; the result does not depend on their number."""
     from pathlib import Path
 
-    from components.faces.runtime import run_component, use_stores
-    from components.gather.step import gather as run
+    from kubeface.gather.step import gather as run
+    from kubeface.runtime.process import run_component, use_stores
 
     use_stores(s3_endpoint)
     run_component(

@@ -13,8 +13,8 @@ def plan(
     s3_endpoint: str = "",
 ) -> list[str]:
     """Divides the source into shards by name; each comes with what tells whether it has changed."""
-    from components.faces.runtime import guarded, use_stores
-    from components.ingest.step import plan as run
+    from kubeface.ingest.step import plan as run
+    from kubeface.runtime.process import guarded, use_stores
 
     use_stores(s3_endpoint)
     planned = guarded(
@@ -43,8 +43,8 @@ def ingest(
     """Reads the images of one shard of a source into a face table; returns its receipt."""
     from pathlib import Path
 
-    from components.faces.runtime import run_shard, use_stores
-    from components.ingest.step import ingest as run
+    from kubeface.ingest.step import ingest as run
+    from kubeface.runtime.process import run_shard, use_stores
 
     use_stores(s3_endpoint)
     return run_shard(

@@ -10,8 +10,8 @@ def conclude(left: str, models: str, name: str, run: str, s3_endpoint: str = "")
     Returns:
         `left` as it is, so that what a run hands out is there when the run is done.
     """
-    from components.faces.runtime import guarded, use_stores
-    from components.notify.step import conclude as action
+    from kubeface.notify.step import conclude as action
+    from kubeface.runtime.process import guarded, use_stores
 
     use_stores(s3_endpoint)
     guarded(action, left=left, models=models, name=name, run=run)
@@ -21,8 +21,8 @@ def conclude(left: str, models: str, name: str, run: str, s3_endpoint: str = "")
 @dsl.component(base_image="localhost/kubeface/notify:0.1.0", install_kfp_package=False)
 def notify(models: str, name: str, run: str, title: str = "", ui: str = "", s3_endpoint: str = "") -> None:
     """Tells a webhook whether the run succeeded, and its verdict."""
-    from components.faces.runtime import guarded, use_stores
-    from components.notify.step import notify as action
+    from kubeface.notify.step import notify as action
+    from kubeface.runtime.process import guarded, use_stores
 
     use_stores(s3_endpoint)
     guarded(action, models=models, name=name, run=run, title=title, ui=ui)

@@ -23,8 +23,8 @@ def promote(
     """Writes the model to the store of models, and makes it the champion, if the gate found it better."""
     from pathlib import Path
 
-    from components.faces.runtime import run_component, use_stores
-    from components.promote.step import promote as run
+    from kubeface.promote.step import promote as run
+    from kubeface.runtime.process import run_component, use_stores
 
     use_stores(s3_endpoint)
     run_component(
@@ -57,8 +57,8 @@ def champion(
         trained: the same, for audit to ask what it was trained on; empty where that does not matter, so that a
             promotion leaves what is cached of the audit, and of all behind it, as it is.
     """
-    from components.faces.runtime import guarded, use_stores
-    from components.promote.champion import find_champion
+    from kubeface.promote.champion import find_champion
+    from kubeface.runtime.process import guarded, use_stores
 
     use_stores(s3_endpoint)
     uri = guarded(find_champion, destination=models, name=name)

@@ -35,8 +35,8 @@ def report(
     import json
     from pathlib import Path
 
-    from components.faces.runtime import run_component
-    from components.report.step import report as run
+    from kubeface.report.step import report as run
+    from kubeface.runtime.process import run_component
 
     run_component(
         metrics,
@@ -84,8 +84,8 @@ def keep(
     import json
     from pathlib import Path
 
-    from components.faces.runtime import run_component
-    from components.report.keep import keep as run
+    from kubeface.report.keep import keep as run
+    from kubeface.runtime.process import run_component
 
     run_component(
         metrics,

@@ -22,8 +22,8 @@ def split(
     """Divides people into trained and held out, and the trained people's images into train and val."""
     from pathlib import Path
 
-    from components.faces.runtime import run_component
-    from components.split.step import split as run
+    from kubeface.runtime.process import run_component
+    from kubeface.split.step import split as run
 
     run_component(
         metrics,

@@ -19,8 +19,8 @@ def superresolve(
     """Enlarges images of few pixels, by a super-resolution network or bicubic interpolation."""
     from pathlib import Path
 
-    from components.faces.runtime import run_shard, use_stores
-    from components.superresolve.step import superresolve as run
+    from kubeface.runtime.process import run_shard, use_stores
+    from kubeface.superresolve.step import superresolve as run
 
     use_stores(s3_endpoint, weights_mirror)
     return run_shard(
@@ -62,8 +62,8 @@ def train_superresolution(
     """Trains a super-resolution network on the people who are trained on, by their pixels and their identity."""
     from pathlib import Path
 
-    from components.faces.runtime import run_component, use_stores
-    from components.superresolve.training import train_superresolution as run
+    from kubeface.runtime.process import run_component, use_stores
+    from kubeface.superresolve.training import train_superresolution as run
 
     use_stores(s3_endpoint, weights_mirror)
     run_component(

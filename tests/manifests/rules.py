@@ -8,8 +8,8 @@ from typing import Any
 
 import yaml
 
-from pipelines.pinning import DIGEST, containers, pod_specs
-from pipelines.secret import SECRETS
+from pipelines.build.pinning import DIGEST, containers, pod_specs
+from pipelines.cluster.secret import SECRETS
 
 Object = dict[str, Any]
 Rule = Callable[[list[Object]], list[str]]

@@ -9,9 +9,9 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from pipelines.images import Image
-from pipelines.kubectl import Kubectl
-from pipelines.pinning import pin
+from pipelines.build.images import Image
+from pipelines.build.pinning import pin
+from pipelines.cluster.kubectl import Kubectl
 from tests.manifests import rules
 from tests.manifests.rules import RULES, Object, Rule
 

@@ -15,8 +15,8 @@ import yaml
 from minio import Minio
 from minio.error import S3Error
 
-from pipelines.kubectl import Kubectl
-from pipelines.store import _wait, free_ports
+from pipelines.cluster.kubectl import Kubectl
+from pipelines.local.store import _wait, free_ports
 
 ROOT = Path(__file__).resolve().parents[2]
 BUCKET = "faces"

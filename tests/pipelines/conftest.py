@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import estimate, schedule, submit
-from pipelines.compile import compile_pipeline
+from pipelines.build.compile import compile_pipeline
+from pipelines.cluster import estimate, schedule, submit
 
 PRINT = builtins.print
 

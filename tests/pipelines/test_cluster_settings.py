@@ -12,12 +12,12 @@ import pytest
 import yaml
 from kfp import compiler, dsl, local
 
-from components.faces.errors import KubefaceError
 from components.notify.component import conclude
-from components.notify.step import WEBHOOK
-from pipelines.catalogue import TASKS, load
-from pipelines.parts import Outputs, told_at_the_end
-from pipelines.run import run_local
+from kubeface.notify.step import WEBHOOK
+from kubeface.runtime.errors import KubefaceError
+from pipelines.build.catalogue import TASKS, load
+from pipelines.local.run import run_local
+from pipelines.tasks import Outputs, told_at_the_end
 
 Json = dict[str, Any]
 IMAGE = "localhost/none"

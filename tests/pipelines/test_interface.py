@@ -12,26 +12,26 @@ from typing import Any, get_origin
 import pytest
 import yaml
 
-from components.align.step import align
-from components.audit.step import audit
-from components.evaluate.attributes import evaluate_attributes
-from components.evaluate.classes import evaluate_classes
-from components.evaluate.step import evaluate
-from components.faces.errors import KubefaceError
-from components.filter.step import filter_faces
-from components.finetune.step import finetune
-from components.gather.step import gather
-from components.ingest.step import ingest, plan
-from components.notify.step import conclude, notify
-from components.promote.step import promote
-from components.report.keep import keep
-from components.report.step import report
-from components.split.step import split
 from components.superresolve.component import train_superresolution as train_superresolution_component
-from components.superresolve.step import superresolve
-from components.superresolve.training import train_superresolution
-from pipelines.catalogue import FACE_FINETUNING, IMAGE_CLASSIFICATION, LOW_RESOLUTION, TASKS, load
-from pipelines.compile import compile_pipeline
+from kubeface.align.step import align
+from kubeface.audit.step import audit
+from kubeface.evaluate.attributes import evaluate_attributes
+from kubeface.evaluate.classes import evaluate_classes
+from kubeface.evaluate.step import evaluate
+from kubeface.filter.step import filter_faces
+from kubeface.finetune.step import finetune
+from kubeface.gather.step import gather
+from kubeface.ingest.step import ingest, plan
+from kubeface.notify.step import conclude, notify
+from kubeface.promote.step import promote
+from kubeface.report.keep import keep
+from kubeface.report.step import report
+from kubeface.runtime.errors import KubefaceError
+from kubeface.split.step import split
+from kubeface.superresolve.step import superresolve
+from kubeface.superresolve.training import train_superresolution
+from pipelines.build.catalogue import FACE_FINETUNING, IMAGE_CLASSIFICATION, LOW_RESOLUTION, TASKS, load
+from pipelines.build.compile import compile_pipeline
 from pipelines.signatures import PARAMETERS, REQUIRED
 
 GOLDEN = Path(__file__).with_name("interface.json")

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import docstring_parser
 import pytest
 
-from pipelines.catalogue import TASKS, load
+from pipelines.build.catalogue import TASKS, load
 from pipelines.signatures import PARAMETERS, REQUIRED, Parameter, chosen, interface
 
 

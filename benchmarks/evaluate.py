@@ -1,0 +1,188 @@
+"""make bench-evaluate: what an evaluation costs beside a bare onnxruntime session, and whether its memory is flat.
+
+The faces are ORL's (Samaria and Harter, WACV 1994), aligned by the align step. Written to build/bench-evaluate.json.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kubeface.storage.folders import write_json
+from tests.conftest import ORL
+
+RESULT = Path("build/bench-evaluate.json")
+ROUNDS = 5
+TARGETS = {"embedding": 0.95, "metrics_seconds": 3.0, "gallery_memory": 1.1}
+PAIRS, SAMPLES = 6_000, 2_000
+GALLERIES = (1_415, 4_473)  # images whose pairs are a million and ten million
+
+
+def make_crops(folder: Path) -> Path:
+    """The aligned table of ORL's 400 photographs."""
+    from kubeface.align.step import align
+    from kubeface.ingest.step import ingest
+
+    for name, data in ORL.read_all().items():
+        if name.endswith(".pgm"):
+            path = folder / "images" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+    ingest(str(folder / "images"), folder / "faces")
+    align(folder / "faces", folder / "aligned", detector="retinaface")
+    return folder / "aligned"
+
+
+def seconds(call: Callable[[], Any]) -> float:
+    """How long a call takes."""
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def exported(folder: Path) -> Path:
+    """The published sface as finetune leaves a model."""
+    from kubeface.finetune.export import export_onnx
+    from kubeface.models.model import load_pretrained, save_model
+    from kubeface.storage.folders import sha256_file
+
+    model, path = load_pretrained("sface"), folder / "model"
+    path.mkdir()
+    export_onnx(model, path / "model.onnx", np.zeros((2, 112, 112, 3), np.uint8))
+    save_model(model, path, {"onnx": {"sha256": sha256_file(path / "model.onnx")}})
+    return path
+
+
+def bench_embedding(folder: Path) -> dict[str, Any]:
+    """Images a second from the table to embeddings, over those of the bare session on prepared batches.
+
+    The bare session is onnxruntime as it is usually called: batches, every processor on each.
+    """
+    import onnxruntime
+
+    from kubeface.evaluate.heldout import crops_of
+    from kubeface.models.onnx_model import open_model
+    from kubeface.runtime.process import cpu_limit
+    from kubeface.tables.table import Table
+
+    table, path = Table(make_crops(folder), "aligned"), exported(folder)
+    model, options = open_model(str(path), "cpu"), onnxruntime.SessionOptions()
+    options.intra_op_num_threads = cpu_limit()
+    session = onnxruntime.InferenceSession(str(path / "model.onnx"), options, providers=["CPUExecutionProvider"])
+    wanted = dict.fromkeys(table.columns(["image_id"])["image_id"].to_pylist(), "")
+    prepared = [
+        np.ascontiguousarray(np.stack(crops).transpose(0, 3, 1, 2), np.float32) for _, crops in crops_of(table, wanted)
+    ]
+
+    def ours() -> None:
+        for _, crops in crops_of(table, wanted):
+            model.embed(np.stack(crops))
+
+    def bare() -> None:
+        for batch in prepared:
+            session.run(None, {"crops": batch})
+
+    bare(), ours()
+    ratios = []
+    for number in range(ROUNDS):
+        pair = [seconds(call) for call in ((ours, bare) if number % 2 else (bare, ours))]
+        of_ours, of_bare = pair if number % 2 else pair[::-1]
+        ratios.append(of_bare / of_ours)
+    return figures("embedding", ratios) | {"images": len(wanted)}
+
+
+def bench_metrics() -> dict[str, Any]:
+    """Seconds for all figures, curves and the bootstrap of two models on as many pairs as LFW's View 2 has."""
+    from kubeface.evaluate.pair_sets import Bootstrap, PairSet, tell, thresholds
+    from kubeface.metrics.calibration import calibrate
+    from kubeface.metrics.verification import Pairs, roc_points, verification
+
+    random = np.random.default_rng(0)
+    same = np.tile(np.repeat([True, False], PAIRS // 20), 10)
+    pairs = Pairs(np.arange(0, 2 * PAIRS, 2), np.arange(1, 2 * PAIRS, 2), same)
+    people = random.integers(0, 4_000, 2 * PAIRS)
+    people[pairs.right[same]] = people[pairs.left[same]]
+    scores = {
+        which: np.where(same, mean, 0.1) + random.normal(0, 0.1, PAIRS)
+        for which, mean in (("baseline", 0.4), ("finetuned", 0.5))
+    }
+    folds = np.repeat(np.arange(10), PAIRS // 10)
+
+    def all_of_it() -> None:
+        told: dict[str, Any] = {
+            "baseline": {},
+            "finetuned": {},
+            "gain": {},
+            "paired": {},
+            "forgotten": [],
+            "histograms": {},
+        }
+        made = {which: verification(values, same, folds) for which, values in scores.items()}
+        roc = {which: roc_points(values, same) for which, values in scores.items()}
+        names = [str(number) for number in range(2 * PAIRS)]
+        found = PairSet("lfw", names, names, people, pairs, folds, scores, made, roc)
+        tell(told, found, Bootstrap(SAMPLES, 0, 0.95, 0.01))
+        thresholds(found)
+        calibrate(scores["finetuned"], pairs, people, 0.001, SAMPLES)
+
+    return figures("metrics_seconds", [seconds(all_of_it) for _ in range(ROUNDS)]) | {
+        "pairs": PAIRS,
+        "samples": SAMPLES,
+    }
+
+
+def peak_of_gallery(images: int) -> float:
+    """Most memory in MiB of a process that scores every pair of a gallery."""
+    code = (
+        "import resource, numpy as np\n"
+        "from kubeface.metrics.score_counts import count_scores\n"
+        "random = np.random.default_rng(0)\n"
+        f"vectors = random.normal(size=({images}, 128)).astype(np.float32)\n"
+        "vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)\n"
+        f"count_scores(vectors, np.arange({images}) // 10).figures()\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return float(done.stdout)
+
+
+def bench_gallery() -> dict[str, Any]:
+    """Memory for ten million pairs over that for a million."""
+    peaks = {size: peak_of_gallery(size) for size in GALLERIES}
+    small, large = peaks.values()
+    told = {f"{size * (size - 1) // 2} pairs": round(peak, 1) for size, peak in peaks.items()}
+    return figures("gallery_memory", [large / small]) | {"mebibytes": told}
+
+
+def figures(name: str, values: list[float]) -> dict[str, Any]:
+    """Median, least and greatest of the rounds, and the target."""
+    return {
+        "median": round(statistics.median(values), 3), "min": round(min(values), 3), "max": round(max(values), 3),
+        "rounds": len(values), "target": TARGETS[name],
+    }  # fmt: skip
+
+
+def main() -> None:
+    """Measures, prints a line for each figure and writes build/bench-evaluate.json."""
+    with tempfile.TemporaryDirectory() as scratch:
+        found = {
+            "embedding": bench_embedding(Path(scratch)),
+            "metrics_seconds": bench_metrics(),
+            "gallery_memory": bench_gallery(),
+        }
+    print(f"{'figure':18} median  min    max    target")
+    for name, entry in found.items():
+        print(f"{name:18} {entry['median']:<7} {entry['min']:<6} {entry['max']:<6} {entry['target']}")
+    RESULT.parent.mkdir(exist_ok=True)
+    write_json(RESULT, json.loads(json.dumps({"ratios": found})))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,280 @@
+"""make bench-low-resolution: the ways to recognise faces of few pixels, side by side, for docs/low-resolution.md.
+
+Trained on the people of CELEBA (an archive of folders by person) but for those who look like somebody in LFW: they
+alone are held out, so that nobody who is measured was trained on. Fifteen of the others are for validation. Every
+method sees the same photographs as often as the others (EPOCHS). Measured are LFW View 2, both photographs of a pair
+at a size, and held-out people, a photograph of the size against sharp ones; nothing is chosen on either.
+
+Each stage is kept in build/low-resolution and not done twice; figures go to build/bench-low-resolution.json.
+"""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kubeface.align.step import align
+from kubeface.evaluate.heldout import Heldout, View
+from kubeface.evaluate.lfw import PairsFile, _crops, read_pairs
+from kubeface.evaluate.pair_sets import Bootstrap
+from kubeface.evaluate.resolutions import Fixed, embed_sizes, measure_sizes, views_as
+from kubeface.faces.degradation import Degradation, Enlarger
+from kubeface.finetune.step import finetune
+from kubeface.ingest.step import ingest
+from kubeface.metrics.verification import all_pairs, verification
+from kubeface.models.embeddings import Embeddings, embed_batch
+from kubeface.models.model import choose_device, load_start
+from kubeface.models.onnx_model import OnnxModel, open_model, open_start
+from kubeface.models.superresolution import open_enlarger
+from kubeface.runtime.process import cpu_limit
+from kubeface.runtime.progress import Progress
+from kubeface.storage.folders import read_json, write_json
+from kubeface.superresolve.training import train_superresolution
+from kubeface.tables.table import Table, TableWriter
+
+BACKBONE = "sface"
+FOLDER, RESULT = Path("build/low-resolution"), Path("build/bench-low-resolution.json")
+SHARED = Path("../shared/data")
+LOOKS_ALIKE = 0.5  # cosine of mean embeddings from which on somebody may be in LFW
+VALIDATION = 15  # people
+SIZES = [10, 14, 20]
+EPOCHS = 3
+SPAN = "lowres:10-20"
+NETWORK_EPOCHS = 4
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way: what is trained on which few pixels, and whether a network enlarges them.
+
+    recipe: empty for the starting model as it is; settings: in the recipe's place; network: enlarges in the place of
+    bicubic interpolation.
+    """
+
+    name: str
+    degradation: str = SPAN
+    recipe: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
+    network: bool = False
+
+    @property
+    def file(self) -> str:
+        """The name as one of a file."""
+        return self.name.replace(",", "").replace(" ", "-")
+
+
+# Rates are the recipes' own; LoRA's was set once and not tuned.
+DISTILLED: dict[str, Any] = {"epochs": EPOCHS}
+METHODS = [
+    Method("bicubic, starting model"),
+    Method("network, starting model", network=True),
+    Method("two stages, ArcFace", recipe="two-stage", settings={"epochs": EPOCHS, "amp": "bf16"}),
+    Method("two stages, AdaFace", recipe="two-stage", settings={"epochs": EPOCHS, "head": "adaface", "amp": "bf16"}),
+    Method("distillation at 14 pixels", "lowres:14", "low-resolution", DISTILLED),
+    Method("distillation at 10 to 20", SPAN, "low-resolution", DISTILLED),
+    Method(
+        "distillation at 10 to 20, LoRA",
+        SPAN,
+        "low-resolution",
+        DISTILLED | {"strategy": "lora", "num_layers": 0, "frozen_layers": 0, "lr": 2e-3, "guard": False},
+    ),
+    Method("distillation at 10 to 20, network", SPAN, "low-resolution", DISTILLED, network=True),
+]
+TRAINED = next(method for method in METHODS if method.recipe)
+
+
+# --- data -----------------------------------------------------------------------------------------------------------
+
+
+def aligned_people() -> Path:
+    """The aligned table of CELEBA's people."""
+    out = FOLDER / "aligned"
+    if not out.exists():
+        archive = os.environ.get("CELEBA") or str(SHARED / "celeba/celeba_wild.tar")
+        ingest(archive, FOLDER / "faces")
+        align(FOLDER / "faces", out, detector="retinaface")
+    return out
+
+
+def lfw_crops(wanted: PairsFile) -> NDArray[np.uint8]:
+    """Aligned crops of View 2's images, N×112×112×3."""
+    out = FOLDER / "lfw.npy"
+    if not out.exists():
+        found: list[Any] = []
+        with Progress("lfw", len(wanted.images)) as progress:
+            for names, crops, _ in _crops(_lfw("lfw-deepfunneled.tar"), wanted.images, "pairs.txt", "retinaface",
+                                          "arcface_112"):  # fmt: skip
+                found += crops
+                progress.advance(len(names))
+        np.save(out, np.stack(found))
+    return np.asarray(np.load(out, mmap_mode="r"))
+
+
+def _lfw(name: str) -> str:
+    return str(Path(os.environ.get("LFW_FOLDER") or SHARED / "lfw") / name)
+
+
+def divided(aligned: Path, wanted: PairsFile, crops: NDArray[np.uint8]) -> Path:
+    """The split: who looks like somebody in LFW is held out, of the others some are for validation."""
+    out = FOLDER / "split"
+    if out.exists():
+        return out
+    start, _ = load_start(BACKBONE, "", "", choose_device("cpu"), "arcface_112", False)
+    known = Heldout(Table(aligned, "aligned"), _identities(aligned))
+    embedded, people = Embeddings(), []
+    for ids, sharp in known.crops(known.people):
+        embedded.append(*embed_batch(start, np.stack(sharp)))
+        people += [known.people[image_id] for image_id in ids]
+    names, numbers = np.unique(people, return_inverse=True)
+    others = Embeddings()
+    for first in range(0, len(crops), 64):
+        others.append(*embed_batch(start, crops[first : first + 64]))
+    likeness = (_means(embedded.plain(), numbers) @ _means(others.plain(), wanted.people).T).max(axis=1)
+    alike = {str(name) for name, value in zip(names, likeness, strict=True) if value >= LOOKS_ALIKE}
+    rest = sorted({str(name) for name in names} - alike)
+    validation = set(np.random.default_rng(1).permutation(rest)[:VALIDATION].tolist())
+    with TableWriter(out, "split", "bench", {}) as table:
+        for image_id, identity in known.people.items():
+            part = "heldout" if identity in alike else "val" if identity in validation else "train"
+            table.add({"image_id": image_id, "identity": identity, "split": part})
+    return out
+
+
+def _means(vectors: NDArray[np.float32], people: NDArray[np.int64]) -> NDArray[np.float32]:
+    sums = np.zeros((people.max() + 1, vectors.shape[1]), np.float32)
+    np.add.at(sums, people, vectors)
+    return np.asarray(sums / np.linalg.norm(sums, axis=1, keepdims=True), np.float32)
+
+
+def _identities(table: Path, part: str = "") -> dict[str, str]:
+    columns = ["image_id", "identity", *(["split"] if part else [])]
+    rows = Table(table, "split" if part else "aligned").columns(columns).to_pylist()
+    return {row["image_id"]: row["identity"] for row in rows if not part or row["split"] == part}
+
+
+# --- training -------------------------------------------------------------------------------------------------------
+
+
+def trained(method: Method, aligned: Path, split: Path, network: Path) -> Path:
+    """The method's model folder, with the seconds that its training took beside it."""
+    if not method.recipe:
+        return trained(TRAINED, aligned, split, network)  # whose folder has the starting model too
+    out = FOLDER / "models" / method.file
+    if not out.exists():
+        print(f"\n{method.name}", flush=True)
+        start = time.monotonic()
+        finetune(aligned, split, out, degradation=method.degradation, recipe=method.recipe, settings=method.settings,
+                 superresolver=str(network) if method.network else "bicubic", seed=1)  # fmt: skip
+        write_json(out / "seconds.json", {"seconds": time.monotonic() - start})
+    return out
+
+
+def trained_network(aligned: Path, split: Path) -> Path:
+    """The folder of the super-resolution network."""
+    out = FOLDER / "network"
+    if not out.exists():
+        start = time.monotonic()
+        train_superresolution(aligned, split, out, epochs=NETWORK_EPOCHS, amp="bf16", seed=1)
+        write_json(out / "seconds.json", {"seconds": time.monotonic() - start})
+    return out
+
+
+# --- measuring ------------------------------------------------------------------------------------------------------
+
+
+def on_lfw(model: OnnxModel, wanted: PairsFile, crops: NDArray[np.uint8], size: int,
+           enlarger: Enlarger | None) -> dict[str, Any]:  # fmt: skip
+    """View 2's accuracy and its standard error, both photographs of a pair at a size; 0 for the crops as they are."""
+    bad = Degradation("lowres", size, enlarger=enlarger) if size else Degradation()
+    embedded: list[NDArray[np.float32]] = []
+    with Progress(f"lfw at {size or 'full size'}", len(crops)) as progress:
+        for first in range(0, len(crops), 64):
+            names = wanted.images[first : first + 64]
+            batch = np.stack([bad(crop, "probe", n) for crop, n in zip(crops[first : first + 64], names, strict=True)])
+            embedded.append(model.embed(batch))
+            progress.advance(len(names))
+    told = verification(wanted.pairs.scores(np.concatenate(embedded)), wanted.pairs.same, wanted.folds)
+    return {name: told[name] for name in ("accuracy", "accuracy_standard_error", "auc")}
+
+
+def on_heldout(aligned: Path, people: dict[str, str], start: OnnxModel, model: OnnxModel,
+               enlarger: Enlarger | None) -> list[dict[str, Any]]:  # fmt: skip
+    """Figures of held-out people at each size, few pixels against sharp, the starting model on bicubic crops before."""
+    known = Heldout(Table(aligned, "aligned"), people)
+
+    def views() -> Iterator[View]:
+        return known.views(people)
+
+    models = {"baseline": start, "finetuned": model}
+    order, sharp, found = embed_sizes(models, map(views_as, views()), len(people), SIZES, enlarger, None)
+    _, numbers = np.unique([people[image_id] for image_id in order], return_inverse=True)
+    compared = all_pairs(numbers, 200_000, 1)
+    scores = compared.scores(sharp["baseline"].plain())
+    threshold = float(np.quantile(scores[~compared.same], 0.999))
+    told = measure_sizes(found, sharp, numbers, Bootstrap(500, 1, 0.95, 0.001), Fixed(0.001, threshold, threshold))
+    which = "gain" if enlarger is None else "gain_over_bicubic"
+    return [
+        {"size": row["size"], "images": row["images"], "people": row["people"], "far": row["cross"]["far"],
+         "tar": row["cross"].get(which, row["cross"]["gain"])["tar"],
+         "auc": row["cross"].get(which, row["cross"]["gain"])["auc"]}
+        for row in told["rows"]
+    ]  # fmt: skip
+
+
+def measured(method: Method, aligned: Path, split: Path, wanted: PairsFile, crops: NDArray[np.uint8],
+             network: Path) -> dict[str, Any]:  # fmt: skip
+    """A row of the table; kept beside the models."""
+    folder = trained(method, aligned, split, network)
+    kept = FOLDER / "figures" / f"{method.file}.json"
+    if kept.exists():
+        return dict(read_json(kept))
+    enlarger = open_enlarger(str(network), cpu_limit()) if method.network else None
+    before = open_start(str(folder), threads=cpu_limit())
+    model = open_model(str(folder), threads=cpu_limit()) if method.recipe else before
+    print(f"\n{method.name}: measuring", flush=True)
+    seconds = (read_json(folder / "seconds.json")["seconds"] if method.recipe else 0) + (
+        read_json(network / "seconds.json")["seconds"] if method.network else 0
+    )
+    row = {
+        "method": method.name,
+        "minutes": round(seconds / 60, 1),
+        "lfw": {str(size or "clean"): on_lfw(model, wanted, crops, size, enlarger) for size in [*SIZES, 0]},
+        "heldout": on_heldout(aligned, _identities(split, "heldout"), before, model, enlarger),
+    }
+    kept.parent.mkdir(exist_ok=True)
+    write_json(kept, row)
+    print(json.dumps(row["lfw"]), flush=True)
+    return row
+
+
+def main() -> None:
+    """The benchmark."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    aligned = aligned_people()
+    wanted = read_pairs(_lfw("pairs.txt"))
+    crops = lfw_crops(wanted)
+    split = divided(aligned, wanted, crops)
+    network = trained_network(aligned, split)
+    for method in METHODS:  # all trainings before the first look at what is measured
+        trained(method, aligned, split, network)
+    rows = [measured(method, aligned, split, wanted, crops, network) for method in METHODS]
+    parts = Table(split, "split").columns(["identity", "split"]).to_pylist()
+    people = {part: len({row["identity"] for row in parts if row["split"] == part}) for part in ("train", "val")}
+    write_json(RESULT, {"people": people, "epochs": EPOCHS, "threads": cpu_limit(), "rows": rows})
+    print(f"\n{'LFW View 2, %':36} minutes " + " ".join(f"{size!s:>13}" for size in [*SIZES, "clean"]))
+    for row in rows:
+        cells = (
+            f"{100 * told['accuracy']:.2f} ± {100 * told['accuracy_standard_error']:.2f}"
+            for told in row["lfw"].values()
+        )
+        print(f"{row['method']:36} {row['minutes']:7} " + " ".join(f"{cell:>13}" for cell in cells))
+
+
+if __name__ == "__main__":
+    main()

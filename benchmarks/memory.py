@@ -1,0 +1,106 @@
+"""make bench-memory: peak memory of the data path's steps at 10,000 and at 100,000 images, which should be the same.
+
+The images are ORL's real faces (Samaria and Harter, WACV 1994), each re-encoded as JPEG many times with its own light
+and quality, ten to a person, in one archive. Every step runs as a process of its own, as on the command line; what is
+compared is the most memory that the process ever held (ru_maxrss). Written to build/bench-memory.json.
+"""
+
+import argparse
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from kubeface.storage.folders import write_json
+from tests.conftest import ORL
+
+SMALL, LARGE = 10_000, 100_000
+IMAGES_OF_A_PERSON = 10
+TARGET = 1.10
+
+
+def make_archive(path: Path, count: int) -> None:
+    """`count` JPEG files of real faces, no two alike, as <person>/<number>.jpg."""
+    faces = [
+        np.asarray(Image.open(io.BytesIO(data))) for name, data in sorted(ORL.read_all().items()) if ".pgm" in name
+    ]
+    random = np.random.default_rng(0)
+    with tarfile.open(path, "w") as archive:
+        for number in range(count):
+            face = faces[number % len(faces)] * random.uniform(0.6, 1.1) + random.uniform(-10, 10)
+            buffer = io.BytesIO()
+            image = Image.fromarray(np.clip(face, 0, 255).astype(np.uint8))
+            image.save(buffer, "JPEG", quality=int(random.integers(60, 96)))
+            entry = tarfile.TarInfo(f"p{number // IMAGES_OF_A_PERSON}/{number}.jpg")
+            entry.size = buffer.tell()
+            buffer.seek(0)
+            archive.addfile(entry, buffer)
+
+
+def commands(source: Path, root: Path) -> dict[str, list[str]]:
+    """The command line of each step, all tables below `root`."""
+    faces, aligned, filtered, audited = (str(root / name) for name in ("faces", "aligned", "filter", "audit"))
+    merged = [str(root / name) for name in ("gathered", "merged-aligned", "merged-filter")]
+    return {
+        "ingest": ["ingest", "--source", str(source), "--out", faces],
+        "align": ["align", "--faces", faces, "--out", aligned, "--detector", "retinaface"],
+        "filter": ["filter", "--faces", faces, "--aligned", aligned, "--out", filtered],
+        "gather": ["gather", "--ingested", faces, "--aligned", aligned, "--filtered", filtered,
+                   "--out", merged[0], "--out-aligned", merged[1], "--out-filtered", merged[2]],
+        # Without the audit's verdicts: it rightly sees forty people under many names here, and would leave nobody.
+        "split": ["split", "--aligned", merged[1], "--filtered", merged[2], "--out", str(root / "split")],
+        "audit": ["audit", "--aligned", merged[1], "--filtered", merged[2], "--out", audited,
+                  "--html", str(root / "audit.html")],
+    }  # fmt: skip
+
+
+def measure(command: list[str]) -> tuple[float, float]:
+    """Peak memory in MiB and seconds of a step's process."""
+    start = time.monotonic()
+    process = subprocess.Popen(
+        [sys.executable, "-m", f"kubeface.{command[0]}", *command[1:]], stdout=subprocess.DEVNULL
+    )
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"error: components.{command[0]} failed")
+    return usage.ru_maxrss / 1024, time.monotonic() - start
+
+
+def main() -> None:
+    """Measures, prints a line for each step and writes build/bench-memory.json."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.memory", description=__doc__)
+    parser.add_argument("--small", type=int, default=SMALL, help="images of the small set (%(default)s)")
+    parser.add_argument("--large", type=int, default=LARGE, help="images of the large set (%(default)s)")
+    parser.add_argument("--skip", nargs="*", default=[], help="steps that are not measured (audit takes longest)")
+    sizes = parser.parse_args()
+    found: dict[str, dict[str, list[float]]] = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        for count in (sizes.small, sizes.large):
+            source = Path(scratch, f"{count}.tar")
+            make_archive(source, count)
+            for step, command in commands(source, Path(scratch, str(count))).items():
+                if step in sizes.skip:
+                    continue
+                memory, seconds = measure(command)
+                figures = found.setdefault(step, {"mebibytes": [], "microseconds_an_image": []})
+                figures["mebibytes"].append(round(memory, 1))
+                figures["microseconds_an_image"].append(round(1e6 * seconds / count, 1))
+                print(f"bench-memory: {step} with {count:,} images: {memory:.0f} MiB, {seconds:.0f} s", flush=True)
+    ratios = {step: figures["mebibytes"][1] / figures["mebibytes"][0] for step, figures in found.items()}
+    for step, ratio in ratios.items():
+        print(f"{step:8} {ratio:.3f} × the memory for {sizes.large / sizes.small:g} × the images (target {TARGET})")
+    Path("build").mkdir(exist_ok=True)
+    result = {"images": [sizes.small, sizes.large], "steps": found, "ratios": ratios, "target": TARGET}
+    write_json(Path("build/bench-memory.json"), json.loads(json.dumps(result)))
+
+
+if __name__ == "__main__":
+    main()

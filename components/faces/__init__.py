@@ -1,1 +1,0 @@
-"""What the steps share and no step owns: face tables, storage, geometry, detectors, backbones, metrics."""

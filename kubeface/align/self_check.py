@@ -1,0 +1,14 @@
+"""The step on one real face; see kubeface/self_check.py."""
+
+from pathlib import Path
+
+from kubeface.align.step import align
+from kubeface.self_check import rows_of
+
+
+def self_check(tables: Path) -> str:
+    """What was done with the tables; raises KubefaceError where it is not what it should be."""
+    for detector in ("mtcnn", "retinaface"):
+        align(tables / "faces", tables / detector, detector=detector)
+        rows_of(tables / detector, "aligned")
+    return "1 face found by mtcnn and retinaface"

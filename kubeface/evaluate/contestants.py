@@ -1,0 +1,95 @@
+"""What an evaluation compares: the starting model, the fine-tuned one, where there is one the promoted one, and of
+classes one that was trained from scratch."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kubeface.models.onnx_model import OnnxModel, open_model, open_start, read_config
+from kubeface.records.tasks import RECOGNITION, task_of
+from kubeface.runtime.errors import KubefaceError, require
+from kubeface.storage import objects
+from kubeface.storage.folders import read_json
+from kubeface.tables.table import Table
+
+FIRST_TEMPLATE = "arcface_112"  # what tables were aligned to before their manifest said it
+
+
+def load_models(
+    model: Path, champion: str, table: Table, device: str, task: str = RECOGNITION, scratch: Path | None = None
+) -> dict[str, OnnxModel]:
+    """baseline, finetuned, where it is given scratch, and where one is promoted champion; fit for the table's crops.
+
+    Each is the ONNX file of a model folder: what is measured is what is served.
+
+    Args:
+        model: folder of finetune.
+        champion: folder of the promoted model, path or s3://; empty for none.
+        table: aligned table.
+        device: auto, cpu or cuda.
+        task: what the models are for.
+        scratch: folder of the model that was trained from scratch on the same images; None for none.
+
+    Raises:
+        KubefaceError: a model cannot be had, is not the one that it was, is for another task or other labels, or wants
+            crops made otherwise.
+    """
+    folders = [str(model), *([str(scratch)] if scratch else []), *([champion] if champion else [])]
+    for folder in folders:
+        found = task_of(read_config(folder))
+        require(found == task, f"{folder} is a model of {found}, this evaluation is of {task}: give one of {task}")
+    finetuned = open_model(str(model), device)
+    require(
+        table.manifest["settings"].get("template", FIRST_TEMPLATE) == finetuned.template,
+        f"{table.folder} was aligned to another template than {finetuned.template}, which {model} was trained on: "
+        "align with it",
+    )
+    models = {"baseline": open_start(str(model), device), "finetuned": finetuned}
+    if scratch:
+        models["scratch"] = open_model(str(scratch), device)
+    if champion:
+        models["champion"] = open_model(champion, device)
+        require(
+            models["champion"].template == finetuned.template,
+            f"{champion} was trained on crops of template {models['champion'].template}, {model} on "
+            f"{finetuned.template}: they cannot be compared on one table; promote the new model under another name",
+        )
+    for which, other in models.items():
+        require(
+            set(other.labels) == set(finetuned.labels),
+            f"the {which} model knows other labels than {model}: "
+            f"{', '.join(sorted(set(other.labels) ^ set(finetuned.labels))[:3])}; promote the new model under another "
+            "name",
+        )
+    return models
+
+
+def told_of(model: Path, models: Mapping[str, OnnxModel], champion: str, heldout: Mapping[str, str]) -> dict[str, Any]:
+    """What is compared, by model; `onnx_sha256` is of the file that was measured."""
+    config = read_json(model / "model.json")
+    told: dict[str, Any] = {
+        which: {
+            "backbone": entry.backbone,
+            "weights_sha256": entry.weights_sha256,
+            "onnx_sha256": entry.sha256,
+        }
+        for which, entry in models.items()
+    }
+    told["baseline"] |= {"start": config["start"], "weights_sha256": config["training"]["start_sha256"]}
+    if champion:
+        known = set(_remote_json(champion, "identities.json"))
+        told["champion"] |= {
+            "uri": champion,
+            # People who are held out now and were not then speak for the promoted model, never against it.
+            "heldout_people_trained_on": len(known & set(heldout.values())),
+        }
+    return told
+
+
+def _remote_json(folder: str, name: str) -> Any:
+    uri = objects.join(folder, name)
+    try:
+        return json.loads(objects.read_bytes(uri))
+    except ValueError as error:
+        raise KubefaceError(f"{uri} is not valid JSON ({error}): promote the model again") from None

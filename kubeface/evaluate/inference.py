@@ -1,0 +1,355 @@
+"""What a fine-tuned model is for: comparing two photographs, embedding many, finding a person among many."""
+
+import csv
+import math
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from kubeface.models.recogniser import Face, LeftOut, Recogniser, Vector, open_recogniser, similarity
+from kubeface.runtime.errors import KubefaceError, require
+from kubeface.runtime.process import cpu_limit
+from kubeface.runtime.progress import Progress
+from kubeface.runtime.workers import in_order
+from kubeface.storage import objects
+from kubeface.storage.downloads import fetch
+from kubeface.storage.folders import new_file
+from kubeface.storage.sources import Source, open_source
+from kubeface.tables.table import REJECTED_FIELDS
+
+ROW_GROUP_ROWS = 256
+_NAMES = ("identity", "source")
+UNKNOWN = "unknown"  # the verdict of a search where nobody is alike enough
+WORDS = {  # of LeftOut.reason
+    "unreadable": "cannot be read as a photograph",
+    "no_face": "shows no face",
+    "low_confidence": "shows no face that the detector is sure of",
+}
+
+
+def compare(left: str, right: str, /, model: str, threshold: float | None = None, flip: bool = False) -> dict[str, Any]:
+    """Says whether two photographs show the same person.
+
+    Args:
+        left: A photograph, as path or s3:// address.
+        right: Another photograph.
+        model: Model folder of finetune or promoted version, as path or s3:// address.
+        threshold: Similarity (cosine, -1 to 1) above which it is the same person; without it the one that was
+            calibrated for the model.
+        flip: Add the embeddings of the mirrored faces.
+
+    Returns:
+        same, similarity, threshold; of the calibration, null where there is none for these settings or where another
+        threshold is given: threshold_low and threshold_high (95 %), fmr (false match rate at the threshold);
+        confidence that it is one person, if both cases are equally likely beforehand (null without calibration);
+        faces and detector score of each side.
+
+    Raises:
+        KubefaceError: the model or a photograph cannot be read, one shows no face, or there is no threshold.
+    """
+    recogniser = open_recogniser(model, flip)
+    limit = recogniser.threshold(threshold)
+    faces = [_only_face(recogniser, name) for name in (left, right)]
+    found = similarity(faces[0].embedding, faces[1].embedding)
+    calibration = recogniser.calibration_in_force
+    confidence = calibration.confidence(found) if calibration else None
+    bounds: dict[str, float | None] = dict.fromkeys(("threshold_low", "threshold_high", "fmr"))
+    origin = "given"
+    if calibration and threshold is None:
+        bounds = {name: getattr(calibration, name) for name in bounds}
+        origin = f"95 % {calibration.threshold_low:.3f} to {calibration.threshold_high:.3f}, " \
+                 f"false match rate {100 * calibration.fmr:g} %"  # fmt: skip
+        if calibration.degradation != "none":
+            origin += f" on crops under {calibration.degradation}"
+    print(f"similarity {found:.3f}, threshold {limit:.3f} ({origin})")
+    verdict = "the same person" if found > limit else "not the same person"
+    if confidence is not None:
+        verdict += f"; one person has a probability of {_chance(confidence)}, both cases taken as equally likely"
+    print(verdict, flush=True)
+    return {
+        "same": found > limit,
+        "similarity": found,
+        "threshold": limit,
+        **bounds,
+        "confidence": confidence,
+        "left": {"faces": faces[0].faces, "det_score": faces[0].score},
+        "right": {"faces": faces[1].faces, "det_score": faces[1].score},
+    }
+
+
+def _chance(probability: float) -> str:
+    """A probability in words; no calibration is so good as to tell 99.95 % from certainty."""
+    if 0.001 <= probability <= 0.999:
+        return f"{100 * probability:.1f} %"
+    return "more than 99.9 %" if probability > 0.5 else "less than 0.1 %"
+
+
+def embed(folder: str, /, model: str, out: Path, flip: bool = False) -> dict[str, Any]:
+    """Embeds every photograph of a folder into a Parquet file, one row an image.
+
+    Rows are in the order of names: source (the name below the folder), identity (the folder that it lies in, empty
+    where it lies in none), embedding, det_score, box, landmarks and faces. The weights, template, detector and flip
+    setting that made it stand in the file's metadata. Photographs without a sure face, and those that cannot be read,
+    are listed with the reason in `<out>.rejected.csv`.
+
+    Args:
+        folder: Photographs: a folder, s3:// prefix, or a .tar, .tgz or .zip.
+        model: Model folder of finetune or promoted version, as path or s3:// address.
+        out: Parquet file to write; must not exist.
+        flip: Add the embeddings of the mirrored faces; compare and identify must then do so too.
+
+    Returns:
+        rows_in (images), rows_out (embeddings), identities (folders with an embedding), rejected (by reason).
+
+    Raises:
+        KubefaceError: the model or the folder cannot be read, `out` exists, or no image shows a face.
+    """
+    require(not str(out).startswith("s3:"), f"{out}: embeddings are written to a local file, copy it afterwards")
+    require(not out.exists(), f"{out} exists already: remove it or choose another file")
+    recogniser = open_recogniser(model, flip)
+    listed = out.with_name(f"{out.name}.rejected.csv")
+    rejected: Counter[str] = Counter()
+    with (
+        open_source(folder) as source,
+        Progress("embed", len(source.files)) as progress,
+        new_file(out) as rows_file,
+        new_file(listed) as list_file,
+    ):
+        with (
+            _Rows(rows_file, recogniser.marks) as rows,
+            open(list_file, "w", encoding="utf-8", errors="surrogateescape") as text,
+        ):
+            reasons = csv.writer(text, lineterminator="\n")
+            reasons.writerow(REJECTED_FIELDS)
+            for name, face in in_order(_reader(recogniser, folder, source), source.files.names(), cpu_limit()):
+                if isinstance(face, LeftOut):
+                    rejected[face.reason] += 1
+                    reasons.writerow((name, face.reason, " ".join(face.detail.split())))
+                else:
+                    rows.add(name, face)
+                progress.advance()
+        if not rows.count:
+            list_file.replace(listed)
+            raise KubefaceError(
+                f"{folder}: none of {len(source.files)} files shows a sure face, {listed} says why of each"
+            )
+    if rejected:
+        counts = ", ".join(f"{reason} {count}" for reason, count in sorted(rejected.items()))
+        print(f"embed: {rejected.total()} left out ({counts}), see {listed}", file=sys.stderr, flush=True)
+    return {
+        "rows_in": len(source.files),
+        "rows_out": rows.count,
+        "identities": len(rows.identities),
+        "rejected": dict(sorted(rejected.items())),
+    }
+
+
+def identify(
+    photo: str, /, gallery: str, model: str, top: int = 5, threshold: float | None = None, flip: bool = False
+) -> dict[str, Any]:
+    """Finds who of a gallery a photograph shows.
+
+    A person's similarity is that of the most similar of their images; an image that lies in no folder is a person of
+    its own, called as the file.
+
+    Args:
+        photo: A photograph, as path or s3:// address.
+        gallery: Parquet file of embed, as path or s3:// address; made with the same model and flip setting.
+        model: Model folder of finetune or promoted version, as path or s3:// address.
+        top: Number of people to list.
+        threshold: Similarity (cosine, -1 to 1) up to which the verdict is unknown; without it the one that was
+            calibrated for comparing two photographs. A search needs a stricter one: with N images enrolled a stranger
+            has N chances to match.
+        flip: Add the embeddings of the mirrored faces.
+
+    Returns:
+        known, verdict (a person or "unknown"), threshold, people (identity, similarity and source of their most
+        similar image, best first), images (of the gallery), stranger_matches (the chance that somebody who is not in
+        the gallery is taken for somebody who is, were the comparisons independent: 1 - (1 - FMR)^images, ISO/IEC
+        19795-1; null where the threshold is given), faces and det_score of the photograph.
+
+    Raises:
+        KubefaceError: something cannot be read, the gallery was made otherwise, the photograph shows no face, or there
+            is no threshold.
+    """
+    require(top >= 1, f"top is {top}: it must be at least 1")
+    recogniser = open_recogniser(model, flip)
+    limit = recogniser.threshold(threshold)
+    with _open_gallery(gallery, recogniser.marks) as file:
+        face = _only_face(recogniser, photo)
+        people = _nearest(file, face.embedding, top)
+        images = file.metadata.num_rows
+    known = people[0]["similarity"] > limit
+    verdict = people[0]["identity"] if known else UNKNOWN
+    fmr = recogniser.calibration.fmr if recogniser.calibration and threshold is None else None
+    chance = None if fmr is None else -math.expm1(images * math.log1p(-fmr))
+    for person in people:
+        print(f"{person['similarity']:.3f}  {person['identity']}  ({person['source']})")
+    risk = (
+        "" if chance is None else f"; a stranger would match one of {images} images by chance in {100 * chance:.2g} %"
+    )
+    print(f"{verdict}, threshold {limit:.3f}{risk}", flush=True)
+    return {
+        "known": known,
+        "verdict": verdict,
+        "threshold": limit,
+        "people": people,
+        "images": images,
+        "stranger_matches": chance,
+        "faces": face.faces,
+        "det_score": face.score,
+    }
+
+
+def _only_face(recogniser: Recogniser, photograph: str) -> Face:
+    """The face of a photograph by its path or address; tells where there are others."""
+    face = recogniser.face(objects.read_bytes(photograph))
+    if isinstance(face, LeftOut):
+        raise KubefaceError(f"{photograph} {WORDS[face.reason]} ({face.detail}): give another photograph")
+    if face.faces > 1:
+        print(f"{photograph} shows {face.faces} faces: the largest near the middle counts")
+    return face
+
+
+def read_photograph(folder: str, source: Source, name: str) -> bytes | LeftOut:
+    """The bytes of a file of a source, or why it cannot be read.
+
+    Args:
+        folder: address that the source was opened by.
+        source: where the file lies.
+        name: of the file below it.
+
+    Raises:
+        KubefaceError: the store is away, which is not the photograph's fault.
+    """
+    if name.encode("utf-8", "replace").decode() != name:
+        return LeftOut("unreadable", "the name is not UTF-8: rename the file or folder")
+    try:
+        return source.read(name)
+    except KubefaceError as error:
+        if objects.is_s3(folder):
+            raise
+        return LeftOut("unreadable", str(error))
+
+
+def _reader(recogniser: Recogniser, folder: str, source: Source) -> Callable[[str], tuple[str, Face | LeftOut]]:
+    """What is done with a file of the folder, in a thread of its own."""
+
+    def work(name: str) -> tuple[str, Face | LeftOut]:
+        data = read_photograph(folder, source, name)
+        return name, data if isinstance(data, LeftOut) else recogniser.face(data)
+
+    return work
+
+
+class _Rows:
+    """Writes embeddings a row group at a time."""
+
+    def __init__(self, path: Path, marks: dict[str, str]) -> None:
+        self.count = 0
+        self.identities: set[str] = set()
+        self._path, self._marks = path, marks
+        self._buffer: list[dict[str, Any]] = []
+        self._parquet: pq.ParquetWriter | None = None
+
+    def __enter__(self) -> "_Rows":
+        return self
+
+    def __exit__(self, *ended: object) -> None:
+        self._flush()
+        if self._parquet is not None:
+            self._parquet.close()
+
+    def add(self, source: str, face: Face) -> None:
+        """Appends a row."""
+        identity = PurePosixPath(source).parent.name
+        self.count += 1
+        self.identities.add(identity)
+        self._buffer.append(
+            {
+                "source": source,
+                "identity": identity,
+                "embedding": face.embedding,
+                "det_score": face.score,
+                "box": face.box,
+                "landmarks": face.landmarks.ravel(),
+                "faces": face.faces,
+            }
+        )
+        if len(self._buffer) == ROW_GROUP_ROWS:
+            self._flush()
+
+    def _flush(self) -> None:
+        if not self._buffer:
+            return
+        schema = _schema(len(self._buffer[0]["embedding"]), self._marks)
+        if self._parquet is None:
+            self._parquet = pq.ParquetWriter(self._path, schema, compression="ZSTD", write_page_checksum=True)
+        self._parquet.write_table(pa.Table.from_pylist(self._buffer, schema))
+        self._buffer.clear()
+
+
+def _schema(size: int, marks: dict[str, str]) -> pa.Schema:
+    fields = [
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("identity", pa.string(), nullable=False),
+        pa.field("embedding", pa.list_(pa.float32(), size), nullable=False),
+        pa.field("det_score", pa.float32(), nullable=False),
+        pa.field("box", pa.list_(pa.float32(), 4), nullable=False),  # x1, y1, x2, y2 in pixels of the photograph
+        pa.field("landmarks", pa.list_(pa.float32(), 10), nullable=False),  # x, y of eyes, nose and mouth corners
+        pa.field("faces", pa.int32(), nullable=False),  # that the detector is sure of
+    ]
+    return pa.schema(fields, marks)
+
+
+@contextmanager
+def _open_gallery(uri: str, marks: dict[str, str]) -> Iterator[pq.ParquetFile]:
+    """A file of embed for reading.
+
+    Raises:
+        KubefaceError: it is none, or its marks are not those of the model; whatever pyarrow stumbles over inside the
+            block is its fault.
+    """
+    try:
+        # Read ahead, the whole file would come into memory.
+        with pq.ParquetFile(fetch(uri), pre_buffer=False, page_checksum_verification=True) as file:
+            told = {key.decode(): value.decode() for key, value in (file.schema_arrow.metadata or {}).items()}
+            require(
+                marks.keys() <= told.keys() and file.metadata.num_rows > 0,
+                f"{uri} is no gallery: make one with `python -m kubeface.evaluate embed`",
+            )
+            for key, value in marks.items():
+                require(
+                    told[key] == value,
+                    f"{uri} was made with {key} {told[key]}, this model has {value}: their embeddings cannot be "
+                    f"compared, {'set --flip alike' if key == 'flip' else 'embed the gallery with this model'}",
+                )
+            yield file
+    except (OSError, pa.ArrowException) as error:
+        reason = " ".join(str(error).split())
+        raise KubefaceError(f"{uri} cannot be read as a gallery ({reason}): embed it again") from error
+
+
+def _nearest(gallery: pq.ParquetFile, probe: Vector, top: int) -> list[dict[str, Any]]:
+    """The `top` people of a gallery with the most similar images, best first; of equal ones the first by name.
+
+    Only so many people are kept at a time: whoever is dropped has that many before them for good, or comes back with
+    a better image.
+    """
+    best: dict[str, tuple[float, str]] = {}
+    for batch in gallery.iter_batches(ROW_GROUP_ROWS, columns=[*_NAMES, "embedding"]):
+        vectors = batch["embedding"].flatten().to_numpy().reshape(len(batch), -1)
+        scores = np.clip(vectors.astype(np.float64) @ probe.astype(np.float64), -1, 1).tolist()
+        for found, identity, source in zip(scores, *(batch[name].to_pylist() for name in _NAMES), strict=True):
+            person = identity or source
+            if person not in best or found > best[person][0]:
+                best[person] = found, source
+        best = dict(sorted(best.items(), key=lambda entry: (-entry[1][0], entry[0]))[:top])
+    return [{"identity": person, "similarity": found, "source": source} for person, (found, source) in best.items()]

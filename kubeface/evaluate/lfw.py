@@ -1,0 +1,213 @@
+"""Labeled Faces in the Wild: pairs files, View 2's ten folds, and every pair scored."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from kubeface.faces.degradation import Degradation
+from kubeface.faces.detection import Faces, make_detector
+from kubeface.faces.geometry import TEMPLATE_SIZES, TEMPLATES, centre_crop, require_template
+from kubeface.faces.images import RGB, decode_rgb
+from kubeface.metrics.verification import Floats, Ints, Pairs, roc_points, verification
+from kubeface.models.embeddings import Embeddings, Model, embed_batch
+from kubeface.runtime.errors import KubefaceError, require
+from kubeface.runtime.progress import Progress
+from kubeface.storage.downloads import fetch
+from kubeface.storage.sources import Source, open_source
+
+BATCH = 64
+CLEAN = Degradation()
+
+
+@dataclass(frozen=True)
+class PairsFile:
+    """Pairs as a benchmark gives them.
+
+    images: names; LFW's are `<person>/<person>_%04d`.
+    pairs: of images by their place in `images`.
+    folds: of each pair (0…folds−1).
+    people: the person's number of each image.
+    """
+
+    images: list[str]
+    pairs: Pairs
+    folds: Ints
+    people: Ints
+
+
+def read_pairs(uri: str) -> PairsFile:
+    """Reads pairs.txt (View 2: `folds<TAB>pairs of a kind`) or a View 1 file (`pairs of a kind`).
+
+    Raises:
+        KubefaceError: the file cannot be read, or a line of it is not a pair; the line is named.
+    """
+    lines = fetch(uri).read_bytes().decode("utf-8", "replace").splitlines()
+    header = re.fullmatch(r"(?:(\d+)\s+)?(\d+)\s*", lines[0]) if lines else None
+    if header is None or not int(header[1] or 1) * int(header[2]):
+        raise KubefaceError(f"{uri}, line 1: '<folds> <pairs of a kind>' is expected, as LFW's pairs.txt has it")
+    folds, count = int(header[1] or 1), int(header[2])
+    rows = [(number, line) for number, line in enumerate(lines[1:], 2) if line.strip()]
+    require(
+        len(rows) == 2 * folds * count,
+        f"{uri} has {len(rows)} pairs, its first line promises {folds} × 2 × {count}: the file is cut off or changed",
+    )
+    numbers: dict[str, int] = {}
+    left, right = [], []
+    for number, line in rows:
+        names = _names(line.split())
+        if names is None:
+            raise KubefaceError(f"{uri}, line {number}: '{line.strip()}' is not a pair of LFW")
+        left.append(numbers.setdefault(names[0], len(numbers)))
+        right.append(numbers.setdefault(names[1], len(numbers)))
+    same = np.tile(np.repeat([True, False], count), folds)
+    fold = np.repeat(np.arange(folds), 2 * count)
+    require(
+        all(
+            (a.split("/")[0] == b.split("/")[0]) == s
+            for (a, b), s in zip(_named(numbers, left, right), same, strict=True)
+        ),
+        f"{uri}: in each fold the pairs of one person must come before the pairs of two",
+    )
+    _, people = np.unique([name.split("/")[0] for name in numbers], return_inverse=True)
+    return PairsFile(list(numbers), Pairs(np.array(left), np.array(right), same), fold, people)
+
+
+def _names(words: Sequence[str]) -> tuple[str, str] | None:
+    if len(words) == 3 and words[1].isdecimal() and words[2].isdecimal():
+        words = (words[0], words[1], words[0], words[2])
+    if len(words) != 4 or not (words[1].isdecimal() and words[3].isdecimal()):
+        return None
+    return f"{words[0]}/{words[0]}_{int(words[1]):04d}", f"{words[2]}/{words[2]}_{int(words[3]):04d}"
+
+
+def _named(numbers: dict[str, int], left: list[int], right: list[int]) -> list[tuple[str, str]]:
+    names = list(numbers)
+    return [(names[a], names[b]) for a, b in zip(left, right, strict=True)]
+
+
+def evaluate_lfw(
+    archive: str,
+    pairs_uri: str,
+    detector: str,
+    models: Mapping[str, Model],
+    degradation: Degradation = CLEAN,
+    template: str = "arcface_112",
+    further: Sequence[Degradation] = (),
+) -> dict[str, Any]:
+    """Runs models over LFW's pairs.
+
+    Args:
+        archive: LFW's images as folder, tar or zip (…/<person>/<person>_0001.jpg).
+        pairs_uri: pairs.txt of View 2, or a View 1 file.
+        detector: the detector that the models' crops were aligned with.
+        models: by name.
+        degradation: put on every aligned crop, on both sides of a pair.
+        template: how the models' crops were made, as align has it.
+        further: other degradations to measure on the same crops, in the place of the first.
+
+    Returns:
+        fallback (names of the images that got a centre crop since no face was found), detector, further (figures by
+        model under each of the other degradations, without roc), and what `measure` gives.
+
+    Raises:
+        KubefaceError: the archive or the pairs file cannot be read, or an image of a pair is not in the archive.
+    """
+    wanted = read_pairs(pairs_uri)
+    kinds = [degradation, *further]
+    collected: list[dict[str, Embeddings]] = [{name: Embeddings() for name in models} for _ in kinds]
+    fallback: list[str] = []
+    with Progress("lfw", len(wanted.images)) as progress:
+        for names, crops, without in _crops(archive, wanted.images, pairs_uri, detector, template):
+            fallback += without
+            for kind, into in zip(kinds, collected, strict=True):
+                batch = np.stack([kind(crop, "probe", name) for crop, name in zip(crops, names, strict=True)])
+                for name, model in models.items():
+                    into[name].append(*embed_batch(model, batch))
+            progress.advance(len(names))
+    first, *others = (measure(wanted, into) for into in collected)
+    return {"detector": detector, "fallback": fallback, "further": [found["models"] for found in others]} | first
+
+
+def measure(wanted: PairsFile, collected: dict[str, Embeddings]) -> dict[str, Any]:
+    """Figures of models on a benchmark's pairs.
+
+    Args:
+        wanted: the pairs.
+        collected: by model, the embeddings of `wanted.images` in their order.
+
+    Returns:
+        pairs, images: how many.
+        models: verification figures by model, with the file's folds where it has several; `flip` with test-time
+            augmentation and `roc` in them.
+        scores: by model, the similarity of each pair (float64) without flip.
+        pairs_file: `wanted`.
+    """
+    figures: dict[str, Any] = {}
+    scores: dict[str, Floats] = {}
+    same, folds = wanted.pairs.same, wanted.folds if wanted.folds.max() > 0 else None
+    for name, embeddings in collected.items():
+        scores[name] = wanted.pairs.scores(embeddings.plain())
+        figures[name] = verification(scores[name], same, folds)
+        figures[name]["flip"] = verification(wanted.pairs.scores(embeddings.flipped()), same, folds)
+        figures[name]["roc"] = roc_points(scores[name], same)
+    return {
+        "pairs": len(wanted.pairs),
+        "images": len(wanted.images),
+        "models": figures,
+        "scores": scores,
+        "pairs_file": wanted,
+    }
+
+
+def lfw_pictures(archive: str, names: Sequence[str], detector: str, template: str = "arcface_112") -> dict[str, RGB]:
+    """The crops of a few images of LFW as `evaluate_lfw` makes them, by name, without a degradation.
+
+    Raises:
+        KubefaceError: the archive cannot be read, or lacks one of the images.
+    """
+    found = _crops(archive, names, "the ones asked for", detector, template)
+    return {name: crop for batch, crops, _ in found for name, crop in zip(batch, crops, strict=True)}
+
+
+def _crops(
+    archive: str, names: Sequence[str], listed: str, detector: str, template: str
+) -> Iterator[tuple[Sequence[str], list[RGB], list[str]]]:
+    """Names and aligned crops of LFW's images a batch at a time, and which of them have no face.
+
+    Args:
+        listed: what names the images, for an error.
+    """
+    require_template(template)
+    detect = make_detector(detector, 20)
+    with open_source(archive) as source:
+        files = {"/".join(PurePosixPath(file.name).with_suffix("").parts[-2:]): file.name for file in source.files}
+        missing = [name for name in names if name not in files]
+        require(
+            not missing,
+            f"{archive} lacks {len(missing)} images of {listed}, {missing[0] if missing else ''}.jpg first",
+        )
+        for start in range(0, len(names), BATCH):
+            batch = names[start : start + BATCH]
+            photographs = [_photograph(source, files[name], archive) for name in batch]
+            found = detect.several(photographs)
+            crops = [_crop(image, faces, template) for image, faces in zip(photographs, found, strict=True)]
+            yield batch, crops, [name for name, faces in zip(batch, found, strict=True) if not len(faces)]
+
+
+def _photograph(source: Source, file: str, archive: str) -> RGB:
+    try:
+        return decode_rgb(source.read(file))
+    except (OSError, SyntaxError, ValueError) as error:  # what Pillow's decoders raise
+        raise KubefaceError(f"{archive}: {file} cannot be decoded: {error}") from error
+
+
+def _crop(image: RGB, found: Faces, template: str) -> RGB:
+    """The aligned crop of a photograph, or its middle where no face was found."""
+    if not len(found):
+        return centre_crop(image, TEMPLATE_SIZES[template])
+    best = found.subject(image.shape[1], image.shape[0])
+    return TEMPLATES[template](image, found.landmarks[best], found.boxes[best])

@@ -1,0 +1,153 @@
+"""Degradation probes: what each camera fault costs the model before and after the training."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from kubeface.faces.degradation import Degradation
+from kubeface.faces.images import RGB
+from kubeface.metrics.verification import all_pairs, bootstrap_difference, supported_fars
+from kubeface.models.embeddings import Model, Vectors
+from kubeface.runtime.errors import KubefaceError, require
+from kubeface.runtime.keyed_rng import by_rank
+from kubeface.runtime.progress import Progress
+
+CLEAN = "clean"
+PROBES = (
+    CLEAN,
+    "lowres:32",
+    "lowres:24",
+    "lowres:16",
+    "lowres:14",
+    "lowres:10",
+    "blur:4",
+    "jpeg:5",
+    "grey",
+    "dark",
+    "masked",
+    "rotated:15",
+)
+# What bounds the time: a probe costs each model one forward pass an image, and the intervals a pass over the pairs.
+PROBE_IMAGES = 1_000
+PROBE_IMAGES_OF_ONE = 50  # so that there are twenty people at least, where there are so many, for intervals over people
+PROBE_PAIRS = 20_000
+MODELS = ("baseline", "finetuned")
+
+# The wanted images by id → batches of ids and clean crops, each image once, in any order.
+Crops = Callable[[dict[str, str]], Iterator[tuple[list[str], list[RGB]]]]
+
+
+def parse_probes(text: str) -> list[Degradation]:
+    """Reads probes divided by spaces, as `clean lowres:14 dark`; `all` is PROBES, `none` or nothing is no probe.
+
+    Raises:
+        KubefaceError: a word that is no degradation.
+    """
+    words = text.split()
+    if words in ([], ["none"]):
+        return []
+    try:
+        chosen = [Degradation() if word == CLEAN else _parsed(word) for word in (PROBES if words == ["all"] else words)]
+    except KubefaceError as error:
+        raise KubefaceError(f"probes: {error}; or {CLEAN}, all by itself, or none by itself") from error
+    return list(dict.fromkeys(chosen))
+
+
+def _parsed(word: str) -> Degradation:
+    require(word != "none", f"'none' is no probe: write {CLEAN} for crops as they are")
+    return Degradation.parse(word)
+
+
+def probe_name(probed: Degradation) -> str:
+    """A probe as it is written: clean, lowres:14, dark:0.2 …"""
+    return str(probed) if probed else CLEAN
+
+
+def probe(
+    models: Mapping[str, Model],
+    crops: Crops,
+    identities: Mapping[str, str],
+    probes: list[Degradation],
+    far: float,
+    samples: int = 1000,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> list[dict[str, Any]]:
+    """Measures the models on held-out people under each degradation; both see the same images and pairs.
+
+    Crops are read once; what grows with images and probes are embeddings alone. At most PROBE_IMAGES images of people
+    chosen at random are taken and PROBE_PAIRS pairs of them, without flip.
+
+    Args:
+        models: baseline and finetuned.
+        crops: gives the clean crops of the images it is called with, as {image id: identity}.
+        identities: the held-out images, identity by image id.
+        probes: as `parse_probes` gives them.
+        far: the false accept rate of the TAR; the least that the pairs can tell where that is larger.
+        samples: of people, for the intervals.
+        seed: of the choice and the samples.
+        confidence: share of the samples that lie inside the intervals.
+
+    Returns:
+        A row for each probe: probe, far, for each model accuracy, auc and tar at far; gain: what bootstrap_difference
+        gives.
+
+    Raises:
+        KubefaceError: the crops lack an image, or the people are too few to measure on.
+    """
+    if not probes:
+        return []
+    wanted = choose_images(identities, seed)
+    order: list[str] = []
+    collected: dict[tuple[Degradation, str], list[Vectors]] = {(bad, which): [] for bad in probes for which in MODELS}
+    with Progress("probes", len(wanted)) as progress:
+        for ids, clean in crops(wanted):
+            order += ids
+            for bad in probes:
+                batch = np.stack([bad(crop, "probe", i) for crop, i in zip(clean, ids, strict=True)])
+                for which in MODELS:
+                    collected[bad, which].append(models[which].embed(batch))
+            progress.advance(len(ids))
+    require(sorted(order) == sorted(wanted), f"probes: {len(order)} crops were given, {len(wanted)} are wanted")
+    _, people = np.unique([wanted[image_id] for image_id in order], return_inverse=True)
+    pairs = all_pairs(people, PROBE_PAIRS, seed)
+    fars = supported_fars(int(np.sum(~pairs.same)))
+    require(
+        bool(fars) and bool(pairs.same.any()),
+        f"probes: {len(order)} images of {people.max() + 1} people are too few to measure on; set probes to none",
+    )
+    far = max(far, min(fars))
+    rows = []
+    for bad in probes:
+        before, after = (pairs.scores(np.concatenate(collected.pop((bad, which)))) for which in MODELS)
+        gain = bootstrap_difference(before, after, pairs, people, far, samples, seed, confidence)
+        row: dict[str, Any] = {"probe": probe_name(bad), "far": far, "gain": gain}
+        for which, side in zip(MODELS, ("before", "after"), strict=True):
+            row[which] = {key: entry[side] for key, entry in gain.items()}
+        rows.append(row)
+    return rows
+
+
+def choose_images(identities: Mapping[str, str], seed: int, most: int = PROBE_IMAGES) -> dict[str, str]:
+    """At most `most` images of people drawn at random, all images of a person up to PROBE_IMAGES_OF_ONE together.
+
+    People with several images come first: the others give no genuine pair.
+
+    Args:
+        identities: identity by image id.
+
+    Returns:
+        The chosen part of `identities`, in its order; the same for the same seed in whatever order they are given.
+    """
+    images: dict[str, list[str]] = {}
+    for image_id, identity in identities.items():
+        images.setdefault(identity, []).append(image_id)
+    names = list(images)
+    drawn = [names[place] for place in by_rank(seed, names)]
+    chosen: set[str] = set()
+    for person in sorted(drawn, key=lambda name: len(images[name]) == 1):
+        own = images[person]
+        own = [own[place] for place in by_rank(seed, own)[: min(PROBE_IMAGES_OF_ONE, most - len(chosen))]]
+        chosen.update(own)
+    return {image_id: identity for image_id, identity in identities.items() if image_id in chosen}

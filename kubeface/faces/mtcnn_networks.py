@@ -1,0 +1,218 @@
+"""MTCNN's three networks as ONNX, made of the weights in facenet-pytorch's wheel.
+
+The package itself is not imported, since it imports torch; nor is anything unpickled. Its files are of the kind that
+torch wrote before 1.6, whose `torch/serialization.py` (`_legacy_save`) says what is where.
+"""
+
+import hashlib
+import io
+import pickletools
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import onnx
+
+from kubeface.faces.mtcnn_onnx import ONET, PNET, RNET, Floats
+from kubeface.runtime.errors import KubefaceError, require
+
+PACKAGE = "facenet-pytorch"
+OPSET, IR_VERSION = 18, 9  # what onnxruntime has read since 1.17
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A convolution or, with the kernel as large as what comes in, a fully connected layer; then PReLU.
+
+    name: in the file of weights, its last digit the number of its PReLU.
+    kernel: side in pixels.
+    pool: side of the max pooling that follows, of stride 2; 0 for none.
+    """
+
+    name: str
+    kernel: int
+    pool: int = 0
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One of the networks, as facenet-pytorch 2.6.0 has it in models/mtcnn.py.
+
+    sha256: of its file of weights.
+    side: of the images that it takes in pixels, 0 for any.
+    heads: linear layers whose outputs it gives; the last one's are made probabilities.
+    """
+
+    sha256: str
+    side: int
+    layers: tuple[Layer, ...]
+    heads: tuple[str, ...]
+
+
+ARCHITECTURES = {
+    PNET: Architecture(
+        "a2a71925e0b9996a42f63e47efc1ca19043e69558b5c523b978d611dfae49c8f",
+        0,
+        (Layer("conv1", 3, 2), Layer("conv2", 3), Layer("conv3", 3)),
+        ("conv4_2", "conv4_1"),
+    ),
+    RNET: Architecture(
+        "bbb937de72efc9ef83b186c49f5f558467a1d7e3453a8ece0d71a886633f6a86",
+        24,
+        (Layer("conv1", 3, 3), Layer("conv2", 3, 3), Layer("conv3", 2), Layer("dense4", 3)),
+        ("dense5_2", "dense5_1"),
+    ),
+    ONET: Architecture(
+        "165bfbe42940416ccfb977545cf0e976d5bf321f67083ae2aaaa5c764280118d",
+        48,
+        (Layer("conv1", 3, 3), Layer("conv2", 3, 3), Layer("conv3", 3, 2), Layer("conv4", 2), Layer("dense5", 3)),
+        ("dense6_2", "dense6_3", "dense6_1"),
+    ),
+}
+
+
+@cache
+def mtcnn_networks() -> dict[str, bytes]:
+    """ONNX of P-Net, R-Net and O-Net by name (pnet, rnet, onet).
+
+    Each takes `images`, N×3×H×W from −1 to 1, and gives moves (shares of the box: left, top, right, bottom), O-Net then
+    points (five x, five y), and last the probabilities of no face and a face.
+
+    Raises:
+        KubefaceError: facenet-pytorch is not installed, or another release of it.
+    """
+    return {name: _onnx(name, architecture) for name, architecture in ARCHITECTURES.items()}
+
+
+def write_mtcnn(path: Path) -> None:
+    """Writes the networks as one archive, which `mtcnn_onnx` runs; 2 MB.
+
+    It is not compressed and bears no time, so that equal networks give equal bytes.
+
+    Args:
+        path: of the archive, `mtcnn.zip` beside model.onnx.
+
+    Raises:
+        KubefaceError: as `mtcnn_networks`.
+    """
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in mtcnn_networks().items():
+            archive.writestr(zipfile.ZipInfo(f"{name}.onnx"), data)
+
+
+def _weights(name: str, expected: str) -> dict[str, Floats]:
+    """The numbers of a network by the names of its tensors, each in one row."""
+    try:
+        path = Path(str(distribution(PACKAGE).locate_file(f"facenet_pytorch/data/{name}.pt")))
+        data = path.read_bytes()
+    except (PackageNotFoundError, OSError) as error:
+        raise KubefaceError(f"MTCNN's weights are in {PACKAGE}, which is not installed: install it") from error
+    require(
+        hashlib.sha256(data).hexdigest() == expected, f"{path} is not that of {PACKAGE} 2.6.0: install that release"
+    )
+    return read_tensors(io.BytesIO(data))
+
+
+def read_tensors(file: IO[bytes]) -> dict[str, Floats]:
+    """The float32 tensors of a state dict as torch wrote them before 1.6, each in one row.
+
+    Only for files of a known checksum: it trusts that every tensor is a whole storage of its own, in order of rows.
+    """
+    _, _, _, tensors, storages = [list(_texts(file)) for _ in range(5)]  # magic number, protocol and system go first
+    names = [text for text in tensors if "." in text]
+    keys = [text for text in tensors if text.isdecimal()]
+    named = dict(zip(keys, names, strict=True))
+    found = {}
+    for key in storages:
+        count = int.from_bytes(file.read(8), "little")
+        found[named[key]] = np.frombuffer(file.read(4 * count), "<f4")
+    return found
+
+
+def _texts(file: IO[bytes]) -> Iterator[str]:
+    """The texts of a pickle in their order, those of its imports (GLOBAL) not among them; nothing is run."""
+    for opcode, argument, _ in pickletools.genops(file):
+        if opcode.name == "BINUNICODE":
+            yield str(argument)
+
+
+class _Graph:
+    """A graph of ONNX that grows node by node; tensors are known by their names."""
+
+    def __init__(self) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: list[onnx.TensorProto] = []
+
+    def add(self, operator: str, *inputs: str, **attributes: Any) -> str:
+        """Adds a node; returns its output."""
+        output = f"{operator}_{len(self.nodes)}"
+        self.nodes.append(onnx.helper.make_node(operator, inputs, [output], **attributes))
+        return output
+
+    def constant(self, values: Floats) -> str:
+        """Adds a constant; returns it."""
+        name = f"constant_{len(self.constants)}"
+        self.constants.append(onnx.numpy_helper.from_array(np.ascontiguousarray(values), name))
+        return name
+
+    def convolution(self, images: str, weights: Floats, bias: Floats) -> str:
+        """Adds a convolution without a margin."""
+        return self.add("Conv", images, self.constant(weights), self.constant(bias))
+
+    def prelu(self, images: str, slopes: Floats) -> str:
+        """Adds PReLU as a·x + (1 − a)·relu(x): onnxruntime's own takes a branch at every number, which costs more than
+        the convolutions."""
+        slopes = slopes[:, None, None]
+        positive = self.add("Mul", self.add("Relu", images), self.constant(1 - slopes))
+        return self.add("Add", self.add("Mul", images, self.constant(slopes)), positive)
+
+
+def _onnx(name: str, architecture: Architecture) -> bytes:
+    weights, graph, images = _weights(name, architecture.sha256), _Graph(), "images"
+    channels = 3
+    for layer in architecture.layers:
+        kernels = _kernels(weights[f"{layer.name}.weight"], channels, layer)
+        images = graph.convolution(images, kernels, weights[f"{layer.name}.bias"])
+        images = graph.prelu(images, weights[f"prelu{layer.name[-1]}.weight"])
+        if layer.pool:
+            images = graph.add("MaxPool", images, kernel_shape=[layer.pool] * 2, strides=[2, 2], ceil_mode=1)
+        channels = len(kernels)
+    outputs = []
+    for head in architecture.heads:
+        values = graph.convolution(
+            images, weights[f"{head}.weight"].reshape((-1, channels, 1, 1), order="F"), weights[f"{head}.bias"]
+        )
+        outputs.append(graph.add("Flatten", values) if architecture.side else values)
+    outputs[-1] = graph.add("Softmax", outputs[-1], axis=1)
+    side = [architecture.side] * 2 if architecture.side else ["height", "width"]
+    one = onnx.TensorProto.FLOAT
+    made = onnx.helper.make_graph(
+        graph.nodes,
+        name,
+        [onnx.helper.make_tensor_value_info("images", one, ["n", 3, *side])],
+        [onnx.helper.make_tensor_value_info(o, one, ["n", *[None] * (1 if architecture.side else 3)]) for o in outputs],
+        graph.constants,
+    )
+    model = onnx.helper.make_model(made, opset_imports=[onnx.helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+    onnx.checker.check_model(model)
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+def _kernels(weights: Floats, channels: int, layer: Layer) -> Floats:
+    """A layer's weights as a convolution's, outputs×channels×rows×columns.
+
+    A fully connected layer of facenet-pytorch takes its image with columns first and channels last.
+    """
+    side = layer.kernel
+    if layer.name.startswith("dense"):
+        return (
+            weights.reshape((-1, side * side * channels), order="F")
+            .reshape(-1, side, side, channels)
+            .transpose(0, 3, 2, 1)
+        )
+    return weights.reshape((-1, channels, side, side), order="F")

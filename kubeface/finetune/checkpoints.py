@@ -1,0 +1,125 @@
+"""Checkpoints of a training: the weights of every epoch, the best, and `last`, from which it goes on exactly.
+
+last.safetensors                        everything a training consists of, and where it stands
+best.safetensors                        backbone.* and head.* of the best epoch
+stage_1.safetensors                     head.* of the best epoch of stage 1, for attributes and classes
+epoch_03_val_acc_0.9123.safetensors     backbone.* and head.* after an epoch
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from kubeface.runtime.errors import KubefaceError, require
+from kubeface.storage import objects
+
+LAST, BEST, HEAD = "last.safetensors", "best.safetensors", "stage_1.safetensors"
+State = dict[str, Tensor]
+
+
+class Checkpoints:
+    """The checkpoints of one training, in a local folder and, where one is given, in a durable place besides.
+
+    Args:
+        folder: local folder that is there.
+        mirror: folder or s3:// prefix that `last`, `best` and `stage_1` are copied to as well; empty for none.
+        keep: checkpoints of epochs that are kept, the newest; 0 for all.
+        run: what the training is: settings, data, start. It stands in `last`, so that no other one goes on from it.
+    """
+
+    def __init__(self, folder: Path, mirror: str, keep: int, run: Mapping[str, Any]) -> None:
+        self.folder, self.mirror, self.keep, self.run = folder, mirror, keep, run
+
+    def take(self, place: str) -> bool:
+        """Copies `last` and what goes with it from another folder or s3:// prefix; says whether there was a `last`."""
+        there = {file.name for file in objects.list_files(place)} if _exists(place) else set()
+        for name in sorted({BEST, HEAD, LAST} & there):
+            objects.download(objects.join(place, name), self.folder / name)
+        return LAST in there
+
+    def last(self) -> tuple[State, dict[str, Any]]:
+        """Tensors and position of `last`."""
+        state, notes = read_checkpoint(self.folder / LAST)
+        return state, notes["position"]
+
+    def notes(self) -> dict[str, Any]:
+        """What `last` says of its training: `run` and `position`."""
+        notes = read_checkpoint(self.folder / LAST)[1]
+        require("run" in notes, f"{self.folder / LAST} is no checkpoint to go on from: give a last.safetensors")
+        return notes
+
+    def best(self) -> State:
+        """The best epoch's weights."""
+        return read_checkpoint(self.folder / BEST)[0]
+
+    def head(self) -> State:
+        """The head of the best epoch of stage 1."""
+        return part("head", read_checkpoint(self.folder / HEAD)[0])
+
+    def save_epoch(self, state: State, epoch: int, accuracy: float | None, best: bool) -> None:
+        """Writes the weights after an epoch, as the best ones too where they are, and clears the oldest."""
+        notes = {"epoch": epoch, "val_accuracy": accuracy}
+        suffix = "" if accuracy is None else f"_val_acc_{accuracy:.4f}"
+        self._save(f"epoch_{epoch:02d}{suffix}.safetensors", state, notes)
+        if best:
+            self._save(BEST, state, notes)
+        if self.keep:
+            for path in self.epochs()[: -self.keep]:
+                path.unlink()
+
+    def save_head(self, state: State, epoch: int) -> None:
+        """Writes the head after an epoch of stage 1 that is the best so far."""
+        self._save(HEAD, state, {"epoch": epoch})
+
+    def save_last(self, state: State, position: Mapping[str, Any]) -> None:
+        """Writes `last`."""
+        self._save(LAST, state, {"run": self.run, "position": position})
+
+    def epochs(self) -> list[Path]:
+        """The checkpoints of epochs, oldest first."""
+        return sorted(self.folder.glob("epoch_*.safetensors"), key=lambda path: int(path.stem.split("_")[1]))
+
+    def _save(self, name: str, state: State, notes: Mapping[str, Any]) -> None:
+        """Writes under another name and renames when all is on the disk: what bears the name is whole."""
+        path = self.folder / name
+        partial = path.with_name(f".{name}.partial")
+        safetensors.torch.save_file(state, partial, {"kubeface": json.dumps(notes, sort_keys=True)})
+        with open(partial, "rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+        if self.mirror and name in (LAST, BEST, HEAD):
+            objects.upload(path, objects.join(self.mirror, name))
+
+
+def _exists(place: str) -> bool:
+    return objects.is_s3(place) or objects.local_path(place).is_dir()
+
+
+def read_checkpoint(path: Path) -> tuple[State, dict[str, Any]]:
+    """Tensors and notes of a checkpoint.
+
+    Raises:
+        KubefaceError: the file is no checkpoint of kubeface.
+    """
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            notes = json.loads((file.metadata() or {})["kubeface"])
+            return {name: file.get_tensor(name) for name in file.keys()}, notes  # noqa: SIM118 - not a dict
+    except (OSError, safetensors.SafetensorError, KeyError, ValueError) as error:
+        raise KubefaceError(f"{path} is not a checkpoint of a training: give its last.safetensors") from error
+
+
+def prefixed(prefix: str, state: Mapping[str, Tensor]) -> State:
+    """A state dict with `prefix.` before its names, on the CPU."""
+    return {f"{prefix}.{name}": value.detach().cpu().contiguous() for name, value in state.items()}
+
+
+def part(prefix: str, state: Mapping[str, Tensor]) -> State:
+    """What stands under `prefix.`, without it."""
+    return {name.removeprefix(f"{prefix}."): v for name, v in state.items() if name.startswith(f"{prefix}.")}

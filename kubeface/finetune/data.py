@@ -1,0 +1,307 @@
+"""Training images out of face tables: shuffled, augmented and degraded alike in any process, in flat memory."""
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+
+from kubeface.faces.degradation import Degradation
+from kubeface.faces.images import RGB
+from kubeface.finetune.augment import MOST_BLENDED, Augmentation, blend
+from kubeface.finetune.sparing import LabelAware
+from kubeface.records.tasks import RECOGNITION
+from kubeface.runtime.errors import KubefaceError, require
+from kubeface.runtime.keyed_rng import seeded
+from kubeface.tables.row_index import WINDOW, Places, Reader
+
+BALANCES = ("none", "sampler", "loss")
+# What a key's epoch grows by each time that an image comes again within one epoch.
+AGAIN = 1_000_000
+
+
+@dataclass(frozen=True)
+class Data:
+    """Training and validation images with what they are of.
+
+    The label of a place is a number: of the class among `identities`, where people of `val` who are not trained on
+    have numbers from len(identities) up; for attributes of the row of `targets` with the image's labels.
+
+    Args:
+        identities: people or classes trained on, sorted.
+        train, val: the images.
+        task: what the model is made for.
+        labels: names of the scores, in their order: attributes or classes; empty for recognition.
+        targets: R×L for attributes: 1, 0, −1 where not known; at least one of a row is known.
+    """
+
+    identities: list[str]
+    train: Places
+    val: Places
+    task: str = RECOGNITION
+    labels: tuple[str, ...] = ()
+    targets: NDArray[np.int8] = field(default_factory=lambda: np.empty((0, 0), np.int8))
+
+
+def class_weights(found: Places, classes: int) -> Tensor:
+    """Weights of the classes that make up for their sizes, float32; their mean over the images is 1.
+
+    n / (c · n_c) for the n_c images of a class out of n of c classes, scikit-learn's "balanced"; 0 for a class without
+    images.
+    """
+    sizes = np.bincount(found.labels, minlength=classes)
+    weights = len(found) / (np.count_nonzero(sizes) * np.maximum(sizes, 1)) * (sizes > 0)
+    return torch.from_numpy(weights.astype(np.float32))
+
+
+class FaceCrops(Dataset[tuple[Any, ...]]):
+    """Crops by key (index into the places, epoch): the clean crop, the one to train on (both 3×H×W uint8), the class.
+
+    The clean crop is what a teacher sees: as stored, and in training changed by `augmentation.both` and blended with
+    another of its row group where `augmentation.mix` says so. The other is a
+    copy of it as a poor camera would have taken it: in training changed by `augmentation.student`, then degraded. Of an
+    image that was taken with few pixels the clean crop is the sharp image of the same photograph, where there is one;
+    both are changed alike, and it is not degraded any further. All
+    of it depends on the seed, the image and the key's epoch alone. Row groups are read on demand and the last `WINDOW`
+    of them kept.
+
+    Args:
+        found: where the images stand.
+        degradation: put on the second crop.
+        seed: of augmentation and degradation in training; without augmentation an image is degraded alike always, as
+            the evaluation does it.
+        augmentation: given in training, None in validation.
+        degrade: share of the training crops that are degraded, 0 to 1.
+        clean: whether the clean crop is wanted; items are (crop to train on, class) without it.
+        aware: what an image's labels make of the augmentation; None where they do not matter.
+
+    Raises:
+        KubefaceError: on access, for a shard that cannot be read or an image that cannot be decoded.
+    """
+
+    def __init__(
+        self,
+        found: Places,
+        degradation: Degradation,
+        seed: int,
+        augmentation: Augmentation | None = None,
+        degrade: float = 1.0,
+        clean: bool = True,
+        aware: LabelAware | None = None,
+    ) -> None:
+        self.places, self.degradation, self.seed, self.augmentation = found, degradation, seed, augmentation
+        self.degrade, self.clean, self.aware = degrade, clean, aware
+        self._starts = found.group_starts()
+        self.image = Reader()
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Any, ...]:
+        index, epoch = key
+        place = self.places[index]
+        if self.augmentation is None:
+            clean, bad = self._views(index)
+            if not self.places.is_low(index):
+                bad = self.degradation(bad, "probe", place.image_id)
+        else:
+            random = seeded(self.seed, "augment", epoch, place.image_id)
+            change = self.aware.of(place.label) if self.aware else self.augmentation
+            clean, bad = self._changed(index, change, random)
+            if change.mixes(random):
+                other, other_bad = self._changed(self._neighbour(index, random), change, random)
+                share, alike = random.uniform(0, MOST_BLENDED), bad is clean and other_bad is other
+                clean = blend(clean, other, share)
+                bad = clean if alike else blend(bad, other_bad, share)
+            bad = change.student(bad, random)
+            if not self.places.is_low(index) and random.random() < self.degrade:
+                bad = self.degradation(bad, self.seed, "train", epoch, place.image_id)
+        item = torch.from_numpy(bad).permute(2, 0, 1), place.label
+        return (torch.from_numpy(clean).permute(2, 0, 1), *item) if self.clean else item
+
+    def _views(self, index: int) -> tuple[RGB, RGB]:
+        """The sharp image of a photograph and the image itself, which is the same one but of low images."""
+        own, sharp = self.image(self.places[index]), self.places.sharp(index)
+        return (own if sharp is None else self.image(sharp)), own
+
+    def _changed(self, index: int, change: Augmentation, random: np.random.Generator) -> tuple[RGB, RGB]:
+        """Both views, changed alike."""
+        sharp, own = self._views(index)
+        if sharp is own:
+            changed = change.both(own, random)
+            return changed, changed
+        alike = copy.deepcopy(random)
+        return change.both(sharp, random), change.both(own, alike)
+
+    def _neighbour(self, index: int, random: np.random.Generator) -> int:
+        """Another image of the same row group, which is read already and holds people in random order."""
+        last = int(np.searchsorted(self._starts, index, "right"))
+        first, end = self._starts[last - 1], self._starts[last]
+        return int(first + (index - first + random.integers(1, max(2, end - first))) % (end - first))
+
+
+def collate(items: list[tuple[Any, ...]]) -> list[Tensor]:
+    """torch's default_collate for items of FaceCrops; the memory of a batch (N×3×H×W) is channels last, as that of the
+    crops and as the networks want it, so that nothing is turned round on the way."""
+    crops = [tuple(part.permute(1, 2, 0) if isinstance(part, Tensor) else part for part in item) for item in items]
+    batch: list[Tensor] = default_collate(crops)
+    return [part.permute(0, 3, 1, 2) if part.ndim == 4 else part for part in batch]
+
+
+class Batches(Sampler[list[tuple[int, int]]]):
+    """The keys of one process's share of every batch of an epoch; a DataLoader's batch_sampler.
+
+    The order of an epoch depends on the seed and the epoch alone: every index once, shuffled within windows of
+    `WINDOW` row groups that are themselves shuffled. The rows of a table are stored in random order already; this
+    keeps reading sequential and memory flat. It is cut into batches of `batch_size`, and the process of each rank gets
+    the images at rank, rank + replicas, … of every batch, so that all of them together see what one would.
+
+    The last batch of an epoch is smaller where the number of images asks for it, and its remainder goes to the first
+    ranks: average over ranks by the sizes of their shares. If it does not give each process `least` images it is left
+    out, so that all make the same number of steps; one process with least = 1 leaves out nothing.
+
+    Call `set_epoch` before each epoch.
+
+    Args:
+        found: the training images.
+        batch_size: images in a step over all processes.
+        seed: of the order.
+        balance: with "sampler" as many images are drawn for an epoch as there are, from every class equally many (or
+            one more), and within a class each image equally often (or once more), those that come more often being
+            others in each epoch; an image that comes again has AGAIN added to its key's epoch, so that it is
+            augmented in another way. "none" and "loss" take each image once.
+        factors: for attributes, how much more often than others each image is to be drawn (N, see
+            objectives.repeat_factors); with "sampler" as many images are drawn as there are, each in proportion to
+            its factor.
+        rank: number of this process, from 0.
+        replicas: number of processes.
+        least: images that each process needs in a batch; 2 where batch norm learns from them.
+
+    Raises:
+        KubefaceError: an unknown balance, a batch size that cannot be divided, or fewer images than are needed.
+    """
+
+    def __init__(
+        self,
+        found: Places,
+        batch_size: int,
+        seed: int,
+        balance: str = "none",
+        rank: int = 0,
+        replicas: int = 1,
+        least: int = 1,
+        factors: NDArray[np.float64] | None = None,
+    ) -> None:
+        require(balance in BALANCES, f"balance is '{balance}': use one of {', '.join(BALANCES)}")
+        require(
+            batch_size >= least * replicas and batch_size % replicas == 0,
+            f"batch_size is {batch_size}: it must be a multiple of the {replicas} processes and at least "
+            f"{least * replicas}",
+        )
+        rest = len(found) % batch_size
+        self.images = len(found) - (rest if rest < least * replicas else 0)
+        require(
+            self.images > 0,
+            f"{len(found)} images are too few to train on: {replicas} processes need at least {least} each",
+        )
+        self.batch_size, self.seed, self.rank, self.replicas = batch_size, seed, rank, replicas
+        self.epoch, self.start = 0, 0
+        self._starts = found.group_starts()
+        self._labels = found.labels if balance == "sampler" else None
+        self._factors = factors
+
+    def set_epoch(self, epoch: int, start: int = 0) -> None:
+        """Chooses the epoch that comes next, and how many of its batches are done already."""
+        self.epoch, self.start = epoch, start
+
+    def __len__(self) -> int:
+        """Batches of a whole epoch, wherever it is begun."""
+        return -(-self.images // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        keys = self._order()[: self.images]
+        for batch in range(self.start, len(self)):
+            share = keys[batch * self.batch_size : (batch + 1) * self.batch_size][self.rank :: self.replicas]
+            yield [(index, epoch) for index, epoch in share.tolist()]
+
+    def drawn(self) -> NDArray[np.int64]:
+        """The images of the epoch over all processes, by index; one that comes again stands there again."""
+        return self._order()[: self.images, 0]
+
+    def _order(self) -> NDArray[np.int64]:
+        """The keys of the epoch over all processes, N×2."""
+        random = seeded(self.seed, "order", self.epoch)
+        times = self._times()
+        groups = random.permutation(len(self._starts) - 1)
+        windows = []
+        for first in range(0, len(groups), WINDOW):
+            chosen = groups[first : first + WINDOW]
+            images = np.concatenate([np.arange(self._starts[group], self._starts[group + 1]) for group in chosen])
+            counts = times[images]
+            keys = np.stack([np.repeat(images, counts), self.epoch + AGAIN * _numbers(counts)], axis=1)
+            windows.append(keys[random.permutation(len(keys))])
+        return np.concatenate(windows)
+
+    def _times(self) -> NDArray[np.int64]:
+        """How often each image comes in the epoch, N."""
+        if self._labels is None:
+            return np.ones(self._starts[-1], np.int64)
+        random = seeded(self.seed, "balance", self.epoch)
+        if self._factors is not None:
+            return _in_proportion(self._factors, len(self._factors), random)
+        _, classes, sizes = np.unique(self._labels, return_inverse=True, return_counts=True)
+        each, more = divmod(len(classes), len(sizes))
+        quota = np.full(len(sizes), each)
+        quota[random.permutation(len(sizes))[:more]] += 1
+        shuffled = random.permutation(len(classes))
+        images = shuffled[np.argsort(classes[shuffled], kind="stable")]  # class by class, in random order within
+        wanted, there = np.repeat(quota, sizes), np.repeat(sizes, sizes)
+        times = np.empty(len(images), np.int64)
+        times[images] = wanted // there + (_numbers(sizes) < wanted % there)
+        return times
+
+
+def _in_proportion(factors: NDArray[np.float64], total: int, random: np.random.Generator) -> NDArray[np.int64]:
+    """How often each is drawn, `total` times together: its share of the factors, rounded up or down (N).
+
+    Systematic sampling: the images stand on a line in random order, each as long as its share, and are drawn where one
+    of `total` marks at equal distances falls on them.
+    """
+    shuffled = random.permutation(len(factors))
+    ends = np.cumsum(factors[shuffled])
+    marks = np.floor(ends / ends[-1] * total + random.random())
+    times = np.empty(len(factors), np.int64)
+    times[shuffled] = np.diff(marks, prepend=0)
+    return times
+
+
+def _numbers(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """0 … count − 1 for each count, one after the other."""
+    return np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+
+
+class InOrder(Sampler[tuple[int, int]]):
+    """The keys of one process's share of the images, each once and in stored order: rank, rank + replicas, …"""
+
+    def __init__(self, length: int, rank: int = 0, replicas: int = 1) -> None:
+        self.indices = range(rank, length, replicas)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return ((index, 0) for index in self.indices)
+
+
+def loaded(loader: DataLoader[Any]) -> Iterator[Any]:
+    """The batches of a loader; a KubefaceError in one of its processes comes out as the line it was raised with."""
+    try:
+        yield from loader
+    except KubefaceError as error:  # torch puts the traceback of the process in front of the message
+        error.__traceback__ = None  # else it lives on in a cycle with the loader, whose collection waits for 5 seconds
+        raise KubefaceError(str(error).rpartition("KubefaceError: ")[2].strip()) from None

@@ -1,0 +1,171 @@
+"""Models as ONNX, and the proof that they are the same models."""
+
+import contextlib
+import copy
+import io
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+from torch import Tensor, nn
+from torch.nn.functional import conv2d, normalize, prelu, relu
+
+from kubeface.models.model import FaceModel
+from kubeface.runtime.errors import require
+from kubeface.storage.folders import sha256_file
+
+OPSET = 18
+LEAST_COSINE = 0.9999
+LARGEST_GAP = 1e-3  # between the scores (0…1) that torch and onnxruntime give; thresholds are not told finer
+MODEL_FILE, START_FILE = "model.onnx", "start.onnx"
+
+
+class Embedder(nn.Module):
+    """Preparation, network and normalisation in one: RGB crops in, unit-length embeddings out, and a head's scores.
+
+    Args:
+        model: what makes embeddings.
+        head: makes scores (N×L, 0…1) of embeddings as the network gives them; None for embeddings alone.
+    """
+
+    def __init__(self, model: FaceModel, head: nn.Module | None = None) -> None:
+        super().__init__()
+        self.network, self._prepare = model.network, model.prepare
+        self.head = head
+
+    def forward(self, crops: Tensor) -> tuple[Tensor, ...]:
+        """Embeddings N×D (length 1) of crops N×3×S×S, RGB 0…255, float32; with a head the scores behind them."""
+        embeddings = self.network(self._prepare(crops))
+        return (normalize(embeddings), *([self.head(embeddings)] if self.head is not None else []))
+
+
+class SplitPReLU(nn.Module):
+    """PReLU of maps as onnxruntime runs it fast on a CPU: relu(x) − slope · relu(−x), products as 1×1 convolutions.
+
+    Its kernel of PRelu takes half of SFace's time, and breaks up the blocked layout (NCHWc) in which it keeps the maps
+    between convolutions, additions and ReLUs alone (onnxruntime/core/optimizer/nchwc_transformer.cc): without it SFace
+    is twice as fast.
+    """
+
+    def __init__(self, slopes: Tensor) -> None:
+        super().__init__()
+        self.slopes = nn.Parameter(slopes.detach())
+
+    def forward(self, images: Tensor) -> Tensor:
+        """As PReLU; other things than maps N×C×H×W are left to it."""
+        if images.dim() != 4:
+            return prelu(images, self.slopes)
+        channels = images.shape[1]
+        slopes = self.slopes.expand(channels)[:, None, None, None]
+        below = relu(conv2d(images, -torch.ones_like(slopes), groups=channels))
+        return relu(images) + conv2d(below, -slopes, groups=channels)
+
+
+def split_prelus(module: nn.Module) -> None:
+    """Puts a SplitPReLU in the place of each PReLU inside a network of convolutions."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.PReLU):
+            setattr(module, name, SplitPReLU(child.weight))
+        else:
+            split_prelus(child)
+
+
+def export_models(
+    model: FaceModel,
+    start: FaceModel,
+    folder: Path,
+    faces: NDArray[np.uint8],
+    heads: tuple[nn.Module, nn.Module] | None = None,
+) -> dict[str, Any]:
+    """Writes model.onnx, and start.onnx with which evaluate compares it; returns what model.json tells of them.
+
+    Args:
+        model: the fine-tuned one.
+        start: the one it was trained from.
+        folder: where to.
+        faces: as `export_onnx`.
+        heads: the model's and the starting model's, as `export_onnx` has them.
+
+    Raises:
+        KubefaceError: as `export_onnx`.
+    """
+
+    def written(exported: FaceModel, name: str, head: nn.Module | None) -> dict[str, Any]:
+        figures = export_onnx(exported, folder / name, faces, head)
+        return {"file": name, "sha256": sha256_file(folder / name)} | figures
+
+    its, starting = heads or (None, None)
+    told = {"opset": OPSET, "faces": len(faces)}
+    return written(model, MODEL_FILE, its) | told | {"start": written(start, START_FILE, starting)}
+
+
+def export_onnx(
+    model: FaceModel, path: Path, faces: NDArray[np.uint8], head: nn.Module | None = None
+) -> dict[str, float]:
+    """Writes the model as ONNX, input `crops` (N×3×S×S, RGB 0…255, float32), output `embeddings` (N×D, length 1).
+
+    With a head there is a second output, `scores` (N×L, 0…1).
+
+    Args:
+        model: on any device; exported from the CPU.
+        path: of the .onnx file.
+        faces: real crops (N×S×S×3, uint8) to check it on, of the size that the model's template has; at least 1.
+        head: makes scores of embeddings (N×D, not of unit length).
+
+    Returns:
+        least_cosine between torch's and onnxruntime's embeddings and, with a head, score_gap, the largest difference
+        of their scores.
+
+    Raises:
+        KubefaceError: the one falls under LEAST_COSINE, or the other exceeds LARGEST_GAP.
+    """
+    embedder = Embedder(model, head).cpu().eval()
+    crops = torch.from_numpy(np.ascontiguousarray(faces)).permute(0, 3, 1, 2).float()
+    fast = copy.deepcopy(embedder)
+    split_prelus(fast)
+    two = crops[[0, -1]]  # maybe the same one twice: traced with one, the graph would take no other number
+    with quiet():
+        exported = torch.onnx.export(
+            fast, (two,), dynamo=True, opset_version=OPSET, external_data=False,
+            input_names=["crops"], output_names=["embeddings", *(["scores"] if head is not None else [])],
+            dynamic_shapes={"crops": {0: torch.export.Dim("n")}},
+        )  # fmt: skip
+    assert exported is not None  # noqa: S101 - None is for exports to a file
+    ClearMetadataAndDocStringPass()(exported.model)  # the exporter notes in which file of this machine a node was made
+    exported.save(str(path))
+    cosine, *gaps = agreement(path, embedder, crops)
+    require(cosine >= LEAST_COSINE, f"{path.name} differs from the model: cosine {cosine:.6f} on {len(faces)} faces")
+    for gap in gaps:
+        require(gap <= LARGEST_GAP, f"{path.name} differs from the model: scores by {gap:.6f} on {len(faces)} faces")
+    figures = (round(figure, 7) for figure in (cosine, *gaps))
+    return dict(zip(("least_cosine", "score_gap"), figures, strict=False))
+
+
+@torch.no_grad()
+def agreement(path: Path, embedder: Embedder, crops: Tensor) -> list[float]:
+    """The least cosine between torch's and onnxruntime's embeddings; behind it the largest gap of scores, if any."""
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    embeddings, *scores = session.run(None, {"crops": crops.numpy()})
+    ours, *our_scores = embedder(crops)
+    gaps = [np.abs(one.numpy() - other).max() for one, other in zip(our_scores, scores, strict=True)]
+    return [float((ours.numpy() * embeddings).sum(1).min()), *map(float, gaps)]
+
+
+@contextlib.contextmanager
+def quiet():  # type: ignore[no-untyped-def]
+    """Without what the exporter tells about itself."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,213 @@
+"""What a task makes of embeddings and labels: head, losses, what counts as right, figures of validation images.
+
+A batch says of each image one number: its class, or for attributes the row in which its labels stand.
+"""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.metrics import roc_auc_score
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, linear, normalize, softplus
+
+from kubeface.finetune.data import Data, class_weights
+from kubeface.finetune.heads import AdaptiveHead, LinearHead, MarginHead, make_head
+from kubeface.finetune.settings import Settings
+from kubeface.metrics.verification import all_pairs, verification
+from kubeface.records.tasks import RECOGNITION, UNKNOWN
+
+# Validation images that verification figures are taken from: 4,000 make 8 million pairs, more than are scored.
+VERIFIED = 4000
+PAIRS = 200_000
+# A label with one positive in a hundred images would count 99 times; noise in its few images would drown the others.
+MOST_WEIGHT = 10.0
+# Labels that fewer images than this share show are rare; LVIS (arXiv 1908.03195, 4.2) takes 0.001 of 1,203 categories,
+# the rarest quarter of CelebA's labels lie under 0.1.
+RARE = 0.1
+
+
+class OneOfMany:
+    """One class an image, recognition's people among them: a head with or without margins and cross entropy.
+
+    Args:
+        settings: head, its margins, label_smoothing, balance.
+        data: what is trained on.
+        centres: where the head's class centres start, classes×D; on the device of the training.
+    """
+
+    def __init__(self, settings: Settings, data: Data, centres: Tensor) -> None:
+        self.classes, self.smoothing = len(data.identities), settings.label_smoothing
+        self.verified = data.task == RECOGNITION
+        self.head = make_head(
+            settings.head, centres, settings.scale, settings.margin, settings.margins, settings.sub_centers
+        ).to(centres.device)
+        weighted = settings.balance == "loss"
+        self.weights = class_weights(data.train, self.classes).to(centres.device) if weighted else None
+
+    def known(self, labels: Tensor) -> Tensor:
+        """Which images have a class that is trained on, N."""
+        return labels < self.classes
+
+    def losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Losses (N) of logits with margin (N×classes)."""
+        losses = cross_entropy(logits, labels, reduction="none", label_smoothing=self.smoothing)
+        return losses if self.weights is None else losses * self.weights[labels]
+
+    def right(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """How many images have their own class as the likeliest; a single number."""
+        logits: Tensor = self.head(embeddings)
+        return (logits.argmax(1) == labels).sum()
+
+    def evidence(self, embeddings: Tensor) -> Tensor:
+        """What `auc` needs of images: unit-length embeddings (N×D); nothing (N×0) where nobody is verified."""
+        return normalize(embeddings) if self.verified else embeddings[:, :0]
+
+    def auc(self, evidence: NDArray[np.float32], labels: NDArray[np.int64]) -> float | None:
+        """Area under the ROC curve over pairs of the first VERIFIED images; None where pairs are of one kind.
+
+        Args:
+            evidence: of all validation images, those of people who are not trained on among them.
+            labels: the class of each.
+        """
+        if not self.verified:
+            return None
+        embeddings = evidence[:VERIFIED]
+        pairs = all_pairs(labels[:VERIFIED], PAIRS)
+        if not np.isfinite(embeddings).all() or pairs.same.all() or not pairs.same.any():
+            return None
+        return float(verification(pairs.scores(embeddings), pairs.same)["auc"])
+
+
+class Attributes:
+    """Many binary labels at once: a linear head with one output for each, and binary cross entropy or focal loss.
+
+    Labels that are not known have no loss, and an image's loss is the mean over its known ones.
+
+    The head starts at the frequencies of the training images, whatever the embedding.
+
+    Args:
+        settings: focal_gamma, balance.
+        data: what is trained on, with `targets`.
+        size: length of the embeddings.
+        device: of the training.
+    """
+
+    def __init__(self, settings: Settings, data: Data, size: int, device: torch.device) -> None:
+        self.gamma = settings.focal_gamma
+        self.targets = torch.from_numpy(data.targets).to(device)
+        positives, negatives = counts(data.targets[data.train.labels])
+        weights = positive_weights(positives, negatives) if settings.balance == "loss" else np.ones(len(positives))
+        # Without anything to go by, the weighted loss is least at these odds; one more of each keeps them finite.
+        odds = np.log(weights * (positives + 1) / (negatives + 1))
+        self.weights = torch.from_numpy(weights.astype(np.float32)).to(device)
+        self.head: nn.Module = LinearHead(torch.zeros(len(odds), size), torch.from_numpy(odds)).to(device)
+
+    def known(self, labels: Tensor) -> Tensor:
+        """All images, N: those without a known label are not among the data."""
+        return torch.ones_like(labels, dtype=torch.bool)
+
+    def losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Losses (N) of logits (N×L)."""
+        targets = self.targets[labels]
+        known = targets != UNKNOWN
+        each = focal_loss(logits, targets.clamp(min=0).to(logits.dtype), self.gamma, self.weights)
+        return torch.where(known, each, 0).sum(1) / known.sum(1)
+
+    def right(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """The images' shares of known labels that are right at a score of 0.5, added up; a single number."""
+        targets = self.targets[labels]
+        known = targets != UNKNOWN
+        logits: Tensor = self.head(embeddings)
+        right = ((logits > 0) == (targets == 1)) & known
+        return (right.sum(1).double() / known.sum(1)).sum()
+
+    def evidence(self, embeddings: Tensor) -> Tensor:
+        """The images' logits, N×L."""
+        logits: Tensor = self.head(embeddings)
+        return logits
+
+    def auc(self, evidence: NDArray[np.float32], labels: NDArray[np.int64]) -> float | None:
+        """Mean area under the ROC curve over the labels that have both values; None where none has.
+
+        Args:
+            evidence: of all validation images.
+            labels: the row of each.
+        """
+        if not np.isfinite(evidence).all():
+            return None
+        targets = self.targets.cpu().numpy()[labels]
+        found = []
+        for scores, truth in zip(evidence.T, targets.T, strict=True):
+            known = truth != UNKNOWN
+            if len(np.unique(truth[known])) == 2:
+                found.append(roc_auc_score(truth[known], scores[known]))
+        return float(np.mean(found)) if found else None
+
+
+class Scores(nn.Module):
+    """Scores of raw embeddings, 0 to 1, as a model of attributes or classes gives them, on the CPU.
+
+    `weight` (L×D) and `bias` (L) are the head's: logits are weight · embedding + bias. Those of a margin head want
+    the embedding at unit length, and have the scale in them.
+
+    Args:
+        head: of an objective, without sub-centres; it is copied.
+        sigmoid: each output by itself (attributes); else all together make 1 (classes).
+    """
+
+    def __init__(self, head: nn.Module, sigmoid: bool) -> None:
+        super().__init__()
+        self.weight: Tensor
+        self.bias: Tensor
+        self.unit, self.sigmoid = isinstance(head, MarginHead | AdaptiveHead), sigmoid
+        state = {name: value.detach().cpu().clone() for name, value in head.state_dict().items()}
+        if isinstance(head, MarginHead | AdaptiveHead):
+            state = {"weight": head.scale * normalize(state["weight"]), "bias": torch.zeros(len(state["weight"]))}
+        for name, value in state.items():
+            self.register_buffer(name, value)
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        """N×L scores of N×D embeddings."""
+        logits = linear(normalize(embeddings) if self.unit else embeddings, self.weight, self.bias)
+        return logits.sigmoid() if self.sigmoid else logits.softmax(1)
+
+
+def focal_loss(logits: Tensor, targets: Tensor, gamma: float, weights: Tensor) -> Tensor:
+    """Binary cross entropy of each output times (1 − p)^γ for the p of the true value (Lin et al., arXiv 1708.02002).
+
+    Args:
+        logits, targets: N×L; targets are 0 and 1.
+        gamma: γ; 0 leaves the cross entropy as it is.
+        weights: of positives, L.
+    """
+    losses = binary_cross_entropy_with_logits(logits, targets, reduction="none", pos_weight=weights)
+    if gamma == 0:
+        return losses
+    # log(1 − p) of the true value, which keeps its gradient where p is 1 in float32.
+    return losses * torch.exp(-gamma * softplus((2 * targets - 1) * logits))
+
+
+def counts(targets: NDArray[np.int8]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Positives and negatives of each label (L) in N×L targets."""
+    return (targets == 1).sum(0), (targets == 0).sum(0)
+
+
+def positive_weights(positives: NDArray[np.int64], negatives: NDArray[np.int64]) -> NDArray[np.float64]:
+    """negatives / positives of each label, MOST_WEIGHT at most; 1 where there are none of either."""
+    both = (positives > 0) & (negatives > 0)
+    return np.where(both, np.minimum(negatives / np.maximum(positives, 1), MOST_WEIGHT), 1.0)
+
+
+def repeat_factors(targets: NDArray[np.int8]) -> NDArray[np.float64]:
+    """How much more often than others each image is to be drawn, N, at least 1.
+
+    Its rarest positive label asks for it: max(1, √(t / f)) for a label that the share f of the images shows (Gupta et
+    al., LVIS, arXiv 1908.03195, section 4.2) with t = RARE.
+
+    Args:
+        targets: N×L of the training images.
+    """
+    positives, negatives = counts(targets)
+    share = positives / np.maximum(positives + negatives, 1)
+    factors = np.sqrt(np.maximum(1.0, RARE / np.maximum(share, 1 / max(1, len(targets)))))
+    return np.asarray(np.where(targets == 1, factors, 1.0).max(axis=1, initial=1.0), np.float64)

@@ -1,0 +1,257 @@
+"""Ingest: images of any source to a face table."""
+
+import hashlib
+import io
+import json
+import sys
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from kubeface.faces.images import encode_png
+from kubeface.faces.photographs import FORMATS, eight_bits
+from kubeface.ingest.catalogue import Shard, open_catalogue
+from kubeface.ingest.naming import Label, Naming
+from kubeface.runtime.errors import require
+from kubeface.runtime.keyed_rng import by_rank
+from kubeface.runtime.process import VERSION
+from kubeface.runtime.progress import Progress
+from kubeface.storage.sources import Source
+from kubeface.tables.erasure import read_forget
+from kubeface.tables.hashing import perceptual_hash
+from kubeface.tables.table import TableWriter
+
+MOST_SHARDS = 10_000
+THREADS = 16  # an object store answers many requests at once, and decoding leaves the interpreter lock
+
+
+def plan(
+    source: str,
+    listing: str = "",
+    identity_pattern: str = "",
+    forget: str = "",
+    num_shards: int = 1,
+) -> dict[str, Any]:
+    """Divides a source into shards by name, without reading an image: what changed is known before work begins.
+
+    A person's images share a shard, and nobody's shard depends on others. A shard's fingerprint changes when a file in
+    it, or what is known of who is on it, changes: added, removed, replaced, renamed or forgotten.
+
+    Args:
+        source: Folder, s3:// prefix, or archive; or a listing of images that lie beside it.
+        listing: What is known of which image, as CSV, Parquet or CelebA's text files, with spaces between several;
+            empty where folders or names say all.
+        identity_pattern: Regular expression that finds the person in a file's name; empty for the folder's name.
+        forget: File with people or images to forget, one name a line; empty for none.
+        num_shards: Number of shards.
+
+    Returns:
+        shards (those that hold something, as text), rows_in (files), rows_out (files that are not to be forgotten).
+
+    Raises:
+        KubefaceError: the source is not there, cannot be reached or holds no image, or shows one person only.
+    """
+    require(1 <= num_shards <= MOST_SHARDS, f"num_shards is {num_shards}: it must lie between 1 and {MOST_SHARDS}")
+    with open_catalogue(source, listing, identity_pattern, read_forget(forget)) as catalogue:
+        shards = catalogue.shards(num_shards)
+        files, forgotten = len(catalogue.files), len(catalogue.forgotten)
+    print(f"plan: {files} files in {len(shards)} shards, {forgotten} to be forgotten", file=sys.stderr)
+    return {
+        "shards": [str(shard) for shard in shards],
+        "rows_in": files + forgotten,
+        "rows_out": files,
+    }
+
+
+def ingest(
+    source: str,
+    out: Path,
+    listing: str = "",
+    identity_pattern: str = "",
+    forget: str = "",
+    shard: str = "0/1",
+    max_pixels: int = 50_000_000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Reads the images of a source, or of a shard of it, into a face table.
+
+    The folder that an image lies in names its identity, or its name does, or a listing; where `train/`, `val/` and
+    `test/` lie above those folders, the division is kept. Images that cannot be used are listed in rejected.csv and
+    counted by reason. Pixels are kept: JPEG and PNG files that need no turning stay as they are, others become PNG.
+
+    Args:
+        source: Folder, s3://bucket/prefix, or a .tar, .tgz or .zip (path, s3:// or https:// with #sha256=…); or a
+            listing of images that lie beside it.
+        out: Folder to write the face table to.
+        listing: CSV, Parquet or CelebA's text files (paths, s3:// or https:// with #sha256=…), with spaces between
+            several, whose columns are joined: path, perhaps identity and split (train, val, test); other columns are
+            kept as groups. Only images that they list are read. Without identity the folder or the pattern names it, or
+            else the image's own name.
+        identity_pattern: Regular expression whose first group, found in a file's name, is the identity, as ^(\\d+)_;
+            empty for the folder's name.
+        forget: File with people or images to forget, one name of a person or a file a line; empty for none. They are
+            left out, and counted but not listed.
+        shard: Which part of the source, <number>/<count>, or the whole text that plan gives it: then the step stops if
+            that part has changed since.
+        max_pixels: Largest width × height in pixels; larger images are rejected.
+        seed: Seed of the order in which rows are stored.
+
+    Returns:
+        rows_in (files), rows_out (images), identities, rejected, forgotten.
+
+    Raises:
+        KubefaceError: no image at all, one identity only, two folders of the same name, a listing or pattern that
+            cannot be used, or a source that cannot be reached or has changed. One shard of several may be empty or
+            hold one identity.
+    """
+    part = Shard.parse(shard)
+    with open_catalogue(source, listing, identity_pattern, part.forget | read_forget(forget)) as whole:
+        catalogue = whole.part(part)
+        if part.fingerprint:
+            now = {found.number: found.fingerprint for found in whole.shards(part.count)}
+            require(
+                now.get(part.number) == part.fingerprint,
+                f"{source} changed while the run began (shard {part.number}/{part.count}): start it again",
+            )
+        files = catalogue.files
+        names = map(files.name, by_rank(seed, catalogue.stored_names()))
+        # Not which of how many: what a shard holds says that, and a table of one does not depend on it.
+        settings = {"source": source, "listing": listing, "identity_pattern": identity_pattern,
+                    "max_pixels": max_pixels, "seed": seed, "forgotten": len(catalogue.forgotten)}  # fmt: skip
+        with (
+            TableWriter(out, "faces", f"ingest {VERSION}", settings) as table,
+            Progress("ingest", len(files)) as progress,
+        ):
+            for name in catalogue.missing:
+                table.reject(name, "missing_file", f"{listing or source} lists it")
+            places: dict[str, str] = {}
+            for image in _read_all(catalogue.source, names, catalogue.naming, max_pixels):
+                if isinstance(image, Reject):
+                    table.reject(image.source, image.reason, image.detail)
+                else:
+                    _one_place(places, image.label)
+                    table.add(image.row())
+                progress.advance()
+            if part.count == 1:
+                _check(source, table, len(files), next(iter(places), ""))
+    return {
+        "rows_in": len(files) + len(catalogue.missing),
+        "rows_out": table.rows,
+        "identities": table.identities,
+        "rejected": sum(table.rejected.values()),
+        "forgotten": len(catalogue.forgotten),
+    }
+
+
+def _check(source: str, table: TableWriter, files: int, first: str) -> None:
+    require(table.rows > 0, f"{source}: none of the {files} files is a usable image ({table.rejected})")
+    require(
+        table.identities > 1,
+        f"{source} holds one identity only ('{first}'): put the images of each person into a folder of their own, "
+        "or give identity_pattern or listing",
+    )
+
+
+@dataclass(frozen=True)
+class Reject:
+    """An image that is left out, and why."""
+
+    source: str
+    reason: str
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Ingested:
+    """A usable image on its way into the table."""
+
+    source: str
+    label: Label
+    image: bytes
+    width: int
+    height: int
+    phash: str
+
+    def row(self) -> dict[str, Any]:
+        """The table row. image_id: 16 hex digits of the SHA-256 of name and content."""
+        digest = hashlib.sha256(self.source.encode("utf-8", "surrogateescape") + b"\0" + self.image)
+        return {
+            "image_id": digest.hexdigest()[:16],
+            "identity": self.label.identity,
+            "source": self.source,
+            "given_split": self.label.given_split,
+            "groups": json.dumps(self.label.groups, sort_keys=True, ensure_ascii=False) if self.label.groups else None,
+            "image": self.image,
+            "width": self.width,
+            "height": self.height,
+            "content": hashlib.sha256(self.image).hexdigest()[:16],
+            "phash": self.phash,
+        }
+
+
+def _read_all(opened: Source, names: Iterable[str], naming: Naming, max_pixels: int) -> Iterator[Ingested | Reject]:
+    """Reads and decodes in threads, a bounded number ahead, and yields in the order of `names`."""
+
+    def load(name: str) -> Ingested | Reject:
+        label = naming(name)
+        if label is None:
+            return Reject(name, "no_identity", "neither its folder nor its name says who it is")
+        return _load(name, label, opened.read(name), max_pixels)
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        ahead: deque[Future[Ingested | Reject]] = deque()
+        try:
+            for name in names:
+                ahead.append(pool.submit(load, name))
+                if len(ahead) >= 4 * THREADS:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            for future in ahead:
+                future.cancel()
+
+
+def _load(name: str, label: Label, data: bytes, max_pixels: int) -> Ingested | Reject:
+    """Decodes one file in full, so that a truncated one is found here and not in training."""
+    if not data:
+        return Reject(name, "empty_file")
+    if name.encode("utf-8", "replace").decode() != name:
+        return Reject(name, "bad_name", "the name is not UTF-8: rename the file or folder")
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            if image.width * image.height > max_pixels:
+                return Reject(name, "too_large", f"{image.width}×{image.height} pixels, {max_pixels} allowed")
+            kept = (
+                image.format in ("JPEG", "PNG") and image.mode in ("RGB", "L") and image.getexif().get(0x0112, 1) == 1
+            )
+            image.load()
+            upright: Image.Image = image
+            if not kept:
+                upright = eight_bits(ImageOps.exif_transpose(image))
+                upright = upright.convert("L" if upright.mode in ("L", "1") else "RGB")
+                data = encode_png(np.array(upright))
+            width, height = upright.size
+            seen = perceptual_hash(upright)
+    except UnidentifiedImageError:
+        return Reject(name, "not_an_image", f"none of {', '.join(FORMATS)}")
+    except Image.DecompressionBombError as error:
+        return Reject(name, "too_large", str(error))
+    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and others
+        return Reject(name, "unreadable", f"{type(error).__name__}: {error}")
+    return Ingested(name, label, data, width, height, seen)
+
+
+def _one_place(places: dict[str, str], label: Label) -> None:
+    """Two folders of one name may be two people: they are not merged silently."""
+    known = places.setdefault(label.identity, label.place)
+    require(
+        known == label.place,
+        f"identity '{label.identity}' stands in two folders, '{known}' and '{label.place}': merge or rename them",
+    )

@@ -1,0 +1,93 @@
+"""Figures over all pairs of a set in flat memory, from counts of scores instead of the scores."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kubeface.metrics.verification import Floats, Ints, equal_error_rate, supported_fars
+from kubeface.runtime.errors import require
+
+BINS = 20_000  # of the cosine from −1 to 1: 0.0001 each
+BLOCK_SCORES = 2**20  # scores held at a time
+
+
+@dataclass(frozen=True)
+class ScoreCounts:
+    """Numbers of genuine and of impostor pairs by score, in equal bins of the cosine from −1 to 1 (int64 each).
+
+    Scores in one bin are taken as equal, so that every figure is the exact one of scores rounded to a bin.
+    """
+
+    genuine: Ints
+    impostor: Ints
+
+    @property
+    def edges(self) -> Floats:
+        """Borders of the bins (bins + 1)."""
+        return np.linspace(-1, 1, len(self.genuine) + 1)
+
+    def rates(self) -> tuple[Floats, Floats]:
+        """FMR and TMR at every border as threshold, the highest border first, from 0 to 1 (bins + 1 each).
+
+        Raises:
+            KubefaceError: pairs of one kind only.
+        """
+        require(
+            bool(self.genuine.any() and self.impostor.any()),
+            "genuine and impostor pairs are needed: at least two people, one of them with two images",
+        )
+        false_matches, true_matches = (
+            np.append(0, np.cumsum(counts[::-1])) / counts.sum() for counts in (self.impostor, self.genuine)
+        )
+        return false_matches, true_matches
+
+    def figures(self) -> dict[str, Any]:
+        """auc, eer, tar_at_far (by rate as text, only rates that the impostors support), genuine_pairs, impostor_pairs.
+
+        Raises:
+            KubefaceError: pairs of one kind only.
+        """
+        false_matches, true_matches = self.rates()
+        impostors = int(self.impostor.sum())
+        return {
+            "auc": float(np.trapezoid(true_matches, false_matches)),
+            "eer": equal_error_rate(false_matches, true_matches),
+            "tar_at_far": {
+                f"{far:g}": float(true_matches[false_matches <= far].max()) for far in supported_fars(impostors)
+            },
+            "genuine_pairs": int(self.genuine.sum()),
+            "impostor_pairs": impostors,
+        }
+
+    def histogram(self, bins: int = 60) -> dict[str, list[float]]:
+        """For charts: edges (bins + 1 at most, over the scores that occur) and genuine and impostor counts."""
+        used = np.flatnonzero(self.genuine + self.impostor)
+        places = np.unique(np.linspace(used[0], used[-1] + 1, bins + 1).round().astype(int))
+        return {
+            "edges": self.edges[places].tolist(),
+            "genuine": np.add.reduceat(self.genuine, places[:-1]).tolist(),
+            "impostor": np.add.reduceat(self.impostor, places[:-1]).tolist(),
+        }
+
+
+def count_scores(embeddings: NDArray[np.float32], people: Ints, bins: int = BINS) -> ScoreCounts:
+    """Scores of every pair of images, counted block by block.
+
+    Args:
+        embeddings: images × D, of unit length.
+        people: the person's number of each image.
+    """
+    size = len(people)
+    every, genuine = np.zeros(bins, np.int64), np.zeros(bins, np.int64)
+    rows = max(1, BLOCK_SCORES // max(size, 1))
+    for start in range(0, size, rows):
+        block, others = slice(start, start + rows), slice(start, size)
+        scores = embeddings[block] @ embeddings[others].T
+        same = people[block, None] == people[others]
+        later = np.arange(size - start) > np.arange(len(scores))[:, None]  # each pair once, no image with itself
+        places = np.clip((scores + 1) * np.float32(bins / 2), 0, bins - 1).astype(np.int32)
+        every += np.bincount(places[later], minlength=bins)
+        genuine += np.bincount(places[later & same], minlength=bins)
+    return ScoreCounts(genuine, every - genuine)

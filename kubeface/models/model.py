@@ -1,0 +1,317 @@
+"""A face model: a backbone with the preparation of its input; how it is loaded, saved and run.
+
+A model folder holds
+
+    model.safetensors   the backbone's weights, float32
+    head.safetensors    weight L×D and bias L, float32, of what makes scores of embeddings; not for recognition
+    model.json          task, backbone, guarded or not, preprocessing, alignment, embedding size, sha256 of weights and
+                        head, training
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.functional import interpolate, normalize
+
+from kubeface.faces.geometry import TEMPLATE_SIZES
+from kubeface.models.backbones import BACKBONES, Backbone, PerChannel, Preprocessing, backbone_named
+from kubeface.models.quality_routing import Guarded
+from kubeface.models.weights import WEIGHTS_SUFFIXES, fetch_published, keras_preprocessing, load_network, load_state
+from kubeface.records.tasks import RECOGNITION, require_task
+from kubeface.runtime.errors import KubefaceError, require
+from kubeface.storage import objects
+from kubeface.storage.downloads import Unreachable, fetch, split_checksum
+from kubeface.storage.folders import read_json, sha256_file, write_json
+
+WEIGHTS_FILE, CONFIG_FILE, HEAD_FILE = "model.safetensors", "model.json", "head.safetensors"
+RANDOM = "random weights"  # the start of a network that no file is read for
+TEMPLATE, DETECTOR = "arcface_112", "mtcnn"  # how crops are made unless said otherwise
+
+
+@dataclass
+class FaceModel:
+    """A backbone by name with its weights; `start` says where those came from.
+
+    `template` is how the crops are made (see align) that it was trained on; it is only ever fed crops made so.
+    `detector` is the one whose landmarks they were made by.
+    """
+
+    backbone: str
+    network: nn.Module
+    preprocessing: Preprocessing
+    embedding_size: int
+    start: str
+    license: str
+    template: str = TEMPLATE
+    detector: str = DETECTOR
+
+    def prepare(self, crops: Tensor) -> Tensor:
+        """RGB crops (N×3×H×W, 0…255, any dtype) to what the backbone takes (float32, channels last)."""
+        images = crops.to(torch.float32)
+        if images.shape[-1] != self.preprocessing.size:
+            side = self.preprocessing.size
+            images = interpolate(images, size=(side, side), mode="bilinear", align_corners=False)
+        if self.preprocessing.color_order == "bgr":
+            images = images.flip(1)
+        if self.preprocessing.mean != 0:  # each of the two is a pass over the batch
+            images = images - _channels(self.preprocessing.mean, images)
+        if self.preprocessing.std != 1:
+            images = images / _channels(self.preprocessing.std, images)
+        return images.contiguous(memory_format=torch.channels_last)
+
+    @torch.inference_mode()
+    def embed(self, crops: NDArray[np.uint8], flip: bool = False) -> NDArray[np.float32]:
+        """Unit-length embeddings (N×D) of RGB crops (N×H×W×3, uint8).
+
+        Args:
+            flip: mirror the crops first, for test-time augmentation.
+        """
+        self.network.eval()
+        device = next(self.network.parameters()).device
+        images = torch.from_numpy(crops).to(device).permute(0, 3, 1, 2)
+        embeddings: Tensor = self.network(self.prepare(images.flip(3) if flip else images))
+        return np.asarray(normalize(embeddings.float()).cpu().numpy(), np.float32)
+
+
+def _channels(value: PerChannel, images: Tensor) -> float | Tensor:
+    """A number for each channel in the shape in which it goes with images."""
+    return images.new_tensor(value)[:, None, None] if isinstance(value, tuple) else value
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` takes CUDA where there is one, else the CPU.
+
+    Raises:
+        KubefaceError: CUDA is asked for and not there, or the name is unknown.
+    """
+    if name not in ("auto", "cpu", "cuda"):
+        raise KubefaceError(f"device '{name}' is unknown: use auto, cpu or cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise KubefaceError("device 'cuda' is asked for but torch sees no GPU: request one or use device auto")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def digest(network: nn.Module) -> str:
+    """SHA-256 of a network's weights by name, the same for the same weights from whatever file."""
+    found = hashlib.sha256()
+    for name, value in sorted(network.state_dict().items()):
+        found.update(name.encode())
+        found.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()
+
+
+def _place(network: nn.Module, device: torch.device | None) -> None:
+    """Moves a network to its device, its kernels channels last."""
+    network.to(device or torch.device("cpu")).to(memory_format=torch.channels_last)
+
+
+def load_pretrained(
+    backbone: str, pretrained: str = "", device: torch.device | None = None, template: str = ""
+) -> FaceModel:
+    """The model that a fine-tuning starts from.
+
+    Args:
+        backbone: name of the architecture.
+        pretrained: empty for the published weights of that name; else a model folder of kubeface or a weights
+            file (see `read_weights`) as path, file://, s3:// or https:// URI; https needs `#sha256=…` behind it. A
+            .keras archive is taken to want its input as keras.applications prepares it.
+        device: where to put it, the CPU when None.
+        template: how the crops are made that it will be given; empty for what a model folder says, arcface_112 else.
+
+    Raises:
+        KubefaceError: unknown backbone, file that cannot be had or read, weights that do not fit, or a model folder
+            that was trained on crops made otherwise.
+    """
+    known = backbone_named(backbone)
+    address = split_checksum(pretrained)[0]
+    if address and Path(address).suffix not in WEIGHTS_SUFFIXES and not objects.local_path(address).is_file():
+        model = load_model(_model_folder(pretrained), device, expected_backbone=backbone)
+        require(
+            template in ("", model.template),
+            f"{pretrained} was trained on crops of template {model.template}, these are of {template}: align anew",
+        )
+        return model
+    path, origin = (fetch(pretrained), pretrained) if pretrained else fetch_published(known)
+    network, embedding_size = load_network(known, path, str(origin))
+    _place(network, device)
+    preprocessing = known.preprocessing
+    if path.suffix == ".keras":
+        preprocessing = keras_preprocessing(path, preprocessing)
+    license = known.license if not pretrained else "as given by its publisher"
+    return FaceModel(backbone, network, preprocessing, embedding_size, str(origin), license, template or TEMPLATE)
+
+
+def load_start(
+    backbone: str,
+    pretrained: str = "",
+    fallback: str = "",
+    device: torch.device | None = None,
+    template: str = "",
+    scratch: bool = False,
+) -> tuple[FaceModel, str]:
+    """As `load_pretrained`, with something to start from where the weights cannot be fetched.
+
+    Random weights are drawn from torch's generator, which the caller seeds.
+
+    Args:
+        backbone, pretrained, device, template: as in `load_pretrained`.
+        fallback: name of a backbone whose published weights to start from then, `scratch` for random weights of the
+            same backbone, or empty to fail.
+        scratch: the training throws the starting weights away. Where none are given and none are published, random
+            ones stand for them.
+
+    Returns:
+        The model, and the line that says what it starts from instead and why; empty where nothing went wrong.
+
+    Raises:
+        KubefaceError: as `load_pretrained`; also for weights that are there and are other ones than asked for or do
+            not fit, whatever the fallback.
+    """
+    known = backbone_named(backbone)
+    require(
+        fallback in ("", "scratch", *BACKBONES),
+        f"fallback '{fallback}' is unknown: use scratch or one of {', '.join(BACKBONES)}",
+    )
+    if scratch and not pretrained and not known.sources:
+        return _random(known, device, template), ""
+    try:
+        return load_pretrained(backbone, pretrained, device, template), ""
+    except Unreachable as error:
+        if not fallback:
+            raise
+        instead = f"{RANDOM} of {backbone}" if fallback == "scratch" else f"the published weights of {fallback}"
+        said = f"starts from {instead} instead, as fallback says: {error}"
+    try:
+        model = (
+            _random(known, device, template)
+            if fallback == "scratch"
+            else load_pretrained(fallback, "", device, template)
+        )
+    except KubefaceError as error:
+        raise type(error)(f"{said}; and of these: {error}") from error
+    return model, said
+
+
+def _random(known: Backbone, device: torch.device | None, template: str) -> FaceModel:
+    """The backbone as it is built, in evaluation mode."""
+    network = known.build().eval()
+    _place(network, device)
+    size, template = known.embedding_size, template or TEMPLATE
+    return FaceModel(known.name, network, known.preprocessing, size, RANDOM, "none", template)
+
+
+def _model_folder(uri: str) -> Path:
+    """A local copy of a model folder."""
+    if not objects.is_s3(uri):
+        return objects.local_path(uri)
+    config = fetch(objects.join(uri, CONFIG_FILE))
+    checksum = read_json(config).get("weights_sha256", "")
+    weights = fetch(f"{objects.join(uri, WEIGHTS_FILE)}#sha256={checksum}")
+    folder = weights.parent
+    (folder / CONFIG_FILE).write_bytes(config.read_bytes())
+    return folder
+
+
+def save_model(
+    model: FaceModel,
+    folder: Path,
+    training: dict[str, Any],
+    task: str = RECOGNITION,
+    head: Mapping[str, Tensor] | None = None,
+    superresolution: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes model.safetensors, model.json and, where there is a head, head.safetensors into an existing folder.
+
+    Args:
+        model: its network on any device.
+        folder: where to.
+        training: what model.json tells of it.
+        task: one of TASKS.
+        head: `weight` (L×D) and `bias` (L).
+        superresolution: what model.json tells of the network that enlarges small faces for it; None for none.
+
+    Raises:
+        KubefaceError: the task is unknown.
+    """
+    require_task(task)
+    state = {name: value.detach().cpu().contiguous() for name, value in model.network.state_dict().items()}
+    safetensors.torch.save_file(state, folder / WEIGHTS_FILE)
+    hashes = {"weights_sha256": sha256_file(folder / WEIGHTS_FILE)}
+    if head is not None:
+        tensors = {name: value.detach().float().cpu().contiguous() for name, value in head.items()}
+        safetensors.torch.save_file(tensors, folder / HEAD_FILE)
+        hashes["head_sha256"] = sha256_file(folder / HEAD_FILE)
+    write_json(
+        folder / CONFIG_FILE,
+        {
+            "task": task,
+            "backbone": model.backbone,
+            "preprocessing": asdict(model.preprocessing),
+            "alignment": _alignment(model.template) | {"detector": model.detector},
+            "embedding_size": model.embedding_size,
+            "guarded": isinstance(model.network, Guarded),
+            "start": model.start,
+            "start_license": model.license,
+            **hashes,
+            **({"superresolution": dict(superresolution)} if superresolution else {}),
+            "training": training,
+        },
+    )
+
+
+def _alignment(template: str) -> dict[str, Any]:
+    return {"template": template, "size": TEMPLATE_SIZES[template]}
+
+
+def _load_guarded(known: Backbone, path: Path) -> tuple[nn.Module, int]:
+    """A guarded network and its embedding size."""
+    state = safetensors.torch.load_file(path)
+    parts = []
+    for name in ("start", "tuned"):
+        part = {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
+        parts.append(known.build_for(part) if known.build_for else known.build())
+    network = Guarded(*parts)
+    load_state(network, state, str(path))
+    return network.eval(), getattr(parts[0], "embedding_size", known.embedding_size)
+
+
+def load_model(folder: Path | str, device: torch.device | None = None, expected_backbone: str = "") -> FaceModel:
+    """Loads a model folder.
+
+    Raises:
+        KubefaceError: files missing or changed, unknown backbone, another backbone than expected,
+            weights that do not fit, an alignment other than the one in force here, or a preprocessing other
+            than the backbone's, where that is fixed.
+    """
+    folder = Path(folder)
+    config = read_json(folder / CONFIG_FILE)
+    name = config.get("backbone", "")
+    if expected_backbone and name != expected_backbone:
+        raise KubefaceError(f"{folder} holds backbone '{name}', the run asks for '{expected_backbone}'")
+    known = backbone_named(name)
+    preprocessing = Preprocessing.read(config.get("preprocessing"), str(folder / CONFIG_FILE))
+    alignment = dict(config.get("alignment") or {})
+    template, detector = str(alignment.get("template")), str(alignment.pop("detector", DETECTOR))
+    known_alignment = template in TEMPLATE_SIZES and alignment == _alignment(template)
+    if (known.fixed and preprocessing != known.preprocessing) or not known_alignment:
+        raise KubefaceError(
+            f"{folder / CONFIG_FILE}: the model was trained with another preprocessing than '{name}' has here"
+        )
+    path = folder / WEIGHTS_FILE
+    if not path.is_file() or sha256_file(path) != config.get("weights_sha256"):
+        raise KubefaceError(f"{path} is missing or is not the file that {CONFIG_FILE} describes")
+    if config.get("guarded"):
+        network, embedding_size = _load_guarded(known, path)
+    else:
+        network, embedding_size = load_network(known, path, str(path))
+    _place(network, device)
+    start, license = config.get("start", "unknown"), config.get("start_license", "unknown")
+    return FaceModel(name, network, preprocessing, embedding_size, start, license, template, detector)

@@ -1,0 +1,116 @@
+"""Registries that a promoted model may be told to: Kubeflow Model Registry and MLflow."""
+
+import os
+import re
+from typing import Any
+
+import urllib3
+
+from kubeface.runtime.errors import KubefaceError
+
+API = "/api/model_registry/v1alpha3"
+SECONDS = 10.0
+
+
+def register_kubeflow(url: str, name: str, version: str, uri: str, properties: dict[str, str]) -> None:
+    """Tells Kubeflow Model Registry of a version: registered model, model version and artifact, each made unless it is
+    there. Doing it twice changes nothing.
+
+    After the registry's REST API v1alpha3 (kubeflow/model-registry, api/openapi/model-registry.yaml).
+
+    Args:
+        url: of the registry's REST service, as http://model-registry-service.kubeflow:8080.
+        name: of the model.
+        version: of the model.
+        uri: folder or prefix of the version.
+        properties: custom properties of the version.
+
+    Raises:
+        KubefaceError: the registry does not answer, or not as such a registry does.
+    """
+    base = url.rstrip("/").removesuffix(API) + API
+    custom = {key: {"metadataType": "MetadataStringValue", "string_value": value} for key, value in properties.items()}
+    model = _found_or_made(f"{base}/registered_model", f"{base}/registered_models", {"name": name}, {})
+    made = _found_or_made(
+        f"{base}/model_version",
+        f"{base}/model_versions",
+        {"name": version, "parentResourceId": model},
+        {"name": version, "registeredModelId": model, "customProperties": custom},
+    )
+    artifact = f"{name}-{version}"
+    _found_or_made(
+        f"{base}/model_artifact",
+        f"{base}/model_versions/{made}/artifacts",
+        {"name": artifact, "parentResourceId": made},
+        {"artifactType": "model-artifact", "name": artifact, "uri": uri, "modelFormatName": "onnx", "state": "LIVE"},
+    )
+
+
+def _found_or_made(find: str, make: str, query: dict[str, str], body: dict[str, Any]) -> str:
+    """The id of the entity that the query finds; where there is none it is made of the body, or of the query."""
+    status, found = _asked("GET", find, fields=query)
+    if status == 404:
+        status, found = _asked("POST", make, json=body or query)
+        if status == 409:  # somebody made it at the same moment
+            status, found = _asked("GET", find, fields=query)
+    if status not in (200, 201) or not isinstance(found, dict) or not found.get("id"):
+        told = found.get("message") if isinstance(found, dict) else None
+        raise KubefaceError(f"{_shown(find)} answers HTTP {status}{f' ({told})' if told else ''}: check model_registry")
+    return str(found["id"])
+
+
+def _asked(method: str, url: str, **content: Any) -> tuple[int, Any]:
+    """Status and JSON of an answer; None for JSON where it is none."""
+    try:
+        response = urllib3.request(
+            method, url, timeout=SECONDS, retries=urllib3.Retry(2, backoff_factor=0.5, redirect=False), **content
+        )
+    except (urllib3.exceptions.HTTPError, ValueError) as error:
+        raise KubefaceError(
+            f"no registry answers at {_shown(url)} ({type(error).__name__}): check model_registry"
+        ) from None
+    try:
+        return response.status, response.json()
+    except ValueError:
+        return response.status, None
+
+
+def register_mlflow(tracking_uri: str, name: str, version: str, uri: str, tags: dict[str, str]) -> None:
+    """Tells MLflow's model registry of a version: a registered model, and a model version whose source is `uri`.
+
+    MLflow numbers versions itself; ours is the tag `version`. A source that is registered already is left as it is.
+
+    Args:
+        tracking_uri: of the MLflow server.
+        name: of the model.
+        version: of the model.
+        uri: folder or prefix of the version.
+        tags: of the model version.
+
+    Raises:
+        KubefaceError: mlflow is not installed, or the server does not answer or refuses.
+    """
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    try:
+        from mlflow import MlflowClient
+        from mlflow.exceptions import MlflowException
+    except ImportError:
+        raise KubefaceError("mlflow is not installed: pip install mlflow-skinny, or leave mlflow empty") from None
+    try:
+        client = MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
+        try:
+            client.create_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        if not any(known.source == uri for known in client.search_model_versions(f"name='{name}'")):
+            client.create_model_version(name, uri, tags={"version": version, **tags})
+    except MlflowException as error:
+        raise KubefaceError(
+            _shown(f"MLflow at {tracking_uri} does not register {name}: {' '.join(str(error).split())[:200]}")
+        ) from None
+
+
+def _shown(text: str) -> str:
+    """A text without the passwords of the addresses in it."""
+    return re.sub(r"//[^/@\s]+@", "//", text)

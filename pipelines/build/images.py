@@ -1,0 +1,311 @@
+"""python -m pipelines.build.images build|push|run: the steps' images, what they are called and which digest they have.
+
+`build/images.json` remembers them: {"align": {"image": "registry/align:tag", "digest": "sha256:…", "size": bytes}, …}.
+The digest is a registry's and so empty until the image is pushed; `pipelines.build.compile --images` compiles it in.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from kubeface.runtime.errors import KubefaceError, require
+from kubeface.storage.folders import write_json
+from kubeface.runtime.process import VERSION, guarded
+
+ROOT = Path(__file__).resolve().parents[2]
+REGISTRY = "localhost/kubeface"
+RECORD = Path("build/images.json")
+BASE = "base"  # what the others start from; no step
+ENGINES = ("docker", "podman")
+SHARED = ("faces", "metrics", "models", "records", "runtime", "storage", "tables")  # of kubeface, in every image
+USER = 10001  # of the images; see their Dockerfiles
+LABELS = "org.opencontainers.image"  # OCI image specification, annotations.md
+
+
+class Image(BaseModel):
+    """One image.
+
+    Args:
+        image: its full name, `<registry>/<step>:<tag>`.
+        digest: of its manifest in the registry, sha256:…; empty until it is pushed.
+        size: bytes of its layers, unpacked.
+    """
+
+    image: str
+    digest: str = ""
+    size: int
+
+    @property
+    def pinned(self) -> str:
+        """The name by digest, `<registry>/<step>@sha256:…`.
+
+        Raises:
+            KubefaceError: the image was not pushed.
+        """
+        require(bool(self.digest), f"{self.image} has no digest: push it first ('make push REGISTRY=…')")
+        return f"{self.image.rpartition(':')[0]}@{self.digest}"
+
+
+Images = dict[str, Image]
+
+
+def read_images(path: Path) -> Images:
+    """The images that `make images` and `make push` left in a file, by step.
+
+    Raises:
+        KubefaceError: the file is not there or holds something else.
+    """
+    try:
+        return TypeAdapter(Images).validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise KubefaceError(f"{path} does not exist: run 'make images' first") from None
+    except ValidationError as error:
+        place = ".".join(map(str, error.errors()[0]["loc"]))
+        raise KubefaceError(f"{path}: {place or 'it'} is not what 'make images' writes: run it again") from error
+
+
+def all_steps() -> list[str]:
+    """Names of the images, the base aside: the folders of images/ with a Dockerfile."""
+    return sorted(path.parent.name for path in ROOT.glob("images/*/Dockerfile") if path.parent.name != BASE)
+
+
+def find_engine(name: str = "") -> str:
+    """The container engine to use: the one that is named, else the first of docker and podman that answers.
+
+    Raises:
+        KubefaceError: it is not installed, or does not answer; the reason is told.
+    """
+    reasons = []
+    for engine in (name,) if name else ENGINES:
+        if shutil.which(engine) is None:
+            reasons.append(f"{engine} is not installed")
+            continue
+        done = subprocess.run([engine, "info"], capture_output=True, text=True)
+        # docker's client says "ERROR: Cannot connect …" on standard error and may still exit with 0
+        if done.returncode == 0 and "ERROR" not in done.stderr:
+            return engine
+        reasons.append(f"{engine}: {_last(done.stderr)}")
+    raise KubefaceError(f"no container engine: {'; '.join(reasons)} (choose one with ENGINE=docker or ENGINE=podman)")
+
+
+def commit() -> str:
+    """The tag of what is checked out: the commit's first 12 digits, with -dirty where files differ from it; the
+    version where there is no repository."""
+    done = _git("describe", "--always", "--abbrev=12", "--dirty", "--exclude=*")
+    return done or VERSION
+
+
+def revision(step: str) -> str:
+    """The last commit that changed what is in a step's image, with -dirty where that is not committed.
+
+    Not the commit that is checked out: an image whose label changes has another digest, and a pipeline by digest would
+    then do every step again for a change of the documentation.
+    """
+    shared = (f"kubeface/{name}" for name in SHARED)
+    sources = [f"images/{BASE}", f"images/{step}", ":(glob)kubeface/*.py", *shared, f"kubeface/{step}"]
+    found = _git("log", "-1", "--format=%H", "--", *sources)
+    return found + ("-dirty" if found and _git("status", "--porcelain", "--", *sources) else "")
+
+
+def _git(*arguments: str) -> str:
+    """What git says, empty where there is no repository or no git."""
+    try:
+        return subprocess.run(["git", "-C", ROOT, *arguments], capture_output=True, text=True).stdout.strip()
+    except FileNotFoundError:
+        return ""
+
+
+def build(
+    steps: Sequence[str], engine: str, registry: str, tag: str, base_image: str = "", lock: str = ""
+) -> Iterator[tuple[str, Image]]:
+    """Builds the images of steps, the base that they start from first.
+
+    Args:
+        steps: names of folders of images/.
+        engine: docker or podman.
+        registry: registry and prefix of their names.
+        tag: of their names.
+        base_image: what the base starts from instead of python:3.11-slim: a digest, or an image with CUDA.
+        lock: lock file to install instead of requirements.lock, as requirements-gpu.lock for evaluate's variant.
+
+    Yields:
+        name and image of each step when it is built.
+
+    Raises:
+        KubefaceError: no such step, or its image could not be built; the engine's last line is told.
+    """
+    known = all_steps()
+    for step in steps:
+        require(step in known, f"there is no image of '{step}': use one of {', '.join(known)}")
+    base = f"{registry}/{BASE}:{tag}"
+    _build(engine, BASE, base, {"BASE_IMAGE": base_image})
+    for step in steps:
+        image = f"{registry}/{step}:{tag}"
+        _build(engine, step, image, {"KUBEFACE_BASE": base, "LOCK": lock})
+        yield step, Image(image=image, size=int(_inspect(engine, image, "{{.Size}}")))
+
+
+def _build(engine: str, step: str, image: str, build_arguments: Mapping[str, str]) -> None:
+    labels = {"revision": revision(step), "version": VERSION, "title": f"kubeface {step}"}
+    command = [engine, "build", "--file", f"images/{step}/Dockerfile", "--tag", image]
+    for name, value in labels.items():
+        command += ["--label", f"{LABELS}.{name}={value}"]
+    for name, value in build_arguments.items():
+        command += ["--build-arg", f"{name}={value}"] if value else []
+    _run([*command, "."], f"the image of {step} could not be built")
+
+
+def push(images: Images, engine: str) -> Iterator[tuple[str, Image]]:
+    """Pushes images to the registry that they are named for.
+
+    Yields:
+        name and image, with its digest in the registry, of each step when it is pushed.
+
+    Raises:
+        KubefaceError: the registry refused; the engine's last line is told.
+    """
+    for step, image in images.items():
+        said = f"{image.image} could not be pushed: is the registry right, and are you logged in ('{engine} login')?"
+        with tempfile.TemporaryDirectory() as scratch:
+            digest = Path(scratch, "digest")
+            options = ["--digestfile", str(digest)] if engine == "podman" else []
+            _run([engine, "push", *options, image.image], said)
+            if engine == "podman":  # its own record names the digest before compression
+                found = digest.read_text().strip()
+            else:
+                name = image.image.rpartition(":")[0]
+                digests = json.loads(_inspect(engine, image.image, "{{json .RepoDigests}}"))
+                found = next(entry.partition("@")[2] for entry in digests if entry.startswith(f"{name}@"))
+        yield step, image.model_copy(update={"digest": found})
+
+
+def run_step(step: str, arguments: Sequence[str], engine: str, image: str, data: Path, network: str = "none") -> int:
+    """Runs a component's command line in its container, as it would be run on a cluster.
+
+    The root file system is read-only, the user is not root, no capability is left, and there is no network unless it
+    is asked for. A folder is /data, where the command starts; the S3 settings of the environment go along.
+
+    Args:
+        step: name of the component.
+        arguments: its command line, with paths relative to that folder.
+        engine: docker or podman.
+        image: full name of the image.
+        data: the folder.
+        network: none, host, or another that the engine knows.
+
+    Returns:
+        the command's exit code.
+    """
+    command = [engine, "run", "--rm", "--read-only", "--tmpfs=/tmp", "--cap-drop=all", "--workdir=/data"]
+    command += [
+        "--security-opt=no-new-privileges",
+        "--security-opt=label=disable",
+        f"--network={network}",
+        f"--volume={data.resolve()}:/data",
+    ]
+    command += _as_me(engine, data)
+    for name in ("S3_ENDPOINT", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "KUBEFACE_WEIGHTS_MIRROR"):
+        command += ["--env", name] if name in os.environ else []  # by name: no key among a process's arguments
+    return subprocess.run([*command, image, "python", "-m", f"kubeface.{step}", *arguments]).returncode
+
+
+def _as_me(engine: str, data: Path) -> list[str]:
+    """Options under which what the container writes belongs to who started it; root becomes the image's own user, to
+    whom the folder must be open."""
+    if os.getuid():
+        return [f"--user={os.getuid()}:{os.getgid()}", *(["--userns=keep-id"] if engine == "podman" else [])]
+    status = data.stat()
+    require(
+        status.st_uid == USER or bool(status.st_mode & 0o002),
+        f"user {USER}, as whom root's containers run, may not write to {data}: 'chown {USER} {data}', or name a folder "
+        "with DATA=",
+    )
+    return [f"--user={USER}:{USER}"]
+
+
+def _inspect(engine: str, image: str, form: str) -> str:
+    done = subprocess.run([engine, "image", "inspect", "--format", form, image], capture_output=True, text=True)
+    require(done.returncode == 0, f"{image} is not there: run 'make images' first")
+    return done.stdout.strip()
+
+
+def _run(command: Sequence[str], said: str) -> None:
+    """Runs a command of the engine from the repository, its progress to the terminal, its last words kept."""
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert process.stdout is not None  # noqa: S101 - for mypy
+    line = ""
+    for line in process.stdout:
+        print(line, end="", flush=True)
+    require(process.wait() == 0, f"{said} {_last(line)}".strip())
+
+
+def _last(text: str) -> str:
+    return (text.strip().splitlines() or ["it gave no reason"])[-1]
+
+
+def _record(path: Path, found: Iterator[tuple[str, Image]]) -> None:
+    """Adds each image to the file as soon as it is there: a build that breaks off loses none."""
+    for step, image in found:
+        images = read_images(path) if path.exists() else {}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, {name: entry.model_dump() for name, entry in sorted((images | {step: image}).items())})
+        print(f"{step}: {image.pinned if image.digest else image.image}, {image.size / 1e6:.0f} MB")
+
+
+def _built(record: Path, steps: Sequence[str], registry: str, tag: str) -> Images:
+    """The images to push: those of the file that have the names which registry and tag give."""
+    images = read_images(record)
+    for step in steps:
+        name = f"{registry}/{step}:{tag}"
+        require(step in images and images[step].image == name, f"{name} was not built: run 'make images' first")
+    return {step: images[step] for step in steps}
+
+
+def _command(arguments: argparse.Namespace) -> int:
+    engine = find_engine(arguments.engine)
+    if arguments.command == "run":
+        require(arguments.data.is_dir(), f"{arguments.data} is no folder: name one with DATA=")
+        image = f"{arguments.registry}/{arguments.step}:{arguments.tag}"
+        _inspect(engine, image, "{{.Id}}")
+        return run_step(arguments.step, arguments.arguments, engine, image, arguments.data, arguments.network)
+    steps = arguments.step.split() or all_steps()
+    if arguments.command == "build":
+        found = build(steps, engine, arguments.registry, arguments.tag, arguments.base_image, arguments.lock)
+    else:
+        found = push(_built(arguments.record, steps, arguments.registry, arguments.tag), engine)
+    _record(arguments.record, found)
+    return 0
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m pipelines.build.images", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, said in (("build", "Build images."), ("push", "Push them."), ("run", "Run a step in its container.")):
+        command = commands.add_parser(name, help=said, description=said)
+        command.add_argument("--engine", default="", help="docker or podman; the one that answers where empty")
+        command.add_argument("--registry", default=REGISTRY, help="registry and prefix of the images (%(default)s)")
+        command.add_argument("--tag", default=commit(), help="tag of the images, the git commit (%(default)s)")
+        if name == "run":
+            command.add_argument("--data", type=Path, default=Path(), help="folder that is /data (%(default)s)")
+            command.add_argument("--network", default="none", help="none, or host (%(default)s)")
+            command.add_argument("step", help="name of the component")
+            command.add_argument("arguments", nargs=argparse.REMAINDER, help="its command line")
+            continue
+        command.add_argument("--step", default="", help="these alone, divided by spaces; all where empty")
+        command.add_argument("--record", type=Path, default=RECORD, help="file of names and digests (%(default)s)")
+        if name == "build":
+            command.add_argument("--base-image", default="", help="instead of python:3.11-slim, as name@sha256:…")
+            command.add_argument("--lock", default="", help="instead of requirements.lock, for evaluate on a GPU")
+    raise SystemExit(guarded(_command, arguments=parser.parse_args()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,313 @@
+"""Where Kubeflow Pipelines is, who asks, and what its refusals mean."""
+
+import json
+import os
+import re
+import select
+import subprocess
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import kfp
+import kfp_server_api
+import urllib3
+from kfp.client import ServiceAccountTokenVolumeCredentials
+from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError, field_validator
+
+from kubeface.runtime.errors import KubefaceError
+from pipelines.cluster.kubectl import Kubectl, one_line, program
+
+CONNECT_SECONDS, READ_SECONDS, FORWARD_SECONDS = 5.0, 30.0, 20.0
+SERVICE, PORT = "ml-pipeline", 8888  # of KFP's API: manifests/kustomize/base/pipeline in kubeflow/pipelines
+ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")  # there in every pod that has an account
+VARIABLES = {
+    "host": "KFP_HOST",
+    "namespace": "KFP_NAMESPACE",
+    "system_namespace": "KFP_SYSTEM_NAMESPACE",
+    "token": "KFP_TOKEN",
+    "cookie": "KFP_COOKIE",
+    "ca": "KFP_CA",
+    "ui": "KFP_UI",
+    "service_account": "KFP_SERVICE_ACCOUNT",
+    "kubeconfig": "KUBECONFIG",
+    "context": "KUBE_CONTEXT",
+}
+
+
+class Cluster(BaseModel):
+    """How Kubeflow Pipelines is reached; every field has a variable of the environment (VARIABLES).
+
+    Without a host it is the service in the cluster where this runs in a pod, and else a port that kubectl forwards.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    host: str = ""  # URL of the API, the one that ends in /pipeline behind Kubeflow's dashboard
+    namespace: str = "kubeface"  # of the runs, where KFP serves several (a profile's)
+    system_namespace: str = "kubeflow"  # that KFP itself is installed in
+    token: SecretStr = SecretStr("")
+    cookie: SecretStr = SecretStr("")  # name=value, as Dex's session in a browser
+    ca: str = ""  # PEM file of the authority that signed the server's certificate
+    ui: str = ""  # URL of the pages, where it is not the API's
+    service_account: str = "kubeface-runner"  # of the steps; empty for KFP's own
+    kubeconfig: str = ""
+    context: str = ""
+
+    @field_validator("host", "ui")
+    @classmethod
+    def _url(cls, text: str) -> str:
+        parts = urlsplit(text)
+        if text and (parts.scheme not in ("http", "https") or not parts.netloc):
+            raise ValueError("write it as https://host/path")
+        if parts.username or parts.password:
+            raise ValueError("it carries a password: take it out, and give KFP_TOKEN or KFP_COOKIE")
+        return text.rstrip("/")
+
+    @field_validator("cookie")
+    @classmethod
+    def _named(cls, value: SecretStr) -> SecretStr:
+        if value.get_secret_value() and "=" not in value.get_secret_value():
+            raise ValueError("write it as name=value, as authservice_session=… or oauth2_proxy_kubeflow=…")
+        return value
+
+    @field_validator("ca")
+    @classmethod
+    def _file(cls, path: str) -> str:
+        if path and not Path(path).is_file():
+            raise ValueError(f"{path} is not a file: name the authority's certificate in PEM")
+        return path
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] | None = None) -> "Cluster":
+        """The cluster that KFP_HOST and the other variables describe; those that are not set have their defaults.
+
+        Raises:
+            KubefaceError: a variable cannot be used; it is named, its value is not shown.
+        """
+        given = os.environ if environment is None else environment
+        fields = {field: given[name] for field, name in VARIABLES.items() if name in given}
+        if fields.get("service_account") != "":
+            fields = {field: value for field, value in fields.items() if value}
+        try:
+            return cls.model_validate(fields)
+        except ValidationError as error:
+            first = error.errors()[0]
+            text = first["msg"].removeprefix("Value error, ")
+            raise KubefaceError(f"{VARIABLES[str(first['loc'][0])]}: {text}") from None
+
+    def kubectl(self) -> Kubectl:
+        """kubectl for this cluster."""
+        return Kubectl(self.context, {"KUBECONFIG": self.kubeconfig} if self.kubeconfig else {})
+
+    def page(self, path: str) -> str:
+        """Address of a page of the UI, as path `runs/details/<id>`; how to get one where only the API is reached."""
+        if self.ui or self.host:
+            return f"{self.ui or self.host}/#/{path}"
+        return (
+            f"http://localhost:8080/#/{path} after "
+            f"kubectl -n {self.system_namespace} port-forward svc/ml-pipeline-ui 8080:80"
+        )
+
+    def without_secrets(self, text: str) -> str:
+        """The text with token and cookie taken out, should a server have repeated them."""
+        cookie = self.cookie.get_secret_value()
+        for secret in (self.token.get_secret_value(), cookie, cookie.partition("=")[2]):
+            text = text.replace(secret, "…") if secret else text
+        return text
+
+
+class Client(kfp.Client):  # type: ignore[misc]
+    """kfp.Client without its memory, and with time limits.
+
+    kfp.Client reads namespace and cookie of an earlier use from ~/.config/kfp/context.json, asks the server five times
+    in its constructor, and waits for an answer as long as it takes.
+
+    Args:
+        namespace: that experiments and runs are asked for in; empty where KFP serves one only, which refuses any.
+        options: of kfp.Client.
+    """
+
+    def __init__(self, namespace: str = "", **options: Any) -> None:
+        self.namespace = namespace
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # that KFP must be version 2
+            super().__init__(**options)
+        api = self.api = self._run_api.api_client
+        api.configuration.retries = urllib3.Retry(
+            2,
+            connect=2,
+            read=0,
+            redirect=False,
+            status=0,
+            other=0,
+            backoff_factor=0.2,
+            respect_retry_after_header=False,
+        )
+        api.rest_client = kfp_server_api.rest.RESTClientObject(api.configuration)
+        request = api.rest_client.request
+        api.rest_client.request = partial(_in_time, request)
+
+    def _load_context_setting_or_default(self) -> None:
+        self._context_setting = {"namespace": "none is asked for here"}
+
+    def get_user_namespace(self) -> str:
+        """The namespace of experiments and runs."""
+        return self.namespace
+
+
+def _in_time(request: Any, *arguments: Any, _request_timeout: Any = None, **options: Any) -> Any:
+    limits = _request_timeout or (CONNECT_SECONDS, READ_SECONDS)
+    return request(*arguments, _request_timeout=limits, **options)
+
+
+@contextmanager
+def connect(cluster: Cluster) -> Iterator[Client]:
+    """A client of the cluster's KFP while the block lasts; what the server refuses in it becomes one clear line.
+
+    Args:
+        cluster: where KFP is and who asks.
+
+    Yields:
+        the client, its namespace set where KFP serves several.
+
+    Raises:
+        KubefaceError: KFP is not reached, or refuses.
+    """
+    with _reached(cluster) as host:
+        try:
+            client = _client(cluster, host)
+            if client.healthzs.healthz_service_get_healthz().multi_user:
+                client.namespace = cluster.namespace
+            yield client
+        except (kfp_server_api.ApiException, urllib3.exceptions.HTTPError) as error:
+            raise said(error, cluster) from None
+
+
+def _client(cluster: Cluster, host: str) -> Client:
+    inside = not cluster.host and ACCOUNT.exists() and not cluster.token.get_secret_value()
+    return Client(
+        host=host,
+        existing_token=cluster.token.get_secret_value() or None,
+        cookies=cluster.cookie.get_secret_value() or "",
+        ssl_ca_cert=cluster.ca or None,
+        credentials=ServiceAccountTokenVolumeCredentials() if inside and _has_kfp_token() else None,
+        ui_host=cluster.ui or None,
+    )
+
+
+def _has_kfp_token() -> bool:
+    """Whether the pod has the token for KFP's API that a PodDefault projects; KFP for one user asks for none."""
+    return Path(ServiceAccountTokenVolumeCredentials()._token_path).is_file()
+
+
+@contextmanager
+def _reached(cluster: Cluster) -> Iterator[str]:
+    """The URL of the API: the given one, the service's inside the cluster, or that of a forwarded port."""
+    if cluster.host:
+        yield cluster.host
+    elif ACCOUNT.exists():
+        yield f"http://{SERVICE}.{cluster.system_namespace}.svc.cluster.local:{PORT}"
+    else:
+        with _forwarded(cluster) as host:
+            yield host
+
+
+@contextmanager
+def _forwarded(cluster: Cluster) -> Iterator[str]:
+    """A port of 127.0.0.1 that kubectl connects with KFP's API."""
+    kubectl = cluster.kubectl()
+    command = [program(), *([f"--context={cluster.context}"] if cluster.context else [])]
+    command += ["port-forward", f"--namespace={cluster.system_namespace}", "--address=127.0.0.1"]
+    with tempfile.TemporaryFile("w+") as complaints:
+        process = subprocess.Popen(
+            [*command, f"svc/{SERVICE}", f":{PORT}"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=complaints,
+            text=True,
+            env=os.environ | dict(kubectl.environment),
+        )
+        try:
+            port = _port(process)
+            if not port:
+                process.kill()
+                process.wait()
+                complaints.seek(0)
+                raise KubefaceError(
+                    f"kubectl port-forward svc/{SERVICE}: {one_line(complaints.read())} (or give KFP_HOST, the URL of "
+                    "Kubeflow Pipelines)"
+                )
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.kill()
+            process.communicate()
+
+
+def _port(process: "subprocess.Popen[str]") -> str:
+    """What kubectl says that it listens on, in its first line; empty where it says nothing in time."""
+    assert process.stdout is not None  # noqa: S101 - it is a pipe
+    ready, _, _ = select.select([process.stdout], [], [], FORWARD_SECONDS)
+    found = re.search(r"127\.0\.0\.1:(\d+)", process.stdout.readline()) if ready else None
+    return found[1] if found else ""
+
+
+def said(error: Exception, cluster: Cluster) -> KubefaceError:
+    """One clear line for what a request to KFP ended in: what happened, where, and what to do.
+
+    Args:
+        error: an ApiException of the client, or what urllib3 raises.
+        cluster: that was asked.
+    """
+    host = cluster.host or f"Kubeflow Pipelines in namespace {cluster.system_namespace}"
+    if isinstance(error, kfp_server_api.ApiException) and error.status:
+        text = f"{host} {_refusal(error, cluster)}"
+    else:
+        text = _unreached(error, host)
+    return KubefaceError(cluster.without_secrets(text))
+
+
+def _refusal(error: Any, cluster: Cluster) -> str:
+    status, reason = int(error.status), server_message(error)
+    if status == 401 or 300 <= status < 400:
+        missing = not cluster.token.get_secret_value() and not cluster.cookie.get_secret_value()
+        todo = "set KFP_TOKEN or KFP_COOKIE" if missing else "KFP_TOKEN or KFP_COOKIE is not valid (any more): renew it"
+        return f"wants you to sign in ({status}): {todo}"
+    if status == 403:
+        return f"forbids it in namespace {cluster.namespace} (403{reason}): ask for the rights, or set KFP_NAMESPACE"
+    if status == 404:
+        return f"does not know it (404{reason}): check the id or name, and that KFP_HOST is the API's URL"
+    if status == 409:
+        return f"says that it exists already or was changed meanwhile (409{reason}): try again"
+    if status in (408, 429, 502, 503, 504):
+        return f"does not answer in time or is overloaded ({status}{reason}): try again later"
+    if status >= 500:
+        return f"failed ({status}{reason}): try again, or read the logs of its deployment ml-pipeline"
+    return f"refuses it ({status}{reason}): correct what it names"
+
+
+def server_message(error: Any) -> str:
+    """What the server says of a refusal, as `: text` in one short line; empty where it says nothing readable."""
+    try:
+        text = str(json.loads(error.body or "{}").get("message", ""))
+    except (ValueError, AttributeError):
+        return ""  # a proxy's page
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return f": {lines[0][:300]}" if lines else ""
+
+
+def _unreached(error: Exception, host: str) -> str:
+    cause = getattr(error, "reason", None) or error
+    if isinstance(cause, urllib3.exceptions.SSLError) or "SSL" in str(cause):
+        return f"{host}: its certificate is not trusted: name its authority's PEM file in KFP_CA"
+    if isinstance(cause, urllib3.exceptions.NameResolutionError):
+        return f"{host}: there is no such host: check KFP_HOST"
+    refused = isinstance(cause, urllib3.exceptions.NewConnectionError)  # which urllib3 counts among the time-outs
+    if isinstance(cause, urllib3.exceptions.TimeoutError) and not refused:
+        return f"{host} does not answer in time ({READ_SECONDS:g} s): check KFP_HOST and the network, or try again"
+    return f"nothing answers at {host} ({type(cause).__name__}): check KFP_HOST and the network"

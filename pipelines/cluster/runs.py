@@ -1,0 +1,148 @@
+"""What KFP tells of a run: its steps, how they stand, how long they took."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import kfp_server_api
+
+from kubeface.runtime.errors import KubefaceError
+from pipelines.cluster.client import Client
+from pipelines.cluster.versions import spec_of
+
+OVER = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
+# KFP 2 on Argo Workflows shows three tasks of a step: <step>-driver, <step>, and in it `executor` (argocompiler/
+# container.go in kubeflow/pipelines), which is skipped where the cache serves the step.
+EXECUTOR = "executor"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One task of a run that runs a container; one for each shard in the loop over shards.
+
+    Args:
+        name: key of the task in the compiled pipeline.
+        state: PENDING, RUNNING, SUCCEEDED, FAILED, SKIPPED, CANCELED …, or CACHED.
+        started, ended: None while they are not.
+        pods: those that ran its container, the last attempt's last.
+        error: what KFP says of its failure.
+    """
+
+    name: str
+    state: str
+    started: datetime | None
+    ended: datetime | None
+    pods: tuple[str, ...]
+    error: str
+
+    @property
+    def seconds(self) -> float | None:
+        """How long it took or has taken by now; None where it has not begun."""
+        if self.started is None:
+            return None
+        return max(0.0, ((self.ended or datetime.now(UTC)) - self.started).total_seconds())
+
+
+def get_run(client: Client, run: str) -> Any:
+    """The run with its tasks.
+
+    Raises:
+        KubefaceError: there is none with this id.
+    """
+    try:
+        return client.get_run(run)
+    except kfp_server_api.ApiException as error:
+        if error.status in (400, 404):
+            raise KubefaceError(f"run {run} does not exist: the UI and 'make submit' show a run's id") from None
+        raise
+
+
+def spec_of_run(client: Client, run: Any) -> dict[str, Any]:
+    """The compiled pipeline that a run was made from.
+
+    Raises:
+        KubefaceError: KFP does not hold it.
+    """
+    if run.pipeline_spec:
+        return dict(run.pipeline_spec.get("pipeline_spec", run.pipeline_spec))
+    used = run.pipeline_version_reference
+    if not used:
+        raise KubefaceError(f"run {run.run_id} tells no pipeline version: submit it again")
+    return spec_of(client, used.pipeline_id, used.pipeline_version_id)
+
+
+def containers(spec: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The tasks of a compiled pipeline that run a container, those inside loops and branches with them, by key."""
+
+    def below(dag: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+        for name, task in dag["tasks"].items():
+            part = spec["components"][task["componentRef"]["name"]]
+            if "dag" in part:
+                yield from below(part["dag"])
+            else:
+                yield name, task
+
+    return dict(below(spec["root"]["dag"]))
+
+
+def steps_of(run: Any, names: Mapping[str, Any]) -> list[Step]:
+    """The run's steps in the order in which they began.
+
+    Args:
+        run: of `get_run`.
+        names: what the pipeline's steps are called, the keys of `containers`.
+    """
+    tasks = (run.run_details.task_details if run.run_details else None) or []
+    by_node = {key: task for task in tasks for key in (task.pod_name, task.task_id) if key}
+    found = [_step(task, by_node) for task in tasks if task.display_name in names]
+    return sorted(found, key=lambda step: step.started or datetime.max.replace(tzinfo=UTC))
+
+
+def _step(task: Any, by_node: Mapping[str, Any]) -> Step:
+    inside = list(_executors(task, by_node))
+    cached = task.state == "SUCCEEDED" and bool(inside) and all(one.state == "SKIPPED" for one in inside)
+    errors = [one.error.message for one in (*reversed(inside), task) if one.error and one.error.message]
+    pods = [one.pod_name for one in inside if one.pod_name] or [task.pod_name or ""]
+    started, ended = _moment(task.start_time), _moment(task.end_time)
+    return Step(
+        task.display_name,
+        "CACHED" if cached else str(task.state),
+        started,
+        ended if task.state in (*OVER, "CACHED") else None,
+        tuple(pod for pod in pods if pod),
+        " ".join(errors[0].split()) if errors else "",
+    )
+
+
+def _executors(task: Any, by_node: Mapping[str, Any]) -> Iterator[Any]:
+    """What runs the task's container: one, or with retries one for each attempt, executor(0), executor(1) …"""
+    for child in task.child_tasks or []:
+        inner = by_node.get(child.pod_name or child.task_id)
+        if inner is not None and str(inner.display_name).startswith(EXECUTOR):
+            yield inner
+            yield from _executors(inner, by_node)
+
+
+def _moment(time: datetime | None) -> datetime | None:
+    """A time of KFP's, which gives 1970 for one that has not come."""
+    if time is None or time.year < 2000:
+        return None
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
+
+
+def minutes(seconds: float | None) -> str:
+    """A time for people: 45 s, 12 min, 3 h 05 min."""
+    if seconds is None:
+        return "-"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    whole = round(seconds / 60)
+    return f"{whole} min" if whole < 90 else f"{whole // 60} h {whole % 60:02d} min"
+
+
+def table(rows: list[tuple[str, ...]]) -> str:
+    """Rows of cells, the first being the headings, in columns."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return "\n".join(lines)

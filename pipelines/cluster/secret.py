@@ -1,0 +1,130 @@
+"""python -m pipelines.cluster.secret: the keys of this process's environment as secrets of a namespace.
+
+The keys travel on kubectl's standard input: process arguments can be read by every user of a machine. They are applied
+on the server, since kubectl's own apply keeps a copy of what it applied in an annotation of the object.
+"""
+
+import argparse
+import base64
+import json
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from kubeface.runtime.errors import KubefaceError, require
+from pipelines.cluster.kubectl import Kubectl
+
+FIELD_MANAGER = "kubeface-secret"
+MANAGED_BY = "app.kubernetes.io/managed-by"
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A secret, and the variables of the environment that its keys come from."""
+
+    name: str
+    keys: Mapping[str, str]
+    optional: bool = False
+
+
+# The first has the name and the keys that Kubeflow Pipelines gives the one of its own store.
+SECRETS = (
+    Kept("mlpipeline-minio-artifact", {"accesskey": "AWS_ACCESS_KEY_ID", "secretkey": "AWS_SECRET_ACCESS_KEY"}),
+    Kept("kubeface-webhook", {"url": "KUBEFACE_WEBHOOK"}, optional=True),
+)
+
+
+def make_secrets(kubectl: Kubectl, namespace: str, environment: Mapping[str, str], replace: bool = False) -> list[str]:
+    """Puts the secrets into a namespace.
+
+    Args:
+        kubectl: of the cluster.
+        namespace: which must exist.
+        environment: with the keys; a secret that is optional is left out where none of its keys is set.
+        replace: also replace a secret that somebody else made, as Kubeflow Pipelines does for its own store.
+
+    Returns:
+        the names of what was written.
+
+    Raises:
+        KubefaceError: a key is missing, the secret is somebody else's, or the cluster refuses.
+    """
+    wanted = [kept for kept in SECRETS if not kept.optional or any(map(environment.get, kept.keys.values()))]
+    for kept in wanted:
+        missing = [name for name in kept.keys.values() if not environment.get(name)]
+        require(
+            not missing, f"{' and '.join(missing)} must be set in the environment: they are the keys of {kept.name}"
+        )
+        for variable in kept.keys.values():
+            value = environment[variable]
+            require(
+                value == value.strip() and value.isprintable(), f"{variable} has spaces or line ends around its value"
+            )
+    for kept in wanted:
+        owner = _owner(kubectl, namespace, kept.name)
+        require(
+            replace or owner in (None, "kubeface"),
+            f"secret {kept.name} in namespace {namespace} was made by somebody else, as Kubeflow Pipelines does for "
+            "its own store, and stays as it is: use that store's keys, or replace it with REPLACE=1",
+        )
+    for kept in wanted:
+        _apply(kubectl, namespace, kept, {key: environment[variable] for key, variable in kept.keys.items()})
+    return [kept.name for kept in wanted]
+
+
+def _owner(kubectl: Kubectl, namespace: str, name: str) -> str | None:
+    """Who made a secret, by its label; None where there is none, empty where it has no label."""
+    label = MANAGED_BY.replace(".", "\\.")
+    template = f"jsonpath={{.metadata.name}}={{.metadata.labels.{label}}}"  # not the data
+    found = kubectl.run("get", "secret", name, f"--namespace={namespace}", "--ignore-not-found", f"--output={template}")
+    return found.partition("=")[2] if found else None
+
+
+def _apply(kubectl: Kubectl, namespace: str, kept: Kept, values: Mapping[str, str]) -> None:
+    manifest = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {
+            "name": kept.name,
+            "namespace": namespace,
+            "labels": {MANAGED_BY: "kubeface", "app.kubernetes.io/part-of": "kubeface"},
+        },
+        "type": "Opaque",
+        "data": {key: base64.b64encode(value.encode()).decode() for key, value in values.items()},
+    }
+    flags = ("--server-side", "--force-conflicts", f"--field-manager={FIELD_MANAGER}", "--filename=-")
+    try:
+        kubectl.run("apply", *flags, stdin=json.dumps(manifest))
+    except KubefaceError as error:
+        raise KubefaceError(_without(str(error), values.values())) from None
+
+
+def _without(text: str, values: Iterable[str]) -> str:
+    """The text with the values taken out, plain and in base64, should a server have repeated them."""
+    for value in values:
+        for form in (value, base64.b64encode(value.encode()).decode()):
+            text = text.replace(form, "***")
+    return text
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pipelines.cluster.secret", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument("--namespace", default="kubeface", help="to put them into (%(default)s)")
+    parser.add_argument("--replace", action="store_true", help="also a secret that somebody else made")
+    settings = parser.parse_args()
+    try:
+        names = make_secrets(
+            Kubectl(os.environ.get("KUBE_CONTEXT", "")), settings.namespace, os.environ, settings.replace
+        )
+    except KubefaceError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    print(f"{' and '.join(names)} in namespace {settings.namespace}: from the environment")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,220 @@
+"""A pipeline on this machine, step by step in processes of their own, through kfp.local."""
+
+import argparse
+import builtins
+import json
+import os
+import re
+import shutil
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+from kfp import local
+from pydantic import BaseModel
+
+from kubeface.cli import add_flags, collected
+from kubeface.evaluate.gate import Gate
+from kubeface.finetune.settings import Settings
+from kubeface.records.tasks import ATTRIBUTES, CLASSES, RECOGNITION, task_of
+from kubeface.runtime.errors import KubefaceError
+from kubeface.runtime.process import MALLOC_SETTINGS, limit_threads
+from pipelines.build.catalogue import FACE_FINETUNING, TASKS, kept, load
+from pipelines.cluster.runs import table
+from pipelines.local.console import COLOURS, Console
+
+RUNS = Path("runs")
+Runner = Any  # kfp.local's SubprocessRunner or DockerRunner; kfp has no types
+MODELS: dict[str, type[BaseModel]] = {"settings": Settings, "gate": Gate}
+
+
+def run_local(
+    arguments: dict[str, Any],
+    folder: Path,
+    cache: Path | None = None,
+    runner: Runner | None = None,
+    pipeline: str = FACE_FINETUNING,
+) -> dict[str, Any]:
+    """Runs a pipeline through kfp.local.
+
+    Leaves report.html, data.html, summary.json, model/, run.log and the artifacts of every step (steps/) in `folder`,
+    and points runs/latest beside it at it.
+
+    Args:
+        arguments: parameters of the pipeline.
+        folder: of this run; must not exist yet.
+        cache: folder that remembers where the outputs of earlier runs lie: what has the same inputs is not done again.
+            It does not know the code; leave it out after a change of that.
+        runner: what runs the steps; processes of this environment where None.
+        pipeline: its name.
+
+    Returns:
+        the summary.
+
+    Raises:
+        KubefaceError: no such pipeline, or a step failed; the line says which and why.
+    """
+    made = load(pipeline)
+    if folder.exists():
+        raise KubefaceError(f"{folder} exists already: choose another name for the run")
+    folder.mkdir(parents=True)
+    steps = folder / "steps"
+    local.init(
+        runner or local.SubprocessRunner(use_venv=False),
+        pipeline_root=str(steps),
+        enable_caching=cache is not None,
+        cache_root=str(cache) if cache else None,
+    )
+    with (
+        _for_this_machine(made),
+        _own_print(),
+        _last_words() as words,
+        closing(Console(folder / "run.log", sys.stdout)) as console,
+        redirect_stdout(console),
+        warnings.catch_warnings(),
+    ):
+        # The images are named for the cluster; here the same code runs in this environment.
+        warnings.filterwarnings("ignore", message="You may be attemping to run a task that uses custom")
+        warnings.filterwarnings("ignore", message=r".*have no effect in the current local runner")
+        try:
+            outputs = made(**arguments).outputs
+        except RuntimeError as error:
+            said = words.read_text().strip() if words.exists() else ""
+            message = COLOURS.sub("", str(error))
+            step = re.search(r"task failed: '([\w-]+)'", message)
+            raise KubefaceError(
+                f"step {step[1] if step else 'unknown'} failed: {said or message} (log: {folder / 'run.log'})"
+            ) from error
+    left = json.loads(outputs["left"])
+    shutil.copyfile(left["html"], folder / "report.html")
+    shutil.copyfile(outputs["data"].path, folder / "data.html")
+    shutil.copyfile(left["summary"], folder / "summary.json")
+    summary: dict[str, Any] = json.loads((folder / "summary.json").read_text("utf-8"))
+    if summary.get("trained", True):
+        shutil.copytree(left["model"], folder / "model")
+    _point_latest(folder)
+    return summary
+
+
+@contextmanager
+def _for_this_machine(pipeline: Any) -> Iterator[None]:
+    """A pipeline without what is the cluster's: retries, for a second try helps against a lost node and would only
+    repeat the error here; and the names of images, which are not what runs here."""
+    spec = pipeline.pipeline_spec
+    with kept(pipeline):
+        for dag in (spec.root.dag, *(component.dag for component in spec.components.values())):
+            for task in dag.tasks.values():
+                task.ClearField("retry_policy")
+        for executor in spec.deployment_spec.fields["executors"].struct_value.fields.values():
+            executor.struct_value.fields["container"].struct_value.fields.pop("env", None)
+        yield
+
+
+@contextmanager
+def _own_print() -> Iterator[None]:
+    """Python's print after the block as before it: kfp.local (2.17) indents it while a step runs, and two steps of a
+    loop at the same time leave it indented."""
+    kept = builtins.print
+    try:
+        yield
+    finally:
+        builtins.print = kept
+
+
+@contextmanager
+def _last_words() -> Iterator[Path]:
+    """The environment of the steps' processes, with a file that a failing step leaves its one line in."""
+    limit_threads()
+    os.environ.update(MALLOC_SETTINGS)
+    with tempfile.TemporaryDirectory() as scratch:
+        words = Path(scratch, "last-words")
+        os.environ["TERMINATION_LOG"] = str(words)
+        try:
+            yield words
+        finally:
+            del os.environ["TERMINATION_LOG"]
+
+
+def _point_latest(folder: Path) -> None:
+    latest = folder.parent / "latest"
+    fresh = folder.parent / ".latest"
+    fresh.unlink(missing_ok=True)
+    fresh.symlink_to(folder.name)
+    fresh.replace(latest)
+
+
+def new_run(prefix: str) -> Path:
+    """A folder for a run that starts now."""
+    return RUNS / time.strftime(f"{prefix}-%Y%m%d-%H%M%S")
+
+
+# What is shown of each model, by task: heading, and the figures' key.
+SHOWN = {
+    RECOGNITION: {"accuracy": "accuracy", "AUC": "auc", "EER": "eer", "TAR@FAR=0.01": "tar_at_far"},
+    ATTRIBUTES: {"mean AUC": "auc", "mean AP": "average_precision", "mean F1": "f1", "mean accuracy": "accuracy"},
+    CLASSES: {"accuracy": "accuracy", "macro-F1": "macro_f1", "balanced accuracy": "balanced_accuracy"},
+}
+# What the starting model of a labelling task is: its features with a head of their own.
+NAMES = {ATTRIBUTES: {"baseline": "features alone"}, CLASSES: {"baseline": "features alone", "scratch": "from scratch"}}
+
+
+def _figures(summary: dict[str, Any]) -> list[tuple[str, ...]]:
+    """A table of the models on each set, that from scratch among them where there is one."""
+    task = task_of(summary)
+    shown = SHOWN[task]
+    rows: list[tuple[str, ...]] = [("set", "model", *shown)]
+    for name in summary["finetuned"]:
+        for which in ("baseline", "finetuned", "scratch"):
+            if figures := (summary.get(which) or {}).get(name):
+                found = [figures[key] for key in shown.values()]
+                shares = [value.get("0.01") if isinstance(value, dict) else value for value in found]
+                cells = ("-" if share is None else f"{100 * share:.2f} %" for share in shares)
+                rows.append((name, NAMES.get(task, {}).get(which, which), *cells))
+    return rows
+
+
+def print_outcome(summary: dict[str, Any], folder: Path) -> None:
+    """What a person wants to know at the end of a run."""
+    if not summary.get("trained", True):
+        print(f"\n{summary['reason']}\nmodel:   {summary['model']['uri'] or 'none is promoted'}")
+        print(f"report:  {(folder / 'report.html').resolve().as_uri()}")
+        return
+    print(f"\n{table(_figures(summary))}")
+    seconds = sum(step["seconds"] for step in summary["steps"].values())
+    print(f"\n{'promoted' if summary['gate']['promoted'] else 'not promoted'}: {summary['gate']['reason']}")
+    if task_of(summary) != RECOGNITION:
+        fallback = summary["settings"].get("fallback")
+        print(f"start:   {summary['model']['backbone']}{f' ({fallback})' if fallback else ''}")
+    print(f"model:   {summary['model']['uri'] or folder / 'model'}")
+    print(f"summary: {folder / 'summary.json'}")
+    print(f"report:  {(folder / 'report.html').resolve().as_uri()}  ({seconds:.0f} s in the steps)")
+
+
+def main() -> None:
+    """The command line: one flag for each parameter of the pipeline that is chosen."""
+    chosen = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    chosen.add_argument("--pipeline", default=FACE_FINETUNING, choices=TASKS, help="what is run (%(default)s)")
+    name = chosen.parse_known_args()[0].pipeline
+    parser = argparse.ArgumentParser(prog="python -m pipelines.local.run", parents=[chosen])
+    add_flags(parser, load(name).pipeline_func, MODELS)
+    parser.add_argument("--run", type=Path, help=f"folder of the run (runs/{name}-<time>)")
+    parser.add_argument(
+        "--cache", type=Path, help="folder that remembers earlier runs' outputs, to do only what is new"
+    )
+    arguments = collected(vars(parser.parse_args()), MODELS)
+    del arguments["step"], arguments["pipeline"]
+    folder, cache = arguments.pop("run") or new_run(name), arguments.pop("cache")
+    try:
+        print_outcome(run_local(arguments, folder, cache, pipeline=name), folder)
+    except KubefaceError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+if __name__ == "__main__":
+    main()

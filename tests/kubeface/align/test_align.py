@@ -1,0 +1,482 @@
+"""Align on real photographs."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from facenet_pytorch.models.utils.detect_face import extract_face
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+import kubeface.align.step as step
+from kubeface.align.step import Place, align
+from kubeface.faces.detection import Detector, Faces, make_detector
+from kubeface.faces.geometry import ARCFACE_112, align_crop, face_part
+from kubeface.faces.images import RGB, decode_rgb, encode_png
+from kubeface.filter.step import filter_faces
+from kubeface.ingest.step import ingest
+from kubeface.runtime.errors import KubefaceError
+from kubeface.tables.resolution_pairs import partners
+from kubeface.tables.table import Table, TableWriter
+
+
+def rows_of(table: Path, kind: str = "aligned") -> list[dict[str, Any]]:
+    return [row for group in Table(table, kind).row_groups() for row in group]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def mixed(orl: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A face table with three faces, a blank image, and one face in the middle with a larger one in the corner."""
+    root = tmp_path_factory.mktemp("mixed")
+    crowd = np.full((500, 480, 3), 100, np.uint8)
+    crowd[194:306, 194:286] = decode_rgb(orl["s3/1.pgm"])
+    crowd[5:173, 5:143] = cv2.resize(decode_rgb(orl["s1/1.pgm"]), (138, 168), interpolation=cv2.INTER_CUBIC)
+    files = {
+        "s1/1.pgm": orl["s1/1.pgm"],
+        "s1/blank.png": encode_png(np.full((112, 92), 128, np.uint8)),
+        "s2/1.pgm": orl["s2/1.pgm"],
+        "s3/1.pgm": orl["s3/1.pgm"],
+        "s3/crowd.png": encode_png(crowd),
+    }
+    for name, data in files.items():
+        (root / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / "in" / name).write_bytes(data)
+    ingest(str(root / "in"), root / "faces")
+    return root / "faces"
+
+
+def test_every_real_face_is_found(aligned_table: Path, faces_table: Path) -> None:
+    table = Table(aligned_table, "aligned")
+    assert (table.rows, table.identities, table.rejected()) == (30, 6, [])
+    photographs = {row["image_id"]: row for row in rows_of(faces_table, "faces")}
+    assert [row["image_id"] for row in rows_of(aligned_table)] == list(photographs)
+    for row in rows_of(aligned_table):
+        photograph = photographs[row["image_id"]]
+        for name in ("identity", "source", "given_split"):
+            assert row[name] == photograph[name]
+        assert row["image"].startswith(b"P6\n112 112\n255\n")
+        assert (row["photo_width"], row["photo_height"]) == (photograph["width"], photograph["height"]) == (92, 112)
+        assert decode_rgb(row["image"]).shape == (row["height"], row["width"], 3) == (112, 112, 3)
+        assert 0.9 <= row["det_score"] <= 1
+
+
+def test_landmarks_and_box_are_in_pixels_of_the_photograph(aligned_table: Path, faces_table: Path) -> None:
+    photographs = {row["image_id"]: row["image"] for row in rows_of(faces_table, "faces")}
+    for row in rows_of(aligned_table):
+        landmarks = np.array(row["landmarks"]).reshape(5, 2)
+        again = align_crop(decode_rgb(photographs[row["image_id"]]), landmarks)
+        assert np.abs(again.astype(int) - decode_rgb(row["image"])).max() <= 2
+        x1, y1, x2, y2 = row["det_box"]
+        assert ((landmarks > [x1, y1]) & (landmarks < [x2, y2])).all()
+
+
+def test_eyes_lie_where_the_template_says(aligned_table: Path) -> None:
+    detect = make_detector("retinaface", 20)
+    offsets = []
+    for row in rows_of(aligned_table):
+        # The crop is tight: a margin lets the detector see the whole head.
+        framed = cv2.copyMakeBorder(decode_rgb(row["image"]), 40, 40, 40, 40, cv2.BORDER_REPLICATE)
+        found = detect(np.asarray(framed, np.uint8)).confident(0.5)
+        if len(found):
+            eyes = found.landmarks[found.prominent(192, 192)][:2] - 40
+            offsets.append(np.linalg.norm(eyes - ARCFACE_112[:2], axis=1))
+    assert len(offsets) >= 28
+    assert np.median(offsets) < 6
+
+
+def test_images_without_a_face_are_listed(mixed: Path, tmp_path: Path) -> None:
+    figures = align(mixed, tmp_path / "out")
+    assert figures == {"rows_in": 5, "rows_out": 4, "identities": 3, "rejected": 1}
+    table = Table(tmp_path / "out", "aligned")
+    assert table.rejected() == [
+        {"source": "s1/blank.png", "reason": "no_face", "detail": "mtcnn found none at score 0.9"}
+    ]
+    assert {row["source"] for row in rows_of(tmp_path / "out")} == {
+        "s1/1.pgm",
+        "s2/1.pgm",
+        "s3/1.pgm",
+        "s3/crowd.png",
+    }
+
+
+@pytest.mark.parametrize("detector", ["mtcnn", "retinaface"])
+def test_the_central_face_is_taken_though_another_is_larger(detector: str, mixed: Path, tmp_path: Path) -> None:
+    align(mixed, tmp_path / "out", detector=detector)
+    rows = {row["source"]: row for row in rows_of(tmp_path / "out")}
+    x1, y1, x2, y2 = rows["s3/crowd.png"]["det_box"]
+    assert 200 < (x1 + x2) / 2 < 280
+    assert 210 < (y1 + y2) / 2 < 290
+    crowd, alone = (decode_rgb(rows[name]["image"]).astype(float) for name in ("s3/crowd.png", "s3/1.pgm"))
+    assert np.corrcoef(crowd.ravel(), alone.ravel())[0, 1] > 0.8
+
+
+def test_settings_decide_what_counts_as_a_face(mixed: Path, tmp_path: Path) -> None:
+    assert align(mixed, tmp_path / "large", min_face_size=100)["rows_out"] == 1
+    (row,) = rows_of(tmp_path / "large")
+    assert row["source"] == "s3/crowd.png"
+    assert row["det_box"][2] < 143  # the one in the corner
+    scores = sorted(row["det_score"] for row in rows_of_all(mixed, tmp_path))
+    between = (scores[0] + scores[-1]) / 2
+    kept = align(mixed, tmp_path / "sure", min_confidence=between)["rows_out"]
+    assert kept == sum(score >= between for score in scores) < 4
+
+
+def rows_of_all(mixed: Path, tmp_path: Path) -> list[dict[str, Any]]:
+    align(mixed, tmp_path / "all")
+    return rows_of(tmp_path / "all")
+
+
+def test_no_face_at_all_is_an_empty_table_and_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It may be one shard of many."""
+    for person in "ab":
+        (tmp_path / "in" / person).mkdir(parents=True)
+        (tmp_path / "in" / person / "1.png").write_bytes(encode_png(np.full((60, 60), ord(person), np.uint8)))
+    ingest(str(tmp_path / "in"), tmp_path / "faces")
+    figures = align(tmp_path / "faces", tmp_path / "out")
+    assert (figures["rows_in"], figures["rows_out"], figures["rejected"]) == (2, 0, 2)
+    assert "warning: mtcnn found no face in any of the 2 images" in capsys.readouterr().err
+    assert {row["reason"] for row in Table(tmp_path / "out", "aligned").rejected()} == {"no_face"}
+    filter_faces(tmp_path / "faces", tmp_path / "out", tmp_path / "filter")
+    assert Table(tmp_path / "filter", "filter").rows == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"detector": "yolo"}, "detector 'yolo' is unknown: use mtcnn or retinaface"),
+        ({"min_face_size": 0}, "min_face_size is 0: it must be at least 1 pixel"),
+        ({"min_confidence": 1.5}, "min_confidence is 1.5: it must lie between 0 and 1"),
+        ({"min_confidence": -0.1}, "min_confidence is -0.1"),
+        (
+            {"template": "square"},
+            "template 'square' is unknown: use arcface_112 or facenet_160 or portrait_224 or whole",
+        ),
+        (
+            {"detector": "none"},
+            "template 'arcface_112' does not go with detector 'none': whole_224 is for detector none",
+        ),
+        ({"template": "whole_224"}, "template 'whole_224' does not go with detector 'mtcnn'"),
+    ],
+)
+def test_wrong_settings_are_named(settings: dict[str, Any], message: str, faces_table: Path, tmp_path: Path) -> None:
+    with pytest.raises(KubefaceError, match=message):
+        align(faces_table, tmp_path / "out", **settings)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_kind_of_table_is_refused(aligned_table: Path, tmp_path: Path) -> None:
+    with pytest.raises(KubefaceError, match="holds a 'aligned' table where 'faces' is needed"):
+        align(aligned_table, tmp_path / "out")
+
+
+@pytest.mark.parametrize("detector", ["mtcnn", "retinaface"])
+def test_two_runs_give_the_same_bytes(detector: str, mixed: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        align(mixed, tmp_path / name, detector=detector)
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    assert Table(tmp_path / "a", "aligned").manifest["settings"]["detector"] == detector
+
+
+def test_the_other_template_is_the_crop_of_facenet_pytorch(mixed: Path, tmp_path: Path) -> None:
+    align(mixed, tmp_path / "out", template="facenet_160")
+    assert Table(tmp_path / "out", "aligned").manifest["settings"]["template"] == "facenet_160"
+    photographs = {row["source"]: decode_rgb(row["image"]) for row in rows_of(mixed, "faces")}
+    for row in rows_of(tmp_path / "out"):
+        path = tmp_path / "peer" / "face.png"
+        extract_face(Image.fromarray(photographs[row["source"]]), np.array(row["det_box"]), 160, 0, str(path))
+        assert (row["width"], row["height"]) == (160, 160)
+        assert (decode_rgb(row["image"]) == decode_rgb(path.read_bytes())).all()
+
+
+def test_the_template_changes_the_crop_alone(mixed: Path, tmp_path: Path) -> None:
+    for template in ("arcface_112", "facenet_160"):
+        align(mixed, tmp_path / template, template=template)
+    one, other = (rows_of(tmp_path / template) for template in ("arcface_112", "facenet_160"))
+    changed = {"image", "width", "height"}
+    for row, twin in zip(one, other, strict=True):
+        assert {name for name in row if row[name] != twin[name]} == changed
+
+
+def test_a_portrait_is_the_crop_with_room_around_it(mixed: Path, tmp_path: Path) -> None:
+    for template in ("arcface_112", "portrait_224"):
+        align(mixed, tmp_path / template, template=template)
+    for row, twin in zip(*(rows_of(tmp_path / name) for name in ("arcface_112", "portrait_224")), strict=True):
+        assert {name for name in row if row[name] != twin[name]} == {"image", "width", "height"}
+        crop, portrait = decode_rgb(row["image"]), decode_rgb(twin["image"])
+        assert portrait.shape == (224, 224, 3)
+        assert abs(face_part(portrait, "portrait_224").astype(int) - crop).max() <= 1
+
+
+def test_whole_photographs_are_their_middle_square(mixed: Path, tmp_path: Path) -> None:
+    """Also the one that shows no face."""
+    figures = align(mixed, tmp_path / "out", detector="none", template="whole_224", min_face_size=400)
+    assert (figures["rows_in"], figures["rows_out"]) == (5, 5)
+    photographs = {row["image_id"]: decode_rgb(row["image"]) for row in rows_of(mixed, "faces")}
+    for row in rows_of(tmp_path / "out"):
+        photograph = photographs[row["image_id"]]
+        side, (height, width) = min(photograph.shape[:2]), photograph.shape[:2]
+        left, top = (width - side) // 2, (height - side) // 2
+        square = Image.fromarray(photograph[top : top + side, left : left + side])
+        expected = np.asarray(square.resize((224, 224), Image.Resampling.BILINEAR))
+        assert (decode_rgb(row["image"]) == expected).all()
+        assert (row["width"], row["height"], row["photo_width"], row["photo_height"]) == (224, 224, width, height)
+        assert (row["det_score"], row["landmarks"]) == (1, [0] * 10)
+        assert row["det_box"] == [left, top, left + side, top + side]
+
+
+@pytest.fixture
+def damaged(mixed: Path, tmp_path: Path) -> Path:
+    """`mixed` with three images spoilt after ingest: cut off, overwritten, empty."""
+    rows = rows_of(mixed, "faces")
+    rows[0]["image"] = rows[0]["image"][: len(rows[0]["image"]) // 2]
+    rows[1]["image"] = b"not an image"
+    rows[2]["image"] = b""
+    with TableWriter(tmp_path / "damaged", "faces", "test 1", {}) as writer:
+        for row in rows:
+            writer.add(row)
+    return tmp_path / "damaged"
+
+
+def test_images_that_have_become_unreadable_do_not_end_the_run(damaged: Path, tmp_path: Path) -> None:
+    spoilt = sorted(row["source"] for row in rows_of(damaged, "faces")[:3])
+    figures = align(damaged, tmp_path / "out", min_confidence=0.5)
+    rejected = [row for row in Table(tmp_path / "out", "aligned").rejected() if row["reason"] == "unreadable"]
+    assert [row["source"] for row in rejected] == spoilt
+    assert all(row["detail"] for row in rejected)
+    assert figures["rows_out"] + figures["rejected"] == figures["rows_in"] == 5
+    assert figures["rows_out"] >= 1
+
+
+@pytest.mark.parametrize("detector", ["mtcnn", "retinaface"])
+def test_the_number_of_workers_changes_no_byte(
+    detector: str, faces_table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(step, "BATCH_PIXELS", 50_000)  # four photographs, so that all workers have work
+    for workers in (1, 3):
+        monkeypatch.setattr(step, "cpu_limit", lambda workers=workers: workers)
+        align(faces_table, tmp_path / str(workers), detector=detector)
+    assert contents(tmp_path / "1") == contents(tmp_path / "3")
+
+
+def test_a_failing_worker_ends_the_step(mixed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object) -> bytes:
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(step, "encode_crop", fail)
+    with pytest.raises(MemoryError, match="no room"):
+        align(mixed, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("detector", ["mtcnn", "retinaface"])
+def test_it_works_without_torch(detector: str, mixed: Path, tmp_path: Path) -> None:
+    """Its container has none of these to import, of facenet-pytorch only the files."""
+    program = (
+        "import sys\nfor name in ('torch', 'torchvision', 'facenet_pytorch'): sys.modules[name] = None\n"
+        "from pathlib import Path\nfrom kubeface.align.step import align\n"
+        f"print(align(Path({str(mixed)!r}), Path({str(tmp_path / 'out')!r}), detector={detector!r})['rows_out'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "4\n"), done.stderr[-500:]
+
+
+SHRUNK = 8
+
+
+def shrunk(image: RGB) -> RGB:
+    """An eighth of the photograph's size, 12×14 pixels of ORL's 92×112."""
+    size = (round(image.shape[1] / SHRUNK), round(image.shape[0] / SHRUNK))
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def pairs_source(root: Path, orl: dict[str, bytes], enlarge: int = 1) -> Path:
+    """A face table of three people with two pairs each, low images first; where they are enlarged, last.
+
+    Of s4 there is a low image alone and a sharp one alone, of s5 a blank sharp image beside a low one of a face, of s6
+    a low image of another shape than its sharp one.
+    """
+    files: dict[str, bytes] = {}
+    for person in ("s1", "s2", "s3"):
+        for number in (1, 2):
+            sharp = orl[f"{person}/{number}.pgm"]
+            files[f"hr_images/{person}/{number}.pgm"] = sharp
+            files[f"vlr_images/{person}/{number}.png"] = encode_png(shrunk(decode_rgb(sharp)))
+    files["vlr_images/s4/1.pgm"] = orl["s4/1.pgm"]
+    files["hr_images/s4/2.pgm"] = orl["s4/2.pgm"]
+    files["hr_images/s5/1.png"] = encode_png(np.full((112, 92), 128, np.uint8))
+    files["vlr_images/s5/1.png"] = encode_png(shrunk(decode_rgb(orl["s5/1.pgm"])))
+    files["hr_images/s6/1.pgm"] = orl["s6/1.pgm"]
+    files["vlr_images/s6/1.png"] = encode_png(decode_rgb(orl["s6/1.pgm"])[:92])
+    for name, data in files.items():
+        (root / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / "in" / name).write_bytes(data)
+    ingest(str(root / "in"), root / "ingested")
+    with TableWriter(root / "faces", "faces", "test 1", {}) as table:
+        for row in sorted(
+            rows_of(root / "ingested", "faces"), key=lambda row: ("low" in row["groups"]) == (enlarge > 1)
+        ):
+            if "low" in row["groups"] and enlarge > 1:
+                image = decode_rgb(row["image"])
+                size = (image.shape[1] * enlarge, image.shape[0] * enlarge)
+                large = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_CUBIC), np.uint8)
+                row |= {"image": encode_png(large), "width": size[0], "height": size[1]}
+                row["groups"] = json.dumps(json.loads(row["groups"]) | {"enlarged": str(enlarge)})
+            table.add(row)
+    return root / "faces"
+
+
+@pytest.fixture(scope="module", params=[1, 4])
+def pairs(request: pytest.FixtureRequest, orl: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The face table of `pairs_source`, its low images as they are and enlarged four times."""
+    return pairs_source(tmp_path_factory.mktemp("pairs"), orl, request.param)
+
+
+def test_a_low_image_is_cropped_where_its_sharp_one_is(pairs: Path, tmp_path: Path) -> None:
+    align(pairs, tmp_path / "out")
+    rows = {row["image_id"]: row for row in rows_of(tmp_path / "out")}
+    found = [(rows[low], rows[high]) for low, high in partners(Table(tmp_path / "out", "aligned")).items()]
+    found = [(low, high) for low, high in found if low["identity"] in ("s1", "s2", "s3")]
+    assert len(found) == 6
+    for low, high in found:
+        assert low["det_score"] == high["det_score"] >= 0.9
+        ratio = np.array([low["photo_width"] / high["photo_width"], low["photo_height"] / high["photo_height"]])
+        assert (ratio < 0.6).all()
+        assert low["det_box"] == pytest.approx(np.tile(ratio, 2) * high["det_box"], rel=1e-5)
+        landmarks, sharp = (np.array(row["landmarks"]).reshape(5, 2) for row in (low, high))
+        assert landmarks + 0.5 == pytest.approx((sharp + 0.5) * ratio, rel=1e-5)
+        # The two crops show the same, a pixel or so aside; landmarks scaled from the corner would be 3.5.
+        few, many = (cv2.cvtColor(decode_rgb(row["image"]), cv2.COLOR_RGB2GRAY) for row in (low, high))
+        blurred = cv2.GaussianBlur(many, (0, 0), 4)[20:-20, 20:-20].astype(np.float32)
+        soft = cv2.GaussianBlur(few, (0, 0), 2)[20:-20, 20:-20].astype(np.float32)
+        window = cv2.createHanningWindow(blurred.shape[::-1], cv2.CV_32F)
+        (right, down), _ = cv2.phaseCorrelate(blurred, soft, window)
+        assert np.hypot(right, down) < 1.5
+
+
+def test_rows_of_pairs_stay_in_order_and_sharp_ones_as_they_were(pairs: Path, tmp_path: Path) -> None:
+    figures = align(pairs, tmp_path / "out")
+    assert figures == {"rows_in": 18, "rows_out": 16, "identities": 5, "rejected": 2}
+    rows = rows_of(tmp_path / "out")
+    kept = {row["image_id"] for row in rows}
+    photographs = rows_of(pairs, "faces")
+    assert [row["image_id"] for row in rows] == [row["image_id"] for row in photographs if row["image_id"] in kept]
+    with TableWriter(tmp_path / "sharp", "faces", "test 1", {}) as table:
+        for row in photographs:
+            if "high" in row["groups"]:
+                table.add(row)
+    align(tmp_path / "sharp", tmp_path / "alone")
+    assert rows_of(tmp_path / "alone") == [row for row in rows if "high" in row["groups"]]
+
+
+def test_without_a_face_on_the_sharp_image_the_low_one_is_rejected(pairs: Path, tmp_path: Path) -> None:
+    align(pairs, tmp_path / "out")
+    said = {row["source"]: (row["reason"], row["detail"]) for row in Table(tmp_path / "out", "aligned").rejected()}
+    nowhere = "mtcnn found none at score 0.9"
+    assert said == {
+        "hr_images/s5/1.png": ("no_face", nowhere),
+        "vlr_images/s5/1.png": ("no_face", f"{nowhere} on the sharp image of the pair"),
+    }
+
+
+def test_low_images_alone_and_of_another_shape_are_looked_at(orl: dict[str, bytes], tmp_path: Path) -> None:
+    align(pairs_source(tmp_path, orl), tmp_path / "out")
+    rows = {row["source"]: row for row in rows_of(tmp_path / "out")}
+    detect = make_detector("mtcnn", 20)
+    for source, image in (
+        ("vlr_images/s4/1.pgm", decode_rgb(orl["s4/1.pgm"])),
+        ("vlr_images/s6/1.png", decode_rgb(orl["s6/1.pgm"])[:92]),
+    ):
+        found = detect(image)
+        best = found.prominent(image.shape[1], image.shape[0])
+        assert rows[source]["det_box"] == pytest.approx(found.boxes[best], abs=0.01)
+        assert rows[source]["det_score"] == pytest.approx(found.scores[best], abs=1e-5)
+
+
+def test_the_detector_looks_at_a_sharp_image_once(
+    orl: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[tuple[int, ...]] = []
+
+    def counting(*arguments: Any, **named: Any) -> Detector:
+        detector = make_detector(*arguments, **named)
+
+        def find(image: RGB) -> Faces:
+            looked.append(image.shape)
+            return detector.find(image)
+
+        return Detector(detector.name, find, detector.min_face_size)
+
+    monkeypatch.setattr(step, "make_detector", counting)
+    align(pairs_source(tmp_path, orl), tmp_path / "out", detector="retinaface", min_confidence=0.5)
+    # Nine sharp images, the low one without a sharp one, and the low one of another shape.
+    assert sorted(looked) == [(92, 92, 3), *[(112, 92, 3)] * 10]
+
+
+def test_the_low_image_of_an_unreadable_sharp_one_is_looked_at(orl: dict[str, bytes], tmp_path: Path) -> None:
+    sharp = {"image_id": "a", "identity": "s1", "source": "hr_images/s1/1.pgm", "groups": '{"resolution": "high"}'}
+    low = {"image_id": "b", "identity": "s1", "source": "vlr_images/s1/1.pgm", "groups": '{"resolution": "low"}'}
+    ends = {"given_split": None, "width": 92, "height": 112, "content": "0" * 16, "phash": "0" * 16}
+    with TableWriter(tmp_path / "faces", "faces", "test 1", {}) as table:
+        table.add(sharp | ends | {"image": orl["s1/1.pgm"][:1000]})
+        table.add(low | ends | {"image": orl["s1/1.pgm"]})
+    align(tmp_path / "faces", tmp_path / "out")
+    (row,) = rows_of(tmp_path / "out")
+    assert row["source"] == low["source"]
+    (rejected,) = Table(tmp_path / "out", "aligned").rejected()
+    assert (rejected["source"], rejected["reason"]) == (sharp["source"], "unreadable")
+
+
+def test_without_a_detector_pairs_are_whole_photographs(orl: dict[str, bytes], tmp_path: Path) -> None:
+    figures = align(pairs_source(tmp_path, orl), tmp_path / "out", detector="none", template="whole_224")
+    assert figures["rows_out"] == 18
+    assert {tuple(row["det_box"]) for row in rows_of(tmp_path / "out") if row["photo_width"] < 92} == {(0, 1, 12, 13)}
+
+
+@pytest.mark.parametrize("detector", ["mtcnn", "retinaface"])
+def test_pairs_give_the_same_bytes_whatever_the_number_of_workers(
+    detector: str, orl: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faces = pairs_source(tmp_path, orl)
+    for workers in (1, 3):
+        monkeypatch.setattr(step, "cpu_limit", lambda workers=workers: workers)
+        align(faces, tmp_path / str(workers), detector=detector)
+    assert contents(tmp_path / "1") == contents(tmp_path / "3")
+
+
+@given(st.integers(8, 300), st.integers(8, 300), st.floats(1, 12), st.integers(0, 2**32 - 1))
+def test_a_place_scaled_and_scaled_back_is_the_place(width: int, height: int, by: float, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    place = Place(random.uniform(0, 1, (5, 2)) * [width, height], random.uniform(0, 300, 4), 0.9, width, height)
+    large = np.zeros((round(height * by), round(width * by), 3), np.uint8)
+    there = place.on(large)
+    assert there is not None  # rounding to whole pixels is no other shape
+    back = there.on(np.zeros((height, width, 3), np.uint8))
+    assert back is not None
+    assert back.landmarks == pytest.approx(place.landmarks)
+    assert back.box == pytest.approx(place.box)
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "enlarged", "same"),
+    [
+        (12, 14, 1, True),  # 11.5 before rounding
+        (48, 56, 4, True),
+        (48, 56, 1, False),  # 4 % more than 46, where nothing was rounded to four pixels
+        (14, 14, 1, False),
+        (470, 560, 1, False),
+        (468, 560, 1, True),
+    ],
+)
+def test_another_shape_is_another_place(width: int, height: int, enlarged: int, same: bool) -> None:
+    place = Place(np.full((5, 2), 50.0), np.array([10.0, 20, 80, 100]), 0.9, 92, 112)
+    assert (place.on(np.zeros((height, width, 3), np.uint8), enlarged) is not None) == same

@@ -1,0 +1,87 @@
+"""Memory does not grow with the number of images."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kubeface.faces.images import encode_png
+from kubeface.tables.table import TableWriter
+
+PER_IDENTITY = 20
+# The embedder reads from a tiny crop who it is: SFace itself would take half an hour on a hundred thousand. Each thread
+# loads it all the same and uses it once, for it is most of the step's memory.
+PROGRAM = """
+import resource, sys, threading
+from pathlib import Path
+import numpy as np
+from kubeface.audit import step
+from kubeface.audit.embedder import sface, unit
+
+network, seen = sface(), threading.local()
+
+def embed(crop):
+    if not hasattr(seen, "network"):
+        seen.network = network(np.zeros((112, 112, 3), np.uint8))
+    person, image = (int.from_bytes(crop[row, 0].tobytes(), "little") for row in (0, 1))
+    face, noise = np.random.default_rng(person).normal(size=128), np.random.default_rng(10**8 + image).normal(size=128)
+    return unit(face + noise / 2)
+
+step.sface = lambda: embed
+root = Path(sys.argv[1])
+figures = step.audit(root / "aligned", root / "filtered", root / "out", root / "page.html")
+assert figures["rows_in"] == figures["rows_out"] + figures["same_photo_two_names"], figures
+assert figures["suspects"] == figures["alike_pairs"] == 0, figures
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def write(root: Path, images: int) -> None:
+    """Tables of tiny crops; every hundredth photograph is there twice."""
+    random = np.random.default_rng(0)
+    with (
+        TableWriter(root / "aligned", "aligned", "test 1", {}) as aligned,
+        TableWriter(root / "filtered", "filter", "test 1", {}) as judged,
+    ):
+        for number in range(images):
+            person = number // PER_IDENTITY
+            crop = np.zeros((2, 1, 3), np.uint8)
+            crop[0, 0] = list(person.to_bytes(3, "little"))
+            crop[1, 0] = list((number - (number % 100 == 1)).to_bytes(3, "little"))
+            image_id = f"{number:016x}"
+            content = number - (number % 100 == 1)
+            aligned.add(
+                {
+                    "image_id": image_id,
+                    "identity": f"person {person:06d}",
+                    "source": f"person {person:06d}/photograph {number:08d}.jpg",
+                    "image": encode_png(crop),
+                    "width": 112,
+                    "height": 112,
+                    "content": f"{content:016x}",
+                    "phash": f"{int(random.integers(2**63)):016x}",
+                    "landmarks": [0.0] * 10,
+                    "det_score": 0.99,
+                    "det_box": [0.0, 0.0, 50.0, 60.0],
+                }
+            )
+            judged.add(
+                {"image_id": image_id, "kept": True, "score": 0.99, "face_size": 50.0, "faces": 1, "sharpness": 100.0,
+                 "turn": 0.1, "agreement": 0.9}
+            )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_memory_is_flat(tmp_path: Path) -> None:
+    peaks = []
+    for images in (10_000, 100_000):
+        write(tmp_path / str(images), images)
+        done = subprocess.run(
+            [sys.executable, "-c", PROGRAM, str(tmp_path / str(images))], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        peaks.append(int(done.stdout))
+    print(f"peak memory {peaks[0] / 1024:.0f} MB at 10,000 images, {peaks[1] / 1024:.0f} MB at 100,000")
+    assert peaks[1] < 1.1 * peaks[0]

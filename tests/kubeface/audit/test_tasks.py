@@ -1,0 +1,119 @@
+"""The audit of whole photographs, of portraits, and for attributes."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import kubeface.audit.step as step
+from kubeface.align.step import align
+from kubeface.audit.step import audit
+from kubeface.filter.step import filter_faces
+from kubeface.ingest.step import ingest
+from kubeface.runtime.errors import KubefaceError
+from kubeface.split.step import split
+from kubeface.tables.table import Table
+from tests.kubeface.audit.conftest import changed
+
+
+@pytest.fixture(scope="module")
+def classes(people: dict[str, list[bytes]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Photographs of two classes: a copy saved again within one, and the same bytes in both."""
+    root = tmp_path_factory.mktemp("classes")
+    for name in ("s1", "s5"):
+        (root / "in" / name).mkdir(parents=True)
+        for number, data in enumerate(people[name][:4]):
+            (root / "in" / name / f"{number}.pgm").write_bytes(data)
+    (root / "in" / "s1" / "again.jpg").write_bytes(changed(people["s1"][0], lambda image: image, 92))
+    (root / "in" / "s5" / "other.pgm").write_bytes(people["s1"][3])
+    ingest(str(root / "in"), root / "faces")
+    return root
+
+
+def tables(root: Path, out: Path, **options: Any) -> tuple[Path, Path]:
+    align(root / "faces", out / "aligned", **options)
+    filter_faces(root / "faces", out / "aligned", out / "filtered")
+    return out / "aligned", out / "filtered"
+
+
+WHOLE = {"detector": "none", "template": "whole_224"}
+
+
+def rows_of(out: Path) -> dict[str, dict[str, Any]]:
+    sources = Table(out / "aligned", "aligned").columns(["source"])["source"].to_pylist()
+    rows = [row for group in Table(out / "out", "audit").row_groups() for row in group]
+    return dict(zip(sources, rows, strict=True))
+
+
+def test_whole_photographs_are_compared_by_bytes_and_hashes(
+    classes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(step, "sface", lambda: pytest.fail("there is no face to embed"))
+    aligned, filtered = tables(classes, tmp_path, **WHOLE)
+    figures = audit(aligned, filtered, tmp_path / "out", tmp_path / "page.html", task="classes")
+    rows = rows_of(tmp_path)
+    assert rows["s1/again.jpg"]["cluster"] == rows["s1/0.pgm"]["cluster"]
+    assert {source: row["reason"] for source, row in rows.items() if not row["kept"]} == {
+        "s1/3.pgm": "same_photo_two_names",
+        "s5/other.pgm": "same_photo_two_names",
+    }
+    assert all(row["person"] == row["identity"] for row in rows.values())
+    assert (figures["suspects"], figures["alike_pairs"], figures["leaks"], figures["duplicate_clusters"]) == (
+        0,
+        0,
+        0,
+        2,
+    )
+    page = (tmp_path / "page.html").read_text()
+    assert "bytes and perceptual hashes alone" in page and "cosine" not in page.partition("Settings</h2>")[0]
+    data = json.loads((tmp_path / "out" / "data.json").read_text())
+    assert data["embedding_mean"] == [] and data["settings"]["task"] == "classes"
+    assert sorted(data["features"]) == ["brightness", "image_size", "images_per_identity", "sharpness"]
+    again = audit(
+        aligned, filtered, tmp_path / "two", tmp_path / "two.html", previous=str(tmp_path / "out" / "data.json")
+    )
+    assert again["max_drift_found"] == 0
+    with pytest.raises(KubefaceError, match="whole photographs have none: leave evaluation_sets empty"):
+        audit(aligned, filtered, tmp_path / "three", tmp_path / "three.html", evaluation_sets=str(classes / "in"))
+
+
+def test_whole_photographs_are_divided_among_their_classes(classes: Path, tmp_path: Path) -> None:
+    aligned, filtered = tables(classes, tmp_path, **WHOLE)
+    audit(aligned, filtered, tmp_path / "out", tmp_path / "page.html", task="classes")
+    split(aligned, filtered, tmp_path / "split", tmp_path / "out", task="classes")
+    rows = [row for group in Table(tmp_path / "split", "split").row_groups() for row in group]
+    for name in ("s1", "s5"):
+        assert {row["split"] for row in rows if row["identity"] == name} == {"train", "val", "heldout", "excluded"}
+    sides = {row["image_id"]: row["split"] for row in rows}
+    found = rows_of(tmp_path)
+    assert len({sides[found[name]["image_id"]] for name in ("s1/0.pgm", "s1/again.jpg")}) == 1
+
+
+@pytest.mark.parametrize("options", [WHOLE, {}])
+def test_a_photograph_under_two_names_is_kept_for_attributes(
+    classes: Path, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    aligned, filtered = tables(classes, tmp_path, **options)
+    figures = audit(aligned, filtered, tmp_path / "out", tmp_path / "page.html", task="attributes")
+    rows = rows_of(tmp_path)
+    assert rows["s1/3.pgm"]["cluster"] == rows["s5/other.pgm"]["cluster"]
+    assert all(row["kept"] for row in rows.values()) and figures["same_photo_two_names"] == 0
+
+
+def test_a_portrait_has_the_embedding_of_its_face(classes: Path, tmp_path: Path) -> None:
+    means = []
+    for template in ("arcface_112", "portrait_224"):
+        aligned, filtered = tables(classes, tmp_path / template, template=template)
+        audit(aligned, filtered, tmp_path / template / "out", tmp_path / template / "page.html")
+        means.append(json.loads((tmp_path / template / "out" / "data.json").read_text())["embedding_mean"])
+    assert np.abs(np.subtract(*means)).max() < 0.002 and len(means[0]) == 128
+
+
+def test_recognitions_settings_say_nothing_of_the_task(classes: Path, tmp_path: Path) -> None:
+    aligned, filtered = tables(classes, tmp_path)
+    audit(aligned, filtered, tmp_path / "out", tmp_path / "page.html")
+    assert "task" not in Table(tmp_path / "out", "audit").manifest["settings"]
+    with pytest.raises(KubefaceError, match="task is 'faces': use recognition, attributes or classes"):
+        audit(aligned, filtered, tmp_path / "two", tmp_path / "two.html", task="faces")

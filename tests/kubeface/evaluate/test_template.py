@@ -1,0 +1,46 @@
+"""A model remembers how its crops were made, and is never fed others."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from kubeface.align.step import align
+from kubeface.evaluate.step import evaluate
+from kubeface.filter.step import filter_faces
+from kubeface.finetune.step import finetune
+from kubeface.models.model import load_model, load_pretrained
+from kubeface.runtime.errors import KubefaceError
+from kubeface.split.step import split
+from kubeface.tables.table import Table
+from tests.conftest import SPLIT_SEED
+from tests.kubeface.evaluate.conftest import SmallLfw
+
+
+@pytest.mark.slow
+def test_from_alignment_to_evaluation(
+    faces_table: Path, aligned_table: Path, split_table: Path, small_lfw: SmallLfw, tmp_path: Path, _one_thread: None
+) -> None:
+    aligned, filtered, divided, model = (tmp_path / name for name in ("aligned", "filter", "split", "model"))
+    align(faces_table, aligned, template="facenet_160")
+    filter_faces(faces_table, aligned, filtered)
+    split(aligned, filtered, divided, heldout_fraction=0.5, seed=SPLIT_SEED)
+    chosen = {"strategy": "full", "epochs": 1, "batch_size": 4}
+    finetune(aligned, divided, model, settings=chosen, workers=0)
+    assert json.loads((model / "model.json").read_text())["alignment"] == {
+        "template": "facenet_160",
+        "size": 160,
+        "detector": "mtcnn",
+    }
+    assert load_model(model).template == "facenet_160"
+    evaluate(
+        aligned, divided, model, tmp_path / "evaluation",
+        lfw_archive=str(small_lfw.archive), lfw_pairs=str(small_lfw.pairs), bootstrap=100,
+    )  # fmt: skip
+    assert json.loads((tmp_path / "evaluation" / "evaluation.json").read_text())["finetuned"]["lfw"]["auc"] > 0.5
+    with pytest.raises(KubefaceError, match=r"was aligned to another template than facenet_160"):
+        evaluate(aligned_table, split_table, model, tmp_path / "other", bootstrap=100)
+    with pytest.raises(KubefaceError, match=r"trained on crops of template facenet_160, these are of arcface_112"):
+        finetune(aligned_table, split_table, tmp_path / "more", pretrained=str(model), settings=chosen, workers=0)
+    assert load_pretrained("sface", str(model)).template == "facenet_160"
+    assert Table(aligned, "aligned").manifest["settings"]["template"] == "facenet_160"

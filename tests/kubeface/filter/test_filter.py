@@ -1,0 +1,423 @@
+"""Filter on real photographs."""
+
+import shutil
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+import kubeface.filter.step as step
+from kubeface.align.step import align
+from kubeface.faces.images import RGB, decode_rgb, encode_png
+from kubeface.filter.step import Limits, Opinion, filter_faces, look
+from kubeface.ingest.step import ingest
+from kubeface.runtime.errors import KubefaceError
+from kubeface.tables.resolution_pairs import partners
+from kubeface.tables.table import Table, TableWriter
+
+
+def rows_of(table: Path, kind: str = "filter") -> list[dict[str, Any]]:
+    return [row for group in Table(table, kind).row_groups() for row in group]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def rewrite(table: Path, kind: str, out: Path, rows: list[dict[str, Any]]) -> Path:
+    with TableWriter(out, kind, "test 1", {}) as writer:
+        for row in rows:
+            writer.add(row)
+    return out
+
+
+@pytest.fixture(scope="module")
+def doctored(faces_table: Path, aligned_table: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two real faces, one of them enlarged tenfold, and a blank photograph that pretends to be aligned."""
+    root = tmp_path_factory.mktemp("doctored")
+    faces, aligned = rows_of(faces_table, "faces")[:2], rows_of(aligned_table, "aligned")[:2]
+    large = cv2.resize(decode_rgb(faces[1]["image"]), (920, 1120), interpolation=cv2.INTER_CUBIC)
+    faces[1] |= {"image": encode_png(np.asarray(large, np.uint8)), "width": 920, "height": 1120}
+    for name in ("landmarks", "det_box"):
+        aligned[1][name] = [10 * value for value in aligned[1][name]]
+    blank = encode_png(np.full((112, 92), 128, np.uint8))
+    faces.append(faces[0] | {"image_id": "blank", "source": "s1/blank.png", "image": blank})
+    aligned.append(aligned[0] | {"image_id": "blank", "source": "s1/blank.png"})
+    return (
+        rewrite(faces_table, "faces", root / "faces", faces),
+        rewrite(aligned_table, "aligned", root / "aligned", aligned),
+    )
+
+
+def test_real_faces_are_kept(filter_table: Path, aligned_table: Path) -> None:
+    rows = rows_of(filter_table)
+    assert [row["image_id"] for row in rows] == [row["image_id"] for row in rows_of(aligned_table, "aligned")]
+    assert all(row["kept"] for row in rows)
+    for row in rows:
+        assert row["reason"] is None
+        assert 0.9 <= row["score"] <= 1
+        assert 30 < row["face_size"] < 110  # of photographs of 92×112
+    assert Table(filter_table, "filter").rejected() == []
+
+
+def test_images_are_not_copied(filter_table: Path, faces_table: Path) -> None:
+    size = {path: sum(file.stat().st_size for file in path.iterdir()) for path in (filter_table, faces_table)}
+    assert size[filter_table] < size[faces_table] / 20
+
+
+def test_a_blank_photograph_is_no_face(doctored: tuple[Path, Path], tmp_path: Path) -> None:
+    figures = filter_faces(*doctored, tmp_path / "out", min_sharpness=0)  # a face enlarged tenfold is not sharp
+    assert figures == {"rows_in": 3, "rows_out": 2, "rejected": 1}
+    rows = {row["image_id"]: row for row in rows_of(tmp_path / "out")}
+    blank = rows.pop("blank")
+    assert blank.pop("turn") < 0.5  # the landmarks are another photograph's
+    assert blank == {
+        "image_id": "blank",
+        "kept": False,
+        "reason": "no_face",
+        "score": 0.0,
+        "face_size": 0.0,
+        "faces": 0,
+        "sharpness": 0.0,
+        "agreement": 0.0,
+    }
+    assert all(row["kept"] for row in rows.values())
+    (rejected,) = Table(tmp_path / "out", "filter").rejected()
+    assert (rejected["source"], rejected["reason"]) == ("s1/blank.png", "no_face")
+    assert rejected["detail"].startswith("score 0.000, face 0 pixels, 0 faces, sharpness 0, turn 0.")
+
+
+def test_sizes_are_pixels_of_the_photograph_however_large(doctored: tuple[Path, Path], filter_table: Path) -> None:
+    out = doctored[0].with_name("sizes")
+    filter_faces(*doctored, out)
+    small, large = (rows_of(table)[1] for table in (filter_table, out))
+    assert small["image_id"] == large["image_id"]
+    assert large["face_size"] == pytest.approx(10 * small["face_size"], rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"min_face_size": 1000.0}, ["small_face", "small_face", "no_face"]),
+        ({"min_face_size": 200.0}, ["small_face", None, "no_face"]),
+        ({"min_score": 1.0}, ["low_score", "low_score", "no_face"]),
+        ({"min_score": 1.0, "min_face_size": 1000.0}, ["low_score", "low_score", "no_face"]),
+        ({"min_score": 0.0, "min_face_size": 0.0}, [None, None, "no_face"]),
+    ],
+)
+def test_thresholds_decide(
+    settings: dict[str, float], expected: list[str | None], doctored: tuple[Path, Path], tmp_path: Path
+) -> None:
+    figures = filter_faces(*doctored, tmp_path / "out", min_sharpness=0, **settings)
+    rows = rows_of(tmp_path / "out")
+    assert [row["reason"] for row in rows] == expected
+    assert [row["kept"] for row in rows] == [reason is None for reason in expected]
+    assert figures["rows_out"] == expected.count(None) == 3 - figures["rejected"]
+    rejected = Table(tmp_path / "out", "filter").rejected()
+    assert sorted(row["reason"] for row in rejected) == sorted(reason for reason in expected if reason)
+
+
+def test_images_that_align_left_out_are_not_judged(faces_table: Path, aligned_table: Path, tmp_path: Path) -> None:
+    some = rows_of(aligned_table, "aligned")[::3]
+    aligned = rewrite(aligned_table, "aligned", tmp_path / "aligned", some)
+    assert filter_faces(faces_table, aligned, tmp_path / "out")["rows_in"] == 10
+    assert [row["image_id"] for row in rows_of(tmp_path / "out")] == [row["image_id"] for row in some]
+
+
+def test_tables_that_do_not_belong_together_are_refused(
+    doctored: tuple[Path, Path], faces_table: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(KubefaceError, match=r"faces lacks 1 images of .*aligned: give the face table that was"):
+        filter_faces(faces_table, doctored[1], tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"min_score": 1.1}, "min_score is 1.1: it must lie between 0 and 1"),
+        ({"min_score": -1}, "min_score is -1"),
+        ({"min_face_size": -5.0}, "min_face_size is -5.0: it must not be negative"),
+        ({"max_faces": -1}, "max_faces is -1: it must not be negative"),
+        ({"min_sharpness": -1.0}, "min_sharpness is -1.0: it must not be negative"),
+        ({"max_turn": 1.5}, "max_turn is 1.5: it must lie between 0 and 1"),
+        ({"min_agreement": -0.5}, "min_agreement is -0.5: it must lie between 0 and 1"),
+    ],
+)
+def test_wrong_settings_are_named(
+    settings: dict[str, float], message: str, faces_table: Path, aligned_table: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(KubefaceError, match=message):
+        filter_faces(faces_table, aligned_table, tmp_path / "out", **settings)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_corrupt_table_is_named(doctored: tuple[Path, Path], tmp_path: Path) -> None:
+    shutil.copytree(doctored[1], tmp_path / "aligned")
+    with open(tmp_path / "aligned" / "shard-00000.parquet", "ab") as file:
+        file.write(b"?")
+    with pytest.raises(KubefaceError, match=r"aligned/shard-00000\.parquet is corrupt"):
+        filter_faces(doctored[0], tmp_path / "aligned", tmp_path / "out")
+
+
+def test_two_runs_give_the_same_bytes(doctored: tuple[Path, Path], tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        filter_faces(*doctored, tmp_path / name)
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+
+
+@pytest.fixture(scope="module")
+def spoilt(orl: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Six people: one as photographed, one out of focus, one with another face beside it, one whose box is elsewhere,
+    one who turns away, and one whose photograph has become unreadable."""
+    root = tmp_path_factory.mktemp("spoilt")
+    images = {number: decode_rgb(orl[f"s{number}/1.pgm"]) for number in range(1, 8)}
+    images[2] = np.asarray(cv2.GaussianBlur(images[2], (0, 0), 3), np.uint8)
+    images[3] = np.hstack([images[3], images[7]])
+    for number in range(1, 7):
+        (root / "in" / f"s{number}").mkdir(parents=True)
+        (root / "in" / f"s{number}" / "1.png").write_bytes(encode_png(images[number]))
+    ingest(str(root / "in"), root / "faces")
+    align(root / "faces", root / "right")
+    faces = {row["identity"]: row for row in rows_of(root / "faces", "faces")}
+    found = {row["identity"]: row for row in rows_of(root / "right", "aligned")}
+    found["s4"]["det_box"] = [value - 50 for value in found["s4"]["det_box"]]
+    left, nose = np.array(found["s5"]["landmarks"]).reshape(5, 2)[[0, 2]]
+    found["s5"]["landmarks"][4:6] = [float(left[0]), float(nose[1])]  # the nose below an eye, as in a profile
+    faces["s6"]["image"] = faces["s6"]["image"][:2000] + b"?" * 500
+    rewrite(root, "faces", root / "photographs", list(faces.values()))
+    rewrite(root, "aligned", root / "aligned", list(found.values()))
+    return root / "photographs", root / "aligned"
+
+
+def test_each_fault_is_rejected_for_its_reason(spoilt: tuple[Path, Path], tmp_path: Path) -> None:
+    filter_faces(*spoilt, tmp_path / "out", max_faces=1)
+    names = {row["image_id"]: row["identity"] for row in rows_of(spoilt[0], "faces")}
+    assert {names[row["image_id"]]: row["reason"] for row in rows_of(tmp_path / "out")} == {
+        "s1": None,
+        "s2": "blurred",
+        "s3": "several_faces",
+        "s4": "disagrees_with_aligner",
+        "s5": "turned_away",
+        "s6": "unreadable",
+    }
+
+
+def test_each_limit_can_be_lifted(spoilt: tuple[Path, Path], tmp_path: Path) -> None:
+    filter_faces(*spoilt, tmp_path / "out", min_sharpness=0, max_turn=1, min_agreement=0)
+    assert Table(tmp_path / "out", "filter").manifest["rejected"] == {"unreadable": 1}
+
+
+def test_the_number_of_workers_changes_no_byte(
+    spoilt: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(step, "BATCH_PIXELS", 1)  # each photograph on its own, so that all workers have work
+    for workers in (1, 3):
+        monkeypatch.setattr(step, "cpu_limit", lambda workers=workers: workers)
+        filter_faces(*spoilt, tmp_path / str(workers))
+    assert contents(tmp_path / "1") == contents(tmp_path / "3")
+
+
+def test_a_failing_worker_ends_the_step(
+    spoilt: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(step, "look", fail)
+    with pytest.raises(MemoryError, match="no room"):
+        filter_faces(*spoilt, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("max_faces", "expected"), [(0, None), (1, "several_faces"), (2, "several_faces"), (3, None)])
+def test_no_limit_of_faces_is_zero(max_faces: int, expected: str | None) -> None:
+    seen = Opinion(score=1, face_size=50, faces=3, sharpness=100, turn=0, agreement=1)
+    assert Limits(0.9, 20, max_faces, 20, 0.97, 0.5).reason(seen) == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("archive", ["lfw/lfw-deepfunneled.tar", "celeba/celeba_wild.tar"])
+def test_good_photographs_are_kept(archive: str, shared_data: Path, tmp_path: Path) -> None:
+    """The defaults reject fewer than 2 % for each of the reasons that are no lack of a face."""
+    with tarfile.open(shared_data / archive) as tar:
+        members = sorted((member for member in tar if member.name.endswith(".jpg")), key=lambda member: member.name)
+        for member in members[:300]:
+            path = tmp_path / "in" / Path(member.name).relative_to(Path(member.name).parts[0])
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = tar.extractfile(member)
+            assert file is not None
+            path.write_bytes(file.read())
+    ingest(str(tmp_path / "in"), tmp_path / "faces")
+    align(tmp_path / "faces", tmp_path / "aligned")
+    figures = filter_faces(tmp_path / "faces", tmp_path / "aligned", tmp_path / "out")
+    rejected = Table(tmp_path / "out", "filter").manifest["rejected"]
+    for reason in ("several_faces", "blurred", "turned_away", "disagrees_with_aligner"):
+        assert rejected.get(reason, 0) < 0.02 * figures["rows_in"]
+
+
+def test_whole_photographs_are_kept_unless_they_cannot_be_decoded(doctored: tuple[Path, Path], tmp_path: Path) -> None:
+    """A blank one too; RetinaFace is not asked."""
+    faces = doctored[0]
+    align(faces, tmp_path / "whole", detector="none", template="whole_224")
+    figures = filter_faces(faces, tmp_path / "whole", tmp_path / "out", min_sharpness=1e6, max_turn=0, min_agreement=1)
+    assert figures == {"rows_in": 3, "rows_out": 3, "rejected": 0}
+    sides = {row["image_id"]: min(row["width"], row["height"]) for row in rows_of(faces, "faces")}
+    for row in rows_of(tmp_path / "out"):
+        assert (row["score"], row["faces"], row["turn"], row["agreement"]) == (1, 0, 0, 0)
+        assert (row["sharpness"] == 0) == (row["image_id"] == "blank")
+        assert row["face_size"] in (sides[row["image_id"]], 92)
+    crops = rows_of(tmp_path / "whole", "aligned")
+    crops[1]["image"] = b"not an image"
+    settings = Table(tmp_path / "whole", "aligned").manifest["settings"]
+    with TableWriter(tmp_path / "spoilt", "aligned", "test 1", settings) as writer:
+        for row in crops:
+            writer.add(row)
+    filter_faces(faces, tmp_path / "spoilt", tmp_path / "again")
+    assert [row["reason"] for row in rows_of(tmp_path / "again")] == [None, "unreadable", None]
+
+
+def test_a_portrait_is_judged_as_its_face_is(faces_table: Path, filter_table: Path, tmp_path: Path) -> None:
+    align(faces_table, tmp_path / "aligned", template="portrait_224")
+    filter_faces(faces_table, tmp_path / "aligned", tmp_path / "out")
+    assert rows_of(tmp_path / "out") == rows_of(filter_table)
+
+
+def pairs_tables(
+    root: Path, orl: dict[str, bytes], template: str = "arcface_112", enlarge: int = 1
+) -> tuple[Path, Path]:
+    """Face and aligned table of pairs: s1 and s2 good ones, s3's sharp image blurred.
+
+    The low images are an eighth as large, or `enlarge` times that; of s5 there is a good low image alone, of s6 a
+    blurred one, 46×56 pixels. Low images come before sharp ones.
+    """
+    files: dict[str, bytes] = {}
+
+    def small(image: RGB, side: float) -> RGB:
+        size = (round(image.shape[1] * side), round(image.shape[0] * side))
+        return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+    for person in ("s1", "s2", "s3"):
+        image = decode_rgb(orl[f"{person}/1.pgm"])
+        low = small(image, 1 / 8)
+        size = (low.shape[1] * enlarge, low.shape[0] * enlarge)
+        files[f"vlr_images/{person}/1.png"] = encode_png(
+            np.asarray(cv2.resize(low, size, interpolation=cv2.INTER_CUBIC), np.uint8)
+        )
+        sharp = np.asarray(cv2.GaussianBlur(image, (0, 0), 3), np.uint8) if person == "s3" else image
+        files[f"hr_images/{person}/1.png"] = encode_png(sharp)
+    files["vlr_images/s5/1.pgm"] = orl["s5/1.pgm"]
+    files["vlr_images/s6/1.png"] = encode_png(
+        np.asarray(cv2.GaussianBlur(small(decode_rgb(orl["s6/1.pgm"]), 1 / 2), (0, 0), 2), np.uint8)
+    )
+    for name, data in files.items():
+        (root / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / "in" / name).write_bytes(data)
+    ingest(str(root / "in"), root / "ingested")
+    ordered = sorted(rows_of(root / "ingested", "faces"), key=lambda row: "high" in row["groups"])
+    faces = rewrite(root, "faces", root / "faces", ordered)
+    align(faces, root / "aligned", template=template)
+    assert Table(root / "aligned", "aligned").rows == 8
+    return faces, root / "aligned"
+
+
+@pytest.mark.parametrize(("template", "enlarge"), [("arcface_112", 1), ("facenet_160", 1), ("arcface_112", 4)])
+def test_a_low_image_goes_with_its_sharp_one(
+    template: str, enlarge: int, orl: dict[str, bytes], tmp_path: Path
+) -> None:
+    faces, aligned = pairs_tables(tmp_path, orl, template, enlarge)
+    filter_faces(faces, aligned, tmp_path / "out")
+    rows = {row["image_id"]: row for row in rows_of(tmp_path / "out")}
+    images = {row["image_id"]: row for row in rows_of(aligned, "aligned")}
+    assert list(rows) == list(images)
+    pairs = partners(Table(aligned, "aligned"))
+    assert len(pairs) == 3
+    for low, high in pairs.items():
+        for name in ("kept", "reason", "score", "faces", "turn", "agreement"):
+            assert rows[low][name] == rows[high][name]
+        x1, y1, x2, y2 = images[low]["det_box"]
+        assert rows[low]["face_size"] == pytest.approx(min(x2 - x1, y2 - y1), rel=1e-5)
+        assert rows[low]["face_size"] < rows[high]["face_size"] * 0.6
+        assert rows[low]["sharpness"] != rows[high]["sharpness"]
+        assert rows[low]["reason"] == ("blurred" if images[low]["identity"] == "s3" else None)
+    sharp, low_one = (
+        next(row["detail"] for row in Table(tmp_path / "out", "filter").rejected() if row["source"] == source)
+        for source in ("hr_images/s3/1.png", "vlr_images/s3/1.png")
+    )
+    assert low_one == f"its sharp image: {sharp}"
+
+
+def test_a_low_image_alone_is_judged_but_not_for_being_small(orl: dict[str, bytes], tmp_path: Path) -> None:
+    faces, aligned = pairs_tables(tmp_path, orl)
+    sources = {row["image_id"]: row["source"] for row in rows_of(aligned, "aligned")}
+    alone = ("vlr_images/s5/1.pgm", "vlr_images/s6/1.png")
+
+    def reasons(**settings: Any) -> list[str | None]:
+        out = tmp_path / f"out{len(list(tmp_path.iterdir()))}"
+        filter_faces(faces, aligned, out, **settings)
+        rows = {sources[row["image_id"]]: row for row in rows_of(out)}
+        assert all(rows[source]["score"] > 0.5 for source in alone)  # RetinaFace looked
+        return [rows[source]["reason"] for source in (*alone, "hr_images/s1/1.png")]
+
+    assert reasons(min_score=0.5, min_face_size=1000.0, min_sharpness=1e6) == [None, None, "small_face"]
+    assert reasons(min_score=0.5, min_sharpness=1e6) == [None, None, "blurred"]
+    assert reasons(min_score=1.0) == ["low_score"] * 3
+
+
+def test_sharp_images_of_pairs_are_judged_once_and_as_if_alone(
+    orl: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faces, aligned = pairs_tables(tmp_path, orl)
+    looked: list[tuple[int, ...]] = []
+
+    def counting(image: RGB, *others: Any) -> Opinion:
+        looked.append(image.shape)
+        return look(image, *others)
+
+    monkeypatch.setattr(step, "look", counting)
+    filter_faces(faces, aligned, tmp_path / "out")
+    assert sorted(looked) == [(56, 46, 3), *[(112, 92, 3)] * 4]  # three sharp ones, two low ones alone
+    groups = {row["image_id"]: row["groups"] for row in rows_of(faces, "faces")}
+    high = {image_id for image_id, said in groups.items() if "high" in said}
+    for table, kind in ((faces, "faces"), (aligned, "aligned")):
+        with TableWriter(tmp_path / f"high_{kind}", kind, "test 1", Table(table, kind).manifest["settings"]) as writer:
+            for row in rows_of(table, kind):
+                if row["image_id"] in high:
+                    writer.add(row)
+    filter_faces(tmp_path / "high_faces", tmp_path / "high_aligned", tmp_path / "alone")
+    assert rows_of(tmp_path / "alone") == [row for row in rows_of(tmp_path / "out") if row["image_id"] in high]
+
+
+def test_a_low_image_that_cannot_be_decoded_is_unreadable(orl: dict[str, bytes], tmp_path: Path) -> None:
+    faces, aligned = pairs_tables(tmp_path, orl)
+    rows = rows_of(faces, "faces")
+    for row in rows:
+        if row["source"] in ("vlr_images/s1/1.png", "hr_images/s2/1.png"):
+            row["image"] = row["image"][:40]
+    filter_faces(rewrite(faces, "faces", tmp_path / "cut", rows), aligned, tmp_path / "out")
+    rejected = {row["source"]: row["reason"] for row in Table(tmp_path / "out", "filter").rejected()}
+    assert {source for source, reason in rejected.items() if reason == "unreadable"} == {
+        "vlr_images/s1/1.png",
+        "hr_images/s2/1.png",
+        "vlr_images/s2/1.png",
+    }
+
+
+def test_sharp_images_that_the_face_table_lacks_are_refused(orl: dict[str, bytes], tmp_path: Path) -> None:
+    faces, aligned = pairs_tables(tmp_path, orl)
+    rows = [row for row in rows_of(faces, "faces") if row["source"] != "hr_images/s1/1.png"]
+    with pytest.raises(KubefaceError, match="give the face table that was aligned"):
+        filter_faces(rewrite(faces, "faces", tmp_path / "lacking", rows), aligned, tmp_path / "out")
+
+
+def test_pairs_give_the_same_bytes_whatever_the_number_of_workers(
+    orl: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faces, aligned = pairs_tables(tmp_path, orl)
+    for workers in (1, 3):
+        monkeypatch.setattr(step, "cpu_limit", lambda workers=workers: workers)
+        filter_faces(faces, aligned, tmp_path / str(workers))
+    assert contents(tmp_path / "1") == contents(tmp_path / "3")

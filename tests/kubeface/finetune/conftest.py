@@ -1,0 +1,204 @@
+"""A network that trains in a tenth of a second, and trainings of it."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+from kubeface.finetune import step as step_module
+from kubeface.finetune.settings import Settings
+from kubeface.finetune.step import finetune
+from kubeface.models.backbones import BACKBONES, Backbone, Preprocessing
+from kubeface.tables.table import Table, TableWriter
+
+# Rates at which the first epochs of attributes and classes already change what is predicted.
+LEARNING: dict[str, Any] = {"head_epochs": 2, "epochs": 2, "head_lr": 0.01, "lr": 0.001}
+# Three people, twelve crops to train on, three to validate: three steps of batches of four.
+QUICK: dict[str, Any] = {"epochs": 2, "head_epochs": 1, "batch_size": 4, "onnx": False}
+
+
+class Tiny(nn.Sequential):
+    """Two convolutions and a linear layer, each with batch norm, and dropout."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            nn.Conv2d(3, 8, 5, stride=4),
+            nn.BatchNorm2d(8),
+            nn.PReLU(8),
+            nn.Conv2d(8, 8, 3, stride=2, bias=False),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Dropout(0.5),
+            nn.Linear(8 * 36, 16),
+            nn.BatchNorm1d(16),
+        )
+
+
+def register_tiny(weights: Path) -> None:
+    """Makes `tiny` a backbone whose published weights are in that file."""
+    BACKBONES["tiny"] = Backbone("tiny", Tiny, Preprocessing(56, "rgb", 127.5, 128.0), 16, str(weights), "none")
+
+
+def without_figures(patch: pytest.MonkeyPatch) -> None:
+    """Drawing takes longer than these trainings."""
+    for name in ("draw_history", "draw_augmentations"):
+        patch.setattr(step_module, name, lambda *_: None)
+
+
+@pytest.fixture(scope="session")
+def tiny_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The published weights of `tiny`; batch norm has the statistics of soft noise."""
+    torch.manual_seed(0)
+    network = Tiny().train()
+    for _ in range(20):
+        network(interpolate(torch.randn(16, 3, 8, 8), size=56, mode="bilinear"))
+    path = tmp_path_factory.mktemp("tiny") / "tiny.safetensors"
+    safetensors.torch.save_file(network.state_dict(), path)
+    return path
+
+
+@pytest.fixture
+def tiny(tiny_file: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Tensor]]:
+    """Registers the backbone `tiny`, draws nothing, uses one thread; gives its published weights."""
+    monkeypatch.setitem(BACKBONES, "tiny", BACKBONES["sface"])
+    register_tiny(tiny_file)
+    monkeypatch.setattr(step_module, "cpu_limit", lambda: 1)  # two wait for each other on a busy machine
+    without_figures(monkeypatch)
+    threads = torch.get_num_threads()
+    yield safetensors.torch.load_file(tiny_file)
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(False)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training that is done: its folder and figures."""
+
+    folder: Path
+    figures: dict[str, Any]
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        return safetensors.torch.load_file(self.folder / "model.safetensors")
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = json.loads((self.folder / "logs" / "history.json").read_text())
+        return rows
+
+    @property
+    def training(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((self.folder / "model.json").read_text())["training"]
+        return found
+
+    def checkpoint(self, name: str, prefix: str = "backbone") -> dict[str, Tensor]:
+        """What stands under a prefix in the one checkpoint whose name begins so."""
+        (path,) = (self.folder / "checkpoints").glob(f"{name}*.safetensors")
+        state = safetensors.torch.load_file(path)
+        return {key.removeprefix(f"{prefix}."): state[key] for key in state if key.startswith(f"{prefix}.")}
+
+
+Train = Callable[..., Run]
+
+
+def arguments(choices: dict[str, Any]) -> dict[str, Any]:
+    """Parameters of `finetune`: settings and others told apart, over those of a quick training."""
+    settings = {name: value for name, value in choices.items() if name in Settings.model_fields}
+    others = {name: value for name, value in choices.items() if name not in settings}
+    usual = {"backbone": "tiny", "degradation": "noise:60", "device": "cpu", "settings": QUICK | settings}
+    return usual | others
+
+
+@pytest.fixture
+def train(tiny: dict[str, Tensor], aligned_table: Path, split_table: Path, tmp_path: Path) -> Train:
+    """Trains `tiny` for a moment: settings and parameters of `finetune` by name; `out` names the folder."""
+
+    def action(out: str = "model", **choices: Any) -> Run:
+        where = {"aligned": aligned_table, "split": split_table, "out": tmp_path / out}
+        given = where | arguments(choices)
+        return Run(given["out"], finetune(**given))
+
+    return action
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    """Whether two state dicts are the same, byte for byte."""
+    return one.keys() == other.keys() and all(
+        value.dtype == other[name].dtype and torch.equal(value, other[name]) for name, value in one.items()
+    )
+
+
+def changed(one: dict[str, Tensor], other: dict[str, Tensor]) -> set[str]:
+    """Names of the tensors that are not the same, byte for byte."""
+    assert one.keys() == other.keys()
+    return {name for name, value in one.items() if not torch.equal(value, other[name])}
+
+
+def splitting(table: Path, out: Path, parts: dict[str, str]) -> Path:
+    """A split table of an aligned one.
+
+    Args:
+        parts: for each person the letters of what becomes of the images: t(rain), v(al), h(eldout); the rest is
+            excluded.
+    """
+    words = {"t": "train", "v": "val", "h": "heldout"}
+    left = {name: list(letters) for name, letters in parts.items()}
+    with TableWriter(out, "split", "test", {}) as writer:
+        for row in Table(table, "aligned").columns(["image_id", "identity"]).to_pylist():
+            letters = left.get(row["identity"], [])
+            writer.add(row | {"split": words[letters.pop(0)] if letters else "excluded"})
+    return out
+
+
+def labelled(table: Path, out: Path) -> Path:
+    """The table with labels: one of half of the images, one of one person and not known of every fifth image, one of
+    none; the last three images have no label at all."""
+    source = Table(table, "aligned")
+    rows = [row for group in source.row_groups() for row in group]
+    first = min(row["identity"] for row in rows)
+    with TableWriter(out, "aligned", "test", source.manifest["settings"]) as writer:
+        for number, row in enumerate(rows):
+            glasses = "" if number % 5 == 0 else "1" if row["identity"] == first else "-1"
+            groups = {"Smiling": str(number % 2), "Eyeglasses": glasses, "Left_Side": "0"}
+            writer.add(row | {"groups": json.dumps({} if number >= len(rows) - 3 else groups)})
+    return out
+
+
+@pytest.fixture(scope="session")
+def tables(aligned_table: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """Task, aligned and split table by task: whole people on one side for attributes, images of each person on all
+    sides for classes."""
+    folder = tmp_path_factory.mktemp("tasks")
+    people = [f"s{number}" for number in range(1, 7)]
+    sides = dict(zip(people, ("ttttt", "ttttt", "ttttt", "vvvvv", "vvvvv", "hhhhh"), strict=True))
+    table = labelled(aligned_table, folder / "aligned")
+    return {
+        "attributes": {
+            "task": "attributes",
+            "aligned": table,
+            "split": splitting(aligned_table, folder / "attributes", sides),
+        },
+        "classes": {
+            "task": "classes",
+            "aligned": table,
+            "split": splitting(aligned_table, folder / "classes", dict.fromkeys(people[:4], "tttvh")),
+        },
+    }
+
+
+@pytest.fixture
+def learn(train: Train, tables: dict[str, dict[str, Any]]) -> Train:
+    """Trains `tiny` for a task, as `train`."""
+
+    def action(task: str, out: str = "model", **choices: Any) -> Run:
+        return train(out, **tables[task] | LEARNING | choices)
+
+    return action

@@ -1,0 +1,616 @@
+"""Training images: found, shuffled, augmented and degraded alike in any process."""
+
+import shutil
+import tracemalloc
+from collections import Counter
+from itertools import islice, pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.utils.class_weight import compute_class_weight
+from torch import Tensor
+from torch.utils.data import DataLoader, default_collate
+
+from kubeface.faces.degradation import Degradation
+from kubeface.faces.images import RGB, decode_rgb
+from kubeface.finetune.augment import KINDS, Augmentation
+from kubeface.finetune.data import (
+    AGAIN,
+    Batches,
+    FaceCrops,
+    InOrder,
+    class_weights,
+    collate,
+    loaded,
+)
+from kubeface.runtime.errors import KubefaceError
+from kubeface.storage import objects
+from kubeface.tables import table as table_module
+from kubeface.tables.row_index import WINDOW, Place, Places, places
+from kubeface.tables.table import Table, TableWriter
+from pipelines.local.store import local_store
+
+NOISE = Degradation.parse("noise:60")
+STILL = Augmentation(flip=0)
+MUCH = Augmentation(**dict.fromkeys((*KINDS, "mix"), 0.5) | {"jitter": 0.3})
+
+
+@pytest.fixture(scope="module")
+def small_groups(aligned_table: Path, tmp_path_factory: pytest.TempPathFactory) -> Table:
+    """The thirty aligned crops again, in row groups of one and in several shards."""
+    out = tmp_path_factory.mktemp("small") / "aligned"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(table_module, "ROW_GROUP_ROWS", 1)
+        patch.setattr(table_module, "SHARD_BYTES", 100_000)
+        with TableWriter(out, "aligned", "test", {}) as writer:
+            for rows in Table(aligned_table, "aligned").row_groups():
+                for row in rows:
+                    writer.add(row)
+    table = Table(out, "aligned")
+    assert len(table.paths) > 2
+    return table
+
+
+def labelled(table: Table) -> dict[str, int]:
+    """Classes of all images but those of s1, whose people stand in alphabetical order."""
+    rows = table.columns(["image_id", "identity"]).to_pylist()
+    names = sorted({row["identity"] for row in rows} - {"s1"})
+    return {row["image_id"]: names.index(row["identity"]) for row in rows if row["identity"] in names}
+
+
+@pytest.fixture(scope="module")
+def found(small_groups: Table) -> Places:
+    return places(small_groups, labelled(small_groups))
+
+
+@pytest.fixture(scope="module")
+def pixels(aligned_table: Path) -> dict[str, RGB]:
+    """The crops by image id, read without any of the code under test."""
+    return {
+        row["image_id"]: decode_rgb(row["image"])
+        for rows in Table(aligned_table, "aligned").row_groups(["image_id", "image"])
+        for row in rows
+    }
+
+
+def made_up(groups: list[int], labels: list[int] | None = None) -> Places:
+    """Places in row groups of these sizes, two groups a shard, all of class 0 or of the classes given."""
+    where = [(number // 2, number % 2, row) for number, size in enumerate(groups) for row in range(size)]
+    numbers = np.array([(0, *place) for place in where], np.int32).reshape(-1, 4)
+    if labels is not None:
+        numbers[:, 0] = labels
+    return Places([Path(f"shard-{n}") for n in range(len(groups))], pa.array([str(place) for place in where]), numbers)
+
+
+def as_rgb(tensor: Tensor) -> RGB:
+    return tensor.permute(1, 2, 0).numpy()
+
+
+# --- places ---------------------------------------------------------------------------------------------------------
+
+
+def test_places_name_the_right_rows(small_groups: Table, found: Places) -> None:
+    labels = labelled(small_groups)
+    stored = small_groups.columns(["image_id"])["image_id"].to_pylist()
+    assert [place.image_id for place in found] == [i for i in stored if i in labels]
+    assert 0 < len(found) < len(stored)
+    assert Counter(found.labels.tolist()) == Counter(labels.values())
+    for place in found:
+        rows = pq.ParquetFile(place.shard).read_row_group(place.group).to_pylist()
+        assert rows[place.row]["image_id"] == place.image_id
+        assert labels[place.image_id] == place.label
+    assert len({place.shard for place in found}) > 2
+
+
+def test_places_in_one_row_group(aligned_table: Path) -> None:
+    table = Table(aligned_table, "aligned")
+    stored = table.columns(["image_id"])["image_id"].to_pylist()
+    found = places(table, {stored[7]: 3, stored[2]: 1, "unknown": 5})
+    assert [(p.image_id, p.label, p.group, p.row) for p in found] == [(stored[2], 1, 0, 2), (stored[7], 3, 0, 7)]
+    assert found.group_starts().tolist() == [0, 2]
+
+
+def test_places_of_nobody(small_groups: Table) -> None:
+    assert list(places(small_groups, {})) == []
+
+
+def test_row_groups_of_two_shards_are_told_apart() -> None:
+    """Group 0 of one shard and group 0 of the next, with nothing between them."""
+    numbers = np.array([(0, 0, 0, 5), (0, 1, 0, 6), (0, 1, 0, 7), (0, 1, 1, 0)], np.int32)
+    found = Places([Path("a"), Path("b")], pa.array(list("wxyz")), numbers)
+    assert found.group_starts().tolist() == [0, 1, 3, 4]
+    assert found[1] == Place("x", 0, Path("b"), 0, 6)
+
+
+def test_places_are_light(tmp_path: Path) -> None:
+    """Forty thousand images take no more memory than their ids and four numbers each, and an epoch's order two."""
+    with TableWriter(tmp_path / "many", "aligned", "test", {}) as writer:
+        box = {
+            "landmarks": [0.0] * 10,
+            "det_score": 1.0,
+            "det_box": [0.0] * 4,
+            "image": b"",
+            "width": 1,
+            "height": 1,
+            "content": "0" * 16,
+            "phash": "0" * 16,
+        }
+        for number in range(40_000):
+            writer.add(box | {"image_id": f"person/{number:08d}.jpg", "identity": "person", "source": ""})
+    table = Table(tmp_path / "many", "aligned")
+    labels = {f"person/{number:08d}.jpg": 0 for number in range(40_000)}
+    in_arrow = pa.total_allocated_bytes()
+    tracemalloc.start()
+    found = places(table, labels)
+    sampler = Batches(found, 64, 0)
+    assert sum(len(batch) for batch in sampler) == len(found) == 40_000
+    now, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert pa.total_allocated_bytes() - in_arrow < 40_000 * 32  # 19 characters and an offset each
+    assert now < 40_000 * 32
+    assert most < 40_000 * 100
+
+
+# --- order ----------------------------------------------------------------------------------------------------------
+
+GROUPS = st.lists(st.integers(1, 9), min_size=1, max_size=50)
+
+
+def walk(sampler: Batches, epoch: int = 0, start: int = 0) -> list[list[tuple[int, int]]]:
+    sampler.set_epoch(epoch, start)
+    return list(sampler)
+
+
+@given(groups=GROUPS, batch_size=st.integers(1, 40), seed=st.integers(0, 100), epoch=st.integers(0, 100))
+def test_every_index_comes_once_an_epoch(groups: list[int], batch_size: int, seed: int, epoch: int) -> None:
+    sampler = Batches(made_up(groups), batch_size, seed)
+    batches = walk(sampler, epoch)
+    assert sorted(index for batch in batches for index, _ in batch) == list(range(sum(groups)))
+    assert {number for batch in batches for _, number in batch} == {epoch}
+    assert [len(batch) for batch in batches[:-1]] == [batch_size] * (len(sampler) - 1)
+    assert len(batches) == len(sampler)
+
+
+def order(seed: int, epoch: int, groups: int = 40) -> list[int]:
+    return [index for batch in walk(Batches(made_up([5] * groups), 7, seed), epoch) for index, _ in batch]
+
+
+def test_order_depends_on_seed_and_epoch_alone() -> None:
+    assert order(1, 1) == order(1, 1)
+    assert len({tuple(order(seed, epoch)) for seed in (1, 2) for epoch in (1, 2, 3)}) == 6
+
+
+def test_order_is_mixed() -> None:
+    """Neighbours in an epoch seldom come from one row group, and no group keeps its place."""
+    groups = [index // 5 for index in order(0, 1)]
+    assert sum(a == b for a, b in pairwise(groups)) < 0.25 * len(groups)
+    places_of_first = [order(0, epoch).index(0) for epoch in range(20)]
+    assert np.std(places_of_first) > 30
+
+
+@pytest.mark.parametrize("balance", ["none", "sampler"])
+def test_reading_stays_within_a_window_of_groups(balance: str) -> None:
+    """Sixteen row groups are used up before another one is begun, so that no more need be kept."""
+    labels = [int(index % 4 == 0) for index in range(200)]
+    sampler = Batches(made_up([5] * 40, labels), 7, 0, balance)
+    groups = [index // 5 for batch in walk(sampler, 1) for index, _ in batch]
+    last = {group: position for position, group in enumerate(groups)}
+    first = {group: len(groups) - 1 - position for position, group in enumerate(reversed(groups))}
+    open_at_once = [sum(first[g] <= position <= last[g] for g in first) for position in range(len(groups))]
+    assert 8 < max(open_at_once) <= WINDOW
+
+
+@given(
+    groups=GROUPS,
+    size=st.integers(1, 10),
+    replicas=st.integers(1, 5),
+    least=st.integers(1, 2),
+    balance=st.sampled_from(["none", "sampler"]),
+    start=st.integers(0, 3),
+)
+def test_the_processes_share_what_one_would_see(
+    groups: list[int], size: int, replicas: int, least: int, balance: str, start: int
+) -> None:
+    found, batch_size = made_up(groups, [index % 3 for index in range(sum(groups))]), least * size * replicas
+    whole = walk(Batches(found, batch_size, 3, balance), 2, start)
+    try:
+        samplers = [Batches(found, batch_size, 3, balance, rank, replicas, least) for rank in range(replicas)]
+    except KubefaceError:
+        assert len(found) < least * replicas
+        return
+    shares = [walk(sampler, 2, start) for sampler in samplers]
+    assert {len(share) for share in shares} == {max(0, len(samplers[0]) - start)}
+    for step, together in enumerate(zip(*shares, strict=True)):
+        sizes = [len(share) for share in together]
+        assert sizes == sorted(sizes, reverse=True) and least <= sizes[-1] and sizes[0] - sizes[-1] <= 1
+        merged = [share[i] for i in range(sizes[0]) for share in together if i < len(share)]
+        assert merged == whole[step]
+    # Nothing is left out but a last batch that is too small.
+    left_out = whole[len(shares[0]) :]
+    assert len(left_out) <= 1 and all(len(batch) < least * replicas for batch in left_out)
+
+
+@given(groups=GROUPS, batch_size=st.integers(1, 20), start=st.integers(0, 30))
+def test_an_epoch_can_be_taken_up_in_the_middle(groups: list[int], batch_size: int, start: int) -> None:
+    sampler = Batches(made_up(groups), batch_size, 0)
+    batches = walk(sampler, 5)
+    assert walk(sampler, 5, start) == batches[start:]
+    assert len(sampler) == len(batches)  # of the whole epoch, for the schedule of the learning rate
+    assert walk(sampler, 5) == batches  # and the next one begins at its beginning
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"batch_size": 0}, "batch_size is 0: it must be a multiple of the 1 processes and at least 1"),
+        (
+            {"batch_size": 10, "replicas": 4},
+            "batch_size is 10: it must be a multiple of the 4 processes and at least 4",
+        ),
+        ({"batch_size": 1, "least": 2}, "batch_size is 1: it must be a multiple of the 1 processes and at least 2"),
+        ({"batch_size": 16, "replicas": 8}, "7 images are too few to train on: 8 processes need at least 1 each"),
+        ({"batch_size": 4, "balance": "both"}, "balance is 'both': use one of none, sampler, loss"),
+    ],
+)
+def test_what_cannot_be_divided_is_refused(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(KubefaceError) as raised:
+        Batches(made_up([7]), seed=0, **options)
+    assert str(raised.value) == said
+
+
+@given(length=st.integers(0, 50), replicas=st.integers(1, 6))
+def test_in_order(length: int, replicas: int) -> None:
+    shares = [InOrder(length, rank, replicas) for rank in range(replicas)]
+    assert [len(share) for share in shares] == [len(list(share)) for share in shares]
+    assert all(list(share) == sorted(share) for share in shares)
+    assert sorted(key for share in shares for key in share) == [(index, 0) for index in range(length)]
+    assert list(InOrder(4)) == [(0, 0), (1, 0), (2, 0), (3, 0)]
+
+
+# --- balance --------------------------------------------------------------------------------------------------------
+
+UNEVEN = st.lists(st.integers(1, 30), min_size=1, max_size=8)
+
+
+def uneven(sizes: list[int]) -> Places:
+    """Classes of these sizes, mixed over row groups of five."""
+    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(len(sizes)), sizes)).tolist()
+    return made_up([5] * (len(labels) // 5) + [len(labels) % 5] * (len(labels) % 5 > 0), labels)
+
+
+@given(sizes=UNEVEN, seed=st.integers(0, 100))
+def test_sampler_draws_from_every_class_equally(sizes: list[int], seed: int) -> None:
+    found = uneven(sizes)
+    keys = [key for batch in walk(Batches(found, 6, seed, "sampler"), 4) for key in batch]
+    assert len(keys) == len(set(keys)) == len(found)
+    drawn = Counter(index for index, _ in keys)
+    by_class = [[drawn[index] for index in np.flatnonzero(found.labels == label)] for label in range(len(sizes))]
+    totals = [sum(times) for times in by_class]
+    assert max(totals) - min(totals) <= 1
+    assert all(max(times) - min(times) <= 1 for times in by_class)  # none again before all came
+    for index, times in drawn.items():  # an image that comes again is augmented in another way
+        assert sorted(epoch for i, epoch in keys if i == index) == [4 + AGAIN * number for number in range(times)]
+
+
+def test_sampler_draws_others_in_each_epoch() -> None:
+    found = uneven([100, 2, 2, 2])
+    sampler = Batches(found, 8, 0, "sampler")
+    big = set(np.flatnonzero(found.labels == 0).tolist())
+    drawn = [{index for batch in walk(sampler, epoch) for index, _ in batch} & big for epoch in range(30)]
+    assert {len(part) for part in drawn} <= {26, 27}
+    assert set.union(*drawn) == big
+    again = Batches(found, 8, 0, "sampler")
+    assert walk(sampler, 3) == walk(again, 3) != walk(sampler, 4)
+    assert walk(Batches(found, 8, 1, "sampler"), 3) != walk(sampler, 3)
+
+
+def test_a_class_has_its_odd_image_by_turns() -> None:
+    """Five images of two classes: one class has three of them, and not always the same one."""
+    found = made_up([5], [0, 0, 0, 0, 1])
+    sampler = Batches(found, 5, 0, "sampler")
+    three = [sum(int(found.labels[index]) for index, _ in walk(sampler, epoch)[0]) == 3 for epoch in range(60)]
+    assert 15 < sum(three) < 45
+
+
+@given(sizes=UNEVEN)
+def test_class_weights_make_up_for_the_sizes(sizes: list[int]) -> None:
+    found = uneven(sizes)
+    weights = class_weights(found, len(sizes)).double()
+    assert weights.shape == (len(sizes),)
+    each = weights * torch.tensor(sizes)
+    torch.testing.assert_close(each, torch.full_like(each, len(found) / len(sizes)), rtol=1e-6, atol=0)
+    assert float(weights[found.labels.tolist()].mean()) == pytest.approx(1, rel=1e-6)
+    expected = compute_class_weight("balanced", classes=np.arange(len(sizes)), y=found.labels)
+    np.testing.assert_allclose(weights, expected, rtol=1e-6)
+
+
+def test_a_class_without_images_has_no_weight() -> None:
+    assert class_weights(made_up([3], [0, 2, 2]), 4).tolist() == [1.5, 0.0, 0.75, 0.0]
+
+
+# --- crops ----------------------------------------------------------------------------------------------------------
+
+
+def test_crops_are_the_stored_ones(found: Places, pixels: dict[str, RGB]) -> None:
+    crops = FaceCrops(found, Degradation(), seed=0)
+    assert len(crops) == len(found)
+    for index, place in enumerate(found):
+        clean, bad, label = crops[index, 1]
+        np.testing.assert_array_equal(as_rgb(clean), pixels[place.image_id])
+        assert torch.equal(clean, bad)
+        assert label == place.label
+    assert clean.shape == (3, 112, 112) and clean.dtype == torch.uint8
+
+
+@pytest.mark.parametrize("degradation", ["noise:60", "dark"])
+def test_validation_crops_are_degraded_alike_in_every_epoch_and_seed(
+    found: Places, pixels: dict[str, RGB], degradation: str
+) -> None:
+    spoil = Degradation.parse(degradation)
+    first, second = FaceCrops(found, spoil, seed=0), FaceCrops(found, spoil, seed=1)
+    for index, place in enumerate(islice(found, 5)):
+        clean, bad, _ = first[index, 1]
+        assert torch.equal(bad, first[index, 2][1]) and torch.equal(bad, second[index, 9][1])
+        np.testing.assert_array_equal(as_rgb(clean), pixels[place.image_id])
+        # The same as the evaluation does to held-out people.
+        np.testing.assert_array_equal(as_rgb(bad), spoil(pixels[place.image_id], "probe", place.image_id))
+        assert not torch.equal(clean, bad)
+
+
+def test_training_crops_differ_by_epoch_and_seed(found: Places) -> None:
+    crops = FaceCrops(found, NOISE, 0, Augmentation(jitter=0.2))
+    other = FaceCrops(found, NOISE, 1, Augmentation(jitter=0.2))
+    bad = [crops[0, 1][1], crops[0, 2][1], crops[1, 1][1], other[0, 1][1]]
+    assert not any(torch.equal(bad[a], bad[b]) for a in range(4) for b in range(a))
+    still = FaceCrops(found, NOISE, 0, STILL)  # the noise alone differs
+    assert torch.equal(still[0, 1][0], still[0, 2][0]) and not torch.equal(still[0, 1][1], still[0, 2][1])
+    again = FaceCrops(found, NOISE, 0, Augmentation(jitter=0.2))
+    for index in reversed(range(6)):  # in another order too
+        for ours, theirs in zip(crops[index, 3], again[index, 3], strict=True):
+            assert np.array_equal(np.asarray(ours), np.asarray(theirs))
+
+
+def test_both_training_crops_are_augmented_alike(found: Places) -> None:
+    """What the starting model sees is the crop that was degraded, mirrored with it."""
+    crops = FaceCrops(found, Degradation.parse("blur:0.5"), 0, Augmentation())
+    for index in range(10):
+        clean, bad, _ = crops[index, 1]
+        distance = (clean.float() - bad.float()).abs().mean()
+        assert distance < 0.5 * (clean.flip(2).float() - bad.float()).abs().mean()
+
+
+def test_noise_has_the_strength_asked_for(found: Places) -> None:
+    clean, bad, _ = FaceCrops(found, Degradation.parse("noise:10"), 0, STILL)[0, 1]
+    middle = (clean > 60) & (clean < 195)
+    assert float((bad.float() - clean.float())[middle].std()) == pytest.approx(10, rel=0.05)
+
+
+@pytest.mark.parametrize("augmented", [True, False])
+def test_number_of_workers_changes_nothing(found: Places, augmented: bool) -> None:
+    def batches(workers: int) -> list[list[Tensor]]:
+        crops = FaceCrops(found, NOISE, 0, MUCH if augmented else None, degrade=0.5)
+        sampler = Batches(found, 4, 0, "sampler")
+        sampler.set_epoch(2)
+        return list(loaded(DataLoader(crops, batch_sampler=sampler, num_workers=workers)))
+
+    alone, together = batches(0), batches(2)
+    assert len(alone) == len(together) == -(-len(found) // 4)
+    for ours, theirs in zip(alone, together, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+def test_at_most_a_window_of_row_groups_is_kept(found: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: Counter[tuple[str, int]] = Counter()
+
+    class Counting(pq.ParquetFile):
+        def read_row_group(self, group: int, **options: object) -> object:
+            reads[self.name, group] += 1
+            return super().read_row_group(group, **options)
+
+        def __init__(self, path: Path, **options: object) -> None:
+            self.name = path.name
+            super().__init__(path, **options)
+
+    monkeypatch.setattr(table_module.pq, "ParquetFile", Counting)
+    crops = FaceCrops(found, Degradation(), 0)
+    assert len(found) > WINDOW
+    for index in range(len(found)):
+        crops[index, 0]
+        assert len(crops.image._groups) == min(index + 1, WINDOW)
+    assert set(reads.values()) == {1}
+    crops[len(found) - WINDOW, 0]  # the oldest that is kept, now the youngest
+    assert set(reads.values()) == {1}
+    crops[0, 0]  # gone, and read again in place of the least recently used one
+    assert max(reads.values()) == 2
+    crops[len(found) - WINDOW, 0]
+    assert sum(reads.values()) == len(found) + 1
+    crops[len(found) - WINDOW + 1, 0]
+    assert sum(reads.values()) == len(found) + 2
+
+
+def test_an_epoch_reads_each_row_group_once(found: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[Path] = []
+
+    class Counting(pq.ParquetFile):
+        def __init__(self, path: Path, **options: object) -> None:
+            opened.append(path)
+            super().__init__(path, **options)
+
+    monkeypatch.setattr(table_module.pq, "ParquetFile", Counting)
+    crops = FaceCrops(found, Degradation(), 0)
+    for batch in Batches(found, 4, 0):
+        for key in batch:
+            crops[key]
+    assert len(opened) == len({(place.shard, place.group) for place in found})
+
+
+@pytest.mark.parametrize("degrade", [0.0, 0.3, 1.0])
+def test_a_share_of_the_training_crops_is_degraded(found: Places, degrade: float) -> None:
+    crops = FaceCrops(found, NOISE, 0, Augmentation(), degrade)
+    bad = [not torch.equal(*crops[index, epoch][:2]) for index in range(len(found)) for epoch in range(12)]
+    assert len(bad) == 300
+    assert np.mean(bad) == pytest.approx(degrade, abs=0.1 if 0 < degrade < 1 else 0)
+    some = FaceCrops(found, NOISE, 0, Augmentation(), 0.5)
+    for index in range(5):  # whichever are, they are degraded as they always are
+        clean, bad_or_not, _ = some[index, 1]
+        assert torch.equal(bad_or_not, clean) or torch.equal(
+            bad_or_not, FaceCrops(found, NOISE, 0, Augmentation())[index, 1][1]
+        )
+
+
+def test_a_mixed_crop_is_mostly_its_own_face(aligned_table: Path, pixels: dict[str, RGB]) -> None:
+    """Another image of its row group lies over it, by a half at most; the label stays."""
+    table = Table(aligned_table, "aligned")
+    found = places(table, labelled(table))
+    crops = FaceCrops(found, Degradation(), 0, Augmentation(flip=0, mix=1.0))
+    starts, shares, others = found.group_starts(), [], set()
+    for index in range(len(found)):
+        clean, seen, label = crops[index, 1]
+        assert torch.equal(clean, seen) and label == found[index].label
+        own = pixels[found[index].image_id].astype(float)
+        group = int(np.searchsorted(starts, index, "right"))
+        left = []
+        for other in range(starts[group - 1], starts[group]):
+            over = pixels[found[other].image_id].astype(float) - own
+            if other != index:
+                share = float((over * (as_rgb(clean) - own)).sum() / (over**2).sum())
+                left.append((np.abs(own + share * over - as_rgb(clean)).max(), share, other))
+        error, share, other = min(left)
+        assert error < 1
+        shares.append(share)
+        others.add(other)
+    assert 0 <= min(shares) < 0.1 and 0.4 < max(shares) <= 0.51
+    assert len(others) > len(shares) / 3
+
+
+def test_an_image_alone_in_its_row_group_mixes_with_itself(aligned_table: Path) -> None:
+    table = Table(aligned_table, "aligned")
+    one = places(table, dict.fromkeys([next(table.row_groups(["image_id"]))[0]["image_id"]], 0))
+    clean, _, _ = FaceCrops(one, Degradation(), 0, Augmentation(flip=0, mix=1.0))[0, 1]
+    assert torch.equal(clean, FaceCrops(one, Degradation(), 0)[0, 1][0])
+
+
+def test_the_student_alone_sees_the_poor_camera(found: Places) -> None:
+    """Its crop is the teacher's in grey, and then degraded."""
+    both = Augmentation(flip=1.0)
+    crops = FaceCrops(found, Degradation.parse("blur:1"), 0, Augmentation(flip=1.0, cutout=1.0))
+    for index in range(5):
+        clean, bad, _ = crops[index, 1]
+        assert torch.equal(clean, FaceCrops(found, NOISE, 0, both)[index, 1][0])
+        hidden = (bad == 127).all(0)
+        assert 0.01 < hidden.float().mean() < 0.4
+        assert not torch.equal(clean[:, ~hidden], bad[:, ~hidden])  # blurred
+
+
+@pytest.mark.parametrize("augmentation", [None, MUCH])
+def test_without_the_clean_crop(found: Places, augmentation: Augmentation | None) -> None:
+    whole, part = (FaceCrops(found, NOISE, 0, augmentation, clean=clean) for clean in (True, False))
+    for index in range(len(found)):
+        _, bad, label = whole[index, 3]
+        assert torch.equal(part[index, 3][0], bad)
+        assert part[index, 3][1:] == (label,)
+
+
+def test_a_batch_is_torchs_with_channels_last(aligned_table: Path) -> None:
+    table = Table(aligned_table, "aligned")
+    crops = FaceCrops(places(table, labelled(table)), NOISE, 0)
+    items = [crops[index, 1] for index in range(4)]
+    for ours, torchs in zip(collate(items), default_collate(items), strict=True):
+        assert ours.dtype == torchs.dtype and torch.equal(ours, torchs)
+    assert all(part.is_contiguous(memory_format=torch.channels_last) for part in collate(items)[:2])
+
+
+# --- damage ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def damaged(small_groups: Table, tmp_path: Path) -> Table:
+    """A copy of the table for spoiling."""
+    shutil.copytree(small_groups.folder, tmp_path / "aligned")
+    return Table(tmp_path / "aligned", "aligned")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("how", ["gone", "cut", "overwritten"])
+def test_a_corrupt_shard_is_named(damaged: Table, how: str, workers: int) -> None:
+    found = places(damaged, labelled(damaged))
+    path = found[0].shard
+    if how == "gone":
+        path.unlink()
+    else:
+        data = path.read_bytes()
+        path.write_bytes(data[: len(data) // 2] if how == "cut" else bytes(len(data)))
+    loader = DataLoader(FaceCrops(found, NOISE, 0), batch_size=4, sampler=InOrder(len(found)), num_workers=workers)
+    with pytest.raises(KubefaceError, match="run the step that wrote it again") as raised:
+        list(loaded(loader))
+    assert str(raised.value).startswith(f"{path} cannot be read (")
+    assert "\n" not in str(raised.value)
+    with pytest.raises(KubefaceError, match="run the step that wrote it again"):
+        places(damaged, {})
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("at", [0, 1000])
+def test_an_image_that_cannot_be_decoded_is_named(aligned_table: Path, tmp_path: Path, at: int, workers: int) -> None:
+    """Its bytes are spoilt at the signature, or cut off, before they are written."""
+    with TableWriter(tmp_path / "spoilt", "aligned", "test", {}) as writer:
+        for rows in Table(aligned_table, "aligned").row_groups():
+            for number, row in enumerate(rows):
+                image = row["image"]
+                spoilt = b"x" * 40 + image[40:] if at == 0 else image[:at]
+                writer.add(row | {"image": spoilt if number == 3 else image})
+    table = Table(tmp_path / "spoilt", "aligned")
+    found = places(table, labelled(table))
+    loader = DataLoader(FaceCrops(found, NOISE, 0), batch_size=4, sampler=InOrder(len(found)), num_workers=workers)
+    with pytest.raises(KubefaceError) as raised:
+        list(loaded(loader))
+    said = f"image {found[3].image_id} in {found[3].shard} cannot be decoded: run the step that wrote it again"
+    assert str(raised.value) == said
+
+
+def test_wherever_a_shard_is_damaged_the_error_says_so(damaged: Table) -> None:
+    labels = labelled(damaged)
+    found = places(damaged, labels)
+    path = found[0].shard
+    data, random = path.read_bytes(), np.random.default_rng(0)
+    refused = 0
+    for position in random.integers(0, len(data) - 32, 150).tolist() + list(range(len(data) - 2000, len(data), 50)):
+        path.write_bytes(data[:position] + random.bytes(32) + data[position + 32 :])
+        try:
+            places(damaged, labels)
+            for index in range(3):
+                FaceCrops(found, NOISE, 0)[index, 0]
+        except KubefaceError as error:
+            refused += 1
+            assert path.name in str(error) and "\n" not in str(error)
+    assert refused > 50
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_table_in_a_store_is_read_where_it_is(
+    small_groups: Table, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, workers: int
+) -> None:
+    """By ranges, in several processes, to the same crops as from disk; nothing is downloaded as a whole."""
+    with local_store("kubeface") as environment:
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        objects.ensure_bucket("kubeface")
+        objects.upload_folder(Path(small_groups.folder), "s3://kubeface/aligned")
+        monkeypatch.setattr(objects, "download", None)
+        remote = Table("s3://kubeface/aligned", "aligned")
+        assert remote.sha256 == small_groups.sha256
+        batches = []
+        for table in (small_groups, remote):
+            found = places(table, labelled(table))
+            crops = FaceCrops(found, NOISE, 0, MUCH)
+            sampler = Batches(found, 4, 0)
+            batches.append(list(loaded(DataLoader(crops, batch_sampler=sampler, num_workers=workers))))
+    for local, read in zip(*batches, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(local, read, strict=True))

@@ -1,0 +1,637 @@
+"""Fine-tuning on real faces: three people, twelve crops to train on, three to validate."""
+
+import json
+import math
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from PIL import Image
+from torch import Tensor
+
+from kubeface.faces.images import decode_rgb
+from kubeface.finetune import step as step_module
+from kubeface.finetune.figures import draw_augmentations, draw_history
+from kubeface.finetune.step import finetune
+from kubeface.finetune.training import Best, Trainer
+from kubeface.models.model import load_model, load_pretrained
+from kubeface.runtime.errors import KubefaceError
+from kubeface.storage.folders import sha256_file
+from kubeface.tables.table import Table, TableWriter
+
+from .conftest import QUICK, Run, Tiny, Train, changed, same, splitting
+
+SFACE: dict[str, Any] = {"backbone": "sface", "epochs": 1, "head_epochs": 1, "batch_size": 8}
+# The backbone from the first step on, with a batch norm that learns nothing.
+FULL: dict[str, Any] = {"strategy": "full", "lr": 3e-3}
+
+
+@pytest.fixture
+def pairs(aligned_table: Path, tmp_path: Path) -> Path:
+    """A split with two validation images of each person, and two of a fourth who is not trained on."""
+    return splitting(aligned_table, tmp_path / "split", {"s1": "tttvv", "s3": "tttvv", "s5": "tttvv", "s2": "vv"})
+
+
+def timeless(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{key: value for key, value in row.items() if "second" not in key} for row in rows]
+
+
+def close(one: dict[str, Tensor], other: dict[str, Tensor], tolerance: float = 2e-5) -> None:
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        torch.testing.assert_close(value, other[name], atol=tolerance, rtol=1e-3)
+
+
+# --- what it leaves -------------------------------------------------------------------------------------------------
+
+
+def test_folder_is_complete(train: Train, pairs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(step_module, "draw_history", draw_history)
+    monkeypatch.setattr(step_module, "draw_augmentations", draw_augmentations)
+    run = train(split=pairs, onnx=True, keep_checkpoints=0)
+    names = sorted(path.relative_to(run.folder).as_posix() for path in run.folder.rglob("*") if path.is_file())
+    (board,) = [name for name in names if "tfevents" in name]
+    assert board.startswith("logs/tensorboard/")
+    epochs = [
+        f"checkpoints/epoch_{row['epoch']:02d}_val_acc_{row['val_accuracy']:.4f}.safetensors" for row in run.history
+    ]
+    assert sorted({*names} - {board}) == sorted(
+        {
+            "model.safetensors", "model.onnx", "start.onnx", "mtcnn.zip", "model.json", "identities.json", *epochs,
+            "checkpoints/best.safetensors", "checkpoints/last.safetensors", "logs/history.csv", "logs/history.json",
+            "figures/augmentation.png", "figures/loss.png", "figures/accuracy.png", "figures/verification.png",
+            "figures/learning_rate.png",
+        }
+    )  # fmt: skip
+    for path in (run.folder / "figures").iterdir():
+        with Image.open(path) as picture:
+            assert picture.format == "PNG" and min(picture.size) > 200
+    assert sorted(path.name for path in run.folder.parent.iterdir()) == ["model", "split"]
+
+
+def test_people_are_named_in_the_order_of_the_classes(train: Train, pairs: Path) -> None:
+    run = train(split=pairs)
+    assert json.loads((run.folder / "identities.json").read_text()) == ["s1", "s3", "s5"]
+    assert run.checkpoint("last", "head")["weight"].shape == (3, 16)
+
+
+def test_figures_are_those_of_the_history(train: Train, pairs: Path) -> None:
+    run = train(split=pairs, epochs=3)
+    best = min(run.history, key=lambda row: row["val_loss"])
+    assert run.figures == {
+        "rows_in": 9 + 8,
+        "rows_out": 9,
+        "identities": 3,
+        "epochs": 4,
+        "best_epoch": best["epoch"],
+        **{name: best[name] for name in ("val_loss", "val_accuracy", "val_auc")},
+    }
+    assert {name: run.training[name] for name in ("best_epoch", "val_loss", "val_accuracy", "val_auc")} == {
+        name: run.figures[name] for name in ("best_epoch", "val_loss", "val_accuracy", "val_auc")
+    }
+
+
+def test_model_json_tells_how_it_was_trained(
+    train: Train, aligned_table: Path, split_table: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.yaml").write_text("lr: 0.002\nepochs: 5\n")
+    run = train(recipe=str(tmp_path / "mine.yaml"), epochs=1, seed=3, degradation="blur:2")
+    config = json.loads((run.folder / "model.json").read_text())
+    training = config["training"]
+    told = {"lr": 0.002, "epochs": 1, "strategy": "two_stage", "batch_size": 4, "degradation": "blur:2", "seed": 3}
+    assert {key: training[key] for key in told} == told
+    assert (training["backbone"], training["pretrained"]) == ("tiny", "")
+    assert training["recipe"] == str(tmp_path / "mine.yaml")
+    assert training["aligned"] == Table(aligned_table, "aligned").sha256
+    assert training["split"] == Table(split_table, "split").sha256
+    assert (training["identities"], training["images"], training["wise_ft_alpha"]) == (3, 12, 1.0)
+    assert set(training["versions"]) == {"python", "torch", "torchvision", "numpy"}
+    assert config["weights_sha256"] == sha256_file(run.folder / "model.safetensors")
+    assert load_model(run.folder).start == config["start"]
+
+
+@pytest.mark.parametrize(("keep", "epochs"), [(0, [1, 2, 3, 4]), (1, [4]), (3, [2, 3, 4]), (9, [1, 2, 3, 4])])
+def test_checkpoints_of_epochs_are_kept(keep: int, epochs: list[int], train: Train) -> None:
+    run = train(epochs=3, keep_checkpoints=keep)
+    paths = sorted((run.folder / "checkpoints").glob("epoch_*"))
+    assert [int(path.name[6:8]) for path in paths] == epochs
+    for path, epoch in zip(paths, epochs, strict=True):
+        row = run.history[epoch - 1]
+        with safetensors.safe_open(path, "pt") as file:
+            assert json.loads(file.metadata()["kubeface"]) == {"epoch": epoch, "val_accuracy": row["val_accuracy"]}
+    best = run.figures["best_epoch"]
+    if best in epochs:
+        for prefix in ("backbone", "head"):
+            assert same(run.checkpoint("best", prefix), run.checkpoint(f"epoch_{best:02d}", prefix))
+    assert same(run.checkpoint("last"), run.checkpoint("epoch_04"))
+    assert same(run.weights, run.checkpoint("best"))
+
+
+# --- determinism ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("choices", [{}, {"dropout": True, "balance": "sampler", "ema": 0.9}], ids=["usual", "much"])
+def test_the_seed_decides_and_nothing_else(choices: dict[str, Any], train: Train) -> None:
+    """Two processes that read and augment give what none give."""
+    one, again, other = (train(name, seed=seed, **choices) for name, seed in (("one", 1), ("again", 1), ("other", 2)))
+    reading = train("reading", seed=1, workers=2, **choices)
+    for run in (again, reading):
+        for name in ("model.safetensors", "model.json", "identities.json"):
+            assert sha256_file(run.folder / name) == sha256_file(one.folder / name), name
+        for prefix in ("backbone", "head", "optimizer", "average"):
+            assert same(run.checkpoint("last", prefix), one.checkpoint("last", prefix))
+        assert timeless(run.history) == timeless(one.history)
+    assert changed(one.checkpoint("last"), other.checkpoint("last"))
+
+
+@pytest.mark.slow
+def test_sface_trains_alike_twice(train: Train) -> None:
+    one, again = train("one", **SFACE), train("again", **SFACE, workers=1)
+    for name in ("model.safetensors", "model.json"):
+        assert sha256_file(one.folder / name) == sha256_file(again.folder / name), name
+    start = load_pretrained("sface").network.state_dict()
+    moved = changed(one.checkpoint("last"), dict(start))
+    assert len(moved) > 50
+    assert not [name for name in moved if "running_" in name or "num_batches" in name]
+
+
+# --- choices --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {"distill": 0.0},
+        {"head": "softmax"},
+        {"head": "cosface", "margin": 0.2, "scale": 30.0},
+        {"head": "combined", "margins": [1.0, 0.2, 0.1]},
+        {"sub_centers": 2},
+        {"optimizer": "sgd"},
+        {"optimizer": "sgd", "momentum": 0.0},
+        {"weight_decay": 0.5},
+        {"clip_norm": 0.1},
+        {"label_smoothing": 0.2},
+        {"balance": "sampler"},
+        {"balance": "loss"},
+        {"dropout": True},
+        {"freeze_batch_norm": False},
+        {"ema": 0.5},
+        {"head_factor": 10.0},
+        {"schedule": "constant"},
+        {"warmup_epochs": 1.0},
+        {"amp": "bf16"},
+        {"amp": "fp16", "epochs": 12},  # it takes some steps to find a scale at which no gradient overflows
+        {"jitter": 0.0, "flip": 0.0},
+        {"low_resolution": 1.0},
+        {"cutout": 1.0},
+        {"degrade": 0.0},
+        {"degradation": "none"},
+    ],
+    ids=lambda choice: "-".join(f"{key}={value}" for key, value in choice.items()),
+)
+def test_choices_train_and_make_a_difference(
+    choice: dict[str, Any], train: Train, aligned_table: Path, tmp_path: Path, tiny: dict[str, Tensor]
+) -> None:
+    parts = splitting(aligned_table, tmp_path / "split", {"s1": "tttttv", "s3": "ttv", "s5": "tttv"})
+    found, usual = train("found", split=parts, **FULL | choice), train("usual", split=parts, **FULL)
+    assert all(torch.isfinite(value).all() for value in found.weights.values())
+    assert all(value.dtype == tiny[name].dtype for name, value in found.weights.items())
+    last = found.checkpoint("last")
+    assert {"0.weight", "3.weight", "8.weight"} <= changed(last, tiny)
+    assert {"0.weight", "3.weight", "8.weight"} <= changed(last, usual.checkpoint("last"))
+    assert {key: found.training[key] for key in choice} == choice
+
+
+def test_parts_of_a_batch_add_up(train: Train) -> None:
+    """Batches of five in two parts or five give what they give at once; with clipping, weights and smoothing."""
+    much = {"clip_norm": 1.0, "balance": "loss", "label_smoothing": 0.1, "ema": 0.5, "batch_size": 5, "epochs": 3}
+    whole, *parts = (train(f"{count}", **FULL | much, accumulate=count) for count in (1, 2, 5, 64))
+    for run in parts:
+        close(run.checkpoint("last"), whole.checkpoint("last"))
+        for ours, theirs in zip(run.history, whole.history, strict=True):
+            assert ours["train_loss"] == pytest.approx(theirs["train_loss"], rel=1e-5)
+    assert same(parts[1].weights, parts[2].weights)
+
+
+def test_batch_norm_learns_of_no_part_with_one_image(train: Train, tiny: dict[str, Tensor]) -> None:
+    """Eleven images to a batch leave one over, which has no statistics: it is not trained on. No part is so small."""
+    run = train(**FULL | {"freeze_batch_norm": False, "batch_size": 11, "epochs": 1, "accumulate": 64})
+    statistics = {name: value for name, value in run.checkpoint("last").items() if "running_" in name}
+    assert len(statistics) == 6
+    assert all(torch.isfinite(value).all() and not torch.equal(value, tiny[n]) for n, value in statistics.items())
+    assert (
+        run.weights["1.num_batches_tracked"] == tiny["1.num_batches_tracked"] + 5
+    )  # eleven images make five parts of two or three
+
+
+def test_clipping_bounds_the_gradient(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    norms: list[float] = []
+    step = torch.optim.SGD.step
+
+    def spied(self: torch.optim.SGD, *given: Any, **named: Any) -> Any:
+        gradients = [p.grad for group in self.param_groups for p in group["params"]]
+        norms.append(math.sqrt(sum(float(g.square().sum()) for g in gradients if g is not None)))
+        return step(self, *given, **named)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", spied)
+    train("free", **FULL | {"lr": 1e-4}, optimizer="sgd")
+    free = list(norms)
+    norms.clear()
+    train("clipped", **FULL | {"lr": 1e-4}, optimizer="sgd", clip_norm=0.5)
+    assert len(norms) == len(free) == 6
+    assert min(free) > 1
+    assert norms == pytest.approx([0.5] * 6, rel=1e-3)
+
+
+def test_the_sampler_draws_all_people_equally_often(
+    train: Train, aligned_table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Counter[int]] = []
+    gradients = Trainer._gradients
+
+    def spied(self: Trainer, batch: list[Tensor], *given: Any) -> Any:
+        seen.append(Counter(batch[-1].tolist()))
+        return gradients(self, batch, *given)
+
+    monkeypatch.setattr(Trainer, "_gradients", spied)
+    parts = splitting(aligned_table, tmp_path / "split", {"s1": "ttttt", "s3": "t", "s5": "ttt"})
+    train(**FULL | {"batch_size": 16, "epochs": 2}, split=parts, balance="sampler")
+    assert seen == [Counter({0: 3, 1: 3, 2: 3})] * 2
+
+
+def test_the_moving_average_is_what_is_kept(train: Train) -> None:
+    """One step an epoch: the checkpoints of a training without average are the weights that it is made of."""
+    steps = FULL | {"batch_size": 16, "epochs": 4, "keep_checkpoints": 0, "patience": 0}
+    plain, averaged = train("plain", **steps), train("averaged", **steps, ema=0.75)
+    average: dict[str, Tensor] = {}
+    for epoch in range(1, 5):
+        now = plain.checkpoint(f"epoch_0{epoch}")
+        for name, value in now.items():
+            if value.is_floating_point():
+                average[name] = 0.75 * average[name] + 0.25 * value if name in average else value
+        found = averaged.checkpoint(f"epoch_0{epoch}")
+        for name, value in average.items():
+            torch.testing.assert_close(found[name], value)
+    assert same(averaged.checkpoint("last", "network"), plain.checkpoint("last"))  # the training itself is the same
+    assert same(averaged.weights, averaged.checkpoint("best"))
+    assert changed(averaged.weights, plain.weights)
+
+
+def test_distillation_holds_the_model_to_its_start(train: Train, aligned_table: Path) -> None:
+    """On clean crops that stay as they are the starting model is its own teacher: under its weight less moves."""
+
+    def moved(distill: float) -> float:
+        still = {"degradation": "none", "jitter": 0.0, "flip": 0.0, "epochs": 10, "patience": 0}
+        run = train(f"{distill:g}", **FULL | still, distill=distill)
+        model, teacher = load_pretrained("tiny"), load_pretrained("tiny")
+        model.network.load_state_dict(run.checkpoint("last"))
+        rows = next(Table(aligned_table, "aligned").row_groups(["image"]))
+        crops = np.stack([decode_rgb(row["image"]) for row in rows])
+        return float(np.mean(1 - np.sum(model.embed(crops) * teacher.embed(crops), axis=1)))
+
+    free, held, tied = moved(0.0), moved(1000.0), moved(30000.0)
+    assert free > 1.5 * held > 1.5 * tied > 0
+
+
+def test_training_learns(train: Train) -> None:
+    """Twenty epochs on twelve images: the loss falls and nearly all of them are known."""
+    learning = {"epochs": 20, "distill": 0.0, "degradation": "none", "scale": 16.0, "patience": 0, "lr": 1e-2}
+    rows = train(**FULL | learning).history
+    assert rows[-1]["train_loss"] < 0.5 * rows[0]["train_loss"]
+    assert rows[-1]["train_accuracy"] > 0.9
+
+
+@pytest.mark.parametrize(
+    ("amp", "precision"),
+    [("auto", torch.float32), ("off", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)],
+)
+def test_precision(amp: str, precision: torch.dtype, train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In training and in validation alike; the weights stay in full precision."""
+    seen: dict[bool, set[torch.dtype]] = {True: set(), False: set()}
+    forward = Tiny.forward
+
+    def spied(self: Tiny, images: Tensor) -> Tensor:
+        seen[torch.is_grad_enabled()].add(self[0](images).dtype)
+        return forward(self, images)
+
+    monkeypatch.setattr(Tiny, "forward", spied)
+    run = train(**FULL, amp=amp, distill=0.0)
+    assert seen == {True: {precision}, False: {precision}}
+    assert {value.dtype for value in run.weights.values()} == {torch.float32, torch.int64}
+
+
+@pytest.mark.slow
+def test_mixed_precision_trains_sface(train: Train) -> None:
+    """A little off and no more."""
+    usual, mixed = train("usual", **SFACE), train("mixed", **SFACE, amp="bf16")
+    for ours, theirs in zip(mixed.history, usual.history, strict=True):
+        assert ours["train_loss"] != theirs["train_loss"]
+        assert ours["train_loss"] == pytest.approx(theirs["train_loss"], rel=0.1)
+    assert mixed.weights["fc.weight"].dtype == torch.float32
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_it_trains_alike(train: Train) -> None:
+    usual, compiled = train("usual", onnx=True, ema=0.5), train("compiled", onnx=True, ema=0.5, compile=True)
+    close(compiled.checkpoint("last"), usual.checkpoint("last"), 1e-3)
+    assert (compiled.folder / "model.onnx").is_file()
+
+
+# --- the best epoch -------------------------------------------------------------------------------------------------
+
+
+def scripted(monkeypatch: pytest.MonkeyPatch, losses: list[float], aucs: list[float] | None = None) -> None:
+    """Validation losses and AUCs as given, one an epoch."""
+    left = iter(zip(losses, aucs or [0.5] * len(losses), strict=True))
+
+    def validate(self: Trainer, _: Any) -> Best:
+        loss, auc = next(left)
+        return Best(0, loss, 0.5, auc)
+
+    monkeypatch.setattr(Trainer, "validate", validate)
+
+
+@pytest.mark.parametrize(
+    ("monitor", "losses", "aucs", "best"),
+    [
+        ("val_loss", [5.0, 3.0, 4.0], [0.1, 0.2, 0.3], 2),
+        ("val_auc", [5.0, 3.0, 4.0], [0.1, 0.2, 0.3], 3),
+        ("val_auc", [5.0, 3.0, 4.0], [0.9, 0.2, 0.3], 1),
+        ("val_loss", [3.0, 3.0, 3.0], [0.1, 0.2, 0.3], 1),
+    ],
+)
+def test_the_best_epoch(
+    monitor: str, losses: list[float], aucs: list[float], best: int, train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripted(monkeypatch, losses, aucs)
+    run = train(epochs=2, monitor=monitor, keep_checkpoints=0)
+    assert (run.figures["best_epoch"], run.figures["val_loss"], run.figures["epochs"]) == (best, losses[best - 1], 3)
+    assert same(run.weights, run.checkpoint(f"epoch_0{best}"))
+    assert same(run.checkpoint("best", "head"), run.checkpoint(f"epoch_0{best}", "head"))
+
+
+@pytest.mark.parametrize(("patience", "epochs"), [(1, 4), (2, 5), (0, 6)])
+def test_patience_stops_early(
+    train: Train,
+    monkeypatch: pytest.MonkeyPatch,
+    patience: int,
+    epochs: int,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Stage 1 is never cut short. Of the last stage's four epochs the first is the best: one more is run with 1 …"""
+    scripted(monkeypatch, [4.0, 5.0, 3.0, 4.0, 3.5, 3.2])
+    run = train(head_epochs=2, epochs=4, patience=patience)
+    assert (run.figures["epochs"], run.figures["best_epoch"]) == (epochs, 3)
+    assert len(run.history) == epochs
+    stopped = [line for line in capsys.readouterr().out.splitlines() if "stopped early" in line]
+    said = f"finetune: stopped early, val_loss has not improved for {patience} epochs"
+    assert stopped == ([said] if patience else [])
+
+
+def test_without_validation_images_the_last_epoch_is_the_best(
+    train: Train, aligned_table: Path, tmp_path: Path
+) -> None:
+    divided = splitting(aligned_table, tmp_path / "split", {"s1": "ttt", "s3": "ttt"})
+    run = train(split=divided, patience=1, keep_checkpoints=0)
+    assert (run.figures["best_epoch"], run.figures["rows_in"], run.figures["rows_out"]) == (3, 6, 6)
+    assert all(run.figures[name] is None for name in ("val_loss", "val_accuracy", "val_auc"))
+    assert same(run.checkpoint("best"), run.checkpoint("last"))
+    assert (run.folder / "checkpoints" / "epoch_01.safetensors").is_file()
+
+
+@pytest.mark.parametrize("monitor", ["val_auc", "val_loss"])
+def test_people_who_are_not_trained_on_are_verified(
+    train: Train, aligned_table: Path, tmp_path: Path, monitor: str
+) -> None:
+    """Without a class they have no loss; the AUC is theirs, and may decide which epoch is the best."""
+    divided = splitting(aligned_table, tmp_path / "split", {"s1": "ttt", "s3": "ttt", "s2": "vv", "s4": "vv"})
+    run = train(split=divided, monitor=monitor, epochs=3, lr=3e-3)
+    for row in run.history:
+        assert row["val_loss"] is None and row["val_accuracy"] is None
+        assert 0 <= row["val_auc"] <= 1
+    assert run.figures["val_auc"] == max(row["val_auc"] for row in run.history)
+    assert json.loads((run.folder / "identities.json").read_text()) == ["s1", "s3"]
+
+
+def test_a_person_with_one_image_trains(train: Train, aligned_table: Path, tmp_path: Path) -> None:
+    divided = splitting(aligned_table, tmp_path / "split", {"s1": "t", "s3": "tttv"})
+    run = train(split=divided)
+    assert run.figures["rows_out"] == 4
+    assert all(math.isfinite(row["train_loss"]) for row in run.history)
+
+
+# --- memory ---------------------------------------------------------------------------------------------------------
+
+
+def short_of_memory(monkeypatch: pytest.MonkeyPatch, most: int, error: Exception) -> None:
+    """Batches of more than so many images do not fit while gradients are computed."""
+    forward = Tiny.forward
+
+    def limited(self: Tiny, images: Tensor) -> Tensor:
+        if len(images) > most and torch.is_grad_enabled():
+            raise error
+        return forward(self, images)
+
+    monkeypatch.setattr(Tiny, "forward", limited)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate memory: you"),
+    ],
+    ids=["cuda", "cpu"],
+)
+def test_where_memory_does_not_suffice_batches_are_computed_in_parts(
+    error: Exception, train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = FULL | {"batch_size": 6, "epochs": 3}
+    expected = train("expected", **settings, accumulate=2)
+    capsys.readouterr()
+    short_of_memory(monkeypatch, 3, error)
+    run = train(**settings)
+    said = [line for line in capsys.readouterr().out.splitlines() if "memory" in line]
+    assert said == [
+        "finetune: stage 2 epoch 1/3: out of memory, batches of 6 are now computed in 2 parts (accumulate=2)"
+    ]
+    assert same(run.checkpoint("last"), expected.checkpoint("last"))
+    assert timeless(run.history) == timeless(expected.history)
+    assert run.training["batch_size"] == 6
+
+
+def test_not_even_one_image_fits(train: Train, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    short_of_memory(monkeypatch, 0, torch.OutOfMemoryError("CUDA out of memory"))
+    with pytest.raises(KubefaceError, match=r"stage 2 epoch 1/2: out of memory with 1 image at a time: give the step"):
+        train(**FULL)
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory(
+    train: Train, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    short_of_memory(monkeypatch, 0, RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        train(**FULL)
+    assert not list(tmp_path.iterdir())
+
+
+# --- errors ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"optimizer": "adam"}, "setting optimizer is 'adam'"),
+        ({"settings": {"rate": 1}}, "setting 'rate' is unknown"),
+        ({"recipe": "fog"}, "recipe 'fog' is unknown"),
+        ({"seed": 2**70}, "seed is"),
+        ({"degradation": "fog:3"}, "degradation 'fog:3' is unknown"),
+        ({"degradation": "noise"}, "degradation 'noise' needs a number"),
+        ({"backbone": "resnet"}, "backbone 'resnet' is unknown"),
+        ({"head": "softmax", "sub_centers": 3}, "sub_centers is 3: the softmax head has one centre"),
+        ({"head": "combined", "margins": [3.0, 0.0, 0.0]}, "margins are 3, 0, 0"),
+        ({"device": "tpu"}, "device 'tpu' is unknown"),
+        ({"pretrained": "/nowhere/model.safetensors"}, "/nowhere/model.safetensors does not exist"),
+        ({"pretrained": "/nowhere/model"}, "/nowhere/model/model.json is missing"),
+        ({"resume": "/nowhere"}, "/nowhere holds no last.safetensors"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_a_wrong_parameter_is_named(wrong: dict[str, Any], said: str, train: Train, tmp_path: Path) -> None:
+    with pytest.raises(KubefaceError) as caught:
+        train(**wrong)
+    assert str(caught.value).startswith(said)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def broken_losses(monkeypatch: pytest.MonkeyPatch, epoch: int) -> None:
+    """Losses that are no numbers from the second step of an epoch on."""
+    original = Trainer._losses
+
+    def broken(self: Trainer, *given: Any) -> tuple[Tensor, Tensor]:
+        embeddings, losses = original(self, *given)
+        wrong = len(self.position.history) + 1 == epoch and self.position.step == 1
+        return embeddings, losses * math.nan if wrong else losses
+
+    monkeypatch.setattr(Trainer, "_losses", broken)
+
+
+def test_a_loss_that_is_no_number_before_the_first_checkpoint(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken_losses(monkeypatch, 1)
+    with pytest.raises(KubefaceError) as caught:
+        train(**FULL, schedule="constant")
+    assert (
+        str(caught.value) == "finetune: stage 2 epoch 1/2: the loss is nan in step 2 at rate 3.00e-03: lower the rate"
+    )
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_loss_that_is_no_number_later(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was good stands in the checkpoints, from which a mended training goes on."""
+    whole = train("whole", **FULL, schedule="constant")
+    broken_losses(monkeypatch, 2)
+    left = tmp_path / "model.checkpoints"
+    with pytest.raises(KubefaceError) as caught:
+        train(**FULL, schedule="constant")
+    assert str(caught.value) == (
+        "finetune: stage 2 epoch 2/2: the loss is nan in step 2 at rate 3.00e-03: lower the rate; "
+        f"the last good checkpoint is {left}/last.safetensors"
+    )
+    assert not (tmp_path / "model").exists()
+    monkeypatch.undo()
+    state = safetensors.torch.load_file(left / "last.safetensors")
+    assert all(torch.isfinite(value).all() for value in state.values())
+    with safetensors.safe_open(left / "last.safetensors", "pt") as file:
+        position = json.loads(file.metadata()["kubeface"])["position"]
+    assert timeless(position["history"]) == timeless(whole.history[:1])
+
+
+@pytest.mark.parametrize("size", [4, 64])
+def test_too_high_a_rate_ends_in_one_line(size: int, train: Train, tmp_path: Path) -> None:
+    """In the training, or where that has but one step, in the validation behind it."""
+    with pytest.raises(KubefaceError, match=r"the (validation )?loss is (nan|inf).*: lower the rate") as caught:
+        train(**FULL | {"lr": 1e30, "optimizer": "sgd", "batch_size": size})
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_split_of_another_table(train: Train, aligned_table: Path, tmp_path: Path) -> None:
+    rows = [row for group in Table(aligned_table, "aligned").row_groups() for row in group]
+    with TableWriter(tmp_path / "other", "aligned", "test", {}) as writer:
+        for number, row in enumerate(rows):
+            writer.add(row | {"image_id": f"{number:016x}"})
+    with pytest.raises(KubefaceError, match=r"split names images that .*other does not hold: run split on this table"):
+        train(aligned=tmp_path / "other")
+    assert [path.name for path in tmp_path.iterdir()] == ["other"]
+
+
+def test_tables_in_the_wrong_order(train: Train, aligned_table: Path, split_table: Path) -> None:
+    with pytest.raises(KubefaceError, match="holds a 'split' table where 'aligned' is needed"):
+        train(aligned=split_table, split=aligned_table)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_shard_that_is_damaged(workers: int, train: Train, aligned_table: Path, tmp_path: Path) -> None:
+    damaged = shutil.copytree(aligned_table, tmp_path / "damaged")
+    (shard,) = damaged.glob("*.parquet")
+    data = bytearray(shard.read_bytes())
+    data[1000 : len(data) // 2] = bytes(len(data) // 2 - 1000)
+    shard.write_bytes(data)
+    with pytest.raises(
+        KubefaceError, match=r"damaged/shard-00000\.parquet is corrupt: its SHA-256 is not the"
+    ) as caught:
+        train(aligned=damaged, workers=workers)
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["damaged"]
+
+
+@pytest.mark.parametrize(("people", "parts"), [(0, {"s1": "hhh"}), (1, {"s1": "ttt", "s3": "vv"})])
+def test_nobody_to_train_on(
+    people: int, parts: dict[str, str], train: Train, aligned_table: Path, tmp_path: Path
+) -> None:
+    divided = splitting(aligned_table, tmp_path / "split", parts)
+    with pytest.raises(KubefaceError, match=f"has {people} people to train on, at least 2 are needed"):
+        train(split=divided)
+
+
+def test_existing_output_is_kept(train: Train, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "mine.txt").write_text("keep")
+    with pytest.raises(KubefaceError, match="exists already"):
+        train()
+    assert (tmp_path / "model" / "mine.txt").read_text() == "keep"
+
+
+def test_an_empty_folder_may_be_there(train: Train, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    assert len(train().history) == 3
+
+
+# --- going on -------------------------------------------------------------------------------------------------------
+
+
+def test_training_goes_on_from_a_model_folder(train: Train) -> None:
+    """Another training, that starts where one has ended."""
+    first = train("first", **FULL)
+    second = train("second", strategy="head_only", pretrained=str(first.folder))
+    assert same(second.weights, first.weights)
+    assert second.training["pretrained"] == str(first.folder)
+    assert second.training["start_sha256"] != first.training["start_sha256"]
+
+
+def test_the_function_takes_what_the_docs_say(
+    aligned_table: Path, split_table: Path, tmp_path: Path, tiny: dict[str, Tensor]
+) -> None:
+    """By position too: tables and output folder."""
+    figures = finetune(aligned_table, split_table, tmp_path / "model", "tiny", settings=QUICK)
+    assert Run(tmp_path / "model", figures).training["degradation"] == "none"

@@ -1,0 +1,269 @@
+"""Gather: one result whatever the number of shards, and nothing merged that does not belong together."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from kubeface.cli import main
+from kubeface.faces.images import decode_rgb, encode_png
+from kubeface.gather.step import gather
+from kubeface.ingest.catalogue import shard_number
+from kubeface.ingest.step import ingest, plan
+from kubeface.runtime.errors import KubefaceError
+from kubeface.runtime.keyed_rng import rank
+from kubeface.tables.resolution_pairs import partners
+from kubeface.tables.table import Table, TableWriter
+
+PEOPLE, IMAGES = 9, 40
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Nine people × 40 pictures of one colour each, more than a row group, and two files that are no images."""
+    root = tmp_path_factory.mktemp("source")
+    for person in range(PEOPLE):
+        (root / f"p{person}").mkdir()
+        for number in range(IMAGES):
+            colour = np.full((8, 8, 3), (20 * person, 5 * number, 99), np.uint8)
+            (root / f"p{person}" / f"{number}.png").write_bytes(encode_png(colour))
+    (root / "p1" / "notes.txt").write_text("no image")
+    (root / "p7" / "empty.jpg").touch()
+    return str(root)
+
+
+def judge(faces: Path, aligned: Path, filtered: Path) -> None:
+    """Stands for align and filter: every seventh image has no face, p3's are all rejected, and every fifth."""
+    table = Table(faces, "faces")
+    with (
+        TableWriter(aligned, "aligned", "align test", {"faces": table.sha256, "detector": "test"}) as crops,
+    ):
+        for rows in table.row_groups():
+            for row in rows:
+                number = int(Path(row["source"]).stem)
+                if number % 7 == 0:
+                    crops.reject(row["source"], "no_face")
+                else:
+                    crops.add(row | {"landmarks": [1.0] * 10, "det_score": 0.5, "det_box": [1.0] * 4})
+    made = Table(aligned, "aligned")
+    settings = {"faces": table.sha256, "aligned": made.sha256, "min_score": 0.9}
+    with TableWriter(filtered, "filter", "filter test", settings) as verdicts:
+        for rows in made.row_groups():
+            for row in rows:
+                bad = row["identity"] == "p3" or int(Path(row["source"]).stem) % 5 == 0
+                verdict = {"score": 0.5, "face_size": 8.0, "faces": 1, "sharpness": 9.0, "turn": 0.0, "agreement": 1.0}
+                reason = "low_score" if bad else None
+                verdicts.add({"image_id": row["image_id"], "kept": not bad, "reason": reason} | verdict)
+                if bad:
+                    verdicts.reject(row["source"], "low_score")
+
+
+def shards(source: str, root: Path, count: int, forget: str = "", seed: int = 4) -> dict[str, list[str]]:
+    """The receipts of `count` shards by step."""
+    receipts: dict[str, list[str]] = {"ingested": [], "aligned": [], "filtered": []}
+    for shard in plan(source, num_shards=count, forget=forget)["shards"]:
+        folder = root / shard.partition("/")[0]
+        figures = ingest(source, folder / "faces", shard=shard, seed=seed)
+        judge(folder / "faces", folder / "aligned", folder / "filter")
+        place, _, seen = shard.partition(" ")
+        told = {"shard": place, "fingerprint": seen.partition(",")[0], "seconds": 1.25}
+        for step, name in (("ingested", "faces"), ("aligned", "aligned"), ("filtered", "filter")):
+            counts = {"rows_in": figures["rows_in"], "rows_out": 1, "uri": str(folder / name)}
+            receipts[step].append(json.dumps(told | counts))
+    return receipts
+
+
+def gathered(receipts: dict[str, list[str]], root: Path, **options: Any) -> dict[str, Any]:
+    return gather(
+        **receipts, out=root / "data", out_aligned=root / "aligned", out_filtered=root / "filter", seed=4, **options
+    )
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+@pytest.fixture(scope="module")
+def whole(source: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("whole")
+    figures = gathered(shards(source, root / "shards", 1), root)
+    rows = PEOPLE * (IMAGES - 6)
+    assert figures == {"rows_in": rows, "rows_out": rows, "identities": PEOPLE, "rejected": 0,
+                       "shards": 1, "changed_shards": 1, "forgotten": 0}  # fmt: skip
+    return root
+
+
+@pytest.mark.parametrize("count", [2, 5, 40])
+def test_the_result_does_not_depend_on_the_shards(source: str, whole: Path, tmp_path: Path, count: int) -> None:
+    receipts = shards(source, tmp_path / "shards", count)
+    assert len(receipts["aligned"]) == len({shard_number(f"p{person}", count) for person in range(PEOPLE)})
+    gathered({step: texts[::-1] for step, texts in receipts.items()}, tmp_path)  # in any order
+    for folder in ("aligned", "filter"):
+        assert contents(tmp_path / folder) == contents(whole / folder)
+    assert (tmp_path / "data" / "rejected.csv").read_bytes() == (whole / "data" / "rejected.csv").read_bytes()
+
+
+def test_what_is_gathered(source: str, whole: Path) -> None:
+    faces, verdicts = Table(whole / "aligned", "aligned"), Table(whole / "filter", "filter")
+    sources = faces.columns(["source"])["source"].to_pylist()
+    assert sources == sorted(sources, key=lambda name: rank(4, name))  # as ingest orders a whole source
+    ids = faces.columns(["image_id"])["image_id"].to_pylist()
+    assert ids == verdicts.columns(["image_id"])["image_id"].to_pylist()
+    assert faces.manifest["settings"] == {"detector": "test"} and faces.manifest["rejected"] == {"no_face": 54}
+    data = json.loads((whole / "data" / "data.json").read_text())
+    assert (data["images"], data["identities"], list(data["shards"])) == (PEOPLE * IMAGES, PEOPLE, ["0/1"])
+    assert data["rejected"]["ingest"] == {"empty_file": 1, "not_an_image": 1}
+    assert data["rejected"]["align"] == {"no_face": 54}
+    steps = json.loads((whole / "data" / "steps.json").read_text())
+    assert steps["ingest"] == {"rows_in": PEOPLE * IMAGES + 2, "rows_out": 1, "seconds": 1.25}
+    with open(whole / "data" / "identities.csv", newline="") as file:
+        people = list(csv.DictReader(file))
+    assert people[0] == {"identity": "p3", "images": "34", "rejected": "34", "share": "1.0000"}
+    assert len(people) == PEOPLE
+    with open(whole / "data" / "rejected.csv", newline="") as file:
+        listed = list(csv.DictReader(file))
+    assert [row["source"] for row in listed if row["step"] == "ingest"] == ["p1/notes.txt", "p7/empty.jpg"]
+
+
+def test_who_loses_most_images_is_told(source: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    gathered(shards(source, tmp_path / "shards", 1), tmp_path)
+    assert "the filter rejects most images of 1 identities: p3" in capsys.readouterr().err
+
+
+def test_shards_that_changed_are_named(source: str, tmp_path: Path) -> None:
+    copy = tmp_path / "source"
+    shutil.copytree(source, copy)
+    gathered(shards(str(copy), tmp_path / "one", 6), tmp_path / "first")
+    (copy / "p5" / "new.png").write_bytes((copy / "p5" / "1.png").read_bytes())
+    (copy / "p5" / "new.png").rename(copy / "p5" / "99.png")
+    previous = tmp_path / "first" / "data" / "data.json"
+    figures = gathered(shards(str(copy), tmp_path / "two", 6), tmp_path / "second", previous=str(previous))
+    data = json.loads((tmp_path / "second" / "data" / "data.json").read_text())
+    assert data["changed_shards"] == [f"{shard_number('p5', 6)}/6"] and figures["changed_shards"] == 1
+    again = gathered(shards(str(copy), tmp_path / "three", 6), tmp_path / "third", previous="no such file")
+    assert again["changed_shards"] == again["shards"]  # a first run
+
+
+def test_erasure_is_proven(source: str, tmp_path: Path) -> None:
+    (tmp_path / "forget.txt").write_text("p4\np6/8.png\n")
+    receipts = shards(source, tmp_path / "shards", 3, forget=str(tmp_path / "forget.txt"))
+    figures = gathered(receipts, tmp_path, forget=str(tmp_path / "forget.txt"))
+    data = json.loads((tmp_path / "data" / "data.json").read_text())
+    assert data["erasure"]["files_left_out"] == figures["forgotten"] == IMAGES + 1
+    assert data["erasure"]["rows_found"] == 0
+    assert data["erasure"]["rows_checked"] == Table(tmp_path / "aligned", "aligned").rows == 8 * 34 - 1
+    assert len(data["erasure"]["marks"]) == 2
+
+
+def test_somebody_who_should_be_forgotten_is_never_handed_on(source: str, tmp_path: Path) -> None:
+    (tmp_path / "forget.txt").write_text("p4\n")
+    receipts = shards(source, tmp_path / "shards", 3)
+    with pytest.raises(KubefaceError, match=r"image \w+ is to be forgotten and is still there"):
+        gathered(receipts, tmp_path, forget=str(tmp_path / "forget.txt"))
+    assert not any((tmp_path / name).exists() for name in ("data", "aligned", "filter"))
+
+
+def test_somebody_is_forgotten_by_the_column_person(source: str, tmp_path: Path) -> None:
+    (tmp_path / "forget.txt").write_text("ann\n")
+    rows = [f"p{person}/{number}.png,{'ann' if number == 8 else ''}" for person in (2, 3) for number in (8, 9, 10)]
+    (tmp_path / "list.csv").write_text("\n".join(["path,person", *rows]))
+    ingest(source, tmp_path / "faces", str(tmp_path / "list.csv"))
+    judge(tmp_path / "faces", tmp_path / "a", tmp_path / "f")
+    receipts = {"ingested": ["faces"], "aligned": ["a"], "filtered": ["f"]}
+    told = {step: [str(tmp_path / name) for name in names] for step, names in receipts.items()}
+    with pytest.raises(KubefaceError, match="is to be forgotten and is still there"):
+        gathered(told, tmp_path, forget=str(tmp_path / "forget.txt"))
+    figures = ingest(source, tmp_path / "less", str(tmp_path / "list.csv"), forget=str(tmp_path / "forget.txt"))
+    assert (figures["rows_out"], figures["forgotten"]) == (4, 2)
+
+
+def test_tables_that_do_not_belong_together_are_refused(source: str, tmp_path: Path) -> None:
+    receipts = shards(source, tmp_path / "shards", 3)
+    with pytest.raises(KubefaceError, match="are different shards"):
+        gathered(receipts | {"filtered": receipts["filtered"][::-1]}, tmp_path)
+    with pytest.raises(KubefaceError, match="gather was given 3, 3 and 2 tables"):
+        gathered(receipts | {"filtered": receipts["filtered"][:2]}, tmp_path)
+    plain = {step: [json.loads(text)["uri"] for text in texts] for step, texts in receipts.items()}
+    with pytest.raises(KubefaceError, match="was made from another table"):
+        gathered(plain | {"filtered": plain["filtered"][::-1]}, tmp_path)
+    other = shards(source, tmp_path / "other", 3)
+    aligned = Path(json.loads(other["aligned"][0])["uri"])
+    manifest = json.loads((aligned / "manifest.json").read_text())
+    manifest["settings"]["detector"] = "another"
+    (aligned / "manifest.json").write_text(json.dumps(manifest))
+    filtered = Path(json.loads(other["filtered"][0])["uri"]) / "manifest.json"
+    verdicts = json.loads(filtered.read_text())
+    verdicts["settings"]["aligned"] = Table(aligned, "aligned").sha256
+    filtered.write_text(json.dumps(verdicts))
+    mixed = {step: [other[step][0], *receipts[step][1:]] for step in receipts}
+    with pytest.raises(KubefaceError, match="made with different detector"):
+        gathered(mixed, tmp_path)
+
+
+def test_without_any_face_it_says_so(tmp_path: Path) -> None:
+    for person in ("ann", "bob"):
+        (tmp_path / "in" / person).mkdir(parents=True)
+        (tmp_path / "in" / person / "7.png").write_bytes(encode_png(np.zeros((8, 8, 3), np.uint8)))
+    receipts = shards(str(tmp_path / "in"), tmp_path / "shards", 2)
+    with pytest.raises(KubefaceError, match="no face was found in any of 2 images"):
+        gathered(receipts, tmp_path)
+
+
+def test_whole_photographs_that_cannot_be_used_say_so(tmp_path: Path) -> None:
+    for person in ("ann", "bob"):
+        (tmp_path / "in" / person).mkdir(parents=True)
+        (tmp_path / "in" / person / "7.png").write_bytes(encode_png(np.zeros((8, 8, 3), np.uint8)))
+    tables = {"ingested": str(tmp_path / "faces"), "aligned": str(tmp_path / "a"), "filtered": str(tmp_path / "f")}
+    ingest(str(tmp_path / "in"), tmp_path / "faces")
+    settings = {"faces": Table(tmp_path / "faces", "faces").sha256, "template": "whole_224"}
+    for rows, said in ((0, "none of 2 images can be decoded: look at"), (1, "all 1 images are of one class: put the")):
+        with TableWriter(tmp_path / "a", "aligned", "align test", settings) as crops:
+            for row in [row for group in Table(tmp_path / "faces", "faces").row_groups() for row in group][:rows]:
+                crops.add(row | {"landmarks": [0.0] * 10, "det_score": 1.0, "det_box": [0.0] * 4})
+        made = {"aligned": Table(tmp_path / "a", "aligned").sha256}
+        with TableWriter(tmp_path / "f", "filter", "filter test", made) as verdicts:
+            for row in [row for group in Table(tmp_path / "a", "aligned").row_groups() for row in group]:
+                zeros = dict.fromkeys(("score", "face_size", "sharpness", "turn", "agreement"), 0.0)
+                verdicts.add({"image_id": row["image_id"], "kept": True, "faces": 0} | zeros)
+        with pytest.raises(KubefaceError, match=said):
+            gathered({step: [table] for step, table in tables.items()}, tmp_path)
+        for name in ("a", "f"):
+            shutil.rmtree(tmp_path / name)
+
+
+def test_command_line(source: str, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    receipts = shards(source, tmp_path / "shards", 2)
+    flags = []
+    for step, texts in receipts.items():
+        flags += [f"--{step}", *(json.loads(text)["uri"] for text in texts)]
+    for name in ("out", "out-aligned", "out-filtered"):
+        flags += [f"--{name}", str(tmp_path / name)]
+    main(gather, [*flags, "--seed", "4"])
+    assert json.loads(capsys.readouterr().out)["identities"] == PEOPLE
+    assert contents(tmp_path / "out-aligned") == contents(whole / "aligned")
+
+
+@pytest.mark.parametrize("count", [2, 5])
+def test_pairs_of_two_resolutions_stay_side_by_side(orl: dict[str, bytes], tmp_path: Path, count: int) -> None:
+    for person in range(1, 7):
+        for number in range(1, 7):
+            sharp = decode_rgb(orl[f"s{person}/{number}.pgm"])
+            small = cv2.resize(sharp, (sharp.shape[1] // 8, sharp.shape[0] // 8), interpolation=cv2.INTER_AREA)
+            for folder, pixels in (("hr_images", sharp), ("vlr_images", np.asarray(small, np.uint8))):
+                path = tmp_path / "source" / folder / f"s{person}" / f"{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(encode_png(pixels))
+    for parts in (1, count):
+        gathered(shards(str(tmp_path / "source"), tmp_path / f"{parts} shards", parts), tmp_path / str(parts))
+        table = Table(tmp_path / str(parts) / "aligned", "aligned")
+        rows = [row for group in table.row_groups() for row in group]
+        pairs = partners(table)
+        assert len(pairs) == 36 and len({row["identity"] for row in rows[:8]}) > 1
+        assert all(pairs[low["image_id"]] == high["image_id"] for high, low in zip(rows[::2], rows[1::2], strict=True))
+    for name in ("aligned", "filter"):
+        assert contents(tmp_path / "1" / name) == contents(tmp_path / str(count) / name)

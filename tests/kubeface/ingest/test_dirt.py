@@ -1,0 +1,363 @@
+"""What people's folders are full of: every kind of file among good photographs, listed by reason and never fatal.
+
+DIRT is the table of the kinds. All of them lie in one source, as a folder, an archive or objects of a store.
+"""
+
+import io
+import json
+import os
+import socket
+import struct
+import subprocess
+import sys
+import tarfile
+import zlib
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from kubeface.align.step import align
+from kubeface.faces.images import RGB, decode_rgb, encode_png
+from kubeface.filter.step import filter_faces
+from kubeface.ingest.step import ingest
+from kubeface.split.step import split
+from kubeface.storage import objects
+from kubeface.tables.table import Table
+from pipelines.local.store import local_store
+from tests.kubeface.ingest.test_ingest import encoded, folder_of, reasons, rows_of
+
+KEPT = "kept"
+LONG = "x" * 251  # and a suffix: 255 bytes, the most that file systems take
+WIDE = "ü" * 125  # 250 bytes
+
+
+def photograph_of(orl: dict[str, bytes], person: int, number: int) -> Image.Image:
+    return Image.open(io.BytesIO(orl[f"s{person}/{number}.pgm"])).convert("RGB")
+
+
+def saved(kind: str, mode: str = "RGB", **options: Any) -> Callable[[Image.Image], bytes]:
+    """The photograph as a file of a kind."""
+    return lambda photograph: encoded(photograph.convert(mode), kind, **options)
+
+
+def scaled(width: int, height: int, kind: str = "JPEG") -> Callable[[Image.Image], bytes]:
+    return lambda photograph: encoded(photograph.resize((width, height)), kind)
+
+
+def truncated(photograph: Image.Image) -> bytes:
+    data = encoded(photograph, "JPEG")
+    return data[: len(data) // 2]
+
+
+def animated(photograph: Image.Image) -> bytes:
+    frames = [photograph.rotate(angle) for angle in (90, 180)]
+    return encoded(photograph, "GIF", save_all=True, append_images=frames)
+
+
+def sixteen_bits(photograph: Image.Image) -> bytes:
+    return encoded(Image.fromarray(np.asarray(photograph.convert("L")).astype(np.uint16) * 257), "PNG")
+
+
+def turned(photograph: Image.Image) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return encoded(photograph.rotate(90, expand=True), "JPEG", exif=exif, quality=95)
+
+
+def png(width: int, height: int, pixels: bytes, extra: bytes = b"") -> bytes:
+    """A PNG file of one bit a pixel, whatever its pixels say."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + head + extra + chunk(b"IDAT", zlib.compress(pixels, 9)) + chunk(b"IEND", b"")
+
+
+def bomb(photograph: Image.Image) -> bytes:
+    """400 million pixels in 50 kilobytes."""
+    return png(20_000, 20_000, bytes(2501 * 20_000))
+
+
+def mine(photograph: Image.Image) -> bytes:
+    """A head that promises 3.6 billion pixels."""
+    return png(60_000, 60_000, b"")
+
+
+def text_bomb(photograph: Image.Image) -> bytes:
+    """A remark that unpacks to 80 megabytes."""
+    data = b"Comment\0\0" + zlib.compress(bytes(80 * 2**20), 9)
+    chunk = struct.pack(">I", len(data)) + b"zTXt" + data + struct.pack(">I", zlib.crc32(b"zTXt" + data))
+    return png(8, 8, bytes(2 * 8), chunk)
+
+
+def text(content: bytes) -> Callable[[Image.Image], bytes]:
+    return lambda photograph: content
+
+
+# name, the file made from a photograph, and what becomes of it: KEPT, or the reason why not
+DIRT: list[tuple[str, Callable[[Image.Image], bytes], str]] = [
+    ("ann/truncated.jpg", truncated, "unreadable"),
+    ("ann/zero bytes.jpg", text(b""), "empty_file"),
+    ("ann/text.jpg", text(b"To do: find the photographs."), "not_an_image"),
+    ("ann/page.jpg", text(b"<!DOCTYPE html><title>404 Not Found</title>"), "not_an_image"),
+    ("ann/film.mp4", text(b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom"), "not_an_image"),
+    ("ann/paper.pdf", text(b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n"), "not_an_image"),
+    ("ann/Thumbs.db", text(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"), "not_an_image"),
+    ("ann/png inside.jpg", saved("PNG"), KEPT),
+    ("ann/jpeg inside.png", saved("JPEG"), KEPT),
+    ("ann/no suffix", saved("JPEG"), KEPT),
+    ("ann/CAPITALS.JPEG", saved("JPEG"), KEPT),
+    ("ann/progressive.jpg", saved("JPEG", progressive=True), KEPT),
+    ("ann/cmyk.jpg", saved("JPEG", "CMYK"), KEPT),
+    ("ann/grey.jpg", saved("JPEG", "L"), KEPT),
+    ("ann/16 bits.png", sixteen_bits, KEPT),
+    ("ann/alpha.png", saved("PNG", "RGBA"), KEPT),
+    ("ann/grey and alpha.png", saved("PNG", "LA"), KEPT),
+    ("ann/palette.png", saved("PNG", "P"), KEPT),
+    ("ann/black and white.png", saved("PNG", "1"), KEPT),
+    ("ann/animated.gif", animated, KEPT),
+    ("ann/telephone.heic", saved("HEIF"), KEPT),
+    ("ann/photograph.avif", saved("AVIF"), KEPT),
+    ("ann/photograph.webp", saved("WEBP"), KEPT),
+    ("ann/photograph.tiff", saved("TIFF"), KEPT),
+    ("ann/turned.jpg", turned, KEPT),
+    ("bob/20000 wide.jpg", scaled(20_000, 40), KEPT),
+    ("bob/51 million.png", text(png(10_200, 5_000, bytes(1276 * 5_000))), "too_large"),
+    ("bob/100 million.png", text(png(12_500, 8_000, bytes(1564 * 8_000))), "too_large"),
+    ("bob/bomb.png", bomb, "too_large"),
+    ("bob/mine.png", mine, "too_large"),
+    ("bob/text bomb.png", text_bomb, "unreadable"),
+    ("bob/one pixel.png", scaled(1, 1, "PNG"), KEPT),
+    ("bob/one line.jpg", scaled(300, 1), KEPT),
+    ("cyd/日本 ñ é 🙂.jpg", saved("JPEG"), KEPT),
+    ("cyd/e\u0301 apart.jpg", saved("JPEG"), KEPT),
+    (f"cyd/{LONG}.jpg", saved("JPEG"), KEPT),
+    (f"{WIDE}/{WIDE}.jpg", saved("JPEG"), KEPT),
+    ("cyd/a, b; c.jpg", text(b"a"), "not_an_image"),
+    ("cyd/\"quoted\" 'too'.jpg", text(b"b"), "not_an_image"),
+    ("cyd/two\nlines\r\nthree.jpg", text(b"c"), "not_an_image"),
+    ("cyd/tab\tand %2F %s {0}.jpg", text(b"d"), "not_an_image"),
+    ("cyd/=1+1.jpg", text(b"e"), "not_an_image"),
+    ("cyd/-rf.jpg", saved("JPEG"), KEPT),
+    ("nobody.jpg", saved("JPEG"), "no_identity"),
+]
+HIDDEN = [".DS_Store", "ann/.DS_Store", "ann/._turned.jpg", ".git/ann/1.jpg", "__MACOSX/ann/1.jpg"]
+
+
+@pytest.fixture(scope="module")
+def dirt(orl: dict[str, bytes]) -> dict[str, bytes]:
+    """All files of DIRT, what is hidden, and three good photographs of each of three people."""
+    photograph = photograph_of(orl, 1, 1)
+    good = {
+        f"{person}/{number}.jpg": encoded(photograph_of(orl, label, number), "JPEG")
+        for label, person in enumerate(("ann", "bob", "cyd"), 1)
+        for number in (1, 2, 3)
+    }
+    return good | {name: make(photograph) for name, make, _ in DIRT} | dict.fromkeys(HIDDEN, b"hidden")
+
+
+def check(table: Path, figures: dict[str, Any]) -> None:
+    """Each file of DIRT became what DIRT says, the good ones were kept, and the numbers fit."""
+    expected = {name: outcome for name, _, outcome in DIRT if outcome != KEPT}
+    assert reasons(table) == expected
+    assert Table(table, "faces").manifest["rejected"] == dict(sorted(Counter(expected.values()).items()))
+    kept = {row["source"] for row in rows_of(table)}
+    assert kept == {name for name, _, outcome in DIRT if outcome == KEPT} | {
+        f"{person}/{number}.jpg" for person in ("ann", "bob", "cyd") for number in (1, 2, 3)
+    }
+    assert figures["rows_in"] == len(DIRT) + 9
+    assert figures["rows_out"] == len(kept)
+    assert (figures["rejected"], figures["identities"]) == (len(expected), 4)
+    for row in rows_of(table):
+        image = decode_rgb(row["image"])
+        assert image.shape == (row["height"], row["width"], 3)
+        assert len(row["content"]) == len(row["phash"]) == 16
+
+
+def test_a_folder_of_dirt(dirt: dict[str, bytes], tmp_path: Path) -> None:
+    """With links that lead out of it, a pipe, a socket and folders without a file."""
+    source = Path(folder_of(tmp_path / "in", dirt))
+    folder_of(tmp_path / "private", {"1.jpg": dirt["ann/1.jpg"]})
+    (source / "ann" / "link.jpg").symlink_to(tmp_path / "private" / "1.jpg")
+    (source / "ann" / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    (source / "dan").symlink_to(tmp_path / "private")
+    (source / "ann" / "round").symlink_to(source)
+    (source / "eve" / "empty").mkdir(parents=True)
+    os.mkfifo(source / "ann" / "pipe.jpg")
+    with socket.socket(socket.AF_UNIX) as listener:
+        here = Path.cwd()
+        os.chdir(source / "ann")  # the path of a socket may have 107 bytes at most
+        try:
+            listener.bind("socket.jpg")
+        finally:
+            os.chdir(here)
+    check(tmp_path / "out", ingest(str(source), tmp_path / "out"))
+
+
+def test_the_command_line_ends_well_and_gives_the_counts(dirt: dict[str, bytes], tmp_path: Path) -> None:
+    source = folder_of(tmp_path / "in", dirt)
+    done = subprocess.run(
+        [sys.executable, "-m", "kubeface.ingest", "--source", source, "--out", str(tmp_path / "out")],
+        cwd=Path(__file__).parents[3],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    check(tmp_path / "out", json.loads(done.stdout))
+
+
+@pytest.mark.parametrize("suffix", [".tar", ".tgz"])
+def test_a_tar_of_dirt(suffix: str, dirt: dict[str, bytes], tmp_path: Path) -> None:
+    """With links, devices, a pipe and names that lead out of it, which are labels only."""
+    archive = tmp_path / f"faces{suffix}"
+    with tarfile.open(archive, "w:gz" if suffix == ".tgz" else "w") as tar:
+        for name, data in dirt.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+        for name, kind, link in (
+            ("ann/passwords.jpg", tarfile.SYMTYPE, "/etc/passwd"),
+            ("ann/up.jpg", tarfile.LNKTYPE, "../../../etc/passwd"),
+            ("ann/zero.jpg", tarfile.CHRTYPE, ""),
+            ("ann/disk.jpg", tarfile.BLKTYPE, ""),
+            ("ann/pipe.jpg", tarfile.FIFOTYPE, ""),
+            ("eve/empty", tarfile.DIRTYPE, ""),
+        ):
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, link
+            tar.addfile(member)
+    check(tmp_path / "out", ingest(str(archive), tmp_path / "out"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [archive.name, "out"]
+
+
+@pytest.mark.slow
+def test_a_bucket_of_dirt(dirt: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with local_store("kubeface") as environment:
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        objects.ensure_bucket("kubeface")
+        objects.upload_folder(Path(folder_of(tmp_path / "in", dirt)), "s3://kubeface/dirt")
+        check(tmp_path / "out", ingest("s3://kubeface/dirt", tmp_path / "out"))
+
+
+def test_names_come_back_out_of_the_list_of_rejected(dirt: dict[str, bytes], tmp_path: Path) -> None:
+    """One record each, whatever is in the names; other programs read the file too."""
+    import pandas
+
+    ingest(folder_of(tmp_path / "in", dirt), tmp_path / "out")
+    expected = sorted(name for name, _, outcome in DIRT if outcome != KEPT)
+    assert [row["source"] for row in Table(tmp_path / "out", "faces").rejected()] == expected
+    assert list(pandas.read_csv(tmp_path / "out" / "rejected.csv", lineterminator="\n")["source"]) == expected
+
+
+# --- through the steps that look for faces ----------------------------------------------------------------------------
+
+
+def on_canvas(size: tuple[int, int], *placed: tuple[Image.Image, int, int, float]) -> RGB:
+    """Photographs put on a grey picture of width × height: left and top edge, and how many times as large."""
+    canvas = Image.new("RGB", size, (120, 120, 120))
+    for photograph, left, top, scale in placed:
+        canvas.paste(
+            photograph.resize((round(photograph.width * scale), round(photograph.height * scale))), (left, top)
+        )
+    return np.asarray(canvas)
+
+
+def landscape() -> RGB:
+    """Sky, a sun and hills."""
+    picture = Image.new("RGB", (320, 240), (140, 190, 240))
+    draw = ImageDraw.Draw(picture)
+    draw.ellipse((240, 20, 280, 60), (255, 240, 160))
+    for left, colour in ((-100, (70, 110, 60)), (60, (60, 130, 50)), (180, (90, 140, 70))):
+        draw.ellipse((left, 140, left + 260, 400), colour)
+    return np.asarray(picture)
+
+
+def drawing() -> RGB:
+    """A face in black lines on white."""
+    picture = Image.new("RGB", (240, 280), "white")
+    draw = ImageDraw.Draw(picture)
+    draw.ellipse((40, 30, 200, 250), outline="black", width=3)
+    for left in (80, 135):
+        draw.ellipse((left, 110, left + 28, 126), outline="black", width=2)
+        draw.ellipse((left + 10, 114, left + 18, 122), fill="black")
+        draw.line((left - 3, 98, left + 30, 96), fill="black", width=3)
+    draw.line((120, 120, 112, 165, 126, 168), fill="black", width=2)
+    draw.arc((92, 180, 148, 212), 10, 170, fill="black", width=3)
+    return np.asarray(picture)
+
+
+@pytest.fixture(scope="module")
+def aligned(orl: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Photographs that are trouble, aligned with RetinaFace; the face table lies beside it."""
+    root = tmp_path_factory.mktemp("steps")
+    small, large, edge = (photograph_of(orl, person, 1) for person in (5, 6, 7))
+    trouble = {
+        "ann/three.png": on_canvas((600, 300), (small, 10, 90, 1), (large, 220, 30, 1.7), (edge, 500, 90, 1)),
+        "ann/landscape.png": landscape(),
+        "ann/noise.png": np.random.default_rng(3).integers(0, 256, (240, 240, 3), dtype=np.uint8),
+        "ann/drawing.png": drawing(),
+        "ann/one pixel.png": np.zeros((1, 1, 3), np.uint8),
+        "ann/wide.png": on_canvas((20_000, 40)),
+        "lonely/1.png": np.asarray(photograph_of(orl, 9, 1)),
+    }
+    good = {
+        f"{person}/{number}.png": np.asarray(photograph_of(orl, label, number))
+        for label, person in enumerate(("ann", "bob", "cyd", "dan", "eve", "fay"), 11)
+        for number in (1, 2, 3, 4)
+    }
+    folder_of(root / "in", {name: encode_png(picture) for name, picture in (good | trouble).items()})
+    ingest(str(root / "in"), root / "faces")
+    align(root / "faces", root / "aligned", detector="retinaface")
+    return root / "aligned"
+
+
+@pytest.fixture(scope="module")
+def filtered(aligned: Path) -> Path:
+    """The filter's verdicts on `aligned`."""
+    filter_faces(aligned.with_name("faces"), aligned, aligned.with_name("filter"))
+    return aligned.with_name("filter")
+
+
+def left_out(table: Table) -> dict[str, str]:
+    return {row["source"]: row["reason"] for row in table.rejected()}
+
+
+def by_source(table: Table) -> dict[str, dict[str, Any]]:
+    return {row["source"]: row for group in table.row_groups() for row in group}
+
+
+def test_photographs_without_a_face_are_left_out(aligned: Path) -> None:
+    left = left_out(Table(aligned, "aligned"))
+    left.pop("ann/drawing.png", "")
+    assert left == dict.fromkeys(("ann/landscape.png", "ann/noise.png", "ann/one pixel.png", "ann/wide.png"), "no_face")
+
+
+def test_of_three_faces_the_large_one_in_the_middle_is_taken(aligned: Path) -> None:
+    row = by_source(Table(aligned, "aligned"))["ann/three.png"]
+    x1, y1, x2, y2 = row["det_box"]
+    assert 220 <= x1 < x2 <= 220 + 1.7 * 92 and 30 - 5 <= y1 < y2 <= 30 + 1.7 * 112 + 5
+
+
+def test_a_drawing_is_no_face_or_is_judged(aligned: Path, filtered: Path) -> None:
+    """Whatever the detector sees in it: it is in one list or the other."""
+    table = Table(aligned, "aligned")
+    rows = by_source(table)
+    assert ("ann/drawing.png" in rows) != (left_out(table).get("ann/drawing.png") == "no_face")
+    judged = [row["image_id"] for group in Table(filtered, "filter").row_groups() for row in group]
+    assert sorted(judged) == sorted(row["image_id"] for row in rows.values())
+
+
+def test_a_person_with_one_photograph_is_excluded_with_a_reason(aligned: Path, filtered: Path, tmp_path: Path) -> None:
+    split(aligned, filtered, tmp_path / "split", heldout_fraction=0.5, seed=0)
+    rows = [row for group in Table(tmp_path / "split", "split").row_groups() for row in group]
+    (lonely,) = (row for row in rows if row["identity"] == "lonely")
+    assert (lonely["split"], lonely["reason"]) == ("excluded", "fewer than 2 images")
+    assert {row["identity"] for row in rows if row["split"] != "excluded"} >= {"bob", "cyd", "dan", "eve", "fay"}

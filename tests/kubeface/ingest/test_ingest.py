@@ -1,0 +1,410 @@
+"""Ingest: every kind of source, every kind of image, and what is said about those that are left out."""
+
+import io
+import os
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from kubeface.faces.images import RGB, decode_rgb, encode_png
+from kubeface.ingest.step import ingest, plan
+from kubeface.runtime.errors import KubefaceError
+from kubeface.tables.table import Table
+
+
+def pixels(seed: int, height: int = 24, width: int = 20) -> RGB:
+    """A smooth picture whose corners, sides and channels differ."""
+    small = np.random.default_rng(seed).integers(30, 226, (4, 4, 3), dtype=np.uint8)
+    return np.asarray(cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC), np.uint8)
+
+
+def encoded(image: RGB | Image.Image, kind: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def images() -> dict[str, bytes]:
+    """Three people with three images each."""
+    return {
+        f"{person}/{number}.png": encode_png(pixels(10 * index + number))
+        for index, person in enumerate(("ann", "bob", "cyd"))
+        for number in range(3)
+    }
+
+
+def folder_of(root: Path, files: dict[str, bytes]) -> str:
+    for name, data in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(data)
+    return str(root)
+
+
+def rows_of(table: Path) -> list[dict[str, Any]]:
+    return [row for group in Table(table, "faces").row_groups() for row in group]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def reasons(table: Path) -> dict[str, str]:
+    return {row["source"]: row["reason"] for row in Table(table, "faces").rejected()}
+
+
+def test_a_folder_becomes_a_table(images: dict[str, bytes], tmp_path: Path) -> None:
+    figures = ingest(folder_of(tmp_path / "in", images), tmp_path / "out")
+    assert figures == {"rows_in": 9, "rows_out": 9, "identities": 3, "rejected": 0, "forgotten": 0}
+    rows = rows_of(tmp_path / "out")
+    assert {row["source"]: row["image"] for row in rows} == images  # the files' own bytes
+    for row in rows:
+        assert row["identity"] == row["source"].split("/")[0]
+        assert (row["width"], row["height"], row["given_split"]) == (20, 24, None)
+    assert len({row["image_id"] for row in rows}) == 9
+    assert all(len(row["image_id"]) == 16 for row in rows)
+
+
+def test_real_photographs(faces_table: Path, orl_folder: Path) -> None:
+    table = Table(faces_table, "faces")
+    assert (table.rows, table.identities, table.rejected()) == (30, 6, [])
+    rows = rows_of(faces_table)
+    assert [row["source"] for row in rows] != sorted(row["source"] for row in rows)  # stored shuffled
+    assert all((row["width"], row["height"]) == (92, 112) for row in rows)
+
+
+def archive(path: Path, files: dict[str, bytes]) -> str:
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w") as packed:
+            for name, data in files.items():
+                packed.writestr(name, data)
+    else:
+        with tarfile.open(path, "w:gz" if path.suffix == ".tgz" else "w") as tar:
+            for name, data in files.items():
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    return str(path)
+
+
+@pytest.mark.parametrize("suffix", [".tar", ".tgz", ".zip"])
+def test_an_archive_gives_the_rows_of_the_folder(suffix: str, images: dict[str, bytes], tmp_path: Path) -> None:
+    ingest(folder_of(tmp_path / "in", images), tmp_path / "a")
+    ingest(archive(tmp_path / f"faces{suffix}", images), tmp_path / "b")
+    assert rows_of(tmp_path / "a") == rows_of(tmp_path / "b")
+    assert Table(tmp_path / "a", "faces").manifest["shards"] == Table(tmp_path / "b", "faces").manifest["shards"]
+
+
+def test_a_folder_around_the_people_does_not_matter(images: dict[str, bytes], tmp_path: Path) -> None:
+    wrapped = {f"my faces/v1/{name}": data for name, data in images.items()}
+    ingest(archive(tmp_path / "faces.tar", wrapped), tmp_path / "out")
+    found = {row["source"]: row["identity"] for row in rows_of(tmp_path / "out")}
+    assert found == {name: name.split("/")[2] for name in wrapped}
+
+
+@pytest.mark.parametrize("wrapper", ["", "faces/"])
+def test_a_given_division_is_kept(wrapper: str, images: dict[str, bytes], tmp_path: Path) -> None:
+    given = {
+        f"{wrapper}{'val' if name.endswith('2.png') else 'train'}/{name}": data for name, data in images.items()
+    } | {f"{wrapper}dan/1.png": encode_png(pixels(77))}
+    figures = ingest(folder_of(tmp_path / "in", given), tmp_path / "out")
+    assert figures["identities"] == 4
+    for row in rows_of(tmp_path / "out"):
+        parts = row["source"].removeprefix(wrapper).split("/")
+        assert row["identity"] == parts[-2]
+        assert row["given_split"] == (parts[0] if len(parts) == 3 else None)
+
+
+def test_hidden_files_are_no_images(images: dict[str, bytes], tmp_path: Path) -> None:
+    hidden = {
+        ".DS_Store": b"x",
+        "ann/.DS_Store": b"x",
+        "ann/._0.png": b"x",
+        ".git/ann/0.png": images["ann/0.png"],
+        "__MACOSX/ann/0.png": images["ann/0.png"],
+        "ann/.thumbs/0.png": images["ann/0.png"],
+    }
+    figures = ingest(archive(tmp_path / "faces.zip", images | hidden), tmp_path / "out")
+    assert figures == {"rows_in": 9, "rows_out": 9, "identities": 3, "rejected": 0, "forgotten": 0}
+
+
+def test_what_cannot_be_used_is_listed_by_reason(images: dict[str, bytes], tmp_path: Path) -> None:
+    jpeg = encoded(pixels(1, 200, 200), "JPEG")
+    png = encoded(pixels(1, 200, 200), "PNG")
+    bad = {
+        "ann/cut.jpg": (jpeg[: len(jpeg) // 2], "unreadable"),
+        "ann/cut.png": (png[: len(png) // 2], "unreadable"),
+        "ann/head.jpg": (jpeg[:20], "not_an_image"),
+        "bob/damaged.png": (png[:100] + b"??" + png[102:], "unreadable"),
+        "ann/empty.jpg": (b"", "empty_file"),
+        "bob/text.jpg": (b"this is not a photograph", "not_an_image"),
+        "bob/notes.txt": (b"notes", "not_an_image"),
+        "bob/drawing.svg": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not_an_image"),
+        "cyd/huge.png": (encoded(Image.new("1", (200, 201)), "PNG"), "too_large"),
+        "cyd/float.tiff": (encoded(Image.fromarray(np.ones((9, 9), np.float32)), "TIFF"), "unreadable"),
+        "alone.png": (images["ann/0.png"], "no_identity"),
+    }
+    source = folder_of(tmp_path / "in", images | {name: data for name, (data, _) in bad.items()})
+    figures = ingest(source, tmp_path / "out", max_pixels=200 * 200)
+    assert figures == {"rows_in": 9 + len(bad), "rows_out": 9, "identities": 3, "rejected": len(bad), "forgotten": 0}
+    assert {row["source"] for row in rows_of(tmp_path / "out")} == set(images)
+    assert reasons(tmp_path / "out") == {name: reason for name, (_, reason) in bad.items()}
+    table = Table(tmp_path / "out", "faces")
+    assert table.manifest["rejected"] == {
+        "empty_file": 1,
+        "no_identity": 1,
+        "not_an_image": 4,
+        "too_large": 1,
+        "unreadable": 4,
+    }
+    details = {row["source"]: row["detail"] for row in table.rejected()}
+    assert details["cyd/huge.png"] == "200×201 pixels, 40000 allowed"
+    assert "truncated" in details["ann/cut.jpg"]
+
+
+def test_names_that_are_no_text_are_listed(images: dict[str, bytes], tmp_path: Path) -> None:
+    other = {os.fsdecode(name): images["ann/0.png"] for name in (b"jos\xe9/1.png", b"ann/\xff.png")}
+    source = folder_of(tmp_path / "in", images | other)
+    figures = ingest(source, tmp_path / "out")
+    assert (figures["rows_out"], figures["identities"], figures["rejected"]) == (9, 3, 2)
+    assert reasons(tmp_path / "out") == {"jos\udce9/1.png": "bad_name", "ann/\udcff.png": "bad_name"}
+    assert plan(source)["rows_in"] == 11
+
+
+def ingested(data: bytes, name: str, images: dict[str, bytes], tmp_path: Path) -> tuple[dict[str, Any], RGB]:
+    """The row and the pixels that one file becomes."""
+    figures = ingest(folder_of(tmp_path / "in", images | {f"ann/{name}": data}), tmp_path / "out")
+    assert figures["rejected"] == 0
+    (row,) = (row for row in rows_of(tmp_path / "out") if row["source"] == f"ann/{name}")
+    image = decode_rgb(row["image"])
+    assert image.shape == (row["height"], row["width"], 3)
+    return row, image
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode", "options", "error"),
+    [
+        ("JPEG", "RGB", {"quality": 95}, 5),
+        ("JPEG", "CMYK", {"quality": 95}, 8),
+        ("PNG", "RGB", {}, 0),
+        ("PNG", "RGBA", {}, 0),
+        ("BMP", "RGB", {}, 0),
+        ("TIFF", "RGB", {}, 0),
+        ("WEBP", "RGB", {"lossless": True}, 0),
+        ("PPM", "RGB", {}, 0),
+        ("AVIF", "RGB", {"quality": 95}, 5),
+        ("HEIF", "RGB", {"quality": 95, "chroma": 444}, 5),
+        ("PNG", "P", {}, 30),
+        ("GIF", "P", {}, 30),
+    ],
+)
+def test_formats_keep_their_colours(
+    kind: str, mode: str, options: dict[str, Any], error: float, images: dict[str, bytes], tmp_path: Path
+) -> None:
+    picture = pixels(5)
+    _, image = ingested(encoded(Image.fromarray(picture).convert(mode), kind, **options), "x.bin", images, tmp_path)
+    assert image.shape == picture.shape
+    assert np.abs(image.astype(int) - picture).mean() <= error
+
+
+def test_jpeg_and_png_stay_the_files_they_are(images: dict[str, bytes], tmp_path: Path) -> None:
+    for kind in ("JPEG", "PNG"):
+        for mode in ("RGB", "L"):
+            data = encoded(Image.fromarray(pixels(5)).convert(mode), kind)
+            row, _ = ingested(data, "x", images, tmp_path / f"{kind}{mode}")
+            assert row["image"] == data
+
+
+def test_transparency_is_dropped(images: dict[str, bytes], tmp_path: Path) -> None:
+    picture = pixels(5)
+    alpha = np.dstack([picture, np.full(picture.shape[:2], 90, np.uint8)])
+    _, image = ingested(encoded(Image.fromarray(alpha), "PNG"), "x.png", images, tmp_path)
+    assert (image == picture).all()
+
+
+def test_the_first_frame_of_an_animation_is_taken(images: dict[str, bytes], tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (20, 24), colour) for colour in ((250, 0, 0), (0, 250, 0), (0, 0, 250))]
+    data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    with Image.open(io.BytesIO(data)) as animation:
+        assert animation.n_frames == 3
+    _, image = ingested(data, "x.gif", images, tmp_path)
+    assert image.mean((0, 1)) == pytest.approx([250, 0, 0], abs=3)
+
+
+def sixteen_bits(kind: str) -> bytes:
+    """Grey from black to white, 40×64, in 16 bits."""
+    levels = np.tile(np.linspace(0, 65535, 64), (40, 1)).astype(np.uint16)
+    if kind == "PGM":
+        return b"P5\n64 40\n65535\n" + levels.astype(">u2").tobytes()
+    if kind == "big-endian TIFF":
+        return encoded(Image.frombytes("I;16B", (64, 40), levels.astype(">u2").tobytes()), "TIFF")
+    return encoded(Image.fromarray(levels), kind)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "PGM", "big-endian TIFF"])
+def test_sixteen_bits_are_scaled_to_eight(kind: str, images: dict[str, bytes], tmp_path: Path) -> None:
+    _, image = ingested(sixteen_bits(kind), "x.bin", images, tmp_path)
+    expected = np.linspace(0, 255, 64)
+    assert np.abs(image[..., 0] - expected).max() <= 1
+    assert (image[..., 0] == image[..., 2]).all()
+
+
+def test_sixteen_bits_a_channel_too(images: dict[str, bytes], tmp_path: Path) -> None:
+    picture = pixels(5)
+    written, data = cv2.imencode(".png", picture[..., ::-1].astype(np.uint16) * 257)
+    assert written
+    _, image = ingested(data.tobytes(), "x.png", images, tmp_path)
+    assert np.abs(image.astype(int) - picture).max() <= 1
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_photographs_are_turned_upright(kind: str, orientation: int, images: dict[str, bytes], tmp_path: Path) -> None:
+    upright = pixels(5, height=48, width=32)
+    # How a camera stores what is upright, by the EXIF standard's table of orientations.
+    stored = {
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.transpose(1, 0, 2),
+        6: np.rot90(upright, 1),
+        7: upright[::-1, ::-1].transpose(1, 0, 2),
+        8: np.rot90(upright, -1),
+    }[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"quality": 95} if kind == "JPEG" else {}
+    data = encoded(np.ascontiguousarray(stored), kind, exif=exif, **options)
+    row, image = ingested(data, "x.jpg", images, tmp_path)
+    assert (row["width"], row["height"]) == (32, 48)
+    assert np.abs(image.astype(int) - upright).mean() < 4
+    assert (row["image"] == data) == (orientation == 1)
+    with Image.open(io.BytesIO(row["image"])) as kept:
+        assert kept.getexif().get(0x0112, 1) == 1  # nobody turns it a second time
+
+
+def test_nothing_to_ingest_is_named(images: dict[str, bytes], tmp_path: Path) -> None:
+    (tmp_path / "void").mkdir()
+    cases = {
+        "void": "void holds no image: check the folder or prefix",
+        "gone": "gone is not a folder",
+        "gone.tar": r"gone\.tar does not exist",
+        "texts": r"texts: none of the 2 files is a usable image \(\{'not_an_image': 2\}\)",
+        "hidden": "hidden holds no image",
+        "one": r"one holds one identity only \('ann'\): put the images of each person into a folder of their own",
+    }
+    folder_of(tmp_path / "texts", {"ann/1.jpg": b"1", "bob/1.jpg": b"2"})
+    folder_of(tmp_path / "hidden", {".cache/1.png": images["ann/0.png"]})
+    folder_of(tmp_path / "one", {"ann/1.png": images["ann/0.png"], "bob/1.png": b"no image"})
+    for name, message in cases.items():
+        with pytest.raises(KubefaceError, match=message):
+            ingest(str(tmp_path / name), tmp_path / "out")
+        assert not list(tmp_path.glob("*out*"))
+
+
+def test_an_archive_without_a_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(KubefaceError, match=r"faces\.tar holds no image"):
+        ingest(archive(tmp_path / "faces.tar", {}), tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "folders"),
+    [
+        ("ann/1.png", "more/ann/2.png", ("ann", "more/ann")),
+        ("train/ann/1.png", "extra/val/ann/2.png", ("ann", "extra/ann")),
+    ],
+)
+def test_two_people_of_one_name_are_not_merged(
+    first: str, second: str, folders: tuple[str, str], images: dict[str, bytes], tmp_path: Path
+) -> None:
+    files = {first: images["ann/0.png"], second: images["ann/1.png"], "bob/1.png": images["bob/1.png"]}
+    with pytest.raises(KubefaceError) as raised:
+        ingest(folder_of(tmp_path / "in", files), tmp_path / "out")
+    for part in ("identity 'ann' stands in two folders", *(f"'{folder}'" for folder in folders)):
+        assert part in str(raised.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_hostile_archive_does_nothing_outside(images: dict[str, bytes], tmp_path: Path) -> None:
+    hostile = {
+        "../evil/1.png": images["ann/0.png"],
+        f"{tmp_path}/dan/1.png": images["ann/1.png"],
+        "../../../../../../etc/evil.png": images["ann/2.png"],
+    }
+    source = archive(tmp_path / "faces.tar", images | hostile)
+    with tarfile.open(source, "a") as tar:
+        for name, kind, target in (
+            ("ann/link.png", tarfile.SYMTYPE, "/etc/passwd"),
+            ("ann/hard.png", tarfile.LNKTYPE, "../../etc/passwd"),
+        ):
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, target
+            tar.addfile(member)
+    figures = ingest(source, tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["faces.tar", "out"]
+    assert not Path("/etc/evil.png").exists()
+    assert not any(b"root:" in row["image"] for row in rows_of(tmp_path / "out"))
+    assert {row["identity"] for row in rows_of(tmp_path / "out")} == {"ann", "bob", "cyd", "dan"}
+    assert figures["rows_out"] == 10
+
+
+def test_a_corrupt_archive_leaves_no_table(images: dict[str, bytes], tmp_path: Path) -> None:
+    source = Path(archive(tmp_path / "faces.zip", images))
+    data = bytearray(source.read_bytes())
+    data[200] ^= 0xFF
+    source.write_bytes(data)
+    with pytest.raises(KubefaceError, match=r"faces\.zip is not a readable archive: Bad CRC-32"):
+        ingest(str(source), tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["faces.zip"]
+
+
+def test_two_runs_give_the_same_bytes(orl_folder: Path, faces_table: Path, tmp_path: Path) -> None:
+    ingest(str(orl_folder), tmp_path / "again")
+    assert contents(tmp_path / "again") == contents(faces_table)
+    command = [sys.executable, "-m", "kubeface.ingest", "--source", str(orl_folder), "--out", str(tmp_path / "other")]
+    environment = os.environ | {"PYTHONHASHSEED": "7", "TZ": "Asia/Tokyo", "LC_ALL": "C"}
+    subprocess.run(command, cwd=Path(__file__).parents[3], env=environment, check=True, capture_output=True)
+    assert contents(tmp_path / "other") == contents(faces_table)
+
+
+def test_an_image_is_known_by_name_and_content(images: dict[str, bytes], tmp_path: Path) -> None:
+    def ids(name: str, files: dict[str, bytes]) -> dict[str, str]:
+        ingest(folder_of(tmp_path / name / "in", files), tmp_path / name / "out", seed=len(name))
+        return {row["source"]: row["image_id"] for row in rows_of(tmp_path / name / "out")}
+
+    before = ids("a", images | {"ann/copy.png": images["ann/0.png"]})
+    assert len(set(before.values())) == len(before)
+    after = ids("bb", images | {"ann/0.png": encode_png(pixels(99))})
+    assert {name for name in after if after[name] != before[name]} == {"ann/0.png"}
+
+
+def test_the_order_depends_on_seed_and_name_alone(images: dict[str, bytes], tmp_path: Path) -> None:
+    def order(name: str, files: dict[str, bytes], seed: int = 0) -> list[str]:
+        ingest(folder_of(tmp_path / name, files), tmp_path / f"{name}-{seed}", seed=seed)
+        return [row["source"] for row in rows_of(tmp_path / f"{name}-{seed}")]
+
+    first = order("first", images)
+    more = {f"{person}/new{number}.png": images["ann/0.png"] for person in ("ann", "zoe") for number in range(4)}
+    second = order("second", images | more)
+    assert [name for name in second if name in images] == first
+    assert second != [*first, *(name for name in second if name in more)]  # the new ones stand in between
+    assert order("first", images, seed=1) != first
+    assert sorted(order("first", images, seed=2)) == sorted(images)
+
+
+def test_many_files_keep_their_order(tmp_path: Path) -> None:
+    """More files than are read ahead, so that the threads overtake each other."""
+    files = {f"{number % 5}/{number}.png": encode_png(pixels(number, 8 + number % 90, 8)) for number in range(200)}
+    ingest(folder_of(tmp_path / "in", files), tmp_path / "a")
+    ingest(archive(tmp_path / "faces.tar", files), tmp_path / "b")
+    assert rows_of(tmp_path / "a") == rows_of(tmp_path / "b")
+    assert {row["source"]: row["image"] for row in rows_of(tmp_path / "a")} == files

@@ -1,0 +1,195 @@
+"""Who is in an image: folders, names, listings."""
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from kubeface.ingest.listing import Listing
+from kubeface.ingest.naming import Label, by_folder, by_pattern
+from kubeface.ingest.step import ingest, plan
+from kubeface.runtime.errors import KubefaceError
+from kubeface.tables.table import Table
+from tests.kubeface.ingest.test_ingest import archive, folder_of, images, reasons, rows_of
+
+__all__ = ["images"]  # a fixture
+
+
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [
+        ("ann/1.png", Label("ann", "ann")),
+        ("faces/2024/ann/1.png", Label("ann", "faces/2024/ann")),
+        ("train/ann/1.png", Label("ann", "ann", "train")),
+        ("faces/val/ann/1.png", Label("ann", "faces/ann", "val")),
+        ("test/ann/1.png", Label("ann", "ann", "test")),
+        ("vlr_images/ann/1.png", Label("ann", "ann", None, {"resolution": "low"})),
+        ("train/hr_images/ann/1.png", Label("ann", "ann", "train", {"resolution": "high"})),
+        ("hr_images/val/ann/1.png", Label("ann", "ann", "val", {"resolution": "high"})),
+        ("train/1.png", Label("train", "train")),
+        ("1.png", None),
+    ],
+)
+def test_a_folder_names_the_person(name: str, label: Label | None) -> None:
+    assert by_folder(name) == label
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name", "label"),
+    [
+        (r"^(\d{3})_", "vlr_images/007_01_01_010_00_crop_128.png", Label("007", "", None, {"resolution": "low"})),
+        (r"^(\d{3})", "train/vlr_images/007_01.png", Label("007", "", "train", {"resolution": "low"})),
+        (r"^(\d{3})", "in/hr_images/val/007_01.png", Label("007", "", "val", {"resolution": "high"})),
+        (r"^(\d{3})", "hr_images/test/camera 1/007_01.png", Label("007", "", "test", {"resolution": "high"})),
+        (r"^(\d{3})", "vlr_images/007/007_01.png", Label("007", "", None, {"resolution": "low"})),
+        (r"^(\d{3})", "val/2024/007_01.png", Label("007")),
+        (r"^(\d{3})_", "007_01.png", Label("007")),
+        (r"^(\d{3})_", "val/007_01.png", Label("007", "", "val")),
+        (r"^(.+)_\d+\.", "Aaron_Eckhart_0001.jpg", Label("Aaron_Eckhart")),
+        (r"cam(?P<camera>\d)/(?P<identity>\w+)-", "in/cam3/ann-7.png", Label("ann", "", None, {"camera": "3"})),
+        (r"(?P<split>train|val)-(?P<identity>\w+)", "val-ann.png", Label("ann", "", "val")),
+        (r"^(\d{3})_", "notes/readme.png", None),
+        (r"^(\d*)_", "_1.png", None),
+    ],
+)
+def test_a_pattern_finds_the_person_in_the_name(pattern: str, name: str, label: Label | None) -> None:
+    assert by_pattern(pattern)(name) == label
+
+
+@pytest.mark.parametrize(
+    ("pattern", "said"),
+    [("(", "identity_pattern '(' is no regular expression"), (r"\d+", r"identity_pattern '\d+' has no group")],
+)
+def test_a_pattern_that_names_nobody(pattern: str, said: str) -> None:
+    with pytest.raises(KubefaceError) as raised:
+        by_pattern(pattern)
+    assert said in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_a_split_found_in_a_name_is_train_val_or_test(images: dict[str, bytes], tmp_path: Path) -> None:
+    source = folder_of(tmp_path / "in", {f"dev-{name.replace('/', '-')}": data for name, data in images.items()})
+    with pytest.raises(KubefaceError, match=r"finds split 'dev' in dev-\w+-\d.png: it must be train, val or test"):
+        ingest(source, tmp_path / "out", identity_pattern=r"^(?P<split>\w+?)-(?P<identity>\w+)")
+    assert not (tmp_path / "out").exists()
+
+
+def test_flat_files_of_two_resolutions(images: dict[str, bytes], tmp_path: Path) -> None:
+    """Pairs of folders with the person in the name, as data for super-resolution come."""
+    flat = {
+        f"{folder}/{number:03d}_01_{name[-5]}.png": data
+        for folder in ("vlr_images", "hr_images")
+        for number, people in enumerate(("ann", "bob", "cyd"), 1)
+        for name, data in images.items()
+        if name.startswith(people)
+    }
+    figures = ingest(folder_of(tmp_path / "in", flat), tmp_path / "out", identity_pattern=r"^(\d{3})_")
+    assert figures == {"rows_in": 18, "rows_out": 18, "identities": 3, "rejected": 0, "forgotten": 0}
+    for row in rows_of(tmp_path / "out"):
+        low = row["source"].startswith("vlr_images")
+        assert row["identity"] == row["source"].split("/")[1][:3]
+        assert json.loads(row["groups"]) == {"resolution": "low" if low else "high"}
+
+
+def listed(path: Path, rows: list[dict[str, str | None]]) -> str:
+    """A listing as CSV or Parquet."""
+    if path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    else:
+        head = list(rows[0])
+        lines = [head, *([row[key] or "" for key in head] for row in rows)]
+        path.write_text("\ufeff" + "\r\n".join(",".join(line) for line in lines), "utf-8")
+    return str(path)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+@pytest.mark.parametrize("beside", [True, False])
+def test_a_listing_says_who_it_is(suffix: str, beside: bool, images: dict[str, bytes], tmp_path: Path) -> None:
+    source = folder_of(tmp_path / "in", {name.replace("/", "-"): data for name, data in images.items()})
+    rows: list[dict[str, str | None]] = [
+        {"path": "ann-0.png", "identity": "007", "split": "val", "camera": "door", "age": None},
+        {"path": "./ann-1.png", "identity": "007", "split": "", "camera": "", "age": "31"},
+        {"path": "bob-0.png", "identity": "8", "split": "train", "camera": "gate", "age": None},
+        {"path": "bob-0.png", "identity": "8", "split": "train", "camera": "gate", "age": None},
+        {"path": "gone.png", "identity": "8", "split": None, "camera": None, "age": None},
+    ]
+    listing = listed((tmp_path / "in" if beside else tmp_path) / f"people{suffix}", rows)
+    figures = ingest(*((listing, tmp_path / "out") if beside else (source, tmp_path / "out", listing)))
+    assert figures == {"rows_in": 4, "rows_out": 3, "identities": 2, "rejected": 1, "forgotten": 0}
+    assert reasons(tmp_path / "out") == {"gone.png": "missing_file"}
+    found = {
+        row["source"]: (row["identity"], row["given_split"], json.loads(row["groups"] or "{}"))
+        for row in rows_of(tmp_path / "out")
+    }
+    assert found == {
+        "ann-0.png": ("007", "val", {"camera": "door"}),
+        "ann-1.png": ("007", None, {"age": "31"}),
+        "bob-0.png": ("8", "train", {"camera": "gate"}),
+    }
+
+
+def test_a_listing_of_an_archive_changes_the_fingerprint(images: dict[str, bytes], tmp_path: Path) -> None:
+    source = archive(tmp_path / "faces.tar", images)
+    rows: list[dict[str, str | None]] = [{"path": name, "identity": name[:3]} for name in images]
+    listing = listed(tmp_path / "people.csv", rows)
+    (before,) = plan(source, listing)["shards"]
+    assert before != plan(source)["shards"][0]
+    ingest(source, tmp_path / "out", listing, shard=before)
+    assert Table(tmp_path / "out", "faces").rows == 9
+    listed(tmp_path / "people.csv", rows[:-1])
+    assert plan(source, listing)["shards"] != [before]
+    with pytest.raises(KubefaceError, match="changed while the run began"):
+        ingest(source, tmp_path / "again", listing, shard=before)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "has no column path"),
+        ("name,identity\nann/0.png,ann", "has no column path"),
+        ("path,identity", "lists no image"),
+        ("path,identity\nann/0.png,", "row 2 names no path or no identity"),
+        ("path,identity,split\nann/0.png,ann,dev", "row 2 has split 'dev': use train, val, test or nothing"),
+        ("image_id,partition\nann/0.png,3", "row 2 has split '3': use train, val, test or nothing"),
+        ("path,identity\na.png,ann\na.png,bob", "row 3 says something else of 'a.png' than a row before it"),
+        ("path,identity\nann/0.png,Smith, Ann", "row 2 has more fields than the head has columns"),
+        ("path,identity\nelsewhere.png,ann", "holds none of the images that"),
+        (b"path,identity\n\xff.png,ann", "is not a readable listing: 'utf-8' codec"),
+    ],
+)
+def test_a_listing_that_cannot_be_used(text: str | bytes, said: str, images: dict[str, bytes], tmp_path: Path) -> None:
+    source = folder_of(tmp_path / "in", images)
+    (tmp_path / "people.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(KubefaceError) as raised:
+        ingest(source, tmp_path / "out", listing=str(tmp_path / "people.csv"))
+    assert said in str(raised.value) and "\n" not in str(raised.value) and "people.csv" in str(raised.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_damaged_parquet_listing(images: dict[str, bytes], tmp_path: Path) -> None:
+    (tmp_path / "people.parquet").write_bytes(b"PAR1 is all")
+    with pytest.raises(KubefaceError, match=r"people\.parquet is not a readable listing"):
+        Listing(str(tmp_path / "people.parquet"))
+
+
+def test_a_listing_does_not_lead_outside(images: dict[str, bytes], tmp_path: Path) -> None:
+    """Only what lies below the source can be named."""
+    source = folder_of(tmp_path / "in", images)
+    folder_of(tmp_path, {"secret.png": images["ann/0.png"]})
+    rows: list[dict[str, str | None]] = [
+        {"path": "../secret.png", "identity": "x"},
+        {"path": str(tmp_path / "secret.png"), "identity": "x"},
+        {"path": "ann/0.png", "identity": "ann"},
+        {"path": "bob/0.png", "identity": "bob"},
+    ]
+    ingest(source, tmp_path / "out", listed(tmp_path / "people.csv", rows))
+    assert {row["source"] for row in rows_of(tmp_path / "out")} == {"ann/0.png", "bob/0.png"}
+    assert set(reasons(tmp_path / "out").values()) == {"missing_file"}
+
+
+def test_one_way_of_naming_at_a_time(images: dict[str, bytes], tmp_path: Path) -> None:
+    source = folder_of(tmp_path / "in", images)
+    listing = listed(tmp_path / "people.csv", [{"path": name, "identity": name[:3]} for name in images])
+    with pytest.raises(KubefaceError, match="give one of them"):
+        ingest(source, tmp_path / "out", listing, "(a)")

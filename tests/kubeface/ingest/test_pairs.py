@@ -1,0 +1,157 @@
+"""Pairs of two resolutions: labelled alike, stored side by side, and nothing else moves."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from kubeface.faces.images import decode_rgb, encode_png
+from kubeface.ingest.step import ingest, plan
+from kubeface.runtime.keyed_rng import by_rank, rank, stored_name
+from kubeface.tables.resolution_pairs import partners, resolution_of
+from kubeface.tables.table import Table
+from tests.kubeface.ingest.test_ingest import folder_of, rows_of
+
+PEOPLE = ("s1", "s5", "s9")
+LAYOUTS = {
+    "folders": ("{resolution}/{person}/{number}.png", ""),
+    "division above": ("train/{resolution}/{person}/{number}.png", ""),
+    "division below": ("{resolution}/val/{person}/{number}.png", ""),
+    "names": ("{resolution}/{place:03d}_{number}.png", r"^(\d{3})"),
+    "names, division above": ("test/{resolution}/{place:03d}_{number}.png", r"^(\d{3})"),
+    "names, division below": ("{resolution}/train/{place:03d}_{number}.png", r"^(\d{3})"),
+    "names in folders": ("{resolution}/val/batch {number}/{place:03d}_{number}.png", r"^(\d{3})"),
+}
+
+
+def reduced(data: bytes) -> bytes:
+    """A photograph at an eighth of its size, as JPEG."""
+    pixels = decode_rgb(data)
+    small = cv2.resize(pixels, (pixels.shape[1] // 8, pixels.shape[0] // 8), interpolation=cv2.INTER_AREA)
+    buffer = io.BytesIO()
+    Image.fromarray(np.asarray(small, np.uint8)).save(buffer, "JPEG", quality=95)
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def sharp(orl: dict[str, bytes]) -> dict[tuple[str, int], bytes]:
+    """Photographs of three people, as PNG."""
+    return {
+        (who, number): encode_png(decode_rgb(orl[f"{who}/{number}.pgm"])) for who in PEOPLE for number in range(1, 6)
+    }
+
+
+def pairs(sharp: dict[tuple[str, int], bytes], layout: str) -> dict[str, bytes]:
+    """Every photograph sharp and reduced; the reduced ones are JPEG."""
+    files = {}
+    for (person, number), data in sharp.items():
+        told = {"person": person, "number": number, "place": PEOPLE.index(person)}
+        files[layout.format(resolution="hr_images", **told)] = data
+        files[layout.format(resolution="vlr_images", **told).replace(".png", ".jpg")] = reduced(data)
+    return files
+
+
+def sources(rows: list[dict[str, Any]]) -> list[str]:
+    return [row["source"] for row in rows]
+
+
+@pytest.mark.parametrize("kind", LAYOUTS)
+def test_the_two_of_a_pair_stand_side_by_side(sharp: dict[tuple[str, int], bytes], tmp_path: Path, kind: str) -> None:
+    layout, pattern = LAYOUTS[kind]
+    source = folder_of(tmp_path / "in", pairs(sharp, layout))
+    ingest(source, tmp_path / "out", identity_pattern=pattern)
+    rows = rows_of(tmp_path / "out")
+    assert len({row["identity"] for row in rows}) == len(PEOPLE)
+    given_split = next((part for part in ("train", "val", "test") if part in layout.split("/")), None)
+    assert {row["given_split"] for row in rows} == {given_split}
+    found = partners(Table(tmp_path / "out", "faces"))
+    assert len(found) == len(sharp) == len(rows) / 2
+    for high, low in zip(rows[::2], rows[1::2], strict=True):
+        assert found[low["image_id"]] == high["image_id"]
+        assert (resolution_of(high["groups"]), resolution_of(low["groups"])) == ("high", "low")
+        assert high["width"] // 8 == low["width"]
+    assert sources(rows) != sorted(sources(rows))
+
+
+def test_what_has_no_resolution_keeps_its_place(sharp: dict[tuple[str, int], bytes], tmp_path: Path) -> None:
+    """Beside pairs others stand where their own names put them, and a single one of a pair by its own."""
+    plain = {f"more/{person} {number}/{number}.png": data for (person, number), data in sharp.items()}
+    ingest(folder_of(tmp_path / "plain", plain), tmp_path / "alone", seed=3)
+    names = sorted(plain)
+    assert sources(rows_of(tmp_path / "alone")) == [names[place] for place in by_rank(3, names)]
+    assert sources(rows_of(tmp_path / "alone")) == sorted(names, key=lambda name: rank(3, name))
+    folder_of(tmp_path / "plain", pairs(sharp, LAYOUTS["folders"][0]))
+    ingest(str(tmp_path / "plain"), tmp_path / "together", seed=3)
+    together = [name for name in sources(rows_of(tmp_path / "together")) if name.startswith("more/")]
+    assert together == sources(rows_of(tmp_path / "alone"))
+
+
+def test_the_order_is_that_of_the_seed(sharp: dict[tuple[str, int], bytes], tmp_path: Path) -> None:
+    source = folder_of(tmp_path / "in", pairs(sharp, LAYOUTS["folders"][0]))
+    orders = []
+    for seed in (0, 1):
+        ingest(source, tmp_path / str(seed), seed=seed)
+        orders.append(sources(rows_of(tmp_path / str(seed))))
+    assert orders[0] != orders[1] and sorted(orders[0]) == sorted(orders[1])
+
+
+@pytest.mark.parametrize("count", [2, 5])
+def test_a_pair_is_in_one_shard(sharp: dict[tuple[str, int], bytes], tmp_path: Path, count: int) -> None:
+    source = folder_of(tmp_path / "in", pairs(sharp, LAYOUTS["names"][0]))
+    pattern = r"^(\d{3})"
+    found = 0
+    for shard in plan(source, identity_pattern=pattern, num_shards=count)["shards"]:
+        out = tmp_path / shard.partition("/")[0]
+        ingest(source, out, identity_pattern=pattern, shard=shard)
+        rows = rows_of(out)
+        assert len(partners(Table(out, "faces"))) == len(rows) / 2
+        found += len(rows)
+    assert found == 2 * len(sharp)
+
+
+def test_a_listing_that_names_people_leaves_the_resolution_to_the_folders(
+    sharp: dict[tuple[str, int], bytes], tmp_path: Path
+) -> None:
+    files = pairs(sharp, "{resolution}/{person}-{number}.png")
+    source = folder_of(tmp_path / "in", files)
+    lines = [f"{name},{name.partition('/')[2].partition('-')[0]}" for name in files]
+    (tmp_path / "list.csv").write_text("\n".join(["path,identity", *lines]))
+    ingest(source, tmp_path / "out", listing=str(tmp_path / "list.csv"))
+    assert len(partners(Table(tmp_path / "out", "faces"))) == len(sharp)
+    for row in rows_of(tmp_path / "out"):
+        assert json.loads(row["groups"])["resolution"] == ("low" if "vlr" in row["source"] else "high")
+
+
+def test_a_listing_may_tell_the_resolution(sharp: dict[tuple[str, int], bytes], tmp_path: Path) -> None:
+    files = {f"{name.replace('_images', '').replace('/', '-', 1)}": data for name, data in
+             pairs(sharp, LAYOUTS["folders"][0]).items()}  # fmt: skip
+    source = folder_of(tmp_path / "in", files)
+    lines = [f"{name},{'low' if name.startswith('vlr') else 'high'},{name.split('/')[0].partition('-')[2]}"
+             for name in files]  # fmt: skip
+    (tmp_path / "list.csv").write_text("\n".join(["path,resolution,identity", *lines]))
+    ingest(source, tmp_path / "out", listing=str(tmp_path / "list.csv"))
+    rows = rows_of(tmp_path / "out")
+    found = partners(Table(tmp_path / "out", "faces"))
+    assert len(found) == len(sharp)
+    assert all(found[low["image_id"]] == high["image_id"] for high, low in zip(rows[::2], rows[1::2], strict=True))
+
+
+@given(st.text(), st.text(), st.sampled_from(["low", "high"]))
+def test_only_what_is_of_a_resolution_is_ranked_by_what_it_shares(stem: str, identity: str, resolution: str) -> None:
+    name = f"a/{stem.replace('/', '')}x.png"
+    assert stored_name(name, identity, None) == name
+    other = name.replace("a/", "b/c/", 1).removesuffix(".png") + ".jpg"
+    assert stored_name(name, identity, resolution) == stored_name(other, identity, resolution)
+    assert stored_name(name, identity, resolution) != stored_name(name, identity + "x", resolution)
+
+
+@given(st.lists(st.sampled_from("abcd"), max_size=20), st.integers(0, 3))
+def test_equal_names_keep_their_order(names: list[str], seed: int) -> None:
+    assert by_rank(seed, names).tolist() == sorted(range(len(names)), key=lambda place: rank(seed, names[place]))

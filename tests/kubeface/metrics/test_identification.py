@@ -1,0 +1,173 @@
+"""Identification rates, each against its definition written out image by image."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kubeface.faces.images import decode_rgb
+from kubeface.metrics import identification
+from kubeface.metrics.identification import DIVISIONS, identification_rates
+from kubeface.models.model import FaceModel
+from kubeface.tables.table import Table
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)
+
+
+def made(seed: int, people: int, images: int, noise: float, dimensions: int = 16) -> tuple[np.ndarray, np.ndarray]:
+    """Embeddings of people whose images scatter by `noise` around a direction of their own, in mixed order."""
+    random = np.random.default_rng(seed)
+    person = random.permutation(np.repeat(np.arange(people), images))
+    centres = random.normal(size=(people, dimensions))
+    return unit(centres[person] + noise * random.normal(size=(len(person), dimensions))), person
+
+
+def by_hand(embeddings: np.ndarray, people: np.ndarray, seed: int, fpir: float) -> dict[str, Any]:
+    """Every search written out."""
+    names = sorted(set(people.tolist()))
+    first = {name: people.tolist().index(name) for name in names}
+    scores = embeddings @ embeddings.T
+    several = [name for name in names if np.sum(people == name) > 1]
+    probes = [i for i, name in enumerate(people.tolist()) if i != first[name]]
+    ranks = []
+    for i in probes:
+        own = scores[i, first[people[i]]]
+        ranks.append(1 + sum(scores[i, first[name]] >= own for name in several if name != people[i]))
+    random = np.random.default_rng(seed)
+    rates = []
+    for _ in range(DIVISIONS):
+        enrolled = [names[place] for place in random.permutation(len(names))[: len(names) // 2]]
+        unknown = [i for i, name in enumerate(people.tolist()) if name not in enrolled]
+        known = [i for i in probes if people[i] in enrolled]
+        alarms = [max(scores[i, first[name]] for name in enrolled) for i in unknown]
+        cuts = [t for t in [-2.0, *alarms] if sum(a > t for a in alarms) <= fpir * len(alarms) + 1e-9]
+        missed = 0
+        for i in known:
+            own = scores[i, first[people[i]]]
+            others = max([scores[i, first[name]] for name in enrolled if name != people[i]], default=-2)
+            missed += not (own > others and own > min(cuts))
+        rates.append(missed / len(known))
+    return {
+        "probes": len(probes),
+        "gallery": len(several),
+        "rank1": np.mean(np.array(ranks) <= 1),
+        "rank5": np.mean(np.array(ranks) <= 5),
+        "fnir": np.mean(rates),
+    }
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    people=st.integers(6, 14),
+    images=st.integers(3, 6),
+    noise=st.sampled_from([0.3, 0.8, 1.5, 4.0]),
+)
+@settings(max_examples=30)
+def test_rates_are_what_the_definitions_say(seed: int, people: int, images: int, noise: float) -> None:
+    embeddings, person = made(seed, people, images, noise)
+    embeddings = np.round(embeddings * 8) / 8  # exact sums, and ties
+    person[person == 0] = np.arange(np.sum(person == 0)) + 100  # some with one image only
+    found = identification_rates(embeddings, person, seed % 100, samples=20, fpirs=(0.5, 0.2))
+    expected = by_hand(embeddings, person, seed % 100, 0.5)
+    assert (found["gallery"], found["probes"]) == (expected["gallery"], expected["probes"])
+    assert found["rank1"] == pytest.approx(expected["rank1"])
+    assert found["rank5"] == pytest.approx(expected["rank5"])
+    assert found["open"]["fnir_at_fpir"]["0.5"] == pytest.approx(expected["fnir"])
+
+
+def test_people_far_apart_are_all_found() -> None:
+    embeddings, person = made(0, 30, 4, noise=0.01)
+    found = identification_rates(embeddings, person, samples=100)
+    assert [found[key] for key in ("rank1", "rank1_low", "rank1_high", "rank5")] == [1.0] * 4
+    assert found["gallery"] == 30
+    assert found["probes"] == 90
+    assert found["open"] == {
+        "enrolled": 15,
+        "known_probes": 45,
+        "unknown_probes": 60,
+        "fnir_at_fpir": {"0.1": 0.0},  # 0.01 of 60 unknown probes is less than three
+    }
+
+
+def test_random_embeddings_are_at_chance() -> None:
+    random = np.random.default_rng(0)
+    embeddings = unit(random.normal(size=(4000, 32)))
+    found = identification_rates(embeddings, np.arange(4000) % 50, samples=200)
+    assert found["rank1"] == pytest.approx(1 / 50, abs=0.008)
+    assert found["rank5"] == pytest.approx(5 / 50, abs=0.015)
+    assert found["rank1_low"] < found["rank1"] < found["rank1_high"]
+    assert list(found["open"]["fnir_at_fpir"]) == ["0.1", "0.01"]
+    assert 0.98 < found["open"]["fnir_at_fpir"]["0.1"] < found["open"]["fnir_at_fpir"]["0.01"] <= 1
+
+
+def test_one_embedding_for_everybody_finds_nobody() -> None:
+    """A tie counts against the model: who says the same of all must not come out best."""
+    embeddings = np.ones((60, 4), np.float32) / 2
+    found = identification_rates(embeddings, np.arange(60) % 12, samples=100)
+    assert found["rank1"] == found["rank5"] == 0.0
+    assert found["open"]["fnir_at_fpir"]["0.1"] == 1.0
+
+
+@given(seed=st.integers(0, 2**32 - 1), factor=st.sampled_from([0.25, 2.0]))
+@settings(max_examples=15)
+def test_order_of_people_names_and_scale_do_not_matter(seed: int, factor: float) -> None:
+    embeddings, person = made(seed, 8, 5, noise=1.0)
+    found = identification_rates(embeddings, person, samples=50)
+    assert identification_rates(factor * embeddings, person, samples=50) == found
+    assert identification_rates(embeddings, person * 3 + 7, samples=50) == found
+    order = np.argsort(person, kind="stable")  # each person's first image stays the first
+    sorted_ = identification_rates(embeddings[order], person[order], samples=50)
+    assert {k: v for k, v in sorted_.items() if k != "open"} == pytest.approx(
+        {k: v for k, v in found.items() if k != "open"}
+    )
+    assert sorted_["open"] == found["open"] | {"fnir_at_fpir": pytest.approx(found["open"]["fnir_at_fpir"])}
+    for rank in ("rank1", "rank5"):
+        assert 0 <= found[f"{rank}_low"] <= found[rank] <= found[f"{rank}_high"] <= 1
+    assert found["rank1"] <= found["rank5"]
+
+
+def test_the_seed_divides_the_people() -> None:
+    embeddings, person = made(1, 20, 6, noise=1.2)
+    one, again, other = (identification_rates(embeddings, person, seed, samples=50) for seed in (1, 1, 2))
+    assert one == again
+    assert one["open"]["fnir_at_fpir"] != other["open"]["fnir_at_fpir"]
+    assert one["rank1"] == other["rank1"]
+
+
+@pytest.mark.parametrize("images", [[3], [1, 1, 1], [1]])
+def test_too_few_people_tell_no_rate(images: list[int]) -> None:
+    person = np.repeat(np.arange(len(images)), images)
+    found = identification_rates(made(0, 1, len(person), 1.0)[0], person, samples=10)
+    assert found["rank1"] is found["rank1_low"] is found["rank5"] is None
+    assert found["open"]["fnir_at_fpir"] == {}
+
+
+def test_rank_five_needs_five_people() -> None:
+    four, five = (identification_rates(*made(0, people, 3, 0.1), samples=10) for people in (4, 5))
+    assert four["rank1"] == 1.0
+    assert four["rank5"] is four["rank5_low"] is four["rank5_high"] is None
+    assert five["rank5"] == 1.0
+
+
+def test_blocks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    embeddings, person = made(2, 9, 7, noise=1.0)
+    embeddings = np.round(embeddings * 8) / 8  # exact in any order of summing
+    whole = identification_rates(embeddings, person, samples=20)
+    for scores in (1, 40, 250):
+        monkeypatch.setattr(identification, "BLOCK_SCORES", scores)
+        assert identification_rates(embeddings, person, samples=20) == whole
+
+
+def test_real_faces_are_found(sface: FaceModel, aligned_table: Path) -> None:
+    rows = [row for rows in Table(aligned_table, "aligned").row_groups(["identity", "image"]) for row in rows]
+    embeddings = sface.embed(np.stack([decode_rgb(row["image"]) for row in rows]))
+    _, person = np.unique([row["identity"] for row in rows], return_inverse=True)
+    found = identification_rates(embeddings, person, samples=50, fpirs=(0.5,))
+    assert found["gallery"] == 6
+    assert found["rank1"] == 1.0
+    assert found["open"]["fnir_at_fpir"]["0.5"] < 0.1

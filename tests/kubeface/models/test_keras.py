@@ -1,0 +1,606 @@
+"""Keras checkpoints read into PyTorch, against Keras itself.
+
+Keras runs in a process of its own (`write_models`), since it would load its backend into this one.
+"""
+
+import copy
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from kubeface.faces.images import RGB, decode_rgb
+from kubeface.models.backbones.keras import input_size, read_keras
+from kubeface.models.backbones.resnet import resnet50_keras
+from kubeface.runtime.errors import KubefaceError
+from kubeface.tables.table import Table
+
+CLASSES = 10
+MODELS = ("nested", "flat", "pooled", "sequential")
+
+
+def write_models(folder: Path) -> None:
+    """Saves face models with random weights as <name>.keras, with Keras' embeddings of crops.npy in <name>.npy; and
+    archives of models that are not to be read, without weights."""
+    import keras
+    from keras import layers
+
+    keras.utils.set_random_seed(3)
+    random = np.random.default_rng(3)
+    ranges = {
+        "gamma": (0.5, 1.5), "beta": (-0.3, 0.3), "moving_mean": (-0.3, 0.3), "moving_variance": (0.5, 2.0),
+        "bias": (-0.3, 0.3),
+    }  # fmt: skip
+    crops = np.load(folder / "crops.npy")
+
+    class CosFace(layers.Layer):
+        """A classifier of embeddings, or of [embeddings, labels], that Keras knows nothing of."""
+
+        def build(self, shape: Any) -> None:
+            embeddings = shape[0] if isinstance(shape[0], list | tuple) else shape
+            self.W = self.add_weight(shape=(embeddings[-1], CLASSES), name="W")
+
+        def call(self, inputs: Any) -> Any:
+            embeddings = inputs[0] if isinstance(inputs, list | tuple) else inputs
+            return keras.ops.matmul(keras.ops.normalize(embeddings), keras.ops.normalize(self.W, axis=0))
+
+    @keras.saving.register_keras_serializable("faces")
+    class RegisteredHead(CosFace):
+        pass
+
+    def resnet(**settings: Any) -> Any:
+        return keras.applications.ResNet50(include_top=False, weights=None, **settings)
+
+    def save(name: str, model: Any, embedding: Any) -> None:
+        for variable in model.variables:
+            if variable.name in ranges:
+                variable.assign(random.uniform(*ranges[variable.name], variable.shape))
+        model.save(folder / f"{name}.keras")
+        found = keras.Model(model.inputs[0], embedding).predict(crops, verbose=0)
+        np.save(folder / f"{name}.npy", found)
+
+    images, labels = keras.Input((112, 112, 3)), keras.Input((), dtype="int32")
+    pooled = layers.GlobalAveragePooling2D()(resnet(input_shape=(112, 112, 3))(images, training=False))
+    embedding = layers.Dense(64, use_bias=False)(layers.Dropout(0.3)(pooled))
+    embedding = layers.BatchNormalization()(embedding)
+    model = keras.Model([images, labels], CosFace()([embedding, labels]))
+    model.compile("adam", "sparse_categorical_crossentropy")
+    save("nested", model, embedding)
+
+    images = keras.Input((None, None, 3))
+    pooled = layers.GlobalAveragePooling2D()(resnet(input_tensor=images).output)
+    logits = RegisteredHead()(layers.Dropout(0.3)(pooled))
+    save("flat", keras.Model(images, layers.Softmax()(logits)), pooled)
+
+    images = keras.Input((112, 112, 3))
+    base = resnet(input_shape=(112, 112, 3), pooling="avg")
+    base.trainable = False
+    embedding = layers.Dense(64)(base(images))
+    save("pooled", keras.Model(images, layers.Dense(CLASSES, activation="softmax")(embedding)), embedding)
+
+    model = keras.Sequential(
+        [
+            resnet(input_shape=(112, 112, 3)), layers.GlobalAveragePooling2D(), layers.Dropout(0.3),
+            layers.BatchNormalization(scale=False, epsilon=2e-5), layers.Dense(64),
+            layers.BatchNormalization(center=False), layers.UnitNormalization(),
+        ]
+    )  # fmt: skip
+    save("sequential", model, model.layers[-1].output)
+
+    def refuse(name: str, model: Any) -> None:
+        with zipfile.ZipFile(folder / f"{name}.keras", "w") as archive:
+            archive.writestr("config.json", json.dumps(keras.saving.serialize_keras_object(model)))
+
+    def pooling_behind(base: Any, *others: Any) -> Any:
+        return keras.Sequential([base, layers.GlobalAveragePooling2D(), *others])
+
+    shape = {"include_top": False, "weights": None, "input_shape": (112, 112, 3)}
+    base = resnet(input_shape=(112, 112, 3))
+    refuse("mobilenet", pooling_behind(keras.applications.MobileNet(**shape)))
+    refuse("resnet101", pooling_behind(keras.applications.ResNet101(**shape)))
+    refuse("resnet50v2", pooling_behind(keras.applications.ResNet50V2(**shape)))
+    refuse("flatten", keras.Sequential([base, layers.Flatten(), layers.Dense(64)]))
+    refuse("maximum", keras.Sequential([base, layers.GlobalMaxPooling2D(), layers.Dense(64)]))
+    refuse("rescaling", pooling_behind(keras.Sequential([keras.Input((112, 112, 3)), layers.Rescaling(2.0), base])))
+    refuse("activated", pooling_behind(base, layers.Dense(64, activation="relu"), layers.Dense(CLASSES)))
+    refuse("lambda", pooling_behind(base, layers.Lambda(lambda x: x * 2)))
+    refuse("custom", pooling_behind(base, CosFace(), layers.Dense(CLASSES)))
+    refuse("normalised", pooling_behind(base, layers.UnitNormalization(), layers.Dense(64), CosFace()))
+    refuse("oblong", pooling_behind(resnet(input_shape=(112, 96, 3))))
+    images, others = keras.Input((112, 112, 3)), keras.Input((112, 112, 3))
+    pair = layers.Concatenate()([base(images), base(others)])
+    refuse("siamese", keras.Model([images, others], layers.GlobalAveragePooling2D()(pair)))
+    pooled = layers.GlobalAveragePooling2D()(base(images))
+    refuse("branches", keras.Model(images, layers.Add()([layers.Dense(8)(pooled), layers.Dense(8)(pooled)])))
+
+
+@pytest.fixture(scope="module")
+def crops(aligned_table: Path) -> RGB:
+    rows = [row for group in Table(aligned_table, "aligned").row_groups(["image"]) for row in group]
+    return np.stack([decode_rgb(row["image"]) for row in rows])
+
+
+@pytest.fixture(scope="module")
+def models(crops: RGB, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder that `write_models` fills."""
+    folder = tmp_path_factory.mktemp("keras")
+    np.save(folder / "crops.npy", (crops.astype(np.float32) - 127.5) / 128)
+    code = f"from pathlib import Path; from {__name__} import write_models; write_models(Path({str(folder)!r}))"
+    subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"KERAS_BACKEND": "torch"},
+        cwd=Path(__file__).parents[3],
+        check=True,
+    )
+    yield folder
+    shutil.rmtree(folder)  # half a gigabyte
+
+
+Config = dict[str, Any]
+
+
+@pytest.fixture
+def changed(models: Path, tmp_path: Path) -> Iterator[Callable[..., Path]]:
+    """Makes a copy of an archive with its config or its weights changed."""
+    made = tmp_path / "changed.keras"
+
+    def change(
+        name: str,
+        config: Callable[[Config], None] = lambda config: None,
+        weights: Callable[[h5py.File], None] | None = None,
+    ) -> Path:
+        copied = tmp_path / "weights.h5"
+        with zipfile.ZipFile(models / f"{name}.keras") as old, zipfile.ZipFile(made, "w") as new:
+            described = json.loads(old.read("config.json"))
+            config(described)
+            new.writestr("config.json", json.dumps(described))
+            copied.write_bytes(old.read("model.weights.h5"))
+            if weights:
+                with h5py.File(copied, "r+") as file:
+                    weights(file)
+            new.write(copied, "model.weights.h5")
+        copied.unlink()
+        return made
+
+    yield change
+    made.unlink(missing_ok=True)
+
+
+def layers_of(config: Config) -> Iterator[Config]:
+    for layer in config["config"]["layers"]:
+        yield layer
+        if "layers" in layer["config"]:
+            yield from layers_of(layer)
+
+
+def layer_named(config: Config, name: str) -> Config:
+    return next(layer for layer in layers_of(config) if layer["config"]["name"] == name)
+
+
+def embeddings(state: dict[str, Tensor], crops: RGB) -> np.ndarray:
+    network = resnet50_keras(state)
+    network.load_state_dict(state)
+    images = (torch.from_numpy(crops).permute(0, 3, 1, 2).float() - 127.5) / 128
+    with torch.no_grad():
+        return network.eval()(images).numpy()
+
+
+def cosines(found: np.ndarray, expected: np.ndarray) -> np.ndarray:
+    """Of the embeddings less their mean: what random weights make of different faces is nearly the same."""
+    parts = [values - values.mean(0) for values in (unit(found), unit(expected))]
+    return np.asarray((unit(parts[0]) * unit(parts[1])).sum(1))
+
+
+def unit(values: np.ndarray) -> np.ndarray:
+    return np.asarray(values / np.linalg.norm(values, axis=1, keepdims=True))
+
+
+# --- models that are read -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
+def test_embeddings_are_keras_own(models: Path, crops: RGB, name: str) -> None:
+    state = read_keras(models / f"{name}.keras")
+    found, expected = embeddings(state, crops), np.load(models / f"{name}.npy")
+    assert len(crops) >= 20
+    assert found.shape == expected.shape == (len(crops), 2048 if name == "flat" else 64)
+    assert (unit(found) * unit(expected)).sum(1).min() >= 0.999999
+    assert cosines(found, expected).min() >= 0.9999
+    if name != "sequential":  # whose embeddings Keras brings to unit length
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.slow
+def test_the_comparison_would_notice_mistakes(models: Path, crops: RGB) -> None:
+    expected = np.load(models / "nested.npy")
+    state = read_keras(models / "nested.keras")
+
+    def least(change: Callable[[dict[str, Tensor]], object]) -> float:
+        wrong = {name: value.clone() for name, value in state.items()}
+        change(wrong)
+        return float(cosines(embeddings(wrong, crops[:10]), expected[:10]).min())
+
+    assert least(lambda wrong: None) >= 0.9999
+    assert least(lambda wrong: wrong["layer2.1.bn2.running_mean"].add_(0.1)) < 0.9999
+    assert least(lambda wrong: wrong["layer3.0.conv2.weight"].copy_(state["layer3.0.conv2.weight"].mT)) < 0.9999
+    assert least(lambda wrong: wrong["layer4.2.bn3.running_var"].copy_(state["layer4.2.bn3.weight"])) < 0.9999
+    assert least(lambda wrong: wrong["layer1.0.bn3.weight"].copy_(state["layer1.0.downsample.1.weight"])) < 0.9999
+    assert least(lambda wrong: wrong["embedding.1.weight"].fill_(1)) < 0.9999
+
+
+@pytest.mark.slow
+def test_names_and_types(models: Path) -> None:
+    state = read_keras(models / "sequential.keras")
+    trunk = {name: tuple(value.shape) for name, value in resnet50_keras().state_dict().items()}
+    read = {name: tuple(value.shape) for name, value in state.items() if not name.startswith("embedding.")}
+    assert read == trunk
+    statistics = ["weight", "bias", "running_mean", "running_var", "num_batches_tracked"]
+    assert [name for name in state if name.startswith("embedding.")] == [
+        *[f"embedding.0.{name}" for name in statistics],
+        *["embedding.1.weight", "embedding.1.bias"],
+        *[f"embedding.2.{name}" for name in statistics],
+    ]
+    assert {value.dtype for name, value in state.items() if "tracked" not in name} == {torch.float32}
+    assert not [name for name in read_keras(models / "flat.keras") if name.startswith("embedding.")]
+
+
+@pytest.mark.slow
+def test_the_variables_are_where_they_belong(models: Path) -> None:
+    state = read_keras(models / "pooled.keras")
+    with zipfile.ZipFile(models / "pooled.keras") as archive, h5py.File(archive.open("model.weights.h5")) as file:
+        stem = [file[f"layers/functional/layers/conv2d/vars/{index}"][:] for index in (0, 1)]
+        norm = [file[f"layers/functional/layers/batch_normalization/vars/{index}"][:] for index in range(4)]
+        dense = [file[f"layers/dense/vars/{index}"][:] for index in (0, 1)]
+    np.testing.assert_array_equal(state["conv1.weight"], stem[0].transpose(3, 2, 0, 1))
+    np.testing.assert_array_equal(state["bn1.weight"], norm[0])
+    np.testing.assert_array_equal(state["bn1.bias"], norm[1])
+    np.testing.assert_array_equal(state["bn1.running_mean"], norm[2] - stem[1])
+    np.testing.assert_array_equal(state["bn1.running_var"], norm[3])
+    np.testing.assert_array_equal(state["embedding.0.weight"], dense[0].T)
+    np.testing.assert_array_equal(state["embedding.0.bias"], dense[1])
+
+
+@pytest.mark.slow
+def test_another_epsilon_goes_into_the_weight(models: Path, changed: Callable[..., Path]) -> None:
+    def raise_epsilon(config: Config) -> None:
+        layer_named(config, "conv3_block1_0_bn")["config"]["epsilon"] = 0.5
+
+    before, after = read_keras(models / "nested.keras"), read_keras(changed("nested", raise_epsilon))
+    different = [name for name in before if not torch.equal(before[name], after[name])]
+    assert different == ["layer2.0.downsample.1.weight"]
+    variance, weight = before["layer2.0.downsample.1.running_var"], before[different[0]]
+    keras_factor = weight / torch.sqrt(variance + 0.5)
+    torch.testing.assert_close(after[different[0]] / torch.sqrt(variance + 1.001e-5), keras_factor)
+
+
+@pytest.mark.slow
+def test_the_order_of_summands_does_not_matter(models: Path, changed: Callable[..., Path]) -> None:
+    def swap_summands(config: Config) -> None:
+        for layer in layers_of(config):
+            if layer["class_name"] == "Add":
+                layer["inbound_nodes"][0]["args"][0].reverse()
+
+    before, after = read_keras(models / "nested.keras"), read_keras(changed("nested", swap_summands))
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.slow
+def test_input_size(models: Path) -> None:
+    sizes = {name: input_size(models / f"{name}.keras") for name in MODELS}
+    assert sizes == {"nested": 112, "flat": None, "pooled": 112, "sequential": 112}
+    with pytest.raises(KubefaceError, match=r"oblong\.keras takes images of 112×96 pixels: only square ones serve"):
+        input_size(models / "oblong.keras")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["nested", "flat"])
+@pytest.mark.parametrize("windows", [False, True])
+def test_tf_keras_archives(models: Path, changed: Callable[..., Path], name: str, windows: bool) -> None:
+    """tf.keras 2.12: other names and numbers of groups, no layers' names, calls as lists of [name, node, tensor, …]."""
+
+    def older_config(config: Config) -> None:
+        for layer in layers_of(config):
+            layer["module"] = (layer["module"] or "").replace("keras.src.models", "keras.engine") or None
+            if "batch_shape" in layer["config"]:
+                layer["config"]["batch_input_shape"] = layer["config"].pop("batch_shape")
+            if layer["inbound_nodes"]:
+                sources = layer["inbound_nodes"][0]["args"][0]
+                sources = sources if isinstance(sources, list) else [sources]
+                layer["inbound_nodes"] = [[[*source["config"]["keras_history"], {}] for source in sources]]
+            if layer["class_name"] == "Activation":
+                function = {"module": "builtins", "class_name": "function", "config": "relu", "registered_name": "relu"}
+                layer["config"]["activation"] = function
+            if layer["class_name"] == "BatchNormalization":
+                layer["config"]["axis"] = [3] if layer["config"]["axis"] == 3 else [1]
+
+    def older_weights(file: h5py.File) -> None:
+        def rename(around: h5py.Group) -> None:
+            around.move("layers", "older")
+            layers = around["older"]
+            for own in sorted(layers, key=lambda own: -int(own.rpartition("_")[2]) if own[-1].isdigit() else 1):
+                stem, _, number = own.rpartition("_")
+                if "layers" in layers[own]:
+                    rename(layers[own])
+                layers[f"{own}/vars"].attrs.clear()
+                new = f"{stem}_{2 * int(number)}" if number.isdigit() else own
+                around.move(f"older/{own}", f"older/new {new}")
+            for own in list(layers):
+                new = own.removeprefix("new ")
+                if windows:
+                    around.move(f"older/{own}", f"_layer_checkpoint_dependencies\\{new}")
+                else:
+                    around.move(f"older/{own}", f"_layer_checkpoint_dependencies/{new}")
+
+        rename(file)
+
+    before, after = read_keras(models / f"{name}.keras"), read_keras(changed(name, older_config, older_weights))
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert input_size(models / f"{name}.keras") == input_size(changed(name, older_config, older_weights))
+
+
+@pytest.mark.slow
+def test_a_last_dense_layer_is_the_classifier_of_a_model_trained_as_one(
+    models: Path, changed: Callable[..., Path]
+) -> None:
+    def single(config: Config, activation: str, loss: str) -> None:
+        """Leaves the embedding's Dense layer as the last one."""
+        config["config"]["layers"].pop()
+        config["config"]["output_layers"] = ["dense", 0, 0]
+        config["config"]["layers"][-1]["config"]["activation"] = activation
+        config["compile_config"] = {"loss": loss}
+
+    def drop(file: h5py.File) -> None:
+        del file["layers/dense_1"]
+
+    def layers(activation: str, loss: str) -> set[str]:
+        path = changed("pooled", lambda config: single(config, activation, loss), drop)
+        return {name for name in read_keras(path) if name.startswith("embedding.")}
+
+    assert layers("linear", "triplet_loss") == {"embedding.0.weight", "embedding.0.bias"}
+    assert layers("linear", "sparse_categorical_crossentropy") == set()
+    assert layers("softmax", "triplet_loss") == set()
+
+
+# --- models that are refused ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "mobilenet",
+            r"no ResNet50 of keras\.applications: ReLU '.*conv_pw_13_relu' stands where Activation is needed",
+        ),
+        ("resnet101", r"no ResNet50 of keras\.applications: strides of Conv2D 'resnet101/conv4_block18_1_conv' is"),
+        ("resnet50v2", r"no ResNet50 of keras\.applications: .*'.*post_bn' stands where Add is needed"),
+        ("flatten", r"no GlobalAveragePooling2D behind its backbone, .* Flatten 'flatten', Dense 'dense"),
+        ("maximum", r"no GlobalAveragePooling2D .* GlobalMaxPooling2D 'global_max_pooling2d'"),
+        ("rescaling", r"Rescaling '.*rescaling' stands where InputLayer is needed"),
+        ("activated", r"Dense 'dense.*' behind the pooling is not understood"),
+        ("lambda", r"Lambda 'lambda' behind the pooling is not understood"),
+        ("custom", r"custom CosFace 'cos_face.*' behind the pooling is not understood"),
+        ("normalised", r"UnitNormalization 'unit_norm.*' behind the pooling is not understood"),
+        ("siamese", r"Functional 'resnet50.*' is applied 2 times, once is understood"),
+        ("branches", r"feeds Dense 'dense.*' and Dense 'dense.*', one layer is understood"),
+    ],
+)
+def test_other_models(models: Path, name: str, message: str) -> None:
+    with pytest.raises(KubefaceError, match=message) as caught:
+        read_keras(models / f"{name}.keras")
+    assert str(models / f"{name}.keras") in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "setting", "value", "message"),
+    [
+        ("conv4_block1_1_conv", "strides", [1, 1], r"strides of Conv2D 'resnet50.*/conv4_block1_1_conv' is \[1, 1\]"),
+        ("conv2_block1_2_conv", "padding", "valid", "padding of Conv2D .* is valid, same is needed"),
+        ("conv2_block1_2_conv", "filters", 32, "filters of Conv2D .* is 32, 64 is needed"),
+        ("conv2_block1_1_relu", "activation", "elu", "activation of Activation .* is elu, relu is needed"),
+        ("conv1_bn", "axis", 1, "axis of BatchNormalization .* is 1, 3 is needed"),
+        ("global_average_pooling2d", "keepdims", True, "keepdims of GlobalAveragePooling2D .* is True"),
+    ],
+)
+def test_a_resnet_of_another_make(
+    changed: Callable[..., Path], name: str, setting: str, value: object, message: str
+) -> None:
+    def change(config: Config) -> None:
+        layer_named(config, name)["config"][setting] = value
+
+    with pytest.raises(KubefaceError, match=message):
+        read_keras(changed("nested", change))
+
+
+@pytest.mark.slow
+def test_layers_wired_in_another_way(changed: Callable[..., Path]) -> None:
+    def rewire(config: Config) -> None:
+        nodes = layer_named(config, "conv3_block3_add")["inbound_nodes"]
+        nodes[0]["args"][0][0]["config"]["keras_history"][0] = "conv3_block1_out"
+
+    with pytest.raises(KubefaceError, match=r"conv3_block3_add' adds .*conv3_block2_out' and .*conv3_block1_out'"):
+        read_keras(changed("nested", rewire))
+
+
+@pytest.mark.slow
+def test_a_custom_layer_that_is_no_classifier(changed: Callable[..., Path]) -> None:
+    def change(file: h5py.File) -> None:
+        del file["layers/cos_face/vars/0"]
+        file["layers/cos_face/vars/0"] = np.zeros((3, 3), np.float32)
+
+    with pytest.raises(KubefaceError, match=r"custom CosFace 'cos_face.*' at the end has no weights of 64×classes"):
+        read_keras(changed("nested", weights=change))
+
+
+# --- damaged and made-up archives -----------------------------------------------------------------------------------
+
+
+def remove_layer(file: h5py.File) -> None:
+    del file["layers/functional/layers/conv2d_20"]
+
+
+def remove_variable(file: h5py.File) -> None:
+    del file["layers/functional/layers/conv2d_20/vars/1"]
+
+
+def replace(file: h5py.File, **settings: Any) -> None:
+    name = "layers/functional/layers/conv2d/vars/1"
+    values = file[name][:]
+    del file[name]
+    settings = {"data": values} | settings
+    file.create_dataset(name, **settings)
+
+
+def swap(file: h5py.File) -> None:
+    file.move("layers/functional/layers/conv2d_20", "swapped")
+    file.move("layers/functional/layers/conv2d_26", "layers/functional/layers/conv2d_20")
+    file.move("swapped", "layers/functional/layers/conv2d_26")
+
+
+def link(file: h5py.File) -> None:
+    del file["layers/dense/vars/0"]
+    file["layers/dense/vars/0"] = h5py.ExternalLink("/etc/passwd", "/")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        (remove_layer, r"has 52 Conv2D layers around Conv2D '.*', config\.json has 53"),
+        (remove_variable, r"has \[\(.*\)\] for Conv2D '.*', needed are \[\(.*\), \(.*\)\]"),
+        (swap, r"has 'conv.*' where config\.json has Conv2D '.*/conv"),
+        (link, r"has \[\] for Dense 'dense', needed are \[\(2048, 64\)\]"),
+        (lambda file: replace(file, data=np.zeros(64, np.int8)), "as int8: save the model"),
+        (lambda file: replace(file, data=None, shape=(64,), dtype="f4"), "packed, in another file"),
+        (lambda file: replace(file, compression="gzip"), "packed, in another file"),
+        (
+            lambda file: replace(file, data=None, shape=(64,), dtype="f4", external=[("/dev/zero", 0, 256)]),
+            "in another",
+        ),
+        (lambda file: replace(file, data=np.zeros((64, 1), np.float32)), r"\(64, 1\)\] for Conv2D"),
+        (lambda file: file.pop("layers"), "has 0 Functional layers around"),
+    ],
+)
+def test_weights_that_do_not_fit(
+    changed: Callable[..., Path], weights: Callable[[h5py.File], object], message: str
+) -> None:
+    with pytest.raises(KubefaceError, match=message) as caught:
+        read_keras(changed("nested", weights=weights))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_damaged_archives(models: Path, tmp_path: Path) -> None:
+    data = bytearray((models / "nested.keras").read_bytes())
+    path = tmp_path / "damaged.keras"
+    for length in (0, 1000, len(data) // 2, len(data) - 10):
+        path.write_bytes(data[:length])
+        with pytest.raises(KubefaceError, match=r"damaged\.keras is not a readable \.keras archive: "):
+            read_keras(path)
+    data[len(data) // 2] ^= 255
+    path.write_bytes(data)
+    with pytest.raises(KubefaceError, match=r"not a readable \.keras archive: Bad CRC-32"):
+        read_keras(path)
+    path.unlink()
+
+
+@pytest.mark.slow
+def test_weights_that_are_no_hdf5(models: Path, tmp_path: Path) -> None:
+    path = tmp_path / "text.keras"
+    with zipfile.ZipFile(models / "nested.keras") as old, zipfile.ZipFile(path, "w") as new:
+        new.writestr("config.json", old.read("config.json"))
+        new.writestr("model.weights.h5", b"no HDF5")
+    with pytest.raises(KubefaceError, match=r"text\.keras is not a readable \.keras archive: "):
+        read_keras(path)
+
+
+def archive(path: Path, **members: bytes) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, data in members.items():
+            file.writestr(name.replace("_", ".", 1), data)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (b"", "is not what Keras writes: JSONDecodeError"),
+        (b"\xff", "is not what Keras writes: UnicodeDecodeError"),
+        (b"[" * 100_000, r"is not a readable \.keras archive"),
+        (b"[]", "no functional or Sequential model"),
+        (b'{"class_name": "FaceNet", "config": {"name": "face_net"}}', "a subclassed one is refused"),
+        (b'{"config": {"layers": []}}', "no GlobalAveragePooling2D"),
+        (b'{"config": {"layers": 3}}', "is not what Keras writes: TypeError"),
+        (b'{"config": {"layers": [{"class_name": "Dense"}]}}', "is not what Keras writes: KeyError: 'config'"),
+        (b" " * (2**24 + 1), r"config\.json would have 16,777,217 bytes, up to 16,777,216 are read"),
+    ],
+)
+@pytest.mark.parametrize("read", [read_keras, input_size])
+def test_configs_that_make_no_sense(
+    tmp_path: Path, read: Callable[[Path], object], config: bytes, message: str
+) -> None:
+    path = archive(tmp_path / "odd.keras", config_json=config)
+    with pytest.raises(KubefaceError, match=message) as caught:
+        read(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_models_that_contain_themselves(tmp_path: Path) -> None:
+    def layer(kind: str, name: str, *sources: str) -> Config:
+        nodes = [[[source, 0, 0, {}] for source in sources]] if sources else []
+        return {"module": "keras.layers", "class_name": kind, "config": {"name": name}, "inbound_nodes": nodes}
+
+    def functional(*layers: Config, output: str) -> Config:
+        return {"layers": list(layers), "input_layers": [], "output_layers": [[output, 0, 0]]}
+
+    pooling = layer("GlobalAveragePooling2D", "pool", "inner")
+    inner = layer("Functional", "inner", "inner")
+    inner["config"] |= functional(layer("InputLayer", "input"), output="input")
+    activation = layer("Activation", "relu", "relu")
+    for layers in ([pooling, inner], [layer("GlobalAveragePooling2D", "pool", "relu"), activation]):
+        config = {"config": functional(*copy.deepcopy(layers), output="pool")}
+        path = archive(tmp_path / "circle.keras", config_json=json.dumps(config).encode())
+        with pytest.raises(KubefaceError):
+            read_keras(path)
+
+
+def test_no_archive_at_all(tmp_path: Path) -> None:
+    with pytest.raises(KubefaceError, match=r"nowhere\.keras is not a readable \.keras archive: .*No such file"):
+        read_keras(tmp_path / "nowhere.keras")
+    with h5py.File(tmp_path / "older.keras", "w") as file:
+        file["model_weights"] = 1
+    with pytest.raises(KubefaceError, match=r"older\.keras is not a readable \.keras archive: File is not a zip file"):
+        read_keras(tmp_path / "older.keras")
+    with pytest.raises(KubefaceError, match=r"empty\.keras holds no config\.json"):
+        read_keras(archive(tmp_path / "empty.keras"))
+
+
+@pytest.mark.slow
+def test_archives_without_weights_or_with_too_much(models: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(models / "nested.keras") as file:
+        config = file.read("config.json")
+    with pytest.raises(KubefaceError, match=r"bare\.keras holds no model\.weights\.h5"):
+        read_keras(archive(tmp_path / "bare.keras", config_json=config))
+    path = tmp_path / "bomb.keras"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("config.json", config)
+        file.writestr("model.weights.h5", bytes(10**7))
+    with pytest.raises(KubefaceError, match=r"model\.weights\.h5 would have 10,000,000 bytes, up to "):
+        read_keras(path)

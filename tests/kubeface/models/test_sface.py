@@ -1,0 +1,286 @@
+"""SFace in torch against the ONNX file it comes from, and the loading of weights."""
+
+import pickle
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+
+from kubeface.faces.images import RGB, decode_rgb
+from kubeface.models.backbones import backbone_named
+from kubeface.models.backbones.sface import ConvBlock, SFace
+from kubeface.models.model import FaceModel, load_model, load_pretrained, load_state, save_model
+from kubeface.runtime.errors import KubefaceError
+from kubeface.tables.table import Table
+
+
+@pytest.fixture(scope="module")
+def model() -> FaceModel:
+    return load_pretrained("sface")
+
+
+@pytest.fixture(scope="module")
+def onnx_data() -> bytes:
+    weights = backbone_named("sface").weights
+    assert not isinstance(weights, str)
+    return weights.read()
+
+
+@pytest.fixture(scope="module")
+def crops(aligned_table: Path) -> RGB:
+    rows = [row for group in Table(aligned_table, "aligned").row_groups(["image"]) for row in group]
+    return np.stack([decode_rgb(row["image"]) for row in rows])
+
+
+@pytest.fixture(scope="module")
+def reference(onnx_data: bytes, crops: RGB) -> np.ndarray:
+    """What onnxruntime makes of the crops with the published file; that file normalises inside."""
+    proto = onnx.load_model_from_string(onnx_data)
+    inputs = [value for value in proto.graph.input if value.name == "data"]
+    del proto.graph.input[:]  # weights are listed as inputs too, which onnxruntime refuses
+    proto.graph.input.extend(inputs)
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    images = crops.transpose(0, 3, 1, 2).astype(np.float32)
+    embeddings = np.concatenate([session.run(None, {"data": image[None]})[0] for image in images])
+    return np.asarray(embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True))
+
+
+def test_torch_agrees_with_onnxruntime_on_real_faces(model: FaceModel, crops: RGB, reference: np.ndarray) -> None:
+    assert len(crops) >= 20
+    cosines = (model.embed(crops) * reference).sum(1)
+    assert cosines.min() >= 0.999
+
+
+def test_the_comparison_would_notice_another_input(model: FaceModel, crops: RGB, reference: np.ndarray) -> None:
+    for wrong in (255 - crops, crops // 4, np.roll(crops, 8, axis=2)):
+        assert (model.embed(wrong) * reference).sum(1).max() < 0.99
+
+
+def test_embeddings_know_people_apart(model: FaceModel, crops: RGB, aligned_table: Path) -> None:
+    names = np.array(Table(aligned_table, "aligned").columns(["identity"])["identity"].to_pylist())
+    embeddings = model.embed(crops)
+    assert np.linalg.norm(embeddings, axis=1) == pytest.approx(np.ones(len(crops)), abs=1e-5)
+    cosines = embeddings @ embeddings.T
+    same = names[:, None] == names
+    genuine = cosines[same & ~np.eye(len(names), dtype=bool)]
+    assert genuine.mean() > cosines[~same].mean() + 0.3
+
+
+def test_flipping_mirrors_the_crop(model: FaceModel, crops: RGB) -> None:
+    mirrored = np.ascontiguousarray(crops[:4, :, ::-1])
+    assert model.embed(crops[:4], flip=True) == pytest.approx(model.embed(mirrored), abs=1e-5)
+    assert np.abs(model.embed(crops[:4], flip=True) - model.embed(crops[:4])).max() > 1e-3
+
+
+def test_size_and_shape(model: FaceModel) -> None:
+    parameters = sum(parameter.numel() for parameter in model.network.parameters())
+    assert parameters == pytest.approx(9.64e6, rel=0.001)
+    assert model.embed(np.zeros((2, 112, 112, 3), np.uint8)).shape == (2, 128)
+    assert model.embedding_size == 128
+
+
+def test_the_input_is_prepared_as_the_backbone_wants(model: FaceModel) -> None:
+    crops = torch.zeros(1, 3, 56, 56, dtype=torch.uint8)
+    crops[:, 0] = 255
+    prepared = model.prepare(crops)
+    assert prepared.shape == (1, 3, 112, 112)
+    assert prepared.is_contiguous(memory_format=torch.channels_last)
+    assert prepared[0, :, 5, 5].tolist() == pytest.approx([127.5 / 128, -127.5 / 128, -127.5 / 128])
+    bgr = replace(model, preprocessing=replace(model.preprocessing, color_order="bgr"))
+    assert (bgr.prepare(crops) == prepared.flip(1)).all()
+
+
+def randomise(block: nn.Module, seed: int) -> None:
+    """Gives parameters and statistics values that no shortcut survives."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, tensor in block.state_dict().items():
+        if tensor.is_floating_point():
+            low = 0.3 if name.endswith(("running_var", "bn.weight")) else -1.0
+            tensor.copy_(torch.rand(tensor.shape, generator=generator) * (1.5 - low) + low)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "kernel", "stride", "groups"), [(3, 32, 3, 1, 1), (32, 32, 3, 2, 32), (32, 64, 1, 1, 1)]
+)
+def test_the_folded_batch_norm_is_the_batch_norm(
+    inputs: int, outputs: int, kernel: int, stride: int, groups: int
+) -> None:
+    block = ConvBlock(inputs, outputs, kernel, stride, groups)
+    randomise(block, kernel + stride)
+    images = torch.randn(2, inputs, 15, 15, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        block.eval()
+        folded, plain = block(images), block.act(block.bn(block.conv(images)))
+        assert folded.shape == plain.shape
+        assert torch.allclose(folded, plain, atol=1e-4, rtol=1e-4)
+        block.train()
+        assert not torch.allclose(block(images), plain, atol=1e-2)  # the batch's own statistics
+
+
+def test_folding_passes_the_gradient_on() -> None:
+    block = ConvBlock(4, 4, 3).eval()
+    randomise(block, 0)
+    images = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    names = [name for name, _ in block.named_parameters()]
+    folded = torch.autograd.grad(block(images).square().sum(), list(block.parameters()))
+    plain = torch.autograd.grad(block.act(block.bn(block.conv(images))).square().sum(), list(block.parameters()))
+    for name, one, other in zip(names, folded, plain, strict=True):
+        assert torch.allclose(one, other, rtol=1e-3, atol=1e-3), name
+
+
+@pytest.mark.parametrize(("stride", "groups"), [(2, 8), (1, 8), (2, 1)])
+def test_gradients_in_bf16(stride: int, groups: int) -> None:
+    """A strided depthwise convolution is computed in float32, and nothing else; maps stay bf16 either way."""
+    block = ConvBlock(8, 8, 3, stride, groups).eval()
+    randomise(block, stride)
+    images = torch.randn(2, 8, 9, 9, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    kinds = []
+    block.act.register_forward_pre_hook(lambda _, given: kinds.append(given[0].dtype))
+    found = []
+    for amp in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=amp):
+            maps = block(images.bfloat16() if amp else images)
+        found.append(torch.autograd.grad(maps.float().square().sum(), [images, *block.parameters()]))
+    assert kinds == [torch.float32, torch.bfloat16]
+    for whole, half in zip(*found, strict=True):
+        assert half.dtype == torch.float32
+        assert torch.nn.functional.cosine_similarity(whole.flatten(), half.flatten(), dim=0) > 0.999
+
+
+def test_the_whole_network_is_the_plain_one(model: FaceModel, crops: RGB) -> None:
+    network = model.network
+    images = model.prepare(torch.from_numpy(crops[:3]).permute(0, 3, 1, 2))
+    with torch.inference_mode():
+        maps = images
+        for block in network.blocks:
+            maps = block.act(block.bn(block.conv(maps)))
+        plain = network.features(network.fc(network.bn(maps).flatten(1)))
+        assert torch.allclose(network(images), plain, atol=1e-4 * float(plain.abs().max()))
+
+
+def test_the_network_can_be_trained() -> None:
+    torch.manual_seed(0)
+    network = SFace().train()
+    before = network.blocks[0].bn.running_mean.clone()
+    embeddings = network(torch.randn(4, 3, 112, 112))
+    assert embeddings.shape == (4, 128)
+    embeddings.square().mean().backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None, name
+        assert torch.isfinite(parameter.grad).all(), name
+    assert not torch.equal(network.blocks[0].bn.running_mean, before)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.999])
+def test_a_truncated_file_is_refused(share: float, onnx_data: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "sface.onnx"
+    path.write_bytes(onnx_data[: int(share * len(onnx_data))])
+    with pytest.raises(KubefaceError, match=r"sface\.onnx is not"):
+        load_pretrained("sface", str(path))
+
+
+def graph_with(**tensors: np.ndarray) -> bytes:
+    value = onnx.helper.make_tensor_value_info("data", onnx.TensorProto.FLOAT, [1])
+    out = onnx.helper.make_tensor_value_info("out", onnx.TensorProto.FLOAT, [1])
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Relu", ["data"], ["out"])],
+        "foreign",
+        [value],
+        [out],
+        [onnx.numpy_helper.from_array(array, name) for name, array in tensors.items()],
+    )
+    return bytes(onnx.helper.make_model(graph).SerializeToString())
+
+
+def test_a_foreign_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "other.onnx"
+    path.write_bytes(graph_with(other=np.zeros(3, np.float32)))
+    with pytest.raises(KubefaceError, match=r"other\.onnx is not OpenCV Zoo's SFace: 'pre_fc1_weight'"):
+        load_pretrained("sface", str(path))
+    path.write_bytes(graph_with(pre_fc1_weight=np.zeros((2, 3), np.float32)))
+    with pytest.raises(KubefaceError, match=r"other\.onnx is not OpenCV Zoo's SFace: .*shape"):
+        load_pretrained("sface", str(path))
+
+
+def test_weights_that_do_not_fit_are_listed() -> None:
+    network = nn.Sequential(*[nn.Linear(2, 2) for _ in range(3)])
+    fitting = {name: torch.ones_like(value) for name, value in network.state_dict().items()}
+    load_state(network, fitting, "a.pt")
+    assert all((parameter == 1).all() for parameter in network.parameters())
+    state = {"0.weight": torch.zeros(3, 2), "0.bias": torch.zeros(2), "head.weight": torch.zeros(1)}
+    with pytest.raises(KubefaceError) as raised:
+        load_state(network, state, "a.pt")
+    assert str(raised.value) == (
+        "a.pt does not fit the backbone: 4 missing (1.bias, 1.weight, 2.bias, …); 1 unexpected (head.weight); "
+        "1 of another shape (0.weight)"
+    )
+    assert all((parameter == 1).all() for parameter in network.parameters())  # nothing half loaded
+
+
+class Code:
+    """What an attacker's pickle holds."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (self.target,))
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".pth", ".bin"])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_code_in_a_weights_file_is_not_run(suffix: str, zipped: bool, tmp_path: Path) -> None:
+    path, target = tmp_path / f"weights{suffix}", tmp_path / "run"
+    if zipped:
+        torch.save({"fc.weight": Code(target)}, path)
+    else:
+        path.write_bytes(pickle.dumps({"fc.weight": Code(target)}, protocol=2))
+    with pytest.raises(KubefaceError, match=f"weights{suffix} holds other things than tensors"):
+        load_pretrained("sface", str(path))
+    assert not target.exists()
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors", ".onnx", ".txt"])
+@pytest.mark.parametrize("data", [b"", b"junk", b"hello, world\n" * 100, bytes(5000)])
+def test_what_is_no_weights_file_is_named(suffix: str, data: bytes, tmp_path: Path) -> None:
+    path = tmp_path / f"weights{suffix}"
+    path.write_bytes(data)
+    with pytest.raises(KubefaceError) as raised:
+        load_pretrained("sface", str(path))
+    assert f"weights{suffix} is not" in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_state_dict_and_a_model_folder_give_the_model_back(model: FaceModel, crops: RGB, tmp_path: Path) -> None:
+    torch.save(model.network.state_dict(), tmp_path / "weights.pt")
+    expected = model.embed(crops[:4])
+    assert (load_pretrained("sface", str(tmp_path / "weights.pt")).embed(crops[:4]) == expected).all()
+    folder = tmp_path / "run-0.1"  # a dot in a folder's name is no suffix
+    folder.mkdir()
+    save_model(model, folder, {"epochs": 0})
+    for loaded in (
+        load_model(folder),
+        load_pretrained("sface", str(folder)),
+        load_pretrained("sface", folder.as_uri()),
+    ):
+        assert (loaded.embed(crops[:4]) == expected).all()
+        assert (loaded.backbone, loaded.start, loaded.license) == (model.backbone, model.start, "Apache-2.0")
+    data = bytearray((folder / "model.safetensors").read_bytes())
+    data[-1] ^= 1
+    (folder / "model.safetensors").write_bytes(data)
+    with pytest.raises(KubefaceError, match=r"model\.safetensors is missing or is not the file that model\.json"):
+        load_model(folder)
+
+
+def test_unknown_and_other_backbones_are_refused(model: FaceModel, tmp_path: Path) -> None:
+    with pytest.raises(KubefaceError, match="backbone 'arcface' is unknown: use one of sface, iresnet18"):
+        load_pretrained("arcface")
+    save_model(model, tmp_path, {})
+    with pytest.raises(KubefaceError, match="holds backbone 'sface', the run asks for 'inception_resnet_v1'"):
+        load_pretrained("inception_resnet_v1", str(tmp_path))

@@ -1,0 +1,337 @@
+"""The model card: Mitchell's sections, every figure that was measured, and nothing that was not."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kubeface.promote.card import model_card
+from tests.kubeface.promote.made import entry, make
+from tests.kubeface.report.runs import attribute_figures, class_figures, resolutions
+
+SECTIONS = [
+    "Model details",
+    "Intended use",
+    "Factors",
+    "Metrics",
+    "Evaluation data",
+    "Training data",
+    "Quantitative analyses",
+    "Decision threshold",
+    "Galleries enrolled with the starting model",
+    "Ethical considerations",
+    "Caveats and recommendations",
+]
+RATES = {"fmr": 0.0004, "fnmr": 0.02}
+GROUPS = {
+    "camera": {
+        "rows": [
+            {
+                "group": "do|or <b>*x*",
+                "people": 7,
+                "images": 70,
+                "genuine": 315,
+                "impostor": 2100,
+                "baseline": {"fmr": 0.001, "fnmr": 0.3},
+                "finetuned": RATES,
+                "fnmr_change": -0.28,
+                "fnmr_change_low": -0.31,
+                "fnmr_change_high": -0.2,
+            },
+            {
+                "group": "gate",
+                "people": 1,
+                "images": 3,
+                "genuine": 3,
+                "impostor": 0,
+                "baseline": {"fmr": None, "fnmr": None},
+                "finetuned": {"fmr": None, "fnmr": None},
+                "fnmr_change": None,
+                "fnmr_change_low": None,
+                "fnmr_change_high": None,
+            },
+        ],
+        "worst_ratio": {"baseline": {"fmr": 2.5, "fnmr": None}, "finetuned": {"fmr": 1.25, "fnmr": None}},
+    }
+}
+SEARCH = {
+    "gallery": 13,
+    "probes": 117,
+    "rank1": 0.9,
+    "rank1_low": 0.8,
+    "rank1_high": 0.95,
+    "rank5": None,
+    "rank5_low": None,
+    "rank5_high": None,
+    "open": {"enrolled": 6, "known_probes": 54, "unknown_probes": 70, "fnir_at_fpir": {"0.1": 0.2}},
+}
+COMPATIBLE = {
+    "comparable": True,
+    "reason": None,
+    "threshold": 0.4123,
+    "old_with_old": 0.97,
+    "new_with_new": 0.98,
+    "old_gallery_new_probe": 0.968,
+    "old_gallery_new_probe_low": 0.961,
+    "old_gallery_new_probe_high": 0.975,
+    "false_matches": 0.001,
+    "genuine_pairs": 585,
+    "people": 13,
+    "gallery_still_matched": 0.92,
+    "stays": True,
+}
+CALIBRATION = {
+    "asked_fmr": 0.001,
+    "fmr": 0.001,
+    "threshold": 0.4321,
+    "threshold_low": 0.41,
+    "threshold_high": 0.45,
+    "fnmr": 0.08,
+    "impostor_pairs": 7800,
+    "genuine_pairs": 585,
+    "people": 13,
+    "slope": 20.0,
+    "intercept": -8.0,
+    "supported": True,
+}
+FULL: dict[str, Any] = {
+    "lfw": {"pairs": 6000, "images": 7701, "detector": "mtcnn", "fallback": ["A/A_0001"]},
+    "champion": {"heldout": {"accuracy": 0.9, "auc": 0.9123, "eer": 0.1, "tar_at_far": {"0.1": 0.8}}},
+    "gain_over_champion": {"heldout": {"tar": entry(0.5, 0.6)}},
+    "paired": {
+        "heldout": {
+            "mcnemar": {"only_before": 9, "only_after": 120, "p": 3.2e-26},
+            "forgotten": {"genuine": 4, "impostor": 5},
+            "learned": {"genuine": 100, "impostor": 20},
+        }
+    },
+    "probes": [{"probe": "lowres:14", "gain": {"auc": entry(0.7, 0.8), "tar": entry(0.2, 0.25)}}],
+    "groups": GROUPS,
+    "identification": {"heldout": {"baseline": SEARCH | {"open": {}}, "finetuned": SEARCH}},
+    "calibration": {"baseline": CALIBRATION, "finetuned": CALIBRATION},
+    "compatibility": COMPATIBLE,
+}
+
+
+def card(tmp_path: Path, data: dict[str, Any] | None = None, config: dict[str, Any] | None = None, **more: Any) -> str:
+    model, evaluation = make(tmp_path, better=True, **more)
+    read = json.loads((model / "model.json").read_text()) | (config or {})
+    return model_card("gate-3", "12ab", read, json.loads((evaluation / "evaluation.json").read_text()), data or {})
+
+
+def headings(text: str) -> list[str]:
+    return re.findall(r"^## (.*)$", text, re.M)
+
+
+def check_tables(text: str) -> None:
+    """Every row of a table has as many cells as its header."""
+    for block in re.findall(r"(?:^\|.*\n)+", text, re.M):
+        cells = {len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}
+        assert len(cells) == 1, block
+
+
+def test_a_full_evaluation_fills_every_section(tmp_path: Path) -> None:
+    text = card(tmp_path, **FULL)
+    assert headings(text) == SECTIONS
+    check_tables(text)
+    for told in (
+        "# gate-3 12ab\n",
+        "**Verdict:** better on 13 held-out people: AUC.",
+        "216 images of 27 people",
+        "130 images of 13 people who were not trained on (8385 pairs). LFW: 6000 pairs, 1 of",
+        "Starting weights: `somewhere#sha256=12ab`, license Apache-2.0",
+        "| heldout | baseline | 98.00 % | 85.00 % | 4.00 % | 97.00 % | 90.00 % | – |",
+        "| heldout | champion | 90.00 % | 91.23 % | 10.00 % | 80.00 % | – | – |",
+        "| lfw | finetuned | 98.00 % | 99.10 % | 4.00 % | – | – | 98.00 % |",
+        "Change over the starting model:",
+        "| heldout | AUC | 85.00 % | 99.10 % | +14.10 (+13.10 to +16.10) |",
+        "Change over the champion before it:",
+        "| heldout | TAR@FAR=0.01 | 50.00 % | 60.00 % | +10.00 (+9.00 to +12.00) |",
+        "heldout: 120 pairs are decided rightly by this model alone (100 genuine, 20 impostor) and 9 by its starting "
+        "model alone (4 genuine, 5 impostor: forgotten); McNemar's exact test gives p = 3.2e-26",
+        "| heldout | finetuned | 13 | 117 | 90.00 % (80.00 % to 95.00 %) | – | 20.00 % |",
+        "| heldout | baseline | 13 | 117 | 90.00 % (80.00 % to 95.00 %) | – | – |",
+        "| `lowres:14` | 70.00 % | 80.00 % | +10.00 (+9.00 to +12.00) | 20.00 % | 25.00 % | +5.00 (+4.00 to +7.00) |",
+        "| do\\|or \\<b\\>\\*x\\* | 7 | 70 | 0.10 % | 0.04 % | 30.00 % | 2.00 % | −28.00 (−31.00 to −20.00) |",
+        "| gate | 1 | 3 | – | – | – | – | – |",
+        "Largest over smallest rate among the groups: FMR 2.50 → 1.25.",
+        "0.4321 (95 % interval 0.4100 to 0.4500) for a false match rate of 0.10 %, at which 8.00 % of genuine",
+    ):
+        assert told in text, told
+    assert "None" not in text and "cannot be told" not in text
+
+
+def test_the_card_tells_of_few_pixels(tmp_path: Path) -> None:
+    network = {"name": "edsr|x", "scale": 8, "sha256": "5" * 64}
+    text = card(tmp_path, config={"superresolution": network}, **resolutions())
+    check_tables(text)
+    for told in (
+        "fewer than 14×14 pixels of its photograph goes through the super-resolution network superresolution.onnx",
+        "Measured at 10 pixels, 14 pixels, 20 pixels, sharp; faces of few pixels were made of sharp ones and enlarged "
+        "by `edsr.onnx@12ab34cd56ef`. The fixed threshold, 0.3612, is the starting model's on sharp photographs at a "
+        "false match rate of 0.10 %, as a system in use has set it. Too few photographs to tell of: 28 pixels.",
+        "| 10 pixels | sharp | 120 | 12 | 62.00 % | 68.00 % | +6.00 (+1.00 to +11.00) | 55.00 % | 61.00 % |",
+        "| sharp | sharp | 120 | 12 | 95.00 % |",
+    ):
+        assert told in text, told
+    taken = card(
+        tmp_path / "taken",
+        **resolutions(paired=True),
+        calibration={"finetuned": CALIBRATION},
+        calibrated_on="heldout_cross",
+    )
+    assert "pairs of 13 people of the set heldout\\_cross. It is in threshold.json." in taken
+    assert "taken by a camera, each of the nearest size" in taken and "superresolution" not in taken
+
+
+def test_what_was_not_measured_is_left_out(tmp_path: Path) -> None:
+    text = card(tmp_path)
+    left = ("Factors", "Decision threshold", "Galleries enrolled with the starting model")
+    assert headings(text) == [section for section in SECTIONS if section not in left]
+    assert "None" not in text and "McNemar" not in text and "champion" not in text and "**Erasure" not in text
+    check_tables(text)
+
+
+@pytest.mark.parametrize("missing", sorted(FULL))
+def test_each_part_may_be_missing_or_empty(tmp_path: Path, missing: str) -> None:
+    for place, part in (("missing", {}), ("empty", {missing: {}})):
+        text = card(tmp_path / place, **{key: value for key, value in FULL.items() if key != missing}, **part)
+        assert "None" not in text
+        check_tables(text)
+
+
+def test_a_rate_that_cannot_be_told_is_said_to_be_so(tmp_path: Path) -> None:
+    entry_ = CALIBRATION | {"asked_fmr": 0.00001, "fmr": 0.0004, "supported": False}
+    text = card(tmp_path, calibration={"finetuned": entry_})
+    assert "for a false match rate of 0.04 %" in text and "asked for, 0.001 %, cannot be told from so few" in text
+
+
+@pytest.mark.parametrize(
+    ("change", "advice"),
+    [
+        ({}, "**The gallery can stay.** Of genuine pairs 96.80 % (96.10 % to 97.50 %) match"),
+        ({"stays": False}, "**Enrol anew.** Of genuine pairs 96.80 %"),
+        ({}, "(585 pairs of 13 people). 92.00 % of the people who were enrolled are still matched; 0.10 % of impostor"),
+        ({"gallery_still_matched": None}, "(585 pairs of 13 people). 0.10 % of impostor pairs match"),
+        ({"comparable": False, "reason": "128 and 512 dimensions"}, "**Enrol anew:** 128 and 512 dimensions."),
+    ],
+)
+def test_the_gallery_stays_where_the_evaluation_says_so(tmp_path: Path, change: dict[str, Any], advice: str) -> None:
+    assert advice in card(tmp_path, compatibility=COMPATIBLE | change)
+
+
+def test_erasure_is_proven(tmp_path: Path) -> None:
+    marks = ["1f" * 16, "2e" * 16]
+    erasure = {"marks": marks, "files_left_out": 41, "rows_found": 0, "rows_checked": 271}
+    text = card(tmp_path, data={"erasure": erasure})
+    assert "41 images were left out" in text and "0 of them are among the 271 images that remained" in text
+    assert all(f"- `{mark}`" in text for mark in marks)
+    assert "**Erasure" not in card(tmp_path / "none", data={"erasure": erasure | {"marks": []}})
+
+
+def test_names_cannot_write_into_the_card(tmp_path: Path) -> None:
+    gate = {"better": True, "reason": "group <script>alert(1)</script>\n# Heading [x](javascript:1)"}
+    config = {"start": "a`b\n## Heading", "start_license": "<img src=x>"}
+    text = card(tmp_path, config=config, gate=gate)
+    assert set(headings(text)) <= set(SECTIONS)
+    assert re.search(r"(?<!\\)<", text) is None and re.search(r"(?<!\\)\]\(", text) is None
+    assert "`a´b ## Heading`" in text
+
+
+OTHER_TASKS = ("attributes", "classes")
+
+
+def labelled_card(tmp_path: Path, task: str, change: Callable[[dict[str, Any]], None] | None = None) -> str:
+    model, evaluation = make(tmp_path, better=True, task=task)
+    measured = json.loads((evaluation / "evaluation.json").read_text())
+    if change:
+        change(measured)
+    text = model_card("faces", "12ab", json.loads((model / "model.json").read_text()), measured, {})
+    check_tables(text)
+    assert "None" not in text
+    return text
+
+
+@pytest.mark.parametrize("task", OTHER_TASKS)
+def test_the_card_of_another_task_has_the_same_sections(tmp_path: Path, task: str) -> None:
+    text = labelled_card(tmp_path, task)
+    left = ("Factors", "Galleries enrolled with the starting model")
+    assert headings(text) == [section for section in SECTIONS if section not in left]
+    assert "- Faces are biometric data" in text and "Trained on 216 images of 27" in text
+    for recognition in ("gallery", "genuine", "impostor", "TAR@FAR", "false match"):
+        assert recognition not in text
+
+
+def test_the_card_of_attributes_tells_every_label(tmp_path: Path) -> None:
+    text = labelled_card(tmp_path, "attributes")
+    for told in (
+        "A model of facial attributes (sface, 128-d embeddings), fine-tuned from `somewhere#sha256=12ab`.",
+        "by 3 labels: Eyeglasses, Male\\|, Smiling.",
+        "Measured on 130 images of 13 people who were not trained on. The set heldout has the degradation `noise:60`",
+        "| heldout | baseline | 84.00 % | 83.00 % |",
+        "| heldout | AUC | 84.00 % | 93.00 % | +9.00 (+8.00 to +11.00) |",
+        "| Eyeglasses | 10 | 1200 | 79.00 % | 88.00 % (84.00 % to 91.00 %) | 87.00 % |",
+        "| Smiling | 2 | 1198 | – | too few images | – |",
+        "Each was chosen on 60 val images, none of which is among the held-out ones; they are in threshold.json.",
+        "| Eyeglasses | 0.4000 |",
+        "decide nothing about a person by it",
+    ):
+        assert told in text, told
+    assert "Decision threshold" not in headings(
+        labelled_card(tmp_path / "b", "attributes", lambda e: e.pop("thresholds"))
+    )
+
+
+def test_the_card_of_classes_tells_every_class_and_the_unknown(tmp_path: Path) -> None:
+    text = labelled_card(tmp_path, "classes")
+    for told in (
+        "A model of image classes (sface, 128-d embeddings), fine-tuned from `somewhere#sha256=12ab`.",
+        "which of 3 classes a photograph shows: Eyeglasses, Male\\|, Smiling.",
+        "Trained on 216 images of 27 classes",
+        "| heldout | scratch | 70.00 % | 69.00 % | 68.00 % | 5.00 % |",
+        "Change over the small network from scratch:",
+        "| heldout | accuracy | 70.00 % | 93.00 % | +23.00 (+22.00 to +25.00) |",
+        "| Eyeglasses | 20 | 84.00 % | 93.00 % | 93.00 % | 95.00 % |",
+        "0.6100: an answer with a lower score is refused. On the held-out images that refuses 83.00 % of 40 images of "
+        "classes that were not trained on, and 4.00 % of those of known classes; of what is accepted 97.00 % is right.",
+    ):
+        assert told in text, told
+
+    def known_only(measured: dict[str, Any]) -> None:
+        measured["finetuned"]["heldout"]["unknown"] |= {"images": 0, "refused": None}
+
+    assert "On the held-out images that refuses 4.00 % of those of known" in labelled_card(
+        tmp_path / "b", "classes", known_only
+    )
+
+    def unasked(measured: dict[str, Any]) -> None:
+        measured["finetuned"]["heldout"]["unknown"] = None
+
+    assert "Decision threshold" not in headings(labelled_card(tmp_path / "c", "classes", unasked))
+
+
+@pytest.mark.parametrize("task", OTHER_TASKS)
+def test_very_many_labels_are_not_all_named(tmp_path: Path, task: str) -> None:
+    names = [f"n{number}" for number in range(130)]
+
+    def many(measured: dict[str, Any]) -> None:
+        figures = attribute_figures if task == "attributes" else class_figures
+        measured |= {"labels": names, "thresholds": {}}
+        for model in ("baseline", "finetuned"):
+            measured[model] = {"heldout": figures(names, 0.9)}
+
+    text = labelled_card(tmp_path, task, many)
+    assert "n99 and 30 more, see labels.json." in text and "n100," not in text
+
+
+def test_a_fallback_is_told(tmp_path: Path) -> None:
+    text = labelled_card(tmp_path, "classes")
+    assert "Fallback" not in text
+    model, evaluation = make(tmp_path / "b", better=True, task="classes")
+    config = json.loads((model / "model.json").read_text())
+    config["training"]["fallback"] = "resnet50's weights could not be had"
+    told = model_card("faces", "1", config, json.loads((evaluation / "evaluation.json").read_text()), {})
+    assert "- Fallback: resnet50's weights could not be had" in told

@@ -1,0 +1,93 @@
+"""The passport: what a version was made of, and that it still is."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kubeface.promote.passport import differences, verify
+from kubeface.promote.step import promote
+from kubeface.runtime.errors import KubefaceError
+from kubeface.storage.folders import sha256_file
+from tests.kubeface.promote.made import FIGURES, make
+
+
+def promoted(folder: Path, **further: Any) -> Path:
+    """The folder of a promoted version."""
+    model, evaluation = make(folder, better=True, **further)
+    for name, data in (("gathered", {"erasure": {"marks": ["a", "b"], "files_left_out": 1, "rows_found": 0,
+                                                 "rows_checked": 2}}), ("audited", {})):  # fmt: skip
+        (folder / name).mkdir()
+        (folder / name / "data.json").write_text(json.dumps(data))
+    promote(model, evaluation, folder / "out", "face", str(folder / "models"), folder / "gathered", folder / "audited")
+    return Path(json.loads((folder / "out" / "promotion.json").read_text())["uri"])
+
+
+def test_the_passport_tells_what_a_version_was_made_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KUBEFACE_IMAGE", "registry/promote@sha256:12")
+    measured = {"image": "registry/evaluate@sha256:34", "settings": {"fmr": 0.001}, "versions": {"scipy": "1.16"}}
+    version = promoted(tmp_path, champion={"heldout": FIGURES | {"flip": FIGURES}}, **measured)
+    passport = json.loads((version / "passport.json").read_text("utf-8"))
+    assert passport["name"] == "face"
+    assert passport["images"] == {
+        "finetune": None,
+        "evaluate": "registry/evaluate@sha256:34",
+        "promote": "registry/promote@sha256:12",
+    }
+    assert passport["data"] == {
+        "aligned": "a1" * 32,
+        "split": "b2" * 32,
+        "gathered": sha256_file(tmp_path / "gathered" / "data.json"),
+        "audited": sha256_file(tmp_path / "audited" / "data.json"),
+    }
+    assert passport["seed"] == 4 and passport["erasure_marks"] == 2
+    assert passport["settings"]["training"]["lr"] == 0.0001 and passport["settings"]["evaluation"] == {"fmr": 0.001}
+    assert passport["versions"]["finetune"] == {"torch": "2.14.1"}
+    assert passport["versions"]["evaluate"] == {"scipy": "1.16"}
+    assert passport["versions"]["promote"]["python"].startswith("3.11.")
+    assert passport["start"] == {"name": "somewhere#sha256=12ab", "license": "Apache-2.0", "sha256": "c3" * 32}
+    assert passport["metrics"]["gate"]["better"] is True
+    assert passport["metrics"]["finetuned"]["heldout"] == FIGURES
+    assert "flip" not in passport["metrics"]["champion"]["heldout"]
+    files = {p.name: {"sha256": sha256_file(p), "bytes": p.stat().st_size} for p in version.iterdir()}
+    del files["passport.json"]
+    assert passport["files"] == files
+
+
+def test_equal_runs_have_equal_passports(tmp_path: Path) -> None:
+    one, two = promoted(tmp_path / "one"), promoted(tmp_path / "two")
+    assert one.name == two.name
+    assert (one / "passport.json").read_bytes() == (two / "passport.json").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "model.json", "model_card.md", "metrics.json", "identities.json"]
+)
+def test_each_changed_file_is_named(tmp_path: Path, name: str) -> None:
+    version = promoted(tmp_path)
+    assert differences(str(version)) == [] and verify(version.as_uri()) == {"uri": version.as_uri(), "whole": True}
+    content = (version / name).read_bytes()
+    (version / name).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(KubefaceError, match=f"is not as it was promoted: {name} has SHA-256 .*, its passport says"):
+        verify(str(version))
+    (version / name).unlink()
+    assert differences(str(version)) == [f"{name} is missing"]
+
+
+def test_what_has_no_passport_or_a_broken_one_is_said_so(tmp_path: Path) -> None:
+    version = promoted(tmp_path)
+    (version / "passport.json").unlink()
+    with pytest.raises(KubefaceError, match=r"passport\.json is missing"):
+        verify(str(version))
+    for text in ("{", "[]", '{"files": 3}', '{"files": {"a": {}}}'):
+        (version / "passport.json").write_text(text)
+        with pytest.raises(KubefaceError, match=r"passport\.json is no passport"):
+            verify(str(version))
+
+
+def test_a_passport_cannot_point_out_of_its_version(tmp_path: Path) -> None:
+    version = promoted(tmp_path)
+    (version / "passport.json").write_text(json.dumps({"files": {"../../secret": {"sha256": "0" * 64}}}))
+    with pytest.raises(KubefaceError, match=r"passport\.json is no passport"):
+        verify(str(version))

@@ -1,0 +1,259 @@
+"""The reports of attributes and classes: their figures and sections, safe, whole and the same each time."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kubeface.report.attributes import correlation
+from kubeface.report.classes import confused, maps
+from kubeface.report.figures import BAR_LEFT, BAR_RIGHT, heat_map, pair_panels
+from kubeface.report.labelled import sampled
+from kubeface.report.page import PAGES
+from kubeface.report.step import report
+from kubeface.runtime.errors import KubefaceError
+from kubeface.storage.folders import write_json
+from tests.kubeface.report.runs import HOSTILE, class_figures, make_run
+from tests.kubeface.report.test_report import page_of, told_by
+
+TASKS = ("attributes", "classes")
+
+
+def evaluation_of(folder: Path) -> dict[str, Any]:
+    return dict(json.loads((folder / "evaluation" / "evaluation.json").read_text()))
+
+
+def summary_of(arguments: dict[str, Any]) -> dict[str, Any]:
+    report(**arguments)
+    return dict(json.loads(arguments["summary"].read_text()))
+
+
+@pytest.mark.parametrize("full", [True, False], ids=["full", "plain"])
+@pytest.mark.parametrize("task", TASKS)
+def test_page_is_self_contained_and_can_be_read_by_headings(tmp_path: Path, task: str, full: bool) -> None:
+    arguments = make_run(tmp_path, reject=True, task=task, full=full)
+    page = page_of(arguments)
+    assert not {name for name, _ in page.tags} & {"script", "iframe", "object", "embed", "form", "base"}
+    for _, attributes in page.tags:
+        assert not any(name.startswith("on") for name in attributes)
+        assert (attributes.get("src") or "data:").startswith("data:")
+    assert all(image["alt"] for image in page.all("img"))
+    charts = [svg for svg in page.all("svg") if svg.get("aria-hidden") != "true"]
+    assert charts and all(svg["role"] == "img" and svg["aria-label"] for svg in charts)
+    ids = {attributes.get("id") for _, attributes in page.tags}
+    links = {(link["href"] or "").removeprefix("#") for link in page.all("a")}
+    assert links <= ids and {attributes["id"] for tag, attributes in page.tags if tag == "h2"} <= links
+    text = arguments["html"].read_text("utf-8")
+    assert HOSTILE not in text and HOSTILE in page.text
+    assert "url(" not in text and "None" not in page.text.replace("None was", "")
+    assert "genuine" not in page.text.partition("Skip to")[2]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_equal_runs_give_equal_bytes(tmp_path: Path, task: str) -> None:
+    one, other = (make_run(tmp_path / name, task=task, full=True) for name in ("one", "other"))
+    report(**one)
+    report(**other)
+    assert all(one[name].read_bytes() == other[name].read_bytes() for name in ("html", "summary"))
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_part_that_an_evaluation_may_lack_can_be_left_out(tmp_path: Path, task: str) -> None:
+    arguments = make_run(tmp_path, full=True, task=task)
+    whole = evaluation_of(tmp_path)
+    before = page_of(arguments)
+    for name, empty in PAGES[task].absent.items():
+        for left in ({key: whole[key] for key in whole if key != name}, whole | {name: empty}):
+            write_json(tmp_path / "evaluation" / "evaluation.json", left)
+            after = page_of(arguments)
+            # The page shows the thresholds with the labels' figures; attributes have no network from scratch.
+            assert len(after.text) < len(before.text) or name == "thresholds" or name not in whole
+
+
+def test_summary_of_attributes(tmp_path: Path) -> None:
+    arguments = make_run(tmp_path, task="attributes", full=True)
+    summary, evaluation = summary_of(arguments), evaluation_of(tmp_path)
+    for name in ("task", "baseline", "finetuned", "gain", "gain_over_champion", "labels", "thresholds", "chosen_on"):
+        assert summary[name] == evaluation[name] and summary[name]
+    assert summary["finetuned"]["heldout"]["labels"]["Label_1"]["positives"] == 11
+    assert not {"probes", "calibration", "compatibility", "correlation"} & set(summary)
+
+
+def test_summary_of_classes_holds_the_seconds_of_the_network_from_scratch(tmp_path: Path) -> None:
+    summary, evaluation = summary_of(make_run(tmp_path, task="classes", full=True)), evaluation_of(tmp_path)
+    for model in ("baseline", "finetuned", "scratch"):
+        assert summary[model]["heldout"]["accuracy"] == evaluation[model]["heldout"]["accuracy"]
+        assert "confusion" not in summary[model]["heldout"] and "classes" in summary[model]["heldout"]
+    assert summary["gain_over_scratch"] == evaluation["gain_over_scratch"]
+    assert summary["steps"]["scratch"]["seconds"] == 61.5
+    plain = summary_of(make_run(tmp_path / "plain", task="classes"))
+    assert "scratch" not in plain and "scratch" not in plain["steps"]
+
+
+def test_page_of_attributes_tells_every_label(tmp_path: Path) -> None:
+    told = told_by(make_run(tmp_path, task="attributes", full=True))
+    for words in (
+        "Figures are means over the labels that have enough images to tell, 5 of 6.",
+        "AUC 93.00 % from 84.00 % +9.00 95 %: +4.00 to +14.00",
+        "Against the champion, the model promoted until now, accuracy went from",
+        "Held-out people under noise:60",
+        "Thresholds were chosen on 210 validation images",
+        "Label_1 11 1,199 0.400 0.400 92.96 % from 83.96 % 89.0 to 96.0",
+        "Label_5 too few 2 1,195 – – – from –",
+        "Label_1: 84.0 % → 93.0 %",  # a bar of the AUC
+        "Label_5: – % → – %",
+        "of 900 training images, and of the 1,200 that the first epoch drew",
+        "Label_1: 1.4 % → 10.1 %",  # a bar of the sampling
+        "labels labelled predicted",
+        "✓ Label_1 ✗ Label_2: missed ✗ Label_4: not there",
+        "✓ none of the labels",
+        "✗ Label_1: not there score 0.987",
+        "✗ Label_2: missed score 0.004",
+        "Left of the dotted line the head was trained alone.",
+        "AUC 0 % 20 %",  # of the validation, by epoch
+        "9 identities: 6 trained on, 3 held out.",
+    ):
+        assert words in told, words
+    assert "The small network from scratch" not in told
+
+
+def test_page_of_classes_compares_three_ways(tmp_path: Path) -> None:
+    told = told_by(make_run(tmp_path, task="classes", full=True))
+    for words in (
+        "which none of them was trained on, of 8 classes.",
+        "Held-out images under noise:60",
+        "Against the champion Against the network from scratch",
+        "Accuracy 84.00 93.00 +9.00 +4.00 to +14.00 90.00 +3.00 −2.00 to +8.00 70.00 +23.00 +18.00 to +28.00",
+        "feature extraction sface 84.00 % 83.00 % 82.00 % 0.400 1 2.5",
+        "fine-tuned sface 93.00 % 92.00 % 91.00 % 0.175 3 7.5",
+        "from scratch small_cnn 70.00 % 69.00 % 68.00 % 0.750 3 7.5",
+        "the numbers are images",
+        "true class taken for images of the class feature extraction fine-tuned from scratch",
+        "fine-tuned 0.610 40 83.00 % 4.00 % 97.00 %",
+        "Thresholds were chosen on 210 validation images of known classes.",
+        f"✗ refused is {HOSTILE}",
+        "✗ person 1 is",
+        "Images per class",
+        "9 classes: 8 trained on, 9 with held-out images.",
+        "Crops 9 of 36 crops, evenly over the table, no class twice.",
+        "The small network from scratch Best epoch 2 of 3",
+    ):
+        assert words in told, words
+
+
+def test_page_of_classes_without_a_network_from_scratch_compares_two(tmp_path: Path) -> None:
+    told = told_by(make_run(tmp_path, task="classes"))
+    assert "Two ways to a classifier" in told and "from scratch" not in told.partition("Skip to")[2]
+
+
+def test_many_classes_have_a_table_of_the_most_confused(tmp_path: Path) -> None:
+    told = told_by(make_run(tmp_path, task="classes", full=True, identities=70))
+    assert "Rows are true classes" not in told and "Confused most often" in told
+    assert "The 60 of 69 classes with the lowest F1" in told and "The rarest classes are shown." in told
+    assert "Classes by their number of images" in told
+
+
+def test_unknown_that_was_not_asked_for_has_no_section(tmp_path: Path) -> None:
+    arguments = make_run(tmp_path, task="classes")
+    evaluation = evaluation_of(tmp_path)
+    for model in ("baseline", "finetuned"):
+        for figures in evaluation[model].values():
+            figures["unknown"] = None
+    write_json(tmp_path / "evaluation" / "evaluation.json", evaluation)
+    assert "The unknown" not in told_by(arguments)
+
+
+def test_figures_that_no_label_has_enough_images_for_are_dashes(tmp_path: Path) -> None:
+    arguments = make_run(tmp_path, task="attributes", degradation="none", labels=6)
+    evaluation = evaluation_of(tmp_path)
+    evaluation["finetuned"]["heldout"]["auc"] = None
+    write_json(tmp_path / "evaluation" / "evaluation.json", evaluation)
+    assert "AUC 84.00 – –" in told_by(arguments)
+
+
+def test_a_fallback_is_told(tmp_path: Path) -> None:
+    arguments = make_run(tmp_path, task="attributes")
+    path = tmp_path / "model" / "model.json"
+    config = json.loads(path.read_text())
+    config["training"]["fallback"] = "sface, since resnet50's weights could not be had"
+    write_json(path, config)
+    assert "Started otherwise than asked: sface, since resnet50's weights could not be had" in told_by(arguments)
+
+
+def test_outputs_of_two_tasks_are_refused(tmp_path: Path) -> None:
+    arguments = make_run(tmp_path, task="classes", full=True)
+    for name in ("model", "scratch"):
+        path = tmp_path / name / "model.json"
+        config = json.loads(path.read_text())
+        write_json(path, config | {"task": "attributes"})
+        with pytest.raises(KubefaceError, match="a model is for task attributes, its evaluation for classes"):
+            report(**arguments)
+        write_json(path, config)
+    config["training"]["split"] = "0" * 64
+    write_json(path, config)
+    with pytest.raises(KubefaceError, match="worked on another split"):
+        report(**arguments)
+    with pytest.raises(KubefaceError, match="scratch_model and scratch_metrics go together"):
+        report(**arguments | {"scratch_metrics": None})
+
+
+@pytest.mark.parametrize("missing", ["evaluation/grid/000.png", "evaluation/mistakes/001.png", "scratch/model.json"])
+def test_a_missing_file_is_named(tmp_path: Path, missing: str) -> None:
+    arguments = make_run(tmp_path, task="classes", full=True)
+    (tmp_path / missing).unlink()
+    with pytest.raises(KubefaceError, match=f"{Path(missing).name} is missing"):
+        report(**arguments)
+    assert not arguments["html"].parent.exists()
+
+
+def test_heat_maps_colour_by_sign_and_strength() -> None:
+    drawn = heat_map(["a", "b"], [[1.0, -0.35], [None, 0.0]])
+    assert {(shade.style, shade.opacity) for shade in drawn.shades} == {("above", 1), ("absent", 1), ("below", 0.4)}
+    assert all(shade.path.count("M") == 1 for shade in drawn.shades)  # nothing stands for 0
+    assert [label for _, label in drawn.rows] == ["1 a", "2 b"] and not drawn.texts
+    numbered = heat_map(["a", "b"], [[1.0, 0.0], [0.0, 1.0]], [["7", ""], ["", "9"]])
+    assert [text for _, _, text in numbered.texts] == ["7", "9"]
+    assert [shade.opacity for shade in numbered.shades] == [0.5]  # a number must be legible on it
+
+
+def test_correlations_stand_above_and_predictions_below_the_diagonal() -> None:
+    told = {"labels": ["a", "b", "c"], "true": [[1, 0.5, None]] * 3, "predicted": [[-0.2, -0.2, None]] * 3}
+    drawn, pairs = correlation(told)
+    assert drawn is not None
+    count = {shade.style: shade.path.count("M") for shade in drawn.shades}
+    assert count == {"above": 1, "below": 3, "absent": 2}
+    assert pairs == [{"labels": ("a", "b"), "true": 0.5, "predicted": -0.2}]
+    assert correlation({}) == (None, [])
+    assert correlation({"labels": ["a"], "true": [[1]], "predicted": [[1]]}) == (None, [])
+
+
+def test_confused_pairs_are_those_of_the_fine_tuned_model() -> None:
+    figures = {"confusion": [[5, 0, 2], [3, 4, 0], [0, 0, 0]]}
+    before = {"confusion": [[1, 3, 3], [0, 7, 0], [0, 0, 0]]}
+    first, second = confused(["a", "b", "c"], {"baseline": before, "finetuned": figures})
+    assert (first["true"], first["predicted"], first["counts"]["finetuned"]) == ("b", "a", 3)
+    assert (second["true"], second["predicted"], second["images"]) == ("a", "c", 7)
+    assert second["counts"] == {"baseline": 3, "finetuned": 2}
+
+
+def test_confusion_is_drawn_with_numbers_without_and_not_at_all() -> None:
+    names = [f"n{number}" for number in range(41)]
+
+    def drawn(count: int) -> Any:
+        return maps(names[:count], {"finetuned": class_figures(names[:count], 0.9)}).get("finetuned")
+
+    assert drawn(20).texts and not drawn(21).texts and drawn(40) and drawn(41) is None
+    assert {shade.style for shade in drawn(21).shades} == {"above", "below"}
+
+
+def test_bars_are_shares_and_the_rarest_come_last() -> None:
+    (panel,) = pair_panels({"a": (0.9, 0.95), "b": (None, 0.5), "c": (None, None)}, ("baseline", "finetuned"))
+    assert [len(bar.blocks) for bar in panel.bars] == [2, 1, 0]
+    assert panel.bars[0].blocks[1].width == round(0.95 * (BAR_RIGHT - BAR_LEFT), 1)
+    assert [bar.text for bar in panel.bars] == ["95.0", "50.0", "–"]
+    before = {f"n{number}": number for number in range(70)}
+    panels = sampled({"images": 100, "drawn": 50, "before": before, "after": {"n0": 5}})
+    names = [bar.name for panel in panels for bar in panel.bars]
+    assert (names[0], names[-1], len(names)) == ("n59", "n0", 60)
+    assert panels[-1].bars[-1].told == "0.0 % → 10.0 %"

@@ -1,0 +1,539 @@
+"""The report of a small synthetic run: its figures, and a page that is safe, whole and the same each time."""
+
+import json
+import re
+import shutil
+from collections import Counter
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kubeface.cli import main, parser_of
+from kubeface.faces.images import encode_png
+from kubeface.report import page as page_module
+from kubeface.report.figures import (
+    FRAME,
+    Tick,
+    det_chart,
+    histogram,
+    history_chart,
+    identity_panels,
+    nice_step,
+    roc_chart,
+    score_charts,
+)
+from kubeface.report.page import sample_faces
+from kubeface.report.recognition import ABSENT
+from kubeface.report.step import report
+from kubeface.runtime.errors import KubefaceError
+from kubeface.runtime.process import VERSION
+from kubeface.storage.folders import write_json
+from kubeface.tables.table import Table, TableWriter
+from tests.kubeface.report.runs import AUDIT, HOSTILE, LONG, SHARD_STEPS, STEPS, add_resolutions, make_run
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, and the text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += f" {data}"
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def page_of(arguments: dict[str, Any]) -> Page:
+    report(**arguments)
+    return Page(arguments["html"].read_text("utf-8"))
+
+
+def test_summary_holds_the_figures_of_the_run(tmp_path: Path) -> None:
+    arguments = make_run(tmp_path, reject=True, lfw=True)
+    assert report(**arguments, pipeline="faces", seed=7) == {"rows_in": 36, "rows_out": 104}
+    summary = json.loads(arguments["summary"].read_text())
+    evaluation = json.loads((tmp_path / "evaluation" / "evaluation.json").read_text())
+    assert (summary["pipeline"], summary["seed"], summary["degradation"]) == ("faces", 7, "noise:60")
+    assert summary["steps"] == {
+        step: {"rows_in": first + number, "rows_out": number, "seconds": 1.5}
+        for first, steps in ((90, SHARD_STEPS), (100, STEPS))
+        for number, step in enumerate(steps)
+    }
+    assert summary["dataset"] == {
+        "images": 36,
+        "identities": 9,
+        "rejected": 5,
+        "rejected_by_reason": {"low_score": 3, "no_face": 1, "not_an_image": 1},
+        "heldout_identities": 3,
+        "train_identities": 6,
+        "shards": 1,
+        "changed_shards": ["0/1"],
+        "forgotten": 0,
+        "duplicates": 3,
+        "suspects": 1,
+        "leaks": 5,
+        "drift": AUDIT["drift"],
+    }
+    for name in ("baseline", "finetuned", "gain"):
+        assert summary[name] == evaluation[name]
+    assert set(summary["finetuned"]) == {"heldout", "heldout_clean", "lfw"}
+    assert summary["gate"] == evaluation["gate"] | {"promoted": True, "promotion_reason": "better than the champion"}
+    assert summary["model"] == {
+        "uri": "s3://models/sface/7", "version": "7", "backbone": "sface", "weights_sha256": "1" * 64,
+    }  # fmt: skip
+    assert summary["settings"]["head"] == "arcface"
+    assert not {"aligned", "split", "versions"} & set(summary["settings"])
+    assert summary["versions"]["kubeface"] == VERSION
+    assert summary["versions"]["torch"] == "2.14.1"
+    assert summary["versions"]["python"].startswith("3.")
+    assert str(tmp_path) not in arguments["summary"].read_text()
+
+
+def test_summary_holds_what_else_was_measured(tmp_path: Path) -> None:
+    full, plain = make_run(tmp_path / "full", full=True), make_run(tmp_path / "plain")
+    report(**full)
+    report(**plain)
+    summary, bare = (json.loads(arguments["summary"].read_text()) for arguments in (full, plain))
+    evaluation = json.loads((tmp_path / "full" / "evaluation" / "evaluation.json").read_text())
+    names = {"gain_over_champion", "paired", "probes", "identification", "calibration", "compatibility"}
+    for name in names:
+        assert summary[name] == evaluation[name] and summary[name]
+    assert summary["groups"] == {"sex": evaluation["groups"]["sex"]["worst_ratio"]}
+    assert set(bare) == set(summary)
+    assert not any(bare[name] for name in {*names, "groups"})
+
+
+def test_page_is_self_contained(tmp_path: Path) -> None:
+    arguments = make_run(tmp_path, reject=True, lfw=True, full=True)
+    page = page_of(arguments)
+    names = {name for name, _ in page.tags}
+    assert not names & {"script", "iframe", "object", "embed", "form", "base"}
+    for _, attributes in page.tags:
+        assert not any(name.startswith("on") for name in attributes)
+        assert (attributes.get("src") or "data:").startswith("data:")
+        assert (attributes.get("href") or "#").startswith(("#", "data:"))
+    text = arguments["html"].read_text("utf-8")
+    assert "url(" not in text and "@import" not in text
+    policies = [meta["content"] for meta in page.all("meta") if meta.get("http-equiv") == "Content-Security-Policy"]
+    assert policies == ["default-src 'none'; img-src data:; style-src 'unsafe-inline'"]
+
+
+def test_page_can_be_read_without_pictures_and_by_headings(tmp_path: Path) -> None:
+    page = page_of(make_run(tmp_path, reject=True))
+    assert page.all("img") and all(image["alt"] for image in page.all("img"))
+    charts = [svg for svg in page.all("svg") if svg.get("aria-hidden") != "true"]
+    assert charts and all(svg["role"] == "img" and svg["aria-label"] for svg in charts)
+    assert [name for name, _ in page.tags].count("h1") == 1
+    ids = {attributes.get("id") for _, attributes in page.tags}
+    links = [link["href"] or "" for link in page.all("a")]
+    assert links and all(link.removeprefix("#") in ids for link in links)
+
+
+def test_page_escapes_names_and_details(tmp_path: Path) -> None:
+    arguments = make_run(tmp_path, reject=True, full=True)
+    page = page_of(arguments)
+    text = arguments["html"].read_text("utf-8")
+    assert HOSTILE not in text
+    assert "&lt;img src=x onerror=1&gt;" in text
+    assert not page.all("b") or all("class" in tag for tag in page.all("b"))  # the detail's <b> is text
+    assert f"{HOSTILE}/3.png" in page.text
+    assert f"Aligned face of {HOSTILE}" in {image["alt"] for image in page.all("img")}
+
+
+def test_page_tells_the_verdict_and_every_set(tmp_path: Path) -> None:
+    arguments = make_run(tmp_path, lfw=True)
+    page = page_of(arguments)
+    assert "✓ Promoted" in page.text and "Not promoted" not in page.text
+    told = " ".join(page.text.replace("\u00a0", " ").split())
+    assert "Better on 3 held-out people: AUC 81.00 % → 91.00 %." in told
+    assert "better than the champion" in told
+    assert "s3://models/sface/7" in told
+    for title in ("Held-out people under noise:60", "Held-out people, clean crops", "Labeled Faces in the Wild"):
+        assert told.count(title) == 3  # over the table, the ROC and the DET
+    assert "in 2 of them no face was found and a centre crop was used (A/A_0001, B/B_0002)" in told
+    assert "80.00 ± 0.40 90.00 ± 0.40 +10.00" in told
+    assert "20.00 10.00 −10.00" in told  # EER
+    assert "+5.00 to +15.00" in told  # the interval of AUC
+    assert (
+        told.index("TAR@FAR=0.1 ")
+        < told.index("TAR@FAR=0.01 ", told.index("TAR@FAR=0.1 "))
+        < told.index("TAR@FAR=1e-05")
+    )
+    assert "None rejected by ingest, align or filter." in told
+
+
+def told_by(arguments: dict[str, Any]) -> str:
+    """The page's text with single spaces."""
+    return " ".join(page_of(arguments).text.replace("\u00a0", " ").split())
+
+
+def test_page_tells_all_that_was_measured(tmp_path: Path) -> None:
+    told = told_by(make_run(tmp_path, lfw=True, full=True))
+    for words in (
+        "Against the champion, the model promoted until now, accuracy went from 85.00 % to 90.00 % (+5.00, 95 %",
+        "The champion was trained on 2 of the held-out people, which speaks for it.",
+        "1 of 1 checks passed",
+        "Over all 10,000,000 pairs that the images make, AUC went from 80.00 % to 90.00 % and EER from 20.00 %",
+        "baseline fine-tuned change 95 % interval champion change 95 % interval baseline fine-tuned",
+        "80.00 ± 0.40 90.00 ± 0.40 +10.00 +5.00 to +15.00",  # accuracy's interval
+        "Of 7,600 pairs 120 are decided rightly only by the fine-tuned model and 9 only by the baseline; "
+        "McNemar's exact p < 0.0001. Learned: 100 genuine and 20 impostor pairs; forgotten: 4 and 5.",
+        "McNemar's exact p = 0.0215.",
+        "DET, Held-out people under noise:60",
+        "At an FMR of 0.1 % the threshold is 0.412 (95 % interval 0.380 to 0.450); there 8.2 % of the genuine",
+        "An FMR of 0.01 % cannot be told from 7,800 impostor pairs; 0.04 % is the least that can",
+        "1 / (1 + exp(−(21.5 s − 8.25)))",
+        "Errors by threshold: Labeled Faces in the Wild",
+        "masked 10.00 % 55.00 % +45.00 +40.00 to +50.00 25.00 % 28.00 % +3.00",
+        f"{LONG} 1 10 45 0 – – – – –",
+        "worst ratio 2.5× – 1.75× 1.2×",
+        "Rank-1 70.00 % 60.00 to 80.00 91.00 % 85.00 to 97.00",
+        "FNIR@FPIR=0.1 12.30 % 4.50 %",
+        "Enrol the gallery anew: new probes match it less often than old ones did.",
+        "The old model is the champion, promoted until now.",
+        "54 probes of them",
+        "CFP-FP: impostor pair cfp_fp/7",
+        "old gallery, new probe 21.00 % 12.00 % to 30.00 %",
+        "Labeled Faces in the Wild: genuine pair",
+        "0.700 > 0.500 ✓ right fine-tuned 0.500 ≤ 0.600 ✗ wrong",  # a forgotten genuine pair
+        "0.300 ≤ 0.500 ✓ right fine-tuned 0.500 > 0.400 ✗ wrong",  # a forgotten impostor pair
+        "model.onnx.sha256 " + "3" * 64,
+        "finetune –",  # an image whose digest is not known
+    ):
+        assert words in told, words
+    assert "gain.heldout.auc" not in told  # the passport's metrics are the page's
+
+
+def test_intervals_are_called_by_the_confidence_that_the_gate_asks_for(tmp_path: Path) -> None:
+    arguments = make_run(tmp_path, full=True)
+    path = tmp_path / "evaluation" / "evaluation.json"
+    evaluation = json.loads(path.read_text())
+    write_json(path, evaluation | {"gate": evaluation["gate"] | {"rule": {"confidence": 0.9}}})
+    told = told_by(arguments)
+    assert "90 % interval" in told and "95 %" not in told.replace("95.00 %", "")
+
+
+def test_the_champion_is_told_once(tmp_path: Path) -> None:
+    arguments = make_run(tmp_path, full=True)
+    path = tmp_path / "evaluation" / "evaluation.json"
+    evaluation = json.loads(path.read_text())
+    check = {"name": "champion auc", "passed": True, "text": "over the promoted model AUC 86.00 % → 91.00 %"}
+    write_json(path, evaluation | {"gate": evaluation["gate"] | {"checks": [check]}})
+    told = told_by(arguments)
+    assert "over the promoted model AUC" in told and "The champion was trained on 2" in told
+    assert "Against the champion, the model" not in told
+
+
+def test_failed_checks_stand_open(tmp_path: Path) -> None:
+    arguments = make_run(tmp_path)
+    assert not any("open" in attributes for attributes in page_of(arguments).all("details"))
+    path = tmp_path / "evaluation" / "evaluation.json"
+    evaluation = json.loads(path.read_text())
+    failed = {"better": False, "checks": [{"name": "heldout auc", "passed": False, "text": "AUC fell"}]}
+    write_json(path, evaluation | {"gate": evaluation["gate"] | failed})
+    page = page_of(arguments)
+    assert "open" in page.all("details")[0] and "0 of 1 checks passed" in page.text
+
+
+def test_every_part_that_an_evaluation_may_lack_can_be_left_out(tmp_path: Path) -> None:
+    arguments = make_run(tmp_path, full=True)
+    add_resolutions(tmp_path)
+    path = tmp_path / "evaluation" / "evaluation.json"
+    whole = json.loads(path.read_text())
+    before = page_of(arguments)
+    for name, empty in ABSENT.items():
+        gone = {"few_pixels", "resolutions"} if name == "few_pixels" else {name}  # sizes are of few pixels
+        for left in ({key: whole[key] for key in whole if key not in gone}, whole | dict.fromkeys(gone, empty)):
+            write_json(path, left)
+            after = page_of(arguments)
+            assert len(after.text) < len(before.text)
+            ids = {attributes.get("id") for _, attributes in after.tags}
+            links = [(link["href"] or "").removeprefix("#") for link in after.all("a")]
+            assert set(links) <= ids
+            assert {attributes["id"] for tag, attributes in after.tags if tag == "h2"} <= set(links)
+
+
+def test_an_evaluation_that_lacks_all_of_them_has_none_of_their_sections(tmp_path: Path) -> None:
+    page = page_of(make_run(tmp_path))
+    ids = {attributes.get("id") for _, attributes in page.tags}
+    assert {"figures", "roc", "degradation", "pairs", "training"} < ids
+    assert not ids & {"threshold", "probes", "groups", "identification", "gallery", "forgotten", "passport"}
+    assert "champion" not in page.text.replace("better than the champion", "").partition("</style>")[2]
+
+
+def test_pictures_are_small_and_a_broken_one_is_named(tmp_path: Path) -> None:
+    arguments = make_run(tmp_path)
+    picture = tmp_path / "evaluation" / "pairs" / "0000000000000000.png"
+    noise = np.random.default_rng(0).integers(0, 256, (2000, 1000, 3), np.uint8)
+    picture.write_bytes(encode_png(noise))
+    report(**arguments)
+    assert arguments["html"].stat().st_size < 300_000
+    picture.write_bytes(b"\x89PNG no")
+    with pytest.raises(KubefaceError, match=r"0000000000000000\.png is no picture"):
+        report(**arguments)
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance of #rrggbb (WCAG 2.1)."""
+    shares = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+    linear = [share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4 for share in shares]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(one: str, other: str) -> float:
+    light, dark = sorted((luminance(one), luminance(other)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
+def test_colours_of_the_style_sheet_have_contrast(scheme: int) -> None:
+    assert contrast("#ffffff", "#000000") == pytest.approx(21)
+    style = (Path(page_module.__file__).parent / "style.html").read_text()
+    colours = dict(re.findall(r"--(\S+): (#[0-9a-f]{6})", style.split(":root {")[1 + scheme]))
+    text = [(name, back) for name in ("ink", "soft", "good", "bad", "finetuned") for back in ("page", "card")]
+    text += [("good", "good-back"), ("bad", "bad-back")]
+    assert {(a, b): contrast(colours[a], colours[b]) for a, b in text if contrast(colours[a], colours[b]) < 4.5} == {}
+    drawn = ("baseline", "finetuned", "champion", "genuine", "impostor", "train", "val", "heldout", "excluded")
+    low = {name: contrast(colours[name], colours["card"]) for name in drawn}
+    assert {name: ratio for name, ratio in low.items() if ratio < 3} == {}  # WCAG 2.1, 1.4.11
+
+
+def test_page_tells_that_nothing_was_promoted(tmp_path: Path) -> None:
+    promotion = {"promoted": False, "reason": "not better: AUC fell", "uri": None, "version": None}
+    arguments = make_run(tmp_path, promotion=promotion, degradation="none")
+    page = page_of(arguments)
+    assert "✗ Not promoted" in page.text and "not better: AUC fell" in page.text
+    assert "None was put on the crops" in page.text
+    summary = json.loads(arguments["summary"].read_text())
+    assert summary["gate"]["promoted"] is False and summary["gate"]["better"] is True
+    assert summary["model"]["uri"] is None
+
+
+def test_page_lists_what_was_rejected(tmp_path: Path) -> None:
+    page = page_of(make_run(tmp_path, reject=True))
+    for word in (
+        "somebody/notes.txt",
+        "not_an_image",
+        "somebody/wall?.png",
+        "no_face",
+        "low_score",
+        "filter: low_score",
+    ):
+        assert word in page.text
+    rejected = [image["alt"] for image in page.all("img") if (image["alt"] or "").startswith("Rejected crop")]
+    assert len(rejected) == 3
+
+
+def test_many_identities_make_a_histogram(tmp_path: Path) -> None:
+    few, many = page_of(make_run(tmp_path / "few", identities=60)), page_of(make_run(tmp_path / "many", identities=61))
+    assert "Identities by their number of images" not in few.text
+    assert "Identities by their number of images" in many.text
+    assert "person 59: 3 training, 1 validation" in " ".join(few.text.split())
+    assert "person 59: " not in many.text
+    faces = [image for image in many.all("img") if (image["alt"] or "").startswith("Aligned face")]
+    assert len(faces) == 24
+
+
+def test_equal_runs_give_equal_bytes(tmp_path: Path) -> None:
+    arguments = make_run(tmp_path, reject=True, lfw=True, full=True)
+    report(**arguments)
+    again = arguments | {"html": tmp_path / "again.html", "summary": tmp_path / "again.json"}
+    report(**again)
+    assert arguments["html"].read_bytes() == again["html"].read_bytes()
+    assert arguments["summary"].read_bytes() == again["summary"].read_bytes()
+    # Elsewhere, and over files that are there already.
+    shutil.rmtree(tmp_path / "gathered")
+    other = make_run(tmp_path / "other", reject=True, lfw=True, full=True)
+    report(**other | {"html": again["html"], "summary": again["summary"]})
+    assert arguments["html"].read_bytes() == again["html"].read_bytes()
+    assert arguments["summary"].read_bytes() == again["summary"].read_bytes()
+
+
+@pytest.mark.parametrize(
+    "missing",
+    [
+        "gathered/data.json",
+        "gathered/steps.json",
+        "gathered/rejected.csv",
+        "audited/data.json",
+        "aligned/manifest.json",
+        "split/shard-00000.parquet",
+        "model/model.json",
+        "model/logs/history.json",
+        "evaluation/evaluation.json",
+        "evaluation/roc.json",
+        "evaluation/pairs/0000000000000000.png",
+        "promotion/promotion.json",
+        "evaluate.json",
+    ],
+)
+def test_a_missing_file_is_named_and_nothing_is_left(tmp_path: Path, missing: str) -> None:
+    arguments = make_run(tmp_path)
+    (tmp_path / missing).unlink()
+    with pytest.raises(KubefaceError, match=f"{Path(missing).name} is missing"):
+        report(**arguments)
+    assert not arguments["html"].parent.exists()
+
+
+def test_a_report_that_cannot_be_written_leaves_no_half_file(tmp_path: Path) -> None:
+    arguments = make_run(tmp_path)
+    (tmp_path / "out" / "summary.json").mkdir(parents=True)  # a folder cannot be replaced by a file
+    with pytest.raises(OSError):
+        report(**arguments)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["report.html", "summary.json"]
+
+
+def test_metrics_without_a_figure_are_refused(tmp_path: Path) -> None:
+    arguments = make_run(tmp_path)
+    write_json(tmp_path / "audit.json", {"rows_in": 1})
+    with pytest.raises(KubefaceError, match=r"audit\.json lacks rows_out, seconds"):
+        report(**arguments)
+
+
+@pytest.mark.parametrize("of", ["model", "evaluation"])
+def test_outputs_of_two_runs_are_refused(tmp_path: Path, of: str) -> None:
+    arguments = make_run(tmp_path / "one")
+    other = make_run(tmp_path / "other", identities=8)
+    with pytest.raises(KubefaceError, match="worked on another split"):
+        report(**arguments | {of: other[of]})
+
+
+def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--promote-metrics" in parser_of(report).format_help()
+    flags = [word for name, value in make_run(tmp_path).items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    main(report, flags)
+    assert json.loads(capsys.readouterr().out)["rows_in"] == 36
+
+
+def aligned_table(folder: Path, identities: list[str]) -> Table:
+    with TableWriter(folder, "aligned", "align", {}) as table:
+        for number, name in enumerate(identities):
+            detected = {"landmarks": [0.0] * 10, "det_score": 1.0, "det_box": [0.0] * 4}
+            row = {
+                "image_id": str(number),
+                "identity": name,
+                "source": str(number),
+                "image": b"",
+                "width": 1,
+                "height": 1,
+                "content": "0" * 16,
+                "phash": "0" * 16,
+            }
+            table.add(row | detected)
+    return Table(folder, "aligned")
+
+
+def test_sampled_faces_are_spread_and_of_different_people(tmp_path: Path) -> None:
+    table = aligned_table(tmp_path / "many", [str(number % 50) for number in range(500)])
+    chosen = sample_faces(table)
+    assert len(chosen) == 24 == len(set(chosen.values()))
+    assert max(map(int, chosen)) > 400
+    assert sample_faces(table) == chosen
+
+
+def test_sampled_faces_show_everybody_where_few_are_there(tmp_path: Path) -> None:
+    table = aligned_table(tmp_path / "few", [*"abcabcab", "d", *"abc" * 10])
+    assert sorted(sample_faces(table).values()) == ["a", "b", "c", "d"]
+    alone = sample_faces(aligned_table(tmp_path / "end", [*"ab" * 20, "c"]))
+    assert sorted(alone.values()) == ["a", "b", "c"]
+    early = sample_faces(aligned_table(tmp_path / "early", [*"ab", *"c" * 40]))
+    assert sorted(early.values()) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(("span", "most", "step"), [(10, 5, 2), (44, 5, 10), (0.3, 5, 0.1), (1, 5, 0.2), (7, 8, 1)])
+def test_nice_step(span: float, most: int, step: float) -> None:
+    assert nice_step(span, most) == pytest.approx(step)
+
+
+def test_roc_begins_at_the_lowest_supported_rate() -> None:
+    baseline = {"fmr": [0.0, 0.0005, 0.02, 1.0], "tmr": [0.0, 0.95, 0.97, 1.0]}
+    chart = roc_chart({"baseline": baseline, "finetuned": baseline}, 0.001)
+    assert [tick.label for tick in chart.x_ticks] == ["0.001", "0.01", "0.1", "1"]
+    assert [tick.label for tick in chart.y_ticks][:2] == ["90 %", "92 %"]
+    first, *_, last = chart.lines[0].points
+    assert first == (FRAME.left, FRAME.bottom - 0.5 * (FRAME.bottom - FRAME.top))
+    assert last == (FRAME.right, FRAME.top)
+
+
+def test_roc_and_det_draw_the_champion_between_the_models() -> None:
+    curve = {"fmr": [0.0, 0.01, 1.0], "tmr": [0.0, 0.5, 1.0]}
+    models = ("baseline", "champion", "finetuned")
+    for chart in (roc_chart(dict.fromkeys(models, curve), 0.001), det_chart(dict.fromkeys(models, curve), 0.001, 0.01)):
+        assert [line.style for line in chart.lines] == ["finetuned", "champion", "baseline"]
+
+
+def test_det_is_logarithmic_and_stays_on_the_paper() -> None:
+    curve = {"fmr": [0.0, 0.01, 0.1, 1.0], "tmr": [0.0, 0.9, 0.99, 1.0]}
+    chart = det_chart({"baseline": curve, "finetuned": curve}, 0.01, 0.001)
+    assert [tick.label for tick in chart.y_ticks] == ["0.001", "0.01", "0.1", "1"]
+    first, second, last = chart.lines[0].points
+    third = (FRAME.bottom - FRAME.top) / 3
+    assert first == (FRAME.left, round(FRAME.bottom - 2 * third, 1))  # FNMR 0.1
+    assert second[1] == round(FRAME.bottom - third, 1)  # FNMR 0.01
+    assert last == (FRAME.right, FRAME.bottom)  # FNMR 0, which has no logarithm
+
+
+def outlined(genuine: list[float], impostor: list[float]) -> dict[str, list[float]]:
+    return {"edges": [-1.0, -0.5, 0.0, 0.5, 1.0], "genuine": genuine, "impostor": impostor}
+
+
+def test_score_histograms_share_their_axes_and_mark_the_threshold() -> None:
+    histograms = {"baseline": outlined([0, 0, 1, 3], [0, 5, 5, 0]), "finetuned": outlined([0, 0, 0, 4], [0, 9, 1, 0])}
+    charts = score_charts(histograms, {"baseline": 0.25, "finetuned": -0.9})
+    before, after = charts["baseline"], charts["finetuned"]
+    assert (before.x_ticks, before.y_ticks) == (after.x_ticks, after.y_ticks)
+    assert (before.x_ticks[0], before.x_ticks[-1].label) == (Tick(FRAME.left, "-0.5"), "1")
+    assert before.mark == pytest.approx((FRAME.left + FRAME.right) / 2)
+    assert after.mark is None  # outside of the scores
+    impostor, genuine = after.lines
+    assert (impostor.style, genuine.style) == ("impostor", "genuine")
+    assert genuine.points[1:3] == [(genuine.points[0][0], FRAME.top), (FRAME.right, FRAME.top)]  # all in one bin
+    assert all(line.points[0][1] == FRAME.bottom == line.points[-1][1] for line in (*before.lines, *after.lines))
+
+
+def test_score_histograms_of_no_pairs_are_empty() -> None:
+    charts = score_charts({"baseline": outlined([0] * 4, [0] * 4)}, {"baseline": None})
+    assert [line.points for line in charts["baseline"].lines] == [[], []]
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 100])
+@pytest.mark.parametrize("loss", [0.0, 3.0, -2.0])
+def test_history_of_any_length_fits_the_frame(epochs: int, loss: float) -> None:
+    row = {"train_loss": loss, "val_loss": loss, "train_accuracy": 1.0, "val_accuracy": 0.0, "stage": 2}
+    history = [row | {"epoch": number + 1} for number in range(epochs)]
+    for figure in ("loss", "accuracy"):
+        chart = history_chart(history, figure)
+        assert chart.mark is None and 1 <= len(chart.x_ticks) <= 10
+        for line in chart.lines:
+            assert all(FRAME.left <= x <= FRAME.right and FRAME.top <= y <= FRAME.bottom for x, y in line.points)
+
+
+def test_every_identity_has_a_bar() -> None:
+    people = {f"s{number}": Counter(train=number, val=2) for number in range(1, 42)}
+    panels = identity_panels(people)
+    assert [len(panel.bars) for panel in panels] == [14, 14, 13]
+    assert panels[0].bars[0].name == "s41" and panels[0].bars[0].text == "43"
+    alike = identity_panels({name: Counter(heldout=3) for name in ("s10", "s2", "s1", "t" * 99)})
+    assert [bar.label for bar in alike[0].bars] == ["s1", "s2", "s10", "t" * 14 + "…"]
+
+
+def test_histogram_counts_every_identity_and_gathers_the_long_tail() -> None:
+    people = {f"p{number}": Counter(train=1 + number % 9, val=1) for number in range(99)}
+    people["famous"] = Counter(heldout=530)
+    chart = histogram(people)
+    assert chart.x_ticks[-1].label == ">10"
+    unit = (FRAME.bottom - FRAME.top) / float(chart.y_ticks[-1].label)
+    assert sum(block.height for block in chart.blocks) / unit == pytest.approx(100, abs=1)
+    assert [block.style for block in chart.blocks if block.style != "train"] == ["heldout"]
+    assert len(histogram({"a": Counter(train=1), "b": Counter(excluded=1)}).blocks) == 2

@@ -1,0 +1,77 @@
+"""Figures in words."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kubeface.report import words
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=12,
+)
+
+
+def test_points_have_a_sign_and_no_minus_zero() -> None:
+    assert [words.points(share) for share in (0.1444, -0.0016, -0.00001)] == ["+14.44", "−0.16", "+0.00"]
+
+
+def test_small_rates_keep_their_digits() -> None:
+    assert [words.rate(share) for share in (0.001, 0.0000123, 0.5, 0)] == [
+        "0.1\u00a0%",
+        "0.00123\u00a0%",
+        "50\u00a0%",
+        "0\u00a0%",
+    ]
+
+
+def test_what_is_not_known_is_a_dash() -> None:
+    for function in (words.percent, words.rate, words.points, words.score, words.ratio, words.plain):
+        assert function(None) == "–"
+    assert words.points_range(None, 0.1) == words.percent_range(0.1, None) == "–"
+
+
+@pytest.mark.parametrize(
+    ("p", "told"),
+    [(1.0, "p = 1"), (0.05, "p = 0.05"), (0.0001, "p = 0.0001"), (9e-5, "p < 0.0001"), (0.0, "p < 0.0001")],
+)
+def test_probability(p: float, told: str) -> None:
+    assert words.probability(p) == told
+
+
+def test_a_change_that_does_not_show_is_neither_good_nor_bad() -> None:
+    assert [words.style(change) for change in (0.001, -0.001, 0.00001)] == ["good", "bad", ""]
+    assert [words.style(change, lower_is_better=True) for change in (0.001, -0.001)] == ["bad", "good"]
+
+
+def test_flattened_names_each_value_by_its_path() -> None:
+    nested = {"files": {"model.onnx": {"sha256": "ab", "bytes": 1}}, "marks": ["x", "y"], "none": {}}
+    assert words.flattened(nested) == {
+        "files.model.onnx.sha256": "ab", "files.model.onnx.bytes": 1, "marks.0": "x", "marks.1": "y", "none": None,
+    }  # fmt: skip
+
+
+@given(st.dictionaries(st.text(min_size=1, max_size=3), json_values, min_size=1))
+def test_flattened_leaves_nothing_nested(value: dict[str, Any]) -> None:
+    assert not any(isinstance(entry, dict | list) for entry in words.flattened(value).values())
+
+
+MATCHED = {
+    "comparable": True, "reason": None, "stays": False, "match_change_high": 0.01,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("told", "sentence"),
+    [
+        ({"stays": True}, "The gallery can stay"),
+        ({}, "anew, to be sure"),
+        ({"match_change_high": -0.01}, "anew: new probes match it less often"),
+        ({"comparable": False, "reason": "128 and 512 dimensions"}, "Enrol the gallery anew: 128 and 512 dimensions."),
+    ],
+)
+def test_enrolment_says_what_was_decided(told: dict[str, Any], sentence: str) -> None:
+    assert sentence in words.enrolment(MATCHED | told)

@@ -1,0 +1,409 @@
+"""Files from outside: checksums, the cache, and what is said when something is wrong."""
+
+import base64
+import hashlib
+import http.server
+import os
+import tempfile
+import threading
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kubeface.runtime.errors import KubefaceError
+from kubeface.storage import downloads as fetch_module
+from kubeface.storage.downloads import (
+    MIRROR_VARIABLE,
+    Unreachable,
+    WheelFile,
+    cache_folder,
+    fetch,
+    fetch_any,
+    mirrored,
+    split_checksum,
+)
+
+DATA = bytes(range(256)) * 300
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("KUBEFACE_CACHE", str(folder))
+    monkeypatch.delenv(MIRROR_VARIABLE, raising=False)
+    monkeypatch.setattr(fetch_module, "FIRST_PAUSE_SECONDS", 0.01)
+    return folder
+
+
+def cached(cache: Path) -> list[str]:
+    """Names of the files in the cache."""
+    return sorted(path.name for path in cache.rglob("*") if path.is_file())
+
+
+class Server:
+    """A web server on loopback; `requests` lists what was asked for."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+        self.requests: list[str] = []
+        self.cut_off = 0
+        self.faults: list[int] = []  # how many bytes are cut off, or statuses, of the next answers
+        outer = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                outer.requests.append(self.path)
+                data = outer.files.get(self.path)
+                fault = outer.faults.pop(0) if outer.faults else outer.cut_off
+                if data is None or 400 <= fault < 600:
+                    self.send_error(404 if data is None else fault)
+                    return
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data[: len(data) - fault])
+
+            def log_message(self, *arguments: object) -> None:
+                pass
+
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
+        self._thread.start()
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    server = Server()
+    yield server
+    server.close()
+
+
+def test_a_file_is_downloaded_once(server: Server, cache: Path) -> None:
+    server.files["/data/weights.pt"] = DATA
+    uri = f"{server.url}/data/weights.pt#sha256={sha256(DATA)}"
+    path = fetch(uri)
+    assert path.read_bytes() == DATA
+    assert path.name == "weights.pt"  # the suffix says how to read it
+    assert cache in path.parents
+    assert fetch(uri) == path
+    assert fetch(uri.replace(sha256(DATA), sha256(DATA).upper())) == path
+    assert server.requests == ["/data/weights.pt"]
+
+
+def test_a_wrong_checksum_is_refused_and_nothing_kept(server: Server, cache: Path) -> None:
+    server.files["/weights.pt"] = DATA
+    wrong = sha256(b"other")
+    with pytest.raises(KubefaceError) as raised:
+        fetch(f"{server.url}/weights.pt#sha256={wrong}")
+    assert f"{server.url}/weights.pt has SHA-256 {sha256(DATA)}, expected {wrong}" in str(raised.value)
+    assert cached(cache) == []
+    server.files["/weights.pt"] = b"other"
+    assert fetch(f"{server.url}/weights.pt#sha256={wrong}").read_bytes() == b"other"
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_missing_checksum_is_refused_before_anything_is_asked(scheme: str, server: Server, cache: Path) -> None:
+    address = f"{scheme}://127.0.0.1:{server.url.rsplit(':', 1)[1]}/weights.pt"
+    for uri in (address, address + "#sha256="):
+        with pytest.raises(KubefaceError, match="has no checksum: write it as") as raised:
+            fetch(uri)
+        assert f"{address}#sha256=<64 hex digits>" in str(raised.value)
+    assert server.requests == []
+
+
+def test_what_is_not_there_is_named(server: Server, cache: Path) -> None:
+    with pytest.raises(KubefaceError, match=r"/gone\.pt cannot be downloaded: Not Found"):
+        fetch(f"{server.url}/gone.pt#sha256={sha256(DATA)}")
+    assert cached(cache) == []
+
+
+def test_nobody_listening_is_named(server: Server, cache: Path) -> None:
+    server.close()
+    with pytest.raises(KubefaceError, match=r"weights\.pt cannot be downloaded: .*Connection refused"):
+        fetch(f"{server.url}/weights.pt#sha256={sha256(DATA)}")
+    assert cached(cache) == []
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:1/a b.pt", "http:///a.pt", "http://127.0.0.1:x/a.pt"])
+def test_what_is_no_address_is_named(address: str) -> None:
+    with pytest.raises(KubefaceError, match="cannot be downloaded: "):
+        fetch(f"{address}#sha256={sha256(DATA)}")
+
+
+def test_a_download_cut_off_is_not_kept(server: Server, cache: Path) -> None:
+    server.files["/weights.pt"] = DATA
+    server.cut_off = 1000
+    with pytest.raises(KubefaceError, match=r"cannot be downloaded: it was cut off after 75800 of 76800 bytes"):
+        fetch(f"{server.url}/weights.pt#sha256={sha256(DATA)}")
+    assert cached(cache) == []
+    assert len(server.requests) == 3
+    server.cut_off = 0
+    assert fetch(f"{server.url}/weights.pt#sha256={sha256(DATA)}").read_bytes() == DATA
+
+
+@pytest.mark.parametrize("fault", [1000, 429, 503])
+def test_a_download_that_breaks_off_or_meets_a_busy_server_is_tried_again(
+    fault: int, server: Server, cache: Path
+) -> None:
+    server.files["/weights.pt"] = DATA
+    server.faults = [fault, fault]
+    assert fetch(f"{server.url}/weights.pt#sha256={sha256(DATA)}").read_bytes() == DATA
+    assert cached(cache) == ["weights.pt"]
+    assert len(server.requests) == 3
+
+
+def test_a_download_that_is_refused_is_not_tried_again(server: Server, cache: Path) -> None:
+    server.files["/weights.pt"] = DATA
+    server.faults = [403]
+    with pytest.raises(KubefaceError, match=r"weights\.pt cannot be downloaded: Forbidden"):
+        fetch(f"{server.url}/weights.pt#sha256={sha256(DATA)}")
+    assert len(server.requests) == 1
+
+
+def test_a_damaged_cache_is_downloaded_again(server: Server, cache: Path) -> None:
+    server.files["/weights.pt"] = DATA
+    uri = f"{server.url}/weights.pt#sha256={sha256(DATA)}"
+    fetch(uri).write_bytes(DATA[:-1])
+    assert fetch(uri).read_bytes() == DATA
+    assert len(server.requests) == 2
+
+
+def test_paths_and_file_uris(tmp_path: Path, cache: Path) -> None:
+    file = tmp_path / "a file.pt"
+    file.write_bytes(DATA)
+    assert fetch(str(file)) == file
+    assert fetch(file.as_uri()) == file
+    assert cached(cache) == []
+    for uri in (str(file), file.as_uri()):
+        assert fetch(f"{uri}#sha256={sha256(DATA)}").read_bytes() == DATA
+        with pytest.raises(KubefaceError, match="it is not the file that was asked for"):
+            fetch(f"{uri}#sha256={sha256(b'other')}")
+    for uri in (f"{tmp_path}/gone.pt", f"file://{tmp_path}/gone.pt", f"{tmp_path}/gone.pt#sha256={sha256(DATA)}"):
+        with pytest.raises(KubefaceError, match=r"gone\.pt"):
+            fetch(uri)
+    with pytest.raises(KubefaceError, match="does not exist"):
+        fetch(str(tmp_path))
+
+
+def test_the_checksum_is_divided_from_the_address() -> None:
+    assert split_checksum("https://h/a.tar#sha256=AB") == ("https://h/a.tar", "ab")
+    assert split_checksum("/data/a#b.tar") == ("/data/a#b.tar", None)
+
+
+def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert cache_folder() == tmp_path / "cache"
+    monkeypatch.delenv("KUBEFACE_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
+    assert cache_folder() == Path("/somewhere/kubeface")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", "/home/user")
+    assert cache_folder() == Path("/home/user/.cache/kubeface")
+
+
+def test_a_cache_that_may_not_be_written_to_is_passed_over(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "cache").mkdir(exist_ok=True)
+    assert cache_folder() == tmp_path / "cache"
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path / "cache")  # as it is for others than root
+    assert cache_folder() == Path(tempfile.gettempdir(), "kubeface")
+
+
+MEMBERS = {"sample/data/b.bin": b"bb", "sample/data/a.bin": b"a", "sample/other.bin": b"other"}
+
+
+@pytest.fixture
+def wheel(tmp_path: Path) -> Path:
+    """A wheel that pip takes for one."""
+    path = tmp_path / "shelf" / "kubeface_sample-1.0-py3-none-any.whl"
+    path.parent.mkdir()
+    info = "kubeface_sample-1.0.dist-info"
+    files = MEMBERS | {
+        f"{info}/METADATA": b"Metadata-Version: 2.1\nName: kubeface-sample\nVersion: 1.0\n",
+        f"{info}/WHEEL": b"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    record = [
+        f"{name},sha256={base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b'=').decode()},{len(data)}"
+        for name, data in files.items()
+    ]
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("sample/data/", b"")
+        for name, data in files.items():
+            archive.writestr(name, data)
+        archive.writestr(f"{info}/RECORD", "\n".join([*record, f"{info}/RECORD,,", ""]))
+    return path
+
+
+def in_cache(wheel: Path, cache: Path) -> str:
+    """Puts a wheel where an earlier run would have; returns its checksum."""
+    checksum = sha256(wheel.read_bytes())
+    folder = cache / "wheels" / checksum
+    folder.mkdir(parents=True)
+    (folder / wheel.name).write_bytes(wheel.read_bytes())
+    return checksum
+
+
+def test_files_of_a_wheel_in_the_cache(wheel: Path, cache: Path) -> None:
+    checksum = in_cache(wheel, cache)
+    assert WheelFile("kubeface-sample==1.0", checksum, "sample/data/a.bin", sha256(b"a")).read() == b"a"
+    assert WheelFile("kubeface-sample==1.0", checksum, "sample/other.bin").read() == b"other"
+    files = WheelFile("kubeface-sample==1.0", checksum, "sample/data/").read_all()
+    assert list(files.items()) == [("a.bin", b"a"), ("b.bin", b"bb")]
+
+
+def test_a_file_that_the_wheel_has_not_is_named(wheel: Path, cache: Path) -> None:
+    with pytest.raises(KubefaceError, match=r"the wheel kubeface-sample==1\.0 has no file sample/data/c\.bin"):
+        WheelFile("kubeface-sample==1.0", in_cache(wheel, cache), "sample/data/c.bin").read()
+
+
+def test_a_file_of_the_wheel_with_another_checksum_is_refused(wheel: Path, cache: Path) -> None:
+    with pytest.raises(KubefaceError, match=r"sample/data/a\.bin in the wheel .* has another SHA-256"):
+        WheelFile("kubeface-sample==1.0", in_cache(wheel, cache), "sample/data/a.bin", sha256(b"b")).read()
+
+
+@pytest.fixture
+def shelf(wheel: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """pip takes wheels from this folder and from nowhere else."""
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(wheel.parent))
+    return wheel.parent
+
+
+def test_a_wheel_is_downloaded_once_and_again_when_it_is_damaged(wheel: Path, shelf: Path, cache: Path) -> None:
+    checksum = sha256(wheel.read_bytes())
+    file = WheelFile("kubeface-sample==1.0", checksum, "sample/other.bin")
+    assert file.read() == b"other"
+    kept = cache / "wheels" / checksum / wheel.name
+    assert cached(cache) == [wheel.name]
+    kept.write_bytes(b"damaged")
+    assert file.read() == b"other"
+    assert kept.read_bytes() == wheel.read_bytes()
+    wheel.unlink()
+    assert file.read() == b"other"
+
+
+@pytest.mark.parametrize("requirement", ["kubeface-sample==1.0", "kubeface-sample==2.0"])
+def test_a_wheel_that_cannot_be_had_is_named(requirement: str, shelf: Path, cache: Path) -> None:
+    with pytest.raises(KubefaceError) as raised:
+        WheelFile(requirement, "0" * 64, "sample/other.bin").read()
+    assert f"the wheel {requirement} cannot be downloaded: " in str(raised.value)
+    assert isinstance(raised.value, Unreachable) == requirement.endswith("2.0")  # the other is there, and another file
+    assert "\n" not in str(raised.value)
+    assert cached(cache) == []
+
+
+def test_a_file_of_a_wheel_is_extracted_once(wheel: Path, cache: Path) -> None:
+    checksum = in_cache(wheel, cache)
+    file = WheelFile("kubeface-sample==1.0", checksum, "sample/data/b.bin", sha256(b"bb"))
+    path = file.fetch()
+    assert (path.name, path.read_bytes()) == ("b.bin", b"bb")
+    (cache / "wheels" / checksum / wheel.name).unlink()
+    assert file.fetch() == path
+    path.write_bytes(b"damaged")
+    with pytest.raises(KubefaceError, match=r"the wheel kubeface-sample==1\.0 cannot be downloaded"):
+        file.fetch()
+
+
+# --- a file with several addresses ------------------------------------------------------------------------------------
+
+
+def test_addresses_are_tried_in_their_order(server: Server, cache: Path) -> None:
+    server.files |= {"/wrong/w.pt": DATA[1:], "/right/w.pt": DATA, "/late/w.pt": DATA}
+    sources = [f"{server.url}/{folder}/w.pt#sha256={sha256(DATA)}" for folder in ("gone", "wrong", "right", "late")]
+    path, source = fetch_any(sources)
+    assert (path.read_bytes(), source) == (DATA, sources[2])
+    assert server.requests == ["/gone/w.pt", "/wrong/w.pt", "/right/w.pt"]
+    assert fetch_any(sources) == (path, sources[0])  # the same file by its checksum, out of the cache
+    assert len(server.requests) == 3
+
+
+def test_each_address_that_fails_is_named(server: Server, tmp_path: Path) -> None:
+    server.files["/wrong/w.pt"] = DATA[1:]
+    sources = [f"{server.url}/{folder}/w.pt#sha256={sha256(DATA)}" for folder in ("gone", "wrong")]
+    with pytest.raises(KubefaceError) as raised:
+        fetch_any([*sources, f"{server.url}/w.pt", str(tmp_path / "w.pt")])
+    assert not isinstance(raised.value, Unreachable)  # one of them is another file
+    gone, wrong, unpinned, missing = str(raised.value).split("; ")
+    assert gone == f"{server.url}/gone/w.pt cannot be downloaded: Not Found"
+    assert wrong.startswith(f"{server.url}/wrong/w.pt has SHA-256 {sha256(DATA[1:])}, expected {sha256(DATA)}")
+    assert unpinned.startswith(f"{server.url}/w.pt has no checksum")
+    assert missing == f"{tmp_path}/w.pt does not exist"
+
+
+def test_what_is_nowhere_is_told_apart_from_what_is_wrong(server: Server, tmp_path: Path, cache: Path) -> None:
+    """Somebody who has something else to go on with may do so with the former."""
+    server.files["/wrong/w.pt"] = DATA[1:]
+    pinned = f"#sha256={sha256(DATA)}"
+    nowhere = [f"{server.url}/gone/w.pt{pinned}", f"{tmp_path}/w.pt{pinned}", f"{tmp_path}/w.pt"]
+    for address in nowhere:
+        with pytest.raises(Unreachable):
+            fetch(address)
+    with pytest.raises(Unreachable):
+        fetch_any(nowhere)
+    for address in (f"{server.url}/wrong/w.pt{pinned}", f"{server.url}/w.pt"):
+        with pytest.raises(KubefaceError) as raised:
+            fetch(address)
+        assert not isinstance(raised.value, Unreachable)
+
+
+@pytest.fixture
+def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder in force as mirror, with DATA under its checksum as w.pt."""
+    folder = tmp_path / "mirror"
+    (folder / sha256(DATA)).mkdir(parents=True)
+    (folder / sha256(DATA) / "w.pt").write_bytes(DATA)
+    monkeypatch.setenv(MIRROR_VARIABLE, str(folder))
+    return folder
+
+
+def test_the_mirror_is_asked_first(server: Server, mirror: Path) -> None:
+    server.files["/w.pt"] = DATA
+    source = f"{server.url}/w.pt#sha256={sha256(DATA).upper()}"
+    path, found = fetch_any([f"{server.url}/unpinned.pt", source])
+    assert (path.read_bytes(), found) == (DATA, source)
+    assert server.requests == []
+
+
+@pytest.mark.parametrize("content", [None, DATA[1:], b""])
+def test_a_mirror_without_the_file_is_passed_over(content: bytes | None, server: Server, mirror: Path) -> None:
+    file = mirror / sha256(DATA) / "w.pt"
+    file.unlink() if content is None else file.write_bytes(content)
+    server.files["/w.pt"] = DATA
+    source = f"{server.url}/w.pt#sha256={sha256(DATA)}"
+    assert fetch_any([source])[0].read_bytes() == DATA
+    assert server.requests == ["/w.pt"]
+
+
+def test_a_mirror_that_fails_is_named_too(mirror: Path) -> None:
+    with pytest.raises(KubefaceError, match=rf"^{mirror}/{'0' * 64}/w\.pt cannot be read: .*; http://127\.0\.0\.1:1/w"):
+        fetch_any([f"http://127.0.0.1:1/w.pt#sha256={'0' * 64}"])
+
+
+def test_a_file_of_a_wheel_comes_out_of_the_mirror(mirror: Path) -> None:
+    file = WheelFile("kubeface-sample==1.0", "0" * 64, "sample/data/w.pt", sha256(DATA))
+    path, source = fetch_any([file])
+    assert (path.read_bytes(), source) == (DATA, file)
+    assert str(file) == f"kubeface-sample==1.0:sample/data/w.pt#sha256={sha256(DATA)}"
+
+
+def test_where_a_mirror_has_a_file() -> None:
+    checksum = sha256(DATA)
+    expected = f"s3://bucket/weights/{checksum}/w.pt#sha256={checksum}"
+    for source in (
+        f"https://example.org/some/w.pt#sha256={checksum}",
+        f"/some/w.pt#sha256={checksum}",
+        WheelFile("kubeface-sample==1.0", "0" * 64, "sample/w.pt", checksum),
+    ):
+        assert mirrored(source, "s3://bucket/weights/") == expected
+    assert mirrored("https://example.org/w.pt", "s3://bucket") is None

@@ -1,0 +1,226 @@
+"""S3 storage against a real store."""
+
+import os
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from urllib3.exceptions import ProtocolError as ConnectionLostError
+
+from kubeface.ingest.step import ingest, plan
+from kubeface.runtime.errors import KubefaceError
+from kubeface.storage import objects
+from kubeface.storage.downloads import fetch
+from kubeface.storage.folders import sha256_file
+from pipelines.local.store import local_store
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    """A bucket in a real store that the environment describes."""
+    with local_store("kubeface") as environment, pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        objects.ensure_bucket("kubeface")
+        yield "kubeface"
+
+
+def put(uri: str, data: bytes, folder: Path) -> None:
+    path = folder / "object"
+    path.write_bytes(data)
+    objects.upload(path, uri)
+
+
+def test_round_trip_listing_and_names(bucket: str, tmp_path: Path) -> None:
+    names = ["a/1.bin", "a/2 with space.bin", "b/ünïcode+plus.bin", "b/c/deep.bin"]
+    for name in names:
+        put(f"s3://{bucket}/trip/{name}", name.encode() * 3, tmp_path)
+    listed = objects.list_files(f"s3://{bucket}/trip")
+    assert [file.name for file in listed] == sorted(names)
+    assert [file.size for file in listed] == [len(name.encode()) * 3 for name in sorted(names)]
+    for name in names:
+        assert objects.read_bytes(f"s3://{bucket}/trip/{name}") == name.encode() * 3
+
+
+def test_a_prefix_is_a_folder_and_not_a_beginning_of_names(bucket: str, tmp_path: Path) -> None:
+    put(f"s3://{bucket}/orl/a/1.bin", b"1", tmp_path)
+    put(f"s3://{bucket}/orl-other/a/1.bin", b"2", tmp_path)
+    assert [file.name for file in objects.list_files(f"s3://{bucket}/orl")] == ["a/1.bin"]
+
+
+def test_more_objects_than_one_answer_holds(bucket: str, tmp_path: Path) -> None:
+    for number in range(1005):
+        put(f"s3://{bucket}/many/{number:04d}", b"x", tmp_path)
+    assert len(objects.list_files(f"s3://{bucket}/many")) == 1005
+
+
+def test_download_is_whole_or_absent(bucket: str, tmp_path: Path) -> None:
+    put(f"s3://{bucket}/d/file.bin", b"z" * 100_000, tmp_path)
+    objects.download(f"s3://{bucket}/d/file.bin", tmp_path / "got.bin")
+    assert (tmp_path / "got.bin").read_bytes() == b"z" * 100_000
+    with pytest.raises(KubefaceError, match=r"d/other\.bin does not exist"):
+        objects.download(f"s3://{bucket}/d/other.bin", tmp_path / "other.bin")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["got.bin", "object"]
+
+
+def test_fetch_from_s3_with_and_without_checksum(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KUBEFACE_CACHE", str(tmp_path / "cache"))
+    put(f"s3://{bucket}/w/weights.pt", b"one", tmp_path)
+    checksum = sha256_file(tmp_path / "object")
+    assert fetch(f"s3://{bucket}/w/weights.pt#sha256={checksum}").read_bytes() == b"one"
+    assert fetch(f"s3://{bucket}/w/weights.pt").read_bytes() == b"one"
+    put(f"s3://{bucket}/w/weights.pt", b"two", tmp_path)
+    assert fetch(f"s3://{bucket}/w/weights.pt").read_bytes() == b"two"  # never trusted from before
+    assert fetch(f"s3://{bucket}/w/weights.pt#sha256={checksum}").read_bytes() == b"one"  # from the cache
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("s3://nowhere-at-all/x", "bucket 'nowhere-at-all' does not exist at http://127.0.0.1"),
+        ("s3://", "names no bucket"),
+        ("s3://A/x", "cannot be used: invalid bucket name"),
+    ],
+)
+def test_a_wrong_bucket_is_one_clear_line(bucket: str, uri: str, message: str) -> None:
+    with pytest.raises(KubefaceError, match=message) as raised:
+        objects.list_files(uri)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_wrong_key_is_one_clear_line(bucket: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "somebody-else")
+    for action in (
+        lambda: objects.list_files(f"s3://{bucket}/x"),
+        lambda: objects.read_bytes(f"s3://{bucket}/x"),
+        lambda: put(f"s3://{bucket}/x", b"x", tmp_path),
+        lambda: ingest(f"s3://{bucket}/x", tmp_path / "out"),
+    ):
+        with pytest.raises(KubefaceError, match="refuses the access key") as raised:
+            action()
+        assert os.environ["AWS_SECRET_ACCESS_KEY"] not in str(raised.value)
+
+
+def test_an_empty_prefix_is_one_clear_line(bucket: str, tmp_path: Path) -> None:
+    for action in (
+        lambda: plan(f"s3://{bucket}/nobody"),
+        lambda: ingest(f"s3://{bucket}/nobody", tmp_path / "out"),
+    ):
+        with pytest.raises(KubefaceError, match="s3://kubeface/nobody holds no image"):
+            action()
+    assert not (tmp_path / "out").exists()
+
+
+def test_ingest_from_s3_gives_what_ingest_from_the_folder_gives(bucket: str, orl_folder: Path, tmp_path: Path) -> None:
+    for path in sorted(orl_folder.rglob("*.pgm")):
+        objects.upload(path, f"s3://{bucket}/people/{path.relative_to(orl_folder).as_posix()}")
+    (shard,) = plan(f"s3://{bucket}/people")["shards"]
+    ingest(f"s3://{bucket}/people", tmp_path / "s3", shard=shard)
+    ingest(str(orl_folder), tmp_path / "folder")
+    shards = [(tmp_path / name / "shard-00000.parquet").read_bytes() for name in ("s3", "folder")]
+    assert shards[0] == shards[1]
+
+    put(f"s3://{bucket}/people/{'s1'}/new.pgm", b"x", tmp_path)
+    assert plan(f"s3://{bucket}/people")["shards"] != [shard]
+    with pytest.raises(KubefaceError, match="changed while the run began"):
+        ingest(f"s3://{bucket}/people", tmp_path / "again", shard=shard)
+
+
+def test_replacing_is_compare_and_swap(bucket: str) -> None:
+    uri = f"s3://{bucket}/swap/x.json"
+    assert objects.read_marked(uri) is None
+    assert not objects.replace(uri, b"1", "0" * 32)
+    assert objects.replace(uri, b"1", "")
+    assert not objects.replace(uri, b"2", "")
+    data, mark = objects.read_marked(uri) or (b"", "")
+    assert data == b"1" and mark
+    assert objects.replace(uri, b"2", mark)
+    assert not objects.replace(uri, b"3", mark)
+    assert objects.read_bytes(uri) == b"2"
+    assert objects.keeps_conditions(uri) and objects.read_bytes(uri) == b"2"
+    assert objects.read_marked("s3://nowhere-at-all/x") is None
+    with pytest.raises(KubefaceError, match="bucket 'nowhere-at-all' does not exist"):
+        objects.replace("s3://nowhere-at-all/x", b"1", "")
+
+
+def test_of_several_that_replace_at_the_same_time_one_wins_each_round(bucket: str) -> None:
+    uri, mark = f"s3://{bucket}/swap/race", ""
+    with ThreadPoolExecutor(4) as pool:
+        for number in range(10):
+            contents = [f"{number} {contender}".encode() for contender in range(4)]
+            won = list(pool.map(objects.replace, [uri] * 4, contents, [mark] * 4))
+            assert sorted(won) == [False, False, False, True]
+            found = objects.read_marked(uri)
+            assert found is not None and found[0] == contents[won.index(True)]
+            mark = found[1]
+
+
+def test_a_replacement_whose_answer_is_lost_is_still_a_replacement(
+    bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put, lost = type(objects.client())._put_object, []
+
+    def put_and_lose(*arguments: Any, **named: Any) -> Any:
+        result = put(*arguments, **named)
+        if not lost:
+            lost.append(1)
+            raise ConnectionLostError("the answer got lost")
+        return result
+
+    monkeypatch.setattr(type(objects.client()), "_put_object", put_and_lose)
+    assert objects.replace(f"s3://{bucket}/swap/lost", b"mine", "")
+    assert lost and objects.read_bytes(f"s3://{bucket}/swap/lost") == b"mine"
+
+
+def test_a_store_that_pays_no_heed_to_conditions_is_found_out(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    put = type(objects.client())._put_object
+    objects.replace(f"s3://{bucket}/swap/heedless", b"there", "")
+
+    def put_anyway(client: Any, bucket: str, key: str, data: bytes, headers: dict[str, str]) -> Any:
+        return put(client, bucket, key, data, headers={"Content-Type": headers["Content-Type"]})
+
+    monkeypatch.setattr(type(objects.client()), "_put_object", put_anyway)
+    assert not objects.keeps_conditions(f"s3://{bucket}/swap/heedless")
+    assert objects.read_bytes(f"s3://{bucket}/swap/heedless") == b"there"
+
+
+def test_no_store_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(objects, "RETRY_SECONDS", 0.5)
+    monkeypatch.setenv("S3_ENDPOINT", "http://127.0.0.1:1")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
+    with pytest.raises(KubefaceError, match=r"no S3 store answers at http://127.0.0.1:1 .*check S3_ENDPOINT"):
+        objects.list_files("s3://kubeface/x")
+
+
+@pytest.mark.parametrize("endpoint", ["ftp://host", "http://"])
+def test_a_malformed_endpoint_is_one_clear_line(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
+    monkeypatch.setenv("S3_ENDPOINT", endpoint)
+    with pytest.raises(KubefaceError, match="S3_ENDPOINT is"):
+        objects.list_files("s3://kubeface/x")
+
+
+def test_a_store_that_is_killed_loses_nothing_it_acknowledged_and_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with local_store("kubeface") as environment:
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        objects.ensure_bucket("kubeface")
+        put("s3://kubeface/a", b"a", tmp_path)
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit() and (entry / "environ").exists():
+                try:
+                    if (
+                        environment["AWS_ACCESS_KEY_ID"].encode() in (entry / "environ").read_bytes()
+                        and b"weed" in (entry / "cmdline").read_bytes()
+                    ):
+                        os.kill(int(entry.name), signal.SIGKILL)
+                except OSError:
+                    continue
+        monkeypatch.setattr(objects, "RETRY_SECONDS", 0.5)
+        with pytest.raises(KubefaceError, match="no S3 store answers"):
+            objects.read_bytes("s3://kubeface/a")

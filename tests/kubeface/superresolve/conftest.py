@@ -1,0 +1,49 @@
+"""A source of pairs: three people of ORL, sharp and with an eighth of the pixels across."""
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from kubeface.faces.images import decode_rgb, encode_png
+from kubeface.tables.table import Table
+
+PEOPLE, PHOTOGRAPHS, FEWER = 3, 2, 8
+PAIRS = PEOPLE * PHOTOGRAPHS
+
+
+def rows_of(table: Path, kind: str = "faces") -> list[dict[str, Any]]:
+    return [row for group in Table(table, kind).row_groups() for row in group]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.fixture(scope="session")
+def paired_source(orl: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """hr_images/s1/1.pgm … (92×112) and vlr_images/s1/1.png … (12×14)."""
+    root = tmp_path_factory.mktemp("paired")
+    for person in range(1, PEOPLE + 1):
+        for folder in ("hr_images", "vlr_images"):
+            (root / folder / f"s{person}").mkdir(parents=True)
+        for number in range(1, PHOTOGRAPHS + 1):
+            data = orl[f"s{person}/{number}.pgm"]
+            sharp = decode_rgb(data)
+            size = round(sharp.shape[1] / FEWER), round(sharp.shape[0] / FEWER)
+            low = np.asarray(cv2.resize(sharp, size, interpolation=cv2.INTER_AREA), np.uint8)
+            (root / "hr_images" / f"s{person}" / f"{number}.pgm").write_bytes(data)
+            (root / "vlr_images" / f"s{person}" / f"{number}.png").write_bytes(encode_png(low))
+    return root
+
+
+@pytest.fixture(scope="session")
+def paired_table(paired_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The face table of `paired_source`."""
+    from kubeface.ingest.step import ingest
+
+    out = tmp_path_factory.mktemp("tables") / "paired"
+    ingest(str(paired_source), out)
+    return out

@@ -1,0 +1,29 @@
+"""The sample sheet of a super-resolution training."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from kubeface.superresolve.figures import draw_samples
+
+
+def test_the_sheet_says_what_its_columns_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Figure] = []
+    save = Figure.savefig
+
+    def kept(self: Figure, *arguments: Any, **more: Any) -> None:
+        drawn.append(self)
+        save(self, *arguments, **more)
+
+    monkeypatch.setattr(Figure, "savefig", kept)
+    face = {"few": np.zeros((14, 14, 3), np.uint8), "cosines": (0.25, 0.5)}
+    face |= {name: np.full((112, 112, 3), 128, np.uint8) for name in ("bicubic", "network", "sharp")}
+    draw_samples([face, face], tmp_path / "samples.png")
+    titles = [place.get_title() for place in drawn[0].axes]
+    assert titles == ["few pixels", "bicubic", "network", "sharp", "", "", "", ""]
+    under = [place.get_xlabel() for place in drawn[0].axes]
+    assert under == 2 * ["14×14", "identity 0.25", "identity 0.50", "112×112"]
+    assert (tmp_path / "samples.png").stat().st_size > 1000

@@ -1,0 +1,244 @@
+"""Superresolve on tables of real photographs: what is enlarged, what is left alone, what is said of it."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from kubeface.align.step import align
+from kubeface.faces.images import RGB, decode_rgb, encode_png
+from kubeface.filter.step import filter_faces
+from kubeface.gather.step import gather
+from kubeface.ingest.step import ingest
+from kubeface.runtime.errors import KubefaceError
+from kubeface.superresolve import step
+from kubeface.superresolve.step import superresolve
+from kubeface.tables.resolution_pairs import enlarged_of, partners, resolution_of
+from kubeface.tables.table import Table, TableWriter
+from tests.kubeface.models.networks import nearest, repeated
+from tests.kubeface.superresolve.conftest import PAIRS, PHOTOGRAPHS, contents, rows_of
+
+
+def resized(image: RGB, width: int, height: int, how: int = cv2.INTER_AREA) -> RGB:
+    return np.asarray(cv2.resize(image, (width, height), interpolation=how), np.uint8)
+
+
+def test_low_images_are_enlarged_and_sharp_ones_stay_as_they_are(paired_table: Path, tmp_path: Path) -> None:
+    figures = superresolve(paired_table, tmp_path / "out")
+    assert figures == {
+        "rows_in": 2 * PAIRS, "rows_out": 2 * PAIRS, "identities": 3, "rejected": 0, "enlarged": PAIRS,
+    }  # fmt: skip
+    before, after = rows_of(paired_table), rows_of(tmp_path / "out")
+    assert [row["image_id"] for row in after] == [row["image_id"] for row in before]
+    for old, new in zip(before, after, strict=True):
+        if resolution_of(old["groups"]) == "high":
+            assert new == old
+            continue
+        found = decode_rgb(new["image"])
+        np.testing.assert_array_equal(found, resized(decode_rgb(old["image"]), 48, 56, cv2.INTER_CUBIC))
+        assert new["image"].startswith(b"\x89PNG")
+        assert (new["height"], new["width"]) == found.shape[:2] == (4 * old["height"], 4 * old["width"])
+        assert json.loads(new["groups"]) == {"resolution": "low", "enlarged": "4"}
+        changed = {"image", "width", "height", "groups"}
+        assert {name: new[name] for name in new.keys() - changed} == {name: old[name] for name in old.keys() - changed}
+    assert partners(Table(tmp_path / "out", "faces")) == partners(Table(paired_table, "faces"))
+
+
+def test_a_network_is_what_enlarges(paired_table: Path, tmp_path: Path) -> None:
+    network = nearest(tmp_path / "nearest.onnx", 3)
+    superresolve(paired_table, tmp_path / "out", model=str(network))  # its own scale
+    superresolve(paired_table, tmp_path / "same", model=str(network), scale=3)
+    assert contents(tmp_path / "out") == contents(tmp_path / "same")
+    for old, new in zip(rows_of(paired_table), rows_of(tmp_path / "out"), strict=True):
+        if resolution_of(old["groups"]) == "low":
+            np.testing.assert_array_equal(decode_rgb(new["image"]), repeated(decode_rgb(old["image"]), 3))
+    said = Table(tmp_path / "out", "faces").manifest["settings"]["superresolved"]
+    assert said["name"].startswith("nearest.onnx@") and said["scale"] == 3
+
+
+def test_what_the_table_was_made_with_is_kept(paired_table: Path, tmp_path: Path) -> None:
+    superresolve(paired_table, tmp_path / "out")
+    before, after = (Table(folder, "faces") for folder in (paired_table, tmp_path / "out"))
+    told = {"name": "bicubic", "scale": 4, "which": "low", "max_side": 0}
+    expected = before.manifest["settings"] | {"faces": before.sha256, "superresolved": told}
+    assert after.manifest["settings"] == expected
+    assert after.manifest["producer"].startswith("superresolve ")
+
+
+def test_enlarged_twice_is_enlarged_by_the_product(paired_table: Path, tmp_path: Path) -> None:
+    superresolve(paired_table, tmp_path / "one", scale=2)
+    superresolve(tmp_path / "one", tmp_path / "two", scale=3)
+    factors = {resolution_of(row["groups"]): enlarged_of(row["groups"]) for row in rows_of(tmp_path / "two")}
+    assert factors == {"low": 6, "high": 1}
+
+
+@pytest.mark.parametrize(("max_side", "enlarged"), [(13, 0), (14, PAIRS), (111, PAIRS), (112, 2 * PAIRS)])
+def test_small_goes_by_the_longest_side(paired_table: Path, tmp_path: Path, max_side: int, enlarged: int) -> None:
+    figures = superresolve(paired_table, tmp_path / "out", scale=2, which="small", max_side=max_side)
+    assert figures["enlarged"] == enlarged
+
+
+def test_all_are_all(faces_table: Path, tmp_path: Path) -> None:
+    assert superresolve(faces_table, tmp_path / "all", scale=2, which="all")["enlarged"] == 30
+    assert {(row["width"], row["height"]) for row in rows_of(tmp_path / "all")} == {(184, 224)}
+    assert json.loads(rows_of(tmp_path / "all")[0]["groups"]) == {"enlarged": "2"}
+
+
+def test_without_low_images_the_rows_are_the_same_bytes(faces_table: Path, tmp_path: Path) -> None:
+    assert superresolve(faces_table, tmp_path / "out")["enlarged"] == 0
+    before, after = contents(faces_table), contents(tmp_path / "out")
+    assert {name: data for name, data in after.items() if name != "manifest.json"} == {
+        name: data for name, data in before.items() if name != "manifest.json"
+    }
+
+
+def test_an_enlarged_face_can_be_found_where_a_small_one_is_not(faces_table: Path, tmp_path: Path) -> None:
+    """What the step is for: MTCNN finds no face of 10 pixels, and nearly all of them enlarged."""
+    with TableWriter(tmp_path / "small", "faces", "test", {}) as table:
+        for row in rows_of(faces_table):
+            few = resized(decode_rgb(row["image"]), 12, 14)
+            table.add(row | {"image": encode_png(few), "width": 12, "height": 14})
+    superresolve(tmp_path / "small", tmp_path / "large", scale=4, which="small", max_side=14)
+    found = [align(tmp_path / name, tmp_path / f"{name}-aligned")["rows_out"] for name in ("small", "large")]
+    assert found[0] == 0 and found[1] >= 27
+
+
+def test_crops_keep_their_size_and_lose_what_few_pixels_do_not_have(aligned_table: Path, tmp_path: Path) -> None:
+    network = nearest(tmp_path / "nearest.onnx", 8)
+    figures = superresolve(aligned_table, tmp_path / "out", model=str(network), scale=8, which="all")
+    assert figures["enlarged"] == figures["rows_out"] == 30
+    for old, new in zip(rows_of(aligned_table, "aligned"), rows_of(tmp_path / "out", "aligned"), strict=True):
+        few = resized(decode_rgb(old["image"]), 14, 14)
+        np.testing.assert_array_equal(decode_rgb(new["image"]), repeated(few, 8))
+        assert new["image"].startswith(b"P6")
+        assert {name: new[name] for name in new.keys() - {"image"}} == {
+            name: old[name] for name in old.keys() - {"image"}
+        }
+    before, after = (Table(folder, "aligned").manifest["settings"] for folder in (aligned_table, tmp_path / "out"))
+    assert before.items() <= after.items()  # template, detector …
+    assert after["superresolved"].items() >= {"scale": 8, "name": after["superresolved"]["name"]}.items()
+    assert after["superresolved"]["name"].startswith("nearest.onnx@")
+
+
+def test_small_crops_are_those_of_small_photographs(aligned_table: Path, tmp_path: Path) -> None:
+    for side, enlarged in ((111, 0), (112, 30)):
+        figures = superresolve(aligned_table, tmp_path / str(side), scale=2, which="small", max_side=side)
+        assert figures["enlarged"] == enlarged
+
+
+def test_a_scale_that_does_not_divide_the_crop_still_gives_its_size(aligned_table: Path, tmp_path: Path) -> None:
+    superresolve(aligned_table, tmp_path / "out", scale=5, which="all")
+    for old, new in zip(rows_of(aligned_table, "aligned"), rows_of(tmp_path / "out", "aligned"), strict=True):
+        few = resized(decode_rgb(old["image"]), 22, 22)
+        expected = resized(few, 112, 112, cv2.INTER_CUBIC)
+        np.testing.assert_array_equal(decode_rgb(new["image"]), expected)
+
+
+def test_the_same_bytes_whatever_the_number_of_workers(
+    paired_table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(step, "BATCH_PIXELS", 16 * 400)  # two low images at a time
+    for workers in (1, 4):
+        monkeypatch.setattr(step, "cpu_limit", lambda workers=workers: workers)
+        superresolve(paired_table, tmp_path / str(workers))
+    assert contents(tmp_path / "1") == contents(tmp_path / "4")
+
+
+def test_what_cannot_be_enlarged_is_left_out_with_a_reason(
+    paired_table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = rows_of(paired_table)
+    low = [row for row in rows if resolution_of(row["groups"]) == "low"]
+    with TableWriter(tmp_path / "broken", "faces", "test", {}) as table:
+        table.reject("s9/earlier.jpg", "unreadable", "it was there before")
+        for row in rows:
+            if row is low[0]:
+                row = row | {"image": row["image"][:40]}
+            table.add(row | {"width": 500, "height": 500} if row is low[1] else row)
+    monkeypatch.setattr(step, "MAX_PIXELS", 16 * 500 * 500 - 1)
+    figures = superresolve(tmp_path / "broken", tmp_path / "out")
+    assert (figures["rows_out"], figures["rejected"], figures["enlarged"]) == (2 * PAIRS - 2, 2, PAIRS - 2)
+    left_out = {row["source"]: row for row in Table(tmp_path / "out", "faces").rejected()}
+    assert left_out.keys() == {"s9/earlier.jpg", low[0]["source"], low[1]["source"]}
+    assert left_out["s9/earlier.jpg"]["detail"] == "it was there before"
+    assert left_out[low[0]["source"]]["reason"] == "unreadable" and left_out[low[0]["source"]]["detail"]
+    assert left_out[low[1]["source"]]["reason"] == "too_large"
+    assert "2000×2000" in left_out[low[1]["source"]]["detail"]
+
+
+def test_a_broken_image_that_is_not_enlarged_is_none_of_this_step(paired_table: Path, tmp_path: Path) -> None:
+    with TableWriter(tmp_path / "broken", "faces", "test", {}) as table:
+        for row in rows_of(paired_table):
+            table.add(row | {"image": b"none"} if resolution_of(row["groups"]) == "high" else row)
+    assert superresolve(tmp_path / "broken", tmp_path / "out")["rejected"] == 0
+
+
+def test_an_empty_table_stays_one(tmp_path: Path) -> None:
+    with TableWriter(tmp_path / "empty", "faces", "test", {}):
+        pass
+    figures = superresolve(tmp_path / "empty", tmp_path / "out", which="all")
+    assert (figures["rows_in"], figures["rows_out"], figures["enlarged"]) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"scale": 1}, "scale is 1"),
+        ({"scale": 17}, "scale is 17"),
+        ({"which": "some"}, "which is 'some'"),
+        ({"which": "small"}, "small needs one"),
+        ({"max_side": 20}, "max_side is 20"),
+        ({"model": "nothing"}, "nothing"),
+    ],
+)
+def test_wrong_settings_are_told_before_anything_is_written(
+    paired_table: Path, tmp_path: Path, wrong: dict[str, object], said: str
+) -> None:
+    with pytest.raises(KubefaceError, match=said):
+        superresolve(paired_table, tmp_path / "out", **wrong)  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_network_of_another_scale_is_refused(paired_table: Path, tmp_path: Path) -> None:
+    network = nearest(tmp_path / "two.onnx", 2)
+    with pytest.raises(KubefaceError, match=r"scale is 4: two\.onnx@.* enlarges 2 times"):
+        superresolve(paired_table, tmp_path / "out", model=str(network), scale=4)
+
+
+def test_another_kind_of_table_is_refused(split_table: Path, tmp_path: Path) -> None:
+    with pytest.raises(KubefaceError, match="holds a 'split' table where 'faces' is needed"):
+        superresolve(split_table, tmp_path / "out")
+
+
+def test_the_command_lists_what_it_can_do(paired_table: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "kubeface.superresolve"]
+    arguments = ["run", "--faces", str(paired_table), "--out", str(tmp_path / "out"), "--scale", "2"]
+    done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["enlarged"] == PAIRS
+    shown = subprocess.run([*command, "--help"], capture_output=True, text=True, timeout=60).stdout
+    assert all(name in shown for name in ("run", "train", "degrade"))
+
+
+def test_gather_takes_its_table_for_that_of_ingest(paired_source: Path, tmp_path: Path) -> None:
+    """What ingest left out, and who was forgotten, is told at the end all the same."""
+    source = tmp_path / "source"
+    shutil.copytree(paired_source, source)
+    (source / "hr_images" / "s1" / "bad.jpg").write_bytes(b"none")
+    (tmp_path / "forget.csv").write_text("s3\n")
+    ingest(str(source), tmp_path / "faces", forget=str(tmp_path / "forget.csv"))
+    superresolve(tmp_path / "faces", tmp_path / "enlarged")
+    align(tmp_path / "enlarged", tmp_path / "aligned")
+    filter_faces(tmp_path / "enlarged", tmp_path / "aligned", tmp_path / "filtered")
+    ingested, aligned, filtered = ([str(tmp_path / name)] for name in ("enlarged", "aligned", "filtered"))
+    gather(ingested, aligned, filtered, tmp_path / "out", tmp_path / "out_aligned", tmp_path / "out_filtered")
+    data = json.loads((tmp_path / "out" / "data.json").read_text("utf-8"))
+    assert data["rejected"]["ingest"] == {"not_an_image": 1}
+    assert data["erasure"]["files_left_out"] == 2 * PHOTOGRAPHS
+    settings = Table(tmp_path / "out_aligned", "aligned").manifest["settings"]
+    assert settings["detector"] == "mtcnn"

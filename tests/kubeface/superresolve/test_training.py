@@ -1,0 +1,97 @@
+"""Training of what enlarges: on those who are trained on alone, begun at bicubic interpolation."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from kubeface.models.superresolution import open_enlarger
+from kubeface.runtime.errors import KubefaceError
+from kubeface.superresolve.quality import psnr, ssim
+from kubeface.superresolve.training import train_superresolution
+from kubeface.tables.table import Table, TableWriter
+
+QUICK: dict[str, Any] = {"architecture": "espcn", "channels": 4, "blocks": 1, "epochs": 2, "batch_size": 4, "lr": 1e-4}
+
+
+def damaged_heldout(table: Path, split: Path, out: Path) -> Path:
+    """The table with what no picture is in the place of every held-out image."""
+    rows = Table(split, "split").columns(["image_id", "split"]).to_pylist()
+    heldout = {row["image_id"] for row in rows if row["split"] == "heldout"}
+    source = Table(table, "aligned")
+    with TableWriter(out, "aligned", "test", source.manifest["settings"]) as writer:
+        for group in source.row_groups():
+            for row in group:
+                writer.add(row | ({"image": b"none"} if row["image_id"] in heldout else {}))
+    assert heldout
+    return out
+
+
+def test_a_training_leaves_a_network_that_enlarges(aligned_table: Path, split_table: Path, tmp_path: Path) -> None:
+    table = damaged_heldout(aligned_table, split_table, tmp_path / "aligned")
+    found = [train_superresolution(table, split_table, tmp_path / name, **QUICK) for name in ("one", "other")]
+    assert found[0] == found[1]
+    names = ("superresolution.safetensors", "superresolution.onnx", "superresolution.json", "logs/history.csv")
+    for name in (*names, "figures/samples.png", "figures/history.png"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "other" / name).read_bytes()
+    rows = Table(split_table, "split").columns(["identity", "split"]).to_pylist()
+    people = sorted({row["identity"] for row in rows if row["split"] in ("train", "val")})
+    enlarger = open_enlarger(str(tmp_path / "one"))
+    assert (enlarger.scale, list(enlarger.identities)) == (8, people)
+    told = json.loads((tmp_path / "one" / "superresolution.json").read_text())
+    history = list(csv.DictReader((tmp_path / "one" / "logs" / "history.csv").open()))
+    assert [row["epoch"] for row in history] == ["0", "1", "2"]
+    best = min(history, key=lambda row: float(row["val_loss"]))
+    assert told["figures"]["best_epoch"] == int(best["epoch"]) == found[0]["best_epoch"]
+    assert told["figures"]["bicubic"]["psnr"] == float(history[0]["psnr"]) == found[0]["psnr_bicubic"]
+    assert told["figures"]["network"]["psnr"] == float(best["psnr"]) == found[0]["psnr"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"scale": 3}, "scale is 3: the networks enlarge 2, 4, 8 times"),
+        ({"architecture": "gan"}, "architecture 'gan' is unknown: use espcn or edsr"),
+        ({"epochs": 0}, "epochs is 0: it must be at least 1"),
+        ({"identity_weight": -1.0}, "identity_weight is -1.0: it must be at least 0"),
+        ({"amp": "half"}, "amp is 'half': use auto, off or bf16"),
+    ],
+)
+def test_wrong_settings_are_named(
+    aligned_table: Path, split_table: Path, tmp_path: Path, wrong: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(KubefaceError) as raised:
+        train_superresolution(aligned_table, split_table, tmp_path / "out", **QUICK | wrong)
+    assert said in str(raised.value) and "\n" not in str(raised.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_psnr_by_hand() -> None:
+    one = torch.full((2, 3, 12, 12), 0.5)
+    other = one.clone()
+    other[0] += 0.1
+    assert psnr(one, other).tolist() == pytest.approx([20.0, 100.0], abs=1e-4)
+
+
+def test_ssim_by_the_formula() -> None:
+    """As in the paper, on one place of the window, with OpenCV's Gaussian."""
+    random = np.random.default_rng(0)
+    pictures = random.random((2, 11, 11))
+    line = cv2.getGaussianKernel(11, 1.5)
+    weights = line @ line.T
+    first, second = ((weights * picture).sum() for picture in pictures)
+    variances = [
+        (weights * picture**2).sum() - mean**2 for picture, mean in zip(pictures, (first, second), strict=True)
+    ]
+    covariance = (weights * pictures[0] * pictures[1]).sum() - first * second
+    c1, c2 = 0.01**2, 0.03**2
+    expected = (2 * first * second + c1) * (2 * covariance + c2)
+    expected /= (first**2 + second**2 + c1) * (sum(variances) + c2)
+    grey = [torch.from_numpy(picture)[None, None].repeat(1, 3, 1, 1) for picture in pictures]
+    assert float(ssim(*grey)) == pytest.approx(expected, rel=1e-9)
+    assert float(ssim(grey[0], grey[0])) == pytest.approx(1)

@@ -1,0 +1,118 @@
+"""The compiled pipeline runs the images that were pushed, by digest."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from kubeface.runtime.errors import KubefaceError
+from pipelines.build.compile import compile_pipeline, images_in, read_hours
+from pipelines.face_finetuning import face_finetuning
+from pipelines.build.images import Image, Images
+
+STEPS = sorted({step for step, _ in images_in(face_finetuning.pipeline_spec)})
+
+
+def pushed() -> Images:
+    return {
+        step: Image(image=f"registry.example:5000/team/{step}:abc", digest=f"sha256:{number:064x}", size=1)
+        for number, step in enumerate(STEPS)
+    }
+
+
+def test_every_image_is_compiled_in_by_digest(tmp_path: Path) -> None:
+    path = tmp_path / "pipeline.yaml"
+    compile_pipeline(path, images=pushed() | {"store": Image(image="other/store:1", size=1)})
+    spec = next(yaml.safe_load_all(path.read_text("utf-8")))
+    containers = [executor["container"] for executor in spec["deploymentSpec"]["executors"].values()]
+    assert {container["image"] for container in containers} == {image.pinned for image in pushed().values()}
+    for container in containers:  # what the model's passport names is what ran
+        named = {entry["value"] for entry in container.get("env", []) if entry["name"] == "KUBEFACE_IMAGE"}
+        assert named <= {container["image"]}
+    assert "localhost/" not in path.read_text("utf-8")
+
+
+def test_images_that_are_missing_or_not_pushed_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "pipeline.yaml"
+    some = {step: image for step, image in pushed().items() if step not in ("align", "split")}
+    with pytest.raises(KubefaceError, match="no image of align, split is named: run 'make push' for all steps"):
+        compile_pipeline(path, images=some)
+    local = pushed() | {"align": Image(image="registry.example/team/align:abc", size=1)}
+    with pytest.raises(KubefaceError, match=r"registry\.example/team/align:abc has no digest: push it first"):
+        compile_pipeline(path, images=local)
+    assert not path.exists()
+
+
+def test_a_claim_for_weights_is_mounted_where_they_are_fetched(tmp_path: Path) -> None:
+    path, plain = tmp_path / "pipeline.yaml", tmp_path / "plain.yaml"
+    compile_pipeline(path, weights_claim="my-weights", parallelism=3)
+    spec, platform = yaml.safe_load_all(path.read_text("utf-8"))
+    mounted = {
+        step: settings["pvcMount"]
+        for step, settings in platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"].items()
+        if "pvcMount" in settings
+    }
+    assert mounted.keys() == {"exec-audit", "exec-finetune"}
+    for step, (mount,) in mounted.items():
+        container = spec["deploymentSpec"]["executors"][step]["container"]
+        assert {"name": "KUBEFACE_CACHE", "value": mount["mountPath"]} in container["env"]
+        assert mount["constant"] == "my-weights"
+    compile_pipeline(plain)  # nothing of it stays
+    assert "pvcMount" not in plain.read_text("utf-8") and "parallelismLimit: 3" not in plain.read_text("utf-8")
+    assert "parallelismLimit: 3" in path.read_text("utf-8")
+
+
+def test_a_claim_is_written_as_kfp_writes_it(tmp_path: Path) -> None:
+    from kfp import compiler, dsl, kubernetes
+
+    @dsl.component
+    def audit() -> None:
+        pass
+
+    @dsl.pipeline
+    def pipeline() -> None:
+        kubernetes.mount_pvc(audit(), pvc_name="my-weights", mount_path="/cache")
+
+    theirs, ours = tmp_path / "theirs.yaml", tmp_path / "ours.yaml"
+    compiler.Compiler().compile(pipeline, str(theirs))
+    compile_pipeline(ours, weights_claim="my-weights")
+    mounts = [
+        list(yaml.safe_load_all(path.read_text("utf-8")))[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"][
+            "exec-audit"
+        ]["pvcMount"]
+        for path in (theirs, ours)
+    ]
+    assert mounts[0] == mounts[1]
+
+
+def deadlines(path: Path) -> dict[str, float]:
+    platform = list(yaml.safe_load_all(path.read_text("utf-8")))[1]
+    executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    return {step: float(settings["activeDeadlineSeconds"]) / 3600 for step, settings in executors.items()}
+
+
+def test_time_limits_are_set_by_step(tmp_path: Path) -> None:
+    path, plain = tmp_path / "pipeline.yaml", tmp_path / "plain.yaml"
+    compile_pipeline(path, hours=read_hours("finetune=72 filter=0.5 notify=0.0001"))
+    compile_pipeline(plain)
+    before, after = deadlines(plain), deadlines(path)
+    assert before["exec-finetune"] == 48
+    assert after == before | {"exec-finetune": 72, "exec-filter-faces": 0.5, "exec-notify": 1 / 3600}
+
+
+@pytest.mark.parametrize(
+    ("hours", "message"),
+    [
+        ("train=3", "hours names train: use one of align, audit, .*, filter, finetune"),
+        ("finetune=0", "hours of finetune is 0: it must lie above 0"),
+        ("finetune", "hours is 'finetune': write a step and a number"),
+        ("finetune=-1", "hours is 'finetune=-1': write a step and a number"),
+    ],
+)
+def test_time_limits_that_cannot_be_are_named(tmp_path: Path, hours: str, message: str) -> None:
+    path = tmp_path / "pipeline.yaml"
+    with pytest.raises(KubefaceError, match=message):
+        compile_pipeline(path, hours=read_hours(hours))
+    assert not path.exists()
+    compile_pipeline(path)
+    assert deadlines(path)["exec-finetune"] == 48

@@ -1,0 +1,232 @@
+"""The real kfp.Client against a stub server: how it is reached, and one clear line for each refusal."""
+
+import os
+import stat
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from kubeface.runtime.errors import KubefaceError
+from pipelines.cluster import client as cluster_module
+from pipelines.cluster.client import Cluster, connect
+from pipelines.cluster.versions import find_pipeline, upload
+from tests.pipelines.stubs.kfp_api import DROP, HANG, Fault, KfpApi
+from tests.pipelines.stubs.tls import make_tls
+
+TOKEN = "token-that-nobody-may-see"
+
+
+@pytest.fixture
+def api() -> Iterator[KfpApi]:
+    with KfpApi() as running:
+        yield running
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    path = tmp_path / "pipeline.yaml"
+    path.write_text(yaml.safe_dump({"pipelineInfo": {"name": "face-finetuning"}, "root": {}}))
+    return path
+
+
+def message(cluster: Cluster) -> str:
+    with pytest.raises(KubefaceError) as caught, connect(cluster) as client:
+        find_pipeline(client, "face-finetuning")
+    text = str(caught.value)
+    assert "\n" not in text
+    assert TOKEN not in text
+    return text
+
+
+def test_every_field_has_a_variable(tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_text("-")
+    given = {
+        "KFP_HOST": "https://kubeflow.example/pipeline/",
+        "KFP_NAMESPACE": "team",
+        "KFP_TOKEN": TOKEN,
+        "KFP_COOKIE": "authservice_session=abc",
+        "KFP_CA": str(tmp_path / "ca.pem"),
+        "KFP_SERVICE_ACCOUNT": "",
+        "KUBE_CONTEXT": "prod",
+        "KUBECONFIG": "",
+    }
+    found = Cluster.from_environment(given)
+    assert (found.host, found.namespace, found.context) == ("https://kubeflow.example/pipeline", "team", "prod")
+    assert found.token.get_secret_value() == TOKEN
+    assert found.service_account == ""
+    assert TOKEN not in repr(found)
+    assert Cluster.from_environment({}).service_account == "kubeface-runner"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("KFP_HOST", "kubeflow.example", "write it as https://host/path"),
+        ("KFP_HOST", "https://me:hunter22@kubeflow.example", "carries a password"),
+        ("KFP_COOKIE", "hunter22", "name=value"),
+        ("KFP_CA", "/nowhere/ca.pem", "is not a file"),
+    ],
+)
+def test_a_variable_that_cannot_be_used_is_named(name: str, value: str, said: str) -> None:
+    with pytest.raises(KubefaceError, match=said) as caught:
+        Cluster.from_environment({name: value})
+    assert str(caught.value).startswith(f"{name}: ")
+    assert "hunter22" not in str(caught.value)
+
+
+def test_a_token_and_a_cookie_are_sent() -> None:
+    with KfpApi(token=TOKEN, cookie="authservice_session=abc") as api:
+        with connect(Cluster(host=api.url, token=TOKEN, cookie="authservice_session=abc")) as client:
+            assert find_pipeline(client, "face-finetuning") is None
+        assert set(api.state.authorizations) == {f"Bearer {TOKEN}"}
+
+
+def test_no_credentials_and_wrong_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    with KfpApi(token=TOKEN) as api:
+        assert "set KFP_TOKEN or KFP_COOKIE" in message(Cluster(host=api.url))
+        api.state.token = "another"
+        assert "renew it" in message(Cluster(host=api.url, token=TOKEN))  # the stub's answer repeats the token
+    assert TOKEN not in "".join(capsys.readouterr())
+
+
+def test_a_server_that_repeats_a_token_does_not_bring_it_to_light() -> None:
+    with KfpApi() as api:
+        api.state.faults = [Fault("GET .*/pipelines", 403, message=f"user Bearer {TOKEN} may not list")]
+        assert "user Bearer … may not list" in message(Cluster(host=api.url, token=TOKEN))
+
+
+def test_a_page_to_sign_in_is_no_answer() -> None:
+    with KfpApi(login=True, cookie="s=1") as api:
+        assert "wants you to sign in (302)" in message(Cluster(host=api.url))
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        (400, "refuses it (400: the stub was told to fail): correct what it names"),
+        (403, "forbids it in namespace kubeface (403: the stub was told to fail): ask for the rights"),
+        (404, "does not know it (404: the stub was told to fail): check the id or name"),
+        (409, "exists already or was changed meanwhile (409: the stub was told to fail): try again"),
+        (500, "failed (500: the stub was told to fail): try again, or read the logs"),
+        (503, "is overloaded (503: the stub was told to fail): try again later"),
+    ],
+)
+def test_each_refusal_is_one_clear_line(api: KfpApi, status: int, said: str) -> None:
+    api.state.faults = [Fault("GET .*/pipelines$", status)]
+    assert said in message(Cluster(host=api.url))
+
+
+def test_a_server_that_does_not_answer(api: KfpApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster_module, "READ_SECONDS", 0.3)
+    api.state.hang_seconds = 1.0
+    api.state.faults = [Fault("healthz", HANG)]
+    assert "does not answer in time (0.3 s)" in message(Cluster(host=api.url))
+    api.state.faults = [Fault("healthz", DROP)]
+    assert "nothing answers at" in message(Cluster(host=api.url))
+
+
+def test_nobody_listens() -> None:
+    assert "nothing answers at http://127.0.0.1:9 (NewConnectionError)" in message(Cluster(host="http://127.0.0.1:9"))
+
+
+def test_an_authority_of_ones_own(tmp_path: Path) -> None:
+    tls, other = make_tls(tmp_path / "a"), make_tls(tmp_path / "b")
+    with KfpApi(tls) as api:
+        with connect(Cluster(host=api.url, ca=str(tls.ca))) as client:
+            assert find_pipeline(client, "x") is None
+        assert "certificate is not trusted: name its authority" in message(Cluster(host=api.url))
+        assert "certificate is not trusted" in message(Cluster(host=api.url, ca=str(other.ca)))
+
+
+def test_nothing_of_an_earlier_use_is_read_or_kept(
+    api: KfpApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = tmp_path / "context.json"
+    memory.write_text('{"namespace": "stale", "client_authentication_cookie": "old=1"}')
+    monkeypatch.setattr("kfp.Client._LOCAL_KFP_CONTEXT", str(memory))
+    with connect(Cluster(host=api.url)) as client:
+        client.list_runs()
+    assert "stale" in memory.read_text()
+    assert api.state.asked == ["GET /apis/v2beta1/healthz", "GET /apis/v2beta1/runs"]
+
+
+@pytest.mark.parametrize("several", [True, False])
+def test_the_namespace_is_sent_where_kfp_serves_several_and_not_elsewhere(several: bool) -> None:
+    with KfpApi(multi_user=several) as api, connect(Cluster(host=api.url, namespace="team")) as client:
+        client.create_experiment("e")
+        assert api.state.experiments[0].get("namespace") == ("team" if several else "")
+
+
+def fake_kubectl(folder: Path, monkeypatch: pytest.MonkeyPatch, body: str) -> None:
+    folder.mkdir(exist_ok=True)
+    script = folder / "kubectl"
+    script.write_text(f"#!{sys.executable}\nimport sys, time\n{body}\n")
+    script.chmod(script.stat().st_mode | stat.S_IEXEC)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+
+
+def test_without_a_host_kubectl_forwards_a_port(api: KfpApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_kubectl(
+        tmp_path / "bin",
+        monkeypatch,
+        f"open({str(tmp_path / 'said')!r}, 'w').write(' '.join(sys.argv[1:]))\n"
+        f"print('Forwarding from 127.0.0.1:{api.port} -> 8888', flush=True)\ntime.sleep(60)",
+    )
+    with connect(Cluster(context="prod")) as client:
+        assert find_pipeline(client, "x") is None
+    wanted = "--context=prod port-forward --namespace=kubeflow --address=127.0.0.1 svc/ml-pipeline :8888"
+    assert (tmp_path / "said").read_text() == wanted
+
+
+def test_kubectl_that_cannot_forward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = 'Error from server (NotFound): services "ml-pipeline" not found'
+    fake_kubectl(tmp_path / "bin", monkeypatch, f"sys.stderr.write({told!r})\nsys.exit(1)")
+    assert 'kubectl port-forward svc/ml-pipeline: Error from server (NotFound): services "ml-pipeline"' in message(
+        Cluster()
+    )
+    assert "give KFP_HOST" in message(Cluster())
+
+
+def test_in_a_pod_the_service_is_asked_with_the_accounts_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "token").write_text(TOKEN)
+    monkeypatch.setattr(cluster_module, "ACCOUNT", tmp_path / "token")
+    monkeypatch.setenv("KF_PIPELINES_SA_TOKEN_PATH", str(tmp_path / "token"))
+    with cluster_module._reached(Cluster(system_namespace="kf")) as host:
+        assert host == "http://ml-pipeline.kf.svc.cluster.local:8888"
+    with KfpApi(token=TOKEN) as api:
+        client = cluster_module._client(Cluster(), api.url)
+        assert find_pipeline(client, "x") is None
+
+
+def test_the_same_pipeline_is_one_version_and_another_is_new(api: KfpApi, package: Path) -> None:
+    with connect(Cluster(host=api.url)) as client:
+        first = upload(client, package)
+        assert upload(client, package) == (first[0], False)
+        assert first[1]
+        package.write_text(package.read_text() + "# changed\n")
+        second = upload(client, package)
+    assert second[1]
+    assert second[0] != first[0]
+    assert (len(api.state.pipelines), len(api.state.versions)) == (1, 2)
+
+
+def test_somebody_else_uploads_at_the_same_moment(api: KfpApi, package: Path) -> None:
+    api.state.faults = [Fault("POST .*/upload_version", 409, times=1, after=True)]
+    with connect(Cluster(host=api.url)) as client:
+        version, new = upload(client, package)
+    assert (version, new) == (api.state.versions[0]["pipeline_version_id"], False)
+
+
+def test_a_conflict_that_is_none_of_ours_is_said(api: KfpApi, package: Path) -> None:
+    api.state.faults = [Fault("POST .*/upload_version", 409)]
+    with pytest.raises(KubefaceError, match="409"), connect(Cluster(host=api.url)) as client:
+        upload(client, package)
+
+
+def test_without_a_package(api: KfpApi, tmp_path: Path) -> None:
+    with pytest.raises(KubefaceError, match="run 'make compile'"), connect(Cluster(host=api.url)) as client:
+        upload(client, tmp_path / "none.yaml")
+    assert api.state.writes() == []

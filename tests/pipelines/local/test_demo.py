@@ -1,0 +1,164 @@
+"""The demo, whole; and that what it shows does not hang on one lucky division of the people."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kubeface.storage.folders import sha256_file
+from kubeface.tables.table import Table
+from pipelines.local.demo import SETTINGS
+from tests.pipelines.local.test_store import weeds
+from tests.support.engine import working_engine
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def run_in(folder: Path, *command: str, timeout: float) -> str:
+    """Runs a module in a folder elsewhere than in the repository, without what other tests have set; what it said."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("S3_", "AWS_", "OMP_"))}
+    done = subprocess.run(
+        [sys.executable, "-m", *command],
+        cwd=folder,
+        env=kept | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of the demo, started as `make demo` starts it but in a folder of its own."""
+    folder = tmp_path_factory.mktemp("demo")
+    processes = weeds()
+    assert "report:  file://" in run_in(folder, "pipelines.local.demo", timeout=1200)
+    assert weeds() == processes
+    return folder / "runs" / "latest"
+
+
+@pytest.mark.timeout(1300)
+def test_demo_makes_a_better_model_and_promotes_it(demo: Path) -> None:
+    summary = json.loads((demo / "summary.json").read_text("utf-8"))
+    assert summary["dataset"]["images"] == 400
+    assert summary["dataset"]["identities"] == 40
+    assert summary["baseline"]["heldout_clean"]["auc"] > 0.999
+    check_gain(summary)
+    assert summary["gate"]["promoted"] is True
+    assert summary["model"]["uri"].startswith("s3://kubeface/models/orl-sface/")
+    assert (demo / "report.html").stat().st_size > 100_000
+
+
+@pytest.mark.timeout(1000)
+@pytest.mark.parametrize(("which", "figure"), [("attributes", "auc"), ("classes", "accuracy")])
+def test_the_other_demos_make_better_models_and_promote_them(tmp_path: Path, which: str, figure: str) -> None:
+    told = run_in(tmp_path, "pipelines.local.demo", which, timeout=900)
+    assert "start:   sface" in told and "features alone" in told
+    summary = json.loads((tmp_path / "runs" / "latest" / "summary.json").read_text("utf-8"))
+    assert summary["dataset"]["images"] == 400
+    assert summary["gate"]["promoted"] is True, summary["gate"]["reason"]
+    assert summary["gain"]["heldout"][figure]["gain_low"] > 0
+    if which == "classes":
+        unknown = summary["finetuned"]["heldout_clean"]["unknown"]
+        assert unknown["images"] >= 40 and unknown["refused"] > unknown["known_refused"]
+        assert summary["scratch"]["heldout"]["accuracy"] > 0.5  # it has learnt something, or it would be a straw man
+
+
+@pytest.mark.timeout(1000)
+def test_the_demo_of_few_pixels_makes_a_better_model_and_promotes_it(tmp_path: Path) -> None:
+    run_in(tmp_path, "pipelines.local.demo", "low-resolution", timeout=900)
+    run = tmp_path / "runs" / "latest"
+    summary = json.loads((run / "summary.json").read_text("utf-8"))
+    assert summary["dataset"]["images"] == 800  # each of few pixels and sharp
+    assert summary["gate"]["promoted"] is True, summary["gate"]["reason"]
+    gain = summary["gain"]["heldout_cross"]
+    assert gain["auc"]["gain_low"] > 0 and gain["tar"]["gain"] > 0.2
+    assert {row["size"] for row in summary["resolutions"]["rows"]} >= {"14", "clean"}
+    assert 'id="resolutions"' in (run / "report.html").read_text("utf-8")
+
+
+@pytest.mark.timeout(3000)
+def test_the_same_model_comes_out_of_containers(demo: Path, tmp_path: Path) -> None:
+    """Every step in the image that a cluster would run, built from the files as they are."""
+    engine, record = working_engine(), tmp_path / "images.json"
+    given = ("--engine", engine, "--record", str(record))
+    run_in(
+        *(
+            tmp_path,
+            "pipelines.build.images",
+            "build",
+            *given,
+            "--registry",
+            "localhost/kubeface-test",
+            "--tag",
+            "test",
+        ),
+        timeout=1800,
+    )
+    run_in(tmp_path, "pipelines.local.containers", *given, timeout=1800)
+    run = tmp_path / "runs" / "latest"
+    for name in ("model.safetensors", "model.onnx"):
+        assert sha256_file(run / "model" / name) == sha256_file(demo / "model" / name)
+    here, there = (json.loads((folder / "summary.json").read_text("utf-8")) for folder in (demo, run))
+    assert there["finetuned"] == here["finetuned"]
+    assert there["gate"] == here["gate"]
+    for step in json.loads(record.read_text()).keys() - {"store"}:
+        command = [engine, "run", "--rm", "--read-only", "--tmpfs=/tmp", "--cap-drop=all", "--network=none"]
+        image = f"localhost/kubeface-test/{step}:test"
+        done = subprocess.run(
+            [*command, image, "python", "-m", f"kubeface.{step}", "--self-check"], capture_output=True, text=True
+        )
+        assert done.stdout.startswith(f"ok: {step}: "), done.stderr
+
+
+@pytest.mark.timeout(1300)
+@pytest.mark.parametrize("seed", [2, 3])
+def test_other_divisions_of_the_people_say_the_same(demo: Path, tmp_path: Path, seed: int) -> None:
+    """The same training by the steps' command lines, with other people held out."""
+    steps = next((demo / "steps").iterdir())
+    tables = {"aligned": steps / "gather" / "out_aligned", "split": tmp_path / "split"}
+    found = {"filtered": steps / "gather" / "out_filtered", "audited": steps / "audit" / "audited"}
+    run("kubeface.split", aligned=tables["aligned"], **found, out=tables["split"], seed=seed)
+    rows = Table(tables["split"], "split").columns(["identity", "split"]).to_pylist()
+    assert 8 <= len({row["identity"] for row in rows if row["split"] == "heldout"}) <= 20
+    training = {"degradation": SETTINGS["degradation"]} | SETTINGS["settings"]
+    run("kubeface.finetune", **tables, out=tmp_path / "model", seed=seed, **training)
+    run(
+        *("kubeface.evaluate", "run"),
+        **tables,
+        model=tmp_path / "model",
+        out=tmp_path / "evaluation",
+        degradation=SETTINGS["degradation"],
+        seed=seed,
+    )
+    evaluation = json.loads((tmp_path / "evaluation" / "evaluation.json").read_text("utf-8"))
+    check_gain(evaluation)
+    assert evaluation["gate"]["better"] is True, evaluation["gate"]["reason"]
+
+
+def run(module: str, *command: str, **flags: object) -> None:
+    """Runs a step's command line, with as many threads as it takes by itself."""
+    words = [word for name, value in flags.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("OMP_")}
+    done = subprocess.run(
+        [sys.executable, "-m", module, *command, *words], capture_output=True, text=True, cwd=ROOT, env=environment
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def check_gain(figures: dict[str, Any]) -> None:
+    """What was measured over many divisions, with room for the chance in one."""
+    before, after = figures["baseline"]["heldout"], figures["finetuned"]["heldout"]
+    assert 0.75 < before["auc"] < 0.95
+    assert after["auc"] > 0.985
+    assert after["tar_at_far"]["0.01"] > before["tar_at_far"]["0.01"] + 0.3
+    assert figures["gain"]["heldout"]["auc"]["gain_low"] > 0
+    assert figures["gain"]["heldout"]["tar"]["gain_low"] > 0
+    assert figures["finetuned"]["heldout_clean"]["auc"] > 0.99
