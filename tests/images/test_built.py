@@ -114,7 +114,7 @@ def test_what_is_pushed_is_what_the_registry_has(engine: str, tmp_path: Path) ->
     """Against a registry of our own on loopback: the recorded digest is that of the manifest it was given."""
     if engine != "podman":
         pytest.skip("docker's daemon, not its client, decides which registries it trusts")
-    from tests.images.registry import registry
+    from tests.support.registry import registry
 
     with registry(tmp_path) as address:
         (tmp_path / "Dockerfile").write_text("FROM scratch\nCOPY Dockerfile /\n")

@@ -16,8 +16,7 @@ from kubeface.evaluate.label_figures import GAINED, LEAST, MEANS, predict
 from kubeface.evaluate.scored import GRID, LARGEST, MISTAKES
 from kubeface.runtime.errors import KubefaceError
 from kubeface.storage.folders import read_json, write_json
-
-from .labelled import Photo, write_model, write_tables
+from tests.support.labelled import Photo, write_model, write_tables
 
 LABELS = ("Smiling", "Glasses", "Rare", "Constant", "Unknown")
 # Red tells of a smile, green of glasses, blue of what is rare; the model that was started from looks at all of them.

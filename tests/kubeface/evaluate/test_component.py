@@ -12,8 +12,7 @@ from kfp import compiler, dsl
 from components.evaluate import component
 from kubeface.records.tasks import ATTRIBUTES, CLASSES
 from kubeface.storage.folders import read_json
-
-from .labelled import Photo, write_model, write_tables
+from tests.support.labelled import Photo, write_model, write_tables
 
 NAMES = ("red", "green")
 WEIGHTS = np.array([[9, 0], [0, 9], [0, 0]], np.float32)

@@ -24,8 +24,7 @@ from kubeface.metrics.verification import decisions, verification
 from kubeface.models.model import load_model, load_pretrained
 from kubeface.runtime.errors import KubefaceError
 from kubeface.tables.table import Table, TableWriter
-
-from .conftest import PEOPLE, SmallLfw
+from tests.kubeface.conftest import PEOPLE, SmallLfw
 
 ROOT = Path(__file__).resolve().parents[3]
 SETS, MODELS = ("heldout", "heldout_clean"), ("baseline", "finetuned")

@@ -25,8 +25,7 @@ from kubeface.runtime.errors import KubefaceError
 from kubeface.runtime.process import MALLOC_SETTINGS
 from kubeface.storage import objects
 from kubeface.storage.sources import Source
-
-from .exported import CALIBRATION, calibrated, configured, copied, exported
+from tests.support.exported import CALIBRATION, calibrated, configured, copied, exported
 
 ROOT = Path(__file__).parents[3]
 

@@ -27,8 +27,8 @@ from kubeface.storage import objects
 from kubeface.storage.folders import read_json, sha256_file, write_json
 from kubeface.storage.sources import Source
 from kubeface.tables.table import Table
+from tests.support.labelled import Weights, write_model
 
-from .labelled import Weights, write_model
 from .test_inference import WITHOUT_TORCH
 
 ROOT = Path(__file__).parents[3]

@@ -27,8 +27,7 @@ from kubeface.models.backbones import Preprocessing
 from kubeface.models.embeddings import Embeddings, embed_batch
 from kubeface.models.model import FaceModel, load_pretrained
 from kubeface.runtime.errors import KubefaceError
-
-from .conftest import SmallLfw, write_tar
+from tests.kubeface.conftest import SmallLfw, write_tar
 
 VIEW2 = """2\t2
 Ann_Lee\t1\t4

@@ -37,9 +37,8 @@ from kubeface.runtime.errors import KubefaceError
 from kubeface.storage.folders import read_json, write_json
 from kubeface.tables.resolution_pairs import native_side
 from kubeface.tables.table import Table, TableWriter
-
-from .conftest import SmallLfw
-from .exported import copied
+from tests.kubeface.conftest import SmallLfw
+from tests.support.exported import copied
 
 QUICK: dict[str, Any] = {"bootstrap": 100, "device": "cpu", "probes": "none", "fmr": 0.1, "sizes": "8 16"}
 TEN = Degradation("lowres", 10)

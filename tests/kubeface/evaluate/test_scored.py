@@ -13,8 +13,7 @@ from kubeface.models.onnx_model import OnnxModel
 from kubeface.records.tasks import ATTRIBUTES, CLASSES
 from kubeface.runtime.errors import KubefaceError
 from kubeface.tables.table import Table
-
-from .labelled import Photo, write_model, write_tables
+from tests.support.labelled import Photo, write_model, write_tables
 
 COLOURS = ([250, 10, 10], [10, 250, 10], [10, 10, 250], [200, 200, 0])
 WEIGHTS = np.diag([5, 3, 1]).astype(np.float32)

@@ -14,7 +14,7 @@ from kubeface.runtime.errors import KubefaceError
 from kubeface.split.step import split
 from kubeface.tables.table import Table
 from tests.conftest import SPLIT_SEED
-from tests.kubeface.evaluate.conftest import SmallLfw
+from tests.kubeface.conftest import SmallLfw
 
 
 @pytest.mark.slow

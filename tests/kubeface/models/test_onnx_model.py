@@ -18,9 +18,8 @@ from kubeface.models.onnx_model import CPU, CUDA, open_model, open_start
 from kubeface.runtime.errors import KubefaceError
 from kubeface.storage.folders import read_json
 from kubeface.tables.table import Table
-
-from .exported import configured, copied, exported, saved
-from .labelled import write_model
+from tests.support.exported import configured, copied, exported, saved
+from tests.support.labelled import write_model
 
 Crops = NDArray[np.uint8]
 

@@ -35,9 +35,8 @@ from kubeface.runtime.errors import KubefaceError
 from kubeface.storage.folders import read_json
 from kubeface.tables.resolution_pairs import native_side
 from kubeface.tables.table import Table
-from tests.kubeface.models.networks import nearest, repeated
-
-from .exported import CALIBRATION, calibrated, configured, copied, exported
+from tests.support.exported import CALIBRATION, calibrated, configured, copied, exported
+from tests.support.networks import nearest, repeated
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ from kubeface.models.superresolution import ABOUT_FILE, MARGIN, NETWORK_FILE, TI
 from kubeface.models.superresolution_export import export, to_onnx
 from kubeface.models.superresolution_networks import Enlarging, design, load_network, save_network
 from kubeface.runtime.errors import KubefaceError
-from tests.kubeface.models.networks import nearest, repeated
+from tests.support.networks import nearest, repeated
 
 ROOT = Path(__file__).resolve().parents[3]
 

@@ -18,7 +18,7 @@ from kubeface.promote.step import promote
 from kubeface.runtime.errors import KubefaceError
 from kubeface.storage import objects
 from pipelines.local.store import local_store
-from tests.kubeface.promote.made import make
+from tests.support.promoted_models import make
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from kubeface.promote.passport import differences, verify
 from kubeface.promote.step import promote
 from kubeface.runtime.errors import KubefaceError
 from kubeface.storage.folders import sha256_file
-from tests.kubeface.promote.made import FIGURES, make
+from tests.support.promoted_models import FIGURES, make
 
 
 def promoted(folder: Path, **further: Any) -> Path:

@@ -11,8 +11,8 @@ from kubeface.promote.step import promote
 from kubeface.runtime.errors import KubefaceError
 from kubeface.storage import objects
 from kubeface.storage.folders import sha256_file
-from tests.kubeface.promote.made import LABELS, make
-from tests.kubeface.report.runs import resolutions
+from tests.support.promoted_models import LABELS, make
+from tests.support.report_runs import resolutions
 
 
 def promotion_of(out: Path) -> dict[str, object]:

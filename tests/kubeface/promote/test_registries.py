@@ -13,7 +13,7 @@ import pytest
 from kubeface.promote.registries import register_kubeflow, register_mlflow
 from kubeface.promote.step import promote
 from kubeface.runtime.errors import KubefaceError
-from tests.kubeface.promote.made import make
+from tests.support.promoted_models import make
 
 API = "/api/model_registry/v1alpha3"
 PARENTS = {"model_version": "registeredModelId", "model_artifact": "parent"}

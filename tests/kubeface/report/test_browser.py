@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, Frame, Page, sync_playwright
 
 from kubeface.report.pdf import BROWSERS
 from kubeface.report.step import report
-from tests.kubeface.report.runs import make_run
+from tests.support.report_runs import make_run
 
 WIDTHS = (390, 1440)
 SCHEMES = ("light", "dark")

@@ -14,8 +14,8 @@ from kubeface.report.page import PAGES
 from kubeface.report.step import report
 from kubeface.runtime.errors import KubefaceError
 from kubeface.storage.folders import write_json
-from tests.kubeface.report.runs import HOSTILE, class_figures, make_run
 from tests.kubeface.report.test_report import page_of, told_by
+from tests.support.report_runs import HOSTILE, class_figures, make_run
 
 TASKS = ("attributes", "classes")
 

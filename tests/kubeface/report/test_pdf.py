@@ -11,7 +11,7 @@ from kubeface.cli import main, parser_of
 from kubeface.report.pdf import BROWSERS, find_browser, print_pdf
 from kubeface.report.step import report
 from kubeface.runtime.errors import KubefaceError
-from tests.kubeface.report.runs import make_run
+from tests.support.report_runs import make_run
 
 needs_browser = pytest.mark.skipif(
     not any(map(shutil.which, BROWSERS)), reason=f"none of {', '.join(BROWSERS)} is on PATH: apt-get install chromium"

@@ -32,7 +32,7 @@ from kubeface.runtime.errors import KubefaceError
 from kubeface.runtime.process import VERSION
 from kubeface.storage.folders import write_json
 from kubeface.tables.table import Table, TableWriter
-from tests.kubeface.report.runs import AUDIT, HOSTILE, LONG, SHARD_STEPS, STEPS, add_resolutions, make_run
+from tests.support.report_runs import AUDIT, HOSTILE, LONG, SHARD_STEPS, STEPS, add_resolutions, make_run
 
 
 class Page(HTMLParser):

@@ -8,8 +8,8 @@ import pytest
 
 from kubeface.report.figures import FRAME, size_chart
 from kubeface.storage.folders import read_json, write_json
-from tests.kubeface.report.runs import add_resolutions, make_run
 from tests.kubeface.report.test_report import Page, page_of
+from tests.support.report_runs import add_resolutions, make_run
 
 
 def section(page: Page) -> str:

@@ -20,8 +20,8 @@ from kubeface.superresolve import step
 from kubeface.superresolve.step import superresolve
 from kubeface.tables.resolution_pairs import enlarged_of, partners, resolution_of
 from kubeface.tables.table import Table, TableWriter
-from tests.kubeface.models.networks import nearest, repeated
 from tests.kubeface.superresolve.conftest import PAIRS, PHOTOGRAPHS, contents, rows_of
+from tests.support.networks import nearest, repeated
 
 
 def resized(image: RGB, width: int, height: int, how: int = cv2.INTER_AREA) -> RGB:

@@ -13,8 +13,8 @@ from kubeface.runtime.errors import KubefaceError
 from pipelines.cluster import client as cluster_module
 from pipelines.cluster.client import Cluster, connect
 from pipelines.cluster.versions import find_pipeline, upload
-from tests.pipelines.stubs.kfp_api import DROP, HANG, Fault, KfpApi
-from tests.pipelines.stubs.tls import make_tls
+from tests.support.stubs.kfp_api import DROP, HANG, Fault, KfpApi
+from tests.support.stubs.tls import make_tls
 
 TOKEN = "token-that-nobody-may-see"
 

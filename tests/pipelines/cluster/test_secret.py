@@ -14,8 +14,8 @@ import pytest
 from kubeface.runtime.errors import KubefaceError
 from pipelines.cluster.kubectl import Kubectl
 from pipelines.cluster.secret import make_secrets
-from tests.pipelines.stubs.kubernetes_api import KubernetesApi, Object
-from tests.pipelines.stubs.tls import Tls, make_tls
+from tests.support.stubs.kubernetes_api import KubernetesApi, Object
+from tests.support.stubs.tls import Tls, make_tls
 
 ROOT = Path(__file__).resolve().parents[3]
 KEYS = {"AWS_ACCESS_KEY_ID": "access-of-the-test", "AWS_SECRET_ACCESS_KEY": "secret/of+the test"}

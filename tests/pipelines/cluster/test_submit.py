@@ -14,7 +14,7 @@ import yaml
 
 from pipelines.cluster import submit as module
 from pipelines.cluster.client import Cluster, connect
-from tests.pipelines.stubs.kfp_api import Fault, KfpApi, step
+from tests.support.stubs.kfp_api import Fault, KfpApi, step
 
 pytestmark = pytest.mark.usefixtures("bare_deployment")
 GOOD = {"source": "s3://faces/staff", "models": "s3://faces/models", "num_shards": 2}

@@ -20,7 +20,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import yaml
 
-from tests.pipelines.stubs.tls import Tls
+from tests.support.stubs.tls import Tls
 
 Object = dict[str, Any]
 HANG = -1  # as a fault's status: no answer for a while

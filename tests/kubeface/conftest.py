@@ -13,8 +13,7 @@ from PIL import Image
 
 from kubeface.finetune import step as finetune_step
 from kubeface.models.model import FaceModel, load_pretrained
-
-from .exported import exported, saved, trained
+from tests.support.exported import exported, saved, trained
 
 
 @pytest.fixture(scope="session")

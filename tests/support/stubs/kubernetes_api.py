@@ -22,7 +22,7 @@ import kubernetes_validate
 import yaml
 from kubernetes_validate import utils
 
-from tests.pipelines.stubs.tls import Tls
+from tests.support.stubs.tls import Tls
 
 Object = dict[str, Any]
 TOKEN = "stub-token-of-the-tests"
