@@ -14,7 +14,7 @@ PACKAGE ?= $(if $(PIPELINE),build/$(PIPELINE).yaml)
 STEPS := ingest superresolve align filter gather audit split finetune evaluate promote report notify
 LOCK := --universal --python-version 3.11 --generate-hashes --no-annotate --no-header
 
-# What kubeface/runtime/process.py sets for the steps: without it torch on a CPU spends its time in page faults.
+# What kubeface/runtime/processors.py sets for the steps: without it torch on a CPU spends its time in page faults.
 MALLOC := MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=1073741824 \
 	ARROW_DEFAULT_MEMORY_POOL=jemalloc
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from kubeface.runtime.process import MALLOC_SETTINGS, cpu_limit
+from kubeface.runtime.processors import MALLOC_SETTINGS, cpu_limit
 from kubeface.storage.folders import write_json
 
 RESULT = Path("build/bench-data.json")

@@ -69,7 +69,7 @@ def bench_embedding(folder: Path) -> dict[str, Any]:
 
     from kubeface.evaluate.heldout import crops_of
     from kubeface.models.onnx_model import open_model
-    from kubeface.runtime.process import cpu_limit
+    from kubeface.runtime.processors import cpu_limit
     from kubeface.tables.table import Table
 
     table, path = Table(make_crops(folder), "aligned"), exported(folder)

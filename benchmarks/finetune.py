@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from kubeface.runtime.process import MALLOC_SETTINGS, cpu_limit
+from kubeface.runtime.processors import MALLOC_SETTINGS, cpu_limit
 from kubeface.storage.folders import write_json
 
 RESULT = Path("build/bench-finetune.json")

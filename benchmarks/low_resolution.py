@@ -32,7 +32,7 @@ from kubeface.models.embeddings import Embeddings, embed_batch
 from kubeface.models.model import choose_device, load_start
 from kubeface.models.onnx_model import OnnxModel, open_model, open_start
 from kubeface.models.superresolution import open_enlarger
-from kubeface.runtime.process import cpu_limit
+from kubeface.runtime.processors import cpu_limit
 from kubeface.runtime.progress import Progress
 from kubeface.storage.folders import read_json, write_json
 from kubeface.superresolve.training import train_superresolution

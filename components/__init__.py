@@ -1,1 +1,1 @@
-"""The steps of kubeface: each reads a folder and writes a folder."""
+"""What Kubeflow is told of the steps: one folder each, with its interface and its page."""

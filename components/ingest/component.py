@@ -14,10 +14,11 @@ def plan(
 ) -> list[str]:
     """Divides the source into shards by name; each comes with what tells whether it has changed."""
     from kubeface.ingest.step import plan as run
-    from kubeface.runtime.process import guarded, use_stores
+    from kubeface.runtime.errors import exit_on_error
+    from kubeface.runtime.process import use_stores
 
     use_stores(s3_endpoint)
-    planned = guarded(
+    planned = exit_on_error(
         run,
         source=source,
         listing=listing,

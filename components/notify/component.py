@@ -11,10 +11,11 @@ def conclude(left: str, models: str, name: str, run: str, s3_endpoint: str = "")
         `left` as it is, so that what a run hands out is there when the run is done.
     """
     from kubeface.notify.step import conclude as action
-    from kubeface.runtime.process import guarded, use_stores
+    from kubeface.runtime.errors import exit_on_error
+    from kubeface.runtime.process import use_stores
 
     use_stores(s3_endpoint)
-    guarded(action, left=left, models=models, name=name, run=run)
+    exit_on_error(action, left=left, models=models, name=name, run=run)
     return left
 
 
@@ -22,7 +23,8 @@ def conclude(left: str, models: str, name: str, run: str, s3_endpoint: str = "")
 def notify(models: str, name: str, run: str, title: str = "", ui: str = "", s3_endpoint: str = "") -> None:
     """Tells a webhook whether the run succeeded, and its verdict."""
     from kubeface.notify.step import notify as action
-    from kubeface.runtime.process import guarded, use_stores
+    from kubeface.runtime.errors import exit_on_error
+    from kubeface.runtime.process import use_stores
 
     use_stores(s3_endpoint)
-    guarded(action, models=models, name=name, run=run, title=title, ui=ui)
+    exit_on_error(action, models=models, name=name, run=run, title=title, ui=ui)

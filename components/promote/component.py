@@ -58,8 +58,9 @@ def champion(
             promotion leaves what is cached of the audit, and of all behind it, as it is.
     """
     from kubeface.promote.champion import find_champion
-    from kubeface.runtime.process import guarded, use_stores
+    from kubeface.runtime.errors import exit_on_error
+    from kubeface.runtime.process import use_stores
 
     use_stores(s3_endpoint)
-    uri = guarded(find_champion, destination=models, name=name)
+    uri = exit_on_error(find_champion, destination=models, name=name)
     return uri, uri if only_if_changed else ""

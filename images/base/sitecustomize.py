@@ -4,6 +4,6 @@ numeric libraries get as many threads as the container has processors."""
 from contextlib import suppress
 
 with suppress(ModuleNotFoundError):  # there are no components yet while an image is built
-    from kubeface.runtime.process import limit_threads
+    from kubeface.runtime.processors import limit_threads
 
     limit_threads()

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from kubeface import __version__
 from kubeface.faces.detection import Detector, Faces, make_detector
 from kubeface.faces.geometry import NO_DETECTOR, TEMPLATES, Points, require_alignment
 from kubeface.faces.images import RGB, decode_rgb, encode_crop
 from kubeface.runtime.errors import require
-from kubeface.runtime.process import VERSION, cpu_limit
+from kubeface.runtime.processors import cpu_limit
 from kubeface.runtime.progress import Progress
 from kubeface.runtime.workers import Row, by_pixels, in_order
 from kubeface.tables.resolution_pairs import enlarged_of, partners
@@ -116,7 +117,7 @@ def align(
     known = _sharp(table, detect, min_confidence, set(sharp_of.values())) if sharp_of else {}
     work = _aligner(detect, min_confidence, template, sharp_of, known)
     with (
-        TableWriter(out, "aligned", f"align {VERSION}", settings) as aligned,
+        TableWriter(out, "aligned", f"align {__version__}", settings) as aligned,
         Progress("align", table.rows) as progress,
     ):
         for rows, outcomes in in_order(work, _batches(table), cpu_limit()):

@@ -18,7 +18,7 @@ from kubeface.audit.embedder import SIZE, Embedder, Vectors
 from kubeface.faces.geometry import face_part
 from kubeface.faces.images import RGB, decode_rgb
 from kubeface.runtime.errors import require
-from kubeface.runtime.process import cpu_limit
+from kubeface.runtime.processors import cpu_limit
 from kubeface.runtime.progress import Progress
 from kubeface.tables.resolution_pairs import HIGH, LOW, pair_key, resolution_of
 from kubeface.tables.table import Table, open_shard

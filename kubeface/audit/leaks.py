@@ -25,7 +25,7 @@ from kubeface.audit.photographs import LONGEST_SIDE, face_crop
 from kubeface.faces.detection import make_detector
 from kubeface.faces.images import RGB, decode_rgb
 from kubeface.runtime.errors import require
-from kubeface.runtime.process import cpu_limit
+from kubeface.runtime.processors import cpu_limit
 from kubeface.runtime.progress import Progress
 from kubeface.storage.downloads import cache_folder
 from kubeface.storage.published_files import SFACE

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kubeface import __version__
 from kubeface.audit.collect import Faces, Vault, collect
 from kubeface.audit.drift import FEATURES, drift, histogram, read_previous
 from kubeface.audit.duplicates import find_duplicates
@@ -21,7 +22,6 @@ from kubeface.audit.settings import Settings
 from kubeface.faces.templates import WHOLE
 from kubeface.records.tasks import ATTRIBUTES, RECOGNITION
 from kubeface.runtime.errors import KubefaceError, require
-from kubeface.runtime.process import VERSION
 from kubeface.storage import objects
 from kubeface.storage.folders import new_file, write_json
 from kubeface.tables.table import Table, TableWriter
@@ -124,7 +124,7 @@ def audit(
         drifted = drift(features, mean, earlier, max_drift)
         numbers: dict[str, Any] = figures(faces, found, reasons)
         data = {
-            "producer": f"audit {VERSION}",
+            "producer": f"audit {__version__}",
             "settings": _told(settings, table, judged, earlier),
             "counts": numbers | {"reasons": counted(reasons), "filter_reasons": _filter_reasons(faces)},
             "classes": class_figures(faces),

@@ -5,11 +5,11 @@ Evaluations are run, run-attributes, run-classes and lfw; compare, embed, identi
 
 from pydantic import BaseModel, Field, create_model
 
-from kubeface.cli import Later, main
 from kubeface.evaluate.gate import DEFAULT_METRICS, METRICS, Gate
 from kubeface.evaluate.inference import compare, embed, identify
 from kubeface.evaluate.labelling import attributes, classify
 from kubeface.records.tasks import ATTRIBUTES, CLASSES, RECOGNITION
+from kubeface.step_cli import Later, main
 
 STEP = "kubeface.evaluate.step"  # takes a second to import, which the commands that only use a model do without
 

@@ -37,9 +37,10 @@ from kubeface.faces.degradation import Degradation
 from kubeface.metrics.intervals import Spread, spread, tell_gains
 from kubeface.metrics.verification import Ints
 from kubeface.models.onnx_model import OnnxModel
-from kubeface.records.tasks import ATTRIBUTES, UNKNOWN, read_labels, read_people
+from kubeface.records.tasks import ATTRIBUTES
 from kubeface.runtime.errors import require
 from kubeface.storage.folders import new_folder, read_json, write_json
+from kubeface.tables.labels import UNKNOWN, read_labels, read_people
 from kubeface.tables.table import Table
 
 # One row for each image, set, model and label; y and predicted are null where the label is not known.

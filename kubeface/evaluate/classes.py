@@ -26,9 +26,10 @@ from kubeface.faces.degradation import Degradation
 from kubeface.metrics.intervals import spread, tell_gains
 from kubeface.metrics.verification import Ints
 from kubeface.models.onnx_model import OnnxModel
-from kubeface.records.tasks import CLASSES, read_people
+from kubeface.records.tasks import CLASSES
 from kubeface.runtime.errors import require
 from kubeface.storage.folders import new_folder, read_json, write_json
+from kubeface.tables.labels import read_people
 from kubeface.tables.table import Table
 
 GAINED = METRICS[CLASSES]

@@ -12,10 +12,10 @@ from kubeface.faces.degradation import Degradation
 from kubeface.faces.images import RGB, decode_rgb
 from kubeface.metrics.verification import Ints, Pairs
 from kubeface.models.embeddings import Embeddings, Model, embed_batch
-from kubeface.records.tasks import read_people
 from kubeface.runtime.errors import require
 from kubeface.runtime.progress import Progress
 from kubeface.storage.folders import read_json
+from kubeface.tables.labels import read_people
 from kubeface.tables.resolution_pairs import HIGH, LOW, partners, resolution_of
 from kubeface.tables.row_index import Places, Reader, places
 from kubeface.tables.table import Table

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from kubeface.models.recogniser import Face, LeftOut, Recogniser, Vector, open_recogniser, similarity
 from kubeface.runtime.errors import KubefaceError, require
-from kubeface.runtime.process import cpu_limit
+from kubeface.runtime.processors import cpu_limit
 from kubeface.runtime.progress import Progress
 from kubeface.runtime.workers import in_order
 from kubeface.storage import objects

@@ -18,7 +18,8 @@ from sklearn.metrics import (
 from kubeface.evaluate.gate import METRICS
 from kubeface.evaluate.scored import Scores
 from kubeface.metrics.verification import Floats
-from kubeface.records.tasks import ATTRIBUTES, UNKNOWN
+from kubeface.records.tasks import ATTRIBUTES
+from kubeface.tables.labels import UNKNOWN
 
 Truth = NDArray[np.int8]
 GAINED = METRICS[ATTRIBUTES]

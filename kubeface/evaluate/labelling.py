@@ -13,7 +13,7 @@ from kubeface.models.onnx_model import OnnxModel, file_of, open_model, read_conf
 from kubeface.models.recogniser import LeftOut, find_crop, open_detector
 from kubeface.records.tasks import ATTRIBUTES, CLASSES, task_of
 from kubeface.runtime.errors import KubefaceError, require
-from kubeface.runtime.process import cpu_limit
+from kubeface.runtime.processors import cpu_limit
 from kubeface.runtime.workers import in_order
 from kubeface.storage import objects
 from kubeface.storage.folders import read_json

@@ -9,9 +9,9 @@ import numpy as np
 import onnxruntime
 import sklearn
 
+from kubeface import __version__
 from kubeface.evaluate.gate import Gate
 from kubeface.faces.degradation import Degradation
-from kubeface.runtime.process import VERSION
 from kubeface.tables.table import Table
 
 
@@ -33,7 +33,7 @@ def record(
         models: names of what is compared; each gets a place for its figures by set.
     """
     return {
-        "producer": f"evaluate {VERSION}",
+        "producer": f"evaluate {__version__}",
         "aligned": table.sha256,
         "split": divided.sha256,
         "degradation": str(degradation),

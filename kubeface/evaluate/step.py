@@ -57,7 +57,7 @@ from kubeface.models.onnx_model import CONFIG_FILE, open_model
 from kubeface.models.recogniser import model_enlarger
 from kubeface.models.superresolution import BICUBIC, Enlarger, open_enlarger
 from kubeface.runtime.errors import KubefaceError, require
-from kubeface.runtime.process import cpu_limit
+from kubeface.runtime.processors import cpu_limit
 from kubeface.storage import objects
 from kubeface.storage.folders import new_folder, read_json, write_json
 from kubeface.storage.sources import open_source

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from kubeface.faces.geometry import NO_DETECTOR, Points, middle_square, most_prominent
 from kubeface.faces.images import RGB
 from kubeface.runtime.errors import KubefaceError
-from kubeface.runtime.process import cpu_limit
+from kubeface.runtime.processors import cpu_limit
 
 SURE = 0.5  # a detector's score from which on a box is more likely a face than not
 

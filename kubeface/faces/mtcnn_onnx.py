@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from kubeface.faces.detection import NO_FACES, Detector, Faces
 from kubeface.faces.images import RGB
 from kubeface.runtime.errors import KubefaceError
-from kubeface.runtime.process import cpu_limit
+from kubeface.runtime.processors import cpu_limit
 
 MTCNN_FILE = "mtcnn.zip"  # beside model.onnx
 PNET, RNET, ONET = "pnet", "rnet", "onet"  # in it, with .onnx

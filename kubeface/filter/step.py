@@ -8,12 +8,13 @@ from typing import Any
 import cv2
 import numpy as np
 
+from kubeface import __version__
 from kubeface.faces.detection import SURE, Detector, Faces, make_detector
 from kubeface.faces.geometry import Points, align_crop, overlap, turn_of
 from kubeface.faces.images import RGB, decode_rgb
 from kubeface.faces.templates import WHOLE
 from kubeface.runtime.errors import require
-from kubeface.runtime.process import VERSION, cpu_limit
+from kubeface.runtime.processors import cpu_limit
 from kubeface.runtime.progress import Progress
 from kubeface.runtime.workers import Row, by_pixels, in_order
 from kubeface.tables.resolution_pairs import LOW, partners, resolution_of
@@ -135,7 +136,7 @@ def filter_faces(
     known = _sharp(see, photographs, judged, set(sharp_of.values())) if sharp_of else {}
     lenient = replace(limits, min_face_size=0.0, min_sharpness=0.0)
     with (
-        TableWriter(out, "filter", f"filter {VERSION}", settings) as table,
+        TableWriter(out, "filter", f"filter {__version__}", settings) as table,
         Progress("filter", judged.rows) as progress,
     ):
         for rows, opinions in in_order(_judge(see, sharp_of, known), _batches(photographs, judged), cpu_limit()):

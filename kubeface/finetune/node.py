@@ -12,7 +12,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from kubeface.runtime.process import guarded, limit_threads, timed
+from kubeface.runtime.errors import exit_on_error
+from kubeface.runtime.process import timed
+from kubeface.runtime.processors import limit_threads
 from kubeface.storage import objects
 from kubeface.storage.folders import write_json
 
@@ -29,7 +31,7 @@ def work(arguments: dict[str, Any], figures: str, upload: str = "") -> None:
 
     found = timed(finetune, **arguments | {"out": Path(arguments["out"])})
     if os.environ.get("RANK", "0") == "0":
-        guarded(_hand_on, found=found, out=Path(arguments["out"]), figures=figures, upload=upload)
+        exit_on_error(_hand_on, found=found, out=Path(arguments["out"]), figures=figures, upload=upload)
 
 
 def _hand_on(found: dict[str, Any], out: Path, figures: str, upload: str) -> None:

@@ -14,7 +14,8 @@ from kubeface.finetune.data import Data, class_weights
 from kubeface.finetune.heads import AdaptiveHead, LinearHead, MarginHead, make_head
 from kubeface.finetune.settings import Settings
 from kubeface.metrics.verification import all_pairs, verification
-from kubeface.records.tasks import RECOGNITION, UNKNOWN
+from kubeface.records.tasks import RECOGNITION
+from kubeface.tables.labels import UNKNOWN
 
 # Validation images that verification figures are taken from: 4,000 make 8 million pairs, more than are scored.
 VERIFIED = 4000

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kubeface.finetune.augment import Augmentation
-from kubeface.records.tasks import UNKNOWN
+from kubeface.tables.labels import UNKNOWN
 
 COLOURS, EDGES = ("jitter", "greyscale"), ("cutout", "crop")
 # CelebA's names (and other tables' that are alike) without the labels that stand everything. A change can take away

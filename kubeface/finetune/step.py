@@ -18,6 +18,7 @@ import torchvision
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from kubeface import __version__
 from kubeface.faces.degradation import Degradation
 from kubeface.faces.mtcnn_networks import write_mtcnn
 from kubeface.faces.mtcnn_onnx import MTCNN_FILE
@@ -34,11 +35,12 @@ from kubeface.finetune.training import Trainer, augmentation
 from kubeface.models.model import DETECTOR, TEMPLATE, FaceModel, choose_device, digest, load_start, save_model
 from kubeface.models.quality_routing import Guarded
 from kubeface.models.superresolution import BICUBIC, Enlarger, open_enlarger
-from kubeface.records.tasks import ATTRIBUTES, CLASSES, RECOGNITION, UNKNOWN, choose_labels, read_labels
+from kubeface.records.tasks import ATTRIBUTES, CLASSES, RECOGNITION
 from kubeface.runtime.errors import KubefaceError, require
-from kubeface.runtime.process import VERSION, cpu_limit
+from kubeface.runtime.processors import cpu_limit
 from kubeface.storage import objects
 from kubeface.storage.folders import new_folder, sha256_file, write_json
+from kubeface.tables.labels import UNKNOWN, choose_labels, read_labels
 from kubeface.tables.row_index import Places, places
 from kubeface.tables.table import Table
 
@@ -176,7 +178,7 @@ def finetune(
         }
         if store is not None:
             training = run | {
-                "producer": f"finetune {VERSION}",
+                "producer": f"finetune {__version__}",
                 "pretrained": pretrained,
                 "recipe": recipe,
                 "identities": len(data.identities),

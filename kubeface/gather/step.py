@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kubeface import __version__
 from kubeface.faces.templates import WHOLE
-from kubeface.records.tasks import PERSON
 from kubeface.runtime.errors import require
 from kubeface.runtime.keyed_rng import rank, stored_name
-from kubeface.runtime.process import VERSION
 from kubeface.runtime.progress import Progress
 from kubeface.storage import objects
 from kubeface.storage.folders import new_folder, write_json
 from kubeface.tables.erasure import mark_of, read_forget
+from kubeface.tables.labels import PERSON
 from kubeface.tables.resolution_pairs import resolution_of
 from kubeface.tables.table import REJECTED_FIELDS, Table, TableWriter
 
@@ -103,7 +103,7 @@ def gather(
         write_json(
             folder / "data.json",
             {
-                "producer": f"gather {VERSION}",
+                "producer": f"gather {__version__}",
                 "images": sum(table.rows for table in ingest_tables),
                 "identities": sum(table.identities for table in ingest_tables),
                 "rejected": rejected,
@@ -160,8 +160,10 @@ def _merge(
     filtered = [part.tables["filter"] for part in parts]
     aligned_with = _settings(aligned)
     with ExitStack() as stack:
-        faces = stack.enter_context(TableWriter(out_aligned, "aligned", f"align {VERSION}", aligned_with))
-        verdicts = stack.enter_context(TableWriter(out_filtered, "filter", f"filter {VERSION}", _settings(filtered)))
+        faces = stack.enter_context(TableWriter(out_aligned, "aligned", f"align {__version__}", aligned_with))
+        verdicts = stack.enter_context(
+            TableWriter(out_filtered, "filter", f"filter {__version__}", _settings(filtered))
+        )
         progress = stack.enter_context(Progress("gather", sum(table.rows for table in aligned)))
         streams = [_pairs(part) for part in parts]
         for face, verdict in heapq.merge(*streams, key=lambda pair: _rank(seed, pair[0])):

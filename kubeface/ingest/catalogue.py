@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 
 from kubeface.ingest.listing import SUFFIXES, Listing
 from kubeface.ingest.naming import Label, Naming, by_folder, by_listing, by_pattern
-from kubeface.records.tasks import PERSON
 from kubeface.runtime.errors import require
 from kubeface.runtime.keyed_rng import stored_name
 from kubeface.runtime.packed_lists import FileList, StoredFile, parts
 from kubeface.storage.downloads import split_checksum
 from kubeface.storage.sources import Source, open_source
 from kubeface.tables.erasure import mark_of
+from kubeface.tables.labels import PERSON
 from kubeface.tables.resolution_pairs import HIGH, LOW, RESOLUTION
 
 

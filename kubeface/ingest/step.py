@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from kubeface import __version__
 from kubeface.faces.images import encode_png
 from kubeface.faces.photographs import FORMATS, eight_bits
 from kubeface.ingest.catalogue import Shard, open_catalogue
 from kubeface.ingest.naming import Label, Naming
 from kubeface.runtime.errors import require
 from kubeface.runtime.keyed_rng import by_rank
-from kubeface.runtime.process import VERSION
 from kubeface.runtime.progress import Progress
 from kubeface.storage.sources import Source
 from kubeface.tables.erasure import read_forget
@@ -125,7 +125,7 @@ def ingest(
         settings = {"source": source, "listing": listing, "identity_pattern": identity_pattern,
                     "max_pixels": max_pixels, "seed": seed, "forgotten": len(catalogue.forgotten)}  # fmt: skip
         with (
-            TableWriter(out, "faces", f"ingest {VERSION}", settings) as table,
+            TableWriter(out, "faces", f"ingest {__version__}", settings) as table,
             Progress("ingest", len(files)) as progress,
         ):
             for name in catalogue.missing:

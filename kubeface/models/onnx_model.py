@@ -20,7 +20,7 @@ from kubeface.faces.geometry import TEMPLATE_SIZES, require_template
 from kubeface.models.embeddings import Vectors
 from kubeface.records.tasks import RECOGNITION, task_of
 from kubeface.runtime.errors import KubefaceError, require
-from kubeface.runtime.process import cpu_limit
+from kubeface.runtime.processors import cpu_limit
 from kubeface.runtime.workers import in_order
 from kubeface.storage import objects
 from kubeface.storage.downloads import fetch

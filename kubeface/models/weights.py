@@ -22,8 +22,7 @@ from torch import Tensor, nn
 
 from kubeface.models.backbones import BACKBONES, Backbone, Preprocessing, backbone_named
 from kubeface.models.backbones.sface import read_onnx
-from kubeface.runtime.errors import KubefaceError, require
-from kubeface.runtime.process import guarded
+from kubeface.runtime.errors import KubefaceError, exit_on_error, require
 from kubeface.storage import objects
 from kubeface.storage.downloads import Source, fetch, fetch_any, mirrored, split_checksum
 from kubeface.storage.folders import new_folder, sha256_file
@@ -255,7 +254,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.add_argument(name, type=float, nargs="+", help=f"one number or three, of pixels in 0…255 ({usual})")
     given = parser.parse_args(arguments)
     if given.mirror:
-        raise SystemExit(0 if guarded(mirror_weights, mirror=given.mirror, names=given.backbone) else 1)
+        raise SystemExit(0 if exit_on_error(mirror_weights, mirror=given.mirror, names=given.backbone) else 1)
     if not given.out:
         parser.error("--keras needs --out")
     settings: dict[str, Any] = {"size": given.size, "color_order": given.color_order}
@@ -263,7 +262,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         value = getattr(given, name)
         settings[name] = value[0] if value and len(value) == 1 else value
     settings = {name: value for name, value in settings.items() if value is not None}
-    guarded(import_keras, uri=given.keras, out=given.out, **settings)
+    exit_on_error(import_keras, uri=given.keras, out=given.out, **settings)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
 And … notify --models … --name … --run …
 """
 
-from kubeface.cli import main
 from kubeface.notify.step import conclude, notify
+from kubeface.step_cli import main
 
 if __name__ == "__main__":
     main({"conclude": conclude, "notify": notify})

@@ -8,8 +8,8 @@ from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any
 
+from kubeface import __version__
 from kubeface.runtime.errors import KubefaceError, require
-from kubeface.runtime.process import VERSION
 from kubeface.storage import objects
 from kubeface.storage.folders import sha256_file
 
@@ -50,7 +50,7 @@ def passport(
     """
     training, network = config["training"], config.get("superresolution")
     return {
-        "producer": f"promote {VERSION}",
+        "producer": f"promote {__version__}",
         "name": name,
         "images": {
             "finetune": training.get("image"),

@@ -6,13 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from kubeface import __version__
 from kubeface.promote.card import model_card
 from kubeface.promote.champion import Champion, home_of, move, read_champion
 from kubeface.promote.passport import MODELS, PASSPORT_FILE, differences, passport
 from kubeface.promote.registries import register_kubeflow, register_mlflow
 from kubeface.records.tasks import task_of
 from kubeface.runtime.errors import KubefaceError, require
-from kubeface.runtime.process import VERSION
 from kubeface.storage import objects
 from kubeface.storage.folders import new_folder, read_json, sha256_file, write_json
 
@@ -116,7 +116,7 @@ def promote(
         write_json(
             folder / "promotion.json",
             {
-                "producer": f"promote {VERSION}",
+                "producer": f"promote {__version__}",
                 "promoted": promoted,
                 "reason": reason,
                 "uri": uri if promoted else None,

@@ -1,7 +1,7 @@
 """python -m kubeface.report --faces … --aligned … --evaluation … --html … --summary …"""
 
-from kubeface.cli import main
 from kubeface.report.step import report
+from kubeface.step_cli import main
 
 if __name__ == "__main__":
     main(report)

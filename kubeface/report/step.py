@@ -5,6 +5,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from kubeface import __version__
 from kubeface.records.tasks import RECOGNITION, task_of
 from kubeface.report.page import PAGES, REJECTED, render
 from kubeface.report.pdf import find_browser, print_pdf
@@ -19,7 +20,6 @@ from kubeface.report.run import (
     read_training,
 )
 from kubeface.runtime.errors import require
-from kubeface.runtime.process import VERSION
 from kubeface.storage.folders import new_file, read_json, write_json
 from kubeface.tables.table import Table
 
@@ -185,5 +185,5 @@ def summarise(run: Run) -> dict[str, Any]:
             "weights_sha256": run.model["weights_sha256"],
         },
         "settings": {name: value for name, value in training.items() if name not in NOT_SETTINGS},
-        "versions": {"python": platform.python_version(), "kubeface": VERSION} | training.get("versions", {}),
+        "versions": {"python": platform.python_version(), "kubeface": __version__} | training.get("versions", {}),
     }

@@ -1,99 +1,20 @@
-"""What surrounds a step, whichever door it is entered by: time, counts, errors in one line, threads."""
+"""What surrounds a step, whichever door it is entered by: time, counts, errors in one line."""
 
 import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from kubeface.runtime.errors import KubefaceError
-
-VERSION = "0.1.0"
-
-# Torch on a CPU spends most of its time in page faults with glibc's defaults: keep freed memory.
-MALLOC_SETTINGS = {
-    "MALLOC_MMAP_THRESHOLD_": str(2**32),
-    "MALLOC_TRIM_THRESHOLD_": str(2**34),
-    "MALLOC_TOP_PAD_": str(2**30),
-    "ARROW_DEFAULT_MEMORY_POOL": "jemalloc",  # Arrow's own choice keeps more the longer it works
-}
-
-
-def cpu_limit() -> int:
-    """Processors this process may use: the least quota of its cgroups (v2 or v1) rounded up, at most its affinity."""
-    limits = [-(-quota // period) for quota, period in _quotas()]
-    return max(1, min([len(os.sched_getaffinity(0)), *limits]))
-
-
-def _quotas() -> Iterator[tuple[int, int]]:
-    """Quota and period of the process's cgroup and of every one above it that has a quota."""
-    root, paths = Path("/sys/fs/cgroup"), {"": "/", "cpu": "/"}
-    try:
-        for line in Path("/proc/self/cgroup").read_text().splitlines():
-            _, controllers, path = line.split(":", 2)
-            paths |= dict.fromkeys(controllers.split(","), path)
-    except (OSError, ValueError):
-        pass  # no cgroups
-    for folder in _with_parents(root, paths[""]):
-        with suppress(OSError, ValueError):
-            quota, period = (folder / "cpu.max").read_text().split()
-            yield int(quota), int(period)  # "max" is no number
-    for folder in _with_parents(root / "cpu", paths["cpu"]):
-        with suppress(OSError, ValueError):
-            quota, period = ((folder / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
-            if int(quota) > 0:
-                yield int(quota), int(period)
-
-
-def _with_parents(root: Path, path: str) -> list[Path]:
-    """The folder of a cgroup below `root`, and those of the cgroups it is in."""
-    inside = Path(path.strip("/"))
-    return [root / part for part in (inside, *inside.parents)]
-
-
-def limit_threads() -> None:
-    """Gives numeric libraries as many threads as the container has processors.
-
-    Must run before they are imported. More threads than processors cost up to 100× under a cgroup
-    limit (deepinsight/insightface#2899); threads that wait without spinning leave a shared node its processors.
-    """
-    threads = str(cpu_limit())
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ.setdefault(name, threads)
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
-
-def report_error(message: str) -> None:
-    """Prints `error: …` and leaves the line where Kubernetes reads a pod's last words.
-
-    TERMINATION_LOG names another file than /dev/termination-log.
-    """
-    print(f"error: {message}", file=sys.stderr, flush=True)
-    try:
-        Path(os.environ.get("TERMINATION_LOG", "/dev/termination-log")).write_text(message + "\n")
-    except OSError:
-        pass  # not in a pod
-
-
-Result = TypeVar("Result")
-
-
-def guarded(action: Callable[..., Result], **arguments: Any) -> Result:
-    """Calls a function; a KubefaceError ends the process with one line and exit code 1."""
-    try:
-        return action(**arguments)
-    except KubefaceError as error:
-        report_error(str(error))
-        raise SystemExit(1) from None
+from kubeface.runtime.errors import KubefaceError, exit_on_error, report_error
 
 
 def timed(step: Callable[..., dict[str, Any]], **arguments: Any) -> dict[str, Any]:
-    """Runs a step; returns its figures with the seconds it took. Errors end the process as in `guarded`."""
+    """Runs a step; returns its figures with the seconds it took. Errors end the process as in `exit_on_error`."""
     start = time.monotonic()
-    figures = guarded(step, **arguments)
+    figures = exit_on_error(step, **arguments)
     return figures | {"seconds": round(time.monotonic() - start, 2)}
 
 

@@ -9,12 +9,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from kubeface.records.tasks import ATTRIBUTES, CLASSES, RECOGNITION, read_people
+from kubeface import __version__
+from kubeface.records.tasks import ATTRIBUTES, CLASSES, RECOGNITION
 from kubeface.runtime.errors import KubefaceError, require
-from kubeface.runtime.process import VERSION
 from kubeface.runtime.progress import Progress
 from kubeface.split.division import PHOTOGRAPH, Plan, divide_people
 from kubeface.split.labelled import divide_labelled
+from kubeface.tables.labels import read_people
 from kubeface.tables.resolution_pairs import LOW, pair_key, resolution_of
 from kubeface.tables.table import Table, TableWriter
 
@@ -96,7 +97,7 @@ def split(
     everybody = few = 0
     divide = divide_people if task == RECOGNITION else divide_labelled
     with (
-        TableWriter(out, "split", f"split {VERSION}", {"aligned": table.sha256} | plan.told()) as result,
+        TableWriter(out, "split", f"split {__version__}", {"aligned": table.sha256} | plan.told()) as result,
         Progress("split", table.rows) as progress,
     ):
         for found in divide(index, plan):

@@ -1,6 +1,6 @@
 """python -m kubeface.superresolve run --faces … --out …; train for a network, degrade for pairs."""
 
-from kubeface.cli import Later, main
+from kubeface.step_cli import Later, main
 from kubeface.superresolve.degradation import degrade
 from kubeface.superresolve.step import superresolve
 

@@ -5,12 +5,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from kubeface import __version__
 from kubeface.faces.degradation import reduced
 from kubeface.faces.images import RGB, decode_rgb, encode_crop, encode_png
 from kubeface.faces.photographs import MAX_PIXELS
 from kubeface.models.superresolution import BICUBIC, Enlarger, open_enlarger
 from kubeface.runtime.errors import require
-from kubeface.runtime.process import VERSION, cpu_limit
+from kubeface.runtime.processors import cpu_limit
 from kubeface.runtime.progress import Progress
 from kubeface.runtime.workers import Row, by_pixels, in_order
 from kubeface.storage.folders import read_json
@@ -82,7 +83,7 @@ def superresolve(
     enlarged = 0
     batches = by_pixels((row for rows in table.row_groups() for row in rows), BATCH_PIXELS // scale**2)
     with (
-        TableWriter(out, kind, f"superresolve {VERSION}", settings) as result,
+        TableWriter(out, kind, f"superresolve {__version__}", settings) as result,
         Progress("superresolve", table.rows) as progress,
     ):
         for left_out in table.rejected():

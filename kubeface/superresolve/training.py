@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, l1_loss
 from torch.utils.data import DataLoader, Dataset
 
+from kubeface import __version__
 from kubeface.faces.images import RGB
 from kubeface.models.model import FaceModel, choose_device, load_start
 from kubeface.models.superresolution import ABOUT_FILE, NETWORK_FILE, Enlarger
@@ -23,7 +24,7 @@ from kubeface.models.superresolution_export import export
 from kubeface.models.superresolution_networks import Enlarging, design, save_network
 from kubeface.runtime.errors import KubefaceError, require
 from kubeface.runtime.keyed_rng import seeded
-from kubeface.runtime.process import VERSION, cpu_limit
+from kubeface.runtime.processors import cpu_limit
 from kubeface.runtime.progress import Progress
 from kubeface.storage.folders import new_folder, sha256_file, write_json
 from kubeface.superresolve.degradation import Camera
@@ -199,7 +200,7 @@ def train_superresolution(
                 "weights_sha256": weights,
                 **design(network),
                 "identities": people,
-                "producer": f"superresolve {VERSION}",
+                "producer": f"superresolve {__version__}",
                 "aligned": table.sha256,
                 "split": divided.sha256,
                 "judge": judge.start,

@@ -9,7 +9,7 @@ from typing import Any
 from kfp import compiler
 
 from kubeface.runtime.errors import KubefaceError, require
-from kubeface.runtime.process import VERSION
+from kubeface import __version__
 from pipelines.build.catalogue import FACE_FINETUNING, TASKS, kept, load, package_of, require_pipeline
 from pipelines.build.images import REGISTRY, Images, commit, read_images
 from pipelines.tasks import HOUR, PARALLELISM
@@ -18,13 +18,13 @@ FETCHING = ("audit", "finetune")
 CACHE = "/cache"
 MOST_HOURS = 10_000
 NUMBER = re.compile(r"\d+(\.\d+)?")
-STEP_IMAGE = re.compile(rf"{REGISTRY}/(\w+):{re.escape(VERSION)}")  # as the components name theirs
+STEP_IMAGE = re.compile(rf"{REGISTRY}/(\w+):{re.escape(__version__)}")  # as the components name theirs
 
 
 def compile_pipeline(
     path: Path,
     registry: str = REGISTRY,
-    tag: str = VERSION,
+    tag: str = __version__,
     parallelism: int = PARALLELISM,
     images: Images | None = None,
     weights_claim: str = "",

@@ -17,7 +17,8 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from kubeface.runtime.errors import KubefaceError, require
 from kubeface.storage.folders import write_json
-from kubeface.runtime.process import VERSION, guarded
+from kubeface import __version__
+from kubeface.runtime.errors import exit_on_error
 
 ROOT = Path(__file__).resolve().parents[2]
 REGISTRY = "localhost/kubeface"
@@ -99,7 +100,7 @@ def commit() -> str:
     """The tag of what is checked out: the commit's first 12 digits, with -dirty where files differ from it; the
     version where there is no repository."""
     done = _git("describe", "--always", "--abbrev=12", "--dirty", "--exclude=*")
-    return done or VERSION
+    return done or __version__
 
 
 def revision(step: str) -> str:
@@ -153,7 +154,7 @@ def build(
 
 
 def _build(engine: str, step: str, image: str, build_arguments: Mapping[str, str]) -> None:
-    labels = {"revision": revision(step), "version": VERSION, "title": f"kubeface {step}"}
+    labels = {"revision": revision(step), "version": __version__, "title": f"kubeface {step}"}
     command = [engine, "build", "--file", f"images/{step}/Dockerfile", "--tag", image]
     for name, value in labels.items():
         command += ["--label", f"{LABELS}.{name}={value}"]
@@ -304,7 +305,7 @@ def main() -> None:
         if name == "build":
             command.add_argument("--base-image", default="", help="instead of python:3.11-slim, as name@sha256:…")
             command.add_argument("--lock", default="", help="instead of requirements.lock, for evaluate on a GPU")
-    raise SystemExit(guarded(_command, arguments=parser.parse_args()))
+    raise SystemExit(exit_on_error(_command, arguments=parser.parse_args()))
 
 
 if __name__ == "__main__":

@@ -16,8 +16,7 @@ import docker.errors
 from kfp import local
 from kfp.local import docker_task_handler
 
-from kubeface.runtime.errors import KubefaceError, require
-from kubeface.runtime.process import guarded
+from kubeface.runtime.errors import KubefaceError, exit_on_error, require
 from pipelines.build.catalogue import FACE_FINETUNING, kept, load
 from pipelines.build.compile import images_in
 from pipelines.build.images import RECORD, USER, Images, find_engine, read_images
@@ -183,7 +182,7 @@ def main() -> None:
     parser.add_argument("--engine", default="", help="docker or podman; the one that answers where empty")
     demo.add_choice(parser)
     settings = parser.parse_args()
-    guarded(_demo, record=settings.record, engine=settings.engine, which=settings.which)
+    exit_on_error(_demo, record=settings.record, engine=settings.engine, which=settings.which)
 
 
 if __name__ == "__main__":

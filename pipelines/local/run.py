@@ -18,12 +18,12 @@ from typing import Any
 from kfp import local
 from pydantic import BaseModel
 
-from kubeface.cli import add_flags, collected
 from kubeface.evaluate.gate import Gate
 from kubeface.finetune.settings import Settings
 from kubeface.records.tasks import ATTRIBUTES, CLASSES, RECOGNITION, task_of
 from kubeface.runtime.errors import KubefaceError
-from kubeface.runtime.process import MALLOC_SETTINGS, limit_threads
+from kubeface.runtime.processors import MALLOC_SETTINGS, limit_threads
+from kubeface.step_cli import add_flags, collected
 from pipelines.build.catalogue import FACE_FINETUNING, TASKS, kept, load
 from pipelines.cluster.runs import table
 from pipelines.local.console import COLOURS, Console

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kubeface.runtime.process import VERSION
+from kubeface import __version__
 from kubeface.tables.table import Table
 from pipelines.build.images import USER, build, read_images, revision
 from tests.support.engine import working_engine
@@ -44,7 +44,7 @@ def test_the_image_says_what_it_is(engine: str, step: str) -> None:
         config["Labels"].items()
         >= {
             f"{name}.revision": revision(step),
-            f"{name}.version": VERSION,
+            f"{name}.version": __version__,
             f"{name}.title": f"kubeface {step}",
             f"{name}.licenses": "Apache-2.0",
         }.items()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kubeface.runtime.process import MALLOC_SETTINGS
+from kubeface.runtime.processors import MALLOC_SETTINGS
 from pipelines.build.images import SHARED, USER
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kubeface.cli import main
 from kubeface.gather.step import gather
 from kubeface.runtime.errors import KubefaceError
 from kubeface.self_check import self_check
+from kubeface.step_cli import main
 
 STEPS = ["ingest", "superresolve", "align", "filter", "gather", "audit", "split", "finetune", "evaluate"]
 

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from kubeface.audit.step import audit
-from kubeface.cli import main, parser_of
 from kubeface.runtime.errors import KubefaceError
+from kubeface.step_cli import main, parser_of
 from kubeface.tables.table import Table, TableWriter
 from tests.kubeface.audit.conftest import Photo, changed, write_tables
 

@@ -22,7 +22,7 @@ from kubeface.evaluate.inference import ROW_GROUP_ROWS, _nearest, _Rows, compare
 from kubeface.faces.images import decode_rgb, encode_png
 from kubeface.models.recogniser import Face, Recogniser, open_recogniser, similarity
 from kubeface.runtime.errors import KubefaceError
-from kubeface.runtime.process import MALLOC_SETTINGS
+from kubeface.runtime.processors import MALLOC_SETTINGS
 from kubeface.storage import objects
 from kubeface.storage.sources import Source
 from tests.support.exported import CALIBRATION, calibrated, configured, copied, exported

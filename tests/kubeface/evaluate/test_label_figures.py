@@ -34,7 +34,7 @@ from kubeface.evaluate.label_figures import (
     predict,
 )
 from kubeface.evaluate.scored import Scores
-from kubeface.records.tasks import UNKNOWN
+from kubeface.tables.labels import UNKNOWN
 
 IMAGES, LABELS = 60, 4
 

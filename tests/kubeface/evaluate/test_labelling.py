@@ -22,7 +22,7 @@ from kubeface.models.onnx_model import open_model
 from kubeface.models.recogniser import open_recogniser
 from kubeface.records.tasks import ATTRIBUTES, CLASSES
 from kubeface.runtime.errors import KubefaceError
-from kubeface.runtime.process import MALLOC_SETTINGS
+from kubeface.runtime.processors import MALLOC_SETTINGS
 from kubeface.storage import objects
 from kubeface.storage.folders import read_json, sha256_file, write_json
 from kubeface.storage.sources import Source

@@ -9,9 +9,9 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from kubeface.cli import parser_of
 from kubeface.finetune.settings import Settings, read_settings
 from kubeface.finetune.step import finetune
+from kubeface.step_cli import parser_of
 
 EXPERIMENT = Path(__file__).resolve().parents[3] / "manifests" / "katib" / "experiment.yaml"
 

@@ -10,13 +10,13 @@ import cv2
 import numpy as np
 import pytest
 
-from kubeface.cli import main
 from kubeface.faces.images import decode_rgb, encode_png
 from kubeface.gather.step import gather
 from kubeface.ingest.catalogue import shard_number
 from kubeface.ingest.step import ingest, plan
 from kubeface.runtime.errors import KubefaceError
 from kubeface.runtime.keyed_rng import rank
+from kubeface.step_cli import main
 from kubeface.tables.resolution_pairs import partners
 from kubeface.tables.table import Table, TableWriter
 

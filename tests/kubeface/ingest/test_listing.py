@@ -9,8 +9,8 @@ import pytest
 
 from kubeface.ingest.listing import Listing
 from kubeface.ingest.step import ingest, plan
-from kubeface.records.tasks import known_labels, read_labels
 from kubeface.runtime.errors import KubefaceError
+from kubeface.tables.labels import known_labels, read_labels
 from kubeface.tables.table import Table
 from tests.kubeface.ingest.test_ingest import folder_of, images, reasons, rows_of
 

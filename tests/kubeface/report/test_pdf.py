@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from kubeface.cli import main, parser_of
 from kubeface.report.pdf import BROWSERS, find_browser, print_pdf
 from kubeface.report.step import report
 from kubeface.runtime.errors import KubefaceError
+from kubeface.step_cli import main, parser_of
 from tests.support.report_runs import make_run
 
 needs_browser = pytest.mark.skipif(

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kubeface.cli import main, parser_of
+from kubeface import __version__
 from kubeface.faces.images import encode_png
 from kubeface.report import page as page_module
 from kubeface.report.figures import (
@@ -29,7 +29,7 @@ from kubeface.report.page import sample_faces
 from kubeface.report.recognition import ABSENT
 from kubeface.report.step import report
 from kubeface.runtime.errors import KubefaceError
-from kubeface.runtime.process import VERSION
+from kubeface.step_cli import main, parser_of
 from kubeface.storage.folders import write_json
 from kubeface.tables.table import Table, TableWriter
 from tests.support.report_runs import AUDIT, HOSTILE, LONG, SHARD_STEPS, STEPS, add_resolutions, make_run
@@ -94,7 +94,7 @@ def test_summary_holds_the_figures_of_the_run(tmp_path: Path) -> None:
     }  # fmt: skip
     assert summary["settings"]["head"] == "arcface"
     assert not {"aligned", "split", "versions"} & set(summary["settings"])
-    assert summary["versions"]["kubeface"] == VERSION
+    assert summary["versions"]["kubeface"] == __version__
     assert summary["versions"]["torch"] == "2.14.1"
     assert summary["versions"]["python"].startswith("3.")
     assert str(tmp_path) not in arguments["summary"].read_text()

@@ -16,8 +16,7 @@ from typing import Any
 
 import pytest
 
-from kubeface.runtime.errors import KubefaceError
-from kubeface.runtime.process import guarded
+from kubeface.runtime.errors import KubefaceError, exit_on_error
 from kubeface.storage import objects
 from kubeface.storage.folders import read_json, write_json
 from kubeface.storage.ranged import RemoteFile, open_ranged
@@ -316,7 +315,7 @@ def test_a_store_that_stays_away_is_one_line_after_a_while(
     proxy.always = closed
     start = time.monotonic()
     with pytest.raises(SystemExit) as raised:
-        guarded(objects.download_folder, uri=f"s3://{BUCKET}/away", path=tmp_path / "copy")
+        exit_on_error(objects.download_folder, uri=f"s3://{BUCKET}/away", path=tmp_path / "copy")
     assert raised.value.code == 1
     assert 1.5 < time.monotonic() - start < 10
     said = capsys.readouterr().err.splitlines()

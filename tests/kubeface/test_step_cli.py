@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, Field
 
-from kubeface.cli import Later, main, parser_of
 from kubeface.runtime.errors import KubefaceError
-from kubeface.runtime.process import MALLOC_SETTINGS
+from kubeface.runtime.processors import MALLOC_SETTINGS
+from kubeface.step_cli import Later, main, parser_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -450,8 +450,8 @@ def test_the_real_command_prints_figures_as_json(aligned_table: Path, filter_tab
 
 STEP = '''
 import os
-from kubeface.cli import main
-from kubeface.runtime.process import MALLOC_SETTINGS
+from kubeface.step_cli import main
+from kubeface.runtime.processors import MALLOC_SETTINGS
 
 def look(word: str) -> dict:
     """Looks around.

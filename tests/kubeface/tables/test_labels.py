@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from kubeface.records.tasks import TASKS, choose_labels, known_labels, read_labels, read_people, require_task, task_of
+from kubeface.records.tasks import TASKS, require_task, task_of
 from kubeface.runtime.errors import KubefaceError
+from kubeface.tables.labels import choose_labels, known_labels, read_labels, read_people
 from kubeface.tables.table import Table, TableWriter
 from tests.kubeface.tables.test_table import face
 

@@ -15,7 +15,9 @@ from typing import Any, get_args, get_origin, get_type_hints
 import docstring_parser
 from pydantic import BaseModel
 
-from kubeface.runtime.process import MALLOC_SETTINGS, guarded, limit_threads, timed
+from kubeface.runtime.errors import exit_on_error
+from kubeface.runtime.process import timed
+from kubeface.runtime.processors import MALLOC_SETTINGS, limit_threads
 from kubeface.self_check import self_check
 
 Step = Callable[..., dict[str, Any]]
@@ -193,7 +195,7 @@ def main(steps: Steps, arguments: Sequence[str] | None = None, models: Models | 
         limit_threads()
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     if check:
-        print(guarded(self_check, package=_package_of(steps)))
+        print(exit_on_error(self_check, package=_package_of(steps)))
         return
     step: Step = settings.pop("step")
     parameters = inspect.signature(step).parameters.values()

@@ -1,0 +1,116 @@
+"""A step as a task of Kubeflow: its figures as metrics, its error in one line, a second attempt inside a loop."""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ParamSpec, Protocol, TypeVar
+
+from kubeface.records.record import StepResult
+from kubeface.runtime.errors import KubefaceError, exit_on_error, report_error
+
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result", bound=StepResult)
+
+
+class Artifact(Protocol):
+    """What is used of KFP's `Output[Dataset]`: this module runs where kfp is and is tested where it need not be."""
+
+    uri: str
+
+
+class Metrics(Protocol):
+    """What is used of KFP's `Output[Metrics]`."""
+
+    path: str
+
+    def log_metric(self, metric: str, value: float) -> None:
+        """Sets a number that the UI shows."""
+
+
+def run_step(
+    metrics: Metrics, step: Callable[Parameters, Result], /, *args: Parameters.args, **kwargs: Parameters.kwargs
+) -> Result:
+    """Body of a component: runs the step and leaves its figures as the task's metrics.
+
+    The metrics' file gets the figures and the seconds as JSON, for the report; their metadata gets them for the UI. A
+    KubefaceError ends the process with one line and exit code 1.
+    """
+    start = time.monotonic()
+    result = exit_on_error(step, *args, **kwargs)
+    _leave(metrics, result, time.monotonic() - start)
+    return result
+
+
+def run_shard(
+    shard: str,
+    output: Artifact,
+    metrics: Metrics,
+    step: Callable[Parameters, Result],
+    /,
+    *args: Parameters.args,
+    **kwargs: Parameters.kwargs,
+) -> str:
+    """Body of a component that works on one shard: as run_step, but with a second attempt.
+
+    KFP ignores a task's retries inside ParallelFor (kubeflow/pipelines#12389), and a shard that fails for good is to be
+    named.
+
+    Args:
+        shard: text of the shard, <number>/<count> first.
+        output: the component's `Output[Dataset]` that the step writes.
+        metrics: its `Output[Metrics]`.
+        step: function of a step module, with its arguments.
+
+    Returns:
+        the receipt as JSON: shard, fingerprint, uri, rows_in, rows_out, seconds. Parameters are collected from a loop
+        where artifacts are not.
+    """
+    number, _, seen = shard.partition(" ")
+    start = time.monotonic()
+    try:
+        result = step(*args, **kwargs)
+    except Exception as error:
+        print(f"shard {number}: {_in_one_line(error)}; trying once more", file=sys.stderr, flush=True)
+        result = _second_attempt(number, step, *args, **kwargs)
+    seconds = _leave(metrics, result, time.monotonic() - start)
+    return json.dumps(
+        {
+            "shard": number,
+            "fingerprint": seen.partition(",")[0],
+            "uri": output.uri,
+            "rows_in": result.rows_in,
+            "rows_out": result.rows_out,
+            "seconds": seconds,
+        }
+    )
+
+
+def _second_attempt(
+    number: str, step: Callable[Parameters, Result], /, *args: Parameters.args, **kwargs: Parameters.kwargs
+) -> Result:
+    try:
+        return step(*args, **kwargs)
+    except Exception as error:
+        report_error(f"shard {number} failed twice: {_in_one_line(error)}")
+        if isinstance(error, KubefaceError):
+            raise SystemExit(1) from None
+        raise
+
+
+def _in_one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if isinstance(error, KubefaceError) else f"{type(error).__name__}: {text}"
+
+
+def _leave(metrics: Metrics, result: StepResult, elapsed: float) -> float:
+    """Writes the metrics; returns the seconds as they are written."""
+    seconds = round(elapsed, 2)
+    figures: dict[str, Any] = result.model_dump(mode="json") | {"seconds": seconds}
+    for name, value in figures.items():
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            metrics.log_metric(name, value)
+    Path(metrics.path).parent.mkdir(parents=True, exist_ok=True)
+    Path(metrics.path).write_text(json.dumps(figures, indent=2, sort_keys=True) + "\n")
+    return seconds

@@ -1,0 +1,59 @@
+"""What every JSON file of kubeface is: a typed record, checked when it is read and written the same each time."""
+
+from pathlib import Path
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from kubeface.runtime.errors import KubefaceError
+from kubeface.runtime.options import explain
+from kubeface.storage.folders import read_json, write_json
+
+
+class Record(BaseModel):
+    """A record: frozen, with every field named; numbers are finite."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Reads the record from a JSON file.
+
+        Raises:
+            KubefaceError: the file is missing, is not JSON, or holds something else; the line names file and fields.
+        """
+        return cls.parse(read_json(path), str(path))
+
+    @classmethod
+    def parse(cls, value: object, where: str) -> Self:
+        """The record in what JSON gave.
+
+        Args:
+            value: as `json.loads` returns it.
+            where: file or address that it came from, for the error.
+
+        Raises:
+            KubefaceError: it is something else; the line names every field that is wrong.
+        """
+        try:
+            return cls.model_validate(value)
+        except ValidationError as error:
+            raise KubefaceError(
+                f"{where} is not what this release reads ({explain(error, cls)}): run the step that writes it again"
+            ) from None
+
+    def write(self, path: Path) -> None:
+        """Writes the record as JSON with sorted keys: equal records give equal bytes."""
+        write_json(path, self.model_dump(mode="json", by_alias=True))
+
+
+class StepResult(Record):
+    """The figures that a step returns; each step's own adds its numbers as fields.
+
+    They are printed as JSON by the command line and become the task's metrics in Kubeflow.
+    """
+
+    rows_in: int
+    """Items that the step read."""
+    rows_out: int
+    """Items that it passed on."""
