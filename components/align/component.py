@@ -1,5 +1,7 @@
 """KFP interface of align."""
 
+from typing import Any
+
 from kfp import dsl
 
 
@@ -8,27 +10,16 @@ def align(
     faces: dsl.Input[dsl.Dataset],
     aligned: dsl.Output[dsl.Dataset],
     metrics: dsl.Output[dsl.Metrics],
+    options: dict[str, Any],
     shard: str = "0/1",
-    detector: str = "mtcnn",
-    min_face_size: int = 20,
-    min_confidence: float = 0.9,
-    template: str = "arcface_112",
 ) -> str:
     """Finds the largest face nearest the centre and makes a crop of it."""
     from pathlib import Path
 
-    from kubeface.align.step import align as run
-    from kubeface.runtime.process import run_shard
+    from components.execution import run_shard
+    from kubeface.align.options import AlignOptions
+    from kubeface.align.step import align
+    from kubeface.runtime.options import read_options
 
-    return run_shard(
-        shard,
-        aligned,
-        metrics,
-        run,
-        faces=Path(faces.path),
-        out=Path(aligned.path),
-        detector=detector,
-        min_face_size=min_face_size,
-        min_confidence=min_confidence,
-        template=template,
-    )
+    settings = read_options(AlignOptions, options, "align.")
+    return run_shard(shard, aligned, metrics, align, Path(faces.path), Path(aligned.path), settings)

@@ -2,13 +2,15 @@
 
 from pathlib import Path
 
+from kubeface.align.options import AlignOptions
 from kubeface.align.step import align
+from kubeface.runtime.options import read_options
 from kubeface.self_check import rows_of
 
 
 def self_check(tables: Path) -> str:
     """What was done with the tables; raises KubefaceError where it is not what it should be."""
     for detector in ("mtcnn", "retinaface"):
-        align(tables / "faces", tables / detector, detector=detector)
+        align(tables / "faces", tables / detector, read_options(AlignOptions, {"detector": detector}))
         rows_of(tables / detector, "aligned")
     return "1 face found by mtcnn and retinaface"

@@ -4,15 +4,15 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from kubeface import __version__
+from kubeface.align.options import AlignOptions
 from kubeface.faces.detection import Detector, Faces, make_detector
-from kubeface.faces.geometry import NO_DETECTOR, TEMPLATES, Points, require_alignment
+from kubeface.faces.geometry import NO_DETECTOR, TEMPLATES, Points
 from kubeface.faces.images import RGB, decode_rgb, encode_crop
-from kubeface.runtime.errors import require
+from kubeface.records.record import StepResult
 from kubeface.runtime.processors import cpu_limit
 from kubeface.runtime.progress import Progress
 from kubeface.runtime.workers import Row, by_pixels, in_order
@@ -64,14 +64,16 @@ class Place:
 Known = Mapping[str, Place | None]
 
 
-def align(
-    faces: Path,
-    out: Path,
-    detector: str = "mtcnn",
-    min_face_size: int = 20,
-    min_confidence: float = 0.9,
-    template: str = "arcface_112",
-) -> dict[str, Any]:
+class AlignResult(StepResult):
+    """What align did: photographs in, crops out."""
+
+    identities: int
+    """People with a crop."""
+    rejected: int
+    """Photographs without a face, or that cannot be decoded."""
+
+
+def align(faces: Path, out: Path, options: AlignOptions = AlignOptions()) -> AlignResult:
     """Finds the largest face nearest the centre and makes a crop of it.
 
     Images without a face, and those that cannot be decoded, are listed in rejected.csv. Crops are stored as PPM;
@@ -87,35 +89,17 @@ def align(
     Args:
         faces: Face table of ingest.
         out: Folder to write the aligned table to.
-        detector: mtcnn, retinaface, or none for photographs of anything.
-        min_face_size: Smallest face that is looked for, shorter side of its box in pixels.
-        min_confidence: Least detector score of a face, 0 to 1.
-        template: How the crop is made: arcface_112 moves the five landmarks onto ArcFace's places in 112×112 pixels,
-            facenet_160 stretches the face's box to 160×160 as facenet-pytorch does, portrait_224 adds hair and
-            shoulders around ArcFace's 112×112; whole_224, for detector none, scales the photograph's middle square to
-            224×224.
-
-    Returns:
-        rows_in, rows_out, identities, rejected.
+        options: How faces are found and cropped.
 
     Raises:
-        KubefaceError: wrong settings, a corrupt table, or no face in any image.
+        KubefaceError: a corrupt table.
     """
-    require(min_face_size >= 1, f"min_face_size is {min_face_size}: it must be at least 1 pixel")
-    require(0 <= min_confidence <= 1, f"min_confidence is {min_confidence}: it must lie between 0 and 1")
-    require_alignment(detector, template)
     table = Table(faces, "faces")
-    detect = make_detector(detector, min_face_size, threads=1)
-    settings = {
-        "faces": table.sha256,
-        "detector": detector,
-        "min_face_size": min_face_size,
-        "min_confidence": min_confidence,
-        "template": template,
-    }
-    sharp_of = {} if detector == NO_DETECTOR else partners(table)
-    known = _sharp(table, detect, min_confidence, set(sharp_of.values())) if sharp_of else {}
-    work = _aligner(detect, min_confidence, template, sharp_of, known)
+    detect = make_detector(options.detector, options.min_face_size, threads=1)
+    settings = {"faces": table.sha256} | options.model_dump(mode="json")
+    sharp_of = {} if options.detector == NO_DETECTOR else partners(table)
+    known = _sharp(table, detect, options.min_confidence, set(sharp_of.values())) if sharp_of else {}
+    work = _aligner(detect, options, sharp_of, known)
     with (
         TableWriter(out, "aligned", f"align {__version__}", settings) as aligned,
         Progress("align", table.rows) as progress,
@@ -128,14 +112,18 @@ def align(
                     aligned.add(outcome)
             progress.advance(len(rows))
     if not aligned.rows:  # of a shard; gather stops where it is so of all
-        found = "no image can be decoded of" if detector == NO_DETECTOR else f"{detector} found no face in any of"
+        found = (
+            "no image can be decoded of"
+            if options.detector == NO_DETECTOR
+            else f"{options.detector} found no face in any of"
+        )
         print(f"warning: {found} the {table.rows} images of {faces}", file=sys.stderr)
-    return {
-        "rows_in": table.rows,
-        "rows_out": aligned.rows,
-        "identities": aligned.identities,
-        "rejected": table.rows - aligned.rows,
-    }
+    return AlignResult(
+        rows_in=table.rows,
+        rows_out=aligned.rows,
+        identities=aligned.identities,
+        rejected=table.rows - aligned.rows,
+    )
 
 
 def _batches(table: Table, wanted: set[str] | None = None) -> Iterator[list[Row]]:
@@ -188,7 +176,7 @@ def _places(detect: Detector, min_confidence: float, images: Sequence[RGB]) -> l
 
 
 def _aligner(
-    detect: Detector, min_confidence: float, template: str, sharp_of: Mapping[str, str], known: Known
+    detect: Detector, options: AlignOptions, sharp_of: Mapping[str, str], known: Known
 ) -> Callable[[Sequence[Row]], tuple[Sequence[Row], list[Outcome]]]:
     """What is done with a batch of rows, in a thread of its own.
 
@@ -196,7 +184,7 @@ def _aligner(
         sharp_of: image_id of the sharp image by that of the low one, of pairs.
         known: where the sharp images show their face.
     """
-    nowhere = f"{detect.name} found none at score {min_confidence:g}"
+    nowhere = f"{detect.name} found none at score {options.min_confidence:g}"
 
     def settled(row: Row, image: RGB) -> Place | str | None:
         """Where the face is, or why there is none, of a pair; None where the detector has to look."""
@@ -212,11 +200,11 @@ def _aligner(
         images, outcomes = _decoded(rows)
         places = {index: settled(rows[index], image) for index, image in images.items()}
         unseen = [index for index, place in places.items() if place is None]
-        looked = _places(detect, min_confidence, [images[index] for index in unseen])
+        looked = _places(detect, options.min_confidence, [images[index] for index in unseen])
         places |= {index: place or nowhere for index, place in zip(unseen, looked, strict=True)}
         for index, place in places.items():
             outcomes[index] = (
-                _row(rows[index], images[index], place, template)
+                _row(rows[index], images[index], place, options.template)
                 if isinstance(place, Place)
                 else ("no_face", str(place))
             )

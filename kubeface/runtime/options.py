@@ -25,6 +25,11 @@ class Options(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        for field in cls.model_fields.values():  # a description is one paragraph, wherever its lines broke
+            field.description = " ".join((field.description or "").split()) or None
+
 
 AnyOptions = TypeVar("AnyOptions", bound=BaseModel)
 
@@ -60,6 +65,8 @@ def _explain(entry: ErrorDetails, kind: type[BaseModel], where: str) -> str:
     if entry["type"] == "missing":
         return f"{name} is missing: give it"
     reason = entry["msg"].removeprefix("Value error, ")
+    if not place:  # of several fields together
+        return f"{where.rstrip('.')}: {reason}" if where else reason
     return f"{name} is {entry['input']!r}: {reason[0].lower()}{reason[1:]}"
 
 

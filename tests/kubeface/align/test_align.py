@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import kubeface.align.step as step
+from kubeface.align.options import AlignOptions
 from kubeface.align.step import Place, align
 from kubeface.faces.detection import Detector, Faces, make_detector
 from kubeface.faces.geometry import ARCFACE_112, align_crop, face_part
@@ -111,7 +112,7 @@ def test_images_without_a_face_are_listed(mixed: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("detector", ["mtcnn", "retinaface"])
 def test_the_central_face_is_taken_though_another_is_larger(detector: str, mixed: Path, tmp_path: Path) -> None:
-    align(mixed, tmp_path / "out", detector=detector)
+    align(mixed, tmp_path / "out", AlignOptions(detector=detector))
     rows = {row["source"]: row for row in rows_of(tmp_path / "out")}
     x1, y1, x2, y2 = rows["s3/crowd.png"]["det_box"]
     assert 200 < (x1 + x2) / 2 < 280
@@ -121,13 +122,13 @@ def test_the_central_face_is_taken_though_another_is_larger(detector: str, mixed
 
 
 def test_settings_decide_what_counts_as_a_face(mixed: Path, tmp_path: Path) -> None:
-    assert align(mixed, tmp_path / "large", min_face_size=100)["rows_out"] == 1
+    assert align(mixed, tmp_path / "large", AlignOptions(min_face_size=100))["rows_out"] == 1
     (row,) = rows_of(tmp_path / "large")
     assert row["source"] == "s3/crowd.png"
     assert row["det_box"][2] < 143  # the one in the corner
     scores = sorted(row["det_score"] for row in rows_of_all(mixed, tmp_path))
     between = (scores[0] + scores[-1]) / 2
-    kept = align(mixed, tmp_path / "sure", min_confidence=between)["rows_out"]
+    kept = align(mixed, tmp_path / "sure", AlignOptions(min_confidence=between))["rows_out"]
     assert kept == sum(score >= between for score in scores) < 4
 
 
@@ -170,7 +171,7 @@ def test_no_face_at_all_is_an_empty_table_and_a_warning(tmp_path: Path, capsys: 
 )
 def test_wrong_settings_are_named(settings: dict[str, Any], message: str, faces_table: Path, tmp_path: Path) -> None:
     with pytest.raises(KubefaceError, match=message):
-        align(faces_table, tmp_path / "out", **settings)
+        align(faces_table, tmp_path / "out", AlignOptions(**settings))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -182,13 +183,13 @@ def test_another_kind_of_table_is_refused(aligned_table: Path, tmp_path: Path) -
 @pytest.mark.parametrize("detector", ["mtcnn", "retinaface"])
 def test_two_runs_give_the_same_bytes(detector: str, mixed: Path, tmp_path: Path) -> None:
     for name in ("a", "b"):
-        align(mixed, tmp_path / name, detector=detector)
+        align(mixed, tmp_path / name, AlignOptions(detector=detector))
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
     assert Table(tmp_path / "a", "aligned").manifest["settings"]["detector"] == detector
 
 
 def test_the_other_template_is_the_crop_of_facenet_pytorch(mixed: Path, tmp_path: Path) -> None:
-    align(mixed, tmp_path / "out", template="facenet_160")
+    align(mixed, tmp_path / "out", AlignOptions(template="facenet_160"))
     assert Table(tmp_path / "out", "aligned").manifest["settings"]["template"] == "facenet_160"
     photographs = {row["source"]: decode_rgb(row["image"]) for row in rows_of(mixed, "faces")}
     for row in rows_of(tmp_path / "out"):
@@ -200,7 +201,7 @@ def test_the_other_template_is_the_crop_of_facenet_pytorch(mixed: Path, tmp_path
 
 def test_the_template_changes_the_crop_alone(mixed: Path, tmp_path: Path) -> None:
     for template in ("arcface_112", "facenet_160"):
-        align(mixed, tmp_path / template, template=template)
+        align(mixed, tmp_path / template, AlignOptions(template=template))
     one, other = (rows_of(tmp_path / template) for template in ("arcface_112", "facenet_160"))
     changed = {"image", "width", "height"}
     for row, twin in zip(one, other, strict=True):
@@ -209,7 +210,7 @@ def test_the_template_changes_the_crop_alone(mixed: Path, tmp_path: Path) -> Non
 
 def test_a_portrait_is_the_crop_with_room_around_it(mixed: Path, tmp_path: Path) -> None:
     for template in ("arcface_112", "portrait_224"):
-        align(mixed, tmp_path / template, template=template)
+        align(mixed, tmp_path / template, AlignOptions(template=template))
     for row, twin in zip(*(rows_of(tmp_path / name) for name in ("arcface_112", "portrait_224")), strict=True):
         assert {name for name in row if row[name] != twin[name]} == {"image", "width", "height"}
         crop, portrait = decode_rgb(row["image"]), decode_rgb(twin["image"])
@@ -219,7 +220,7 @@ def test_a_portrait_is_the_crop_with_room_around_it(mixed: Path, tmp_path: Path)
 
 def test_whole_photographs_are_their_middle_square(mixed: Path, tmp_path: Path) -> None:
     """Also the one that shows no face."""
-    figures = align(mixed, tmp_path / "out", detector="none", template="whole_224", min_face_size=400)
+    figures = align(mixed, tmp_path / "out", AlignOptions(detector="none", template="whole_224", min_face_size=400))
     assert (figures["rows_in"], figures["rows_out"]) == (5, 5)
     photographs = {row["image_id"]: decode_rgb(row["image"]) for row in rows_of(mixed, "faces")}
     for row in rows_of(tmp_path / "out"):
@@ -249,7 +250,7 @@ def damaged(mixed: Path, tmp_path: Path) -> Path:
 
 def test_images_that_have_become_unreadable_do_not_end_the_run(damaged: Path, tmp_path: Path) -> None:
     spoilt = sorted(row["source"] for row in rows_of(damaged, "faces")[:3])
-    figures = align(damaged, tmp_path / "out", min_confidence=0.5)
+    figures = align(damaged, tmp_path / "out", AlignOptions(min_confidence=0.5))
     rejected = [row for row in Table(tmp_path / "out", "aligned").rejected() if row["reason"] == "unreadable"]
     assert [row["source"] for row in rejected] == spoilt
     assert all(row["detail"] for row in rejected)
@@ -264,7 +265,7 @@ def test_the_number_of_workers_changes_no_byte(
     monkeypatch.setattr(step, "BATCH_PIXELS", 50_000)  # four photographs, so that all workers have work
     for workers in (1, 3):
         monkeypatch.setattr(step, "cpu_limit", lambda workers=workers: workers)
-        align(faces_table, tmp_path / str(workers), detector=detector)
+        align(faces_table, tmp_path / str(workers), AlignOptions(detector=detector))
     assert contents(tmp_path / "1") == contents(tmp_path / "3")
 
 
@@ -284,7 +285,7 @@ def test_it_works_without_torch(detector: str, mixed: Path, tmp_path: Path) -> N
     program = (
         "import sys\nfor name in ('torch', 'torchvision', 'facenet_pytorch'): sys.modules[name] = None\n"
         "from pathlib import Path\nfrom kubeface.align.step import align\n"
-        f"print(align(Path({str(mixed)!r}), Path({str(tmp_path / 'out')!r}), detector={detector!r})['rows_out'])\n"
+        f"print(align(Path({str(mixed)!r}), Path({str(tmp_path / 'out')!r}), AlignOptions(detector={detector!r}))['rows_out'])\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "4\n"), done.stderr[-500:]
@@ -417,7 +418,7 @@ def test_the_detector_looks_at_a_sharp_image_once(
         return Detector(detector.name, find, detector.min_face_size)
 
     monkeypatch.setattr(step, "make_detector", counting)
-    align(pairs_source(tmp_path, orl), tmp_path / "out", detector="retinaface", min_confidence=0.5)
+    align(pairs_source(tmp_path, orl), tmp_path / "out", AlignOptions(detector="retinaface", min_confidence=0.5))
     # Nine sharp images, the low one without a sharp one, and the low one of another shape.
     assert sorted(looked) == [(92, 92, 3), *[(112, 92, 3)] * 10]
 
@@ -437,7 +438,7 @@ def test_the_low_image_of_an_unreadable_sharp_one_is_looked_at(orl: dict[str, by
 
 
 def test_without_a_detector_pairs_are_whole_photographs(orl: dict[str, bytes], tmp_path: Path) -> None:
-    figures = align(pairs_source(tmp_path, orl), tmp_path / "out", detector="none", template="whole_224")
+    figures = align(pairs_source(tmp_path, orl), tmp_path / "out", AlignOptions(detector="none", template="whole_224"))
     assert figures["rows_out"] == 18
     assert {tuple(row["det_box"]) for row in rows_of(tmp_path / "out") if row["photo_width"] < 92} == {(0, 1, 12, 13)}
 
@@ -449,7 +450,7 @@ def test_pairs_give_the_same_bytes_whatever_the_number_of_workers(
     faces = pairs_source(tmp_path, orl)
     for workers in (1, 3):
         monkeypatch.setattr(step, "cpu_limit", lambda workers=workers: workers)
-        align(faces, tmp_path / str(workers), detector=detector)
+        align(faces, tmp_path / str(workers), AlignOptions(detector=detector))
     assert contents(tmp_path / "1") == contents(tmp_path / "3")
 
 
