@@ -1,0 +1,346 @@
+"""The house rules of the source tree, read off the imports and definitions by `ast`: who may import whom, and sizes."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+TREES = ("kubeface", "components", "pipelines", "benchmarks", "tests")
+STEPS = frozenset(
+    {
+        "ingest",
+        "superresolve",
+        "align",
+        "filter",
+        "gather",
+        "audit",
+        "split",
+        "finetune",
+        "evaluate",
+        "promote",
+        "report",
+        "notify",
+    }
+)
+# From the ground up: a part of the library imports only parts of lower floors.
+FLOORS: tuple[frozenset[str], ...] = (
+    frozenset({"runtime"}),
+    frozenset({"storage", "metrics"}),
+    frozenset({"faces"}),
+    frozenset({"tables"}),
+    frozenset({"records"}),
+    frozenset({"models"}),
+    frozenset({"self_check"}),
+    frozenset({"step_cli"}),
+    STEPS,
+    frozenset({"api", "cli"}),
+    frozenset({"__main__"}),
+)
+TRAINING = ("finetune", "superresolve", "models")
+TORCH = {"torch", "torchvision", "timm", "facenet_pytorch"}
+HEAVY = (
+    "cv2",
+    "kfp",
+    "matplotlib",
+    "minio",
+    "numpy",
+    "onnxruntime",
+    "pandas",
+    "PIL",
+    "pyarrow",
+    "scipy",
+    "sklearn",
+    "torch",
+)
+MOST_LINES, MOST_FUNCTION_LINES, MOST_PARAMETERS = 500, 60, 8
+# KFP's interface: an artifact is a parameter, and so is a field of the form.
+KFP_DECORATORS = {"component", "pipeline", "container_component"}
+
+# Larger than the limits; a line goes when what it names is within them.
+LONG_FILES: frozenset[str] = frozenset(
+    {
+        "benchmarks/data.py",
+        "kubeface/finetune/training.py",
+        "kubeface/storage/objects.py",
+        "tests/kubeface/evaluate/test_evaluate.py",
+        "tests/kubeface/evaluate/test_resolutions.py",
+        "tests/kubeface/finetune/test_data.py",
+        "tests/kubeface/finetune/test_finetune.py",
+        "tests/kubeface/metrics/test_verification.py",
+        "tests/kubeface/models/test_keras.py",
+        "tests/kubeface/models/test_model.py",
+        "tests/kubeface/report/test_report.py",
+        "tests/kubeface/storage/test_objects_outage.py",
+        "tests/support/report_runs.py",
+        "tests/support/stubs/kubernetes_api.py",
+    }
+)
+LONG_FUNCTIONS: frozenset[str] = frozenset(
+    {
+        "components/audit/component.py:audit",
+        "kubeface/audit/collect.py:collect",
+        "kubeface/audit/page.py:render",
+        "kubeface/audit/step.py:audit",
+        "kubeface/evaluate/attributes.py:evaluate_attributes",
+        "kubeface/evaluate/classes.py:evaluate_classes",
+        "kubeface/evaluate/compatibility.py:compatibility",
+        "kubeface/evaluate/probes.py:probe",
+        "kubeface/evaluate/step.py:evaluate",
+        "kubeface/filter/step.py:filter_faces",
+        "kubeface/finetune/step.py:finetune",
+        "kubeface/finetune/trainjob.py:trainjob",
+        "kubeface/gather/step.py:gather",
+        "kubeface/ingest/step.py:ingest",
+        "kubeface/promote/passport.py:passport",
+        "kubeface/promote/step.py:promote",
+        "kubeface/report/step.py:report",
+        "kubeface/split/step.py:split",
+        "kubeface/superresolve/step.py:superresolve",
+        "kubeface/superresolve/training.py:train_superresolution",
+        "pipelines/local/run.py:run_local",
+        "pipelines/tasks.py:_prepare",
+        "tests/kubeface/models/test_keras.py:write_models",
+        "tests/kubeface/storage/test_objects_outage.py:__init__",
+        "tests/support/registry.py:registry",
+        "tests/support/report_runs.py:complete",
+        "tests/support/report_runs.py:write_labelled",
+    }
+)
+MANY_PARAMETERS: frozenset[str] = frozenset(
+    {
+        "kubeface/audit/step.py:audit",
+        "kubeface/evaluate/attributes.py:evaluate_attributes",
+        "kubeface/evaluate/classes.py:evaluate_classes",
+        "kubeface/evaluate/compatibility.py:compatibility",
+        "kubeface/evaluate/groups.py:group_errors",
+        "kubeface/evaluate/step.py:evaluate",
+        "kubeface/filter/step.py:filter_faces",
+        "kubeface/finetune/data.py:__init__",
+        "kubeface/finetune/step.py:finetune",
+        "kubeface/finetune/training.py:__init__",
+        "kubeface/gather/step.py:gather",
+        "kubeface/metrics/mcnemar.py:forgotten_pairs",
+        "kubeface/metrics/verification.py:bootstrap_difference",
+        "kubeface/promote/step.py:promote",
+        "kubeface/report/step.py:report",
+        "kubeface/split/step.py:split",
+        "kubeface/superresolve/training.py:train_superresolution",
+        "tests/support/report_runs.py:make_run",
+    }
+)
+# Imports that break a rule for now, as "importer -> imported", and modules that import each other.
+IMPORTS: frozenset[str] = frozenset(
+    {
+        "kubeface.finetune.trainjob -> kubernetes",
+        "kubeface.finetune.trainjob -> kubernetes.client.exceptions",
+    }
+)
+IN_CYCLES: frozenset[str] = frozenset(
+    {
+        "kubeface.faces.detection",
+        "kubeface.faces.mtcnn_networks",
+        "kubeface.faces.mtcnn_onnx",
+        "kubeface.finetune.launch",
+        "kubeface.finetune.trainjob",
+        "kubeface.models.model",
+        "kubeface.models.weights",
+    }
+)
+
+
+@dataclass(frozen=True)
+class Import:
+    """One import statement's target, and whether it is run when the module is."""
+
+    target: str
+    at_module_level: bool
+
+
+@cache
+def sources() -> Mapping[str, Path]:
+    """Every module of the repository by its dotted name."""
+    found = {}
+    for tree in TREES:
+        for path in sorted((ROOT / tree).rglob("*.py")):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+@cache
+def syntax(path: Path) -> ast.Module:
+    return ast.parse(path.read_text("utf-8"), str(path))
+
+
+@cache
+def imports(module: str) -> tuple[Import, ...]:
+    """What a module imports, also inside functions; not what is there for a type checker alone."""
+    return tuple(_imports(syntax(sources()[module]), at_module_level=True))
+
+
+def _imports(node: ast.AST, at_module_level: bool) -> Iterator[Import]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+            continue
+        if isinstance(child, ast.Import):
+            yield from (Import(name.name, at_module_level) for name in child.names)
+        elif isinstance(child, ast.ImportFrom):
+            assert not child.level, f"{child.module}: imports are absolute"
+            for name in child.names:
+                inner = f"{child.module}.{name.name}"
+                yield Import(inner if inner in sources() else str(child.module), at_module_level)
+        else:
+            inside = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+            yield from _imports(child, at_module_level and not inside)
+
+
+def library() -> list[str]:
+    return [module for module in sources() if module.split(".")[0] == "kubeface"]
+
+
+def part_of(module: str) -> str:
+    """The subpackage or module directly below kubeface; empty for kubeface itself."""
+    return module.split(".")[1] if "." in module else ""
+
+
+def floor_of(part: str) -> int:
+    return next(number for number, parts in enumerate(FLOORS) if part in parts)
+
+
+def check(found: set[str], allowed: frozenset[str], rule: str) -> None:
+    """Fails on what breaks a rule and on exceptions that nothing needs any more."""
+    assert not found - allowed, f"{rule}: {sorted(found - allowed)}"
+    assert not allowed - found, f"remove these exceptions from this file, nothing needs them: {sorted(allowed - found)}"
+
+
+def test_every_part_of_the_library_has_a_floor() -> None:
+    parts = {part_of(module) for module in library()} - {""}
+
+    assert parts <= frozenset[str]().union(*FLOORS)
+
+
+def test_arrows_between_subpackages_go_one_way_and_steps_import_no_other_step() -> None:
+    found = {
+        f"{module} -> {target.target}"
+        for module in library()
+        for target in imports(module)
+        if part_of(module)
+        and target.target.startswith("kubeface.")
+        and part_of(target.target) != part_of(module)
+        and floor_of(part_of(target.target)) >= floor_of(part_of(module))
+    }
+
+    assert not found, f"imports upwards or across: {sorted(found)}"
+
+
+def test_the_library_knows_neither_kfp_nor_kubernetes_nor_what_is_built_on_it() -> None:
+    banned = {"kfp", "kubernetes", "components", "pipelines", "benchmarks", "tests"}
+    found = {
+        f"{module} -> {target.target}"
+        for module in library()
+        for target in imports(module)
+        if target.target.split(".")[0] in banned
+    }
+
+    check(found, IMPORTS, "kubeface imports what it must not know")
+
+
+def test_minio_is_imported_in_storage_only() -> None:
+    found = {module for module in library() for target in imports(module) if target.target.split(".")[0] == "minio"}
+
+    assert {part_of(module) for module in found} == {"storage"}
+
+
+def test_torch_is_reached_only_where_it_trains() -> None:
+    """Directly, and through what a module imports when it is imported itself."""
+    directly = {
+        module for module in library() if any(target.target.split(".")[0] in TORCH for target in imports(module))
+    }
+    assert {part_of(module) for module in directly} <= set(TRAINING)
+
+    @cache
+    def needs_torch(module: str) -> bool:
+        targets = [target.target for target in imports(module) if target.at_module_level]
+        return any(target.split(".")[0] in TORCH for target in targets) or any(
+            needs_torch(target) for target in targets if target in sources() and target.startswith("kubeface")
+        )
+
+    found = {module for module in library() if part_of(module) not in TRAINING and needs_torch(module)}
+    assert not found, f"these need torch to be imported: {sorted(found)}"
+
+
+def test_there_are_no_import_cycles() -> None:
+    """Counting imports inside functions too: one that dodges a cycle is a cycle."""
+    graph = {
+        module: {target.target for target in imports(module) if target.target in sources()} - {module}
+        for module in sources()
+        if not module.startswith("tests")
+    }
+
+    def reached_from(module: str) -> set[str]:
+        found: set[str] = set()
+        ahead = list(graph[module])
+        while ahead:
+            if (target := ahead.pop()) not in found:
+                found.add(target)
+                ahead += graph.get(target, ())
+        return found
+
+    check({module for module in graph if module in reached_from(module)}, IN_CYCLES, "modules in import cycles")
+
+
+def test_no_file_is_longer_than_a_reader_takes() -> None:
+    found = {
+        path.relative_to(ROOT).as_posix()
+        for path in sources().values()
+        if len(path.read_text("utf-8").splitlines()) > MOST_LINES
+    }
+
+    check(found, LONG_FILES, f"files over {MOST_LINES} lines")
+
+
+def functions() -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
+    """Every function of the repository, as path:name."""
+    for path in sources().values():
+        for node in ast.walk(syntax(path)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                yield f"{path.relative_to(ROOT).as_posix()}:{node.name}", node
+
+
+def is_kfp_interface(function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    names = {ast.unparse(decorator).split("(")[0].split(".")[-1] for decorator in function.decorator_list}
+    return bool(names & KFP_DECORATORS)
+
+
+def test_no_function_is_longer_than_a_screen() -> None:
+    found = {
+        name for name, function in functions() if (function.end_lineno or 0) - function.lineno + 1 > MOST_FUNCTION_LINES
+    }
+
+    check(found, LONG_FUNCTIONS, f"functions over {MOST_FUNCTION_LINES} lines")
+
+
+def test_no_function_takes_more_than_eight_parameters() -> None:
+    found = {
+        name
+        for name, function in functions()
+        if not is_kfp_interface(function)
+        and len([*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]) > MOST_PARAMETERS
+    }
+
+    check(found, MANY_PARAMETERS, f"functions of more than {MOST_PARAMETERS} parameters")
+
+
+def test_options_are_light_to_import() -> None:
+    """The command's help and `plan` import them where neither torch nor OpenCV is installed."""
+    modules = [module for module in library() if module.split(".")[-1] == "options"]
+    assert modules
+    code = f"import {', '.join(modules)}, sys; print([name for name in {HEAVY} if name in sys.modules])"
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+
+    assert done.stdout.strip() == "[]"
