@@ -1,0 +1,335 @@
+"""evaluation.json and threshold.json of the three tasks, and roc.json, as types."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, SerializerFunctionWrapHandler, TypeAdapter, model_serializer
+
+from kubeface.metrics.figures import (
+    Calibration,
+    Figures,
+    ForgottenPair,
+    Gains,
+    IdentificationFigures,
+    PairedTest,
+    PairFigures,
+    RocPoints,
+    ScoreHistogram,
+    VerificationFigures,
+    without_absent,
+)
+from kubeface.records.gate import Gate
+from kubeface.records.labelled_figures import (
+    AttributesFigures,
+    ChosenOn,
+    ClassesFigures,
+    GridImage,
+    LabelCorrelation,
+    Mistake,
+    RefusalFigures,
+    Sampling,
+)
+from kubeface.records.recognition_figures import (
+    Compatibility,
+    GroupColumn,
+    HardestPairs,
+    LfwRecord,
+    LowResolution,
+    ProbeRow,
+    Resolutions,
+)
+from kubeface.records.record import Record
+from kubeface.records.tasks import ATTRIBUTES, CLASSES, RECOGNITION, require_task
+from kubeface.storage.folders import read_json
+
+SCHEMA_VERSION = 1
+
+Curves = dict[str, dict[str, RocPoints]]  # by set and model
+_CURVES: TypeAdapter[Curves] = TypeAdapter(Curves)
+
+
+class EvaluationSettings(Figures):
+    """What besides the data decided on the figures."""
+
+    gate: Gate
+    """Rule of the gate."""
+    bootstrap: int
+    """Samples of people or images for the intervals."""
+    seed: int
+    """Seed of all draws."""
+    fmr: float | None = None
+    """False match rate that was asked for; of recognition."""
+    probes: list[str] | None = None
+    """Degradation probes; of recognition."""
+    max_pairs: int | None = None
+    """Most pairs scored; of recognition."""
+    sizes: str | None = None
+    """Sides of low-resolution crops in pixels, divided by spaces; of recognition."""
+    refuse: float | None = None
+    """Share of validation images that may be refused as unknown; of classes."""
+
+
+class ComparedModel(Figures):
+    """A model that was measured."""
+
+    backbone: str
+    """Name of the backbone."""
+    weights_sha256: str
+    """Of its weights."""
+    onnx_sha256: str
+    """Of the file that was measured."""
+    start: str | None = None
+    """Where the starting model's weights come from."""
+    uri: str | None = None
+    """Folder of the promoted model."""
+    heldout_people_trained_on: int | None = None
+    """Held-out people that the promoted model was trained on; they speak for it, never against it."""
+
+
+class GateCheck(Figures):
+    """One check of the gate."""
+
+    name: str
+    """What was checked: a set with a figure, a group, or the promoted model with a figure."""
+    passed: bool
+    """Whether the rule is kept."""
+    text: str
+    """The figures in words."""
+
+
+class GateVerdict(Figures):
+    """The gate's decision."""
+
+    better: bool
+    """Whether every check passed."""
+    reason: str
+    """One sentence with the figures of every check."""
+    checks: list[GateCheck]
+    """The checks in their order."""
+    rule: Gate
+    """The rule that was applied."""
+
+
+class EvaluationRecord(Record):
+    """What evaluation.json of every task holds."""
+
+    schema_version: int = SCHEMA_VERSION
+    """Version of the file's layout."""
+    task: Literal["recognition", "attributes", "classes"]
+    """What the model is for."""
+    producer: str
+    """Program and version that wrote it."""
+    aligned: str
+    """SHA-256 of the aligned table."""
+    split: str
+    """SHA-256 of the split table."""
+    degradation: str
+    """Put on every crop of the target set; none for crops as they are."""
+    settings: EvaluationSettings
+    """What besides the data decided on the figures."""
+    image: str | None
+    """Container image that it ran in."""
+    versions: dict[str, str]
+    """Versions of the packages that the figures depend on."""
+    people: int
+    """Held-out people; of classes the known classes."""
+    images: int
+    """Held-out images that were measured on."""
+    models: dict[str, ComparedModel]
+    """baseline and finetuned, where there are champion and scratch."""
+    gain: dict[str, Gains]
+    """Gains over the starting model, by set."""
+    gain_over_champion: dict[str, Gains] = Field(default_factory=dict)
+    """Gains over the promoted model, by set."""
+    gate: GateVerdict
+    """The gate's decision."""
+
+    @model_serializer(mode="wrap")
+    def _without_absent(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return without_absent(self, serialize(self))
+
+    def figures_of(self, model: str) -> Mapping[str, Any]:
+        """A model's figures by set; empty where the model was not measured."""
+        figures: Mapping[str, Any] = getattr(self, model, {})
+        return figures
+
+    def gains_over(self, model: str) -> Mapping[str, Gains]:
+        """The gains over a model by set; empty where it was not measured."""
+        gains: Mapping[str, Gains] = self.gain if model == "baseline" else getattr(self, f"gain_over_{model}", {})
+        return gains
+
+
+class RecognitionEvaluation(EvaluationRecord):
+    """evaluation.json of recognition."""
+
+    task: Literal["recognition"] = "recognition"
+    """What the model is for."""
+    pairs: int
+    """Pairs of held-out images that were scored."""
+    gate_far: float
+    """False accept rate of the gate's tar."""
+    baseline: dict[str, VerificationFigures]
+    """Of the starting model, by set."""
+    finetuned: dict[str, VerificationFigures]
+    """Of the fine-tuned model, by set."""
+    champion: dict[str, VerificationFigures] = Field(default_factory=dict)
+    """Of the promoted model, by set."""
+    paired: dict[str, PairedTest] = Field(default_factory=dict)
+    """Changed decisions, by set."""
+    forgotten: list[ForgottenPair] = Field(default_factory=list)
+    """The pairs whose margin fell furthest, of all sets."""
+    histograms: dict[str, dict[str, ScoreHistogram]] = Field(default_factory=dict)
+    """Scores, by set and model."""
+    calibration: dict[str, Calibration] = Field(default_factory=dict)
+    """Calibrated threshold, by model."""
+    calibrated_on: str | None = None
+    """Set that the thresholds were calibrated on, where it is not heldout."""
+    groups: dict[str, GroupColumn] = Field(default_factory=dict)
+    """Errors by group, by group column."""
+    identification: dict[str, dict[str, IdentificationFigures]] = Field(default_factory=dict)
+    """By set and model."""
+    compatibility: Compatibility | None = None
+    """With galleries of the old model."""
+    all_pairs: dict[str, dict[str, PairFigures]] | None = None
+    """Figures over every pair by set and model, where not all pairs were scored one by one."""
+    probes: list[ProbeRow] | None = None
+    """By degradation."""
+    few_pixels: LowResolution | None = None
+    """Where low-resolution faces were measured."""
+    resolutions: Resolutions | None = None
+    """Figures by resolution."""
+    lfw: LfwRecord | None = None
+    """Where LFW was measured."""
+    hardest: HardestPairs
+    """Hardest pairs of the target set."""
+    hardest_cross: HardestPairs | None = None
+    """Hardest pairs of low-resolution and sharp images."""
+
+
+class AttributesEvaluation(EvaluationRecord):
+    """evaluation.json of attributes."""
+
+    task: Literal["attributes"] = "attributes"
+    """What the model is for."""
+    labels: list[str]
+    """Names of the labels in the order of the scores."""
+    baseline: dict[str, AttributesFigures]
+    """Of the starting model, by set."""
+    finetuned: dict[str, AttributesFigures]
+    """Of the fine-tuned model, by set."""
+    champion: dict[str, AttributesFigures] = Field(default_factory=dict)
+    """Of the promoted model, by set."""
+    thresholds: dict[str, dict[str, float]]
+    """By model and label."""
+    chosen_on: ChosenOn
+    """Images that the thresholds were chosen on."""
+    sampling: Sampling
+    """Of the training."""
+    correlation: LabelCorrelation
+    """Of the labels on the target set."""
+    grid: list[GridImage]
+    """Some images of the target set."""
+    mistakes: list[Mistake]
+    """Wrong labels with the surest scores."""
+
+
+class ClassesEvaluation(EvaluationRecord):
+    """evaluation.json of classes."""
+
+    task: Literal["classes"] = "classes"
+    """What the model is for."""
+    labels: list[str]
+    """Names of the classes in the order of the scores."""
+    baseline: dict[str, ClassesFigures]
+    """Of the starting model, by set."""
+    finetuned: dict[str, ClassesFigures]
+    """Of the fine-tuned model, by set."""
+    champion: dict[str, ClassesFigures] = Field(default_factory=dict)
+    """Of the promoted model, by set."""
+    scratch: dict[str, ClassesFigures] = Field(default_factory=dict)
+    """Of the model trained from scratch, by set."""
+    gain_over_scratch: dict[str, Gains] = Field(default_factory=dict)
+    """Gains over the model trained from scratch, by set."""
+    chosen_on: ChosenOn
+    """Images that the refusal threshold was chosen on."""
+    sampling: Sampling
+    """Of the training."""
+    grid: list[GridImage]
+    """Some images of the target set."""
+    mistakes: list[Mistake]
+    """Wrong classes with the surest scores."""
+
+
+class RecognitionThreshold(Calibration, Record):
+    """threshold.json of recognition: the calibration of the fine-tuned model."""
+
+    schema_version: int = SCHEMA_VERSION
+    """Version of the file's layout."""
+    weights_sha256: str
+    """Of the weights that it holds for."""
+    degradation: str
+    """Of the crops that it was measured on."""
+
+
+class LabelledThreshold(Record):
+    """What threshold.json of attributes and classes share."""
+
+    schema_version: int = SCHEMA_VERSION
+    """Version of the file's layout."""
+    weights_sha256: str
+    """Of the backbone's weights."""
+    onnx_sha256: str
+    """Of the exported model, which the head is part of."""
+    degradation: str
+    """Of the crops that it was chosen on."""
+    chosen_on: ChosenOn
+    """Images that it was chosen on."""
+
+
+class AttributesThreshold(LabelledThreshold):
+    """threshold.json of attributes."""
+
+    task: Literal["attributes"] = "attributes"
+    """What the model is for."""
+    labels: dict[str, float]
+    """Score from which on a label is predicted, by label."""
+
+
+class ClassesThreshold(LabelledThreshold):
+    """threshold.json of classes."""
+
+    task: Literal["classes"] = "classes"
+    """What the model is for."""
+    unknown: RefusalFigures | None
+    """Threshold of the refusal with its figures; None where none was chosen."""
+    refuse: float = Field(ge=0, lt=1)
+    """Share of validation images that may be refused."""
+
+
+Evaluation = RecognitionEvaluation | AttributesEvaluation | ClassesEvaluation
+
+
+def read_evaluation(path: Path) -> Evaluation:
+    """Reads evaluation.json of any task.
+
+    Raises:
+        KubefaceError: the file is missing, is not JSON, or is no evaluation that this release reads.
+    """
+    value = read_json(path)
+    task = value.get("task", RECOGNITION) if isinstance(value, dict) else RECOGNITION
+    require_task(task)
+    if task == ATTRIBUTES:
+        return AttributesEvaluation.parse(value, str(path))
+    if task == CLASSES:
+        return ClassesEvaluation.parse(value, str(path))
+    return RecognitionEvaluation.parse(value, str(path))
+
+
+def read_curves(path: Path) -> Curves:
+    """Reads roc.json: the points of the ROC curves by set and model.
+
+    Raises:
+        KubefaceError: the file is missing or is not JSON.
+    """
+    return _CURVES.validate_python(read_json(path))

@@ -1,0 +1,185 @@
+"""Parts of an evaluation of attributes or classes: figures by label and class, thresholds, predictions shown."""
+
+from kubeface.metrics.figures import Figures
+
+
+class Sampling(Figures):
+    """How often labels or classes occur among the training images, and among those that an epoch draws."""
+
+    images: int
+    """Training images."""
+    drawn: int
+    """Images drawn in an epoch."""
+    before: dict[str, int]
+    """Training images by label."""
+    after: dict[str, int]
+    """Drawn images by label."""
+
+
+class ChosenOn(Figures):
+    """Images that thresholds were chosen on."""
+
+    split: str
+    """Part of the split."""
+    images: int
+    """How many."""
+    too_few: list[str] | None = None
+    """Labels with too few images, whose threshold is 0.5; of attributes."""
+
+
+class GridImage(Figures):
+    """A held-out image with what is true and what is predicted of it."""
+
+    file: str
+    """Picture below the evaluation's folder."""
+    image_id: str
+    """Id of the image."""
+    source: str
+    """Path below the data source."""
+    true: list[str]
+    """Labels that it has, or its class."""
+    predicted: list[str]
+    """Labels that are predicted, or the class; empty where it is refused."""
+    right: bool
+    """Whether the prediction is correct."""
+
+
+class Mistake(Figures):
+    """A wrong prediction."""
+
+    file: str
+    """Picture below the evaluation's folder."""
+    image_id: str
+    """Id of the image."""
+    source: str
+    """Path below the data source."""
+    label: str | None
+    """The label; None of classes."""
+    true: int | str
+    """1 or 0, or the class."""
+    predicted: int | str | None
+    """1 or 0, or the class."""
+    score: float
+    """Score of the label or of the predicted class."""
+
+
+class LabelFigures(Figures):
+    """Figures of one label; None where the label is constant or not predicted."""
+
+    auc: float | None
+    """Area under the ROC curve."""
+    average_precision: float | None
+    """Area under the precision-recall curve."""
+    precision: float | None
+    """Share of predicted images that have the label."""
+    recall: float | None
+    """Share of images with the label that are predicted."""
+    f1: float | None
+    """Harmonic mean of precision and recall."""
+    accuracy: float | None
+    """Share of correct predictions."""
+    balanced_accuracy: float | None
+    """Mean of the shares of correct predictions among images with and without the label."""
+    calibration_error: float | None
+    """Expected calibration error."""
+    positives: int
+    """Images with the label."""
+    negatives: int
+    """Images without it."""
+    threshold: float | None
+    """Score from which on the label is predicted."""
+    too_few: bool
+    """Whether there are too few images for the label to count in the means."""
+    auc_low: float | None
+    """Lower bound of the AUC."""
+    auc_high: float | None
+    """Upper bound of the AUC."""
+
+
+class AttributesFigures(Figures):
+    """Figures of one model on one set: means over the labels with enough images, and each label."""
+
+    auc: float | None
+    """Mean area under the ROC curve."""
+    average_precision: float | None
+    """Mean area under the precision-recall curve."""
+    precision: float | None
+    """Mean precision."""
+    recall: float | None
+    """Mean recall."""
+    f1: float | None
+    """Mean F1."""
+    accuracy: float | None
+    """Mean accuracy."""
+    balanced_accuracy: float | None
+    """Mean balanced accuracy."""
+    calibration_error: float | None
+    """Mean expected calibration error."""
+    labels: dict[str, LabelFigures]
+    """By label."""
+    measured_labels: int
+    """Labels with enough images."""
+    images: int
+    """Images measured on."""
+
+
+class LabelCorrelation(Figures):
+    """Phi coefficients of all pairs of labels (rows and columns in the labels' order); None where one is constant."""
+
+    labels: list[str]
+    """Names of rows and columns."""
+    true: list[list[float | None]]
+    """Of the true labels."""
+    predicted: list[list[float | None]]
+    """Of the predicted labels."""
+
+
+class ClassFigures(Figures):
+    """Figures of one class; None where it is never predicted or has no image."""
+
+    images: int
+    """Images of the class."""
+    precision: float | None
+    """Share of predicted images that belong to it."""
+    recall: float | None
+    """Share of its images that are predicted."""
+    f1: float | None
+    """Harmonic mean of precision and recall."""
+
+
+class RefusalFigures(Figures):
+    """How well images of unknown classes are refused."""
+
+    threshold: float
+    """Score of the likeliest class under which an image is refused."""
+    images: int
+    """Images of unknown classes."""
+    refused: float | None
+    """Share of them that is refused."""
+    known_refused: float
+    """Share of images of known classes that is refused."""
+    accuracy_of_accepted: float | None
+    """Share of correct predictions among all images that are not refused."""
+
+
+class ClassesFigures(Figures):
+    """Figures of one model on one set."""
+
+    accuracy: float
+    """Share of correct predictions."""
+    macro_f1: float
+    """Mean F1 over the classes with images."""
+    balanced_accuracy: float
+    """Mean recall over the classes with images."""
+    log_loss: float
+    """Mean negative log-likelihood."""
+    calibration_error: float
+    """Expected calibration error of the likeliest class's score."""
+    images: int
+    """Images of known classes."""
+    classes: dict[str, ClassFigures]
+    """By class."""
+    confusion: list[list[int]]
+    """Images by true class (rows) and predicted class (columns)."""
+    unknown: RefusalFigures | None
+    """Refusal of unknown classes; None where no threshold was chosen."""

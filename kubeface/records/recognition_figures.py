@@ -1,0 +1,259 @@
+"""Parts of a recognition model's evaluation: groups, compatibility, probes, resolutions, hardest pairs, LFW."""
+
+from kubeface.metrics.figures import Figures, Gains, VerificationFigures
+
+
+class HardPair(Figures):
+    """A pair that is hard for the fine-tuned model."""
+
+    left: str
+    """Name of the left image."""
+    right: str
+    """Name of the right image."""
+    left_identity: str
+    """Person on the left image."""
+    right_identity: str
+    """Person on the right image."""
+    before: float
+    """Similarity by the starting model."""
+    after: float
+    """Similarity by the fine-tuned model."""
+
+
+class HardestPairs(Figures):
+    """The pairs that the fine-tuned model finds hardest."""
+
+    genuine: list[HardPair]
+    """The least similar pairs of one person."""
+    impostor: list[HardPair]
+    """The most similar pairs of two people."""
+
+
+class ErrorRates(Figures):
+    """False match and false non-match rate, or ratios of them; None where the pairs do not support one."""
+
+    fmr: float | None
+    """Of false matches."""
+    fnmr: float | None
+    """Of false non-matches."""
+
+
+class GroupErrors(Figures):
+    """Errors within one group of people."""
+
+    group: str
+    """Name of the group."""
+    people: int
+    """People in it."""
+    images: int
+    """Their images."""
+    genuine: int
+    """Pairs of one person."""
+    impostor: int
+    """Pairs of two people of the group."""
+    baseline: ErrorRates
+    """Of the starting model."""
+    finetuned: ErrorRates
+    """Of the fine-tuned model."""
+    fnmr_change: float | None
+    """False non-match rate of the fine-tuned model less that of the starting model."""
+    fnmr_change_low: float | None
+    """Lower bound of the change."""
+    fnmr_change_high: float | None
+    """Upper bound of the change."""
+
+
+class GroupColumn(Figures):
+    """Errors by group of one group column."""
+
+    rows: list[GroupErrors]
+    """One for each group."""
+    worst_ratio: dict[str, ErrorRates]
+    """Largest over smallest rate of the groups, by model."""
+
+
+class Compatibility(Figures):
+    """Whether a gallery enrolled with the old model can be searched with the new one."""
+
+    old: str
+    """The old model: champion or baseline."""
+    comparable: bool
+    """Whether the embeddings have the same dimension."""
+    reason: str | None
+    """Why they are not comparable."""
+    threshold: float
+    """The old model's threshold, which mixed pairs are decided at."""
+    old_with_old: float
+    """Share of genuine pairs that match, both images embedded by the old model."""
+    new_with_new: float
+    """Share of genuine pairs that match, both images embedded by the new model at its own threshold."""
+    old_gallery_new_probe: float | None
+    """Share of genuine pairs that match, one image embedded by each model."""
+    old_gallery_new_probe_low: float | None
+    """Lower bound."""
+    old_gallery_new_probe_high: float | None
+    """Upper bound."""
+    match_change: float | None
+    """old_gallery_new_probe less old_with_old."""
+    match_change_low: float | None
+    """Lower bound of the change."""
+    match_change_high: float | None
+    """Upper bound of the change."""
+    false_matches: float | None
+    """Share of impostor pairs that match, one image embedded by each model."""
+    genuine_pairs: int
+    """Genuine pairs."""
+    people: int
+    """People in them."""
+    gallery_still_matched: float | None
+    """Share of people whose enrolled image (old) matches the median of their others (new)."""
+    stays: bool
+    """Whether the old gallery can stay."""
+
+
+class ProbeFigures(Figures):
+    """Figures of one model under one degradation."""
+
+    accuracy: float
+    """Accuracy of ten folds."""
+    auc: float
+    """Area under the ROC curve."""
+    tar: float
+    """True accept rate at the row's false accept rate."""
+
+
+class ProbeRow(Figures):
+    """Both models under one degradation."""
+
+    probe: str
+    """The degradation, clean for none."""
+    far: float
+    """False accept rate of `tar`."""
+    baseline: ProbeFigures
+    """Starting model."""
+    finetuned: ProbeFigures
+    """Fine-tuned model."""
+    gain: Gains
+    """Gains over the starting model."""
+
+
+class LowResolution(Figures):
+    """Where the low-resolution faces come from."""
+
+    paired: bool
+    """Whether cameras took them (pairs of a low and a high image); else they are made of the crops."""
+    alone: int
+    """Images left out since they have no partner in the other resolution."""
+    superresolver: str
+    """What enlarges low-resolution crops: bicubic or the name of a network."""
+
+
+class ResolutionFigures(Figures):
+    """Figures of one model on the pairs of one size."""
+
+    accuracy: float
+    """Accuracy of ten folds."""
+    accuracy_standard_error: float
+    """Over the folds."""
+    accuracy_fixed: float
+    """Accuracy at the fixed threshold."""
+    tmr_fixed: float
+    """True match rate at the fixed threshold."""
+    fmr_fixed: float
+    """False match rate at the fixed threshold."""
+    auc: float
+    """Area under the ROC curve."""
+    tar: float
+    """True accept rate at the pairs' false accept rate."""
+    flip: "ResolutionFigures | None" = None
+    """The same with flip test-time augmentation."""
+
+
+class ResolutionPairs(Figures):
+    """One kind of pairs of one size, by model."""
+
+    pairs: int
+    """How many."""
+    far: float
+    """False accept rate of `tar`."""
+    baseline: ResolutionFigures
+    """Starting model."""
+    finetuned: ResolutionFigures
+    """Fine-tuned model."""
+    bicubic: ResolutionFigures | None = None
+    """Starting model on crops enlarged by bicubic interpolation, where a network enlarged the others."""
+    gain: Gains
+    """Gains over the starting model."""
+    gain_over_bicubic: Gains | None = None
+    """Gains over the starting model on crops enlarged by bicubic interpolation."""
+
+
+class ResolutionRow(Figures):
+    """Figures of one size."""
+
+    size: str
+    """Side of the crops in pixels, or clean."""
+    images: int
+    """Images of this size."""
+    people: int
+    """People on them."""
+    probes: int
+    """Images searched for in a gallery of one sharp image a person."""
+    rank1: dict[str, float | None]
+    """Share of them whose person comes first, by model; None without a probe."""
+    cross: ResolutionPairs
+    """Low-resolution images with sharp ones."""
+    same: ResolutionPairs
+    """Low-resolution images with each other."""
+
+
+class LeftOutSize(Figures):
+    """A size with too few images to measure."""
+
+    size: str
+    """Side of the crops in pixels."""
+    images: int
+    """Images of this size."""
+
+
+class Resolutions(Figures):
+    """Figures by resolution at a threshold that stays fixed."""
+
+    fmr: float
+    """False match rate that the fixed thresholds were set for."""
+    threshold: float
+    """The starting model's threshold on sharp images."""
+    threshold_flip: float
+    """The same with flip test-time augmentation."""
+    rows: list[ResolutionRow]
+    """By size, sharp images last."""
+    left_out: list[LeftOutSize]
+    """Sizes with too few images."""
+
+
+class LfwSize(Figures):
+    """LFW at one resolution, by model."""
+
+    size: str
+    """Side of the crops in pixels."""
+    baseline: VerificationFigures
+    """Starting model."""
+    finetuned: VerificationFigures
+    """Fine-tuned model."""
+    champion: VerificationFigures | None = None
+    """Promoted model."""
+
+
+class LfwRecord(Figures):
+    """What of LFW was measured."""
+
+    pairs: int
+    """Pairs scored."""
+    images: int
+    """Images in them."""
+    detector: str
+    """Detector of the alignment."""
+    fallback: list[str]
+    """Images without a face, of which a centre crop was taken."""
+    sizes: list[LfwSize] | None = None
+    """Figures by resolution."""
