@@ -65,7 +65,6 @@ LONG_FILES: frozenset[str] = frozenset(
     {
         "benchmarks/data.py",
         "kubeface/finetune/training.py",
-        "kubeface/storage/objects.py",
         "tests/kubeface/evaluate/test_evaluate.py",
         "tests/kubeface/evaluate/test_resolutions.py",
         "tests/kubeface/finetune/test_data.py",
@@ -74,7 +73,6 @@ LONG_FILES: frozenset[str] = frozenset(
         "tests/kubeface/models/test_keras.py",
         "tests/kubeface/models/test_model.py",
         "tests/kubeface/report/test_report.py",
-        "tests/kubeface/storage/test_objects_outage.py",
         "tests/support/report_runs.py",
         "tests/support/stubs/kubernetes_api.py",
     }
@@ -104,7 +102,6 @@ LONG_FUNCTIONS: frozenset[str] = frozenset(
         "pipelines/local/run.py:run_local",
         "pipelines/tasks.py:_prepare",
         "tests/kubeface/models/test_keras.py:write_models",
-        "tests/kubeface/storage/test_objects_outage.py:__init__",
         "tests/support/registry.py:registry",
         "tests/support/report_runs.py:complete",
         "tests/support/report_runs.py:write_labelled",

@@ -69,7 +69,7 @@ def read_champion(home: str) -> tuple[Champion, str]:
         KubefaceError: the file cannot be read or is none of ours.
     """
     uri = objects.join(home, CHAMPION_FILE)
-    found = objects.read_marked(uri)
+    found = objects.read_with_etag(uri)
     if found is None:
         return Champion(), ""
     try:
@@ -126,7 +126,7 @@ def move(
         number=change.number,
         history=(*champion.history, change),
     )
-    if not objects.keeps_conditions(objects.join(new.uri, "passport.json")):
+    if not objects.supports_conditional_writes(objects.join(new.uri, "passport.json")):
         print(
             f"promote: the store of {home} pays no heed to conditional writes: of two promotions at the same moment "
             "the later one stands",

@@ -110,33 +110,33 @@ def test_s3_names() -> None:
 
 def test_replacing_is_compare_and_swap(tmp_path: Path) -> None:
     uri = str(tmp_path / "new" / "x.json")
-    assert objects.read_marked(uri) is None
+    assert objects.read_with_etag(uri) is None
     assert not objects.replace(uri, b"1", "somebody's mark")
     assert objects.replace(uri, b"1", "")
     assert not objects.replace(uri, b"2", "")
-    found = objects.read_marked(uri)
+    found = objects.read_with_etag(uri)
     assert found is not None and found[0] == b"1"
     assert objects.replace(uri, b"2", found[1])
     assert not objects.replace(uri, b"3", found[1])
     assert objects.read_bytes(uri) == b"2"
-    assert objects.keeps_conditions(uri)
+    assert objects.supports_conditional_writes(uri)
     assert {path.name for path in (tmp_path / "new").iterdir()} == {"x.json", ".x.json.lock"}
 
 
 def test_replacing_where_nothing_can_be_written_is_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    assert objects.read_marked(str(tmp_path / "file" / "x")) is None
+    assert objects.read_with_etag(str(tmp_path / "file" / "x")) is None
     with pytest.raises(KubefaceError, match="file/x cannot be written"):
         objects.replace(str(tmp_path / "file" / "x"), b"1", "")
     with pytest.raises(KubefaceError, match="cannot be read: Is a directory"):
-        objects.read_marked(str(tmp_path))
+        objects.read_with_etag(str(tmp_path))
 
 
 def count_up(uri: str, times: int) -> int:
     """Adds to a number in a file until that many additions went through; returns how many others came first."""
     lost = 0
     while times:
-        data, mark = objects.read_marked(uri) or (b"0", "")
+        data, mark = objects.read_with_etag(uri) or (b"0", "")
         if objects.replace(uri, str(int(data) + 1).encode(), mark):
             times -= 1
         else:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from kubeface.runtime.errors import KubefaceError
-from kubeface.storage.downloads import sha256_file
+from kubeface.storage.folders import sha256_file
 from kubeface.storage.sources import open_source
 
 FILES = {f"{person}/{number}.bin": f"{person}{number}".encode() * 700 for person in "ab" for number in range(4)}
