@@ -116,10 +116,11 @@ def align_mtcnn(folder: Path) -> Round:
 
 def align_retinaface(folder: Path) -> Round:
     """The align step with RetinaFace, table to table."""
+    from kubeface.align.options import AlignOptions
     from kubeface.align.step import align
 
     return lambda number: quiet(
-        align, folder / f"faces-{number}", folder / f"retinaface-{number}", detector="retinaface"
+        align, folder / f"faces-{number}", folder / f"retinaface-{number}", AlignOptions(detector="retinaface")
     )
 
 
@@ -380,6 +381,7 @@ def bench_reading(folder: Path) -> dict[str, Any]:
 
 def bench_flat(folder: Path) -> dict[str, Any]:
     """Seconds an image on many images over those on 1,000."""
+    from kubeface.align.options import AlignOptions
     from kubeface.align.step import align
     from kubeface.filter.step import filter_faces
     from kubeface.tables.table import Table
@@ -394,7 +396,7 @@ def bench_flat(folder: Path) -> dict[str, Any]:
         place = folder / f"flat-{rows}"
         repeat(folder / "faces-0", "faces", place / "faces", rows)
         found["align"].append(
-            seconds(lambda p=place: align(p / "faces", p / "aligned", detector="retinaface"), rows)  # type: ignore[misc]
+            seconds(lambda p=place: align(p / "faces", p / "aligned", AlignOptions(detector="retinaface")), rows)  # type: ignore[misc]
         )
         found["filter"].append(
             seconds(lambda p=place: filter_faces(p / "faces", p / "aligned", p / "filter"), rows)  # type: ignore[misc]

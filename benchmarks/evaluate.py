@@ -27,6 +27,7 @@ GALLERIES = (1_415, 4_473)  # images whose pairs are a million and ten million
 
 def make_crops(folder: Path) -> Path:
     """The aligned table of ORL's 400 photographs."""
+    from kubeface.align.options import AlignOptions
     from kubeface.align.step import align
     from kubeface.ingest.step import ingest
 
@@ -36,7 +37,7 @@ def make_crops(folder: Path) -> Path:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
     ingest(str(folder / "images"), folder / "faces")
-    align(folder / "faces", folder / "aligned", detector="retinaface")
+    align(folder / "faces", folder / "aligned", AlignOptions(detector="retinaface"))
     return folder / "aligned"
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kubeface.align.options import AlignOptions
 from kubeface.align.step import align
 from kubeface.evaluate.heldout import Heldout, View
 from kubeface.evaluate.lfw import PairsFile, _crops, read_pairs
@@ -98,7 +99,7 @@ def aligned_people() -> Path:
     if not out.exists():
         archive = os.environ.get("CELEBA") or str(SHARED / "celeba/celeba_wild.tar")
         ingest(archive, FOLDER / "faces")
-        align(FOLDER / "faces", out, detector="retinaface")
+        align(FOLDER / "faces", out, AlignOptions(detector="retinaface"))
     return out
 
 

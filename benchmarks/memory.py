@@ -65,12 +65,10 @@ def commands(source: Path, root: Path) -> dict[str, list[str]]:
 def measure(command: list[str]) -> tuple[float, float]:
     """Peak memory in MiB and seconds of a step's process."""
     start = time.monotonic()
-    process = subprocess.Popen(
-        [sys.executable, "-m", f"kubeface.{command[0]}", *command[1:]], stdout=subprocess.DEVNULL
-    )
+    process = subprocess.Popen([sys.executable, "-m", "kubeface", *command], stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     if status:
-        raise SystemExit(f"error: components.{command[0]} failed")
+        raise SystemExit(f"error: kubeface {command[0]} failed")
     return usage.ru_maxrss / 1024, time.monotonic() - start
 
 

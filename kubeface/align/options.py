@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from kubeface.faces.templates import WHOLE
+from kubeface.faces.templates import WHOLE, TemplateName
 from kubeface.runtime.options import Options, Share
 
 
@@ -17,7 +17,7 @@ class AlignOptions(Options):
     """Smallest face that is looked for: shorter side of its box in pixels of the photograph."""
     min_confidence: Share = 0.9
     """Least detector score of a face, 0 to 1."""
-    template: Literal["arcface_112", "facenet_160", "portrait_224", "whole_224"] = "arcface_112"
+    template: TemplateName = "arcface_112"
     """What of a photograph is the crop: arcface_112 moves the five landmarks onto ArcFace's positions in 112×112
     pixels, facenet_160 stretches the face's box to 160×160 as facenet-pytorch does, portrait_224 adds hair and
     shoulders around ArcFace's crop; whole_224, for detector none, scales the photograph's middle square to 224×224."""
@@ -26,7 +26,7 @@ class AlignOptions(Options):
     def _template_fits_detector(self) -> Self:
         if (self.detector == "none") != (self.template == WHOLE):
             raise ValueError(
-                f"template {self.template} does not go with detector {self.detector}: {WHOLE} is for detector none, and "
-                "the others are for faces"
+                f"template {self.template} does not go with detector {self.detector}: {WHOLE} is for detector none, "
+                "and the others are for faces"
             )
         return self

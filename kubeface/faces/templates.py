@@ -1,3 +1,6 @@
-"""Names of the templates that say what of a photograph is its crop; geometry.py makes the crops."""
+"""Names of the crop templates; geometry.py has what they mean."""
 
-WHOLE = "whole_224"  # the middle square of a whole photograph, without a face
+from typing import Literal
+
+TemplateName = Literal["arcface_112", "facenet_160", "portrait_224", "whole_224"]
+WHOLE: Literal["whole_224"] = "whole_224"  # the middle square of a whole photograph, without a face

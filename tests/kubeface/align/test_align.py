@@ -1,10 +1,11 @@
 """Align on real photographs."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -16,13 +17,14 @@ from PIL import Image
 
 import kubeface.align.step as step
 from kubeface.align.options import AlignOptions
-from kubeface.align.step import Place, align
+from kubeface.align.step import AlignResult, Place, align
 from kubeface.faces.detection import Detector, Faces, make_detector
 from kubeface.faces.geometry import ARCFACE_112, align_crop, face_part
 from kubeface.faces.images import RGB, decode_rgb, encode_png
 from kubeface.filter.step import filter_faces
 from kubeface.ingest.step import ingest
 from kubeface.runtime.errors import KubefaceError
+from kubeface.runtime.options import read_options
 from kubeface.tables.resolution_pairs import partners
 from kubeface.tables.table import Table, TableWriter
 
@@ -96,8 +98,8 @@ def test_eyes_lie_where_the_template_says(aligned_table: Path) -> None:
 
 
 def test_images_without_a_face_are_listed(mixed: Path, tmp_path: Path) -> None:
-    figures = align(mixed, tmp_path / "out")
-    assert figures == {"rows_in": 5, "rows_out": 4, "identities": 3, "rejected": 1}
+    result = align(mixed, tmp_path / "out")
+    assert result == AlignResult(rows_in=5, rows_out=4, identities=3, rejected=1)
     table = Table(tmp_path / "out", "aligned")
     assert table.rejected() == [
         {"source": "s1/blank.png", "reason": "no_face", "detail": "mtcnn found none at score 0.9"}
@@ -111,7 +113,9 @@ def test_images_without_a_face_are_listed(mixed: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("detector", ["mtcnn", "retinaface"])
-def test_the_central_face_is_taken_though_another_is_larger(detector: str, mixed: Path, tmp_path: Path) -> None:
+def test_the_central_face_is_taken_though_another_is_larger(
+    detector: Literal["mtcnn", "retinaface"], mixed: Path, tmp_path: Path
+) -> None:
     align(mixed, tmp_path / "out", AlignOptions(detector=detector))
     rows = {row["source"]: row for row in rows_of(tmp_path / "out")}
     x1, y1, x2, y2 = rows["s3/crowd.png"]["det_box"]
@@ -122,13 +126,13 @@ def test_the_central_face_is_taken_though_another_is_larger(detector: str, mixed
 
 
 def test_settings_decide_what_counts_as_a_face(mixed: Path, tmp_path: Path) -> None:
-    assert align(mixed, tmp_path / "large", AlignOptions(min_face_size=100))["rows_out"] == 1
+    assert align(mixed, tmp_path / "large", AlignOptions(min_face_size=100)).rows_out == 1
     (row,) = rows_of(tmp_path / "large")
     assert row["source"] == "s3/crowd.png"
     assert row["det_box"][2] < 143  # the one in the corner
     scores = sorted(row["det_score"] for row in rows_of_all(mixed, tmp_path))
     between = (scores[0] + scores[-1]) / 2
-    kept = align(mixed, tmp_path / "sure", AlignOptions(min_confidence=between))["rows_out"]
+    kept = align(mixed, tmp_path / "sure", AlignOptions(min_confidence=between)).rows_out
     assert kept == sum(score >= between for score in scores) < 4
 
 
@@ -143,8 +147,8 @@ def test_no_face_at_all_is_an_empty_table_and_a_warning(tmp_path: Path, capsys: 
         (tmp_path / "in" / person).mkdir(parents=True)
         (tmp_path / "in" / person / "1.png").write_bytes(encode_png(np.full((60, 60), ord(person), np.uint8)))
     ingest(str(tmp_path / "in"), tmp_path / "faces")
-    figures = align(tmp_path / "faces", tmp_path / "out")
-    assert (figures["rows_in"], figures["rows_out"], figures["rejected"]) == (2, 0, 2)
+    result = align(tmp_path / "faces", tmp_path / "out")
+    assert (result.rows_in, result.rows_out, result.rejected) == (2, 0, 2)
     assert "warning: mtcnn found no face in any of the 2 images" in capsys.readouterr().err
     assert {row["reason"] for row in Table(tmp_path / "out", "aligned").rejected()} == {"no_face"}
     filter_faces(tmp_path / "faces", tmp_path / "out", tmp_path / "filter")
@@ -152,27 +156,21 @@ def test_no_face_at_all_is_an_empty_table_and_a_warning(tmp_path: Path, capsys: 
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("values", "message"),
     [
-        ({"detector": "yolo"}, "detector 'yolo' is unknown: use mtcnn or retinaface"),
-        ({"min_face_size": 0}, "min_face_size is 0: it must be at least 1 pixel"),
-        ({"min_confidence": 1.5}, "min_confidence is 1.5: it must lie between 0 and 1"),
-        ({"min_confidence": -0.1}, "min_confidence is -0.1"),
-        (
-            {"template": "square"},
-            "template 'square' is unknown: use arcface_112 or facenet_160 or portrait_224 or whole",
-        ),
-        (
-            {"detector": "none"},
-            "template 'arcface_112' does not go with detector 'none': whole_224 is for detector none",
-        ),
-        ({"template": "whole_224"}, "template 'whole_224' does not go with detector 'mtcnn'"),
+        ({"detector": "yolo"}, "align.detector is 'yolo': input should be 'mtcnn', 'retinaface' or 'none'"),
+        ({"min_face_size": 0}, "align.min_face_size is 0: input should be greater than or equal to 1"),
+        ({"min_confidence": 1.5}, "align.min_confidence is 1.5: input should be less than or equal to 1"),
+        ({"min_confidence": -0.1}, "align.min_confidence is -0.1: "),
+        ({"template": "square"}, "align.template is 'square': input should be 'arcface_112', 'facenet_160', 'portrait"),
+        ({"detector": "none"}, "align: template arcface_112 does not go with detector none: whole_224 is for detector"),
+        ({"template": "whole_224"}, "align: template whole_224 does not go with detector mtcnn"),
+        ({"detecter": "none"}, "align.detecter is unknown, did you mean detector?"),
     ],
 )
-def test_wrong_settings_are_named(settings: dict[str, Any], message: str, faces_table: Path, tmp_path: Path) -> None:
-    with pytest.raises(KubefaceError, match=message):
-        align(faces_table, tmp_path / "out", AlignOptions(**settings))
-    assert list(tmp_path.iterdir()) == []
+def test_wrong_options_are_named(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(KubefaceError, match=f"^{re.escape(message)}"):
+        read_options(AlignOptions, values, "align.")
 
 
 def test_another_kind_of_table_is_refused(aligned_table: Path, tmp_path: Path) -> None:
@@ -181,7 +179,7 @@ def test_another_kind_of_table_is_refused(aligned_table: Path, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("detector", ["mtcnn", "retinaface"])
-def test_two_runs_give_the_same_bytes(detector: str, mixed: Path, tmp_path: Path) -> None:
+def test_two_runs_give_the_same_bytes(detector: Literal["mtcnn", "retinaface"], mixed: Path, tmp_path: Path) -> None:
     for name in ("a", "b"):
         align(mixed, tmp_path / name, AlignOptions(detector=detector))
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
@@ -200,8 +198,8 @@ def test_the_other_template_is_the_crop_of_facenet_pytorch(mixed: Path, tmp_path
 
 
 def test_the_template_changes_the_crop_alone(mixed: Path, tmp_path: Path) -> None:
-    for template in ("arcface_112", "facenet_160"):
-        align(mixed, tmp_path / template, AlignOptions(template=template))
+    align(mixed, tmp_path / "arcface_112", AlignOptions(template="arcface_112"))
+    align(mixed, tmp_path / "facenet_160", AlignOptions(template="facenet_160"))
     one, other = (rows_of(tmp_path / template) for template in ("arcface_112", "facenet_160"))
     changed = {"image", "width", "height"}
     for row, twin in zip(one, other, strict=True):
@@ -209,8 +207,8 @@ def test_the_template_changes_the_crop_alone(mixed: Path, tmp_path: Path) -> Non
 
 
 def test_a_portrait_is_the_crop_with_room_around_it(mixed: Path, tmp_path: Path) -> None:
-    for template in ("arcface_112", "portrait_224"):
-        align(mixed, tmp_path / template, AlignOptions(template=template))
+    align(mixed, tmp_path / "arcface_112", AlignOptions(template="arcface_112"))
+    align(mixed, tmp_path / "portrait_224", AlignOptions(template="portrait_224"))
     for row, twin in zip(*(rows_of(tmp_path / name) for name in ("arcface_112", "portrait_224")), strict=True):
         assert {name for name in row if row[name] != twin[name]} == {"image", "width", "height"}
         crop, portrait = decode_rgb(row["image"]), decode_rgb(twin["image"])
@@ -220,8 +218,8 @@ def test_a_portrait_is_the_crop_with_room_around_it(mixed: Path, tmp_path: Path)
 
 def test_whole_photographs_are_their_middle_square(mixed: Path, tmp_path: Path) -> None:
     """Also the one that shows no face."""
-    figures = align(mixed, tmp_path / "out", AlignOptions(detector="none", template="whole_224", min_face_size=400))
-    assert (figures["rows_in"], figures["rows_out"]) == (5, 5)
+    result = align(mixed, tmp_path / "out", AlignOptions(detector="none", template="whole_224", min_face_size=400))
+    assert (result.rows_in, result.rows_out) == (5, 5)
     photographs = {row["image_id"]: decode_rgb(row["image"]) for row in rows_of(mixed, "faces")}
     for row in rows_of(tmp_path / "out"):
         photograph = photographs[row["image_id"]]
@@ -250,17 +248,17 @@ def damaged(mixed: Path, tmp_path: Path) -> Path:
 
 def test_images_that_have_become_unreadable_do_not_end_the_run(damaged: Path, tmp_path: Path) -> None:
     spoilt = sorted(row["source"] for row in rows_of(damaged, "faces")[:3])
-    figures = align(damaged, tmp_path / "out", AlignOptions(min_confidence=0.5))
+    result = align(damaged, tmp_path / "out", AlignOptions(min_confidence=0.5))
     rejected = [row for row in Table(tmp_path / "out", "aligned").rejected() if row["reason"] == "unreadable"]
     assert [row["source"] for row in rejected] == spoilt
     assert all(row["detail"] for row in rejected)
-    assert figures["rows_out"] + figures["rejected"] == figures["rows_in"] == 5
-    assert figures["rows_out"] >= 1
+    assert result.rows_out + result.rejected == result.rows_in == 5
+    assert result.rows_out >= 1
 
 
 @pytest.mark.parametrize("detector", ["mtcnn", "retinaface"])
 def test_the_number_of_workers_changes_no_byte(
-    detector: str, faces_table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    detector: Literal["mtcnn", "retinaface"], faces_table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(step, "BATCH_PIXELS", 50_000)  # four photographs, so that all workers have work
     for workers in (1, 3):
@@ -280,12 +278,14 @@ def test_a_failing_worker_ends_the_step(mixed: Path, tmp_path: Path, monkeypatch
 
 
 @pytest.mark.parametrize("detector", ["mtcnn", "retinaface"])
-def test_it_works_without_torch(detector: str, mixed: Path, tmp_path: Path) -> None:
+def test_it_works_without_torch(detector: Literal["mtcnn", "retinaface"], mixed: Path, tmp_path: Path) -> None:
     """Its container has none of these to import, of facenet-pytorch only the files."""
     program = (
         "import sys\nfor name in ('torch', 'torchvision', 'facenet_pytorch'): sys.modules[name] = None\n"
-        "from pathlib import Path\nfrom kubeface.align.step import align\n"
-        f"print(align(Path({str(mixed)!r}), Path({str(tmp_path / 'out')!r}), AlignOptions(detector={detector!r}))['rows_out'])\n"
+        "from pathlib import Path\nfrom kubeface.align.options import AlignOptions\n"
+        "from kubeface.align.step import align\n"
+        f"options = AlignOptions(detector={detector!r})\n"
+        f"print(align(Path({str(mixed)!r}), Path({str(tmp_path / 'out')!r}), options).rows_out)\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "4\n"), done.stderr[-500:]
@@ -365,8 +365,8 @@ def test_a_low_image_is_cropped_where_its_sharp_one_is(pairs: Path, tmp_path: Pa
 
 
 def test_rows_of_pairs_stay_in_order_and_sharp_ones_as_they_were(pairs: Path, tmp_path: Path) -> None:
-    figures = align(pairs, tmp_path / "out")
-    assert figures == {"rows_in": 18, "rows_out": 16, "identities": 5, "rejected": 2}
+    result = align(pairs, tmp_path / "out")
+    assert result == AlignResult(rows_in=18, rows_out=16, identities=5, rejected=2)
     rows = rows_of(tmp_path / "out")
     kept = {row["image_id"] for row in rows}
     photographs = rows_of(pairs, "faces")
@@ -438,14 +438,14 @@ def test_the_low_image_of_an_unreadable_sharp_one_is_looked_at(orl: dict[str, by
 
 
 def test_without_a_detector_pairs_are_whole_photographs(orl: dict[str, bytes], tmp_path: Path) -> None:
-    figures = align(pairs_source(tmp_path, orl), tmp_path / "out", AlignOptions(detector="none", template="whole_224"))
-    assert figures["rows_out"] == 18
+    result = align(pairs_source(tmp_path, orl), tmp_path / "out", AlignOptions(detector="none", template="whole_224"))
+    assert result.rows_out == 18
     assert {tuple(row["det_box"]) for row in rows_of(tmp_path / "out") if row["photo_width"] < 92} == {(0, 1, 12, 13)}
 
 
 @pytest.mark.parametrize("detector", ["mtcnn", "retinaface"])
 def test_pairs_give_the_same_bytes_whatever_the_number_of_workers(
-    detector: str, orl: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    detector: Literal["mtcnn", "retinaface"], orl: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     faces = pairs_source(tmp_path, orl)
     for workers in (1, 3):

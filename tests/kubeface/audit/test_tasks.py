@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import kubeface.audit.step as step
+from kubeface.align.options import AlignOptions
 from kubeface.align.step import align
 from kubeface.audit.step import audit
 from kubeface.filter.step import filter_faces
@@ -32,13 +33,13 @@ def classes(people: dict[str, list[bytes]], tmp_path_factory: pytest.TempPathFac
     return root
 
 
-def tables(root: Path, out: Path, **options: Any) -> tuple[Path, Path]:
-    align(root / "faces", out / "aligned", **options)
+def tables(root: Path, out: Path, options: AlignOptions = AlignOptions()) -> tuple[Path, Path]:
+    align(root / "faces", out / "aligned", options)
     filter_faces(root / "faces", out / "aligned", out / "filtered")
     return out / "aligned", out / "filtered"
 
 
-WHOLE = {"detector": "none", "template": "whole_224"}
+WHOLE = AlignOptions(detector="none", template="whole_224")
 
 
 def rows_of(out: Path) -> dict[str, dict[str, Any]]:
@@ -51,7 +52,7 @@ def test_whole_photographs_are_compared_by_bytes_and_hashes(
     classes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(step, "sface", lambda: pytest.fail("there is no face to embed"))
-    aligned, filtered = tables(classes, tmp_path, **WHOLE)
+    aligned, filtered = tables(classes, tmp_path, WHOLE)
     figures = audit(aligned, filtered, tmp_path / "out", tmp_path / "page.html", task="classes")
     rows = rows_of(tmp_path)
     assert rows["s1/again.jpg"]["cluster"] == rows["s1/0.pgm"]["cluster"]
@@ -80,7 +81,7 @@ def test_whole_photographs_are_compared_by_bytes_and_hashes(
 
 
 def test_whole_photographs_are_divided_among_their_classes(classes: Path, tmp_path: Path) -> None:
-    aligned, filtered = tables(classes, tmp_path, **WHOLE)
+    aligned, filtered = tables(classes, tmp_path, WHOLE)
     audit(aligned, filtered, tmp_path / "out", tmp_path / "page.html", task="classes")
     split(aligned, filtered, tmp_path / "split", tmp_path / "out", task="classes")
     rows = [row for group in Table(tmp_path / "split", "split").row_groups() for row in group]
@@ -91,11 +92,11 @@ def test_whole_photographs_are_divided_among_their_classes(classes: Path, tmp_pa
     assert len({sides[found[name]["image_id"]] for name in ("s1/0.pgm", "s1/again.jpg")}) == 1
 
 
-@pytest.mark.parametrize("options", [WHOLE, {}])
+@pytest.mark.parametrize("options", [WHOLE, AlignOptions()])
 def test_a_photograph_under_two_names_is_kept_for_attributes(
-    classes: Path, tmp_path: Path, options: dict[str, Any]
+    classes: Path, tmp_path: Path, options: AlignOptions
 ) -> None:
-    aligned, filtered = tables(classes, tmp_path, **options)
+    aligned, filtered = tables(classes, tmp_path, options)
     figures = audit(aligned, filtered, tmp_path / "out", tmp_path / "page.html", task="attributes")
     rows = rows_of(tmp_path)
     assert rows["s1/3.pgm"]["cluster"] == rows["s5/other.pgm"]["cluster"]
@@ -104,10 +105,11 @@ def test_a_photograph_under_two_names_is_kept_for_attributes(
 
 def test_a_portrait_has_the_embedding_of_its_face(classes: Path, tmp_path: Path) -> None:
     means = []
-    for template in ("arcface_112", "portrait_224"):
-        aligned, filtered = tables(classes, tmp_path / template, template=template)
-        audit(aligned, filtered, tmp_path / template / "out", tmp_path / template / "page.html")
-        means.append(json.loads((tmp_path / template / "out" / "data.json").read_text())["embedding_mean"])
+    for options in (AlignOptions(template="arcface_112"), AlignOptions(template="portrait_224")):
+        out = tmp_path / options.template
+        aligned, filtered = tables(classes, out, options)
+        audit(aligned, filtered, out / "out", out / "page.html")
+        means.append(json.loads((out / "out" / "data.json").read_text())["embedding_mean"])
     assert np.abs(np.subtract(*means)).max() < 0.002 and len(means[0]) == 128
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from kubeface.align.options import AlignOptions
 from kubeface.align.step import align
 from kubeface.evaluate import labelling as module
 from kubeface.evaluate.labelling import attributes, classify
@@ -231,15 +232,22 @@ def test_a_prefix_of_a_store_is_a_folder_and_a_store_that_is_away_ends_it(
         attributes(["s3://bucket/photos"], model=labels_model)
 
 
-@pytest.mark.parametrize("template", ["arcface_112", "portrait_224", "whole_224"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        AlignOptions(template="arcface_112"),
+        AlignOptions(template="portrait_224"),
+        AlignOptions(detector="none", template="whole_224"),
+    ],
+)
 def test_a_photograph_becomes_the_crop_that_align_makes(
-    template: str, orl_folder: Path, faces_table: Path, tmp_path: Path
+    options: AlignOptions, orl_folder: Path, faces_table: Path, tmp_path: Path
 ) -> None:
     """The scores are those of the aligned table's own crops, to the last bit."""
-    folder = classifier(tmp_path / "model", template)
-    if template != "whole_224":
+    folder = classifier(tmp_path / "model", options.template)
+    if options.detector == "mtcnn":
         write_mtcnn(folder / "mtcnn.zip")
-    align(faces_table, tmp_path / "aligned", detector="none" if template == "whole_224" else "mtcnn", template=template)
+    align(faces_table, tmp_path / "aligned", options)
     network = open_model(str(folder), "cpu")
     rows = [row for group in Table(tmp_path / "aligned", "aligned").row_groups() for row in group][:6]
     names = [str(orl_folder / row["source"]) for row in rows]

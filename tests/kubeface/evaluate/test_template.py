@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from kubeface.align.options import AlignOptions
 from kubeface.align.step import align
 from kubeface.evaluate.step import evaluate
 from kubeface.filter.step import filter_faces
@@ -22,7 +23,7 @@ def test_from_alignment_to_evaluation(
     faces_table: Path, aligned_table: Path, split_table: Path, small_lfw: SmallLfw, tmp_path: Path, _one_thread: None
 ) -> None:
     aligned, filtered, divided, model = (tmp_path / name for name in ("aligned", "filter", "split", "model"))
-    align(faces_table, aligned, template="facenet_160")
+    align(faces_table, aligned, AlignOptions(template="facenet_160"))
     filter_faces(faces_table, aligned, filtered)
     split(aligned, filtered, divided, heldout_fraction=0.5, seed=SPLIT_SEED)
     chosen = {"strategy": "full", "epochs": 1, "batch_size": 4}

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 import kubeface.filter.step as step
+from kubeface.align.options import AlignOptions
 from kubeface.align.step import align
 from kubeface.faces.images import RGB, decode_rgb, encode_png
+from kubeface.faces.templates import TemplateName
 from kubeface.filter.step import Limits, Opinion, filter_faces, look
 from kubeface.ingest.step import ingest
 from kubeface.runtime.errors import KubefaceError
@@ -262,7 +264,7 @@ def test_good_photographs_are_kept(archive: str, shared_data: Path, tmp_path: Pa
 def test_whole_photographs_are_kept_unless_they_cannot_be_decoded(doctored: tuple[Path, Path], tmp_path: Path) -> None:
     """A blank one too; RetinaFace is not asked."""
     faces = doctored[0]
-    align(faces, tmp_path / "whole", detector="none", template="whole_224")
+    align(faces, tmp_path / "whole", AlignOptions(detector="none", template="whole_224"))
     figures = filter_faces(faces, tmp_path / "whole", tmp_path / "out", min_sharpness=1e6, max_turn=0, min_agreement=1)
     assert figures == {"rows_in": 3, "rows_out": 3, "rejected": 0}
     sides = {row["image_id"]: min(row["width"], row["height"]) for row in rows_of(faces, "faces")}
@@ -281,13 +283,13 @@ def test_whole_photographs_are_kept_unless_they_cannot_be_decoded(doctored: tupl
 
 
 def test_a_portrait_is_judged_as_its_face_is(faces_table: Path, filter_table: Path, tmp_path: Path) -> None:
-    align(faces_table, tmp_path / "aligned", template="portrait_224")
+    align(faces_table, tmp_path / "aligned", AlignOptions(template="portrait_224"))
     filter_faces(faces_table, tmp_path / "aligned", tmp_path / "out")
     assert rows_of(tmp_path / "out") == rows_of(filter_table)
 
 
 def pairs_tables(
-    root: Path, orl: dict[str, bytes], template: str = "arcface_112", enlarge: int = 1
+    root: Path, orl: dict[str, bytes], template: TemplateName = "arcface_112", enlarge: int = 1
 ) -> tuple[Path, Path]:
     """Face and aligned table of pairs: s1 and s2 good ones, s3's sharp image blurred.
 
@@ -319,14 +321,14 @@ def pairs_tables(
     ingest(str(root / "in"), root / "ingested")
     ordered = sorted(rows_of(root / "ingested", "faces"), key=lambda row: "high" in row["groups"])
     faces = rewrite(root, "faces", root / "faces", ordered)
-    align(faces, root / "aligned", template=template)
+    align(faces, root / "aligned", AlignOptions(template=template))
     assert Table(root / "aligned", "aligned").rows == 8
     return faces, root / "aligned"
 
 
 @pytest.mark.parametrize(("template", "enlarge"), [("arcface_112", 1), ("facenet_160", 1), ("arcface_112", 4)])
 def test_a_low_image_goes_with_its_sharp_one(
-    template: str, enlarge: int, orl: dict[str, bytes], tmp_path: Path
+    template: TemplateName, enlarge: int, orl: dict[str, bytes], tmp_path: Path
 ) -> None:
     faces, aligned = pairs_tables(tmp_path, orl, template, enlarge)
     filter_faces(faces, aligned, tmp_path / "out")

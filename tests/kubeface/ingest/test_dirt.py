@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from kubeface.align.options import AlignOptions
 from kubeface.align.step import align
 from kubeface.faces.images import RGB, decode_rgb, encode_png
 from kubeface.filter.step import filter_faces
@@ -315,7 +316,7 @@ def aligned(orl: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory) -> 
     }
     folder_of(root / "in", {name: encode_png(picture) for name, picture in (good | trouble).items()})
     ingest(str(root / "in"), root / "faces")
-    align(root / "faces", root / "aligned", detector="retinaface")
+    align(root / "faces", root / "aligned", AlignOptions(detector="retinaface"))
     return root / "aligned"
 
 

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from kubeface.align.options import AlignOptions
 from kubeface.align.step import align
 from kubeface.faces.degradation import reduced
 from kubeface.faces.images import decode_rgb
@@ -83,7 +84,7 @@ def test_photographs_are_aligned_as_in_training(
 def test_the_detector_is_the_one_of_the_training(
     folder: Path, faces_table: Path, orl: dict[str, bytes], sface: FaceModel, tmp_path: Path
 ) -> None:
-    align(faces_table, tmp_path / "aligned", detector="retinaface")
+    align(faces_table, tmp_path / "aligned", AlignOptions(detector="retinaface"))
     alignment = {"template": "arcface_112", "size": 112, "detector": "retinaface"}
     other = configured(copied(folder, tmp_path / "model"), alignment=alignment)
     (other / "mtcnn.zip").unlink()  # nobody asks for it

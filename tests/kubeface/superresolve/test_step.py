@@ -104,7 +104,7 @@ def test_an_enlarged_face_can_be_found_where_a_small_one_is_not(faces_table: Pat
             few = resized(decode_rgb(row["image"]), 12, 14)
             table.add(row | {"image": encode_png(few), "width": 12, "height": 14})
     superresolve(tmp_path / "small", tmp_path / "large", scale=4, which="small", max_side=14)
-    found = [align(tmp_path / name, tmp_path / f"{name}-aligned")["rows_out"] for name in ("small", "large")]
+    found = [align(tmp_path / name, tmp_path / f"{name}-aligned").rows_out for name in ("small", "large")]
     assert found[0] == 0 and found[1] >= 27
 
 
