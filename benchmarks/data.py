@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from kubeface.records.record import StepResult
 from kubeface.runtime.processors import MALLOC_SETTINGS, cpu_limit
 from kubeface.storage.folders import write_json
 
@@ -100,11 +101,11 @@ def rate(count: int, start: float) -> float:
     return count / (time.perf_counter() - start)
 
 
-def quiet(step: Callable[..., dict[str, Any]], *arguments: Any, **settings: Any) -> dict[str, Any]:
+def quiet(step: Callable[..., StepResult], *arguments: Any) -> dict[str, Any]:
     """A step's figures and its images per second."""
     start = time.perf_counter()
-    figures = step(*arguments, **settings)
-    return figures | {"rate": rate(figures["rows_in"], start)}
+    result = step(*arguments)
+    return result.model_dump() | {"rate": rate(result.rows_in, start)}
 
 
 def align_mtcnn(folder: Path) -> Round:

@@ -1,5 +1,7 @@
 """KFP interface of filter."""
 
+from typing import Any
+
 from kfp import dsl
 
 
@@ -9,32 +11,18 @@ def filter_faces(
     aligned: dsl.Input[dsl.Dataset],
     filtered: dsl.Output[dsl.Dataset],
     metrics: dsl.Output[dsl.Metrics],
+    options: dict[str, Any],
     shard: str = "0/1",
-    min_score: float = 0.9,
-    min_face_size: float = 20.0,
-    max_faces: int = 0,
-    min_sharpness: float = 20.0,
-    max_turn: float = 0.97,
-    min_agreement: float = 0.5,
 ) -> str:
     """Scores every aligned image with RetinaFace and says which to keep."""
     from pathlib import Path
 
-    from kubeface.filter.step import filter_faces as run
-    from kubeface.runtime.process import run_shard
+    from components.execution import run_shard
+    from kubeface.filter.options import FilterOptions
+    from kubeface.filter.step import filter_faces
+    from kubeface.runtime.options import read_options
 
+    settings = read_options(FilterOptions, options, "filter.")
     return run_shard(
-        shard,
-        filtered,
-        metrics,
-        run,
-        faces=Path(faces.path),
-        aligned=Path(aligned.path),
-        out=Path(filtered.path),
-        min_score=min_score,
-        min_face_size=min_face_size,
-        max_faces=max_faces,
-        min_sharpness=min_sharpness,
-        max_turn=max_turn,
-        min_agreement=min_agreement,
+        shard, filtered, metrics, filter_faces, Path(faces.path), Path(aligned.path), Path(filtered.path), settings
     )

@@ -8,7 +8,11 @@ from kubeface.self_check import IMAGES
 
 
 def self_check(tables: Path) -> str:
-    """What was done with the tables; raises KubefaceError where it is not what it should be."""
-    figures = filter_faces(tables / "faces", tables / "aligned", tables / "out")
-    require(figures["rows_out"] == IMAGES, f"the face was rejected: {figures}")
+    """Filters the aligned table and says so in one line.
+
+    Raises:
+        KubefaceError: a face was rejected.
+    """
+    result = filter_faces(tables / "faces", tables / "aligned", tables / "out")
+    require(result.rows_out == IMAGES, f"the face was rejected: {result}")
     return "1 face looked at by retinaface"

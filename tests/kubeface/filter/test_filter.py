@@ -1,5 +1,6 @@
 """Filter on real photographs."""
 
+import re
 import shutil
 import tarfile
 from pathlib import Path
@@ -13,10 +14,13 @@ import kubeface.filter.step as step
 from kubeface.align.options import AlignOptions
 from kubeface.align.step import align
 from kubeface.faces.images import RGB, decode_rgb, encode_png
+from kubeface.faces.quality import FaceQuality, measure_face
 from kubeface.faces.templates import TemplateName
-from kubeface.filter.step import Limits, Opinion, filter_faces, look
+from kubeface.filter.options import FilterOptions
+from kubeface.filter.step import FilterResult, filter_faces, rejection_reason
 from kubeface.ingest.step import ingest
 from kubeface.runtime.errors import KubefaceError
+from kubeface.runtime.options import read_options
 from kubeface.tables.resolution_pairs import partners
 from kubeface.tables.table import Table, TableWriter
 
@@ -71,8 +75,9 @@ def test_images_are_not_copied(filter_table: Path, faces_table: Path) -> None:
 
 
 def test_a_blank_photograph_is_no_face(doctored: tuple[Path, Path], tmp_path: Path) -> None:
-    figures = filter_faces(*doctored, tmp_path / "out", min_sharpness=0)  # a face enlarged tenfold is not sharp
-    assert figures == {"rows_in": 3, "rows_out": 2, "rejected": 1}
+    blurred_too = FilterOptions(min_sharpness=0)  # a face enlarged tenfold is not sharp
+    result = filter_faces(*doctored, tmp_path / "out", blurred_too)
+    assert result == FilterResult(rows_in=3, rows_out=2, rejected=1)
     rows = {row["image_id"]: row for row in rows_of(tmp_path / "out")}
     blank = rows.pop("blank")
     assert blank.pop("turn") < 0.5  # the landmarks are another photograph's
@@ -101,23 +106,23 @@ def test_sizes_are_pixels_of_the_photograph_however_large(doctored: tuple[Path, 
 
 
 @pytest.mark.parametrize(
-    ("settings", "expected"),
+    ("options", "expected"),
     [
-        ({"min_face_size": 1000.0}, ["small_face", "small_face", "no_face"]),
-        ({"min_face_size": 200.0}, ["small_face", None, "no_face"]),
-        ({"min_score": 1.0}, ["low_score", "low_score", "no_face"]),
-        ({"min_score": 1.0, "min_face_size": 1000.0}, ["low_score", "low_score", "no_face"]),
-        ({"min_score": 0.0, "min_face_size": 0.0}, [None, None, "no_face"]),
+        (FilterOptions(min_sharpness=0, min_face_size=1000), ["small_face", "small_face", "no_face"]),
+        (FilterOptions(min_sharpness=0, min_face_size=200), ["small_face", None, "no_face"]),
+        (FilterOptions(min_sharpness=0, min_score=1), ["low_score", "low_score", "no_face"]),
+        (FilterOptions(min_sharpness=0, min_score=1, min_face_size=1000), ["low_score", "low_score", "no_face"]),
+        (FilterOptions(min_sharpness=0, min_score=0, min_face_size=0), [None, None, "no_face"]),
     ],
 )
 def test_thresholds_decide(
-    settings: dict[str, float], expected: list[str | None], doctored: tuple[Path, Path], tmp_path: Path
+    options: FilterOptions, expected: list[str | None], doctored: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    figures = filter_faces(*doctored, tmp_path / "out", min_sharpness=0, **settings)
+    result = filter_faces(*doctored, tmp_path / "out", options)
     rows = rows_of(tmp_path / "out")
     assert [row["reason"] for row in rows] == expected
     assert [row["kept"] for row in rows] == [reason is None for reason in expected]
-    assert figures["rows_out"] == expected.count(None) == 3 - figures["rejected"]
+    assert result.rows_out == expected.count(None) == 3 - result.rejected
     rejected = Table(tmp_path / "out", "filter").rejected()
     assert sorted(row["reason"] for row in rejected) == sorted(reason for reason in expected if reason)
 
@@ -125,7 +130,7 @@ def test_thresholds_decide(
 def test_images_that_align_left_out_are_not_judged(faces_table: Path, aligned_table: Path, tmp_path: Path) -> None:
     some = rows_of(aligned_table, "aligned")[::3]
     aligned = rewrite(aligned_table, "aligned", tmp_path / "aligned", some)
-    assert filter_faces(faces_table, aligned, tmp_path / "out")["rows_in"] == 10
+    assert filter_faces(faces_table, aligned, tmp_path / "out").rows_in == 10
     assert [row["image_id"] for row in rows_of(tmp_path / "out")] == [row["image_id"] for row in some]
 
 
@@ -138,23 +143,20 @@ def test_tables_that_do_not_belong_together_are_refused(
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("values", "message"),
     [
-        ({"min_score": 1.1}, "min_score is 1.1: it must lie between 0 and 1"),
-        ({"min_score": -1}, "min_score is -1"),
-        ({"min_face_size": -5.0}, "min_face_size is -5.0: it must not be negative"),
-        ({"max_faces": -1}, "max_faces is -1: it must not be negative"),
-        ({"min_sharpness": -1.0}, "min_sharpness is -1.0: it must not be negative"),
-        ({"max_turn": 1.5}, "max_turn is 1.5: it must lie between 0 and 1"),
-        ({"min_agreement": -0.5}, "min_agreement is -0.5: it must lie between 0 and 1"),
+        ({"min_score": 1.1}, "filter.min_score is 1.1: input should be less than or equal to 1"),
+        ({"min_score": -1}, "filter.min_score is -1: "),
+        ({"min_face_size": -5.0}, "filter.min_face_size is -5.0: input should be greater than or equal to 0"),
+        ({"max_faces": -1}, "filter.max_faces is -1: input should be greater than or equal to 0"),
+        ({"min_sharpness": -1.0}, "filter.min_sharpness is -1.0: input should be greater than or equal to 0"),
+        ({"max_turn": 1.5}, "filter.max_turn is 1.5: input should be less than or equal to 1"),
+        ({"min_agreement": -0.5}, "filter.min_agreement is -0.5: input should be greater than or equal to 0"),
     ],
 )
-def test_wrong_settings_are_named(
-    settings: dict[str, float], message: str, faces_table: Path, aligned_table: Path, tmp_path: Path
-) -> None:
-    with pytest.raises(KubefaceError, match=message):
-        filter_faces(faces_table, aligned_table, tmp_path / "out", **settings)
-    assert list(tmp_path.iterdir()) == []
+def test_wrong_options_are_named(values: dict[str, float], message: str) -> None:
+    with pytest.raises(KubefaceError, match=f"^{re.escape(message)}"):
+        read_options(FilterOptions, values, "filter.")
 
 
 def test_a_corrupt_table_is_named(doctored: tuple[Path, Path], tmp_path: Path) -> None:
@@ -196,7 +198,7 @@ def spoilt(orl: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory) -> t
 
 
 def test_each_fault_is_rejected_for_its_reason(spoilt: tuple[Path, Path], tmp_path: Path) -> None:
-    filter_faces(*spoilt, tmp_path / "out", max_faces=1)
+    filter_faces(*spoilt, tmp_path / "out", FilterOptions(max_faces=1))
     names = {row["image_id"]: row["identity"] for row in rows_of(spoilt[0], "faces")}
     assert {names[row["image_id"]]: row["reason"] for row in rows_of(tmp_path / "out")} == {
         "s1": None,
@@ -209,7 +211,7 @@ def test_each_fault_is_rejected_for_its_reason(spoilt: tuple[Path, Path], tmp_pa
 
 
 def test_each_limit_can_be_lifted(spoilt: tuple[Path, Path], tmp_path: Path) -> None:
-    filter_faces(*spoilt, tmp_path / "out", min_sharpness=0, max_turn=1, min_agreement=0)
+    filter_faces(*spoilt, tmp_path / "out", FilterOptions(min_sharpness=0, max_turn=1, min_agreement=0))
     assert Table(tmp_path / "out", "filter").manifest["rejected"] == {"unreadable": 1}
 
 
@@ -229,7 +231,7 @@ def test_a_failing_worker_ends_the_step(
     def fail(*arguments: object) -> None:
         raise MemoryError("no room")
 
-    monkeypatch.setattr(step, "look", fail)
+    monkeypatch.setattr(step, "measure_face", fail)
     with pytest.raises(MemoryError, match="no room"):
         filter_faces(*spoilt, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
@@ -237,8 +239,8 @@ def test_a_failing_worker_ends_the_step(
 
 @pytest.mark.parametrize(("max_faces", "expected"), [(0, None), (1, "several_faces"), (2, "several_faces"), (3, None)])
 def test_no_limit_of_faces_is_zero(max_faces: int, expected: str | None) -> None:
-    seen = Opinion(score=1, face_size=50, faces=3, sharpness=100, turn=0, agreement=1)
-    assert Limits(0.9, 20, max_faces, 20, 0.97, 0.5).reason(seen) == expected
+    quality = FaceQuality(score=1, face_size=50, faces=3, sharpness=100, turn=0, agreement=1)
+    assert rejection_reason(quality, FilterOptions(max_faces=max_faces)) == expected
 
 
 @pytest.mark.slow
@@ -255,18 +257,20 @@ def test_good_photographs_are_kept(archive: str, shared_data: Path, tmp_path: Pa
             path.write_bytes(file.read())
     ingest(str(tmp_path / "in"), tmp_path / "faces")
     align(tmp_path / "faces", tmp_path / "aligned")
-    figures = filter_faces(tmp_path / "faces", tmp_path / "aligned", tmp_path / "out")
+    result = filter_faces(tmp_path / "faces", tmp_path / "aligned", tmp_path / "out")
     rejected = Table(tmp_path / "out", "filter").manifest["rejected"]
     for reason in ("several_faces", "blurred", "turned_away", "disagrees_with_aligner"):
-        assert rejected.get(reason, 0) < 0.02 * figures["rows_in"]
+        assert rejected.get(reason, 0) < 0.02 * result.rows_in
 
 
 def test_whole_photographs_are_kept_unless_they_cannot_be_decoded(doctored: tuple[Path, Path], tmp_path: Path) -> None:
     """A blank one too; RetinaFace is not asked."""
     faces = doctored[0]
     align(faces, tmp_path / "whole", AlignOptions(detector="none", template="whole_224"))
-    figures = filter_faces(faces, tmp_path / "whole", tmp_path / "out", min_sharpness=1e6, max_turn=0, min_agreement=1)
-    assert figures == {"rows_in": 3, "rows_out": 3, "rejected": 0}
+    strict = FilterOptions(min_sharpness=1e6, max_turn=0, min_agreement=1)
+    assert filter_faces(faces, tmp_path / "whole", tmp_path / "out", strict) == FilterResult(
+        rows_in=3, rows_out=3, rejected=0
+    )
     sides = {row["image_id"]: min(row["width"], row["height"]) for row in rows_of(faces, "faces")}
     for row in rows_of(tmp_path / "out"):
         assert (row["score"], row["faces"], row["turn"], row["agreement"]) == (1, 0, 0, 0)
@@ -357,16 +361,16 @@ def test_a_low_image_alone_is_judged_but_not_for_being_small(orl: dict[str, byte
     sources = {row["image_id"]: row["source"] for row in rows_of(aligned, "aligned")}
     alone = ("vlr_images/s5/1.pgm", "vlr_images/s6/1.png")
 
-    def reasons(**settings: Any) -> list[str | None]:
+    def reasons(options: FilterOptions) -> list[str | None]:
         out = tmp_path / f"out{len(list(tmp_path.iterdir()))}"
-        filter_faces(faces, aligned, out, **settings)
+        filter_faces(faces, aligned, out, options)
         rows = {sources[row["image_id"]]: row for row in rows_of(out)}
         assert all(rows[source]["score"] > 0.5 for source in alone)  # RetinaFace looked
         return [rows[source]["reason"] for source in (*alone, "hr_images/s1/1.png")]
 
-    assert reasons(min_score=0.5, min_face_size=1000.0, min_sharpness=1e6) == [None, None, "small_face"]
-    assert reasons(min_score=0.5, min_sharpness=1e6) == [None, None, "blurred"]
-    assert reasons(min_score=1.0) == ["low_score"] * 3
+    assert reasons(FilterOptions(min_score=0.5, min_face_size=1000, min_sharpness=1e6)) == [None, None, "small_face"]
+    assert reasons(FilterOptions(min_score=0.5, min_sharpness=1e6)) == [None, None, "blurred"]
+    assert reasons(FilterOptions(min_score=1)) == ["low_score"] * 3
 
 
 def test_sharp_images_of_pairs_are_judged_once_and_as_if_alone(
@@ -375,11 +379,11 @@ def test_sharp_images_of_pairs_are_judged_once_and_as_if_alone(
     faces, aligned = pairs_tables(tmp_path, orl)
     looked: list[tuple[int, ...]] = []
 
-    def counting(image: RGB, *others: Any) -> Opinion:
+    def counting(image: RGB, *others: Any) -> FaceQuality:
         looked.append(image.shape)
-        return look(image, *others)
+        return measure_face(image, *others)
 
-    monkeypatch.setattr(step, "look", counting)
+    monkeypatch.setattr(step, "measure_face", counting)
     filter_faces(faces, aligned, tmp_path / "out")
     assert sorted(looked) == [(56, 46, 3), *[(112, 92, 3)] * 4]  # three sharp ones, two low ones alone
     groups = {row["image_id"]: row["groups"] for row in rows_of(faces, "faces")}
