@@ -160,6 +160,7 @@ def make_app(asked: str = "") -> App:
         print_error=False,
         exit_on_error=False,
         result_action="return_value",
+        default_parameter=Parameter(consume_multiple=True),  # --ingested a b c
     )
     for group, commands in COMMANDS.items():
         for name, command in commands.items():

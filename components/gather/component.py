@@ -1,5 +1,7 @@
 """KFP interface of gather."""
 
+from typing import Any
+
 from kfp import dsl
 
 
@@ -12,28 +14,24 @@ def gather(
     out_filtered: dsl.Output[dsl.Dataset],
     gathered: dsl.Output[dsl.Artifact],
     metrics: dsl.Output[dsl.Metrics],
-    forget: str = "",
-    previous: str = "",
-    seed: int = 0,
-    s3_endpoint: str = "",
+    options: dict[str, Any],
 ) -> None:
     """Merges the tables of all shards; the result does not depend on their number."""
     from pathlib import Path
 
-    from kubeface.gather.step import gather as run
-    from kubeface.runtime.process import run_component, use_stores
+    from components.execution import run_step
+    from kubeface.gather.options import GatherOptions
+    from kubeface.gather.step import gather
+    from kubeface.runtime.options import read_options
 
-    use_stores(s3_endpoint)
-    run_component(
+    run_step(
         metrics,
-        run,
-        ingested=ingested,
-        aligned=aligned,
-        filtered=filtered,
-        out=Path(gathered.path),
-        out_aligned=Path(out_aligned.path),
-        out_filtered=Path(out_filtered.path),
-        forget=forget,
-        previous=previous,
-        seed=seed,
+        gather,
+        ingested,
+        aligned,
+        filtered,
+        Path(gathered.path),
+        Path(out_aligned.path),
+        Path(out_filtered.path),
+        read_options(GatherOptions, options, "gather."),
     )

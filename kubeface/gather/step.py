@@ -13,10 +13,12 @@ from typing import Any
 
 from kubeface import __version__
 from kubeface.faces.templates import WHOLE
+from kubeface.gather.options import GatherOptions
+from kubeface.records.data import DataRecord, Erasure, previous_shards
+from kubeface.records.record import StepResult
 from kubeface.runtime.errors import require
 from kubeface.runtime.keyed_rng import rank, stored_name
 from kubeface.runtime.progress import Progress
-from kubeface.storage import objects
 from kubeface.storage.folders import new_folder, write_json
 from kubeface.tables.erasure import mark_of, read_forget
 from kubeface.tables.labels import PERSON
@@ -47,6 +49,21 @@ class Part:
     receipts: dict[str, dict[str, Any]]
 
 
+class GatherResult(StepResult):
+    """Aligned images of all shards, in and out."""
+
+    identities: int
+    """People with an aligned image."""
+    rejected: int
+    """Images that gather left out: none, ever."""
+    shards: int
+    """Shards that were merged."""
+    changed_shards: int
+    """Shards that are new or have changed since the run before."""
+    forgotten: int
+    """Files that ingest left out because of `forget`."""
+
+
 def gather(
     ingested: Sequence[str],
     aligned: Sequence[str],
@@ -54,10 +71,8 @@ def gather(
     out: Path,
     out_aligned: Path,
     out_filtered: Path,
-    forget: str = "",
-    previous: str = "",
-    seed: int = 0,
-) -> dict[str, Any]:
+    options: GatherOptions = GatherOptions(),
+) -> GatherResult:
     """Merges the aligned tables and the filter tables of all shards into one of each.
 
     Rows come in the order that ingest gives a whole source, so that the result does not depend on how many shards
@@ -73,12 +88,7 @@ def gather(
             identities.csv to.
         out_aligned: Folder to write the aligned table to.
         out_filtered: Folder to write the filter table to.
-        forget: File with people or images to forget, one name a line; empty for none.
-        previous: data.json of the run before; empty, or not there, for a first run.
-        seed: Seed that the rows were stored with.
-
-    Returns:
-        rows_in (files), rows_out (aligned images), identities, rejected, shards, changed_shards, forgotten.
+        options: The checks against the run before and the list of the forgotten.
 
     Raises:
         KubefaceError: tables that do not belong together, no image with a face, one identity only, or somebody who is
@@ -90,46 +100,38 @@ def gather(
     )
     parts = [_part(receipts) for receipts in zip(ingested, aligned, filtered, strict=True)]
     parts.sort(key=lambda part: int(part.place.partition("/")[0]))
-    before = json.loads(objects.read_bytes(previous)) if previous and objects.exists(previous) else {}
-    unwanted = read_forget(forget)
+    before = previous_shards(options.previous)
+    unwanted = read_forget(options.forget)
     with new_folder(out) as folder:
-        people = _merge(parts, out_aligned, out_filtered, unwanted, seed)
+        people = _merge(parts, out_aligned, out_filtered, unwanted, options.seed)
         _write_people(people, folder / "identities.csv")
         rejected = _write_rejected(parts, folder / "rejected.csv")
         shards = {part.place: part.fingerprint for part in parts}
-        changed = [place for place, seen in shards.items() if seen != before.get("shards", {}).get(place)]
+        changed = [place for place, seen in shards.items() if seen != before.get(place)]
         ingest_tables = [part.tables["ingest"] for part in parts]
+        rows = sum(part.tables["align"].rows for part in parts)
         forgotten = sum(table.manifest["settings"].get("forgotten", 0) for table in ingest_tables)
-        write_json(
-            folder / "data.json",
-            {
-                "producer": f"gather {__version__}",
-                "images": sum(table.rows for table in ingest_tables),
-                "identities": sum(table.identities for table in ingest_tables),
-                "rejected": rejected,
-                "shards": shards,
-                "changed_shards": changed,
-                "erasure": {
-                    # Marks, not names: who asked to be forgotten is not to be kept.
-                    "marks": sorted(unwanted),
-                    "files_left_out": forgotten,
-                    "rows_checked": sum(part.tables["align"].rows for part in parts),
-                    "rows_found": 0,
-                },
-            },
-        )
+        DataRecord(
+            producer=f"gather {__version__}",
+            images=sum(table.rows for table in ingest_tables),
+            identities=sum(table.identities for table in ingest_tables),
+            rejected=rejected,
+            shards=shards,
+            changed_shards=changed,
+            erasure=Erasure(marks=sorted(unwanted), files_left_out=forgotten, rows_checked=rows),
+        ).write(folder / "data.json")
         write_json(folder / "steps.json", {step: _total(parts, step) for step in STEPS})
     told = f"gather: {len(parts)} shards, {len(changed)} of them changed: {', '.join(changed) or 'none'}"
     print(told, file=sys.stderr)
-    return {
-        "rows_in": sum(part.tables["align"].rows for part in parts),
-        "rows_out": sum(part.tables["align"].rows for part in parts),
-        "identities": len(people),
-        "rejected": 0,
-        "shards": len(parts),
-        "changed_shards": len(changed),
-        "forgotten": forgotten,
-    }
+    return GatherResult(
+        rows_in=rows,
+        rows_out=rows,
+        identities=len(people),
+        rejected=0,
+        shards=len(parts),
+        changed_shards=len(changed),
+        forgotten=forgotten,
+    )
 
 
 def _part(receipts: tuple[str, str, str]) -> Part:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from kubeface.ingest.listing import SUFFIXES, Listing
 from kubeface.ingest.naming import Label, Naming, by_folder, by_listing, by_pattern
+from kubeface.ingest.options import IngestOptions
 from kubeface.runtime.errors import require
 from kubeface.runtime.keyed_rng import stored_name
 from kubeface.runtime.packed_lists import FileList, StoredFile, parts
@@ -124,30 +125,26 @@ class Catalogue:
 
 
 @contextmanager
-def open_catalogue(
-    source: str, listing: str = "", identity_pattern: str = "", forget: frozenset[str] = frozenset()
-) -> Iterator[Catalogue]:
+def open_catalogue(source: str, options: IngestOptions, forget: frozenset[str]) -> Iterator[Catalogue]:
     """Opens a source and looks at its names, without reading an image.
 
     Args:
         source: folder, s3:// prefix, archive, or a listing of images that lie beside it.
-        listing: what is known of which image, as tables (see Listing), with spaces between several; empty where folders
-            or names say all.
-        identity_pattern: regular expression that finds the person in a file's name; empty for the folder's name.
+        options: listing and identity_pattern are used.
         forget: marks of people and images to leave out, as read_forget gives them.
 
     Raises:
         KubefaceError: a source that is not there, cannot be reached or holds no image, or a listing or pattern that
             cannot be used.
     """
-    source, listing = _apart(source, listing)
-    naming: Naming = by_pattern(identity_pattern) if identity_pattern else by_folder
+    source, listing = _apart(source, options.listing)
+    naming: Naming = by_pattern(options.identity_pattern) if options.identity_pattern else by_folder
     with open_source(source) as opened:
         files, missing = opened.files.where(lambda file: not _hidden(file.name)), list[str]()
         if listing:
             listed = Listing(listing)
             require(
-                not (listed.names_people and identity_pattern),
+                not (listed.names_people and options.identity_pattern),
                 "listing and identity_pattern both name people: give one of them",
             )
             missing = listed.match(opened.files)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from kubeface.ingest.listing import IDENTITY, SPLIT, SPLITS, Listing
-from kubeface.runtime.errors import KubefaceError, require
+from kubeface.runtime.errors import require
 from kubeface.runtime.packed_lists import parts
 from kubeface.tables.resolution_pairs import HIGH, LOW, RESOLUTION
 
@@ -55,14 +55,13 @@ def by_pattern(pattern: str) -> Naming:
     The folders of a division and of two resolutions may lie above, in either order; below them others may, too, where
     there are resolutions.
 
+    Args:
+        pattern: as in IngestOptions, which checks it.
+
     Raises:
-        KubefaceError: no regular expression, or one without a group; on use, a split that is none of the three.
+        KubefaceError: on use, a split that is none of the three.
     """
-    try:
-        wanted = re.compile(pattern)
-    except re.error as error:
-        raise KubefaceError(f"identity_pattern '{pattern}' is no regular expression: {error}") from None
-    require(wanted.groups > 0, f"identity_pattern '{pattern}' has no group: put what names the person in brackets")
+    wanted = re.compile(pattern)
 
     def name_it(name: str) -> Label | None:
         *folders, file = parts(name) or [""]

@@ -17,8 +17,10 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from kubeface import __version__
 from kubeface.faces.images import encode_png
 from kubeface.faces.photographs import FORMATS, eight_bits
-from kubeface.ingest.catalogue import Shard, open_catalogue
+from kubeface.ingest.catalogue import Catalogue, Shard, open_catalogue
 from kubeface.ingest.naming import Label, Naming
+from kubeface.ingest.options import IngestOptions
+from kubeface.records.record import StepResult
 from kubeface.runtime.errors import require
 from kubeface.runtime.keyed_rng import by_rank
 from kubeface.runtime.progress import Progress
@@ -31,87 +33,77 @@ MOST_SHARDS = 10_000
 THREADS = 16  # an object store answers many requests at once, and decoding leaves the interpreter lock
 
 
-def plan(
-    source: str,
-    listing: str = "",
-    identity_pattern: str = "",
-    forget: str = "",
-    num_shards: int = 1,
-) -> dict[str, Any]:
-    """Divides a source into shards by name, without reading an image: what changed is known before work begins.
-
-    A person's images share a shard, and nobody's shard depends on others. A shard's fingerprint changes when a file in
-    it, or what is known of who is on it, changes: added, removed, replaced, renamed or forgotten.
+@dataclass(frozen=True)
+class ShardPlan:
+    """How a source is divided into shards.
 
     Args:
-        source: Folder, s3:// prefix, or archive; or a listing of images that lie beside it.
-        listing: What is known of which image, as CSV, Parquet or CelebA's text files, with spaces between several;
-            empty where folders or names say all.
-        identity_pattern: Regular expression that finds the person in a file's name; empty for the folder's name.
-        forget: File with people or images to forget, one name a line; empty for none.
-        num_shards: Number of shards.
+        shards: text of each shard that holds something, as `ingest` takes it. It carries the digests of those in it who
+            are to be forgotten, so a shard's ingest needs no option `forget`.
+        files: files to read.
+        forgotten: files left out because of `forget`.
+    """
 
-    Returns:
-        shards (those that hold something, as text), rows_in (files), rows_out (files that are not to be forgotten).
+    shards: list[str]
+    files: int
+    forgotten: int
+
+
+class IngestResult(StepResult):
+    """Files in, images out."""
+
+    identities: int
+    """People with an image."""
+    rejected: int
+    """Files that cannot be used."""
+    forgotten: int
+    """Files left out because of `forget`."""
+
+
+def plan_shards(source: str, num_shards: int = 1, options: IngestOptions = IngestOptions()) -> ShardPlan:
+    """Divides a source into shards by name, without reading an image.
+
+    A person's images share a shard, which depends on nobody else. A shard's fingerprint changes when a file in it is
+    added, removed, replaced, renamed or forgotten, or when its label changes.
+
+    Args:
+        source: Folder, s3:// prefix or archive; or a listing of images that lie beside it.
+        num_shards: Number of shards, 1 to 10,000.
+        options: Only listing, identity_pattern and forget matter.
 
     Raises:
-        KubefaceError: the source is not there, cannot be reached or holds no image, or shows one person only.
+        KubefaceError: the source is not there, cannot be reached or holds no image, or the options do not fit it.
     """
     require(1 <= num_shards <= MOST_SHARDS, f"num_shards is {num_shards}: it must lie between 1 and {MOST_SHARDS}")
-    with open_catalogue(source, listing, identity_pattern, read_forget(forget)) as catalogue:
+    with open_catalogue(source, options, read_forget(options.forget)) as catalogue:
         shards = catalogue.shards(num_shards)
         files, forgotten = len(catalogue.files), len(catalogue.forgotten)
     print(f"plan: {files} files in {len(shards)} shards, {forgotten} to be forgotten", file=sys.stderr)
-    return {
-        "shards": [str(shard) for shard in shards],
-        "rows_in": files + forgotten,
-        "rows_out": files,
-    }
+    return ShardPlan([str(shard) for shard in shards], files, forgotten)
 
 
-def ingest(
-    source: str,
-    out: Path,
-    listing: str = "",
-    identity_pattern: str = "",
-    forget: str = "",
-    shard: str = "0/1",
-    max_pixels: int = 50_000_000,
-    seed: int = 0,
-) -> dict[str, Any]:
+def ingest(source: str, out: Path, options: IngestOptions = IngestOptions(), *, shard: str = "0/1") -> IngestResult:
     """Reads the images of a source, or of a shard of it, into a face table.
 
-    The folder that an image lies in names its identity, or its name does, or a listing; where `train/`, `val/` and
-    `test/` lie above those folders, the division is kept. Images that cannot be used are listed in rejected.csv and
-    counted by reason. Pixels are kept: JPEG and PNG files that need no turning stay as they are, others become PNG.
+    The folder that an image lies in names its identity, or its file name or a listing does; folders `train/`, `val/`
+    and `test/` above those keep the given division. Unusable images are listed in rejected.csv and counted by reason.
+    Pixels are kept: upright JPEG and PNG files stay as they are, all others become PNG.
 
     Args:
         source: Folder, s3://bucket/prefix, or a .tar, .tgz or .zip (path, s3:// or https:// with #sha256=…); or a
             listing of images that lie beside it.
         out: Folder to write the face table to.
-        listing: CSV, Parquet or CelebA's text files (paths, s3:// or https:// with #sha256=…), with spaces between
-            several, whose columns are joined: path, perhaps identity and split (train, val, test); other columns are
-            kept as groups. Only images that they list are read. Without identity the folder or the pattern names it, or
-            else the image's own name.
-        identity_pattern: Regular expression whose first group, found in a file's name, is the identity, as ^(\\d+)_;
-            empty for the folder's name.
-        forget: File with people or images to forget, one name of a person or a file a line; empty for none. They are
-            left out, and counted but not listed.
-        shard: Which part of the source, <number>/<count>, or the whole text that plan gives it: then the step stops if
+        options: How identities are read, and which images are left out.
+        shard: Part of the source to read, <number>/<count>; or the text of `plan_shards`, with which the step fails if
             that part has changed since.
-        max_pixels: Largest width × height in pixels; larger images are rejected.
-        seed: Seed of the order in which rows are stored.
-
-    Returns:
-        rows_in (files), rows_out (images), identities, rejected, forgotten.
 
     Raises:
-        KubefaceError: no image at all, one identity only, two folders of the same name, a listing or pattern that
+        KubefaceError: no usable image, a single identity, two folders of the same name, a listing or pattern that
             cannot be used, or a source that cannot be reached or has changed. One shard of several may be empty or
             hold one identity.
     """
     part = Shard.parse(shard)
-    with open_catalogue(source, listing, identity_pattern, part.forget | read_forget(forget)) as whole:
+    with open_catalogue(source, options, part.forget | read_forget(options.forget)) as whole:
         catalogue = whole.part(part)
         if part.fingerprint:
             now = {found.number: found.fingerprint for found in whole.shards(part.count)}
@@ -119,34 +111,42 @@ def ingest(
                 now.get(part.number) == part.fingerprint,
                 f"{source} changed while the run began (shard {part.number}/{part.count}): start it again",
             )
-        files = catalogue.files
-        names = map(files.name, by_rank(seed, catalogue.stored_names()))
-        # Not which of how many: what a shard holds says that, and a table of one does not depend on it.
-        settings = {"source": source, "listing": listing, "identity_pattern": identity_pattern,
-                    "max_pixels": max_pixels, "seed": seed, "forgotten": len(catalogue.forgotten)}  # fmt: skip
-        with (
-            TableWriter(out, "faces", f"ingest {__version__}", settings) as table,
-            Progress("ingest", len(files)) as progress,
-        ):
-            for name in catalogue.missing:
-                table.reject(name, "missing_file", f"{listing or source} lists it")
-            places: dict[str, str] = {}
-            for image in _read_all(catalogue.source, names, catalogue.naming, max_pixels):
-                if isinstance(image, Reject):
-                    table.reject(image.source, image.reason, image.detail)
-                else:
-                    _one_place(places, image.label)
-                    table.add(image.row())
-                progress.advance()
-            if part.count == 1:
-                _check(source, table, len(files), next(iter(places), ""))
-    return {
-        "rows_in": len(files) + len(catalogue.missing),
-        "rows_out": table.rows,
-        "identities": table.identities,
-        "rejected": sum(table.rejected.values()),
-        "forgotten": len(catalogue.forgotten),
-    }
+        return _write_table(source, catalogue, out, options, complete=part.count == 1)
+
+
+def _write_table(source: str, catalogue: Catalogue, out: Path, options: IngestOptions, complete: bool) -> IngestResult:
+    """Reads the files of a catalogue into a table.
+
+    Args:
+        complete: the catalogue is the whole source, which must show several people.
+    """
+    files, forgotten = catalogue.files, len(catalogue.forgotten)
+    names = map(files.name, by_rank(options.seed, catalogue.stored_names()))
+    # Without the shard's number: equal content gives an equal table, whichever shard of however many it is.
+    settings = {"source": source, "forgotten": forgotten} | options.model_dump(mode="json", exclude={"forget"})
+    with (
+        TableWriter(out, "faces", f"ingest {__version__}", settings) as table,
+        Progress("ingest", len(files)) as progress,
+    ):
+        for name in catalogue.missing:
+            table.reject(name, "missing_file", f"{options.listing or source} lists it")
+        places: dict[str, str] = {}
+        for image in _read_all(catalogue.source, names, catalogue.naming, options.max_pixels):
+            if isinstance(image, Reject):
+                table.reject(image.source, image.reason, image.detail)
+            else:
+                _one_place(places, image.label)
+                table.add(image.row())
+            progress.advance()
+        if complete:
+            _check(source, table, len(files), next(iter(places), ""))
+    return IngestResult(
+        rows_in=len(files) + len(catalogue.missing),
+        rows_out=table.rows,
+        identities=table.identities,
+        rejected=sum(table.rejected.values()),
+        forgotten=forgotten,
+    )
 
 
 def _check(source: str, table: TableWriter, files: int, first: str) -> None:

@@ -4,19 +4,20 @@ import csv
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 
+from kubeface.cli import main
 from kubeface.faces.images import decode_rgb, encode_png
-from kubeface.gather.step import gather
+from kubeface.gather.options import GatherOptions
+from kubeface.gather.step import GatherResult, gather
 from kubeface.ingest.catalogue import shard_number
-from kubeface.ingest.step import ingest, plan
+from kubeface.ingest.options import IngestOptions
+from kubeface.ingest.step import ingest, plan_shards
 from kubeface.runtime.errors import KubefaceError
 from kubeface.runtime.keyed_rng import rank
-from kubeface.step_cli import main
 from kubeface.tables.resolution_pairs import partners
 from kubeface.tables.table import Table, TableWriter
 
@@ -66,22 +67,22 @@ def judge(faces: Path, aligned: Path, filtered: Path) -> None:
 def shards(source: str, root: Path, count: int, forget: str = "", seed: int = 4) -> dict[str, list[str]]:
     """The receipts of `count` shards by step."""
     receipts: dict[str, list[str]] = {"ingested": [], "aligned": [], "filtered": []}
-    for shard in plan(source, num_shards=count, forget=forget)["shards"]:
+    for shard in plan_shards(source, count, IngestOptions(forget=forget)).shards:
         folder = root / shard.partition("/")[0]
-        figures = ingest(source, folder / "faces", shard=shard, seed=seed)
+        figures = ingest(source, folder / "faces", IngestOptions(seed=seed), shard=shard)
         judge(folder / "faces", folder / "aligned", folder / "filter")
         place, _, seen = shard.partition(" ")
         told = {"shard": place, "fingerprint": seen.partition(",")[0], "seconds": 1.25}
         for step, name in (("ingested", "faces"), ("aligned", "aligned"), ("filtered", "filter")):
-            counts = {"rows_in": figures["rows_in"], "rows_out": 1, "uri": str(folder / name)}
+            counts = {"rows_in": figures.rows_in, "rows_out": 1, "uri": str(folder / name)}
             receipts[step].append(json.dumps(told | counts))
     return receipts
 
 
-def gathered(receipts: dict[str, list[str]], root: Path, **options: Any) -> dict[str, Any]:
-    return gather(
-        **receipts, out=root / "data", out_aligned=root / "aligned", out_filtered=root / "filter", seed=4, **options
-    )
+def gathered(receipts: dict[str, list[str]], root: Path, forget: str = "", previous: str = "") -> GatherResult:
+    options = GatherOptions(forget=forget, previous=previous, seed=4)
+    ingested, aligned, filtered = receipts.values()
+    return gather(ingested, aligned, filtered, root / "data", root / "aligned", root / "filter", options)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -93,8 +94,9 @@ def whole(source: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("whole")
     figures = gathered(shards(source, root / "shards", 1), root)
     rows = PEOPLE * (IMAGES - 6)
-    assert figures == {"rows_in": rows, "rows_out": rows, "identities": PEOPLE, "rejected": 0,
-                       "shards": 1, "changed_shards": 1, "forgotten": 0}  # fmt: skip
+    assert figures == GatherResult(
+        rows_in=rows, rows_out=rows, identities=PEOPLE, rejected=0, shards=1, changed_shards=1, forgotten=0
+    )
     return root
 
 
@@ -144,9 +146,9 @@ def test_shards_that_changed_are_named(source: str, tmp_path: Path) -> None:
     previous = tmp_path / "first" / "data" / "data.json"
     figures = gathered(shards(str(copy), tmp_path / "two", 6), tmp_path / "second", previous=str(previous))
     data = json.loads((tmp_path / "second" / "data" / "data.json").read_text())
-    assert data["changed_shards"] == [f"{shard_number('p5', 6)}/6"] and figures["changed_shards"] == 1
+    assert data["changed_shards"] == [f"{shard_number('p5', 6)}/6"] and figures.changed_shards == 1
     again = gathered(shards(str(copy), tmp_path / "three", 6), tmp_path / "third", previous="no such file")
-    assert again["changed_shards"] == again["shards"]  # a first run
+    assert again.changed_shards == again.shards  # a first run
 
 
 def test_erasure_is_proven(source: str, tmp_path: Path) -> None:
@@ -154,7 +156,7 @@ def test_erasure_is_proven(source: str, tmp_path: Path) -> None:
     receipts = shards(source, tmp_path / "shards", 3, forget=str(tmp_path / "forget.txt"))
     figures = gathered(receipts, tmp_path, forget=str(tmp_path / "forget.txt"))
     data = json.loads((tmp_path / "data" / "data.json").read_text())
-    assert data["erasure"]["files_left_out"] == figures["forgotten"] == IMAGES + 1
+    assert data["erasure"]["files_left_out"] == figures.forgotten == IMAGES + 1
     assert data["erasure"]["rows_found"] == 0
     assert data["erasure"]["rows_checked"] == Table(tmp_path / "aligned", "aligned").rows == 8 * 34 - 1
     assert len(data["erasure"]["marks"]) == 2
@@ -172,14 +174,15 @@ def test_somebody_is_forgotten_by_the_column_person(source: str, tmp_path: Path)
     (tmp_path / "forget.txt").write_text("ann\n")
     rows = [f"p{person}/{number}.png,{'ann' if number == 8 else ''}" for person in (2, 3) for number in (8, 9, 10)]
     (tmp_path / "list.csv").write_text("\n".join(["path,person", *rows]))
-    ingest(source, tmp_path / "faces", str(tmp_path / "list.csv"))
+    ingest(source, tmp_path / "faces", IngestOptions(listing=str(tmp_path / "list.csv")))
     judge(tmp_path / "faces", tmp_path / "a", tmp_path / "f")
     receipts = {"ingested": ["faces"], "aligned": ["a"], "filtered": ["f"]}
     told = {step: [str(tmp_path / name) for name in names] for step, names in receipts.items()}
     with pytest.raises(KubefaceError, match="is to be forgotten and is still there"):
         gathered(told, tmp_path, forget=str(tmp_path / "forget.txt"))
-    figures = ingest(source, tmp_path / "less", str(tmp_path / "list.csv"), forget=str(tmp_path / "forget.txt"))
-    assert (figures["rows_out"], figures["forgotten"]) == (4, 2)
+    options = IngestOptions(listing=str(tmp_path / "list.csv"), forget=str(tmp_path / "forget.txt"))
+    figures = ingest(source, tmp_path / "less", options)
+    assert (figures.rows_out, figures.forgotten) == (4, 2)
 
 
 def test_tables_that_do_not_belong_together_are_refused(source: str, tmp_path: Path) -> None:
@@ -243,7 +246,7 @@ def test_command_line(source: str, whole: Path, tmp_path: Path, capsys: pytest.C
         flags += [f"--{step}", *(json.loads(text)["uri"] for text in texts)]
     for name in ("out", "out-aligned", "out-filtered"):
         flags += [f"--{name}", str(tmp_path / name)]
-    main(gather, [*flags, "--seed", "4"])
+    main(["gather", *flags, "--seed", "4"])
     assert json.loads(capsys.readouterr().out)["identities"] == PEOPLE
     assert contents(tmp_path / "out-aligned") == contents(whole / "aligned")
 

@@ -1,17 +1,20 @@
 """What a source holds by name: shards that stay what they are, and people who are forgotten."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kubeface.faces.images import encode_png
 from kubeface.ingest.catalogue import Shard, shard_number
-from kubeface.ingest.step import ingest, plan
+from kubeface.ingest.options import IngestOptions
+from kubeface.ingest.step import ingest, plan_shards
 from kubeface.runtime.errors import KubefaceError
 from kubeface.tables.erasure import mark_of
 from kubeface.tables.table import Table
-from tests.kubeface.ingest.test_ingest import archive, encode_png, folder_of, pixels, reasons, rows_of
+from tests.kubeface.ingest.test_ingest import archive, folder_of, pixels, reasons, rows_of
 
 
 @pytest.fixture
@@ -25,12 +28,13 @@ def images() -> dict[str, bytes]:
 
 
 def fingerprint(source: str) -> str:
-    (shard,) = plan(source)["shards"]
+    (shard,) = plan_shards(source).shards
     return Shard.parse(shard).fingerprint
 
 
-def by_number(source: str, count: int, **options: str) -> dict[int, str]:
-    return {Shard.parse(shard).number: shard for shard in plan(source, num_shards=count, **options)["shards"]}
+def by_number(source: str, count: int, forget: str = "") -> dict[int, str]:
+    shards = plan_shards(source, count, IngestOptions(forget=forget)).shards
+    return {Shard.parse(shard).number: shard for shard in shards}
 
 
 def test_the_fingerprint_tells_every_change(images: dict[str, bytes], tmp_path: Path) -> None:
@@ -54,7 +58,7 @@ def test_the_fingerprint_tells_every_change(images: dict[str, bytes], tmp_path: 
         assert fingerprint(archive(tmp_path / f"a{suffix}", changed)) != packed
     (tmp_path / "void").mkdir()
     with pytest.raises(KubefaceError, match="void holds no image"):
-        plan(str(tmp_path / "void"))
+        plan_shards(str(tmp_path / "void"))
 
 
 def test_a_source_that_changed_is_refused(images: dict[str, bytes], tmp_path: Path) -> None:
@@ -72,12 +76,14 @@ def test_a_source_that_changed_is_refused(images: dict[str, bytes], tmp_path: Pa
 @pytest.mark.parametrize("count", [1, 3, 50])
 def test_shards_are_the_whole_source_each_person_in_one(images: dict[str, bytes], tmp_path: Path, count: int) -> None:
     source = folder_of(tmp_path / "in", images | {"p1/notes.txt": b"no image", "loose.png": images["p1/0.png"]})
-    ingest(source, tmp_path / "whole", seed=3)
+    ingest(source, tmp_path / "whole", IngestOptions(seed=3))
     whole = {row["source"]: row for row in rows_of(tmp_path / "whole")}
-    found, people, rejected = {}, [], {}
-    for shard in plan(source, num_shards=count)["shards"]:
+    found: dict[str, dict[str, Any]] = {}
+    people: list[str] = []
+    rejected: dict[str, str] = {}
+    for shard in plan_shards(source, count).shards:
         out = tmp_path / f"part {shard[:5].replace('/', ' ')}"
-        ingest(source, out, shard=shard, seed=3)
+        ingest(source, out, IngestOptions(seed=3), shard=shard)
         rows = rows_of(out)
         found |= {row["source"]: row for row in rows}
         people += {row["identity"] for row in rows}
@@ -123,7 +129,7 @@ def test_what_is_no_shard_is_refused(images: dict[str, bytes], tmp_path: Path, t
 @pytest.mark.parametrize("count", [0, -1, 10_001])
 def test_a_number_of_shards_that_makes_no_sense_is_refused(tmp_path: Path, count: int) -> None:
     with pytest.raises(KubefaceError, match=f"num_shards is {count}"):
-        plan(str(tmp_path), num_shards=count)
+        plan_shards(str(tmp_path), count)
 
 
 def forget_list(path: Path, *names: str) -> str:
@@ -134,11 +140,11 @@ def forget_list(path: Path, *names: str) -> str:
 def test_the_forgotten_are_left_out_and_nobody_else(images: dict[str, bytes], tmp_path: Path) -> None:
     source = folder_of(tmp_path / "in", images)
     forget = forget_list(tmp_path / "forget.txt", "p3", "p5/1.png", "somebody unknown")
-    figures = ingest(source, tmp_path / "out", forget=forget)
+    figures = ingest(source, tmp_path / "out", IngestOptions(forget=forget))
     assert {row["source"] for row in rows_of(tmp_path / "out")} == {
         name for name in images if not name.startswith("p3/") and name != "p5/1.png"
     }
-    assert (figures["rows_out"], figures["rejected"], figures["forgotten"]) == (32, 0, 4)
+    assert (figures.rows_out, figures.rejected, figures.forgotten) == (32, 0, 4)
     for path in (tmp_path / "out").iterdir():  # whoever is forgotten is not kept in a list of those who are
         assert b"p3/" not in path.read_bytes() and b"p5/1.png" not in path.read_bytes()
 
@@ -171,11 +177,11 @@ def test_a_list_that_cannot_be_read_is_refused(
     if text is not None:
         path.write_bytes(text)
     with pytest.raises(KubefaceError, match=said):
-        plan(source, forget=str(path))
+        plan_shards(source, options=IngestOptions(forget=str(path)))
 
 
 def test_forgetting_everybody_is_refused(images: dict[str, bytes], tmp_path: Path) -> None:
     source = folder_of(tmp_path / "in", images)
     forget = forget_list(tmp_path / "forget.txt", *(f"p{person}" for person in range(12)))
     with pytest.raises(KubefaceError, match=r"every image of .* is to be forgotten"):
-        plan(source, forget=forget)
+        plan_shards(source, options=IngestOptions(forget=forget))

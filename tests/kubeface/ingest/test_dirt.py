@@ -25,7 +25,7 @@ from kubeface.align.options import AlignOptions
 from kubeface.align.step import align
 from kubeface.faces.images import RGB, decode_rgb, encode_png
 from kubeface.filter.step import filter_faces
-from kubeface.ingest.step import ingest
+from kubeface.ingest.step import IngestResult, ingest
 from kubeface.split.step import split
 from kubeface.storage import objects
 from kubeface.tables.table import Table
@@ -163,7 +163,7 @@ def dirt(orl: dict[str, bytes]) -> dict[str, bytes]:
     return good | {name: make(photograph) for name, make, _ in DIRT} | dict.fromkeys(HIDDEN, b"hidden")
 
 
-def check(table: Path, figures: dict[str, Any]) -> None:
+def check(table: Path, figures: IngestResult) -> None:
     """Each file of DIRT became what DIRT says, the good ones were kept, and the numbers fit."""
     expected = {name: outcome for name, _, outcome in DIRT if outcome != KEPT}
     assert reasons(table) == expected
@@ -172,9 +172,9 @@ def check(table: Path, figures: dict[str, Any]) -> None:
     assert kept == {name for name, _, outcome in DIRT if outcome == KEPT} | {
         f"{person}/{number}.jpg" for person in ("ann", "bob", "cyd") for number in (1, 2, 3)
     }
-    assert figures["rows_in"] == len(DIRT) + 9
-    assert figures["rows_out"] == len(kept)
-    assert (figures["rejected"], figures["identities"]) == (len(expected), 4)
+    assert figures.rows_in == len(DIRT) + 9
+    assert figures.rows_out == len(kept)
+    assert (figures.rejected, figures.identities) == (len(expected), 4)
     for row in rows_of(table):
         image = decode_rgb(row["image"])
         assert image.shape == (row["height"], row["width"], 3)
@@ -204,14 +204,16 @@ def test_a_folder_of_dirt(dirt: dict[str, bytes], tmp_path: Path) -> None:
 def test_the_command_line_ends_well_and_gives_the_counts(dirt: dict[str, bytes], tmp_path: Path) -> None:
     source = folder_of(tmp_path / "in", dirt)
     done = subprocess.run(
-        [sys.executable, "-m", "kubeface.ingest", "--source", source, "--out", str(tmp_path / "out")],
+        [sys.executable, "-m", "kubeface", "ingest", "--source", source, "--out", str(tmp_path / "out")],
         cwd=Path(__file__).parents[3],
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
-    check(tmp_path / "out", json.loads(done.stdout))
+    printed = json.loads(done.stdout)
+    assert printed.pop("seconds") >= 0
+    check(tmp_path / "out", IngestResult(**printed))
 
 
 @pytest.mark.parametrize("suffix", [".tar", ".tgz"])

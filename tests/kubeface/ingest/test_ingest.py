@@ -15,7 +15,8 @@ import pytest
 from PIL import Image
 
 from kubeface.faces.images import RGB, decode_rgb, encode_png
-from kubeface.ingest.step import ingest, plan
+from kubeface.ingest.options import IngestOptions
+from kubeface.ingest.step import IngestResult, ingest, plan_shards
 from kubeface.runtime.errors import KubefaceError
 from kubeface.tables.table import Table
 
@@ -63,7 +64,7 @@ def reasons(table: Path) -> dict[str, str]:
 
 def test_a_folder_becomes_a_table(images: dict[str, bytes], tmp_path: Path) -> None:
     figures = ingest(folder_of(tmp_path / "in", images), tmp_path / "out")
-    assert figures == {"rows_in": 9, "rows_out": 9, "identities": 3, "rejected": 0, "forgotten": 0}
+    assert figures == IngestResult(rows_in=9, rows_out=9, identities=3, rejected=0, forgotten=0)
     rows = rows_of(tmp_path / "out")
     assert {row["source"]: row["image"] for row in rows} == images  # the files' own bytes
     for row in rows:
@@ -116,7 +117,7 @@ def test_a_given_division_is_kept(wrapper: str, images: dict[str, bytes], tmp_pa
         f"{wrapper}{'val' if name.endswith('2.png') else 'train'}/{name}": data for name, data in images.items()
     } | {f"{wrapper}dan/1.png": encode_png(pixels(77))}
     figures = ingest(folder_of(tmp_path / "in", given), tmp_path / "out")
-    assert figures["identities"] == 4
+    assert figures.identities == 4
     for row in rows_of(tmp_path / "out"):
         parts = row["source"].removeprefix(wrapper).split("/")
         assert row["identity"] == parts[-2]
@@ -133,7 +134,7 @@ def test_hidden_files_are_no_images(images: dict[str, bytes], tmp_path: Path) ->
         "ann/.thumbs/0.png": images["ann/0.png"],
     }
     figures = ingest(archive(tmp_path / "faces.zip", images | hidden), tmp_path / "out")
-    assert figures == {"rows_in": 9, "rows_out": 9, "identities": 3, "rejected": 0, "forgotten": 0}
+    assert figures == IngestResult(rows_in=9, rows_out=9, identities=3, rejected=0, forgotten=0)
 
 
 def test_what_cannot_be_used_is_listed_by_reason(images: dict[str, bytes], tmp_path: Path) -> None:
@@ -153,8 +154,8 @@ def test_what_cannot_be_used_is_listed_by_reason(images: dict[str, bytes], tmp_p
         "alone.png": (images["ann/0.png"], "no_identity"),
     }
     source = folder_of(tmp_path / "in", images | {name: data for name, (data, _) in bad.items()})
-    figures = ingest(source, tmp_path / "out", max_pixels=200 * 200)
-    assert figures == {"rows_in": 9 + len(bad), "rows_out": 9, "identities": 3, "rejected": len(bad), "forgotten": 0}
+    figures = ingest(source, tmp_path / "out", IngestOptions(max_pixels=200 * 200))
+    assert figures == IngestResult(rows_in=9 + len(bad), rows_out=9, identities=3, rejected=len(bad), forgotten=0)
     assert {row["source"] for row in rows_of(tmp_path / "out")} == set(images)
     assert reasons(tmp_path / "out") == {name: reason for name, (_, reason) in bad.items()}
     table = Table(tmp_path / "out", "faces")
@@ -174,15 +175,15 @@ def test_names_that_are_no_text_are_listed(images: dict[str, bytes], tmp_path: P
     other = {os.fsdecode(name): images["ann/0.png"] for name in (b"jos\xe9/1.png", b"ann/\xff.png")}
     source = folder_of(tmp_path / "in", images | other)
     figures = ingest(source, tmp_path / "out")
-    assert (figures["rows_out"], figures["identities"], figures["rejected"]) == (9, 3, 2)
+    assert (figures.rows_out, figures.identities, figures.rejected) == (9, 3, 2)
     assert reasons(tmp_path / "out") == {"jos\udce9/1.png": "bad_name", "ann/\udcff.png": "bad_name"}
-    assert plan(source)["rows_in"] == 11
+    assert plan_shards(source).files == 11
 
 
 def ingested(data: bytes, name: str, images: dict[str, bytes], tmp_path: Path) -> tuple[dict[str, Any], RGB]:
     """The row and the pixels that one file becomes."""
     figures = ingest(folder_of(tmp_path / "in", images | {f"ann/{name}": data}), tmp_path / "out")
-    assert figures["rejected"] == 0
+    assert figures.rejected == 0
     (row,) = (row for row in rows_of(tmp_path / "out") if row["source"] == f"ann/{name}")
     image = decode_rgb(row["image"])
     assert image.shape == (row["height"], row["width"], 3)
@@ -234,7 +235,7 @@ def test_the_first_frame_of_an_animation_is_taken(images: dict[str, bytes], tmp_
     frames = [Image.new("RGB", (20, 24), colour) for colour in ((250, 0, 0), (0, 250, 0), (0, 0, 250))]
     data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
     with Image.open(io.BytesIO(data)) as animation:
-        assert animation.n_frames == 3
+        assert getattr(animation, "n_frames", 1) == 3
     _, image = ingested(data, "x.gif", images, tmp_path)
     assert image.mean((0, 1)) == pytest.approx([250, 0, 0], abs=3)
 
@@ -354,7 +355,7 @@ def test_a_hostile_archive_does_nothing_outside(images: dict[str, bytes], tmp_pa
     assert not Path("/etc/evil.png").exists()
     assert not any(b"root:" in row["image"] for row in rows_of(tmp_path / "out"))
     assert {row["identity"] for row in rows_of(tmp_path / "out")} == {"ann", "bob", "cyd", "dan"}
-    assert figures["rows_out"] == 10
+    assert figures.rows_out == 10
 
 
 def test_a_corrupt_archive_leaves_no_table(images: dict[str, bytes], tmp_path: Path) -> None:
@@ -370,7 +371,7 @@ def test_a_corrupt_archive_leaves_no_table(images: dict[str, bytes], tmp_path: P
 def test_two_runs_give_the_same_bytes(orl_folder: Path, faces_table: Path, tmp_path: Path) -> None:
     ingest(str(orl_folder), tmp_path / "again")
     assert contents(tmp_path / "again") == contents(faces_table)
-    command = [sys.executable, "-m", "kubeface.ingest", "--source", str(orl_folder), "--out", str(tmp_path / "other")]
+    command = [sys.executable, "-m", "kubeface", "ingest", str(orl_folder), str(tmp_path / "other")]
     environment = os.environ | {"PYTHONHASHSEED": "7", "TZ": "Asia/Tokyo", "LC_ALL": "C"}
     subprocess.run(command, cwd=Path(__file__).parents[3], env=environment, check=True, capture_output=True)
     assert contents(tmp_path / "other") == contents(faces_table)
@@ -378,7 +379,7 @@ def test_two_runs_give_the_same_bytes(orl_folder: Path, faces_table: Path, tmp_p
 
 def test_an_image_is_known_by_name_and_content(images: dict[str, bytes], tmp_path: Path) -> None:
     def ids(name: str, files: dict[str, bytes]) -> dict[str, str]:
-        ingest(folder_of(tmp_path / name / "in", files), tmp_path / name / "out", seed=len(name))
+        ingest(folder_of(tmp_path / name / "in", files), tmp_path / name / "out", IngestOptions(seed=len(name)))
         return {row["source"]: row["image_id"] for row in rows_of(tmp_path / name / "out")}
 
     before = ids("a", images | {"ann/copy.png": images["ann/0.png"]})
@@ -389,7 +390,7 @@ def test_an_image_is_known_by_name_and_content(images: dict[str, bytes], tmp_pat
 
 def test_the_order_depends_on_seed_and_name_alone(images: dict[str, bytes], tmp_path: Path) -> None:
     def order(name: str, files: dict[str, bytes], seed: int = 0) -> list[str]:
-        ingest(folder_of(tmp_path / name, files), tmp_path / f"{name}-{seed}", seed=seed)
+        ingest(folder_of(tmp_path / name, files), tmp_path / f"{name}-{seed}", IngestOptions(seed=seed))
         return [row["source"] for row in rows_of(tmp_path / f"{name}-{seed}")]
 
     first = order("first", images)

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from kubeface.ingest.listing import Listing
-from kubeface.ingest.step import ingest, plan
+from kubeface.ingest.options import IngestOptions
+from kubeface.ingest.step import ingest, plan_shards
 from kubeface.runtime.errors import KubefaceError
 from kubeface.tables.labels import known_labels, read_labels
 from kubeface.tables.table import Table
@@ -49,8 +50,8 @@ def known(table: Path) -> dict[str, tuple[str, str | None, dict[str, str]]]:
 def test_celebas_own_files(suffix: str, celeba: Path, tmp_path: Path) -> None:
     names = ("list_eval_partition", "list_attr_celeba", "identity_CelebA")
     listing = " ".join(f"{celeba}/{name}{suffix}" for name in names)
-    figures = ingest(str(celeba / "img"), tmp_path / "out", listing)
-    assert (figures["rows_out"], figures["rejected"]) == (3, 0)
+    figures = ingest(str(celeba / "img"), tmp_path / "out", IngestOptions(listing=listing))
+    assert (figures.rows_out, figures.rejected) == (3, 0)
     assert known(tmp_path / "out") == {
         "000001.jpg": ("2880", "train", {"Smiling": "1", "Wearing_Hat": "0"}),
         "000002.jpg": ("17", "val", {"Smiling": "0", "Wearing_Hat": "0"}),
@@ -60,24 +61,32 @@ def test_celebas_own_files(suffix: str, celeba: Path, tmp_path: Path) -> None:
 
 def test_without_people_the_folder_names_them_or_the_image_itself(celeba: Path, tmp_path: Path) -> None:
     listing = f"{celeba}/list_attr_celeba.txt"
-    ingest(str(celeba / "img"), tmp_path / "flat", listing)
+    ingest(str(celeba / "img"), tmp_path / "flat", IngestOptions(listing=listing))
     assert {row["identity"] for row in rows_of(tmp_path / "flat")} == {f"{number:06d}.jpg" for number in (1, 2, 3)}
     for number, person in ((1, "ann"), (2, "ann"), (3, "bob")):
         picture = (celeba / "img" / f"{number:06d}.jpg").read_bytes()
         folder_of(tmp_path / "deep", {f"test/{person}/{number:06d}.jpg": picture})
-    ingest(str(tmp_path / "deep"), tmp_path / "people", f"{listing} {celeba}/list_eval_partition.csv")
+    ingest(
+        str(tmp_path / "deep"),
+        tmp_path / "people",
+        IngestOptions(listing=f"{listing} {celeba}/list_eval_partition.csv"),
+    )
     assert known(tmp_path / "people") == {
         "test/ann/000001.jpg": ("ann", "train", {"Smiling": "1", "Wearing_Hat": "0"}),  # the listing goes first
         "test/ann/000002.jpg": ("ann", "val", {"Smiling": "0", "Wearing_Hat": "0"}),
         "test/bob/000003.jpg": ("bob", "test", {"Smiling": "0", "Wearing_Hat": "1"}),
     }
-    ingest(str(celeba / "img"), tmp_path / "named", listing, r"^(\d{5}[12])")
+    ingest(str(celeba / "img"), tmp_path / "named", IngestOptions(listing=listing, identity_pattern=r"^(\d{5}[12])"))
     assert {row["identity"] for row in rows_of(tmp_path / "named")} == {"000001", "000002", "000003.jpg"}
 
 
 def test_columns_of_several_files_are_joined(celeba: Path, tmp_path: Path) -> None:
     (tmp_path / "more.csv").write_text("path,Smiling,age\n000001.jpg,,31\n000004.jpg,1,7\nnowhere.jpg,0,8\n")
-    ingest(str(celeba / "img"), tmp_path / "out", f"{celeba}/list_attr_celeba.csv {tmp_path}/more.csv")
+    ingest(
+        str(celeba / "img"),
+        tmp_path / "out",
+        IngestOptions(listing=f"{celeba}/list_attr_celeba.csv {tmp_path}/more.csv"),
+    )
     assert reasons(tmp_path / "out") == {"nowhere.jpg": "missing_file"}
     found = {name: groups for name, (_, _, groups) in known(tmp_path / "out").items()}
     assert found["000001.jpg"] == {"Smiling": "1", "Wearing_Hat": "0", "age": "31"}
@@ -97,26 +106,26 @@ def test_a_listing_whose_path_has_a_space(celeba: Path, tmp_path: Path) -> None:
 
 def test_a_listing_beside_its_images(celeba: Path, tmp_path: Path) -> None:
     (celeba / "list_attr_celeba.txt").rename(celeba / "img" / "list_attr_celeba.txt")
-    assert ingest(str(celeba / "img" / "list_attr_celeba.txt"), tmp_path / "out")["rows_out"] == 3
+    assert ingest(str(celeba / "img" / "list_attr_celeba.txt"), tmp_path / "out").rows_out == 3
 
 
 def test_a_name_without_folders_is_that_of_one_file(images: dict[str, bytes], tmp_path: Path) -> None:
     source = folder_of(tmp_path / "in", {"a/7.png": images["ann/0.png"], "b/8.png": images["bob/0.png"]})
     (tmp_path / "l.csv").write_text("path,hat\n7.png,1\n8.png,0\n9.png,0\n")
-    ingest(source, tmp_path / "out", str(tmp_path / "l.csv"))
+    ingest(source, tmp_path / "out", IngestOptions(listing=str(tmp_path / "l.csv")))
     assert known(tmp_path / "out") == {"a/7.png": ("a", None, {"hat": "1"}), "b/8.png": ("b", None, {"hat": "0"})}
     assert reasons(tmp_path / "out") == {"9.png": "missing_file"}
     (tmp_path / "more.csv").write_text("path,hat,age\na/7.png,1,30\n")  # the same file by its whole name
-    ingest(source, tmp_path / "both", f"{tmp_path}/l.csv {tmp_path}/more.csv")
+    ingest(source, tmp_path / "both", IngestOptions(listing=f"{tmp_path}/l.csv {tmp_path}/more.csv"))
     assert known(tmp_path / "both")["a/7.png"] == ("a", None, {"hat": "1", "age": "30"})
     (tmp_path / "more.csv").write_text("path,hat\na/7.png,0\n")
     with pytest.raises(KubefaceError, match=r"says something else of '7.png' than of 'a/7.png'"):
-        plan(source, f"{tmp_path}/l.csv {tmp_path}/more.csv")
+        plan_shards(source, options=IngestOptions(listing=f"{tmp_path}/l.csv {tmp_path}/more.csv"))
     folder_of(tmp_path / "in", {"c/7.png": images["cyd/0.png"]})
     with pytest.raises(
         KubefaceError, match=r"names '7.png', and a/7.png and c/7.png are both called so: write the path"
     ):
-        plan(source, str(tmp_path / "l.csv"))
+        plan_shards(source, options=IngestOptions(listing=str(tmp_path / "l.csv")))
 
 
 @pytest.mark.parametrize(
@@ -135,7 +144,7 @@ def test_a_file_of_celebas_that_cannot_be_used(
 ) -> None:
     (tmp_path / name).write_text(text)
     with pytest.raises(KubefaceError) as raised:
-        plan(folder_of(tmp_path / "in", images), str(tmp_path / name))
+        plan_shards(folder_of(tmp_path / "in", images), options=IngestOptions(listing=str(tmp_path / name)))
     assert said in str(raised.value) and "\n" not in str(raised.value) and name in str(raised.value)
 
 
@@ -143,8 +152,8 @@ def test_the_labelled_photographs_of_celeba(shared_data: Path, tmp_path: Path) -
     source, listing = (shared_data / "celeba" / name for name in ("celeba_wild.tar", "list_attr_celeba.csv"))
     if not listing.is_file():
         pytest.skip(f"{listing} is not there")
-    figures = ingest(str(source), tmp_path / "out", str(listing))
-    assert (figures["rows_out"], figures["rejected"]) == (215, 0)
+    figures = ingest(str(source), tmp_path / "out", IngestOptions(listing=str(listing)))
+    assert (figures.rows_out, figures.rejected) == (215, 0)
     table = Table(tmp_path / "out", "faces")
     labels = known_labels(table)
     assert (len(labels), labels[0], labels[-1]) == (40, "5_o_Clock_Shadow", "Young")

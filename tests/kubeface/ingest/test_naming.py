@@ -9,8 +9,10 @@ import pytest
 
 from kubeface.ingest.listing import Listing
 from kubeface.ingest.naming import Label, by_folder, by_pattern
-from kubeface.ingest.step import ingest, plan
+from kubeface.ingest.options import IngestOptions
+from kubeface.ingest.step import IngestResult, ingest, plan_shards
 from kubeface.runtime.errors import KubefaceError
+from kubeface.runtime.options import read_options
 from kubeface.tables.table import Table
 from tests.kubeface.ingest.test_ingest import archive, folder_of, images, reasons, rows_of
 
@@ -64,14 +66,14 @@ def test_a_pattern_finds_the_person_in_the_name(pattern: str, name: str, label: 
 )
 def test_a_pattern_that_names_nobody(pattern: str, said: str) -> None:
     with pytest.raises(KubefaceError) as raised:
-        by_pattern(pattern)
+        read_options(IngestOptions, {"identity_pattern": pattern}, "ingest.")
     assert said in str(raised.value) and "\n" not in str(raised.value)
 
 
 def test_a_split_found_in_a_name_is_train_val_or_test(images: dict[str, bytes], tmp_path: Path) -> None:
     source = folder_of(tmp_path / "in", {f"dev-{name.replace('/', '-')}": data for name, data in images.items()})
     with pytest.raises(KubefaceError, match=r"finds split 'dev' in dev-\w+-\d.png: it must be train, val or test"):
-        ingest(source, tmp_path / "out", identity_pattern=r"^(?P<split>\w+?)-(?P<identity>\w+)")
+        ingest(source, tmp_path / "out", IngestOptions(identity_pattern=r"^(?P<split>\w+?)-(?P<identity>\w+)"))
     assert not (tmp_path / "out").exists()
 
 
@@ -84,8 +86,8 @@ def test_flat_files_of_two_resolutions(images: dict[str, bytes], tmp_path: Path)
         for name, data in images.items()
         if name.startswith(people)
     }
-    figures = ingest(folder_of(tmp_path / "in", flat), tmp_path / "out", identity_pattern=r"^(\d{3})_")
-    assert figures == {"rows_in": 18, "rows_out": 18, "identities": 3, "rejected": 0, "forgotten": 0}
+    figures = ingest(folder_of(tmp_path / "in", flat), tmp_path / "out", IngestOptions(identity_pattern=r"^(\d{3})_"))
+    assert figures == IngestResult(rows_in=18, rows_out=18, identities=3, rejected=0, forgotten=0)
     for row in rows_of(tmp_path / "out"):
         low = row["source"].startswith("vlr_images")
         assert row["identity"] == row["source"].split("/")[1][:3]
@@ -115,8 +117,12 @@ def test_a_listing_says_who_it_is(suffix: str, beside: bool, images: dict[str, b
         {"path": "gone.png", "identity": "8", "split": None, "camera": None, "age": None},
     ]
     listing = listed((tmp_path / "in" if beside else tmp_path) / f"people{suffix}", rows)
-    figures = ingest(*((listing, tmp_path / "out") if beside else (source, tmp_path / "out", listing)))
-    assert figures == {"rows_in": 4, "rows_out": 3, "identities": 2, "rejected": 1, "forgotten": 0}
+    figures = (
+        ingest(listing, tmp_path / "out")
+        if beside
+        else ingest(source, tmp_path / "out", IngestOptions(listing=listing))
+    )
+    assert figures == IngestResult(rows_in=4, rows_out=3, identities=2, rejected=1, forgotten=0)
     assert reasons(tmp_path / "out") == {"gone.png": "missing_file"}
     found = {
         row["source"]: (row["identity"], row["given_split"], json.loads(row["groups"] or "{}"))
@@ -133,14 +139,14 @@ def test_a_listing_of_an_archive_changes_the_fingerprint(images: dict[str, bytes
     source = archive(tmp_path / "faces.tar", images)
     rows: list[dict[str, str | None]] = [{"path": name, "identity": name[:3]} for name in images]
     listing = listed(tmp_path / "people.csv", rows)
-    (before,) = plan(source, listing)["shards"]
-    assert before != plan(source)["shards"][0]
-    ingest(source, tmp_path / "out", listing, shard=before)
+    (before,) = plan_shards(source, options=IngestOptions(listing=listing)).shards
+    assert before != plan_shards(source).shards[0]
+    ingest(source, tmp_path / "out", IngestOptions(listing=listing), shard=before)
     assert Table(tmp_path / "out", "faces").rows == 9
     listed(tmp_path / "people.csv", rows[:-1])
-    assert plan(source, listing)["shards"] != [before]
+    assert plan_shards(source, options=IngestOptions(listing=listing)).shards != [before]
     with pytest.raises(KubefaceError, match="changed while the run began"):
-        ingest(source, tmp_path / "again", listing, shard=before)
+        ingest(source, tmp_path / "again", IngestOptions(listing=listing), shard=before)
 
 
 @pytest.mark.parametrize(
@@ -162,7 +168,7 @@ def test_a_listing_that_cannot_be_used(text: str | bytes, said: str, images: dic
     source = folder_of(tmp_path / "in", images)
     (tmp_path / "people.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(KubefaceError) as raised:
-        ingest(source, tmp_path / "out", listing=str(tmp_path / "people.csv"))
+        ingest(source, tmp_path / "out", IngestOptions(listing=str(tmp_path / "people.csv")))
     assert said in str(raised.value) and "\n" not in str(raised.value) and "people.csv" in str(raised.value)
     assert not (tmp_path / "out").exists()
 
@@ -183,7 +189,7 @@ def test_a_listing_does_not_lead_outside(images: dict[str, bytes], tmp_path: Pat
         {"path": "ann/0.png", "identity": "ann"},
         {"path": "bob/0.png", "identity": "bob"},
     ]
-    ingest(source, tmp_path / "out", listed(tmp_path / "people.csv", rows))
+    ingest(source, tmp_path / "out", IngestOptions(listing=listed(tmp_path / "people.csv", rows)))
     assert {row["source"] for row in rows_of(tmp_path / "out")} == {"ann/0.png", "bob/0.png"}
     assert set(reasons(tmp_path / "out").values()) == {"missing_file"}
 
@@ -192,4 +198,4 @@ def test_one_way_of_naming_at_a_time(images: dict[str, bytes], tmp_path: Path) -
     source = folder_of(tmp_path / "in", images)
     listing = listed(tmp_path / "people.csv", [{"path": name, "identity": name[:3]} for name in images])
     with pytest.raises(KubefaceError, match="give one of them"):
-        ingest(source, tmp_path / "out", listing, "(a)")
+        ingest(source, tmp_path / "out", IngestOptions(listing=listing, identity_pattern="(a)"))

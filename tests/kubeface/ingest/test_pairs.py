@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from kubeface.faces.images import decode_rgb, encode_png
-from kubeface.ingest.step import ingest, plan
+from kubeface.ingest.options import IngestOptions
+from kubeface.ingest.step import ingest, plan_shards
 from kubeface.runtime.keyed_rng import by_rank, rank, stored_name
 from kubeface.tables.resolution_pairs import partners, resolution_of
 from kubeface.tables.table import Table
@@ -66,7 +67,7 @@ def sources(rows: list[dict[str, Any]]) -> list[str]:
 def test_the_two_of_a_pair_stand_side_by_side(sharp: dict[tuple[str, int], bytes], tmp_path: Path, kind: str) -> None:
     layout, pattern = LAYOUTS[kind]
     source = folder_of(tmp_path / "in", pairs(sharp, layout))
-    ingest(source, tmp_path / "out", identity_pattern=pattern)
+    ingest(source, tmp_path / "out", IngestOptions(identity_pattern=pattern))
     rows = rows_of(tmp_path / "out")
     assert len({row["identity"] for row in rows}) == len(PEOPLE)
     given_split = next((part for part in ("train", "val", "test") if part in layout.split("/")), None)
@@ -83,12 +84,12 @@ def test_the_two_of_a_pair_stand_side_by_side(sharp: dict[tuple[str, int], bytes
 def test_what_has_no_resolution_keeps_its_place(sharp: dict[tuple[str, int], bytes], tmp_path: Path) -> None:
     """Beside pairs others stand where their own names put them, and a single one of a pair by its own."""
     plain = {f"more/{person} {number}/{number}.png": data for (person, number), data in sharp.items()}
-    ingest(folder_of(tmp_path / "plain", plain), tmp_path / "alone", seed=3)
+    ingest(folder_of(tmp_path / "plain", plain), tmp_path / "alone", IngestOptions(seed=3))
     names = sorted(plain)
     assert sources(rows_of(tmp_path / "alone")) == [names[place] for place in by_rank(3, names)]
     assert sources(rows_of(tmp_path / "alone")) == sorted(names, key=lambda name: rank(3, name))
     folder_of(tmp_path / "plain", pairs(sharp, LAYOUTS["folders"][0]))
-    ingest(str(tmp_path / "plain"), tmp_path / "together", seed=3)
+    ingest(str(tmp_path / "plain"), tmp_path / "together", IngestOptions(seed=3))
     together = [name for name in sources(rows_of(tmp_path / "together")) if name.startswith("more/")]
     assert together == sources(rows_of(tmp_path / "alone"))
 
@@ -97,7 +98,7 @@ def test_the_order_is_that_of_the_seed(sharp: dict[tuple[str, int], bytes], tmp_
     source = folder_of(tmp_path / "in", pairs(sharp, LAYOUTS["folders"][0]))
     orders = []
     for seed in (0, 1):
-        ingest(source, tmp_path / str(seed), seed=seed)
+        ingest(source, tmp_path / str(seed), IngestOptions(seed=seed))
         orders.append(sources(rows_of(tmp_path / str(seed))))
     assert orders[0] != orders[1] and sorted(orders[0]) == sorted(orders[1])
 
@@ -107,9 +108,9 @@ def test_a_pair_is_in_one_shard(sharp: dict[tuple[str, int], bytes], tmp_path: P
     source = folder_of(tmp_path / "in", pairs(sharp, LAYOUTS["names"][0]))
     pattern = r"^(\d{3})"
     found = 0
-    for shard in plan(source, identity_pattern=pattern, num_shards=count)["shards"]:
+    for shard in plan_shards(source, count, IngestOptions(identity_pattern=pattern)).shards:
         out = tmp_path / shard.partition("/")[0]
-        ingest(source, out, identity_pattern=pattern, shard=shard)
+        ingest(source, out, IngestOptions(identity_pattern=pattern), shard=shard)
         rows = rows_of(out)
         assert len(partners(Table(out, "faces"))) == len(rows) / 2
         found += len(rows)
@@ -123,7 +124,7 @@ def test_a_listing_that_names_people_leaves_the_resolution_to_the_folders(
     source = folder_of(tmp_path / "in", files)
     lines = [f"{name},{name.partition('/')[2].partition('-')[0]}" for name in files]
     (tmp_path / "list.csv").write_text("\n".join(["path,identity", *lines]))
-    ingest(source, tmp_path / "out", listing=str(tmp_path / "list.csv"))
+    ingest(source, tmp_path / "out", IngestOptions(listing=str(tmp_path / "list.csv")))
     assert len(partners(Table(tmp_path / "out", "faces"))) == len(sharp)
     for row in rows_of(tmp_path / "out"):
         assert json.loads(row["groups"])["resolution"] == ("low" if "vlr" in row["source"] else "high")
@@ -136,7 +137,7 @@ def test_a_listing_may_tell_the_resolution(sharp: dict[tuple[str, int], bytes], 
     lines = [f"{name},{'low' if name.startswith('vlr') else 'high'},{name.split('/')[0].partition('-')[2]}"
              for name in files]  # fmt: skip
     (tmp_path / "list.csv").write_text("\n".join(["path,resolution,identity", *lines]))
-    ingest(source, tmp_path / "out", listing=str(tmp_path / "list.csv"))
+    ingest(source, tmp_path / "out", IngestOptions(listing=str(tmp_path / "list.csv")))
     rows = rows_of(tmp_path / "out")
     found = partners(Table(tmp_path / "out", "faces"))
     assert len(found) == len(sharp)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from urllib3.exceptions import ProtocolError as ConnectionLostError
 
-from kubeface.ingest.step import ingest, plan
+from kubeface.ingest.step import ingest, plan_shards
 from kubeface.runtime.errors import KubefaceError
 from kubeface.storage import objects, s3
 from kubeface.storage.downloads import fetch
@@ -106,7 +106,7 @@ def test_a_wrong_key_is_one_clear_line(bucket: str, monkeypatch: pytest.MonkeyPa
 
 def test_an_empty_prefix_is_one_clear_line(bucket: str, tmp_path: Path) -> None:
     with pytest.raises(KubefaceError, match="s3://kubeface/nobody holds no image"):
-        plan(f"s3://{bucket}/nobody")
+        plan_shards(f"s3://{bucket}/nobody")
     with pytest.raises(KubefaceError, match="s3://kubeface/nobody holds no image"):
         ingest(f"s3://{bucket}/nobody", tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -115,14 +115,14 @@ def test_an_empty_prefix_is_one_clear_line(bucket: str, tmp_path: Path) -> None:
 def test_ingest_from_s3_gives_what_ingest_from_the_folder_gives(bucket: str, orl_folder: Path, tmp_path: Path) -> None:
     for path in sorted(orl_folder.rglob("*.pgm")):
         objects.upload(path, f"s3://{bucket}/people/{path.relative_to(orl_folder).as_posix()}")
-    (shard,) = plan(f"s3://{bucket}/people")["shards"]
+    (shard,) = plan_shards(f"s3://{bucket}/people").shards
     ingest(f"s3://{bucket}/people", tmp_path / "s3", shard=shard)
     ingest(str(orl_folder), tmp_path / "folder")
     shards = [(tmp_path / name / "shard-00000.parquet").read_bytes() for name in ("s3", "folder")]
     assert shards[0] == shards[1]
 
     put(f"s3://{bucket}/people/{'s1'}/new.pgm", b"x", tmp_path)
-    assert plan(f"s3://{bucket}/people")["shards"] != [shard]
+    assert plan_shards(f"s3://{bucket}/people").shards != [shard]
     with pytest.raises(KubefaceError, match="changed while the run began"):
         ingest(f"s3://{bucket}/people", tmp_path / "again", shard=shard)
 

@@ -14,6 +14,7 @@ from kubeface.align.step import align
 from kubeface.faces.images import RGB, decode_rgb, encode_png
 from kubeface.filter.step import filter_faces
 from kubeface.gather.step import gather
+from kubeface.ingest.options import IngestOptions
 from kubeface.ingest.step import ingest
 from kubeface.runtime.errors import KubefaceError
 from kubeface.superresolve import step
@@ -231,7 +232,7 @@ def test_gather_takes_its_table_for_that_of_ingest(paired_source: Path, tmp_path
     shutil.copytree(paired_source, source)
     (source / "hr_images" / "s1" / "bad.jpg").write_bytes(b"none")
     (tmp_path / "forget.csv").write_text("s3\n")
-    ingest(str(source), tmp_path / "faces", forget=str(tmp_path / "forget.csv"))
+    ingest(str(source), tmp_path / "faces", IngestOptions(forget=str(tmp_path / "forget.csv")))
     superresolve(tmp_path / "faces", tmp_path / "enlarged")
     align(tmp_path / "enlarged", tmp_path / "aligned")
     filter_faces(tmp_path / "enlarged", tmp_path / "aligned", tmp_path / "filtered")
