@@ -196,13 +196,13 @@ def reading_ours(folder: Path) -> Round:
 
     from kubeface.faces.degradation import Degradation
     from kubeface.finetune.data import Batches, FaceCrops, collate
-    from kubeface.tables.row_index import places
+    from kubeface.tables.row_index import row_index
     from kubeface.tables.table import Table
 
     table = Table(folder / "crops", "aligned")
     identities = table.columns(["image_id", "identity"]).to_pylist()
     names = {name: label for label, name in enumerate(sorted({row["identity"] for row in identities}))}
-    found = places(table, {row["image_id"]: names[row["identity"]] for row in identities})
+    found = row_index(table, {row["image_id"]: names[row["identity"]] for row in identities})
     batches = Batches(found, 64, 0)
     loader = DataLoader(
         FaceCrops(found, Degradation(), 0, clean=False),

@@ -18,7 +18,7 @@ from kubeface.audit.duplicates import repeated
 from kubeface.audit.findings import REASONS, Findings
 from kubeface.audit.leaks import Leak, evaluation_crop
 from kubeface.faces.images import RGB, decode_rgb
-from kubeface.runtime.keyed_rng import seeded
+from kubeface.runtime.keyed_rng import keyed_rng
 
 SHOWN = 24  # findings of a kind that are shown
 OF_CLUSTER = 6  # images of a cluster that are shown
@@ -145,7 +145,7 @@ def _samples(faces: Faces, reasons: NDArray[np.int8], seed: int) -> list[tuple[s
     samples = []
     for by, name, rows in found:
         if len(rows):
-            chosen = seeded(seed, "samples", by, name).choice(rows, min(SAMPLES, len(rows)), replace=False)
+            chosen = keyed_rng(seed, "samples", by, name).choice(rows, min(SAMPLES, len(rows)), replace=False)
             samples.append((by, name, sorted(chosen.tolist())))
     return samples
 

@@ -17,7 +17,7 @@ from kubeface.runtime.progress import Progress
 from kubeface.storage.folders import read_json
 from kubeface.tables.labels import read_people
 from kubeface.tables.resolution_pairs import HIGH, LOW, partners, resolution_of
-from kubeface.tables.row_index import Places, Reader, places
+from kubeface.tables.row_index import Reader, RowIndex, row_index
 from kubeface.tables.table import Table
 
 BATCH = 64
@@ -70,7 +70,7 @@ class Heldout:
 
     table: Table
     people: dict[str, str]
-    pairs: Places | None = None
+    pairs: RowIndex | None = None
     alone: int = 0
 
     def crops(self, wanted: Mapping[str, str]) -> Iterator[tuple[list[str], list[RGB]]]:
@@ -108,7 +108,7 @@ def heldout_photographs(table: Table, divided: Table, model: Path) -> Heldout:
         f"{divided.folder} holds out pairs of low and high images of {len(set(chosen.values()))} people, at least 2 "
         "are needed",
     )
-    return Heldout(table, chosen, places(table, dict.fromkeys(chosen, 0)), len(people) - 2 * len(chosen))
+    return Heldout(table, chosen, row_index(table, dict.fromkeys(chosen, 0)), len(people) - 2 * len(chosen))
 
 
 def _refuse_strangers(table: Table, divided: Table, people: Mapping[str, str]) -> None:

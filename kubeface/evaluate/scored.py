@@ -16,7 +16,7 @@ from kubeface.faces.degradation import Degradation
 from kubeface.faces.images import encode_png
 from kubeface.models.onnx_model import OnnxModel
 from kubeface.runtime.errors import require
-from kubeface.runtime.keyed_rng import seeded
+from kubeface.runtime.keyed_rng import keyed_rng
 from kubeface.runtime.progress import Progress
 from kubeface.tables.table import Table
 
@@ -91,7 +91,7 @@ def write_predictions(path: Path, schema: pa.Schema, batches: Iterator[Mapping[s
 
 def evenly(ids: Sequence[str], most: int, seed: int) -> list[int]:
     """Places of up to `most` images, drawn by the seed, in stored order."""
-    drawn = seeded(seed, "grid").choice(len(ids), min(most, len(ids)), replace=False)
+    drawn = keyed_rng(seed, "grid").choice(len(ids), min(most, len(ids)), replace=False)
     return sorted(drawn.tolist())
 
 

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from kubeface.faces.geometry import ARCFACE_112, CROP_SIZE
 from kubeface.faces.images import RGB
 from kubeface.runtime.errors import KubefaceError
-from kubeface.runtime.keyed_rng import seeded
+from kubeface.runtime.keyed_rng import keyed_rng
 
 DARK_LIGHT = 0.2
 # The mask's colour (red, green, blue), and its outline from the bridge of the nose to below the chin, the image's right
@@ -213,7 +213,7 @@ class Degradation:
         """
         if not self:
             return image
-        random = seeded(*key)
+        random = keyed_rng(*key)
         value = self.value if self.highest is None else self._drawn(self.value, self.highest, random)
         if self.enlarger is not None:
             return self.enlarger.to(reduced(image, int(value)), image.shape[1], image.shape[0])

@@ -17,8 +17,8 @@ from kubeface.finetune.augment import MOST_BLENDED, Augmentation, blend
 from kubeface.finetune.sparing import LabelAware
 from kubeface.records.tasks import RECOGNITION
 from kubeface.runtime.errors import KubefaceError, require
-from kubeface.runtime.keyed_rng import seeded
-from kubeface.tables.row_index import WINDOW, Places, Reader
+from kubeface.runtime.keyed_rng import keyed_rng
+from kubeface.tables.row_index import WINDOW, Reader, RowIndex
 
 BALANCES = ("none", "sampler", "loss")
 # What a key's epoch grows by each time that an image comes again within one epoch.
@@ -41,14 +41,14 @@ class Data:
     """
 
     identities: list[str]
-    train: Places
-    val: Places
+    train: RowIndex
+    val: RowIndex
     task: str = RECOGNITION
     labels: tuple[str, ...] = ()
     targets: NDArray[np.int8] = field(default_factory=lambda: np.empty((0, 0), np.int8))
 
 
-def class_weights(found: Places, classes: int) -> Tensor:
+def class_weights(found: RowIndex, classes: int) -> Tensor:
     """Weights of the classes that make up for their sizes, float32; their mean over the images is 1.
 
     n / (c · n_c) for the n_c images of a class out of n of c classes, scikit-learn's "balanced"; 0 for a class without
@@ -86,7 +86,7 @@ class FaceCrops(Dataset[tuple[Any, ...]]):
 
     def __init__(
         self,
-        found: Places,
+        found: RowIndex,
         degradation: Degradation,
         seed: int,
         augmentation: Augmentation | None = None,
@@ -94,23 +94,23 @@ class FaceCrops(Dataset[tuple[Any, ...]]):
         clean: bool = True,
         aware: LabelAware | None = None,
     ) -> None:
-        self.places, self.degradation, self.seed, self.augmentation = found, degradation, seed, augmentation
+        self.row_index, self.degradation, self.seed, self.augmentation = found, degradation, seed, augmentation
         self.degrade, self.clean, self.aware = degrade, clean, aware
         self._starts = found.group_starts()
         self.image = Reader()
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.row_index)
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Any, ...]:
         index, epoch = key
-        place = self.places[index]
+        place = self.row_index[index]
         if self.augmentation is None:
             clean, bad = self._views(index)
-            if not self.places.is_low(index):
+            if not self.row_index.is_low(index):
                 bad = self.degradation(bad, "probe", place.image_id)
         else:
-            random = seeded(self.seed, "augment", epoch, place.image_id)
+            random = keyed_rng(self.seed, "augment", epoch, place.image_id)
             change = self.aware.of(place.label) if self.aware else self.augmentation
             clean, bad = self._changed(index, change, random)
             if change.mixes(random):
@@ -119,14 +119,14 @@ class FaceCrops(Dataset[tuple[Any, ...]]):
                 clean = blend(clean, other, share)
                 bad = clean if alike else blend(bad, other_bad, share)
             bad = change.student(bad, random)
-            if not self.places.is_low(index) and random.random() < self.degrade:
+            if not self.row_index.is_low(index) and random.random() < self.degrade:
                 bad = self.degradation(bad, self.seed, "train", epoch, place.image_id)
         item = torch.from_numpy(bad).permute(2, 0, 1), place.label
         return (torch.from_numpy(clean).permute(2, 0, 1), *item) if self.clean else item
 
     def _views(self, index: int) -> tuple[RGB, RGB]:
         """The sharp image of a photograph and the image itself, which is the same one but of low images."""
-        own, sharp = self.image(self.places[index]), self.places.sharp(index)
+        own, sharp = self.image(self.row_index[index]), self.row_index.sharp(index)
         return (own if sharp is None else self.image(sharp)), own
 
     def _changed(self, index: int, change: Augmentation, random: np.random.Generator) -> tuple[RGB, RGB]:
@@ -188,7 +188,7 @@ class Batches(Sampler[list[tuple[int, int]]]):
 
     def __init__(
         self,
-        found: Places,
+        found: RowIndex,
         batch_size: int,
         seed: int,
         balance: str = "none",
@@ -235,7 +235,7 @@ class Batches(Sampler[list[tuple[int, int]]]):
 
     def _order(self) -> NDArray[np.int64]:
         """The keys of the epoch over all processes, N×2."""
-        random = seeded(self.seed, "order", self.epoch)
+        random = keyed_rng(self.seed, "order", self.epoch)
         times = self._times()
         groups = random.permutation(len(self._starts) - 1)
         windows = []
@@ -251,7 +251,7 @@ class Batches(Sampler[list[tuple[int, int]]]):
         """How often each image comes in the epoch, N."""
         if self._labels is None:
             return np.ones(self._starts[-1], np.int64)
-        random = seeded(self.seed, "balance", self.epoch)
+        random = keyed_rng(self.seed, "balance", self.epoch)
         if self._factors is not None:
             return _in_proportion(self._factors, len(self._factors), random)
         _, classes, sizes = np.unique(self._labels, return_inverse=True, return_counts=True)

@@ -12,7 +12,7 @@ from kubeface.faces.images import RGB
 from kubeface.finetune.augment import MOST_BLENDED, Augmentation, blend
 from kubeface.finetune.data import FaceCrops
 from kubeface.records.tasks import ATTRIBUTES, RECOGNITION
-from kubeface.runtime.keyed_rng import seeded
+from kubeface.runtime.keyed_rng import keyed_rng
 
 # file → (label of the axis, the history's columns with their names in the legend)
 CURVES = {
@@ -116,13 +116,13 @@ def draw_augmentations(crops: FaceCrops, path: Path) -> None:
     for kind, alone in augmentation.alone().items():
         made = []
         for image_id, image in faces:
-            random = seeded(crops.seed, "figure", kind, image_id)
+            random = keyed_rng(crops.seed, "figure", kind, image_id)
             made.append(alone.student(alone.both(image, random), random))
         rows[_label(kind, augmentation)] = made
     if augmentation.mix > 0:
         others = [image for _, image in faces[1:] + faces[:1]]
         rows["mix"] = [
-            blend(f, o, seeded(crops.seed, "figure", "mix", i).uniform(0, MOST_BLENDED))
+            blend(f, o, keyed_rng(crops.seed, "figure", "mix", i).uniform(0, MOST_BLENDED))
             for (i, f), o in zip(faces, others, strict=True)
         ]
     if crops.degradation:

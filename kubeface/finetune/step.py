@@ -41,7 +41,7 @@ from kubeface.runtime.processors import cpu_limit
 from kubeface.storage import objects
 from kubeface.storage.folders import new_folder, sha256_file, write_json
 from kubeface.tables.labels import UNKNOWN, choose_labels, read_labels
-from kubeface.tables.row_index import Places, places
+from kubeface.tables.row_index import RowIndex, row_index
 from kubeface.tables.table import Table
 
 FACES_CHECKED = 64
@@ -244,7 +244,7 @@ def _read_attributes(table: Table, divided: Table, labels: str, tell: bool) -> D
     some = dict(zip(ids, (targets != UNKNOWN).any(axis=1).tolist(), strict=True))
     row_of = {image_id: row for row, image_id in enumerate(ids)}
     rows = divided.columns(["image_id", "identity", "split"]).to_pylist()
-    found: dict[str, Places] = {}
+    found: dict[str, RowIndex] = {}
     unknown = 0
     for name in ("train", "val"):
         chosen = [row["image_id"] for row in rows if row["split"] == name]
@@ -265,9 +265,9 @@ def _read_attributes(table: Table, divided: Table, labels: str, tell: bool) -> D
     return Data(identities, train, found["val"], ATTRIBUTES, tuple(names), targets)
 
 
-def _found(table: Table, divided: Table, labels: dict[str, int]) -> Places:
+def _found(table: Table, divided: Table, labels: dict[str, int]) -> RowIndex:
     """The places of the images that a split names."""
-    found = places(table, labels)
+    found = row_index(table, labels)
     require(
         len(found) == len(labels),
         f"{divided.folder} names images that {table.folder} does not hold: run split on this table",
@@ -407,7 +407,7 @@ def _guarded(trainer: Trainer, start: nn.Module, tuned: nn.Module) -> tuple[nn.M
     return fit_guard(start, tuned, *found)
 
 
-def _structures(trainer: Trainer, found: Places) -> Iterator[tuple[Tensor, Tensor]]:
+def _structures(trainer: Trainer, found: RowIndex) -> Iterator[tuple[Tensor, Tensor]]:
     """Crops as they are and degraded, where both are not the same."""
     found = found if trainer.degradation else found.low()
     for clean, bad, _ in trainer.in_order(found, trainer.degradation):
@@ -467,7 +467,7 @@ def _sampling(trainer: Trainer) -> dict[str, Any]:
     return {"images": len(labels), "drawn": len(drawn), "before": count(labels), "after": count(labels[drawn])}
 
 
-def _faces(found: Places, count: int) -> NDArray[np.uint8]:
+def _faces(found: RowIndex, count: int) -> NDArray[np.uint8]:
     """The first crops, N×H×W×3."""
     crops = FaceCrops(found, Degradation(), 0)
     return np.stack([crops.image(found[index]) for index in range(min(count, len(found)))])

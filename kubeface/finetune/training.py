@@ -41,9 +41,9 @@ from kubeface.models.model import FaceModel
 from kubeface.models.quality_routing import Guarded
 from kubeface.records.tasks import ATTRIBUTES, RECOGNITION
 from kubeface.runtime.errors import KubefaceError, require
-from kubeface.runtime.keyed_rng import seeded
+from kubeface.runtime.keyed_rng import keyed_rng
 from kubeface.runtime.progress import Progress
-from kubeface.tables.row_index import Places
+from kubeface.tables.row_index import RowIndex
 
 
 @dataclass
@@ -318,7 +318,7 @@ class Trainer:
         whole batch, and how many were right."""
         position = self.position
         # What dropout draws depends on the step alone, so that a resumed training draws the same.
-        torch.manual_seed(int(seeded(self.seed, "step", len(position.history), position.step).integers(2**62)))
+        torch.manual_seed(int(keyed_rng(self.seed, "step", len(position.history), position.step).integers(2**62)))
         if self.group.size > 1 and position.step == 0:
             with self.learner.no_sync():  # type: ignore[operator]
                 self._gradients(batch, whole, label)
@@ -542,7 +542,7 @@ class Trainer:
         """Where the head's class centres start, classes×D: at the classes' means, where a backbone has learnt some."""
         shape = len(self.data.identities), self.model.embedding_size
         if scratch:
-            noise = seeded(self.seed, "centres").standard_normal(shape, dtype=np.float32)
+            noise = keyed_rng(self.seed, "centres").standard_normal(shape, dtype=np.float32)
             return normalize(torch.from_numpy(noise)).to(self.device)
         # What was restored takes their place.
         return torch.ones(shape, device=self.device) if restored else self._class_means()
@@ -560,7 +560,7 @@ class Trainer:
                 progress.advance(len(labels))
         return normalize(self.group.sum(sums))
 
-    def in_order(self, found: Places, degradation: Degradation) -> Iterator[list[Tensor]]:
+    def in_order(self, found: RowIndex, degradation: Degradation) -> Iterator[list[Tensor]]:
         """Batches of (clean crops, degraded crops, labels) of this process's share, without augmentation."""
         crops = FaceCrops(found, degradation, self.seed)
         sampler = InOrder(len(found), self.group.rank, self.group.size)

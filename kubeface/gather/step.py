@@ -20,7 +20,7 @@ from kubeface.runtime.errors import require
 from kubeface.runtime.keyed_rng import rank, stored_name
 from kubeface.runtime.progress import Progress
 from kubeface.storage.folders import new_folder, write_json
-from kubeface.tables.erasure import mark_of, read_forget
+from kubeface.tables.erasure import name_digest, read_forget
 from kubeface.tables.labels import PERSON
 from kubeface.tables.resolution_pairs import resolution_of
 from kubeface.tables.table import REJECTED_FIELDS, Table, TableWriter
@@ -169,7 +169,7 @@ def _merge(
         progress = stack.enter_context(Progress("gather", sum(table.rows for table in aligned)))
         streams = [_pairs(part) for part in parts]
         for face, verdict in heapq.merge(*streams, key=lambda pair: _rank(seed, pair[0])):
-            found = unwanted.intersection(map(mark_of, _names(face))) if unwanted else None
+            found = unwanted.intersection(map(name_digest, _names(face))) if unwanted else None
             require(not found, f"image {face['image_id']} is to be forgotten and is still there: this is a bug")
             faces.add(face)
             verdicts.add(verdict)

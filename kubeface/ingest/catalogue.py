@@ -13,7 +13,7 @@ from kubeface.runtime.keyed_rng import stored_name
 from kubeface.runtime.packed_lists import FileList, StoredFile, parts
 from kubeface.storage.downloads import split_checksum
 from kubeface.storage.sources import Source, open_source
-from kubeface.tables.erasure import mark_of
+from kubeface.tables.erasure import name_digest
 from kubeface.tables.labels import PERSON
 from kubeface.tables.resolution_pairs import HIGH, LOW, RESOLUTION
 
@@ -166,7 +166,7 @@ def open_catalogue(source: str, options: IngestOptions, forget: frozenset[str]) 
 def _mark(name: str, label: Label | None, forget: frozenset[str]) -> str:
     """The mark that a file is to be forgotten by, empty where it is not."""
     names = ([label.identity, label.groups.get(PERSON, "")] if label else []) + [name]
-    return next((mark for mark in map(mark_of, names) if mark in forget), "")
+    return next((mark for mark in map(name_digest, names) if mark in forget), "")
 
 
 def _apart(source: str, listing: str) -> tuple[str, str]:

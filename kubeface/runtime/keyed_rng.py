@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def seeded(*key: object) -> np.random.Generator:
+def keyed_rng(*key: object) -> np.random.Generator:
     """A generator that depends on its key alone (seed, purpose, epoch, image id …), in whichever process."""
     digest = hashlib.sha256("\n".join(map(str, key)).encode()).digest()
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))

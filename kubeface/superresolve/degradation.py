@@ -16,7 +16,7 @@ from kubeface.faces.degradation import Degradation
 from kubeface.faces.images import RGB, encode_png
 from kubeface.faces.photographs import decode_photograph
 from kubeface.runtime.errors import require
-from kubeface.runtime.keyed_rng import seeded
+from kubeface.runtime.keyed_rng import keyed_rng
 from kubeface.runtime.packed_lists import parts
 from kubeface.runtime.progress import Progress
 from kubeface.storage.folders import new_folder
@@ -108,7 +108,7 @@ def degrade(
                     raise ValueError("its name leads out of the source")
                 if few_name in written:
                     raise ValueError(f"{written[few_name]} has the same name up to its suffix")
-                small = _reduced(data, scale, camera, seeded(seed, "few", file.name))
+                small = _reduced(data, scale, camera, keyed_rng(seed, "few", file.name))
             except ValueError as error:
                 left_out.append(f"{file.name}: {' '.join(str(error).split())}")
                 continue

@@ -23,14 +23,14 @@ from kubeface.models.superresolution import ABOUT_FILE, NETWORK_FILE, Enlarger
 from kubeface.models.superresolution_export import export
 from kubeface.models.superresolution_networks import Enlarging, design, save_network
 from kubeface.runtime.errors import KubefaceError, require
-from kubeface.runtime.keyed_rng import seeded
+from kubeface.runtime.keyed_rng import keyed_rng
 from kubeface.runtime.processors import cpu_limit
 from kubeface.runtime.progress import Progress
 from kubeface.storage.folders import new_folder, sha256_file, write_json
 from kubeface.superresolve.degradation import Camera
 from kubeface.superresolve.figures import draw_history, draw_samples
 from kubeface.superresolve.quality import psnr, ssim
-from kubeface.tables.row_index import WINDOW, Places, Reader, places
+from kubeface.tables.row_index import WINDOW, Reader, RowIndex, row_index
 from kubeface.tables.table import Table
 
 WEIGHTS_FILE = "superresolution.safetensors"
@@ -52,18 +52,18 @@ class Pairs(Dataset[tuple[Tensor, Tensor]]):
         mirrored: whether half of the images are mirrored.
     """
 
-    def __init__(self, found: Places, scale: int, camera: Camera, seed: int, mirrored: bool) -> None:
-        self.places, self.scale, self.camera, self.seed, self.mirrored = found, scale, camera, seed, mirrored
+    def __init__(self, found: RowIndex, scale: int, camera: Camera, seed: int, mirrored: bool) -> None:
+        self.row_index, self.scale, self.camera, self.seed, self.mirrored = found, scale, camera, seed, mirrored
         self.image = Reader()
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.row_index)
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor]:
         index, epoch = key
-        place = self.places[index]
-        own, partner = self.image(place), self.places.sharp(index)
-        random = seeded(self.seed, "pair", epoch if self.mirrored else 0, place.image_id)
+        place = self.row_index[index]
+        own, partner = self.image(place), self.row_index.sharp(index)
+        random = keyed_rng(self.seed, "pair", epoch if self.mirrored else 0, place.image_id)
         sharp = own if partner is None else self.image(partner)
         height, width = sharp.shape[0] // self.scale, sharp.shape[1] // self.scale
         if partner is None:
@@ -264,7 +264,7 @@ class _Trainer:
         self.network.train()
         total = 0.0
         with Progress(f"train: epoch {epoch}/{epochs}", len(pairs), quiet_end=True) as progress:
-            for few, sharp in self._batches(pairs, size, _order(pairs.places, seed, epoch), epoch):
+            for few, sharp in self._batches(pairs, size, _order(pairs.row_index, seed, epoch), epoch):
                 optimizer.zero_grad(set_to_none=True)
                 with self.half:
                     made = self.network(few).float()
@@ -321,9 +321,9 @@ def _image(found: Tensor) -> RGB:
     return np.asarray((found.clamp(0, 1) * 255).round().permute(1, 2, 0).cpu().numpy(), np.uint8)
 
 
-def _order(found: Places, seed: int, epoch: int) -> list[int]:
+def _order(found: RowIndex, seed: int, epoch: int) -> list[int]:
     """Every image once, shuffled within windows of row groups that are themselves shuffled."""
-    random, starts = seeded(seed, "order", epoch), found.group_starts()
+    random, starts = keyed_rng(seed, "order", epoch), found.group_starts()
     groups = random.permutation(len(starts) - 1)
     order: list[int] = []
     for first in range(0, len(groups), WINDOW):
@@ -332,11 +332,11 @@ def _order(found: Places, seed: int, epoch: int) -> list[int]:
     return order
 
 
-def _read(table: Table, divided: Table) -> tuple[dict[str, Places], list[str]]:
+def _read(table: Table, divided: Table) -> tuple[dict[str, RowIndex], list[str]]:
     """Where the images of train and val stand (of pairs the low ones alone), and who is trained on."""
     rows = divided.columns(["image_id", "identity", "split"]).to_pylist()
     chosen = {name: {row["image_id"]: 0 for row in rows if row["split"] == name} for name in ("train", "val")}
-    found = {name: places(table, wanted) for name, wanted in chosen.items()}
+    found = {name: row_index(table, wanted) for name, wanted in chosen.items()}
     if len(found["train"].low()) and len(found["val"].low()):
         found = {name: images.low() for name, images in found.items()}
     for name, images in found.items():

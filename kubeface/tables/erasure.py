@@ -6,7 +6,7 @@ from kubeface.runtime.errors import KubefaceError, require
 from kubeface.storage.downloads import fetch
 
 
-def mark_of(name: str) -> str:
+def name_digest(name: str) -> str:
     """The mark of a person or a file: 32 hex digits of the SHA-256 of the name."""
     return hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
@@ -27,6 +27,6 @@ def read_forget(uri: str) -> frozenset[str]:
         lines = [line.strip() for line in fetch(uri).read_text("utf-8-sig").splitlines()]
     except UnicodeDecodeError:
         raise KubefaceError(f"{uri} is not UTF-8: write one name of a person or a file in each line") from None
-    marks = frozenset(mark_of(line) for line in lines if line and not line.startswith("#"))
+    marks = frozenset(name_digest(line) for line in lines if line and not line.startswith("#"))
     require(bool(marks), f"{uri} names nobody: write one name of a person or a file in each line, or leave it out")
     return marks

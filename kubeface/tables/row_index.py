@@ -21,7 +21,7 @@ WINDOW = 16
 
 
 @dataclass(frozen=True)
-class Place:
+class FaceLocation:
     """Where an image stands: its shard, row group and row, with its id and class."""
 
     image_id: str
@@ -31,7 +31,7 @@ class Place:
     row: int
 
 
-class Places:
+class RowIndex:
     """The places of many images, in stored order; a million take about 16 MB and their ids.
 
     Args:
@@ -54,27 +54,27 @@ class Places:
     def __len__(self) -> int:
         return len(self._numbers)
 
-    def __getitem__(self, index: int) -> Place:
+    def __getitem__(self, index: int) -> FaceLocation:
         label, shard, group, row = self._numbers[index].tolist()
-        return Place(self._ids[index].as_py(), label, self.shards[shard], group, row)
+        return FaceLocation(self._ids[index].as_py(), label, self.shards[shard], group, row)
 
     def is_low(self, index: int) -> bool:
         """Whether an image was taken with few pixels, by what the table says of it."""
         return index in self._sharp
 
-    def sharp(self, index: int) -> Place | None:
+    def sharp(self, index: int) -> FaceLocation | None:
         """Where the sharp image of the same photograph stands, None where there is none or the image is no low one."""
         found = self._sharp.get(index)
         if found is None:
             return None
         place, (shard, group, row) = self[index], found
-        return Place(place.image_id, place.label, self.shards[shard], group, row)
+        return FaceLocation(place.image_id, place.label, self.shards[shard], group, row)
 
-    def low(self) -> "Places":
+    def low(self) -> "RowIndex":
         """The images taken with few pixels that have a sharp one."""
         chosen = sorted(index for index, found in self._sharp.items() if found is not None)
         rows = np.array(chosen, np.int64)
-        return Places(
+        return RowIndex(
             self.shards, self._ids.take(pa.array(rows)), self._numbers[rows],
             {place: self._sharp[index] for place, index in enumerate(chosen)},
         )  # fmt: skip
@@ -90,7 +90,7 @@ class Places:
         return np.append(np.flatnonzero(new), len(self))
 
 
-def places(table: Table, labels: dict[str, int]) -> Places:
+def row_index(table: Table, labels: dict[str, int]) -> RowIndex:
     """The places of the images that have a label; reads the columns of ids and groups alone.
 
     Raises:
@@ -108,7 +108,7 @@ def places(table: Table, labels: dict[str, int]) -> Places:
         if rows:
             numbers.append(np.array([(labels[names[row]], shard, group, row) for row in rows], np.int32))
             ids.append(columns["image_id"].take(pa.array(rows)))
-    return Places(table.paths, pa.concat_arrays(ids), np.concatenate(numbers), _sharp(table, low) if low else {})
+    return RowIndex(table.paths, pa.concat_arrays(ids), np.concatenate(numbers), _sharp(table, low) if low else {})
 
 
 def _sharp(table: Table, low: dict[str, int]) -> dict[int, tuple[int, int, int] | None]:
@@ -147,7 +147,7 @@ class Reader:
     def __init__(self) -> None:
         self._groups: OrderedDict[tuple[Path | RemoteFile, int], list[bytes]] = OrderedDict()
 
-    def __call__(self, place: Place) -> RGB:
+    def __call__(self, place: FaceLocation) -> RGB:
         """The crop as stored, H×W×3 uint8."""
         data = self._bytes(place)
         try:
@@ -157,7 +157,7 @@ class Reader:
                 f"image {place.image_id} in {place.shard} cannot be decoded: run the step that wrote it again"
             ) from error
 
-    def _bytes(self, place: Place) -> bytes:
+    def _bytes(self, place: FaceLocation) -> bytes:
         key = (place.shard, place.group)
         if key not in self._groups:
             with open_shard(place.shard) as file:

@@ -136,7 +136,7 @@ class Hidden:
         if name in {hidden + others!r}:
             raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 sys.meta_path.insert(0, Hidden())
-import kubeface.{step}.step, kubeface.{step}.__main__
+import kubeface.{step}.step, kubeface.cli
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-500:]

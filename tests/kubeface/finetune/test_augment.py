@@ -18,7 +18,7 @@ from kubeface.faces.images import RGB, decode_rgb
 from kubeface.finetune import augment
 from kubeface.finetune.augment import KINDS, Augmentation
 from kubeface.runtime.errors import KubefaceError
-from kubeface.runtime.keyed_rng import seeded
+from kubeface.runtime.keyed_rng import keyed_rng
 from kubeface.tables.table import Table
 
 BOTH, STUDENT = KINDS[:4], KINDS[4:]
@@ -36,7 +36,7 @@ def only(kind: str, value: float = 1.0, **ranges: Any) -> Augmentation:
 
 
 def make(augmentation: Augmentation, image: RGB, *key: object) -> RGB:
-    random = seeded(*key)
+    random = keyed_rng(*key)
     return augmentation.student(augmentation.both(image, random), random)
 
 
@@ -104,8 +104,8 @@ def test_another_key_gives_another_crop(crop: RGB) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_which_model_sees_it(kind: str, crop: RGB) -> None:
     augmentation = only(kind, 0.5 if kind == "jitter" else 1.0)
-    assert np.array_equal(augmentation.both(crop, seeded(1)), crop) == (kind in STUDENT)
-    assert np.array_equal(augmentation.student(crop, seeded(1)), crop) == (kind in BOTH)
+    assert np.array_equal(augmentation.both(crop, keyed_rng(1)), crop) == (kind in STUDENT)
+    assert np.array_equal(augmentation.student(crop, keyed_rng(1)), crop) == (kind in BOTH)
 
 
 @pytest.mark.parametrize("kind", STUDENT)
@@ -113,7 +113,7 @@ def test_what_is_off_alters_nothing_else(kind: str, crop: RGB) -> None:
     """Flips and colours are the same with and without a poor camera behind them."""
     plain, more = Augmentation(jitter=0.2), Augmentation(jitter=0.2, **{kind: 1.0})
     for seed in range(5):
-        np.testing.assert_array_equal(plain.both(crop, seeded(seed)), more.both(crop, seeded(seed)))
+        np.testing.assert_array_equal(plain.both(crop, keyed_rng(seed)), more.both(crop, keyed_rng(seed)))
 
 
 def test_nothing_gives_the_image_itself(crop: RGB) -> None:
@@ -168,7 +168,7 @@ def test_warp_is_torchvisions_affine(crop: RGB, monkeypatch: pytest.MonkeyPatch)
     """Turned, enlarged and shifted as theirs, to what interpolation at 1/32 of a pixel leaves."""
     smooth = np.asarray(cv2.GaussianBlur(crop, (0, 0), 3), np.uint8)
     for seed in range(5):
-        random = seeded(seed)
+        random = keyed_rng(seed)
         random.random()  # whether it happens
         angle, size, _, _, right, down = random.standard_normal(6) * augment.WARP
         with monkeypatch.context() as patch:
@@ -206,7 +206,7 @@ def test_jitter_is_torchvisions(seed: int, strength: float) -> None:
     """Brightness, contrast and saturation by v2's functions, but for whole numbers that floats may miss by a hair."""
     image = np.random.default_rng(seed).integers(0, 256, (112, 112, 3), dtype=np.uint8)
     ours = make(only("jitter", strength), image, seed)
-    brightness, contrast, saturation = (float(f) for f in seeded(seed).uniform(1 - strength, 1 + strength, 3))
+    brightness, contrast, saturation = (float(f) for f in keyed_rng(seed).uniform(1 - strength, 1 + strength, 3))
     bright = theirs(functional.adjust_brightness, image, brightness)
     flat = theirs(functional.adjust_contrast, bright, contrast)
     expected = theirs(functional.adjust_saturation, flat, saturation)

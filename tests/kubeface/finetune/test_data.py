@@ -33,7 +33,7 @@ from kubeface.finetune.data import (
 from kubeface.runtime.errors import KubefaceError
 from kubeface.storage import objects
 from kubeface.tables import table as table_module
-from kubeface.tables.row_index import WINDOW, Place, Places, places
+from kubeface.tables.row_index import WINDOW, FaceLocation, RowIndex, row_index
 from kubeface.tables.table import Table, TableWriter
 from pipelines.local.store import local_store
 
@@ -66,8 +66,8 @@ def labelled(table: Table) -> dict[str, int]:
 
 
 @pytest.fixture(scope="module")
-def found(small_groups: Table) -> Places:
-    return places(small_groups, labelled(small_groups))
+def found(small_groups: Table) -> RowIndex:
+    return row_index(small_groups, labelled(small_groups))
 
 
 @pytest.fixture(scope="module")
@@ -80,13 +80,15 @@ def pixels(aligned_table: Path) -> dict[str, RGB]:
     }
 
 
-def made_up(groups: list[int], labels: list[int] | None = None) -> Places:
-    """Places in row groups of these sizes, two groups a shard, all of class 0 or of the classes given."""
+def made_up(groups: list[int], labels: list[int] | None = None) -> RowIndex:
+    """An index of row groups of these sizes, two groups a shard, all of class 0 or of the classes given."""
     where = [(number // 2, number % 2, row) for number, size in enumerate(groups) for row in range(size)]
     numbers = np.array([(0, *place) for place in where], np.int32).reshape(-1, 4)
     if labels is not None:
         numbers[:, 0] = labels
-    return Places([Path(f"shard-{n}") for n in range(len(groups))], pa.array([str(place) for place in where]), numbers)
+    return RowIndex(
+        [Path(f"shard-{n}") for n in range(len(groups))], pa.array([str(place) for place in where]), numbers
+    )
 
 
 def as_rgb(tensor: Tensor) -> RGB:
@@ -96,7 +98,7 @@ def as_rgb(tensor: Tensor) -> RGB:
 # --- places ---------------------------------------------------------------------------------------------------------
 
 
-def test_places_name_the_right_rows(small_groups: Table, found: Places) -> None:
+def test_places_name_the_right_rows(small_groups: Table, found: RowIndex) -> None:
     labels = labelled(small_groups)
     stored = small_groups.columns(["image_id"])["image_id"].to_pylist()
     assert [place.image_id for place in found] == [i for i in stored if i in labels]
@@ -112,21 +114,21 @@ def test_places_name_the_right_rows(small_groups: Table, found: Places) -> None:
 def test_places_in_one_row_group(aligned_table: Path) -> None:
     table = Table(aligned_table, "aligned")
     stored = table.columns(["image_id"])["image_id"].to_pylist()
-    found = places(table, {stored[7]: 3, stored[2]: 1, "unknown": 5})
+    found = row_index(table, {stored[7]: 3, stored[2]: 1, "unknown": 5})
     assert [(p.image_id, p.label, p.group, p.row) for p in found] == [(stored[2], 1, 0, 2), (stored[7], 3, 0, 7)]
     assert found.group_starts().tolist() == [0, 2]
 
 
 def test_places_of_nobody(small_groups: Table) -> None:
-    assert list(places(small_groups, {})) == []
+    assert list(row_index(small_groups, {})) == []
 
 
 def test_row_groups_of_two_shards_are_told_apart() -> None:
     """Group 0 of one shard and group 0 of the next, with nothing between them."""
     numbers = np.array([(0, 0, 0, 5), (0, 1, 0, 6), (0, 1, 0, 7), (0, 1, 1, 0)], np.int32)
-    found = Places([Path("a"), Path("b")], pa.array(list("wxyz")), numbers)
+    found = RowIndex([Path("a"), Path("b")], pa.array(list("wxyz")), numbers)
     assert found.group_starts().tolist() == [0, 1, 3, 4]
-    assert found[1] == Place("x", 0, Path("b"), 0, 6)
+    assert found[1] == FaceLocation("x", 0, Path("b"), 0, 6)
 
 
 def test_places_are_light(tmp_path: Path) -> None:
@@ -148,7 +150,7 @@ def test_places_are_light(tmp_path: Path) -> None:
     labels = {f"person/{number:08d}.jpg": 0 for number in range(40_000)}
     in_arrow = pa.total_allocated_bytes()
     tracemalloc.start()
-    found = places(table, labels)
+    found = row_index(table, labels)
     sampler = Batches(found, 64, 0)
     assert sum(len(batch) for batch in sampler) == len(found) == 40_000
     now, most = tracemalloc.get_traced_memory()
@@ -279,7 +281,7 @@ def test_in_order(length: int, replicas: int) -> None:
 UNEVEN = st.lists(st.integers(1, 30), min_size=1, max_size=8)
 
 
-def uneven(sizes: list[int]) -> Places:
+def uneven(sizes: list[int]) -> RowIndex:
     """Classes of these sizes, mixed over row groups of five."""
     labels = np.random.default_rng(0).permutation(np.repeat(np.arange(len(sizes)), sizes)).tolist()
     return made_up([5] * (len(labels) // 5) + [len(labels) % 5] * (len(labels) % 5 > 0), labels)
@@ -338,7 +340,7 @@ def test_a_class_without_images_has_no_weight() -> None:
 # --- crops ----------------------------------------------------------------------------------------------------------
 
 
-def test_crops_are_the_stored_ones(found: Places, pixels: dict[str, RGB]) -> None:
+def test_crops_are_the_stored_ones(found: RowIndex, pixels: dict[str, RGB]) -> None:
     crops = FaceCrops(found, Degradation(), seed=0)
     assert len(crops) == len(found)
     for index, place in enumerate(found):
@@ -351,7 +353,7 @@ def test_crops_are_the_stored_ones(found: Places, pixels: dict[str, RGB]) -> Non
 
 @pytest.mark.parametrize("degradation", ["noise:60", "dark"])
 def test_validation_crops_are_degraded_alike_in_every_epoch_and_seed(
-    found: Places, pixels: dict[str, RGB], degradation: str
+    found: RowIndex, pixels: dict[str, RGB], degradation: str
 ) -> None:
     spoil = Degradation.parse(degradation)
     first, second = FaceCrops(found, spoil, seed=0), FaceCrops(found, spoil, seed=1)
@@ -364,7 +366,7 @@ def test_validation_crops_are_degraded_alike_in_every_epoch_and_seed(
         assert not torch.equal(clean, bad)
 
 
-def test_training_crops_differ_by_epoch_and_seed(found: Places) -> None:
+def test_training_crops_differ_by_epoch_and_seed(found: RowIndex) -> None:
     crops = FaceCrops(found, NOISE, 0, Augmentation(jitter=0.2))
     other = FaceCrops(found, NOISE, 1, Augmentation(jitter=0.2))
     bad = [crops[0, 1][1], crops[0, 2][1], crops[1, 1][1], other[0, 1][1]]
@@ -377,7 +379,7 @@ def test_training_crops_differ_by_epoch_and_seed(found: Places) -> None:
             assert np.array_equal(np.asarray(ours), np.asarray(theirs))
 
 
-def test_both_training_crops_are_augmented_alike(found: Places) -> None:
+def test_both_training_crops_are_augmented_alike(found: RowIndex) -> None:
     """What the starting model sees is the crop that was degraded, mirrored with it."""
     crops = FaceCrops(found, Degradation.parse("blur:0.5"), 0, Augmentation())
     for index in range(10):
@@ -386,14 +388,14 @@ def test_both_training_crops_are_augmented_alike(found: Places) -> None:
         assert distance < 0.5 * (clean.flip(2).float() - bad.float()).abs().mean()
 
 
-def test_noise_has_the_strength_asked_for(found: Places) -> None:
+def test_noise_has_the_strength_asked_for(found: RowIndex) -> None:
     clean, bad, _ = FaceCrops(found, Degradation.parse("noise:10"), 0, STILL)[0, 1]
     middle = (clean > 60) & (clean < 195)
     assert float((bad.float() - clean.float())[middle].std()) == pytest.approx(10, rel=0.05)
 
 
 @pytest.mark.parametrize("augmented", [True, False])
-def test_number_of_workers_changes_nothing(found: Places, augmented: bool) -> None:
+def test_number_of_workers_changes_nothing(found: RowIndex, augmented: bool) -> None:
     def batches(workers: int) -> list[list[Tensor]]:
         crops = FaceCrops(found, NOISE, 0, MUCH if augmented else None, degrade=0.5)
         sampler = Batches(found, 4, 0, "sampler")
@@ -406,7 +408,7 @@ def test_number_of_workers_changes_nothing(found: Places, augmented: bool) -> No
         assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
-def test_at_most_a_window_of_row_groups_is_kept(found: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_at_most_a_window_of_row_groups_is_kept(found: RowIndex, monkeypatch: pytest.MonkeyPatch) -> None:
     reads: Counter[tuple[str, int]] = Counter()
 
     class Counting(pq.ParquetFile):
@@ -435,7 +437,7 @@ def test_at_most_a_window_of_row_groups_is_kept(found: Places, monkeypatch: pyte
     assert sum(reads.values()) == len(found) + 2
 
 
-def test_an_epoch_reads_each_row_group_once(found: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_epoch_reads_each_row_group_once(found: RowIndex, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[Path] = []
 
     class Counting(pq.ParquetFile):
@@ -452,7 +454,7 @@ def test_an_epoch_reads_each_row_group_once(found: Places, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("degrade", [0.0, 0.3, 1.0])
-def test_a_share_of_the_training_crops_is_degraded(found: Places, degrade: float) -> None:
+def test_a_share_of_the_training_crops_is_degraded(found: RowIndex, degrade: float) -> None:
     crops = FaceCrops(found, NOISE, 0, Augmentation(), degrade)
     bad = [not torch.equal(*crops[index, epoch][:2]) for index in range(len(found)) for epoch in range(12)]
     assert len(bad) == 300
@@ -468,7 +470,7 @@ def test_a_share_of_the_training_crops_is_degraded(found: Places, degrade: float
 def test_a_mixed_crop_is_mostly_its_own_face(aligned_table: Path, pixels: dict[str, RGB]) -> None:
     """Another image of its row group lies over it, by a half at most; the label stays."""
     table = Table(aligned_table, "aligned")
-    found = places(table, labelled(table))
+    found = row_index(table, labelled(table))
     crops = FaceCrops(found, Degradation(), 0, Augmentation(flip=0, mix=1.0))
     starts, shares, others = found.group_starts(), [], set()
     for index in range(len(found)):
@@ -492,12 +494,12 @@ def test_a_mixed_crop_is_mostly_its_own_face(aligned_table: Path, pixels: dict[s
 
 def test_an_image_alone_in_its_row_group_mixes_with_itself(aligned_table: Path) -> None:
     table = Table(aligned_table, "aligned")
-    one = places(table, dict.fromkeys([next(table.row_groups(["image_id"]))[0]["image_id"]], 0))
+    one = row_index(table, dict.fromkeys([next(table.row_groups(["image_id"]))[0]["image_id"]], 0))
     clean, _, _ = FaceCrops(one, Degradation(), 0, Augmentation(flip=0, mix=1.0))[0, 1]
     assert torch.equal(clean, FaceCrops(one, Degradation(), 0)[0, 1][0])
 
 
-def test_the_student_alone_sees_the_poor_camera(found: Places) -> None:
+def test_the_student_alone_sees_the_poor_camera(found: RowIndex) -> None:
     """Its crop is the teacher's in grey, and then degraded."""
     both = Augmentation(flip=1.0)
     crops = FaceCrops(found, Degradation.parse("blur:1"), 0, Augmentation(flip=1.0, cutout=1.0))
@@ -510,7 +512,7 @@ def test_the_student_alone_sees_the_poor_camera(found: Places) -> None:
 
 
 @pytest.mark.parametrize("augmentation", [None, MUCH])
-def test_without_the_clean_crop(found: Places, augmentation: Augmentation | None) -> None:
+def test_without_the_clean_crop(found: RowIndex, augmentation: Augmentation | None) -> None:
     whole, part = (FaceCrops(found, NOISE, 0, augmentation, clean=clean) for clean in (True, False))
     for index in range(len(found)):
         _, bad, label = whole[index, 3]
@@ -520,7 +522,7 @@ def test_without_the_clean_crop(found: Places, augmentation: Augmentation | None
 
 def test_a_batch_is_torchs_with_channels_last(aligned_table: Path) -> None:
     table = Table(aligned_table, "aligned")
-    crops = FaceCrops(places(table, labelled(table)), NOISE, 0)
+    crops = FaceCrops(row_index(table, labelled(table)), NOISE, 0)
     items = [crops[index, 1] for index in range(4)]
     for ours, torchs in zip(collate(items), default_collate(items), strict=True):
         assert ours.dtype == torchs.dtype and torch.equal(ours, torchs)
@@ -540,7 +542,7 @@ def damaged(small_groups: Table, tmp_path: Path) -> Table:
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("how", ["gone", "cut", "overwritten"])
 def test_a_corrupt_shard_is_named(damaged: Table, how: str, workers: int) -> None:
-    found = places(damaged, labelled(damaged))
+    found = row_index(damaged, labelled(damaged))
     path = found[0].shard
     if how == "gone":
         path.unlink()
@@ -553,7 +555,7 @@ def test_a_corrupt_shard_is_named(damaged: Table, how: str, workers: int) -> Non
     assert str(raised.value).startswith(f"{path} cannot be read (")
     assert "\n" not in str(raised.value)
     with pytest.raises(KubefaceError, match="run the step that wrote it again"):
-        places(damaged, {})
+        row_index(damaged, {})
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -567,7 +569,7 @@ def test_an_image_that_cannot_be_decoded_is_named(aligned_table: Path, tmp_path:
                 spoilt = b"x" * 40 + image[40:] if at == 0 else image[:at]
                 writer.add(row | {"image": spoilt if number == 3 else image})
     table = Table(tmp_path / "spoilt", "aligned")
-    found = places(table, labelled(table))
+    found = row_index(table, labelled(table))
     loader = DataLoader(FaceCrops(found, NOISE, 0), batch_size=4, sampler=InOrder(len(found)), num_workers=workers)
     with pytest.raises(KubefaceError) as raised:
         list(loaded(loader))
@@ -577,14 +579,14 @@ def test_an_image_that_cannot_be_decoded_is_named(aligned_table: Path, tmp_path:
 
 def test_wherever_a_shard_is_damaged_the_error_says_so(damaged: Table) -> None:
     labels = labelled(damaged)
-    found = places(damaged, labels)
+    found = row_index(damaged, labels)
     path = found[0].shard
     data, random = path.read_bytes(), np.random.default_rng(0)
     refused = 0
     for position in random.integers(0, len(data) - 32, 150).tolist() + list(range(len(data) - 2000, len(data), 50)):
         path.write_bytes(data[:position] + random.bytes(32) + data[position + 32 :])
         try:
-            places(damaged, labels)
+            row_index(damaged, labels)
             for index in range(3):
                 FaceCrops(found, NOISE, 0)[index, 0]
         except KubefaceError as error:
@@ -608,7 +610,7 @@ def test_a_table_in_a_store_is_read_where_it_is(
         assert remote.sha256 == small_groups.sha256
         batches = []
         for table in (small_groups, remote):
-            found = places(table, labelled(table))
+            found = row_index(table, labelled(table))
             crops = FaceCrops(found, NOISE, 0, MUCH)
             sampler = Batches(found, 4, 0)
             batches.append(list(loaded(DataLoader(crops, batch_sampler=sampler, num_workers=workers))))

@@ -14,7 +14,7 @@ from kubeface.finetune import figures as figures_module
 from kubeface.finetune.augment import KINDS, Augmentation
 from kubeface.finetune.data import FaceCrops
 from kubeface.finetune.figures import FACES, MOST_BARS, draw_augmentations, draw_distribution, draw_history
-from kubeface.tables.row_index import places
+from kubeface.tables.row_index import row_index
 from kubeface.tables.table import Table
 
 MARGIN, LABEL, STEP = 12, 190, 112 + 6
@@ -178,7 +178,7 @@ def crops(aligned_table: Path) -> FaceCrops:
     table = Table(aligned_table, "aligned")
     rows = table.columns(["image_id", "identity"]).to_pylist()
     people = sorted({row["identity"] for row in rows})
-    found = places(table, {row["image_id"]: people.index(row["identity"]) for row in rows})
+    found = row_index(table, {row["image_id"]: people.index(row["identity"]) for row in rows})
     every = Augmentation(**dict.fromkeys((*KINDS, "mix"), 0.5))
     return FaceCrops(found, Degradation.parse("noise:60"), 0, every)
 
@@ -215,10 +215,10 @@ def test_every_augmentation_has_a_row(crops: FaceCrops, monkeypatch: pytest.Monk
         "trained on, epoch 2",
     ]
     drawn = cells(tmp_path / "new" / "augmentations.png", len(names))
-    stored = {crops.image(place).tobytes(): index for index, place in enumerate(crops.places)}
+    stored = {crops.image(place).tobytes(): index for index, place in enumerate(crops.row_index)}
     faces = [stored[image.tobytes()] for image in drawn[0]]  # to the pixel
     assert len(set(faces)) == FACES
-    assert {crops.places[index].label for index in faces} == set(crops.places.labels.tolist())
+    assert {crops.row_index[index].label for index in faces} == set(crops.row_index.labels.tolist())
     for place, index in enumerate(faces):
         np.testing.assert_array_equal(drawn[1][place], drawn[0][place][:, ::-1])
         for epoch in (1, 2):
@@ -229,7 +229,7 @@ def test_every_augmentation_has_a_row(crops: FaceCrops, monkeypatch: pytest.Monk
 
 
 def test_only_what_is_switched_on_is_drawn(crops: FaceCrops, tmp_path: Path) -> None:
-    plain = FaceCrops(crops.places, Degradation(), 0, Augmentation(flip=0.0, jpeg=0.1), clean=False)
+    plain = FaceCrops(crops.row_index, Degradation(), 0, Augmentation(flip=0.0, jpeg=0.1), clean=False)
     for name in ("one.png", "two.png"):
         draw_augmentations(plain, tmp_path / name)
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()

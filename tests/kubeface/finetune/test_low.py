@@ -15,7 +15,7 @@ from kubeface.finetune.data import FaceCrops
 from kubeface.models.superresolution import Enlarger, open_enlarger
 from kubeface.models.superresolution_networks import Enlarging, save_network
 from kubeface.runtime.errors import KubefaceError
-from kubeface.tables.row_index import Places, places
+from kubeface.tables.row_index import RowIndex, row_index
 from kubeface.tables.table import Table, TableWriter
 
 from .conftest import Train, same
@@ -68,9 +68,9 @@ def network(tmp_path: Path) -> Path:
     return tmp_path / "bright.safetensors"
 
 
-def all_of(table: Path) -> Places:
+def all_of(table: Path) -> RowIndex:
     ids = Table(table, "aligned").columns(["image_id"])["image_id"].to_pylist()
-    return places(Table(table, "aligned"), dict.fromkeys(ids, 0))
+    return row_index(Table(table, "aligned"), dict.fromkeys(ids, 0))
 
 
 def seen(crops: FaceCrops, index: int, epoch: int = 1) -> tuple[RGB, RGB]:

@@ -27,15 +27,15 @@ from kubeface.finetune.objectives import (
 )
 from kubeface.finetune.settings import Settings
 from kubeface.finetune.sparing import FAKES, HIDES, STRONG, STRONGER, LabelAware
-from kubeface.tables.row_index import Places
+from kubeface.tables.row_index import RowIndex
 
 SIZE = 5
 
 
-def some_places(rows: int, group: int = 128) -> Places:
+def some_places(rows: int, group: int = 128) -> RowIndex:
     """As many places in row groups of this size; the label of each is its number."""
     numbers = np.arange(rows, dtype=np.int32)
-    return Places(
+    return RowIndex(
         [Path("shard")],
         pa.array([f"i{number}" for number in range(rows)]),
         np.stack([numbers, 0 * numbers, numbers // group, numbers % group], axis=1),

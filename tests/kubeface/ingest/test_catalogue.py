@@ -12,7 +12,7 @@ from kubeface.ingest.catalogue import Shard, shard_number
 from kubeface.ingest.options import IngestOptions
 from kubeface.ingest.step import ingest, plan_shards
 from kubeface.runtime.errors import KubefaceError
-from kubeface.tables.erasure import mark_of
+from kubeface.tables.erasure import name_digest
 from kubeface.tables.table import Table
 from tests.kubeface.ingest.test_ingest import archive, folder_of, pixels, reasons, rows_of
 
@@ -156,7 +156,7 @@ def test_forgetting_changes_the_shards_of_the_forgotten_only(images: dict[str, b
     first, second = (by_number(source, 8, forget=uri) for uri in lists)
     assert {number for number in before if first.get(number) != before[number]} == {shard_number("p3", 8)}
     assert {number for number in before if second.get(number) != first.get(number)} == {shard_number("p5", 8)}
-    assert "p3" not in "".join(first.values()) and mark_of("p3") in "".join(first.values())
+    assert "p3" not in "".join(first.values()) and name_digest("p3") in "".join(first.values())
     number = shard_number("p5", 8)
     ingest(source, tmp_path / "out", shard=second[number])  # the shard's text says whom to forget
     table = Table(tmp_path / "out", "faces")

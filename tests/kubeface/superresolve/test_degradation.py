@@ -17,7 +17,7 @@ from PIL import Image
 from kubeface.faces.images import RGB, decode_rgb, encode_png
 from kubeface.ingest.step import ingest
 from kubeface.runtime.errors import KubefaceError
-from kubeface.runtime.keyed_rng import seeded
+from kubeface.runtime.keyed_rng import keyed_rng
 from kubeface.superresolve.degradation import Camera, degrade
 from kubeface.tables.resolution_pairs import partners, resolution_of
 from kubeface.tables.table import Table
@@ -37,22 +37,22 @@ def face(orl: dict[str, bytes]) -> RGB:
 
 
 def test_nothing_but_fewer_pixels_is_the_mean_of_those_that_were(face: RGB) -> None:
-    few = PLAIN.few_pixels(face, 23, 28, seeded(0))
+    few = PLAIN.few_pixels(face, 23, 28, keyed_rng(0))
     expected = face.reshape(28, 4, 23, 4, 3).mean((1, 3))
     np.testing.assert_allclose(few, expected, atol=0.51)
 
 
 @given(st.integers(2, 40), st.integers(2, 40), st.integers(0, 9))
 def test_any_size_comes_out_as_asked_and_the_same_for_the_same_key(width: int, height: int, seed: int) -> None:
-    image = seeded("image").integers(0, 256, (64, 48, 3), np.uint8)
-    first, again = (Camera().few_pixels(image, width, height, seeded(seed)) for _ in range(2))
+    image = keyed_rng("image").integers(0, 256, (64, 48, 3), np.uint8)
+    first, again = (Camera().few_pixels(image, width, height, keyed_rng(seed)) for _ in range(2))
     assert first.shape == (height, width, 3) and first.dtype == np.uint8
     np.testing.assert_array_equal(first, again)
 
 
 def test_the_blur_is_measured_in_pixels_of_what_is_left(face: RGB) -> None:
     """σ of 1 at an eighth of the pixels is σ of 8 in the photograph."""
-    few = Camera((1, 1), (0, 0), (0, 0)).few_pixels(face, 12, 14, seeded(0))
+    few = Camera((1, 1), (0, 0), (0, 0)).few_pixels(face, 12, 14, keyed_rng(0))
     sigma = face.shape[1] / 12
     expected = cv2.resize(cv2.GaussianBlur(face, (0, 0), sigma), (12, 14), interpolation=cv2.INTER_AREA)
     np.testing.assert_array_equal(few, expected)
@@ -60,7 +60,7 @@ def test_the_blur_is_measured_in_pixels_of_what_is_left(face: RGB) -> None:
 
 def test_the_noise_is_as_strong_as_it_says() -> None:
     grey = np.full((800, 800, 3), 128, np.uint8)
-    few = Camera((0, 0), (5, 5), (0, 0)).few_pixels(grey, 400, 400, seeded(0)).astype(float)
+    few = Camera((0, 0), (5, 5), (0, 0)).few_pixels(grey, 400, 400, keyed_rng(0)).astype(float)
     assert few.mean() == pytest.approx(128, abs=0.05)
     assert few.std() == pytest.approx(np.hypot(5, 1 / np.sqrt(12)), rel=0.01)  # and what rounding adds
     neighbours = np.corrcoef(few[:, :-1].ravel(), few[:, 1:].ravel())[0, 1]
@@ -68,8 +68,8 @@ def test_the_noise_is_as_strong_as_it_says() -> None:
 
 
 def test_the_file_is_a_jpeg_of_that_quality(face: RGB) -> None:
-    few = Camera((0, 0), (0, 0), (30, 30)).few_pixels(face, 46, 56, seeded(0))
-    plain = PLAIN.few_pixels(face, 46, 56, seeded(0))
+    few = Camera((0, 0), (0, 0), (30, 30)).few_pixels(face, 46, 56, keyed_rng(0))
+    plain = PLAIN.few_pixels(face, 46, 56, keyed_rng(0))
     data = cv2.imencode(".jpg", plain[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 30])[1]
     np.testing.assert_array_equal(few, np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR))[..., ::-1])
     assert (few != plain).any()
@@ -78,7 +78,7 @@ def test_the_file_is_a_jpeg_of_that_quality(face: RGB) -> None:
 def test_strengths_are_drawn_from_the_whole_span(face: RGB) -> None:
     grey = np.full((160, 160, 3), 128, np.uint8)
     camera = Camera((0, 0), (0, 10), (0, 0))
-    drawn = [camera.few_pixels(grey, 80, 80, seeded(seed)).std() for seed in range(60)]
+    drawn = [camera.few_pixels(grey, 80, 80, keyed_rng(seed)).std() for seed in range(60)]
     assert min(drawn) < 1 and max(drawn) > 9 and 4 < np.mean(drawn) < 6
 
 
@@ -161,7 +161,7 @@ def test_a_photograph_is_seen_upright_and_kept_as_it_is(face: RGB, tmp_path: Pat
     lying.save(tmp_path / "in" / "s1" / "a.jpg", quality=95, exif=exif)
     degrade(str(tmp_path / "in"), tmp_path / "out", scale=4, **WITHOUT)  # type: ignore[arg-type]
     few = decode_rgb((tmp_path / "out" / "vlr_images" / "s1" / "a.png").read_bytes())
-    assert np.abs(few - PLAIN.few_pixels(face, 23, 28, seeded(0)).astype(float)).mean() < 2
+    assert np.abs(few - PLAIN.few_pixels(face, 23, 28, keyed_rng(0)).astype(float)).mean() < 2
     assert (tmp_path / "out/hr_images/s1/a.jpg").read_bytes() == (tmp_path / "in/s1/a.jpg").read_bytes()
 
 
@@ -195,7 +195,7 @@ def test_two_photographs_of_one_name_do_not_become_one_pair(
     assert degrade(str(tmp_path / "in"), tmp_path / "out", **WITHOUT)["rejected"] == 1  # type: ignore[arg-type]
     assert "left out s1/1.png: s1/1.pgm has the same name" in capsys.readouterr().err
     few = decode_rgb((tmp_path / "out" / "vlr_images" / "s1" / "1.png").read_bytes())
-    np.testing.assert_array_equal(few, PLAIN.few_pixels(decode_rgb(orl["s1/1.pgm"]), 12, 14, seeded(0)))
+    np.testing.assert_array_equal(few, PLAIN.few_pixels(decode_rgb(orl["s1/1.pgm"]), 12, 14, keyed_rng(0)))
     assert sorted(files_of(tmp_path / "out")) == ["hr_images/s1/1.pgm", "vlr_images/s1/1.png"]
 
 

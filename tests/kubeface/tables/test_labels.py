@@ -55,7 +55,8 @@ def test_a_label_that_is_none_is_named(table: Table) -> None:
 
 
 def test_a_table_without_labels_says_what_it_needs(tmp_path: Path) -> None:
-    for number, groups in enumerate(([{}], [{"camera": "door"}, {"camera": "1"}])):
+    cases: list[list[dict[str, str]]] = [[{}], [{"camera": "door"}, {"camera": "1"}]]
+    for number, groups in enumerate(cases):
         with pytest.raises(KubefaceError, match=r"no column of binary labels .*listing"):
             choose_labels(labelled(tmp_path / str(number), groups), "")
 
