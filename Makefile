@@ -71,7 +71,7 @@ lfw: $(READY) ## Measure a model on LFW: LFW=lfw.tar PAIRS=pairs.txt [MODEL=fold
 
 mirror-weights: $(READY) ## Copy published weights to MIRROR=s3://bucket/prefix for clusters without internet [BACKBONES="sface …"]
 	@test -n "$(MIRROR)" || { echo "error: usage: make mirror-weights MIRROR=s3://bucket/prefix [BACKBONES=\"sface iresnet50\"]" >&2; exit 2; }
-	@$(BIN)/python -m kubeface.models.weights --mirror "$(MIRROR)" $(addprefix --backbone ,$(BACKBONES))
+	@$(BIN)/python -m kubeface mirror-weights "$(MIRROR)" $(addprefix --backbone ,$(BACKBONES))
 
 bench-finetune: $(READY) ## Training speed beside a bare loop and a peer, peak memory (25 minutes on 2 cores)
 	@$(BIN)/python -m benchmarks.finetune

@@ -100,8 +100,10 @@ COMMANDS: Mapping[str, Mapping[str, Command]] = {
             "kubeface.superresolve.training:train_superresolution", "Train a super-resolution network on faces."
         ),
         "degrade": _step("kubeface.superresolve.degradation:degrade", "Make pairs of low and high resolution."),
-        "mirror-weights": Command("kubeface.models.weights:mirror_weights", "Copy published weights to a mirror."),
-        "import-keras": _step("kubeface.models.weights:import_keras", "Make a model folder of a .keras archive."),
+        "mirror-weights": Command(
+            "kubeface.models.weights_mirror:mirror_weights", "Copy published weights to a mirror."
+        ),
+        "import-keras": _step("kubeface.models.keras_import:import_keras", "Make a model folder of a .keras archive."),
         "self-check": _step("kubeface.self_check:self_check", "Do a step's work on one real face."),
     },
     "Pipelines": {
@@ -160,7 +162,7 @@ def make_app(asked: str = "") -> App:
         print_error=False,
         exit_on_error=False,
         result_action="return_value",
-        default_parameter=Parameter(consume_multiple=True),  # --ingested a b c
+        default_parameter=Parameter(consume_multiple=True, negative_iterable=()),  # --backbone a b, no --empty-backbone
     )
     for group, commands in COMMANDS.items():
         for name, command in commands.items():

@@ -88,7 +88,6 @@ LONG_FUNCTIONS: frozenset[str] = frozenset(
         "kubeface/evaluate/compatibility.py:compatibility",
         "kubeface/evaluate/probes.py:probe",
         "kubeface/evaluate/step.py:evaluate",
-        "kubeface/filter/step.py:filter_faces",
         "kubeface/finetune/step.py:finetune",
         "kubeface/finetune/trainjob.py:trainjob",
         "kubeface/gather/step.py:gather",
@@ -115,7 +114,6 @@ MANY_PARAMETERS: frozenset[str] = frozenset(
         "kubeface/evaluate/compatibility.py:compatibility",
         "kubeface/evaluate/groups.py:group_errors",
         "kubeface/evaluate/step.py:evaluate",
-        "kubeface/filter/step.py:filter_faces",
         "kubeface/finetune/data.py:__init__",
         "kubeface/finetune/step.py:finetune",
         "kubeface/finetune/training.py:__init__",
@@ -143,8 +141,6 @@ IN_CYCLES: frozenset[str] = frozenset(
         "kubeface.faces.mtcnn_onnx",
         "kubeface.finetune.launch",
         "kubeface.finetune.trainjob",
-        "kubeface.models.model",
-        "kubeface.models.weights",
     }
 )
 

@@ -6,7 +6,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
-from kubeface.models.quality_routing import Guarded, fine_structure
+from kubeface.models.quality_routing import QualityRouted, fine_structure
 from kubeface.runtime.errors import require
 
 ALPHAS = tuple(number / 10 for number in range(11))
@@ -34,7 +34,7 @@ def choose_alpha(
 
 def fit_guard(
     start: nn.Module, tuned: nn.Module, clean: Tensor, degraded: Tensor, val_clean: Tensor, val_degraded: Tensor
-) -> tuple[Guarded, dict[str, float | None]]:
+) -> tuple[QualityRouted, dict[str, float | None]]:
     """A guarded model whose gate tells degraded from clean crops by logistic regression.
 
     Args:
@@ -51,7 +51,7 @@ def fit_guard(
     mean, spread = rows.mean(0), rows.std(0).clamp(min=1e-6)
     fitted = LogisticRegression(C=GATE_C, class_weight="balanced").fit(((rows - mean) / spread).numpy(), truth.numpy())
     weight = torch.from_numpy(fitted.coef_[0]) / spread
-    model = Guarded(start, tuned).to(clean.device)
+    model = QualityRouted(start, tuned).to(clean.device)
     with torch.no_grad():
         model.weight.copy_(weight)
         model.bias.fill_(float(fitted.intercept_[0]) - float(weight @ mean))

@@ -33,7 +33,7 @@ from kubeface.finetune.objectives import Scores
 from kubeface.finetune.settings import NOT_FOR, WITHOUT_EFFECT, Settings, read_settings
 from kubeface.finetune.training import Trainer, augmentation
 from kubeface.models.model import DETECTOR, TEMPLATE, FaceModel, choose_device, digest, load_start, save_model
-from kubeface.models.quality_routing import Guarded
+from kubeface.models.quality_routing import QualityRouted
 from kubeface.models.superresolution import BICUBIC, Enlarger, open_enlarger
 from kubeface.records.tasks import ATTRIBUTES, CLASSES, RECOGNITION
 from kubeface.runtime.errors import KubefaceError, require
@@ -277,10 +277,10 @@ def _found(table: Table, divided: Table, labels: dict[str, int]) -> RowIndex:
 
 def _check(settings: Settings, degradation: Degradation, model: FaceModel, data: Data) -> None:
     """Refuses before the training what could not be done after it."""
-    guarded = settings.guard or (isinstance(model.network, Guarded) and settings.strategy != "scratch")
+    guarded = settings.guard or (isinstance(model.network, QualityRouted) and settings.strategy != "scratch")
     degraded = bool(degradation) or len(data.train.low()) > 0
     require(
-        data.task == RECOGNITION or not isinstance(model.network, Guarded),
+        data.task == RECOGNITION or not isinstance(model.network, QualityRouted),
         f"{model.start} is a guarded model: task {data.task} starts from one without a guard",
     )
     require(
@@ -366,9 +366,9 @@ def _finish(trainer: Trainer, settings: Settings, best: State) -> tuple[FaceMode
         alpha, kept["wise_ft_scores"] = choose_alpha(trainer.start, best, score)
     kept["wise_ft_alpha"] = alpha
     use(interpolated(trainer.start, best, float(alpha)))
-    if settings.guard or isinstance(began, Guarded):
-        start = began.start if isinstance(began, Guarded) else copy.deepcopy(network)
-        if not isinstance(began, Guarded):
+    if settings.guard or isinstance(began, QualityRouted):
+        start = began.start if isinstance(began, QualityRouted) else copy.deepcopy(network)
+        if not isinstance(began, QualityRouted):
             start.load_state_dict(trainer.start)
         network, kept["guard"] = _guarded(trainer, start, network)
     trainer.model.network = network.eval().requires_grad_(False)

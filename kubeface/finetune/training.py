@@ -38,7 +38,7 @@ from kubeface.finetune.strategies import (
 )
 from kubeface.models.backbones import backbone_named
 from kubeface.models.model import FaceModel
-from kubeface.models.quality_routing import Guarded
+from kubeface.models.quality_routing import QualityRouted
 from kubeface.records.tasks import ATTRIBUTES, RECOGNITION
 from kubeface.runtime.errors import KubefaceError, require
 from kubeface.runtime.keyed_rng import keyed_rng
@@ -162,7 +162,7 @@ class Trainer:
     @staticmethod
     def _plain(network: nn.Module) -> nn.Module:
         """The network that is trained: of a guarded model the one for degraded crops."""
-        return network.tuned if isinstance(network, Guarded) else network
+        return network.tuned if isinstance(network, QualityRouted) else network
 
     # --- stages -----------------------------------------------------------------------------------------------------
 

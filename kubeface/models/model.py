@@ -4,8 +4,8 @@ A model folder holds
 
     model.safetensors   the backbone's weights, float32
     head.safetensors    weight L×D and bias L, float32, of what makes scores of embeddings; not for recognition
-    model.json          task, backbone, guarded or not, preprocessing, alignment, embedding size, sha256 of weights and
-                        head, training
+    model.json          task, backbone, guarded (quality-routed) or not, preprocessing, alignment, embedding
+                        size, sha256 of weights and head, training
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from torch.nn.functional import interpolate, normalize
 
 from kubeface.faces.geometry import TEMPLATE_SIZES
 from kubeface.models.backbones import BACKBONES, Backbone, PerChannel, Preprocessing, backbone_named
-from kubeface.models.quality_routing import Guarded
+from kubeface.models.quality_routing import QualityRouted
 from kubeface.models.weights import WEIGHTS_SUFFIXES, fetch_published, keras_preprocessing, load_network, load_state
 from kubeface.records.tasks import RECOGNITION, require_task
 from kubeface.runtime.errors import KubefaceError, require
@@ -257,7 +257,7 @@ def save_model(
             "preprocessing": asdict(model.preprocessing),
             "alignment": _alignment(model.template) | {"detector": model.detector},
             "embedding_size": model.embedding_size,
-            "guarded": isinstance(model.network, Guarded),
+            "guarded": isinstance(model.network, QualityRouted),
             "start": model.start,
             "start_license": model.license,
             **hashes,
@@ -271,14 +271,14 @@ def _alignment(template: str) -> dict[str, Any]:
     return {"template": template, "size": TEMPLATE_SIZES[template]}
 
 
-def _load_guarded(known: Backbone, path: Path) -> tuple[nn.Module, int]:
-    """A guarded network and its embedding size."""
+def _load_routed(known: Backbone, path: Path) -> tuple[nn.Module, int]:
+    """A quality-routed network and its embedding size."""
     state = safetensors.torch.load_file(path)
     parts = []
     for name in ("start", "tuned"):
         part = {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
         parts.append(known.build_for(part) if known.build_for else known.build())
-    network = Guarded(*parts)
+    network = QualityRouted(*parts)
     load_state(network, state, str(path))
     return network.eval(), getattr(parts[0], "embedding_size", known.embedding_size)
 
@@ -309,7 +309,7 @@ def load_model(folder: Path | str, device: torch.device | None = None, expected_
     if not path.is_file() or sha256_file(path) != config.get("weights_sha256"):
         raise KubefaceError(f"{path} is missing or is not the file that {CONFIG_FILE} describes")
     if config.get("guarded"):
-        network, embedding_size = _load_guarded(known, path)
+        network, embedding_size = _load_routed(known, path)
     else:
         network, embedding_size = load_network(known, path, str(path))
     _place(network, device)

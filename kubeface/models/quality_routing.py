@@ -1,9 +1,9 @@
-"""A model with a guard: only crops that look degraded go through the fine-tuned weights.
+"""Quality routing: only crops that look degraded go through the fine-tuned weights.
 
-Fine-tuning for bad cameras costs accuracy on good pictures. The guard avoids most of that price: a gate reads
-from a crop's fine structure whether it is degraded, and sends it through the fine-tuned or the starting
-weights. The idea is PETALface's (arXiv 2412.07771), which weighs two sets of adapters by image quality. It needs
-both networks to embed into one space, which distillation sees to.
+Fine-tuning for bad cameras costs accuracy on good pictures. Routing avoids most of that price: a gate reads from a
+crop's fine structure whether it is degraded, and sends it through the fine-tuned or the starting weights. The idea is
+PETALface's (arXiv 2412.07771), which weighs two sets of adapters by image quality. Both networks must embed into one
+space, which distillation ensures.
 """
 
 import torch
@@ -28,7 +28,7 @@ def fine_structure(images: Tensor) -> Tensor:
     return torch.stack(energies, 1)
 
 
-class Guarded(nn.Module):
+class QualityRouted(nn.Module):
     """Two networks of one architecture and the gate between them.
 
     Args:

@@ -1,17 +1,9 @@
-"""Weights files: what is read from them, where published ones come from, and a mirror of these.
+"""Weights files: what is read from them, and where published ones come from."""
 
-    python -m kubeface.models.weights --mirror s3://bucket/prefix [--backbone NAME …]
-    python -m kubeface.models.weights --keras face.keras --out folder [--size 112] [--color-order rgb] …
-
-The first copies published weights to where a cluster without internet fetches them from (KUBEFACE_WEIGHTS_MIRROR); the
-second makes a model folder, to be given as `pretrained`, out of a .keras archive.
-"""
-
-import argparse
 import pickle
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,12 +12,10 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from kubeface.models.backbones import BACKBONES, Backbone, Preprocessing, backbone_named
+from kubeface.models.backbones import Backbone, Preprocessing
 from kubeface.models.backbones.sface import read_onnx
-from kubeface.runtime.errors import KubefaceError, exit_on_error, require
-from kubeface.storage import objects
-from kubeface.storage.downloads import Source, fetch, fetch_any, mirrored, split_checksum
-from kubeface.storage.folders import new_folder, sha256_file
+from kubeface.runtime.errors import KubefaceError, require
+from kubeface.storage.downloads import Source, fetch_any
 
 WEIGHTS_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".onnx", ".keras")
 # Classifiers behind the embedding: facenet-pytorch's, torchvision's ResNet's and VGG's, ours.
@@ -168,102 +158,3 @@ def keras_preprocessing(path: Path, usual: Preprocessing) -> Preprocessing:
     from kubeface.models.backbones.keras import input_size
 
     return replace(usual, size=input_size(path) or usual.size)
-
-
-def mirror_weights(mirror: str, names: Sequence[str] = ()) -> bool:
-    """Copies published weights to where KUBEFACE_WEIGHTS_MIRROR has them fetched from; prints a line for each backbone.
-
-    Args:
-        mirror: s3://bucket/prefix or a folder; a file goes to `<mirror>/<sha256>/<file name>` unless it is there.
-        names: of backbones; when empty all, and those whose weights nobody can fetch are left out.
-
-    Returns:
-        Whether all are there now but those left out.
-
-    Raises:
-        KubefaceError: a name is unknown.
-    """
-    whole = True
-    for backbone in [backbone_named(name) for name in names] or BACKBONES.values():
-        try:
-            said = _mirror(mirror, backbone)
-        except KubefaceError as error:
-            left_out = not names and not any(mirrored(source, mirror) for source in backbone.sources)
-            whole = whole and left_out
-            said = f"{'left out' if left_out else 'failed'}: {error}"
-        print(f"{backbone.name}: {said}", flush=True)
-    return whole
-
-
-def _mirror(mirror: str, backbone: Backbone) -> str:
-    """Copies one backbone's weights; says what was done."""
-    for source in backbone.sources:
-        if (copy := mirrored(source, mirror)) and _exists(split_checksum(copy)[0]):
-            return f"there already, {split_checksum(copy)[0]}"
-    path, source = fetch_published(backbone)
-    copy = mirrored(source, mirror)
-    if copy is None:
-        raise KubefaceError(f"{source} has no checksum, which a mirror goes by: write it with #sha256=<64 hex digits>")
-    objects.upload(path, split_checksum(copy)[0])
-    return f"copied to {split_checksum(copy)[0]}"
-
-
-def _exists(uri: str) -> bool:
-    if not objects.is_s3(uri):
-        return objects.local_path(uri).is_file()
-    folder, _, name = uri.rpartition("/")
-    return any(file.name == name for file in objects.list_files(folder))
-
-
-def import_keras(uri: str, out: Path, **preprocessing: Any) -> None:
-    """Makes a model folder, to be given as `pretrained`, out of a .keras archive.
-
-    Args:
-        uri: of the archive.
-        out: the folder, which must not be there yet.
-        preprocessing: how the model wants its input, as `Preprocessing` has it; what is not given is Keras' own way.
-
-    Raises:
-        KubefaceError: the archive cannot be had or read, or the preprocessing is none.
-    """
-    from kubeface.models.model import load_pretrained, save_model  # model imports this module
-
-    path = fetch(uri)
-    require(path.suffix == ".keras", f"{uri} is no .keras archive")
-    model = load_pretrained("resnet50_keras", str(path))
-    model.preprocessing = replace(model.preprocessing, **preprocessing)
-    model.start = f"{split_checksum(uri)[0]}#sha256={sha256_file(path)}"
-    with new_folder(out) as folder:
-        save_model(model, folder, {})
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line; a KubefaceError ends it with one line, as it does a step's."""
-    parser = argparse.ArgumentParser(
-        prog="python -m kubeface.models.weights",
-        description="Copies published weights to a mirror, or makes a model folder out of a .keras archive.",
-    )
-    task = parser.add_mutually_exclusive_group(required=True)
-    task.add_argument("--mirror", help="s3://bucket/prefix or folder that gets the published weights")
-    task.add_argument("--keras", help="archive of a ResNet50 face model, as path or URI")
-    parser.add_argument("--backbone", nargs="+", default=[], metavar="NAME", help="mirror only these")
-    parser.add_argument("--out", type=Path, help="the model folder that --keras makes")
-    parser.add_argument("--size", type=int, help="side of the input in pixels (the archive's, or 224)")
-    parser.add_argument("--color-order", choices=("rgb", "bgr"), help="(bgr, as keras.applications' ResNet50)")
-    for name, usual in (("--mean", "103.939 116.779 123.68"), ("--std", "1")):
-        parser.add_argument(name, type=float, nargs="+", help=f"one number or three, of pixels in 0…255 ({usual})")
-    given = parser.parse_args(arguments)
-    if given.mirror:
-        raise SystemExit(0 if exit_on_error(mirror_weights, mirror=given.mirror, names=given.backbone) else 1)
-    if not given.out:
-        parser.error("--keras needs --out")
-    settings: dict[str, Any] = {"size": given.size, "color_order": given.color_order}
-    for name in ("mean", "std"):
-        value = getattr(given, name)
-        settings[name] = value[0] if value and len(value) == 1 else value
-    settings = {name: value for name, value in settings.items() if value is not None}
-    exit_on_error(import_keras, uri=given.keras, out=given.out, **settings)
-
-
-if __name__ == "__main__":
-    main()

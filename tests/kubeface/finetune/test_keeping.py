@@ -14,7 +14,7 @@ from kubeface.faces.degradation import Degradation
 from kubeface.faces.images import RGB, decode_rgb
 from kubeface.finetune.keeping import ALPHAS, choose_alpha, fine_structure_of, fit_guard, interpolated
 from kubeface.models.model import load_model
-from kubeface.models.quality_routing import Guarded, fine_structure
+from kubeface.models.quality_routing import QualityRouted, fine_structure
 from kubeface.runtime.errors import KubefaceError
 from kubeface.tables.table import Table
 
@@ -191,7 +191,7 @@ def test_a_guarded_training_keeps_its_start_for_good_pictures(
         assert same(found, expected)
     assert run.training["guard"] == {"wrong_clean": 0, "wrong_degraded": 0}
     model, other = load_model(run.folder), load_model(free.folder)
-    assert isinstance(model.network, Guarded)
+    assert isinstance(model.network, QualityRouted)
     noise = Degradation.parse("noise:60")
     bad = np.stack([noise(crop, number) for number, crop in enumerate(crops)])
     images = model.prepare(torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2))

@@ -14,7 +14,7 @@ from torch.nn.functional import interpolate
 
 from kubeface.faces.degradation import Degradation
 from kubeface.faces.images import RGB, decode_rgb
-from kubeface.models.quality_routing import OCTAVES, Guarded, fine_structure
+from kubeface.models.quality_routing import OCTAVES, QualityRouted, fine_structure
 from kubeface.tables.table import Table
 
 FLOOR = math.log(1e-6)
@@ -101,10 +101,10 @@ class Named(nn.Module):
         return torch.stack([self.scale.expand(images.shape[0]), images.mean((1, 2, 3))], 1)
 
 
-def guarded(**values: Any) -> tuple[Guarded, Named, Named]:
+def guarded(**values: Any) -> tuple[QualityRouted, Named, Named]:
     """A guard that finds a crop degraded whose finest structure lies above −3."""
     start, tuned = Named(1.0), Named(2.0)
-    model = Guarded(start, tuned)
+    model = QualityRouted(start, tuned)
     model.weight.copy_(torch.tensor([1.0, 0, 0, 0]))
     model.bias.fill_(3.0)
     return model, start, tuned
@@ -136,7 +136,7 @@ def test_exported_both_are_computed_and_one_is_taken() -> None:
 def test_the_gate_is_part_of_the_weights() -> None:
     state = guarded()[0].state_dict()
     assert set(state) == {"start.scale", "tuned.scale", "weight", "bias"}
-    other = Guarded(Named(0.0), Named(0.0))
+    other = QualityRouted(Named(0.0), Named(0.0))
     other.load_state_dict(state)
     images = random_images(1)
     assert torch.equal(other(images), guarded()[0](images))

@@ -16,10 +16,13 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from kubeface.models import weights
+from kubeface import cli
+from kubeface.models import weights_mirror
 from kubeface.models.backbones import BACKBONES, Backbone, Preprocessing, backbone_named
+from kubeface.models.keras_import import import_keras
 from kubeface.models.model import FaceModel, load_model, load_pretrained, save_model
-from kubeface.models.weights import backbone_state, fetch_published, load_network, mirror_weights, read_weights
+from kubeface.models.weights import backbone_state, fetch_published, load_network, read_weights
+from kubeface.models.weights_mirror import mirror_weights
 from kubeface.runtime.errors import KubefaceError
 from kubeface.storage import objects
 from kubeface.storage.downloads import MIRROR_VARIABLE, Source
@@ -291,10 +294,10 @@ def test_mirror(file: Path, state: State, tmp_path: Path, monkeypatch: pytest.Mo
     mirror, checksum = tmp_path / "mirror", sha256_file(file)
     there = f"{mirror}/{checksum}/small.safetensors"
     monkeypatch.setitem(BACKBONES, "small", published("small", f"{file}#sha256={checksum}"))
-    assert mirror_weights(str(mirror), ["small"])
+    mirror_weights(str(mirror), backbone=["small"])
     assert capsys.readouterr().out == f"small: copied to {there}\n"
     file.unlink()
-    assert mirror_weights(str(mirror), ["small"])  # nothing is fetched for it
+    mirror_weights(str(mirror), backbone=["small"])  # nothing is fetched for it
     assert capsys.readouterr().out == f"small: there already, {there}\n"
 
     monkeypatch.setenv("KUBEFACE_CACHE", str(tmp_path / "another cache"))
@@ -318,13 +321,14 @@ def test_mirror_in_a_bucket(file: Path, tmp_path: Path, monkeypatch: pytest.Monk
         source = f"{file}#sha256={sha256_file(file)}"
         monkeypatch.setitem(BACKBONES, "small", published("small", source))
         for said in ("copied to ", "there already, "):
-            assert mirror_weights("s3://weights/copies/", ["small"])
+            mirror_weights("s3://weights/copies/", backbone=["small"])
             assert capsys.readouterr().out == f"small: {said}{there}\n"
         file.unlink()
         monkeypatch.setenv("KUBEFACE_CACHE", str(tmp_path / "another cache"))
         monkeypatch.setenv(MIRROR_VARIABLE, "s3://weights/copies")
         assert load_pretrained("small").start == source
-        assert not mirror_weights("s3://other/copies", ["small"])
+        with pytest.raises(KubefaceError, match="s3://other/copies lacks the weights of small: see"):
+            mirror_weights("s3://other/copies", backbone=["small"])
         assert capsys.readouterr().out.startswith("small: failed: bucket 'other' does not exist")
 
 
@@ -338,13 +342,14 @@ def test_mirror_of_all_leaves_out_what_nobody_can_fetch(
         "unpinned": published("unpinned", "https://example.org/a.pt"),
         "gone": published("gone", f"{tmp_path}/gone.pt{pinned}"),
     }
-    monkeypatch.setattr(weights, "BACKBONES", registry)
-    assert not mirror_weights(str(tmp_path / "mirror"))
+    monkeypatch.setattr(weights_mirror, "BACKBONES", registry)
+    with pytest.raises(KubefaceError, match="mirror lacks the weights of gone: see"):
+        mirror_weights(str(tmp_path / "mirror"))
     lines = capsys.readouterr().out.splitlines()
     said = ["good: copied to ", "none: left out: no weights of 'none'", "unpinned: left out: ", "gone: failed: "]
     assert len(lines) == 4 and all(line.startswith(start) for line, start in zip(lines, said, strict=True))
     del registry["gone"]
-    assert mirror_weights(str(tmp_path / "mirror"))
+    mirror_weights(str(tmp_path / "mirror"))
 
 
 @pytest.mark.parametrize(
@@ -359,7 +364,8 @@ def test_a_backbone_that_is_named_is_not_left_out(
     sources: tuple[str, ...] | None, said: str, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     monkeypatch.setitem(BACKBONES, "small", published("small", *(sources if sources is not None else (str(file),))))
-    assert not mirror_weights(str(tmp_path / "mirror"), ["small"])
+    with pytest.raises(KubefaceError, match="mirror lacks the weights of small: see"):
+        mirror_weights(str(tmp_path / "mirror"), backbone=["small"])
     out = capsys.readouterr().out
     assert out.startswith("small: failed: ") and said in out and out.count("\n") == 1
 
@@ -370,28 +376,30 @@ def test_a_backbone_that_is_named_is_not_left_out(
 def test_command_line_mirrors(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setitem(BACKBONES, "small", published("small", f"{file}#sha256={sha256_file(file)}"))
     mirror = str(tmp_path / "mirror")
-    for names, code in ((["small"], 0), (["small", "mobilefacenet"], 1)):
-        with pytest.raises(SystemExit) as ended:
-            weights.main(["--mirror", mirror, "--backbone", *names])
-        assert ended.value.code == code
-        assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()] == names
+    cli.main(["mirror-weights", mirror, "--backbone", "small"])
+    assert capsys.readouterr().out.startswith("small: copied to ")
     with pytest.raises(SystemExit) as ended:
-        weights.main(["--mirror", mirror, "--backbone", "unheard-of"])
+        cli.main(["mirror-weights", mirror, "--backbone", "small", "mobilefacenet"])
+    said = capsys.readouterr()
+    assert ended.value.code == 1 and "lacks the weights of mobilefacenet" in said.err
+    assert [line.split(":")[0] for line in said.out.splitlines()] == ["small", "mobilefacenet"]
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["mirror-weights", mirror, "--backbone", "unheard-of"])
     assert ended.value.code == 1
     assert capsys.readouterr().err.startswith("error: backbone 'unheard-of' is unknown")
 
 
-@pytest.mark.parametrize("arguments", [[], ["--mirror", "m", "--keras", "k"], ["--keras", "face.keras"]])
+@pytest.mark.parametrize("arguments", [["mirror-weights"], ["import-keras", "face.keras"]])
 def test_command_line_that_is_not_understood(arguments: list[str], capsys: Any) -> None:
     with pytest.raises(SystemExit) as ended:
-        weights.main(arguments)
+        cli.main(arguments)
     assert ended.value.code == 2
-    assert capsys.readouterr().err.startswith("usage: python -m kubeface.models.weights")
+    assert capsys.readouterr().err.startswith("error: ")
 
 
 @pytest.mark.slow
 def test_command_line_runs_as_a_module(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "kubeface.models.weights", "--keras", str(tmp_path / "face.keras")]
+    command = [sys.executable, "-m", "kubeface", "import-keras", str(tmp_path / "face.keras")]
     done = subprocess.run([*command, "--out", str(tmp_path / "out")], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (1, f"error: {tmp_path}/face.keras does not exist\n")
 
@@ -442,7 +450,7 @@ def test_keras_archive_as_pretrained_and_as_folder(tmp_path: Path, monkeypatch: 
     assert straight.preprocessing == Preprocessing(64, "bgr", (103.939, 116.779, 123.68), 1.0)
     assert agrees(straight, usual) and not agrees(straight, own)
     options = ["--size", "64", "--color-order", "rgb", "--mean", "127.5", "--std", "128"]
-    weights.main(["--keras", str(archive), "--out", str(folder), *options])
+    cli.main(["import-keras", str(archive), "--out", str(folder), *options])
     imported = load_pretrained("resnet50_keras", str(folder))
     assert imported.preprocessing == Preprocessing(64, "rgb", 127.5, 128.0)
     assert agrees(imported, own) and not agrees(imported, usual)
@@ -450,9 +458,9 @@ def test_keras_archive_as_pretrained_and_as_folder(tmp_path: Path, monkeypatch: 
     alignment = json.loads((folder / "model.json").read_text())["alignment"]
     assert alignment == {"template": "arcface_112", "size": 112, "detector": "mtcnn"}
     with pytest.raises(KubefaceError, match="exists already"):
-        weights.import_keras(str(archive), folder)
+        import_keras(str(archive), out=folder)
     with pytest.raises(KubefaceError, match="preprocessing's std is 0"):
-        weights.import_keras(str(archive), tmp_path / "other", std=0.0)
+        import_keras(str(archive), out=tmp_path / "other", std=[0.0])
     assert not (tmp_path / "other").exists()
 
 
