@@ -37,6 +37,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"self_check"}),
     frozenset({"step_cli"}),
     STEPS,
+    frozenset({"plan"}),
     frozenset({"api", "cli"}),
     frozenset({"__main__"}),
 )

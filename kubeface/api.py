@@ -1,0 +1,143 @@
+"""kubeface for Python code: open a model, embed and compare photographs, search a gallery, run a pipeline."""
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kubeface.evaluate.inference import identify
+from kubeface.faces.images import encode_crop
+from kubeface.models.recogniser import Face, LeftOut, Recogniser, open_recogniser, similarity
+from kubeface.runtime.errors import KubefaceError
+from kubeface.runtime.processors import cpu_limit
+from kubeface.runtime.workers import in_order
+from kubeface.storage import objects
+
+__all__ = ["Comparison", "Face", "Model", "Photograph", "compare", "identify", "load", "run"]
+
+# A path or s3:// address, an encoded image, or RGB pixels (H×W×3, uint8).
+Photograph = str | Path | bytes | NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How alike the faces of two photographs are.
+
+    Args:
+        same: the similarity lies above the threshold.
+        similarity: cosine of the embeddings, −1 to 1.
+        threshold: the similarity above which two faces are taken for one person's.
+        confidence: probability that it is one person, both cases taken as equally likely beforehand; None where the
+            model has no calibration for these settings.
+    """
+
+    same: bool
+    similarity: float
+    threshold: float
+    confidence: float | None
+
+
+@dataclass(frozen=True)
+class Model:
+    """A fine-tuned model with the alignment that it was trained with; several threads may use it at once."""
+
+    recogniser: Recogniser
+
+    def embed(self, images: Sequence[Photograph]) -> NDArray[np.float32]:
+        """Embeddings of the most prominent face of each photograph.
+
+        Args:
+            images: at least one photograph.
+
+        Returns:
+            N×D, each row of length 1.
+
+        Raises:
+            KubefaceError: a photograph cannot be read or shows no sure face; the first such one is named.
+        """
+        if isinstance(images, str | bytes):
+            raise TypeError("images is one photograph: give a list of them")
+        numbered = list(enumerate(images))
+        return np.stack([face.embedding for face in in_order(self._numbered_face, numbered, cpu_limit())])
+
+    def face(self, image: Photograph) -> Face | LeftOut:
+        """The most prominent face of a photograph with its place and score, or why there is none.
+
+        Raises:
+            KubefaceError: the file or object cannot be read.
+        """
+        return self.recogniser.face(_encoded(image))
+
+    def compare(self, left: Photograph, right: Photograph, threshold: float | None = None) -> Comparison:
+        """Says whether two photographs show the same person.
+
+        Args:
+            left, right: photographs.
+            threshold: similarity (cosine, −1 to 1) above which it is the same person; the calibrated one where None.
+
+        Raises:
+            KubefaceError: as `embed`, or there is no threshold.
+        """
+        limit = self.recogniser.threshold(threshold)
+        found = similarity(*self.embed([left, right]))
+        calibration = self.recogniser.calibration_in_force
+        return Comparison(found > limit, found, limit, calibration.confidence(found) if calibration else None)
+
+    def _numbered_face(self, item: tuple[int, Photograph]) -> Face:
+        number, image = item
+        face = self.face(image)
+        if isinstance(face, LeftOut):
+            name = image if isinstance(image, str | Path) else f"photograph {number}"
+            raise KubefaceError(f"{name}: {face.reason} ({face.detail}): give another photograph")
+        return face
+
+
+def load(model: str | Path, flip: bool = False) -> Model:
+    """Opens a model folder of finetune, or a promoted version.
+
+    Args:
+        model: path or s3:// address of the folder.
+        flip: add the embeddings of the mirrored faces.
+
+    Raises:
+        KubefaceError: files are missing or changed, or the model is for another task than recognition.
+    """
+    return Model(open_recogniser(str(model), flip))
+
+
+def compare(
+    left: Photograph, right: Photograph, *, model: str | Path, threshold: float | None = None, flip: bool = False
+) -> Comparison:
+    """Says whether two photographs show the same person: `load(model, flip).compare(left, right, threshold)`."""
+    return load(model, flip).compare(left, right, threshold)
+
+
+def run(pipeline: str = "face-finetuning", *, folder: str | Path, **parameters: Any) -> dict[str, Any]:
+    """Runs a pipeline on this machine.
+
+    Args:
+        pipeline: face-finetuning, low-resolution, face-attributes or image-classification.
+        folder: of the run, which must not exist yet; report.html, summary.json and model/ are left in it.
+        parameters: of the pipeline: source, models and what else `docs/parameters.md` lists.
+
+    Returns:
+        What summary.json says.
+
+    Raises:
+        KubefaceError: there is no such pipeline, a parameter is wrong, or a step failed.
+    """
+    local = importlib.import_module("pipelines.local.run")  # needs the extra `pipelines`
+    summary: dict[str, Any] = local.run_local(parameters, Path(folder), pipeline=pipeline)
+    return summary
+
+
+def _encoded(image: Photograph) -> bytes:
+    if isinstance(image, bytes):
+        return image
+    if isinstance(image, np.ndarray):
+        return encode_crop(image)
+    return objects.read_bytes(str(image))
