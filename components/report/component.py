@@ -1,4 +1,6 @@
-"""KFP interface of report, and of keep, which tells a run that trained nothing."""
+"""KFP interface of report."""
+
+from typing import Any
 
 from kfp import dsl
 
@@ -8,11 +10,11 @@ def report(
     gathered: dsl.Input[dsl.Artifact],
     aligned: dsl.Input[dsl.Dataset],
     filtered: dsl.Input[dsl.Dataset],
-    audited: dsl.Input[dsl.Dataset],
     divided: dsl.Input[dsl.Dataset],
     model: dsl.Input[dsl.Model],
     evaluation: dsl.Input[dsl.Artifact],
     promotion: dsl.Input[dsl.Artifact],
+    audited: dsl.Input[dsl.Dataset],
     gather_metrics: dsl.Input[dsl.Metrics],
     audit_metrics: dsl.Input[dsl.Metrics],
     split_metrics: dsl.Input[dsl.Metrics],
@@ -22,25 +24,34 @@ def report(
     html: dsl.Output[dsl.HTML],
     summary: dsl.Output[dsl.Artifact],
     metrics: dsl.Output[dsl.Metrics],
-    pipeline: str = "face-finetuning",
-    seed: int = 0,
+    options: dict[str, Any],
+    models: str,
+    name: str,
+    run: str,
     scratch_model: dsl.Input[dsl.Model] = None,
     scratch_metrics: dsl.Input[dsl.Metrics] = None,
-) -> str:
-    """One page for people and one JSON file for programs, from what all steps left.
-
-    Returns:
-        where html, summary and model are, as JSON: which of two branches ran, parameters alone can tell.
-    """
-    import json
+) -> None:
+    """Makes a page for people and a JSON file for programs of one run, and keeps the run's conclusion."""
     from pathlib import Path
 
-    from kubeface.report.step import report as run
-    from kubeface.runtime.process import run_component
+    from components.execution import run_step
+    from kubeface.report.conclusion import conclude
+    from kubeface.report.options import ReportOptions
+    from kubeface.report.run import RunOutputs
+    from kubeface.report.step import report
+    from kubeface.runtime.errors import exit_on_error
+    from kubeface.runtime.options import read_options
 
-    run_component(
-        metrics,
-        run,
+    steps = {
+        "gather": gather_metrics,
+        "audit": audit_metrics,
+        "split": split_metrics,
+        "finetune": finetune_metrics,
+        "scratch": scratch_metrics,
+        "evaluate": evaluate_metrics,
+        "promote": promote_metrics,
+    }
+    outputs = RunOutputs(
         gathered=Path(gathered.path),
         aligned=Path(aligned.path),
         filtered=Path(filtered.path),
@@ -49,53 +60,9 @@ def report(
         model=Path(model.path),
         evaluation=Path(evaluation.path),
         promotion=Path(promotion.path),
-        gather_metrics=Path(gather_metrics.path),
-        audit_metrics=Path(audit_metrics.path),
-        split_metrics=Path(split_metrics.path),
-        finetune_metrics=Path(finetune_metrics.path),
-        evaluate_metrics=Path(evaluate_metrics.path),
-        promote_metrics=Path(promote_metrics.path),
-        html=Path(html.path),
-        summary=Path(summary.path),
-        pipeline=pipeline,
-        seed=seed,
+        metrics={step: Path(artifact.path) for step, artifact in steps.items() if artifact},
         scratch_model=Path(scratch_model.path) if scratch_model else None,
-        scratch_metrics=Path(scratch_metrics.path) if scratch_metrics else None,
     )
-    return json.dumps({"html": html.uri, "summary": summary.uri, "model": model.uri})
-
-
-@dsl.component(base_image="localhost/kubeface/report:0.1.0", install_kfp_package=False)
-def keep(
-    gathered: dsl.Input[dsl.Artifact],
-    audited: dsl.Input[dsl.Dataset],
-    html: dsl.Output[dsl.HTML],
-    summary: dsl.Output[dsl.Artifact],
-    metrics: dsl.Output[dsl.Metrics],
-    champion: str = "",
-    pipeline: str = "face-finetuning",
-    seed: int = 0,
-) -> str:
-    """Says that the data have not changed, or not drifted enough, for another training.
-
-    Returns:
-        where html, summary and the promoted model are, which stays, as JSON; model is empty where none is promoted.
-    """
-    import json
-    from pathlib import Path
-
-    from kubeface.report.keep import keep as run
-    from kubeface.runtime.process import run_component
-
-    run_component(
-        metrics,
-        run,
-        gathered=Path(gathered.path),
-        audited=Path(audited.path),
-        html=Path(html.path),
-        summary=Path(summary.path),
-        champion=champion,
-        pipeline=pipeline,
-        seed=seed,
-    )
-    return json.dumps({"html": html.uri, "summary": summary.uri, "model": champion})
+    settings = read_options(ReportOptions, options, "report.")
+    run_step(metrics, report, outputs, Path(html.path), Path(summary.path), settings)
+    exit_on_error(conclude, Path(summary.path), html.uri, models, name, run)

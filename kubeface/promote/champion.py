@@ -1,79 +1,101 @@
-"""The champion: which version of a model is in force, and how another one takes its place.
+"""The champion: reading the version in force, replacing it, rolling back, listing versions.
 
-`<destination>/<name>/champion.json` names the version. It moves after everything else of a promotion was written, and
-only if it is still the one that was read before (compare and swap): of two promotions at the same time, one wins.
+`<destination>/<name>/champion.json` names the version. It is replaced after everything else of a promotion was written,
+and only if it is unchanged since it was read (compare and swap): of two promotions at the same time, one wins.
 """
 
 import json
 import sys
-from typing import Any, Literal
+from dataclasses import dataclass
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from kubeface.promote.passport import differences
+from kubeface.records.champion import Action, ChampionRecord, Change, model_home
+from kubeface.records.record import Record
 from kubeface.runtime.errors import KubefaceError, require
 from kubeface.storage import objects
 
 CHAMPION_FILE = "champion.json"
 
 
-class Change(BaseModel, frozen=True):
-    """One move of the champion; `number` counts from 1."""
+@dataclass(frozen=True)
+class Standing:
+    """The champion as it was read.
 
-    number: int
+    Args:
+        home: folder or prefix of the model's versions.
+        record: content of champion.json; without a version where there is no champion yet.
+        etag: what `replace_champion` recognises the file by; empty where there is none.
+    """
+
+    home: str
+    record: ChampionRecord
+    etag: str
+
+    @property
+    def version(self) -> str:
+        """The version in force; empty for none."""
+        return self.record.version
+
+    @property
+    def uri(self) -> str:
+        """Address of its folder; empty for none."""
+        return objects.join(self.home, self.version) if self.version else ""
+
+
+class Rollback(Record):
+    """The outcome of a rollback."""
+
     version: str
-    action: Literal["promoted", "rolled back"]
-    reason: str
+    """The version in force now."""
+    uri: str
+    """Address of its folder."""
+    number: int
+    """Number of this change in the history."""
+    rolled_back: str
+    """The version that was in force before."""
 
 
-class Champion(BaseModel, frozen=True):
-    """What champion.json says; `version` and `uri` are empty and `number` is 0 where there is no champion yet.
+class VersionEntry(Record):
+    """One version of a model."""
 
-    There is no date in it: `number` and `history` give the order, and equal promotions give equal bytes.
-    """
-
-    version: str = ""
-    uri: str = ""
-    number: int = 0
-    history: tuple[Change, ...] = ()
-
-    def before(self) -> str:
-        """The version that was champion before this one and was not rolled back itself; empty for none."""
-        standing: list[str] = []
-        for change in self.history:
-            if change.action == "rolled back" and change.version in standing:
-                del standing[standing.index(change.version) + 1 :]
-            else:
-                standing.append(change.version)
-        return standing[-2] if len(standing) > 1 else ""
+    version: str
+    """Name of the version."""
+    uri: str
+    """Address of its folder."""
+    champion: bool
+    """Whether it is in force."""
+    numbers: list[int]
+    """Numbers of the changes that made it champion."""
+    verdict: str
+    """What the gate said of it."""
 
 
-def home_of(destination: str, name: str) -> str:
-    """The folder or prefix that holds every version of a model.
+class VersionList(Record):
+    """The versions of a model in the order in which they became champion; those that never did come last."""
 
-    Raises:
-        KubefaceError: a name that is no plain name, or no destination.
-    """
-    require(
-        bool(name) and all(letter.isalnum() or letter in "-_" for letter in name),
-        f"name is '{name}': use letters, digits, - and _",
-    )
-    require(bool(destination), "destination is empty: give s3://bucket/models or a folder")
-    return objects.join(destination, name)
+    champion: str
+    """Address of the version in force; empty for none."""
+    versions: list[VersionEntry]
+    """The versions."""
 
 
-def read_champion(home: str) -> tuple[Champion, str]:
-    """The champion, and the mark of its file for `move`; both are empty where there is none.
+def read_champion(home: str) -> Standing:
+    """Reads the champion of a model.
+
+    Args:
+        home: folder or prefix of the model's versions.
 
     Raises:
-        KubefaceError: the file cannot be read or is none of ours.
+        KubefaceError: champion.json cannot be read or holds something else.
     """
     uri = objects.join(home, CHAMPION_FILE)
     found = objects.read_with_etag(uri)
     if found is None:
-        return Champion(), ""
+        return Standing(home, ChampionRecord(), "")
     try:
-        return Champion.model_validate_json(found[0]), found[1]
+        return Standing(home, ChampionRecord.model_validate_json(found[0]), found[1])
     except ValidationError as error:
         wrong = error.errors()[0]
         field = ".".join(str(part) for part in wrong["loc"])
@@ -83,7 +105,7 @@ def read_champion(home: str) -> tuple[Champion, str]:
 
 
 def find_champion(destination: str, name: str) -> str:
-    """The URI of the champion's folder; empty where there is none.
+    """The address of the champion's folder; empty where there is none.
 
     Args:
         destination: Where models are kept, s3://bucket/models or a folder.
@@ -92,121 +114,104 @@ def find_champion(destination: str, name: str) -> str:
     Raises:
         KubefaceError: champion.json cannot be read.
     """
-    home = home_of(destination, name)
-    version = read_champion(home)[0].version
-    return objects.join(home, version) if version else ""
+    return read_champion(model_home(destination, name)).uri
 
 
-def move(
-    home: str,
-    champion: Champion,
-    mark: str,
-    version: str,
-    action: Literal["promoted", "rolled back"],
-    reason: str,
-) -> bool:
-    """Puts a version in the champion's place, if the champion is still the one that was read.
+def replace_champion(standing: Standing, version: str, action: Action, reason: str) -> bool:
+    """Puts a version in force unless champion.json has changed since it was read.
 
     Args:
-        home: folder or prefix of the model.
-        champion, mark: as `read_champion` gave them.
-        version: the new champion, whole already.
+        standing: the champion as it was read.
+        version: the new champion, completely written.
         action, reason: for the history.
 
     Returns:
-        whether it is the champion now; False where another one came first.
+        whether it is in force now; False if another change came first.
 
     Raises:
         KubefaceError: champion.json cannot be written.
     """
-    change = Change(number=champion.number + 1, version=version, action=action, reason=reason)
-    new = Champion(
+    home, before = standing.home, standing.record
+    change = Change(number=before.number + 1, version=version, action=action, reason=reason)
+    new = ChampionRecord(
         version=version,
         uri=objects.join(home, version),
         number=change.number,
-        history=(*champion.history, change),
+        history=(*before.history, change),
     )
     if not objects.supports_conditional_writes(objects.join(new.uri, "passport.json")):
         print(
-            f"promote: the store of {home} pays no heed to conditional writes: of two promotions at the same moment "
-            "the later one stands",
+            f"promote: the store of {home} ignores conditional writes: of two promotions at the same moment the later "
+            "one stands",
             file=sys.stderr,
             flush=True,
         )
     text = json.dumps(new.model_dump(mode="json"), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-    return objects.replace(objects.join(home, CHAMPION_FILE), text.encode(), mark)
+    return objects.replace(objects.join(home, CHAMPION_FILE), text.encode(), standing.etag)
 
 
-def rollback(destination: str, name: str, to: str = "") -> dict[str, Any]:
-    """Makes the version before the champion again, or any other one; nothing is deleted.
+def rollback(destination: str, name: str, to: str = "") -> Rollback:
+    """Puts an earlier version in force again; deletes nothing.
 
     Args:
         destination: Where models are kept, s3://bucket/models or a folder.
         name: Name of the model.
-        to: Version to go to; empty for the one before.
-
-    Returns:
-        version, uri, number, rolled_back (the version that was champion).
+        to: Version to go to; empty for the one before the champion.
 
     Raises:
-        KubefaceError: there is no such version, a file of it is not the one that was promoted, or somebody else moved
-            the champion meanwhile.
+        KubefaceError: there is no such version, one of its files has changed since it was promoted, or the champion
+            changed meanwhile.
     """
-    home = home_of(destination, name)
-    champion, mark = read_champion(home)
-    require(bool(champion.version), f"{home} has no champion: there is nothing to roll back")
-    version = to or champion.before()
-    require(
-        bool(version), f"{champion.version} is the first champion of {home}: name a version with --to, see the list"
-    )
-    require("/" not in version and version != "..", f"'{version}' is no version: see the list")
-    require(version != champion.version, f"{version} is the champion of {home} already")
+    standing = read_champion(model_home(destination, name))
+    home, now = standing.home, standing.version
+    require(bool(now), f"{home} has no champion: there is nothing to roll back")
+    version = to or standing.record.before()
+    require(bool(version), f"{now} is the first champion of {home}: name a version with --to, see kubeface versions")
+    require("/" not in version and version != "..", f"'{version}' is no version: see kubeface versions")
+    require(version != now, f"{version} is the champion of {home} already")
     uri = objects.join(home, version)
     found = differences(uri)
     require(not found, f"{uri} cannot be the champion: {'; '.join(found)}")
-    moved = move(home, champion, mark, version, "rolled back", f"rolled back from {champion.version}")
-    require(moved, f"the champion of {home} moved meanwhile: look at the list and start again")
-    print(f"promote: the champion is {version} again, it was {champion.version}", flush=True)
-    return {"version": version, "uri": uri, "number": champion.number + 1, "rolled_back": champion.version}
+    replaced = replace_champion(standing, version, "rolled back", f"rolled back from {now}")
+    require(replaced, f"the champion of {home} changed meanwhile: look at kubeface versions and start again")
+    print(f"promote: the champion is {version} again, it was {now}", flush=True)
+    return Rollback(version=version, uri=uri, number=standing.record.number + 1, rolled_back=now)
 
 
-def list_versions(destination: str, name: str) -> dict[str, Any]:
+def list_versions(destination: str, name: str) -> VersionList:
     """Lists the versions of a model, which of them is the champion, and what the gate said of each.
 
     Args:
         destination: Where models are kept, s3://bucket/models or a folder.
         name: Name of the model.
 
-    Returns:
-        champion (its URI, empty for none) and versions, in the order in which they became champion, those that never
-        were last: version, uri, champion, numbers (of the moves that made it champion), verdict.
-
     Raises:
         KubefaceError: there is no such model, or the store does not answer.
     """
-    home = home_of(destination, name)
-    champion, _ = read_champion(home)
-    whole = [file.name.split("/")[0] for file in objects.list_files(home) if file.name.endswith("/model.json")]
-    require(bool(whole), f"{home} holds no version: check destination and name")
-    numbers: dict[str, list[int]] = {version: [] for version in whole}
-    for change in champion.history:
+    home = model_home(destination, name)
+    standing = read_champion(home)
+    complete = [file.name.split("/")[0] for file in objects.list_files(home) if file.name.endswith("/model.json")]
+    require(bool(complete), f"{home} holds no version: check destination and name")
+    numbers: dict[str, list[int]] = {version: [] for version in complete}
+    for change in standing.record.history:
         numbers.get(change.version, []).append(change.number)
     versions = [
-        {
-            "version": version,
-            "uri": objects.join(home, version),
-            "champion": version == champion.version,
-            "numbers": numbers[version],
-            "verdict": _verdict(objects.join(home, version)),
-        }
-        for version in sorted(whole, key=lambda version: (numbers[version] or [sys.maxsize], version))
+        VersionEntry(
+            version=version,
+            uri=objects.join(home, version),
+            champion=version == standing.version,
+            numbers=numbers[version],
+            verdict=_verdict(objects.join(home, version)),
+        )
+        for version in sorted(complete, key=lambda version: (numbers[version] or [sys.maxsize], version))
     ]
     for entry in versions:
-        print(f"{'*' if entry['champion'] else ' '} {entry['version']}  {entry['verdict']}", flush=True)
-    return {"champion": objects.join(home, champion.version) if champion.version else "", "versions": versions}
+        print(f"{'*' if entry.champion else ' '} {entry.version}  {entry.verdict}", flush=True)
+    return VersionList(champion=standing.uri, versions=versions)
 
 
 def _verdict(uri: str) -> str:
+    """What the gate said of a version."""
     try:
         return str(json.loads(objects.read_bytes(objects.join(uri, "metrics.json")))["gate"]["reason"])
     except (KubefaceError, ValueError, KeyError, TypeError):

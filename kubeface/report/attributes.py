@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from kubeface.records.summary import AttributesSummary, SummaryRecord
 from kubeface.report.figures import BarPanel, HeatMap, heat_map, pair_panels
 from kubeface.report.labelled import FIGURES, MOST_ROWS, card, measured_sets, sampled
 from kubeface.report.measured import Content, TaskPage
@@ -21,7 +22,7 @@ ABSENT: dict[str, Any] = {
     "champion": {}, "gain_over_champion": {}, "scratch": {}, "gain_over_scratch": {}, "correlation": {}, "sampling": {},
     "thresholds": {}, "chosen_on": {}, "grid": [], "mistakes": [],
 }  # fmt: skip
-IN_SUMMARY = ("labels", "gain_over_champion", "thresholds", "chosen_on", "sampling")
+IN_SUMMARY = ("labels", "thresholds", "chosen_on", "sampling")
 
 
 def content(run: Run, evaluation: dict[str, Any]) -> Content:
@@ -106,9 +107,9 @@ def _mistaken(entry: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [("bad", f"✗ {entry['label']}: {said}"), ("soft", f"score {entry['score']:.3f}")]
 
 
-def summary(evaluation: dict[str, Any]) -> dict[str, Any]:
-    """What of the evaluation stands in summary.json."""
-    return {name: evaluation[name] for name in IN_SUMMARY}
+def summary(evaluation: dict[str, Any], shared: SummaryRecord) -> AttributesSummary:
+    """The summary with the figures of attributes."""
+    return AttributesSummary(**dict(shared), **{name: evaluation[name] for name in IN_SUMMARY})
 
 
 PAGE = TaskPage(

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from kubeface.records.summary import ClassesSummary, SummaryRecord
 from kubeface.report.figures import HeatMap, heat_map
 from kubeface.report.labelled import MOST_ROWS, card, measured_sets, sampled
 from kubeface.report.measured import Content, TaskPage
@@ -15,7 +16,7 @@ ABSENT: dict[str, Any] = {
     "champion": {}, "gain_over_champion": {}, "scratch": {}, "gain_over_scratch": {}, "sampling": {}, "chosen_on": {},
     "grid": [], "mistakes": [],
 }  # fmt: skip
-IN_SUMMARY = ("labels", "gain_over_champion", "gain_over_scratch", "chosen_on", "sampling")
+IN_SUMMARY = ("labels", "gain_over_scratch", "chosen_on", "sampling")
 
 
 def content(run: Run, evaluation: dict[str, Any]) -> Content:
@@ -64,6 +65,8 @@ def ways(run: Run, measured: Mapping[str, Mapping[str, Any]]) -> list[dict[str, 
     rows = []
     for model, figures in measured.items():
         training, last = trainings.get(model, (None, 2))
+        if training and not training.history:  # of an earlier run
+            training = None
         rows.append(
             {
                 "model": model,
@@ -134,17 +137,17 @@ def _name(told: Any) -> str:
     return ", ".join(told) if isinstance(told, list) else told or ""
 
 
-def summary(evaluation: dict[str, Any]) -> dict[str, Any]:
-    """What of the evaluation stands in summary.json; its confusion matrices stay with it."""
-    scratch = {"scratch": evaluation["scratch"]} if evaluation["scratch"] else {}
-    models = {"baseline": evaluation["baseline"], "finetuned": evaluation["finetuned"], **scratch}
-    small = {
-        model: {
-            name: {key: value for key, value in figures.items() if key != "confusion"} for name, figures in sets.items()
+def summary(evaluation: dict[str, Any], shared: SummaryRecord) -> ClassesSummary:
+    """The summary with the figures of classes; confusion matrices, which grow with the square, stay out of it."""
+
+    def small(model: str) -> dict[str, Any]:
+        return {
+            name: {key: value for key, value in figures.items() if key != "confusion"}
+            for name, figures in evaluation[model].items()
         }
-        for model, sets in models.items()
-    }
-    return small | {name: evaluation[name] for name in IN_SUMMARY}
+
+    models = {"baseline": small("baseline"), "finetuned": small("finetuned"), "scratch": small("scratch") or None}
+    return ClassesSummary(**(dict(shared) | models | {name: evaluation[name] for name in IN_SUMMARY}))
 
 
 PAGE = TaskPage(

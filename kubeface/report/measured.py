@@ -9,6 +9,7 @@ from typing import Any
 from PIL import Image
 
 from kubeface.faces.images import data_uri, decode_rgb
+from kubeface.records.summary import SummaryRecord
 from kubeface.report.run import Run
 from kubeface.report.words import DASH, percent, percent_range, points, points_range, style
 from kubeface.runtime.errors import KubefaceError, require
@@ -46,7 +47,7 @@ class TaskPage:
         absent: those that it can, with what stands for them.
         words: that the shared sections use.
         content: the page's content of a run whose evaluation has every field.
-        summary: what of an evaluation goes to summary.json beside the figures of all tasks.
+        summary: adds the figures of the task to those of all tasks.
     """
 
     template: str
@@ -55,7 +56,7 @@ class TaskPage:
     absent: dict[str, Any]
     words: dict[str, str]
     content: Callable[[Run, dict[str, Any]], Content]
-    summary: Callable[[dict[str, Any]], dict[str, Any]]
+    summary: Callable[[dict[str, Any], SummaryRecord], SummaryRecord]
 
 
 def title(name: str, degradation: str, held: str = "Held-out people") -> str:

@@ -9,6 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from kubeface.faces.images import data_uri, decode_rgb
+from kubeface.records.summary import SummaryRecord
 from kubeface.records.tasks import ATTRIBUTES, CLASSES, RECOGNITION
 from kubeface.report import attributes, classes, recognition, words
 from kubeface.report.figures import FRAME, PARTS, LineChart, histogram, history_chart, identity_panels
@@ -38,16 +39,15 @@ FILTERS = (
 )
 
 
-def render(run: Run, settings: dict[str, Any], versions: dict[str, str]) -> str:
+def render(run: Run, summary: SummaryRecord) -> str:
     """The page as HTML, with everything it shows inside it.
 
     Args:
-        run: the run to tell.
-        settings: of the training, by name.
-        versions: of programs, by name.
+        run: the run to report.
+        summary: its figures.
 
     Raises:
-        KubefaceError: a picture is missing or none.
+        KubefaceError: a picture is missing or cannot be decoded.
     """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -72,8 +72,9 @@ def render(run: Run, settings: dict[str, Any], versions: dict[str, str]) -> str:
         interval=interval_name(evaluation),
         passport=_passport(run.passport),
         evaluation=evaluation,
-        settings=settings,
-        versions=versions,
+        verdict=summary.verdict,
+        settings=summary.settings,
+        versions=summary.versions,
         frame=FRAME,
         parts=PARTS,
         models={"baseline": "baseline", "champion": "champion", "finetuned": "fine-tuned", "scratch": "from scratch"},
@@ -144,7 +145,7 @@ def _shown(run: Run, said: dict[str, str], measured: list[tuple[str, str, Any]])
 
 def _curves(training: Training, figures: Sequence[str]) -> list[tuple[str, LineChart]]:
     """The charts of a training by figure; one that was never measured is left out."""
-    charts = [(figure, history_chart(training.history, figure)) for figure in figures]
+    charts = [(figure, history_chart(training.history, figure)) for figure in figures if training.history]
     return [(FIGURE_NAMES.get(figure, figure.capitalize()), chart) for figure, chart in charts if chart.lines]
 
 
@@ -162,8 +163,8 @@ def _kept(run: Run) -> list[dict[str, Any]]:
     return [
         {
             "step": step,
-            "rows_in": run.steps[step]["rows_in"],
-            "rows_out": run.steps[step]["rows_out"],
+            "rows_in": run.steps[step].rows_in,
+            "rows_out": run.steps[step].rows_out,
             "rejected": sum(counts.values()),
             "reasons": counts,
         }

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from kubeface.records.summary import RecognitionSummary, SummaryRecord
 from kubeface.report.figures import LineChart, det_chart, roc_chart, score_charts
 from kubeface.report.measured import Content, Rows, TaskPage, beside, figure_row, picture
 from kubeface.report.resolutions import by_resolution
@@ -28,7 +29,7 @@ ABSENT: dict[str, Any] = {
 }
 # Only in the summary of a run that measured them.
 FEW_PIXELS = ("few_pixels", "resolutions")
-IN_SUMMARY = ("gain_over_champion", "paired", "probes", "identification", "calibration", "compatibility")
+IN_SUMMARY = ("paired", "probes", "identification", "calibration", "compatibility")
 TITLES = {
     "lfw": "Labeled Faces in the Wild",
     "pairs": "Your own pairs",
@@ -189,14 +190,12 @@ def content(run: Run, evaluation: dict[str, Any]) -> Content:
     return Content(sections, values)
 
 
-def summary(evaluation: dict[str, Any]) -> dict[str, Any]:
-    """What of the evaluation stands in summary.json."""
-    few = {name: evaluation[name] for name in FEW_PIXELS if evaluation[name]}
-    return (
-        {name: evaluation[name] for name in IN_SUMMARY}
-        | few
-        | {"groups": {name: told["worst_ratio"] for name, told in evaluation["groups"].items()}}
-    )
+def summary(evaluation: dict[str, Any], shared: SummaryRecord) -> RecognitionSummary:
+    """The summary with the figures of recognition."""
+    figures: dict[str, Any] = {name: evaluation[name] for name in IN_SUMMARY}
+    figures |= {name: evaluation[name] or None for name in FEW_PIXELS}
+    figures["groups"] = {name: column["worst_ratio"] for name, column in evaluation["groups"].items()}
+    return RecognitionSummary(**dict(shared), **figures)
 
 
 PAGE = TaskPage(

@@ -1,4 +1,4 @@
-"""What a report is about: the outputs of one run, read and checked."""
+"""The outputs of one run, read and checked."""
 
 import csv
 from collections import Counter
@@ -9,12 +9,44 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+from kubeface.records.promotion import PromotionRecord
+from kubeface.records.summary import StepFigures
 from kubeface.records.tasks import task_of
 from kubeface.runtime.errors import require
 from kubeface.storage.folders import read_json
 from kubeface.tables.table import Table
 
 METRICS = ("rows_in", "rows_out", "seconds")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOutputs:
+    """Where the outputs of a run's steps are.
+
+    Args:
+        gathered: Folder of gather, with data.json, steps.json and rejected.csv.
+        aligned: Aligned table.
+        filtered: Filter table.
+        audited: Audit table, with data.json beside it.
+        split: Split table.
+        model: Model folder of finetune.
+        evaluation: Folder of evaluate.
+        promotion: Folder of promote.
+        metrics: JSON file with the result of each step: gather, audit, split, finetune, evaluate, promote; and scratch
+            with scratch_model.
+        scratch_model: Model folder of the small network that was trained from scratch beside it, if one was.
+    """
+
+    gathered: Path
+    aligned: Path
+    filtered: Path
+    audited: Path
+    split: Path
+    model: Path
+    evaluation: Path
+    promotion: Path
+    metrics: dict[str, Path]
+    scratch_model: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -37,7 +69,7 @@ class Run:
     out (step, source, reason, detail). `thresholds` are the rows of evaluate's threshold table (set, model, threshold,
     fmr, fnmr, accuracy) and `passport` is what promote says of the run; both are empty where the step left none.
     `scratch` is the training of the small network beside the fine-tuned one, where there was one.
-    `steps` has rows_in, rows_out and seconds by step, in the order of the pipeline.
+    `steps` are rows and seconds by step, in the order of the pipeline.
     """
 
     pipeline: str
@@ -54,19 +86,21 @@ class Run:
     evaluation: dict[str, Any]
     roc: dict[str, Any]
     thresholds: list[dict[str, str]]
-    promotion: dict[str, Any]
+    promotion: PromotionRecord
     passport: dict[str, Any]
-    steps: dict[str, dict[str, float]]
+    steps: dict[str, StepFigures]
 
     def check(self) -> None:
         """Raises KubefaceError where a model or the evaluation were made from another split, or for another task."""
-        trained = [made.model for made in (self.training, self.scratch) if made]
+        models = [training.model for training in (self.training, self.scratch) if training]
+        # A promoted model that was handed on was trained on the split of an earlier run.
+        trained = models if self.promotion.trained else []
         for made in (*(model["training"] for model in trained), self.evaluation):
             require(
                 made["split"] == self.split.sha256,
                 f"{made['producer']} worked on another split than {self.split.folder}: give the outputs of one run",
             )
-        for model in trained:
+        for model in models:
             require(
                 task_of(model) == self.task,
                 f"a model is for task {task_of(model)}, its evaluation for {self.task}: give the outputs of one run",
@@ -122,9 +156,15 @@ def read_object(path: Path, fields: tuple[str, ...]) -> dict[str, Any]:
     return dict(value)
 
 
-def read_training(folder: Path, fields: tuple[str, ...]) -> Training:
-    """What a model folder tells of its training; raises as read_object does."""
-    return Training(read_object(folder / "model.json", fields), read_json(folder / "logs" / "history.json"))
+def read_training(folder: Path, fields: tuple[str, ...], trained: bool = True) -> Training:
+    """Reads model.json and the epochs of a model folder; a model that the run did not train may have no epochs.
+
+    Raises:
+        KubefaceError: a file is missing, is not JSON, or lacks a field.
+    """
+    history = folder / "logs" / "history.json"
+    config = read_object(folder / "model.json", fields)
+    return Training(config, read_json(history) if trained or history.is_file() else [])
 
 
 def read_rejected(path: Path, most: int) -> list[dict[str, str]]:
@@ -156,11 +196,15 @@ def read_passport(path: Path) -> dict[str, Any]:
     return read_object(path, ()) if path.is_file() else {}
 
 
-def read_metrics(path: Path) -> dict[str, float]:
-    """A step's rows_in, rows_out and seconds; raises as read_object does."""
-    return only_metrics(read_object(path, METRICS))
+def read_metrics(path: Path) -> StepFigures:
+    """Rows and seconds of a step.
+
+    Raises:
+        KubefaceError: the file is missing, is not JSON, or lacks one of them.
+    """
+    return step_figures(read_object(path, METRICS))
 
 
-def only_metrics(figures: dict[str, Any]) -> dict[str, float]:
-    """rows_in, rows_out and seconds of what a step returned."""
-    return {name: figures[name] for name in METRICS}
+def step_figures(result: dict[str, Any]) -> StepFigures:
+    """Rows and seconds in the result of a step."""
+    return StepFigures(**{name: result[name] for name in METRICS})

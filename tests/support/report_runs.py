@@ -3,12 +3,17 @@
 import csv
 import math
 from collections import Counter
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from kubeface.faces.images import encode_png
+from kubeface.records.promotion import PromotionRecord
+from kubeface.report.options import ReportOptions
+from kubeface.report.run import RunOutputs
+from kubeface.report.step import ReportResult, report
 from kubeface.storage.folders import read_json, write_json
 from kubeface.tables.table import Table, TableWriter
 
@@ -21,7 +26,35 @@ AUDIT = {
     "drift": {"compared": True, "features": {"brightness": 0.31}, "worst": "brightness", "exceeded": False},
 }  # fmt: skip
 SHARD_STEPS = ("ingest", "align", "filter")
+PROMOTED = PromotionRecord(
+    producer="promote 0.1.0", promoted=True, reason="better than the champion", uri="s3://models/sface/7", version="7"
+)
 STEPS = ("gather", "audit", "split", "finetune", "evaluate", "promote")
+
+
+FOLDERS = ("gathered", "audited", "aligned", "filtered", "split", "model", "evaluation", "promotion")
+
+
+@dataclass(frozen=True)
+class MadeRun:
+    """The outputs of a run, and where its report goes."""
+
+    outputs: RunOutputs
+    html: Path
+    summary: Path
+
+    def report(self, options: ReportOptions = ReportOptions(), pdf: Path | None = None) -> ReportResult:
+        """Makes the report."""
+        return report(self.outputs, self.html, self.summary, options, pdf)
+
+    def figures(self) -> dict[str, Any]:
+        """Makes the report; returns summary.json."""
+        self.report()
+        return dict(read_json(self.summary))
+
+    def with_outputs(self, **outputs: Any) -> "MadeRun":
+        """The same run with some outputs of another one."""
+        return replace(self, outputs=replace(self.outputs, **outputs))
 
 
 def colour(number: int, size: int = 8) -> bytes:
@@ -309,12 +342,12 @@ def make_run(
     reject: bool = False,
     degradation: str = "noise:60",
     lfw: bool = False,
-    promotion: dict[str, Any] | None = None,
+    promotion: PromotionRecord | None = None,
     full: bool = False,
     task: str = "recognition",
     labels: int = 6,
-) -> dict[str, Any]:
-    """A run's outputs below `folder`, the first identity with a hostile name; the arguments for `report`.
+) -> "MadeRun":
+    """A run's outputs below `folder`, the first identity with a hostile name.
 
     With `full` the evaluation has every part it can have, and promote left a passport. A run of attributes has so many
     labels, the first with a hostile name; one of classes has the identities as its classes, the last one unknown, and
@@ -333,33 +366,26 @@ def make_run(
         shown = names[:-1] if task == "classes" else [HOSTILE, *(f"Label_{number}" for number in range(1, labels))]
         write_labelled(folder / "evaluation", heldout, told, shown)
     write_model(folder / "model", split, task)
-    scratch = {}
-    if full and task == "classes":
+    scratch = full and task == "classes"
+    if scratch:
         write_model(folder / "scratch", split, task, backbone="small_cnn")
         write_json(folder / "scratch.json", {"rows_in": 9, "rows_out": 9, "seconds": 61.5})
-        scratch = {"scratch_model": folder / "scratch", "scratch_metrics": folder / "scratch.json"}
     (folder / "audited").mkdir()
     write_json(folder / "audited" / "data.json", AUDIT)
     (folder / "promotion").mkdir()
-    default = {"promoted": True, "reason": "better than the champion", "uri": "s3://models/sface/7", "version": "7"}
-    write_json(folder / "promotion" / "promotion.json", promotion or default)
+    (promotion or PROMOTED).write(folder / "promotion" / "promotion.json")
     for number, step in enumerate(STEPS):
         write_json(folder / f"{step}.json", {"rows_in": 100 + number, "rows_out": number, "seconds": 1.5, "more": 1})
     if full and task == "recognition":
         complete(folder / "evaluation", folder / "promotion")
     elif full:
         write_passport(folder / "promotion")
-    inputs = {
-        name: folder / name
-        for name in ("gathered", "audited", "aligned", "filtered", "split", "model", "evaluation", "promotion")
-    }
-    metrics = {f"{step}_metrics": folder / f"{step}.json" for step in STEPS}
-    return (
-        inputs
-        | metrics
-        | scratch
-        | {"html": folder / "out" / "report.html", "summary": folder / "out" / "summary.json"}
+    outputs = RunOutputs(
+        **{name: folder / name for name in FOLDERS},
+        metrics={step: folder / f"{step}.json" for step in (*STEPS, *(["scratch"] if scratch else []))},
+        scratch_model=folder / "scratch" if scratch else None,
     )
+    return MadeRun(outputs, folder / "out" / "report.html", folder / "out" / "summary.json")
 
 
 def complete(evaluation_folder: Path, promotion: Path) -> None:

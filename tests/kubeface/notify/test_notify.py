@@ -1,4 +1,4 @@
-"""What a run came to, and what a webhook is told of it."""
+"""What a webhook is told of a run."""
 
 import json
 import threading
@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from kubeface.notify import step
-from kubeface.notify.step import WEBHOOK, conclude, conclusion_of, notify
+from kubeface.notify.options import NotifyOptions
+from kubeface.notify.step import WEBHOOK, NotifyResult, notify
+from kubeface.records.conclusion import ConclusionRecord, conclusion_uri
 from kubeface.runtime.errors import KubefaceError
 
 SECRET = "T0AB/B1CD/x9y8z7"
@@ -48,38 +50,19 @@ def webhook(monkeypatch: pytest.MonkeyPatch) -> Iterator[Webhook]:
     found.server.server_close()
 
 
-def left_by(folder: Path, summary: dict[str, Any]) -> str:
-    """What report or keep hands out."""
-    (folder / "summary.json").write_text(json.dumps(summary))
-    return json.dumps({"summary": str(folder / "summary.json"), "html": "minio://b/report.html", "model": ""})
-
-
-TRAINED = {"gate": {"promoted": True, "reason": "AUC rose by 0.02"}, "model": {"uri": "s3://b/models/door/1f"}}
-REFUSED = {"gate": {"promoted": False, "reason": "AUC fell"}, "model": {"uri": None}}
-KEPT = {"trained": False, "reason": "not trained: nothing is new", "model": {"uri": "s3://b/models/door/1f"}}
-
-
-@pytest.mark.parametrize(
-    ("summary", "verdict", "reason", "model"),
-    [
-        (TRAINED, "promoted", "AUC rose by 0.02", "s3://b/models/door/1f"),
-        (REFUSED, "not promoted", "AUC fell", ""),
-        (KEPT, "not trained", "nothing is new", "s3://b/models/door/1f"),
-    ],
-)
-def test_a_run_leaves_its_verdict_beside_its_models(
-    tmp_path: Path, summary: dict[str, Any], verdict: str, reason: str, model: str
-) -> None:
-    for _ in range(2):  # a second attempt of the step changes nothing
-        told = conclude(left_by(tmp_path, summary), str(tmp_path / "models"), "door", "7-a")
-    assert told == {"verdict": verdict, "reason": reason, "model": model, "report": "minio://b/report.html"}
-    assert json.loads((tmp_path / "models" / "door" / "runs" / "7-a.json").read_text()) == told
+def conclude(models: Path, run: str) -> None:
+    """Keeps the conclusion of a run that promoted its model."""
+    path = models / "door" / "runs" / f"{run}.json"
+    path.parent.mkdir(parents=True)
+    ConclusionRecord(
+        verdict="promoted", reason="AUC rose by 0.02", model="s3://b/models/door/1f", report="minio://b/report.html"
+    ).write(path)
 
 
 def test_success_is_told_with_verdict_model_and_link(tmp_path: Path, webhook: Webhook) -> None:
-    conclude(left_by(tmp_path, TRAINED), str(tmp_path), "door", "7-a")
-    told = notify(str(tmp_path), "door", "7-a", title="weekly", ui="https://kfp.example/")
-    assert told["succeeded"] and told["sent"]
+    conclude(tmp_path, "7-a")
+    result = notify(str(tmp_path), "door", "7-a", NotifyOptions(title="weekly", ui="https://kfp.example/"))
+    assert result.succeeded and result.sent
     text = (
         "door: run weekly succeeded, promoted: AUC rose by 0.02. Model: s3://b/models/door/1f. "
         "https://kfp.example/#/runs/details/7-a"
@@ -88,14 +71,15 @@ def test_success_is_told_with_verdict_model_and_link(tmp_path: Path, webhook: We
 
 
 def test_a_run_without_conclusion_has_failed(tmp_path: Path, webhook: Webhook) -> None:
-    conclude(left_by(tmp_path, TRAINED), str(tmp_path), "door", "6")
-    assert not notify(str(tmp_path), "door", "7")["succeeded"]
+    conclude(tmp_path, "6")
+    assert not notify(str(tmp_path), "door", "7").succeeded
     assert webhook.told == [{"text": "door: run 7 failed."}]
 
 
 def test_without_webhook_nothing_is_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(WEBHOOK, raising=False)
-    assert notify(str(tmp_path), "door", "7") == {"succeeded": False, "sent": False, "text": "door: run 7 failed."}
+    result = NotifyResult(succeeded=False, sent=False, text="door: run 7 failed.")
+    assert notify(str(tmp_path), "door", "7") == result
 
 
 @pytest.mark.parametrize(
@@ -105,10 +89,10 @@ def test_a_webhook_is_asked_again_where_that_may_help(
     tmp_path: Path, webhook: Webhook, capfd: pytest.CaptureFixture[str], answers: list[int], asked: int, sent: bool
 ) -> None:
     webhook.answers = answers.copy()
-    assert notify(str(tmp_path), "door", "7")["sent"] == sent
+    assert notify(str(tmp_path), "door", "7").sent == sent
     assert len(webhook.told) == asked
     shown = "".join(capfd.readouterr())
-    assert ("the webhook was not told: it answered" in shown) != sent
+    assert ("the message was not sent: it answered" in shown) != sent
     assert "services" not in shown and SECRET not in shown
 
 
@@ -117,7 +101,7 @@ def test_a_webhook_that_is_away_changes_nothing_and_its_address_is_not_told(
 ) -> None:
     webhook.server.shutdown()
     webhook.server.server_close()
-    assert not notify(str(tmp_path), "door", "7")["sent"]
+    assert not notify(str(tmp_path), "door", "7").sent
     shown = "".join(capfd.readouterr())
     assert "no answer (ConnectionError)" in shown and "services" not in shown and SECRET not in shown
 
@@ -137,4 +121,4 @@ def test_an_address_that_is_none_is_refused_and_not_told(
 @pytest.mark.parametrize(("name", "run"), [("../door", "7"), ("door", "../7"), ("door", "")])
 def test_a_conclusion_lies_below_its_model(name: str, run: str) -> None:
     with pytest.raises(KubefaceError, match="use letters"):
-        conclusion_of("s3://b/models", name, run)
+        conclusion_uri("s3://b/models", name, run)

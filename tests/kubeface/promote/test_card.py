@@ -197,7 +197,8 @@ def test_what_was_not_measured_is_left_out(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("missing", sorted(FULL))
 def test_each_part_may_be_missing_or_empty(tmp_path: Path, missing: str) -> None:
-    for place, part in (("missing", {}), ("empty", {missing: {}})):
+    parts: dict[str, dict[str, Any]] = {"missing": {}, "empty": {missing: {}}}
+    for place, part in parts.items():
         text = card(tmp_path / place, **{key: value for key, value in FULL.items() if key != missing}, **part)
         assert "None" not in text
         check_tables(text)

@@ -11,10 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.promote.component import champion as champion_component
-from kubeface.promote.champion import Champion, Change, find_champion, list_versions, read_champion, rollback
+from kubeface.cli import main
+from kubeface.promote.champion import Rollback, find_champion, list_versions, read_champion, rollback
+from kubeface.promote.options import PromoteOptions
 from kubeface.promote.passport import verify
 from kubeface.promote.step import promote
+from kubeface.records.champion import ChampionRecord, Change
 from kubeface.runtime.errors import KubefaceError
 from kubeface.storage import objects
 from pipelines.local.store import local_store
@@ -31,24 +33,28 @@ def bucket() -> Iterator[str]:
         yield "s3://kubeface"
 
 
+def published(models: str) -> PromoteOptions:
+    """Options that publish the model face."""
+    return PromoteOptions(name="face", destination=models)
+
+
 def challenge(folder: Path, models: str, weights: str, champion: str = "") -> dict[str, Any]:
     """Promotes a model with these weights; returns promotion.json."""
     model, evaluation = make(folder / weights, better=True, weights=weights.encode())
-    figures = promote(model, evaluation, folder / weights / "out", "face", models, champion=champion)
+    figures = promote(model, evaluation, folder / weights / "out", options=published(models), champion=champion)
     promotion = json.loads((folder / weights / "out" / "promotion.json").read_text("utf-8"))
-    assert figures["promoted"] == promotion["promoted"]
+    assert figures.promoted == promotion["promoted"]
     return dict(promotion)
 
 
 def history(models: str) -> list[tuple[int, str, str]]:
-    champion, _ = read_champion(f"{models}/face")
+    champion = read_champion(f"{models}/face").record
     assert champion.number == len(champion.history)
     return [(change.number, change.version, change.action) for change in champion.history]
 
 
 def test_there_is_no_champion_in_the_beginning(tmp_path: Path) -> None:
     assert find_champion(str(tmp_path), "face") == ""
-    assert champion_component.python_func(models=str(tmp_path), name="face", only_if_changed=True) == ("", "")
     with pytest.raises(KubefaceError, match="face has no champion: there is nothing to roll back"):
         rollback(str(tmp_path), "face")
 
@@ -59,12 +65,16 @@ def test_a_challenger_that_was_compared_with_the_champion_takes_its_place(tmp_pa
     assert find_champion(f"{models}/", "face") == first["uri"]
     second = challenge(tmp_path, models, "two", champion=first["uri"])
     assert second["promoted"] and second["champion"] == first["uri"] and second["lost_to"] is None
-    assert champion_component.python_func(models=models, name="face") == (second["uri"], "")
-    asked = champion_component.python_func(models=models, name="face", only_if_changed=True)
-    assert asked == (second["uri"], second["uri"])
+    assert find_champion(models, "face") == second["uri"]
     assert history(models) == [(1, first["version"], "promoted"), (2, second["version"], "promoted")]
     again = tmp_path / "two" / "again"  # the step is run again after its outcome got lost
-    promote(tmp_path / "two/model", tmp_path / "two/evaluation", again, "face", models, champion=first["uri"])
+    promote(
+        tmp_path / "two/model",
+        tmp_path / "two/evaluation",
+        again,
+        options=published(models),
+        champion=first["uri"],
+    )
     assert (again / "promotion.json").read_bytes() == (tmp_path / "two/out/promotion.json").read_bytes()
     assert len(history(models)) == 2
 
@@ -120,7 +130,7 @@ def test_of_several_that_promote_to_a_store_at_the_same_time_one_wins(tmp_path: 
 def check_one_winner(models: str, promotions: list[dict[str, Any]]) -> str:
     (winner,) = (promotion for promotion in promotions if promotion["promoted"])
     assert find_champion(models, "face") == winner["uri"]
-    assert verify(winner["uri"])["whole"]
+    assert verify(winner["uri"]).whole
     for promotion in promotions:
         if promotion is not winner:
             assert promotion["lost_to"] == winner["uri"] and promotion["uri"] is None
@@ -132,27 +142,28 @@ def test_rolling_back_goes_to_the_version_before_each_time(tmp_path: Path) -> No
     one = challenge(tmp_path, models, "one")
     two = challenge(tmp_path, models, "two", champion=one["uri"])
     three = challenge(tmp_path, models, "three", champion=two["uri"])
-    told = rollback(models, "face")
-    assert told == {"version": two["version"], "uri": two["uri"], "number": 4, "rolled_back": three["version"]}
+    assert rollback(models, "face") == Rollback(
+        version=two["version"], uri=two["uri"], number=4, rolled_back=three["version"]
+    )
     assert find_champion(models, "face") == two["uri"]
-    assert rollback(models, "face")["version"] == one["version"]
+    assert rollback(models, "face").version == one["version"]
     with pytest.raises(KubefaceError, match=f"{one['version']} is the first champion .*--to"):
         rollback(models, "face")
-    assert rollback(models, "face", to=three["version"])["version"] == three["version"]
-    assert rollback(models, "face")["version"] == one["version"]
+    assert rollback(models, "face", to=three["version"]).version == three["version"]
+    assert rollback(models, "face").version == one["version"]
     assert [action for _, _, action in history(models)] == ["promoted"] * 3 + ["rolled back"] * 4
-    assert read_champion(f"{models}/face")[0].history[3].reason == f"rolled back from {three['version']}"
+    assert read_champion(f"{models}/face").record.history[3].reason == f"rolled back from {three['version']}"
     for promotion in (one, two, three):
-        assert verify(promotion["uri"])["whole"]
+        assert verify(promotion["uri"]).whole
 
 
 def test_rolling_back_works_in_a_store(tmp_path: Path, bucket: str) -> None:
     one = challenge(tmp_path, f"{bucket}/back", "one")
     two = challenge(tmp_path, f"{bucket}/back", "two", champion=one["uri"])
-    assert rollback(f"{bucket}/back", "face")["rolled_back"] == two["version"]
+    assert rollback(f"{bucket}/back", "face").rolled_back == two["version"]
     listed = list_versions(f"{bucket}/back", "face")
-    assert listed["champion"] == find_champion(f"{bucket}/back", "face") == one["uri"]
-    assert [entry["numbers"] for entry in listed["versions"]] == [[1, 3], [2]]
+    assert listed.champion == find_champion(f"{bucket}/back", "face") == one["uri"]
+    assert [entry.numbers for entry in listed.versions] == [[1, 3], [2]]
 
 
 def test_rolling_back_to_what_is_not_whole_is_refused(tmp_path: Path) -> None:
@@ -181,7 +192,7 @@ def test_a_rollback_that_somebody_else_came_before_says_so(tmp_path: Path, monke
     one = challenge(tmp_path, models, "one")
     challenge(tmp_path, models, "two", champion=one["uri"])
     monkeypatch.setattr(objects, "replace", lambda *_: False)
-    with pytest.raises(KubefaceError, match="moved meanwhile: look at the list and start again"):
+    with pytest.raises(KubefaceError, match="changed meanwhile: look at kubeface versions and start again"):
         rollback(models, "face")
 
 
@@ -195,8 +206,8 @@ def test_the_list_names_the_champion_and_the_verdicts(tmp_path: Path, capsys: py
     (tmp_path / "models/face/half/model.safetensors").write_text("")
     capsys.readouterr()
     listed = list_versions(models, "face")
-    assert listed["champion"] == two["uri"]
-    assert [(e["version"], e["champion"], e["numbers"]) for e in listed["versions"]] == [
+    assert listed.champion == two["uri"]
+    assert [(e.version, e.champion, e.numbers) for e in listed.versions] == [
         (one["version"], False, [1]),
         (two["version"], True, [2]),
     ]
@@ -204,6 +215,22 @@ def test_the_list_names_the_champion_and_the_verdicts(tmp_path: Path, capsys: py
         f"  {one['version']}  better on 13 held-out people: AUC",
         f"* {two['version']}  better on 13 held-out people: AUC",
     ]
+
+
+def test_command_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    models = str(tmp_path / "models")
+    model, evaluation = make(tmp_path, better=True)
+    paths = ["--model", str(model), "--evaluation", str(evaluation), "--out", str(tmp_path / "out")]
+    main(["promote", *paths, "--destination", models, "--name", "face"])
+    uri = find_champion(models, "face")
+    assert f"promote: promoted to {uri}" in capsys.readouterr().out
+    main(["versions", "--destination", models, "--name", "face"])
+    assert f'"champion": "{uri}"' in capsys.readouterr().out
+    main(["verify", uri])
+    assert '"whole": true' in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["rollback", "--destination", models, "--name", "face"])
+    assert "is the first champion" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -229,5 +256,5 @@ def test_before_is_what_a_stack_of_promotions_says(moves: list[int | None]) -> N
         elif len(stack) > 1:
             stack.pop()
             changes.append(Change(number=number, version=stack[-1], action="rolled back", reason=""))
-    champion = Champion(history=tuple(changes))
+    champion = ChampionRecord(history=tuple(changes))
     assert champion.before() == (stack[-2] if len(stack) > 1 else "")

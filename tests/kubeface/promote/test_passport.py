@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from kubeface.promote.options import PromoteOptions
 from kubeface.promote.passport import differences, verify
 from kubeface.promote.step import promote
 from kubeface.runtime.errors import KubefaceError
@@ -20,7 +21,8 @@ def promoted(folder: Path, **further: Any) -> Path:
                                                  "rows_checked": 2}}), ("audited", {})):  # fmt: skip
         (folder / name).mkdir()
         (folder / name / "data.json").write_text(json.dumps(data))
-    promote(model, evaluation, folder / "out", "face", str(folder / "models"), folder / "gathered", folder / "audited")
+    options = PromoteOptions(name="face", destination=str(folder / "models"))
+    promote(model, evaluation, folder / "out", folder / "gathered", folder / "audited", options)
     return Path(json.loads((folder / "out" / "promotion.json").read_text())["uri"])
 
 
@@ -66,7 +68,7 @@ def test_equal_runs_have_equal_passports(tmp_path: Path) -> None:
 )
 def test_each_changed_file_is_named(tmp_path: Path, name: str) -> None:
     version = promoted(tmp_path)
-    assert differences(str(version)) == [] and verify(version.as_uri()) == {"uri": version.as_uri(), "whole": True}
+    assert differences(str(version)) == [] and verify(version.as_uri()).whole
     content = (version / name).read_bytes()
     (version / name).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     with pytest.raises(KubefaceError, match=f"is not as it was promoted: {name} has SHA-256 .*, its passport says"):

@@ -1,18 +1,28 @@
 """Promotion: only what is better, whole, and at the same address for the same model."""
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from kubeface.promote.champion import find_champion
+from kubeface.promote.options import PromoteOptions
 from kubeface.promote.passport import verify
-from kubeface.promote.step import promote
+from kubeface.promote.step import PromoteResult, promote
 from kubeface.runtime.errors import KubefaceError
+from kubeface.runtime.options import read_options
 from kubeface.storage import objects
 from kubeface.storage.folders import sha256_file
 from tests.support.promoted_models import LABELS, make
 from tests.support.report_runs import resolutions
+
+
+def published(folder: Path, name: str = "gate-3") -> PromoteOptions:
+    """Options that publish below a folder."""
+    return PromoteOptions(name=name, destination=str(folder / "models"))
 
 
 def promotion_of(out: Path) -> dict[str, object]:
@@ -24,8 +34,8 @@ def test_a_better_model_is_written_with_all_that_belongs_to_it(tmp_path: Path) -
     (model / "mtcnn.zip").write_bytes(b"detector")
     (model / "checkpoints").mkdir()
     (evaluation / "threshold.json").write_text(json.dumps({"threshold": 0.41}))
-    figures = promote(model, evaluation, tmp_path / "out", "gate-3", str(tmp_path / "models"))
-    assert figures == {"rows_in": 8, "rows_out": 8, "promoted": True}
+    figures = promote(model, evaluation, tmp_path / "out", options=published(tmp_path))
+    assert figures == PromoteResult(rows_in=8, rows_out=8, promoted=True, trained=True)
     promotion = promotion_of(tmp_path / "out")
     weights, measured = (sha256_file(path) for path in (model / "model.safetensors", evaluation / "evaluation.json"))
     assert promotion["version"] == f"{weights[:12]}-{measured[:8]}"
@@ -46,7 +56,7 @@ def test_a_better_model_is_written_with_all_that_belongs_to_it(tmp_path: Path) -
     for name in ("metrics.json", "model_card.md", "passport.json"):
         assert (written / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
     assert find_champion(str(tmp_path / "models"), "gate-3") == promotion["uri"]
-    assert verify(str(written))["whole"]
+    assert verify(str(written)).whole
 
 
 def test_the_exported_model_goes_with_it_and_its_starting_model_does_not(tmp_path: Path) -> None:
@@ -56,7 +66,7 @@ def test_the_exported_model_goes_with_it_and_its_starting_model_does_not(tmp_pat
     config = json.loads((model / "model.json").read_text("utf-8"))
     config["training"]["onnx"] = {"sha256": sha256_file(model / "model.onnx")}
     (model / "model.json").write_text(json.dumps(config), "utf-8")
-    promote(model, evaluation, tmp_path / "out", "gate-3", str(tmp_path / "models"))
+    promote(model, evaluation, tmp_path / "out", options=published(tmp_path))
     written = Path(str(promotion_of(tmp_path / "out")["uri"]))
     assert (written / "model.onnx").read_bytes() == b"model.onnx"
     assert not (written / "start.onnx").exists()  # a promoted model is compared as it is; nobody asks what it was
@@ -78,14 +88,14 @@ def with_network(model: Path) -> Path:
 
 def test_a_model_for_few_pixels_takes_its_network_and_its_head_with_it(tmp_path: Path) -> None:
     model, evaluation = make(tmp_path, better=True, **resolutions())
-    promote(with_network(model), evaluation, tmp_path / "out", "gate-3", str(tmp_path / "models"))
+    promote(with_network(model), evaluation, tmp_path / "out", options=published(tmp_path))
     written = Path(str(promotion_of(tmp_path / "out")["uri"]))
     assert (written / "superresolution.onnx").read_bytes() == b"network"
     assert (written / "superresolution.json").is_file()
     assert (written / "best.safetensors").read_bytes() == b"best"  # backbone and head, to go on training
     assert json.loads((written / "identities.json").read_text()) == ["a", "b"]  # the people of the head's rows
     assert (written / "model.safetensors").read_bytes() == b"weights"  # the backbone alone, to recognise with
-    assert verify(str(written))["whole"]
+    assert verify(str(written)).whole
     passport = json.loads((written / "passport.json").read_text("utf-8"))
     assert passport["superresolution"] == {
         "name": "edsr@12ab",
@@ -98,20 +108,20 @@ def test_a_model_for_few_pixels_takes_its_network_and_its_head_with_it(tmp_path:
 def test_a_network_that_is_missing_or_another_one_is_refused(tmp_path: Path) -> None:
     model, evaluation = make(tmp_path, better=True)
     (with_network(model) / "superresolution.onnx").write_bytes(b"other")
-    with pytest.raises(KubefaceError, match=r"superresolution\.onnx is not the network that model\.json tells of"):
-        promote(model, evaluation, tmp_path / "out", "gate-3", str(tmp_path / "models"))
+    with pytest.raises(KubefaceError, match=r"superresolution\.onnx is not the network that model\.json names"):
+        promote(model, evaluation, tmp_path / "out", options=published(tmp_path))
     (model / "superresolution.onnx").unlink()
     with pytest.raises(KubefaceError, match=r"superresolution\.onnx is missing"):
-        promote(model, evaluation, tmp_path / "out", "gate-3", str(tmp_path / "models"))
+        promote(model, evaluation, tmp_path / "out", options=published(tmp_path))
     assert not (tmp_path / "out").exists() and not (tmp_path / "models").exists()
 
 
 def test_metrics_hold_what_was_measured_and_nobodys_name(tmp_path: Path) -> None:
     hardest = {"genuine": [{"left": "Ann/1.jpg", "left_identity": "Ann"}], "impostor": []}
     forgotten = [{"left": "Ann/1.jpg", "left_identity": "Ann"}]
-    groups = {"camera": {"rows": [], "worst_ratio": None}}
+    groups: dict[str, Any] = {"camera": {"rows": [], "worst_ratio": None}}
     model, evaluation = make(tmp_path, better=True, hardest=hardest, forgotten=forgotten, groups=groups, probes=[])
-    promote(model, evaluation, tmp_path / "out", "gate-3", str(tmp_path / "models"))
+    promote(model, evaluation, tmp_path / "out", options=published(tmp_path))
     text = (tmp_path / "out" / "metrics.json").read_text("utf-8")
     assert set(json.loads(text)) == {"baseline", "finetuned", "gain", "gate", "groups"}
     assert "Ann" not in text
@@ -120,7 +130,7 @@ def test_metrics_hold_what_was_measured_and_nobodys_name(tmp_path: Path) -> None
 def test_the_same_promotion_has_the_same_address_and_changes_nothing(tmp_path: Path) -> None:
     model, evaluation = make(tmp_path, better=True)
     for name in ("one", "two"):
-        promote(model, evaluation, tmp_path / name, "gate-3", str(tmp_path / "models"))
+        promote(model, evaluation, tmp_path / name, options=published(tmp_path))
         written = {p: p.read_bytes() for p in (tmp_path / "models").rglob("*") if p.is_file()}
         if name == "one":
             first, times = written, {p: p.stat().st_mtime_ns for p in written if p.suffix}
@@ -132,22 +142,22 @@ def test_the_same_promotion_has_the_same_address_and_changes_nothing(tmp_path: P
 
 def test_a_version_that_was_damaged_or_left_half_written_is_written_again(tmp_path: Path) -> None:
     model, evaluation = make(tmp_path, better=True)
-    promote(model, evaluation, tmp_path / "one", "gate-3", str(tmp_path / "models"))
+    promote(model, evaluation, tmp_path / "one", options=published(tmp_path))
     written = Path(str(promotion_of(tmp_path / "one")["uri"]))
     (written / "model.json").unlink()
     (written / "model.safetensors").write_bytes(b"torn")
-    promote(model, evaluation, tmp_path / "two", "gate-3", str(tmp_path / "models"))
-    assert verify(str(written))["whole"]
+    promote(model, evaluation, tmp_path / "two", options=published(tmp_path))
+    assert verify(str(written)).whole
 
 
 def test_an_evaluation_or_threshold_of_another_model_is_refused(tmp_path: Path) -> None:
     model, evaluation = make(tmp_path / "a", better=True, models={"finetuned": {"weights_sha256": "0" * 64}})
     with pytest.raises(KubefaceError, match=r"evaluation\.json is of another model"):
-        promote(model, evaluation, tmp_path / "out", "gate-3", str(tmp_path / "models"))
+        promote(model, evaluation, tmp_path / "out", options=published(tmp_path))
     model, evaluation = make(tmp_path / "b", better=True)
     (evaluation / "threshold.json").write_text(json.dumps({"weights_sha256": "0" * 64}))
     with pytest.raises(KubefaceError, match=r"threshold\.json is of another model"):
-        promote(model, evaluation, tmp_path / "out", "gate-3", str(tmp_path / "models"))
+        promote(model, evaluation, tmp_path / "out", options=published(tmp_path))
     assert not (tmp_path / "models").exists()
 
 
@@ -155,8 +165,8 @@ def test_a_model_that_is_not_better_is_not_written_and_the_run_goes_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model, evaluation = make(tmp_path, better=False)
-    figures = promote(model, evaluation, tmp_path / "out", "gate-3", str(tmp_path / "models"))
-    assert figures["promoted"] is False and figures["rows_out"] == 0
+    figures = promote(model, evaluation, tmp_path / "out", options=published(tmp_path))
+    assert figures.promoted is False and figures.rows_out == 0
     assert not (tmp_path / "models").exists()
     promotion = json.loads((tmp_path / "out" / "promotion.json").read_text("utf-8"))
     assert promotion["uri"] is None and promotion["promoted"] is False
@@ -168,11 +178,18 @@ def test_model_json_goes_last_and_the_champion_after_it(tmp_path: Path, monkeypa
     model, evaluation = make(tmp_path, better=True)
     order: list[str] = []
     upload, replace = objects.upload, objects.replace
-    monkeypatch.setattr(objects, "upload", lambda path, uri: (order.append(path.name), upload(path, uri)))
-    monkeypatch.setattr(
-        objects, "replace", lambda uri, data, mark: (order.append(uri.split("/")[-1]), replace(uri, data, mark))[1]
-    )
-    promote(model, evaluation, tmp_path / "out", "gate-3", str(tmp_path / "models"))
+
+    def record_upload(path: Path, uri: str) -> None:
+        order.append(path.name)
+        upload(path, uri)
+
+    def record_replace(uri: str, data: bytes, etag: str) -> bool:
+        order.append(uri.split("/")[-1])
+        return replace(uri, data, etag)
+
+    monkeypatch.setattr(objects, "upload", record_upload)
+    monkeypatch.setattr(objects, "replace", record_replace)
+    promote(model, evaluation, tmp_path / "out", options=published(tmp_path))
     assert order[-3:] == ["passport.json", "model.json", "champion.json"] and len(order) == 7
 
 
@@ -184,8 +201,8 @@ def test_whoever_is_killed_leaves_no_champion_that_is_not_whole(
     models = str(tmp_path / "models")
     left = [killed_at]
 
-    def counted(action):  # type: ignore[no-untyped-def]
-        def run(*arguments):  # type: ignore[no-untyped-def]
+    def counted(action: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*arguments: Any) -> Any:
             if not left[0]:
                 raise KeyboardInterrupt
             left[0] -= 1
@@ -197,32 +214,89 @@ def test_whoever_is_killed_leaves_no_champion_that_is_not_whole(
         for name in ("upload", "replace"):
             patch.setattr(objects, name, counted(getattr(objects, name)))
         with pytest.raises(KeyboardInterrupt):
-            promote(model, evaluation, tmp_path / "out", "gate-3", models)
+            promote(model, evaluation, tmp_path / "out", options=published(tmp_path))
     assert find_champion(models, "gate-3") == "" and not (tmp_path / "out").exists()
-    promote(model, evaluation, tmp_path / "out", "gate-3", models)
-    assert verify(find_champion(models, "gate-3"))["whole"]
+    promote(model, evaluation, tmp_path / "out", options=published(tmp_path))
+    assert verify(find_champion(models, "gate-3")).whole
 
 
 def test_a_destination_that_cannot_be_written_to_leaves_nothing_that_looks_finished(tmp_path: Path) -> None:
     model, evaluation = make(tmp_path, better=True)
     (tmp_path / "models").write_text("a file")
     with pytest.raises(KubefaceError, match="cannot be written"):
-        promote(model, evaluation, tmp_path / "out", "gate-3", str(tmp_path / "models"))
+        promote(model, evaluation, tmp_path / "out", options=published(tmp_path))
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "../x", "a b"])
 def test_a_name_that_would_leave_its_folder_is_refused(tmp_path: Path, name: str) -> None:
-    model, evaluation = make(tmp_path, better=True)
+    with pytest.raises(KubefaceError, match=r"promote\.name is '.*': string should match pattern"):
+        read_options(PromoteOptions, {"name": name}, "promote.")
     with pytest.raises(KubefaceError, match="name is"):
-        promote(model, evaluation, tmp_path / "out", name, str(tmp_path / "models"))
+        find_champion(str(tmp_path), name)
+
+
+def test_without_a_destination_it_is_asked_for(tmp_path: Path) -> None:
+    model, evaluation = make(tmp_path, better=True)
+    with pytest.raises(KubefaceError, match="destination is empty: give s3://bucket/models or a folder"):
+        promote(model, evaluation, tmp_path / "out")
+
+
+def handed_on(folder: Path, version: Path) -> Path:
+    """The model folder of a run that handed on a promoted version instead of training."""
+    shutil.copytree(version, folder)
+    config = json.loads((folder / "model.json").read_text("utf-8"))
+    config |= {"trained": False, "reason": "the data and options are those that it was trained with"}
+    (folder / "model.json").write_text(json.dumps(config), "utf-8")
+    return folder
+
+
+def test_a_model_that_was_handed_on_stays_in_force_and_nothing_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, evaluation = make(tmp_path, better=True)
+    promote(model, evaluation, tmp_path / "one", options=published(tmp_path))
+    uri = find_champion(str(tmp_path / "models"), "gate-3")
+    before = {path: path.read_bytes() for path in (tmp_path / "models").rglob("*") if path.is_file()}
+    (tmp_path / "gathered").mkdir()
+    (tmp_path / "gathered" / "data.json").write_text('{"shards": {"0/1": "new"}}')
+    kept = handed_on(tmp_path / "kept", Path(uri))
+    capsys.readouterr()
+    result = promote(
+        kept, evaluation, tmp_path / "two", tmp_path / "gathered", options=published(tmp_path), champion=uri
+    )
+    assert result == PromoteResult(rows_in=0, rows_out=0, promoted=False, trained=False)
+    promotion = promotion_of(tmp_path / "two")
+    assert promotion["promoted"] is promotion["trained"] is False and promotion["uri"] == promotion["champion"] == uri
+    version = uri.rpartition("/")[2]
+    said = (
+        f"this model is in force already, as version {version}: the data and options are those that it was trained with"
+    )
+    assert promotion["reason"] == said and f"promote: not promoted: {said}" in capsys.readouterr().out
+    # data.json too is that of the last training: drift is measured against it.
+    assert {path: path.read_bytes() for path in (tmp_path / "models").rglob("*") if path.is_file()} == before
+    assert [path.name for path in (tmp_path / "two").iterdir()] == ["promotion.json"]
+
+
+def test_of_a_model_that_was_handed_on_and_replaced_meanwhile_nothing_is_claimed(tmp_path: Path) -> None:
+    model, evaluation = make(tmp_path / "a", better=True)
+    promote(model, evaluation, tmp_path / "one", options=published(tmp_path))
+    uri = find_champion(str(tmp_path / "models"), "gate-3")
+    kept = handed_on(tmp_path / "kept", Path(uri))
+    other = make(tmp_path / "b", better=True, weights=b"other")
+    promote(*other, tmp_path / "two", options=published(tmp_path), champion=uri)
+    now = find_champion(str(tmp_path / "models"), "gate-3")
+    promote(kept, evaluation, tmp_path / "three", options=published(tmp_path), champion=uri)
+    promotion = promotion_of(tmp_path / "three")
+    assert promotion["uri"] == now != uri
+    assert str(promotion["reason"]).startswith(f"nothing was trained, and {now.rpartition('/')[2]} is in force now")
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     model, evaluation = make(tmp_path, better=True)
     (evaluation / "evaluation.json").unlink()
     with pytest.raises(KubefaceError, match=r"evaluation\.json is missing"):
-        promote(model, evaluation, tmp_path / "out", "gate-3", str(tmp_path / "models"))
+        promote(model, evaluation, tmp_path / "out", options=published(tmp_path))
 
 
 @pytest.mark.parametrize("better", [True, False])
@@ -231,8 +305,9 @@ def test_the_data_is_left_for_the_next_run_whatever_the_gate_says(tmp_path: Path
     for name, data in (("gathered", {"shards": {"0/1": "f"}}), ("audited", {"drift": {"worst": 1}})):
         (tmp_path / name).mkdir()
         (tmp_path / name / "data.json").write_text(json.dumps(data))
-    told = {"gathered": tmp_path / "gathered", "audited": tmp_path / "audited"}
-    promote(model, evaluation, tmp_path / "out", "gate-3", str(tmp_path / "models"), **told)
+    promote(
+        model, evaluation, tmp_path / "out", tmp_path / "gathered", tmp_path / "audited", options=published(tmp_path)
+    )
     left = json.loads((tmp_path / "models" / "gate-3" / "data.json").read_text())
     assert left == {"shards": {"0/1": "f"}, "drift": {"worst": 1}}
 
@@ -241,12 +316,12 @@ def test_the_data_is_left_for_the_next_run_whatever_the_gate_says(tmp_path: Path
 def test_a_model_of_another_task_goes_with_its_head_and_labels(tmp_path: Path, task: str) -> None:
     model, evaluation = make(tmp_path, better=True, task=task)
     (evaluation / "threshold.json").write_text(json.dumps({"task": task}))
-    promote(model, evaluation, tmp_path / "out", "faces", str(tmp_path / "models"))
+    promote(model, evaluation, tmp_path / "out", options=published(tmp_path, "faces"))
     written = Path(str(promotion_of(tmp_path / "out")["uri"]))
     assert {"labels.json", "head.safetensors", "identities.json", "threshold.json"} < {
         p.name for p in written.iterdir()
     }
-    assert verify(str(written))["whole"]
+    assert verify(str(written)).whole
     metrics = json.loads((written / "metrics.json").read_text())
     figures = metrics["finetuned"]["heldout"]
     assert (metrics["task"], metrics["labels"]) == (task, LABELS) and "confusion" not in figures
@@ -259,32 +334,34 @@ def test_a_model_of_another_task_goes_with_its_head_and_labels(tmp_path: Path, t
 
 def test_a_champion_of_another_task_is_refused_and_stays(tmp_path: Path) -> None:
     models = str(tmp_path / "models")
-    promote(*make(tmp_path / "a", better=True, task="attributes"), tmp_path / "one", "faces", models)
+    promote(
+        *make(tmp_path / "a", better=True, task="attributes"), tmp_path / "one", options=published(tmp_path, "faces")
+    )
     standing = find_champion(models, "faces")
     wanted = r"models/faces is promoted for task attributes, this model is for classes: use another name"
     for task, said in (("classes", wanted), ("recognition", "this model is for recognition")):
         model, evaluation = make(tmp_path / task, better=True, task=task)
         with pytest.raises(KubefaceError, match=said):
-            promote(model, evaluation, tmp_path / "out", "faces", models, champion=standing)
+            promote(model, evaluation, tmp_path / "out", options=published(tmp_path, "faces"), champion=standing)
     assert find_champion(models, "faces") == standing and not (tmp_path / "out").exists()
-    promote(*make(tmp_path / "b", better=True, task="classes"), tmp_path / "out", "others", models)
+    promote(*make(tmp_path / "b", better=True, task="classes"), tmp_path / "out", options=published(tmp_path, "others"))
     assert find_champion(models, "others")
 
 
 def test_a_champion_whose_model_json_is_damaged_is_written_again(tmp_path: Path) -> None:
     model, evaluation = make(tmp_path, better=True, task="classes")
-    promote(model, evaluation, tmp_path / "one", "faces", str(tmp_path / "models"))
+    promote(model, evaluation, tmp_path / "one", options=published(tmp_path, "faces"))
     written = Path(str(promotion_of(tmp_path / "one")["uri"]))
     (written / "model.json").write_text("{torn")
-    promote(model, evaluation, tmp_path / "two", "faces", str(tmp_path / "models"))
-    assert verify(str(written))["whole"]
+    promote(model, evaluation, tmp_path / "two", options=published(tmp_path, "faces"))
+    assert verify(str(written)).whole
 
 
 def test_an_evaluation_of_another_task_or_head_is_refused(tmp_path: Path) -> None:
     model, _ = make(tmp_path / "a", better=True, task="attributes")
     _, other = make(tmp_path / "b", better=True, task="classes")
     with pytest.raises(KubefaceError, match=r"evaluation\.json is of another model"):
-        promote(model, other, tmp_path / "out", "faces", str(tmp_path / "models"))
+        promote(model, other, tmp_path / "out", options=published(tmp_path, "faces"))
     told = {"finetuned": {"onnx_sha256": "0" * 64}}  # the weights may be the same, the head another one
     model, evaluation = make(tmp_path / "c", better=True, task="attributes")
     measured = json.loads((evaluation / "evaluation.json").read_text())
@@ -293,4 +370,4 @@ def test_an_evaluation_of_another_task_or_head_is_refused(tmp_path: Path) -> Non
     config["training"]["onnx"] = {"sha256": "1" * 64}
     (model / "model.json").write_text(json.dumps(config))
     with pytest.raises(KubefaceError, match=r"evaluation\.json is of another model"):
-        promote(model, evaluation, tmp_path / "out", "faces", str(tmp_path / "models"))
+        promote(model, evaluation, tmp_path / "out", options=published(tmp_path, "faces"))

@@ -10,6 +10,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
+from kubeface.promote.options import PromoteOptions
 from kubeface.promote.registries import register_kubeflow, register_mlflow
 from kubeface.promote.step import promote
 from kubeface.runtime.errors import KubefaceError
@@ -177,7 +178,8 @@ def test_without_mlflow_the_way_out_is_told(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_promotion_tells_both(registry: tuple[str, Registry], mlflow_store: str, tmp_path: Path) -> None:
     url, state = registry
     model, evaluation = make(tmp_path, better=True)
-    promote(model, evaluation, tmp_path / "out", "face", str(tmp_path / "m"), model_registry=url, mlflow=mlflow_store)
+    options = PromoteOptions(name="face", destination=str(tmp_path / "m"), model_registry=url, mlflow=mlflow_store)
+    promote(model, evaluation, tmp_path / "out", options=options)
     promotion = json.loads((tmp_path / "out" / "promotion.json").read_text())
     assert promotion["registered"] == {"model_registry": "registered", "mlflow": "registered"}
     assert state.entities["model_artifact"][0]["uri"] == promotion["uri"]
@@ -191,7 +193,8 @@ def test_a_registry_that_is_away_does_not_undo_a_promotion(
 ) -> None:
     model, evaluation = make(tmp_path, better=better)
     away = {"model_registry": "http://127.0.0.1:1", "mlflow": "http://127.0.0.1:1"}
-    promote(model, evaluation, tmp_path / "out", "face", str(tmp_path / "m"), **away)
+    options = PromoteOptions(name="face", destination=str(tmp_path / "m"), **away)
+    promote(model, evaluation, tmp_path / "out", options=options)
     promotion = json.loads((tmp_path / "out" / "promotion.json").read_text())
     assert promotion["promoted"] is better
     warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("promote: promoted, but not")]

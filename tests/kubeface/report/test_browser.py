@@ -11,7 +11,6 @@ import pytest
 from playwright.sync_api import Browser, Frame, Page, sync_playwright
 
 from kubeface.report.pdf import BROWSERS
-from kubeface.report.step import report
 from tests.support.report_runs import make_run
 
 WIDTHS = (390, 1440)
@@ -110,10 +109,9 @@ RUNS: dict[str, dict[str, Any]] = {
 def written(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A page with every section, one of an evaluation that lacks what it may lack, and pages of the other tasks."""
     folder = tmp_path_factory.mktemp("run")
-    arguments = make_run(folder, reject=True, **RUNS[request.param])
-    report(**arguments)
-    path: Path = arguments["html"]
-    return path
+    run = make_run(folder, reject=True, **RUNS[request.param])
+    run.report()
+    return run.html
 
 
 class Watch:

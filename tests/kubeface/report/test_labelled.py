@@ -11,7 +11,6 @@ from kubeface.report.classes import confused, maps
 from kubeface.report.figures import BAR_LEFT, BAR_RIGHT, heat_map, pair_panels
 from kubeface.report.labelled import sampled
 from kubeface.report.page import PAGES
-from kubeface.report.step import report
 from kubeface.runtime.errors import KubefaceError
 from kubeface.storage.folders import write_json
 from tests.kubeface.report.test_report import page_of, told_by
@@ -24,16 +23,11 @@ def evaluation_of(folder: Path) -> dict[str, Any]:
     return dict(json.loads((folder / "evaluation" / "evaluation.json").read_text()))
 
 
-def summary_of(arguments: dict[str, Any]) -> dict[str, Any]:
-    report(**arguments)
-    return dict(json.loads(arguments["summary"].read_text()))
-
-
 @pytest.mark.parametrize("full", [True, False], ids=["full", "plain"])
 @pytest.mark.parametrize("task", TASKS)
 def test_page_is_self_contained_and_can_be_read_by_headings(tmp_path: Path, task: str, full: bool) -> None:
-    arguments = make_run(tmp_path, reject=True, task=task, full=full)
-    page = page_of(arguments)
+    run = make_run(tmp_path, reject=True, task=task, full=full)
+    page = page_of(run)
     assert not {name for name, _ in page.tags} & {"script", "iframe", "object", "embed", "form", "base"}
     for _, attributes in page.tags:
         assert not any(name.startswith("on") for name in attributes)
@@ -44,7 +38,7 @@ def test_page_is_self_contained_and_can_be_read_by_headings(tmp_path: Path, task
     ids = {attributes.get("id") for _, attributes in page.tags}
     links = {(link["href"] or "").removeprefix("#") for link in page.all("a")}
     assert links <= ids and {attributes["id"] for tag, attributes in page.tags if tag == "h2"} <= links
-    text = arguments["html"].read_text("utf-8")
+    text = run.html.read_text("utf-8")
     assert HOSTILE not in text and HOSTILE in page.text
     assert "url(" not in text and "None" not in page.text.replace("None was", "")
     assert "genuine" not in page.text.partition("Skip to")[2]
@@ -53,27 +47,28 @@ def test_page_is_self_contained_and_can_be_read_by_headings(tmp_path: Path, task
 @pytest.mark.parametrize("task", TASKS)
 def test_equal_runs_give_equal_bytes(tmp_path: Path, task: str) -> None:
     one, other = (make_run(tmp_path / name, task=task, full=True) for name in ("one", "other"))
-    report(**one)
-    report(**other)
-    assert all(one[name].read_bytes() == other[name].read_bytes() for name in ("html", "summary"))
+    one.report()
+    other.report()
+    assert one.html.read_bytes() == other.html.read_bytes()
+    assert one.summary.read_bytes() == other.summary.read_bytes()
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_every_part_that_an_evaluation_may_lack_can_be_left_out(tmp_path: Path, task: str) -> None:
-    arguments = make_run(tmp_path, full=True, task=task)
+    run = make_run(tmp_path, full=True, task=task)
     whole = evaluation_of(tmp_path)
-    before = page_of(arguments)
+    before = page_of(run)
     for name, empty in PAGES[task].absent.items():
         for left in ({key: whole[key] for key in whole if key != name}, whole | {name: empty}):
             write_json(tmp_path / "evaluation" / "evaluation.json", left)
-            after = page_of(arguments)
+            after = page_of(run)
             # The page shows the thresholds with the labels' figures; attributes have no network from scratch.
             assert len(after.text) < len(before.text) or name == "thresholds" or name not in whole
 
 
 def test_summary_of_attributes(tmp_path: Path) -> None:
-    arguments = make_run(tmp_path, task="attributes", full=True)
-    summary, evaluation = summary_of(arguments), evaluation_of(tmp_path)
+    run = make_run(tmp_path, task="attributes", full=True)
+    summary, evaluation = run.figures(), evaluation_of(tmp_path)
     for name in ("task", "baseline", "finetuned", "gain", "gain_over_champion", "labels", "thresholds", "chosen_on"):
         assert summary[name] == evaluation[name] and summary[name]
     assert summary["finetuned"]["heldout"]["labels"]["Label_1"]["positives"] == 11
@@ -81,13 +76,13 @@ def test_summary_of_attributes(tmp_path: Path) -> None:
 
 
 def test_summary_of_classes_holds_the_seconds_of_the_network_from_scratch(tmp_path: Path) -> None:
-    summary, evaluation = summary_of(make_run(tmp_path, task="classes", full=True)), evaluation_of(tmp_path)
+    summary, evaluation = make_run(tmp_path, task="classes", full=True).figures(), evaluation_of(tmp_path)
     for model in ("baseline", "finetuned", "scratch"):
         assert summary[model]["heldout"]["accuracy"] == evaluation[model]["heldout"]["accuracy"]
         assert "confusion" not in summary[model]["heldout"] and "classes" in summary[model]["heldout"]
     assert summary["gain_over_scratch"] == evaluation["gain_over_scratch"]
     assert summary["steps"]["scratch"]["seconds"] == 61.5
-    plain = summary_of(make_run(tmp_path / "plain", task="classes"))
+    plain = make_run(tmp_path / "plain", task="classes").figures()
     assert "scratch" not in plain and "scratch" not in plain["steps"]
 
 
@@ -155,56 +150,56 @@ def test_many_classes_have_a_table_of_the_most_confused(tmp_path: Path) -> None:
 
 
 def test_unknown_that_was_not_asked_for_has_no_section(tmp_path: Path) -> None:
-    arguments = make_run(tmp_path, task="classes")
+    run = make_run(tmp_path, task="classes")
     evaluation = evaluation_of(tmp_path)
     for model in ("baseline", "finetuned"):
         for figures in evaluation[model].values():
             figures["unknown"] = None
     write_json(tmp_path / "evaluation" / "evaluation.json", evaluation)
-    assert "The unknown" not in told_by(arguments)
+    assert "The unknown" not in told_by(run)
 
 
 def test_figures_that_no_label_has_enough_images_for_are_dashes(tmp_path: Path) -> None:
-    arguments = make_run(tmp_path, task="attributes", degradation="none", labels=6)
+    run = make_run(tmp_path, task="attributes", degradation="none", labels=6)
     evaluation = evaluation_of(tmp_path)
     evaluation["finetuned"]["heldout"]["auc"] = None
     write_json(tmp_path / "evaluation" / "evaluation.json", evaluation)
-    assert "AUC 84.00 – –" in told_by(arguments)
+    assert "AUC 84.00 – –" in told_by(run)
 
 
 def test_a_fallback_is_told(tmp_path: Path) -> None:
-    arguments = make_run(tmp_path, task="attributes")
+    run = make_run(tmp_path, task="attributes")
     path = tmp_path / "model" / "model.json"
     config = json.loads(path.read_text())
     config["training"]["fallback"] = "sface, since resnet50's weights could not be had"
     write_json(path, config)
-    assert "Started otherwise than asked: sface, since resnet50's weights could not be had" in told_by(arguments)
+    assert "Started otherwise than asked: sface, since resnet50's weights could not be had" in told_by(run)
 
 
 def test_outputs_of_two_tasks_are_refused(tmp_path: Path) -> None:
-    arguments = make_run(tmp_path, task="classes", full=True)
+    run = make_run(tmp_path, task="classes", full=True)
     for name in ("model", "scratch"):
         path = tmp_path / name / "model.json"
         config = json.loads(path.read_text())
         write_json(path, config | {"task": "attributes"})
         with pytest.raises(KubefaceError, match="a model is for task attributes, its evaluation for classes"):
-            report(**arguments)
+            run.report()
         write_json(path, config)
     config["training"]["split"] = "0" * 64
     write_json(path, config)
     with pytest.raises(KubefaceError, match="worked on another split"):
-        report(**arguments)
-    with pytest.raises(KubefaceError, match="scratch_model and scratch_metrics go together"):
-        report(**arguments | {"scratch_metrics": None})
+        run.report()
+    with pytest.raises(KubefaceError, match="scratch_model and the metrics of scratch go together"):
+        run.with_outputs(scratch_model=None).report()
 
 
 @pytest.mark.parametrize("missing", ["evaluation/grid/000.png", "evaluation/mistakes/001.png", "scratch/model.json"])
 def test_a_missing_file_is_named(tmp_path: Path, missing: str) -> None:
-    arguments = make_run(tmp_path, task="classes", full=True)
+    run = make_run(tmp_path, task="classes", full=True)
     (tmp_path / missing).unlink()
     with pytest.raises(KubefaceError, match=f"{Path(missing).name} is missing"):
-        report(**arguments)
-    assert not arguments["html"].parent.exists()
+        run.report()
+    assert not run.html.parent.exists()
 
 
 def test_heat_maps_colour_by_sign_and_strength() -> None:

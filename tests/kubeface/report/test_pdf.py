@@ -8,9 +8,7 @@ from pathlib import Path
 import pytest
 
 from kubeface.report.pdf import BROWSERS, find_browser, print_pdf
-from kubeface.report.step import report
 from kubeface.runtime.errors import KubefaceError
-from kubeface.step_cli import main, parser_of
 from tests.support.report_runs import make_run
 
 needs_browser = pytest.mark.skipif(
@@ -32,14 +30,12 @@ def program(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 @needs_browser
-def test_command_line_prints_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "--pdf" in parser_of(report).format_help()
-    arguments = make_run(tmp_path, full=True, lfw=True) | {"pdf": tmp_path / "out of # it" / "report.pdf"}
-    main(report, [word for name, value in arguments.items() for word in (f"--{name.replace('_', '-')}", str(value))])
-    capsys.readouterr()
-    assert arguments["pdf"].read_bytes().startswith(b"%PDF-")
-    assert pages_of(arguments["pdf"]) > 1
-    assert [path.name for path in arguments["pdf"].parent.iterdir()] == ["report.pdf"]
+def test_the_page_is_printed(tmp_path: Path) -> None:
+    pdf = tmp_path / "out of # it" / "report.pdf"
+    make_run(tmp_path, full=True, lfw=True).report(pdf=pdf)
+    assert pdf.read_bytes().startswith(b"%PDF-")
+    assert pages_of(pdf) > 1
+    assert [path.name for path in pdf.parent.iterdir()] == ["report.pdf"]
 
 
 @needs_browser
@@ -51,14 +47,14 @@ def test_a_short_page_is_one_sheet(tmp_path: Path) -> None:
 def test_without_a_browser_it_is_said_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arguments = make_run(tmp_path)
+    run = make_run(tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(
         KubefaceError, match=r"none of chromium, .* is on PATH: install one \(apt-get install chromium\)"
     ):
-        report(**arguments, pdf=tmp_path / "out" / "report.pdf")
+        run.report(pdf=tmp_path / "out" / "report.pdf")
     assert not (tmp_path / "out").exists()
-    report(**arguments)  # needs none
+    run.report()  # needs none
 
 
 def test_the_first_browser_on_path_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,10 +69,10 @@ def test_the_first_browser_on_path_is_taken(tmp_path: Path, monkeypatch: pytest.
     ],
 )
 def test_a_browser_that_fails_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, words: str) -> None:
-    arguments = make_run(tmp_path)
+    run = make_run(tmp_path)
     program(tmp_path, script, monkeypatch)
     with pytest.raises(KubefaceError, match=words):
-        report(**arguments, pdf=tmp_path / "report.pdf")
+        run.report(pdf=tmp_path / "report.pdf")
     assert not list(tmp_path.glob("*report.pdf*"))
 
 

@@ -4,15 +4,17 @@ import json
 import re
 import shutil
 from collections import Counter
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from kubeface import __version__
+from kubeface.cli import main
 from kubeface.faces.images import encode_png
+from kubeface.records.promotion import PromotionRecord
 from kubeface.report import page as page_module
 from kubeface.report.figures import (
     FRAME,
@@ -25,14 +27,25 @@ from kubeface.report.figures import (
     roc_chart,
     score_charts,
 )
+from kubeface.report.options import ReportOptions
 from kubeface.report.page import sample_faces
 from kubeface.report.recognition import ABSENT
-from kubeface.report.step import report
+from kubeface.report.step import ReportResult
 from kubeface.runtime.errors import KubefaceError
-from kubeface.step_cli import main, parser_of
 from kubeface.storage.folders import write_json
 from kubeface.tables.table import Table, TableWriter
-from tests.support.report_runs import AUDIT, HOSTILE, LONG, SHARD_STEPS, STEPS, add_resolutions, make_run
+from tests.support.report_runs import (
+    AUDIT,
+    FOLDERS,
+    HOSTILE,
+    LONG,
+    PROMOTED,
+    SHARD_STEPS,
+    STEPS,
+    MadeRun,
+    add_resolutions,
+    make_run,
+)
 
 
 class Page(HTMLParser):
@@ -54,15 +67,15 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
-def page_of(arguments: dict[str, Any]) -> Page:
-    report(**arguments)
-    return Page(arguments["html"].read_text("utf-8"))
+def page_of(run: MadeRun) -> Page:
+    run.report()
+    return Page(run.html.read_text("utf-8"))
 
 
 def test_summary_holds_the_figures_of_the_run(tmp_path: Path) -> None:
-    arguments = make_run(tmp_path, reject=True, lfw=True)
-    assert report(**arguments, pipeline="faces", seed=7) == {"rows_in": 36, "rows_out": 104}
-    summary = json.loads(arguments["summary"].read_text())
+    run = make_run(tmp_path, reject=True, lfw=True)
+    assert run.report(ReportOptions(pipeline="faces", seed=7)) == ReportResult(rows_in=36, rows_out=104)
+    summary = json.loads(run.summary.read_text())
     evaluation = json.loads((tmp_path / "evaluation" / "evaluation.json").read_text())
     assert (summary["pipeline"], summary["seed"], summary["degradation"]) == ("faces", 7, "noise:60")
     assert summary["steps"] == {
@@ -97,14 +110,12 @@ def test_summary_holds_the_figures_of_the_run(tmp_path: Path) -> None:
     assert summary["versions"]["kubeface"] == __version__
     assert summary["versions"]["torch"] == "2.14.1"
     assert summary["versions"]["python"].startswith("3.")
-    assert str(tmp_path) not in arguments["summary"].read_text()
+    assert str(tmp_path) not in run.summary.read_text()
 
 
 def test_summary_holds_what_else_was_measured(tmp_path: Path) -> None:
     full, plain = make_run(tmp_path / "full", full=True), make_run(tmp_path / "plain")
-    report(**full)
-    report(**plain)
-    summary, bare = (json.loads(arguments["summary"].read_text()) for arguments in (full, plain))
+    summary, bare = full.figures(), plain.figures()
     evaluation = json.loads((tmp_path / "full" / "evaluation" / "evaluation.json").read_text())
     names = {"gain_over_champion", "paired", "probes", "identification", "calibration", "compatibility"}
     for name in names:
@@ -115,15 +126,15 @@ def test_summary_holds_what_else_was_measured(tmp_path: Path) -> None:
 
 
 def test_page_is_self_contained(tmp_path: Path) -> None:
-    arguments = make_run(tmp_path, reject=True, lfw=True, full=True)
-    page = page_of(arguments)
+    run = make_run(tmp_path, reject=True, lfw=True, full=True)
+    page = page_of(run)
     names = {name for name, _ in page.tags}
     assert not names & {"script", "iframe", "object", "embed", "form", "base"}
     for _, attributes in page.tags:
         assert not any(name.startswith("on") for name in attributes)
         assert (attributes.get("src") or "data:").startswith("data:")
         assert (attributes.get("href") or "#").startswith(("#", "data:"))
-    text = arguments["html"].read_text("utf-8")
+    text = run.html.read_text("utf-8")
     assert "url(" not in text and "@import" not in text
     policies = [meta["content"] for meta in page.all("meta") if meta.get("http-equiv") == "Content-Security-Policy"]
     assert policies == ["default-src 'none'; img-src data:; style-src 'unsafe-inline'"]
@@ -141,9 +152,9 @@ def test_page_can_be_read_without_pictures_and_by_headings(tmp_path: Path) -> No
 
 
 def test_page_escapes_names_and_details(tmp_path: Path) -> None:
-    arguments = make_run(tmp_path, reject=True, full=True)
-    page = page_of(arguments)
-    text = arguments["html"].read_text("utf-8")
+    run = make_run(tmp_path, reject=True, full=True)
+    page = page_of(run)
+    text = run.html.read_text("utf-8")
     assert HOSTILE not in text
     assert "&lt;img src=x onerror=1&gt;" in text
     assert not page.all("b") or all("class" in tag for tag in page.all("b"))  # the detail's <b> is text
@@ -152,8 +163,8 @@ def test_page_escapes_names_and_details(tmp_path: Path) -> None:
 
 
 def test_page_tells_the_verdict_and_every_set(tmp_path: Path) -> None:
-    arguments = make_run(tmp_path, lfw=True)
-    page = page_of(arguments)
+    run = make_run(tmp_path, lfw=True)
+    page = page_of(run)
     assert "✓ Promoted" in page.text and "Not promoted" not in page.text
     told = " ".join(page.text.replace("\u00a0", " ").split())
     assert "Better on 3 held-out people: AUC 81.00 % → 91.00 %." in told
@@ -173,9 +184,9 @@ def test_page_tells_the_verdict_and_every_set(tmp_path: Path) -> None:
     assert "None rejected by ingest, align or filter." in told
 
 
-def told_by(arguments: dict[str, Any]) -> str:
+def told_by(run: MadeRun) -> str:
     """The page's text with single spaces."""
-    return " ".join(page_of(arguments).text.replace("\u00a0", " ").split())
+    return " ".join(page_of(run).text.replace("\u00a0", " ").split())
 
 
 def test_page_tells_all_that_was_measured(tmp_path: Path) -> None:
@@ -216,47 +227,47 @@ def test_page_tells_all_that_was_measured(tmp_path: Path) -> None:
 
 
 def test_intervals_are_called_by_the_confidence_that_the_gate_asks_for(tmp_path: Path) -> None:
-    arguments = make_run(tmp_path, full=True)
+    run = make_run(tmp_path, full=True)
     path = tmp_path / "evaluation" / "evaluation.json"
     evaluation = json.loads(path.read_text())
     write_json(path, evaluation | {"gate": evaluation["gate"] | {"rule": {"confidence": 0.9}}})
-    told = told_by(arguments)
+    told = told_by(run)
     assert "90 % interval" in told and "95 %" not in told.replace("95.00 %", "")
 
 
 def test_the_champion_is_told_once(tmp_path: Path) -> None:
-    arguments = make_run(tmp_path, full=True)
+    run = make_run(tmp_path, full=True)
     path = tmp_path / "evaluation" / "evaluation.json"
     evaluation = json.loads(path.read_text())
     check = {"name": "champion auc", "passed": True, "text": "over the promoted model AUC 86.00 % → 91.00 %"}
     write_json(path, evaluation | {"gate": evaluation["gate"] | {"checks": [check]}})
-    told = told_by(arguments)
+    told = told_by(run)
     assert "over the promoted model AUC" in told and "The champion was trained on 2" in told
     assert "Against the champion, the model" not in told
 
 
 def test_failed_checks_stand_open(tmp_path: Path) -> None:
-    arguments = make_run(tmp_path)
-    assert not any("open" in attributes for attributes in page_of(arguments).all("details"))
+    run = make_run(tmp_path)
+    assert not any("open" in attributes for attributes in page_of(run).all("details"))
     path = tmp_path / "evaluation" / "evaluation.json"
     evaluation = json.loads(path.read_text())
     failed = {"better": False, "checks": [{"name": "heldout auc", "passed": False, "text": "AUC fell"}]}
     write_json(path, evaluation | {"gate": evaluation["gate"] | failed})
-    page = page_of(arguments)
+    page = page_of(run)
     assert "open" in page.all("details")[0] and "0 of 1 checks passed" in page.text
 
 
 def test_every_part_that_an_evaluation_may_lack_can_be_left_out(tmp_path: Path) -> None:
-    arguments = make_run(tmp_path, full=True)
+    run = make_run(tmp_path, full=True)
     add_resolutions(tmp_path)
     path = tmp_path / "evaluation" / "evaluation.json"
     whole = json.loads(path.read_text())
-    before = page_of(arguments)
+    before = page_of(run)
     for name, empty in ABSENT.items():
         gone = {"few_pixels", "resolutions"} if name == "few_pixels" else {name}  # sizes are of few pixels
         for left in ({key: whole[key] for key in whole if key not in gone}, whole | dict.fromkeys(gone, empty)):
             write_json(path, left)
-            after = page_of(arguments)
+            after = page_of(run)
             assert len(after.text) < len(before.text)
             ids = {attributes.get("id") for _, attributes in after.tags}
             links = [(link["href"] or "").removeprefix("#") for link in after.all("a")]
@@ -273,15 +284,15 @@ def test_an_evaluation_that_lacks_all_of_them_has_none_of_their_sections(tmp_pat
 
 
 def test_pictures_are_small_and_a_broken_one_is_named(tmp_path: Path) -> None:
-    arguments = make_run(tmp_path)
+    run = make_run(tmp_path)
     picture = tmp_path / "evaluation" / "pairs" / "0000000000000000.png"
     noise = np.random.default_rng(0).integers(0, 256, (2000, 1000, 3), np.uint8)
     picture.write_bytes(encode_png(noise))
-    report(**arguments)
-    assert arguments["html"].stat().st_size < 300_000
+    run.report()
+    assert run.html.stat().st_size < 300_000
     picture.write_bytes(b"\x89PNG no")
     with pytest.raises(KubefaceError, match=r"0000000000000000\.png is no picture"):
-        report(**arguments)
+        run.report()
 
 
 def luminance(colour: str) -> float:
@@ -310,14 +321,32 @@ def test_colours_of_the_style_sheet_have_contrast(scheme: int) -> None:
 
 
 def test_page_tells_that_nothing_was_promoted(tmp_path: Path) -> None:
-    promotion = {"promoted": False, "reason": "not better: AUC fell", "uri": None, "version": None}
-    arguments = make_run(tmp_path, promotion=promotion, degradation="none")
-    page = page_of(arguments)
+    promotion = PromotionRecord(producer="promote 0.1.0", promoted=False, reason="not better: AUC fell")
+    run = make_run(tmp_path, promotion=promotion, degradation="none")
+    page = page_of(run)
     assert "✗ Not promoted" in page.text and "not better: AUC fell" in page.text
     assert "None was put on the crops" in page.text
-    summary = json.loads(arguments["summary"].read_text())
+    summary = json.loads(run.summary.read_text())
     assert summary["gate"]["promoted"] is False and summary["gate"]["better"] is True
     assert summary["model"]["uri"] is None
+
+
+def test_a_run_that_trained_nothing_says_that_the_model_is_in_force_already(tmp_path: Path) -> None:
+    reason = "this model is in force already, as version 7: the data are those that it was trained on"
+    run = make_run(
+        tmp_path, promotion=PROMOTED.model_copy(update={"promoted": False, "trained": False, "reason": reason})
+    )
+    shutil.rmtree(tmp_path / "model" / "logs")  # a promoted version has none
+    model = json.loads((tmp_path / "model" / "model.json").read_text())
+    model["training"]["split"] = "0" * 64  # of the earlier run
+    write_json(tmp_path / "model" / "model.json", model)
+    page = page_of(run)
+    assert "Not trained" in page.text and "✓ Promoted" not in page.text and "✗ Not promoted" not in page.text
+    assert f"T{reason[1:]}." in page.text and "This run trained nothing." in page.text
+    assert "s3://models/sface/7" in page.text
+    summary = run.figures()
+    assert summary["trained"] is False and summary["gate"]["promoted"] is False
+    assert summary["gate"]["promotion_reason"] == reason and summary["model"]["uri"] == "s3://models/sface/7"
 
 
 def test_page_lists_what_was_rejected(tmp_path: Path) -> None:
@@ -346,18 +375,18 @@ def test_many_identities_make_a_histogram(tmp_path: Path) -> None:
 
 
 def test_equal_runs_give_equal_bytes(tmp_path: Path) -> None:
-    arguments = make_run(tmp_path, reject=True, lfw=True, full=True)
-    report(**arguments)
-    again = arguments | {"html": tmp_path / "again.html", "summary": tmp_path / "again.json"}
-    report(**again)
-    assert arguments["html"].read_bytes() == again["html"].read_bytes()
-    assert arguments["summary"].read_bytes() == again["summary"].read_bytes()
+    run = make_run(tmp_path, reject=True, lfw=True, full=True)
+    run.report()
+    again = replace(run, html=tmp_path / "again.html", summary=tmp_path / "again.json")
+    again.report()
+    assert run.html.read_bytes() == again.html.read_bytes()
+    assert run.summary.read_bytes() == again.summary.read_bytes()
     # Elsewhere, and over files that are there already.
     shutil.rmtree(tmp_path / "gathered")
     other = make_run(tmp_path / "other", reject=True, lfw=True, full=True)
-    report(**other | {"html": again["html"], "summary": again["summary"]})
-    assert arguments["html"].read_bytes() == again["html"].read_bytes()
-    assert arguments["summary"].read_bytes() == again["summary"].read_bytes()
+    replace(other, html=again.html, summary=again.summary).report()
+    assert run.html.read_bytes() == again.html.read_bytes()
+    assert run.summary.read_bytes() == again.summary.read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -379,41 +408,53 @@ def test_equal_runs_give_equal_bytes(tmp_path: Path) -> None:
     ],
 )
 def test_a_missing_file_is_named_and_nothing_is_left(tmp_path: Path, missing: str) -> None:
-    arguments = make_run(tmp_path)
+    run = make_run(tmp_path)
     (tmp_path / missing).unlink()
     with pytest.raises(KubefaceError, match=f"{Path(missing).name} is missing"):
-        report(**arguments)
-    assert not arguments["html"].parent.exists()
+        run.report()
+    assert not run.html.parent.exists()
 
 
 def test_a_report_that_cannot_be_written_leaves_no_half_file(tmp_path: Path) -> None:
-    arguments = make_run(tmp_path)
+    run = make_run(tmp_path)
     (tmp_path / "out" / "summary.json").mkdir(parents=True)  # a folder cannot be replaced by a file
     with pytest.raises(OSError):
-        report(**arguments)
+        run.report()
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["report.html", "summary.json"]
 
 
 def test_metrics_without_a_figure_are_refused(tmp_path: Path) -> None:
-    arguments = make_run(tmp_path)
+    run = make_run(tmp_path)
     write_json(tmp_path / "audit.json", {"rows_in": 1})
     with pytest.raises(KubefaceError, match=r"audit\.json lacks rows_out, seconds"):
-        report(**arguments)
+        run.report()
 
 
 @pytest.mark.parametrize("of", ["model", "evaluation"])
 def test_outputs_of_two_runs_are_refused(tmp_path: Path, of: str) -> None:
-    arguments = make_run(tmp_path / "one")
-    other = make_run(tmp_path / "other", identities=8)
+    run = make_run(tmp_path / "one")
+    make_run(tmp_path / "other", identities=8)
     with pytest.raises(KubefaceError, match="worked on another split"):
-        report(**arguments | {of: other[of]})
+        run.with_outputs(**{of: tmp_path / "other" / of}).report()
+
+
+def test_metrics_of_every_step_are_needed(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    metrics = {step: path for step, path in run.outputs.metrics.items() if step != "audit"}
+    with pytest.raises(KubefaceError, match="the metrics of audit are missing"):
+        run.with_outputs(metrics=metrics).report()
 
 
 def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "--promote-metrics" in parser_of(report).format_help()
-    flags = [word for name, value in make_run(tmp_path).items() for word in (f"--{name.replace('_', '-')}", str(value))]
-    main(report, flags)
+    run = make_run(tmp_path)
+    flags = [word for name in FOLDERS for word in (f"--outputs.{name}", str(tmp_path / name))]
+    flags += [word for step in STEPS for word in (f"--outputs.metrics.{step}", str(tmp_path / f"{step}.json"))]
+    main(["report", *flags, "--html", str(run.html), "--summary", str(run.summary), "--seed", "3"])
     assert json.loads(capsys.readouterr().out)["rows_in"] == 36
+    assert json.loads(run.summary.read_text())["seed"] == 3
+    main(["report", "--help"])
+    help_text = capsys.readouterr().out
+    assert "--outputs.promotion" in help_text and "--pdf" in help_text and len(help_text.splitlines()) <= 50
 
 
 def aligned_table(folder: Path, identities: list[str]) -> Table:

@@ -2,14 +2,13 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from kubeface.report.figures import FRAME, size_chart
 from kubeface.storage.folders import read_json, write_json
 from tests.kubeface.report.test_report import Page, page_of
-from tests.support.report_runs import add_resolutions, make_run
+from tests.support.report_runs import MadeRun, add_resolutions, make_run
 
 
 def section(page: Page) -> str:
@@ -18,10 +17,10 @@ def section(page: Page) -> str:
     return text[text.rindex("By resolution Of two") :].partition("Degradation probes")[0]
 
 
-def made(folder: Path, **how: bool) -> dict[str, Any]:
-    arguments = make_run(folder, full=True, lfw=True)
+def made(folder: Path, **how: bool) -> MadeRun:
+    run = make_run(folder, full=True, lfw=True)
     add_resolutions(folder, **how)
-    return arguments
+    return run
 
 
 def change(folder: Path, size: str, **tar: float) -> None:
@@ -62,9 +61,9 @@ def test_each_size_is_told_before_and_after(tmp_path: Path) -> None:
     [(-0.02, 0.05, "no difference that these people are enough to prove"), (-0.1, -0.01, "a loss")],
 )
 def test_what_is_not_proven_is_not_called_a_gain(tmp_path: Path, low: float, high: float, verdict: str) -> None:
-    arguments = made(tmp_path)
+    run = made(tmp_path)
     change(tmp_path, "10", gain_low=low, gain_high=high)
-    assert f"): {verdict}." in section(page_of(arguments))
+    assert f"): {verdict}." in section(page_of(run))
 
 
 def test_of_a_cameras_pairs_no_enlarging_is_told(tmp_path: Path) -> None:
@@ -81,18 +80,18 @@ def test_it_is_told_what_the_threshold_was_calibrated_on(tmp_path: Path) -> None
 
 
 def test_the_summary_has_the_sizes(tmp_path: Path) -> None:
-    arguments = made(tmp_path)
-    page_of(arguments)
-    summary = json.loads(arguments["summary"].read_text())
+    run = made(tmp_path)
+    page_of(run)
+    summary = json.loads(run.summary.read_text())
     assert [row["size"] for row in summary["resolutions"]["rows"]] == ["10", "14", "20", "clean"]
     assert summary["few_pixels"]["superresolver"] == "edsr.onnx@12ab34cd56ef"
 
 
 def test_without_few_pixels_there_is_no_section(tmp_path: Path) -> None:
-    arguments = make_run(tmp_path, full=True)
-    page = page_of(arguments)
+    run = make_run(tmp_path, full=True)
+    page = page_of(run)
     assert "By resolution" not in page.text and not {"few_pixels", "resolutions"} & set(
-        json.loads(arguments["summary"].read_text())
+        json.loads(run.summary.read_text())
     )
 
 

@@ -1,0 +1,34 @@
+"""promotion.json: what promote decided."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from kubeface.records.record import Record
+
+
+class PromotionRecord(Record):
+    """Whether a model was promoted, why, and where it is."""
+
+    schema_version: Literal[1] = 1
+    """Version of this record."""
+    producer: str
+    """promote and its version."""
+    promoted: bool
+    """Whether the model of this run is the champion now."""
+    trained: bool = True
+    """Whether the run trained a model; if not, it handed on the promoted one and nothing was written."""
+    reason: str
+    """Why it was promoted or not."""
+    uri: str | None = None
+    """Address of the version that this run promoted, or found in force where it trained nothing."""
+    version: str | None = None
+    """Name of that version."""
+    champion: str | None = None
+    """Address of the version that was in force before."""
+    lost_to: str | None = None
+    """Address of the version that another run promoted meanwhile."""
+    registered: dict[str, str] = Field(default_factory=dict)
+    """By registry: `registered`, or why it was not."""
+    sha256: dict[str, str] = Field(default_factory=dict)
+    """SHA-256 of the files of the version by name."""

@@ -1,0 +1,195 @@
+"""summary.json: the figures of one run, for programs."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+
+from kubeface.metrics.figures import without_absent
+from kubeface.records.conclusion import Verdict
+from kubeface.records.record import Record
+from kubeface.records.tasks import ATTRIBUTES, CLASSES, RECOGNITION
+from kubeface.storage.folders import read_json
+
+
+class StepFigures(Record):
+    """What a step did."""
+
+    rows_in: int
+    """Items that it read."""
+    rows_out: int
+    """Items that it passed on."""
+    seconds: float
+    """How long it took."""
+
+
+class DatasetSummary(Record):
+    """The data of a run."""
+
+    images: int
+    """Images ingested."""
+    identities: int
+    """People or classes ingested."""
+    shards: int
+    """Number of shards."""
+    changed_shards: list[str]
+    """Shards that differ from the run before."""
+    forgotten: int
+    """Images left out because they are to be forgotten."""
+    duplicates: int
+    """Near-duplicates that the audit found."""
+    suspects: int
+    """Images that may be mislabelled."""
+    leaks: int
+    """People who are in an evaluation set."""
+    drift: Any
+    """Drift from the run before, by feature."""
+    rejected: int
+    """Images that ingest, align and filter left out."""
+    rejected_by_reason: dict[str, int]
+    """The same by reason."""
+    heldout_identities: int
+    """People or classes with a held-out image."""
+    train_identities: int
+    """People or classes with a training image."""
+
+
+class GateSummary(Record):
+    """What the gate decided, and what became of it."""
+
+    promoted: bool
+    """Whether the model of this run is the champion now."""
+    promotion_reason: str
+    """Why it was promoted or not."""
+    better: bool
+    """Whether the gate found it better."""
+    reason: str
+    """Why the gate found so."""
+    checks: list[Any]
+    """The checks of the gate."""
+
+
+class ModelSummary(Record):
+    """The model of a run."""
+
+    uri: str | None
+    """Address of the version that was promoted, or stays in force where nothing was trained."""
+    version: str | None
+    """Name of that version."""
+    backbone: str
+    """Architecture."""
+    weights_sha256: str
+    """SHA-256 of the weights."""
+
+
+class SummaryRecord(Record):
+    """The figures of one run; equal runs differ in nothing but seconds."""
+
+    schema_version: Literal[1] = 1
+    """Version of this record."""
+    pipeline: str
+    """Name of the pipeline."""
+    task: str
+    """recognition, attributes or classes."""
+    seed: int
+    """Seed of the run."""
+    trained: bool
+    """Whether a model was trained; if not, the promoted one was handed on."""
+    steps: dict[str, StepFigures]
+    """Rows and seconds of each step, in the order of the pipeline."""
+    dataset: DatasetSummary
+    """The data."""
+    degradation: str
+    """Degradation of the training and of the target set."""
+    baseline: dict[str, Any]
+    """Figures of the starting model by set."""
+    finetuned: dict[str, Any]
+    """Figures of the fine-tuned model by set."""
+    gain: dict[str, Any]
+    """Gains over the starting model, with intervals, by set and figure."""
+    gain_over_champion: dict[str, Any]
+    """The same over the champion; empty where there was none."""
+    gate: GateSummary
+    """The decision."""
+    model: ModelSummary
+    """The model."""
+    settings: dict[str, Any]
+    """Settings of the training."""
+    versions: dict[str, str]
+    """Versions of Python and libraries."""
+
+    @model_serializer(mode="wrap")
+    def _without_absent(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return without_absent(self, serialize(self))
+
+    @property
+    def verdict(self) -> Verdict:
+        """What the run came to, in two words."""
+        if not self.trained:
+            return "not trained"
+        return "promoted" if self.gate.promoted else "not promoted"
+
+
+class RecognitionSummary(SummaryRecord):
+    """The figures of a run of recognition."""
+
+    paired: dict[str, Any]
+    """What the same pairs say of both models, by set."""
+    probes: Any
+    """Figures under further degradations."""
+    identification: dict[str, Any]
+    """Search of a gallery, by set and model."""
+    calibration: dict[str, Any]
+    """Decision threshold by model."""
+    compatibility: dict[str, Any]
+    """Whether galleries enrolled with the older model can stay."""
+    groups: dict[str, Any]
+    """Largest over smallest error rate among groups, by column and model."""
+    few_pixels: dict[str, Any] | None = None
+    """How low resolution was measured."""
+    resolutions: dict[str, Any] | None = None
+    """Figures by resolution."""
+
+
+class AttributesSummary(SummaryRecord):
+    """The figures of a run of attributes."""
+
+    labels: list[str]
+    """Names of the labels."""
+    thresholds: dict[str, Any]
+    """Thresholds of the labels by model."""
+    chosen_on: dict[str, Any]
+    """The images that thresholds were chosen on."""
+    sampling: dict[str, Any]
+    """Label counts before and after sampling."""
+
+
+class ClassesSummary(SummaryRecord):
+    """The figures of a run of classes."""
+
+    labels: list[str]
+    """Names of the classes."""
+    chosen_on: dict[str, Any]
+    """The images that thresholds were chosen on."""
+    sampling: dict[str, Any]
+    """Class counts before and after sampling."""
+    gain_over_scratch: dict[str, Any] = Field(default_factory=dict)
+    """Gains over the small network from scratch; empty where there was none."""
+    scratch: dict[str, Any] | None = None
+    """Figures of the small network from scratch by set."""
+
+
+def read_summary(path: Path) -> SummaryRecord:
+    """Reads summary.json of any task.
+
+    Raises:
+        KubefaceError: the file is missing, is not JSON, or holds something else.
+    """
+    value = read_json(path)
+    kinds: dict[str, type[SummaryRecord]] = {
+        RECOGNITION: RecognitionSummary,
+        ATTRIBUTES: AttributesSummary,
+        CLASSES: ClassesSummary,
+    }
+    task = value.get("task") if isinstance(value, dict) else None
+    return kinds.get(str(task), SummaryRecord).parse(value, str(path))
