@@ -1,7 +1,7 @@
 """The command `kubeface`: every step, the pipelines, what a model is used for, and the cluster.
 
-Commands are imported when they are called: torch takes seconds, and an image carries one step. What a command takes is
-read off its function: parameters from the signature, options from their model, help from the docstrings.
+A command is imported when it is called: torch takes seconds to import, and an image carries one step. What a command
+takes is read from its function: parameters from the signature, options from their model, help from the docstrings.
 """
 
 import difflib
@@ -10,22 +10,26 @@ import importlib
 import inspect
 import json
 import os
+import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
-from cyclopts import App, CycloptsError, Parameter, UnknownCommandError
 from pydantic import BaseModel, ValidationError
 
 from kubeface import __version__
-from kubeface.runtime.errors import KubefaceError, exit_on_error
+from kubeface.runtime.errors import KubefaceError, exit_on_error, report_error
 from kubeface.runtime.options import Options, explain
 from kubeface.runtime.processors import MALLOC_SETTINGS, limit_threads
 
 Function = Callable[..., Any]
 USAGE_ERROR = 2
+HELP_FLAGS = ("--help", "-h")
+EMPTY_DEFAULTS = ("None", "", "''", '""', "()", "[]", "{}")  # that the help does not show
+SCREEN_LINES = 50  # of a command's help; where the descriptions take more, each is cut to one line
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +38,8 @@ class Command:
 
     Args:
         function: <module>:<name>.
-        help: what the list of commands says of it.
-        heavy: it does numeric work: the allocator and the threads are set for that.
+        help: what the help says it does, in one line.
+        heavy: it does numeric work: its process gets the allocator's settings and a limit on threads.
     """
 
     function: str
@@ -46,14 +50,20 @@ class Command:
         """Imports the command's function.
 
         Raises:
-            KubefaceError: the module or a package that it needs is not installed.
+            KubefaceError: its module or a package that it needs is not installed here.
         """
         module, _, name = self.function.partition(":")
         try:
             function: Function = getattr(importlib.import_module(module), name)
         except ModuleNotFoundError as error:
+            missing = error.name or ""
+            if missing.partition(".")[0] in ("kubeface", "pipelines"):
+                raise KubefaceError(
+                    f"{missing} is not in this image, which carries one step: use the image of that step, or an "
+                    "installation of kubeface"
+                ) from error
             raise KubefaceError(
-                f"this command needs the package {error.name}, which is not installed here: see the extras of kubeface"
+                f"this command needs the package {missing}, which is not installed here: see the extras of kubeface"
             ) from error
         return function
 
@@ -140,48 +150,69 @@ COMMANDS: Mapping[str, Mapping[str, Command]] = {
 }
 
 
-def _found(name: str) -> Command | None:
-    return next((commands[name] for commands in COMMANDS.values() if name in commands), None)
-
-
-def make_app(asked: str = "") -> App:
-    """The command line.
-
-    Args:
-        asked: the command whose function is imported; of the others there is the name and a line of help.
+def find_command(name: str) -> Command:
+    """The command of this name.
 
     Raises:
-        KubefaceError: the command that is asked for cannot be imported.
+        KubefaceError: there is none; the nearest name is given.
     """
-    Parameter(name="*")(Options)  # a step's options are flags without the name of the parameter before them
+    known = {name: command for commands in COMMANDS.values() for name, command in commands.items()}
+    if name not in known:
+        close = difflib.get_close_matches(name, known, 1)
+        raise KubefaceError(
+            f"there is no command '{name}'" + (f", did you mean {close[0]}?" if close else ": see kubeface --help")
+        )
+    return known[name]
+
+
+def overview() -> str:
+    """The help of `kubeface` itself: every command in its group."""
+    width = max(len(name) for commands in COMMANDS.values() for name in commands)
+    lines = [
+        "Fine-tune a face-recognition model on your own people, and know whether it got better.",
+        "",
+        "usage: kubeface COMMAND …        kubeface COMMAND --help        kubeface --version",
+    ]
+    for group, commands in COMMANDS.items():
+        lines += ["", f"{group}:", *(f"  {name:{width}}  {command.help}" for name, command in commands.items())]
+    return "\n".join(lines)
+
+
+def make_app(name: str, command: Command) -> Any:
+    """The command line of one command, a `cyclopts.App`.
+
+    Raises:
+        KubefaceError: the command's function cannot be imported.
+    """
+    from cyclopts import App, Parameter  # not needed for the list of commands, which is to be there at once
+
+    Parameter(name="*")(Options)  # the flags of options carry no name of the parameter in front
     app = App(
-        name="kubeface",
-        help="Fine-tune a face-recognition model on your own people, and know whether it got better.",
-        version=__version__,
+        name=f"kubeface {name}",
+        help=command.help,
+        version_flags=(),
         help_format="plaintext",
+        help_formatter=_print_parameters,
         print_error=False,
         exit_on_error=False,
         result_action="return_value",
         default_parameter=Parameter(consume_multiple=True, negative_iterable=()),  # --backbone a b, no --empty-backbone
     )
-    for group, commands in COMMANDS.items():
-        for name, command in commands.items():
-            app.command(
-                _options_by_name(command.load()) if name == asked else command.function,
-                name=name,
-                help=command.help,
-                group=group,
-            )
+    app.default(_with_keyword_options(command.load()))
     return app
 
 
-def _options_by_name(function: Function) -> Function:
-    """The function with its options as flags alone: they have no place in the order of arguments."""
-    signature = inspect.signature(function, eval_str=True)
+def _options_of(function: Function) -> list[str]:
+    """Names of the parameters that are options."""
+    parameters = inspect.signature(function, eval_str=True).parameters.values()
+    return [p.name for p in parameters if isinstance(p.annotation, type) and issubclass(p.annotation, Options)]
+
+
+def _with_keyword_options(function: Function) -> Function:
+    """The function with its options by keyword only: they have no place in the order of arguments."""
+    signature, options = inspect.signature(function, eval_str=True), _options_of(function)
     parameters = [
-        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
-        if isinstance(parameter.annotation, type) and issubclass(parameter.annotation, Options)
-        else parameter
+        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) if parameter.name in options else parameter
         for parameter in signature.parameters.values()
     ]
 
@@ -193,28 +224,58 @@ def _options_by_name(function: Function) -> Function:
     return call
 
 
-def _one_line(error: CycloptsError) -> str:
-    """What is wrong with a command line, and what to write instead."""
-    if isinstance(error, UnknownCommandError):
-        word = (error.unused_tokens or [""])[0]
-        names = [name for commands in COMMANDS.values() for name in commands]
-        close = difflib.get_close_matches(word, names, 1)
-        return f"there is no command '{word}'" + (f", did you mean {close[0]}?" if close else ": see --help")
+def _print_parameters(console: Any, options: Any, panel: Any) -> None:
+    """Prints a command's parameters as plain text, on one screen: cyclopts' `HelpFormatter`."""
+    if panel.format != "parameter":
+        return
+    rows = []
+    for entry in panel.entries:
+        label, text = ", ".join(entry.display_labels_with_metavar), _plain(entry.description)
+        if entry.choices:
+            label = label.replace("CHOICE", "|".join(entry.choices))
+        default = "required" if entry.required else str(entry.default)
+        rows.append((label, text, "" if default in EMPTY_DEFAULTS else f" [{default}]"))
+    print("\n".join(_fitting(rows, shutil.get_terminal_size().columns)), file=console.file)
+
+
+def _plain(description: Any) -> str:
+    text = getattr(description, "primary_renderable", description)
+    return " ".join(str(getattr(text, "plain", text) or "").split())
+
+
+def _fitting(rows: Sequence[tuple[str, str, str]], columns: int) -> list[str]:
+    """Lines of labels and descriptions: whole ones where they fit on a screen, else the beginning of each."""
+    indent = 32
+    whole = []
+    for label, text, default in rows:
+        lines = textwrap.wrap(f"{text}{default}", max(20, columns - indent)) or [""]
+        if len(label) + 4 > indent:
+            whole.append(f"  {label}")
+        else:
+            lines[0] = f"  {label:{indent - 2}}{lines[0]}"
+        whole += [line if line.startswith("  ") else " " * indent + line for line in lines]
+    if len(whole) <= SCREEN_LINES:
+        return whole
+    short = []
+    for label, text, default in rows:
+        room = columns - max(indent, len(label) + 4) - len(default)
+        short.append(f"  {label:{indent - 4}}  {textwrap.shorten(text, max(10, room), placeholder='…')}{default}")
+    return short
+
+
+def _explain_usage(error: Exception, function: Function) -> str:
+    """One line on what is wrong with a command line."""
     cause = error.__cause__
     if isinstance(cause, ValidationError):
-        return explain(cause, _model_named(cause.title))
-    return " ".join(str(error).split())
+        parameters = inspect.signature(function, eval_str=True).parameters
+        kinds = {parameters[name].annotation.__name__: parameters[name].annotation for name in _options_of(function)}
+        return explain(cause, kinds.get(cause.title, BaseModel))
+    return " ".join(str(error).split()).rstrip(".")
 
 
-def _model_named(name: str) -> type[BaseModel]:
-    """The options of that name among those that are imported."""
-    found: list[type[BaseModel]] = [BaseModel]
-    kinds: list[type[BaseModel]] = [Options]
-    while kinds:
-        kind = kinds.pop()
-        kinds += kind.__subclasses__()
-        found += [kind] if kind.__name__ == name else []
-    return found[-1]
+def _fail_usage(message: str) -> NoReturn:
+    report_error(message)
+    raise SystemExit(USAGE_ERROR)
 
 
 def _prepare_process() -> None:
@@ -226,7 +287,7 @@ def _prepare_process() -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs a command; what it returns is printed as JSON on standard output.
+    """Runs a command. A record that it returns is printed as JSON with the seconds it took, a text as it is.
 
     A KubefaceError ends the process with one line and exit code 1, a wrong command line with one line and exit code 2.
     Under torchrun only the first process prints.
@@ -234,22 +295,33 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: instead of the process's own.
     """
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    asked = next((word for word in given if not word.startswith("-")), "")
-    app = exit_on_error(make_app, asked)
+    name, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    if name in (*HELP_FLAGS, "--version"):
+        print(__version__ if name == "--version" else overview())
+        return
     try:
-        function, bound, _ = app.parse_args(given)
-    except CycloptsError as error:
-        print(f"error: {_one_line(error)}", file=sys.stderr)
-        raise SystemExit(USAGE_ERROR) from None
-    command = _found(asked)
-    if arguments is None and command and command.heavy and "--help" not in given:
+        command = find_command(name)
+    except KubefaceError as error:
+        _fail_usage(str(error))
+    asks_help = any(flag in rest for flag in HELP_FLAGS)
+    if arguments is None and command.heavy and not asks_help:
         _prepare_process()
+    app = exit_on_error(make_app, name, command)
+    try:
+        function, bound, _ = app.parse_args(rest)
+    except Exception as error:
+        if not type(error).__module__.startswith("cyclopts"):
+            raise
+        _fail_usage(f"{name}: {_explain_usage(error, app.default_command)}")
     start = time.monotonic()
     result = exit_on_error(function, *bound.args, **bound.kwargs)
-    if isinstance(result, BaseModel) and os.environ.get("RANK", "0") == "0":
+    if os.environ.get("RANK", "0") != "0":
+        return
+    if isinstance(result, BaseModel):
         figures = result.model_dump(mode="json") | {"seconds": round(time.monotonic() - start, 2)}
         print(json.dumps(figures, indent=2, sort_keys=True))
+    elif isinstance(result, str):
+        print(result)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""The self-check of an image: does the step work here, on one real face, with what the image carries?
+"""The command `self-check`: does a step work here, on one real face, with what is installed?
 
-A step's own is `self_check(tables)` in components/<step>/self_check.py, which says in a line what it did with the
-tables of one face; a step that sees no pixels has none, and its packages are loaded and a table written and read.
+A step's own check is `self_check(tables)` in kubeface/<step>/self_check.py, which says in a line what it did with the
+tables of one face. A step that reads no pixels has none: its packages are loaded, and a table is written and read.
 """
 
 import importlib
@@ -34,23 +34,25 @@ IMAGES = PEOPLE * PHOTOGRAPHS
 HASH = "0" * 16
 
 
-def self_check(package: str) -> str:
+def self_check(step: str) -> str:
     """Does a step's work on one real face, in a folder that is deleted afterwards.
 
     Args:
-        package: of the step, such as components.align.
+        step: Name of the step, as align.
 
     Returns:
         one line: ok and what was done.
 
     Raises:
-        KubefaceError: the step does not what it should.
+        KubefaceError: the step is not installed here, or does not do what it should.
     """
+    package = f"kubeface.{step}"
+    require(importlib.util.find_spec(package) is not None, f"there is no step '{step}' in this image or installation")
     own = importlib.util.find_spec(f"{package}.self_check")
     with tempfile.TemporaryDirectory(prefix="self-check-") as scratch:
         tables = _tables(Path(scratch))
-        done = importlib.import_module(own.name).self_check(tables) if own else _packages(package, tables)
-    return f"ok: {package.rpartition('.')[2]}: {done}"
+        done = importlib.import_module(own.name).self_check(tables) if own else _load_packages(package, tables)
+    return f"ok: {step}: {done}"
 
 
 def _photograph() -> bytes:
@@ -96,7 +98,7 @@ def _tables(folder: Path) -> Path:
     return folder
 
 
-def _packages(package: str, tables: Path) -> str:
+def _load_packages(package: str, tables: Path) -> str:
     step = importlib.import_module(f"{package}.step")
     rows = rows_of(tables / "faces", "faces")
     return f"{step.__name__} loads, {rows} rows with a face written and read"

@@ -195,7 +195,7 @@ def main(steps: Steps, arguments: Sequence[str] | None = None, models: Models | 
         limit_threads()
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     if check:
-        print(exit_on_error(self_check, package=_package_of(steps)))
+        print(exit_on_error(self_check, step=_package_of(steps).rpartition(".")[2]))
         return
     step: Step = settings.pop("step")
     parameters = inspect.signature(step).parameters.values()

@@ -3,7 +3,7 @@ numeric libraries get as many threads as the container has processors."""
 
 from contextlib import suppress
 
-with suppress(ModuleNotFoundError):  # there are no components yet while an image is built
+with suppress(ModuleNotFoundError):  # kubeface is not there yet while an image is built
     from kubeface.runtime.processors import limit_threads
 
     limit_threads()

@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from kubeface.runtime.errors import require
 from kubeface.records.tasks import ATTRIBUTES, CLASSES, RECOGNITION
+from kubeface.runtime.errors import require
 
 FACE_FINETUNING, FACE_ATTRIBUTES, IMAGE_CLASSIFICATION = "face-finetuning", "face-attributes", "image-classification"
 LOW_RESOLUTION = "low-resolution"

@@ -1,6 +1,5 @@
-"""python -m pipelines.build.compile: the pipelines as KFP's intermediate representation, ready to upload."""
+"""The command `compile`: the pipelines as KFP's intermediate representation, ready to upload."""
 
-import argparse
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,9 +7,9 @@ from typing import Any
 
 from kfp import compiler
 
-from kubeface.runtime.errors import KubefaceError, require
 from kubeface import __version__
-from pipelines.build.catalogue import FACE_FINETUNING, TASKS, kept, load, package_of, require_pipeline
+from kubeface.runtime.errors import require
+from pipelines.build.catalogue import FACE_FINETUNING, TASKS, kept, load, package_of
 from pipelines.build.images import REGISTRY, Images, commit, read_images
 from pipelines.tasks import HOUR, PARALLELISM
 
@@ -74,8 +73,8 @@ def images_in(spec: Any) -> list[tuple[str, Any]]:
 
 def _change(made: Any, parallelism: int, weights_claim: str, hours: Mapping[str, float]) -> None:
     """Sets in a pipeline what KFP knows no parameter for."""
-    for part in made.pipeline_spec.components.values():
-        for task in part.dag.tasks.values():
+    for component in made.pipeline_spec.components.values():
+        for task in component.dag.tasks.values():
             if task.HasField("parameter_iterator"):
                 task.iterator_policy.parallelism_limit = parallelism
     if weights_claim:
@@ -98,7 +97,7 @@ def _step(executor: str) -> str:
 
 
 def _mount(made: Any, executor: str, claim: str) -> None:
-    """Has a step keep its cache in a volume: what kubernetes.mount_pvc and set_env_variable do while a DAG is built."""
+    """Keeps a step's cache in a volume: what kubernetes.mount_pvc and set_env_variable do while a DAG is built."""
     containers = made.pipeline_spec.deployment_spec.fields["executors"].struct_value.fields
     containers[executor].struct_value.fields["container"].struct_value.get_or_create_list("env").append(
         {"name": "KUBEFACE_CACHE", "value": CACHE}
@@ -114,7 +113,7 @@ def _mount(made: Any, executor: str, claim: str) -> None:
 
 
 def _limit(made: Any, step: str, hours: float) -> None:
-    """Has Kubernetes end a step's pod after so many hours: what kubernetes.set_timeout does while a DAG is built."""
+    """Ends a step's pod after so many hours: what kubernetes.set_timeout does while a DAG is built."""
     executors = made.platform_spec.platforms["kubernetes"].deployment_spec.executors
     found = _executors(made, step)
     known = sorted({_step(name) for name in executors})
@@ -138,41 +137,35 @@ def read_hours(text: str) -> dict[str, float]:
     return found
 
 
-def main() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m pipelines.build.compile", description=__doc__)
-    parser.add_argument("--pipeline", default="", help=f"{', '.join(TASKS)}; all of them where empty")
-    parser.add_argument("--out", type=Path, help="file to write, of the one pipeline (build/<pipeline>.yaml)")
-    parser.add_argument("--registry", default=REGISTRY, help="registry and prefix of the images (%(default)s)")
-    parser.add_argument("--tag", default=commit(), help="tag of the images, the git commit (%(default)s)")
-    parser.add_argument("--parallelism", type=int, default=PARALLELISM, help="shards worked on at a time (%(default)s)")
-    parser.add_argument("--images", type=Path, help="file of images by digest, as 'make push' writes it")
-    parser.add_argument("--weights-claim", default="", help="volume claim that published weights are kept in")
-    parser.add_argument(
-        "--hours", default="", help="time limits other than the usual ones, as 'finetune=72 evaluate=12'"
-    )
-    settings = parser.parse_args()
-    try:
-        require(bool(settings.pipeline) or not settings.out, "--out is one file: name its pipeline with --pipeline")
-        if settings.pipeline:
-            require_pipeline(settings.pipeline)
-        images = read_images(settings.images) if settings.images else None
-        for name in [settings.pipeline] if settings.pipeline else TASKS:
-            path = settings.out or package_of(name)
-            compile_pipeline(
-                path,
-                settings.registry,
-                settings.tag,
-                settings.parallelism,
-                images,
-                settings.weights_claim,
-                read_hours(settings.hours),
-                name,
-            )
-            print(f"wrote {path}")
-    except KubefaceError as error:
-        raise SystemExit(f"error: {error}") from None
+def compile_pipelines(
+    pipeline: str = "",
+    *,
+    out: Path | None = None,
+    registry: str = REGISTRY,
+    tag: str = "",
+    images: Path | None = None,
+    parallelism: int = PARALLELISM,
+    weights_claim: str = "",
+    hours: str = "",
+) -> None:
+    """Writes the pipelines for Kubeflow Pipelines.
 
+    Args:
+        pipeline: Name of one pipeline; all of them where empty.
+        out: File to write, of the one pipeline; build/<pipeline>.yaml where it is not given.
+        registry: Registry and prefix of the images.
+        tag: Tag of the images; the git commit where empty.
+        images: File of images by digest, as `kubeface push` writes it.
+        parallelism: Shards worked on at a time.
+        weights_claim: Volume claim that published weights are kept in; empty for none.
+        hours: Time limits other than the usual ones, as "finetune=72 evaluate=12".
 
-if __name__ == "__main__":
-    main()
+    Raises:
+        KubefaceError: no such pipeline, a parallelism under 1, an image that was not pushed, hours of no step.
+    """
+    require(bool(pipeline) or not out, "--out is one file: name its pipeline")
+    by_digest, limits = read_images(images) if images else None, read_hours(hours)
+    for name in [pipeline] if pipeline else TASKS:
+        path = out or package_of(name)
+        compile_pipeline(path, registry, tag or commit(), parallelism, by_digest, weights_claim, limits, name)
+        print(f"wrote {path}")

@@ -1,10 +1,9 @@
-"""python -m pipelines.build.images build|push|run: the steps' images, what they are called and which digest they have.
+"""The commands `images`, `push` and `run-step`: the steps' images, their names and digests.
 
 `build/images.json` remembers them: {"align": {"image": "registry/align:tag", "digest": "sha256:…", "size": bytes}, …}.
-The digest is a registry's and so empty until the image is pushed; `pipelines.build.compile --images` compiles it in.
+The digest is a registry's and so empty until the image is pushed; `kubeface compile --images` compiles it in.
 """
 
-import argparse
 import json
 import os
 import shutil
@@ -12,20 +11,20 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Annotated
 
+from cyclopts import Parameter
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from kubeface import __version__
 from kubeface.runtime.errors import KubefaceError, require
 from kubeface.storage.folders import write_json
-from kubeface import __version__
-from kubeface.runtime.errors import exit_on_error
 
 ROOT = Path(__file__).resolve().parents[2]
 REGISTRY = "localhost/kubeface"
 RECORD = Path("build/images.json")
 BASE = "base"  # what the others start from; no step
 ENGINES = ("docker", "podman")
-SHARED = ("faces", "metrics", "models", "records", "runtime", "storage", "tables")  # of kubeface, in every image
 USER = 10001  # of the images; see their Dockerfiles
 LABELS = "org.opencontainers.image"  # OCI image specification, annotations.md
 
@@ -92,7 +91,7 @@ def find_engine(name: str = "") -> str:
         # docker's client says "ERROR: Cannot connect …" on standard error and may still exit with 0
         if done.returncode == 0 and "ERROR" not in done.stderr:
             return engine
-        reasons.append(f"{engine}: {_last(done.stderr)}")
+        reasons.append(f"{engine}: {_last_line(done.stderr)}")
     raise KubefaceError(f"no container engine: {'; '.join(reasons)} (choose one with ENGINE=docker or ENGINE=podman)")
 
 
@@ -109,10 +108,16 @@ def revision(step: str) -> str:
     Not the commit that is checked out: an image whose label changes has another digest, and a pipeline by digest would
     then do every step again for a change of the documentation.
     """
-    shared = (f"kubeface/{name}" for name in SHARED)
-    sources = [f"images/{BASE}", f"images/{step}", ":(glob)kubeface/*.py", *shared, f"kubeface/{step}"]
+    sources = [f"images/{BASE}", f"images/{step}", *(f":(glob){path}" for path in copied_paths(step))]
     found = _git("log", "-1", "--format=%H", "--", *sources)
     return found + ("-dirty" if found and _git("status", "--porcelain", "--", *sources) else "")
+
+
+def copied_paths(step: str) -> list[str]:
+    """The code of this repository that a step's Dockerfile copies into its image, as glob patterns."""
+    lines = (ROOT / "images" / step / "Dockerfile").read_text("utf-8").splitlines()
+    paths = [line.split()[1] for line in lines if line.startswith(("COPY components", "COPY kubeface"))]
+    return [path if "*" in path else f"{path}/**" for path in paths]
 
 
 def _git(*arguments: str) -> str:
@@ -187,14 +192,16 @@ def push(images: Images, engine: str) -> Iterator[tuple[str, Image]]:
         yield step, image.model_copy(update={"digest": found})
 
 
-def run_step(step: str, arguments: Sequence[str], engine: str, image: str, data: Path, network: str = "none") -> int:
-    """Runs a component's command line in its container, as it would be run on a cluster.
+def run_container(
+    step: str, arguments: Sequence[str], engine: str, image: str, data: Path, network: str = "none"
+) -> int:
+    """Runs a step's command line in its container, as it would be run on a cluster.
 
     The root file system is read-only, the user is not root, no capability is left, and there is no network unless it
     is asked for. A folder is /data, where the command starts; the S3 settings of the environment go along.
 
     Args:
-        step: name of the component.
+        step: name of the step.
         arguments: its command line, with paths relative to that folder.
         engine: docker or podman.
         image: full name of the image.
@@ -214,12 +221,12 @@ def run_step(step: str, arguments: Sequence[str], engine: str, image: str, data:
     command += _as_me(engine, data)
     for name in ("S3_ENDPOINT", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "KUBEFACE_WEIGHTS_MIRROR"):
         command += ["--env", name] if name in os.environ else []  # by name: no key among a process's arguments
-    return subprocess.run([*command, image, "python", "-m", f"kubeface.{step}", *arguments]).returncode
+    return subprocess.run([*command, image, "python", "-m", "kubeface", step, *arguments]).returncode
 
 
 def _as_me(engine: str, data: Path) -> list[str]:
-    """Options under which what the container writes belongs to who started it; root becomes the image's own user, to
-    whom the folder must be open."""
+    """Options with which the caller owns what the container writes; root becomes the image's own user, to whom the
+    folder must be open."""
     if os.getuid():
         return [f"--user={os.getuid()}:{os.getgid()}", *(["--userns=keep-id"] if engine == "podman" else [])]
     status = data.stat()
@@ -244,24 +251,28 @@ def _run(command: Sequence[str], said: str) -> None:
     line = ""
     for line in process.stdout:
         print(line, end="", flush=True)
-    require(process.wait() == 0, f"{said} {_last(line)}".strip())
+    require(process.wait() == 0, f"{said} {_last_line(line)}".strip())
 
 
-def _last(text: str) -> str:
+def _last_line(text: str) -> str:
     return (text.strip().splitlines() or ["it gave no reason"])[-1]
 
 
-def _record(path: Path, found: Iterator[tuple[str, Image]]) -> None:
-    """Adds each image to the file as soon as it is there: a build that breaks off loses none."""
-    for step, image in found:
-        images = read_images(path) if path.exists() else {}
+def _record(path: Path, images: Iterator[tuple[str, Image]]) -> None:
+    """Adds each image to the file as soon as it exists: a build that breaks off loses none."""
+    for step, image in images:
+        known = read_images(path) if path.exists() else {}
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, {name: entry.model_dump() for name, entry in sorted((images | {step: image}).items())})
+        write_json(path, {name: entry.model_dump() for name, entry in sorted((known | {step: image}).items())})
         print(f"{step}: {image.pinned if image.digest else image.image}, {image.size / 1e6:.0f} MB")
 
 
-def _built(record: Path, steps: Sequence[str], registry: str, tag: str) -> Images:
-    """The images to push: those of the file that have the names which registry and tag give."""
+def _recorded(record: Path, steps: Sequence[str], registry: str, tag: str) -> Images:
+    """The images of some steps in a file, when they have the names that registry and tag give.
+
+    Raises:
+        KubefaceError: one was not built under this name.
+    """
     images = read_images(record)
     for step in steps:
         name = f"{registry}/{step}:{tag}"
@@ -269,44 +280,80 @@ def _built(record: Path, steps: Sequence[str], registry: str, tag: str) -> Image
     return {step: images[step] for step in steps}
 
 
-def _command(arguments: argparse.Namespace) -> int:
-    engine = find_engine(arguments.engine)
-    if arguments.command == "run":
-        require(arguments.data.is_dir(), f"{arguments.data} is no folder: name one with DATA=")
-        image = f"{arguments.registry}/{arguments.step}:{arguments.tag}"
-        _inspect(engine, image, "{{.Id}}")
-        return run_step(arguments.step, arguments.arguments, engine, image, arguments.data, arguments.network)
-    steps = arguments.step.split() or all_steps()
-    if arguments.command == "build":
-        found = build(steps, engine, arguments.registry, arguments.tag, arguments.base_image, arguments.lock)
-    else:
-        found = push(_built(arguments.record, steps, arguments.registry, arguments.tag), engine)
-    _record(arguments.record, found)
-    return 0
+def build_images(
+    *,
+    step: str = "",
+    engine: str = "",
+    registry: str = REGISTRY,
+    tag: str = "",
+    base_image: str = "",
+    lock: str = "",
+    record: Path = RECORD,
+) -> None:
+    """Builds the steps' images, and records their names.
+
+    Args:
+        step: These alone, divided by spaces; all where empty.
+        engine: docker or podman; the one that answers where empty.
+        registry: Registry and prefix of the images.
+        tag: Tag of the images; the git commit where empty.
+        base_image: Image to start from instead of python:3.11-slim, as name@sha256:….
+        lock: Lock file instead of requirements.lock: requirements-gpu.lock for evaluate on a GPU.
+        record: File of names and digests.
+
+    Raises:
+        KubefaceError: no engine answers, there is no such step, or an image could not be built.
+    """
+    steps = step.split() or all_steps()
+    _record(record, build(steps, find_engine(engine), registry, tag or commit(), base_image, lock))
 
 
-def main() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m pipelines.build.images", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    for name, said in (("build", "Build images."), ("push", "Push them."), ("run", "Run a step in its container.")):
-        command = commands.add_parser(name, help=said, description=said)
-        command.add_argument("--engine", default="", help="docker or podman; the one that answers where empty")
-        command.add_argument("--registry", default=REGISTRY, help="registry and prefix of the images (%(default)s)")
-        command.add_argument("--tag", default=commit(), help="tag of the images, the git commit (%(default)s)")
-        if name == "run":
-            command.add_argument("--data", type=Path, default=Path(), help="folder that is /data (%(default)s)")
-            command.add_argument("--network", default="none", help="none, or host (%(default)s)")
-            command.add_argument("step", help="name of the component")
-            command.add_argument("arguments", nargs=argparse.REMAINDER, help="its command line")
-            continue
-        command.add_argument("--step", default="", help="these alone, divided by spaces; all where empty")
-        command.add_argument("--record", type=Path, default=RECORD, help="file of names and digests (%(default)s)")
-        if name == "build":
-            command.add_argument("--base-image", default="", help="instead of python:3.11-slim, as name@sha256:…")
-            command.add_argument("--lock", default="", help="instead of requirements.lock, for evaluate on a GPU")
-    raise SystemExit(exit_on_error(_command, arguments=parser.parse_args()))
+def push_images(
+    *, step: str = "", engine: str = "", registry: str = REGISTRY, tag: str = "", record: Path = RECORD
+) -> None:
+    """Pushes the images, and records their digests.
+
+    Args:
+        step: These alone, divided by spaces; all where empty.
+        engine: docker or podman; the one that answers where empty.
+        registry: Registry and prefix of the images.
+        tag: Tag of the images; the git commit where empty.
+        record: File of names and digests.
+
+    Raises:
+        KubefaceError: no engine answers, an image was not built, or the registry refuses.
+    """
+    chosen = find_engine(engine)
+    _record(record, push(_recorded(record, step.split() or all_steps(), registry, tag or commit()), chosen))
 
 
-if __name__ == "__main__":
-    main()
+def run_step(
+    step: str,
+    *arguments: Annotated[str, Parameter(allow_leading_hyphen=True)],
+    engine: str = "",
+    registry: str = REGISTRY,
+    tag: str = "",
+    data: Path = Path(),
+    network: str = "none",
+) -> None:
+    """Runs one step in its container, and ends with its exit code.
+
+    Args:
+        step: Name of the step.
+        arguments: Command line of the step, with paths relative to the data folder.
+        engine: docker or podman; the one that answers where empty.
+        registry: Registry and prefix of the images.
+        tag: Tag of the images; the git commit where empty.
+        data: Folder that is /data, where the command starts.
+        network: Network of the container: none, or host.
+
+    Raises:
+        KubefaceError: no engine answers, or there is no such folder or image.
+    """
+    chosen = find_engine(engine)
+    require(data.is_dir(), f"{data} is no folder: name one with DATA=")
+    image = f"{registry}/{step}:{tag or commit()}"
+    _inspect(chosen, image, "{{.Id}}")
+    code = run_container(step, arguments, chosen, image, data, network)
+    if code:
+        raise SystemExit(code)

@@ -61,7 +61,7 @@ class Cluster(BaseModel):
 
     @field_validator("host", "ui")
     @classmethod
-    def _url(cls, text: str) -> str:
+    def _is_url(cls, text: str) -> str:
         parts = urlsplit(text)
         if text and (parts.scheme not in ("http", "https") or not parts.netloc):
             raise ValueError("write it as https://host/path")
@@ -71,14 +71,14 @@ class Cluster(BaseModel):
 
     @field_validator("cookie")
     @classmethod
-    def _named(cls, value: SecretStr) -> SecretStr:
+    def _is_name_and_value(cls, value: SecretStr) -> SecretStr:
         if value.get_secret_value() and "=" not in value.get_secret_value():
             raise ValueError("write it as name=value, as authservice_session=… or oauth2_proxy_kubeflow=…")
         return value
 
     @field_validator("ca")
     @classmethod
-    def _file(cls, path: str) -> str:
+    def _exists(cls, path: str) -> str:
         if path and not Path(path).is_file():
             raise ValueError(f"{path} is not a file: name the authority's certificate in PEM")
         return path
@@ -90,8 +90,8 @@ class Cluster(BaseModel):
         Raises:
             KubefaceError: a variable cannot be used; it is named, its value is not shown.
         """
-        given = os.environ if environment is None else environment
-        fields = {field: given[name] for field, name in VARIABLES.items() if name in given}
+        variables = os.environ if environment is None else environment
+        fields = {field: variables[name] for field, name in VARIABLES.items() if name in variables}
         if fields.get("service_account") != "":
             fields = {field: value for field, value in fields.items() if value}
         try:
@@ -129,12 +129,13 @@ class Client(kfp.Client):  # type: ignore[misc]
     in its constructor, and waits for an answer as long as it takes.
 
     Args:
-        namespace: that experiments and runs are asked for in; empty where KFP serves one only, which refuses any.
+        cluster: that it was made for.
         options: of kfp.Client.
     """
 
-    def __init__(self, namespace: str = "", **options: Any) -> None:
-        self.namespace = namespace
+    def __init__(self, cluster: Cluster, **options: Any) -> None:
+        self.cluster = cluster
+        self.namespace = ""  # of experiments and runs; empty where KFP serves a single namespace, which refuses any
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # that KFP must be version 2
             super().__init__(**options)
@@ -151,7 +152,7 @@ class Client(kfp.Client):  # type: ignore[misc]
         )
         api.rest_client = kfp_server_api.rest.RESTClientObject(api.configuration)
         request = api.rest_client.request
-        api.rest_client.request = partial(_in_time, request)
+        api.rest_client.request = partial(_request_with_timeout, request)
 
     def _load_context_setting_or_default(self) -> None:
         self._context_setting = {"namespace": "none is asked for here"}
@@ -161,17 +162,17 @@ class Client(kfp.Client):  # type: ignore[misc]
         return self.namespace
 
 
-def _in_time(request: Any, *arguments: Any, _request_timeout: Any = None, **options: Any) -> Any:
+def _request_with_timeout(request: Any, *arguments: Any, _request_timeout: Any = None, **options: Any) -> Any:
     limits = _request_timeout or (CONNECT_SECONDS, READ_SECONDS)
     return request(*arguments, _request_timeout=limits, **options)
 
 
 @contextmanager
-def connect(cluster: Cluster) -> Iterator[Client]:
+def connect(cluster: Cluster | None = None) -> Iterator[Client]:
     """A client of the cluster's KFP while the block lasts; what the server refuses in it becomes one clear line.
 
     Args:
-        cluster: where KFP is and who asks.
+        cluster: where KFP is and who asks; None for the one that the environment describes.
 
     Yields:
         the client, its namespace set where KFP serves several.
@@ -179,19 +180,21 @@ def connect(cluster: Cluster) -> Iterator[Client]:
     Raises:
         KubefaceError: KFP is not reached, or refuses.
     """
-    with _reached(cluster) as host:
+    cluster = cluster or Cluster.from_environment()
+    with _api_url(cluster) as host:
         try:
             client = _client(cluster, host)
             if client.healthzs.healthz_service_get_healthz().multi_user:
                 client.namespace = cluster.namespace
             yield client
         except (kfp_server_api.ApiException, urllib3.exceptions.HTTPError) as error:
-            raise said(error, cluster) from None
+            raise request_error(error, cluster) from None
 
 
 def _client(cluster: Cluster, host: str) -> Client:
     inside = not cluster.host and ACCOUNT.exists() and not cluster.token.get_secret_value()
     return Client(
+        cluster,
         host=host,
         existing_token=cluster.token.get_secret_value() or None,
         cookies=cluster.cookie.get_secret_value() or "",
@@ -207,19 +210,19 @@ def _has_kfp_token() -> bool:
 
 
 @contextmanager
-def _reached(cluster: Cluster) -> Iterator[str]:
+def _api_url(cluster: Cluster) -> Iterator[str]:
     """The URL of the API: the given one, the service's inside the cluster, or that of a forwarded port."""
     if cluster.host:
         yield cluster.host
     elif ACCOUNT.exists():
         yield f"http://{SERVICE}.{cluster.system_namespace}.svc.cluster.local:{PORT}"
     else:
-        with _forwarded(cluster) as host:
+        with _forwarded_port(cluster) as host:
             yield host
 
 
 @contextmanager
-def _forwarded(cluster: Cluster) -> Iterator[str]:
+def _forwarded_port(cluster: Cluster) -> Iterator[str]:
     """A port of 127.0.0.1 that kubectl connects with KFP's API."""
     kubectl = cluster.kubectl()
     command = [program(), *([f"--context={cluster.context}"] if cluster.context else [])]
@@ -257,8 +260,8 @@ def _port(process: "subprocess.Popen[str]") -> str:
     return found[1] if found else ""
 
 
-def said(error: Exception, cluster: Cluster) -> KubefaceError:
-    """One clear line for what a request to KFP ended in: what happened, where, and what to do.
+def request_error(error: Exception, cluster: Cluster) -> KubefaceError:
+    """A failed request to KFP as one line: what happened, where, and what to do.
 
     Args:
         error: an ApiException of the client, or what urllib3 raises.
@@ -268,7 +271,7 @@ def said(error: Exception, cluster: Cluster) -> KubefaceError:
     if isinstance(error, kfp_server_api.ApiException) and error.status:
         text = f"{host} {_refusal(error, cluster)}"
     else:
-        text = _unreached(error, host)
+        text = _connection_error(error, host)
     return KubefaceError(cluster.without_secrets(text))
 
 
@@ -301,7 +304,7 @@ def server_message(error: Any) -> str:
     return f": {lines[0][:300]}" if lines else ""
 
 
-def _unreached(error: Exception, host: str) -> str:
+def _connection_error(error: Exception, host: str) -> str:
     cause = getattr(error, "reason", None) or error
     if isinstance(cause, urllib3.exceptions.SSLError) or "SSL" in str(cause):
         return f"{host}: its certificate is not trusted: name its authority's PEM file in KFP_CA"

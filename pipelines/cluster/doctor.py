@@ -1,6 +1,5 @@
-"""python -m pipelines.cluster.doctor: what a deployment and a run need, looked at from here; nothing is changed."""
+"""The command `doctor`: checks of what a deployment and a run need, from this machine; nothing is changed."""
 
-import argparse
 import json
 import os
 import re
@@ -17,9 +16,10 @@ from kubeface.runtime.errors import KubefaceError, require
 from kubeface.storage import objects
 from pipelines.build.images import RECORD, read_images
 from pipelines.build.pinning import pin
-from pipelines.cluster.client import SERVICE, Cluster, connect, said
-from pipelines.cluster.deploy import Kind, Name, Object, find_overlay, kinds, live, namespace_of, render
+from pipelines.cluster.client import SERVICE, Cluster, connect, request_error
+from pipelines.cluster.deployment import Kind, kinds, live
 from pipelines.cluster.kubectl import Kubectl, one_line
+from pipelines.cluster.manifests import Name, Object, find_overlay, namespace_of, render
 from pipelines.cluster.secret import SECRETS
 
 SETTINGS = "kubeface-settings"
@@ -131,7 +131,9 @@ class Doctor:
         """This account may do what a deployment does (one SelfSubjectAccessReview for each verb and kind)."""
         wanted = sorted({(Name.of(item).api_version, item["kind"]) for item in self.objects} | {("v1", "ConfigMap")})
         reviews = [self._review(verb, api_version, kind) for api_version, kind in wanted for verb in VERBS]
-        answers = self.kubectl.objects("create", "--filename=-", stdin="\n---\n".join(map(json.dumps, reviews)))
+        # One list: kubectl 1.32 takes no documents of JSON one after the other.
+        together = json.dumps({"apiVersion": "v1", "kind": "List", "items": reviews})
+        answers = self.kubectl.objects("create", "--validate=false", "--filename=-", stdin=together)
         missing: dict[str, list[str]] = {}
         for answer in answers:
             asked = answer["spec"]["resourceAttributes"]
@@ -223,7 +225,7 @@ class Doctor:
             try:
                 client.list_experiments(page_size=1, namespace=client.namespace or None)
             except (kfp_server_api.ApiException, urllib3.exceptions.HTTPError) as error:
-                raise said(error, self.cluster) from None
+                raise request_error(error, self.cluster) from None
             kind = f"serves {'several users' if client.namespace else 'one user'}"
         version = self._pipelines_version()
         require(not version.startswith("1."), f"it is version {version}: install 2.2 or newer")
@@ -262,25 +264,19 @@ def _line(name: str, check: Callable[[], str]) -> str:
         return f"FAIL {name}: {error}"
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m pipelines.cluster.doctor", description=__doc__)
-    parser.add_argument("--overlay", default="dev", help="name below manifests/overlays, or a folder (%(default)s)")
-    parser.add_argument("--namespace", default="", help="namespace to use instead of the overlay's")
-    parser.add_argument("--images", type=Path, default=RECORD, help="digests of the images (%(default)s)")
-    settings = parser.parse_args(arguments)
-    try:
-        overlay = find_overlay(settings.overlay)
-        doctor = Doctor(Cluster.from_environment(), overlay, settings.namespace, settings.images)
-    except KubefaceError as error:
-        raise SystemExit(f"error: {error}") from None
+def doctor(*, overlay: str = "dev", namespace: str = "", images: Path = RECORD) -> None:
+    """Looks at what a deployment and a run need, a line each; nothing is changed.
+
+    Args:
+        overlay: Name below manifests/overlays, or a folder.
+        namespace: Namespace to use instead of the overlay's own.
+        images: Digests of the images, as `kubeface push` records them.
+
+    Raises:
+        KubefaceError: a check failed.
+    """
     failed = 0
-    for line in doctor.lines():
+    for line in Doctor(Cluster.from_environment(), find_overlay(overlay), namespace, images).lines():
         print(line, flush=True)
         failed += line.startswith("FAIL")
-    if failed:
-        raise SystemExit(f"error: {failed} of the above must be put right first")
-
-
-if __name__ == "__main__":
-    main()
+    require(not failed, f"{failed} of the above must be put right first")

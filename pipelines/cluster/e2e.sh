@@ -3,7 +3,7 @@
 # run that finds nothing new. `make e2e` calls it. KEEP=1 leaves the cluster. Needs docker, kind, kubectl and internet.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-: "${BIN:=.venv/bin}" "${KFP_VERSION:=2.15.0}" "${NAME:=kubeface-e2e}" "${REGISTRY_PORT:=5001}"
+: "${BIN:=.venv/bin}" "${KFP_VERSION:=2.17.0}" "${NAME:=kubeface-e2e}" "${REGISTRY_PORT:=5001}"
 namespace=kubeflow # a Kubeflow Pipelines of one user runs its pipelines in its own
 
 for tool in docker kind kubectl; do

@@ -101,21 +101,6 @@ def read_parameters(path: Path) -> dict[str, Any]:
     return values
 
 
-def read_spec(package: Path) -> dict[str, Any]:
-    """The pipeline in a file of `make compile`.
-
-    Raises:
-        KubefaceError: the file is not there or is none.
-    """
-    require(package.is_file(), f"{package} is not there: run 'make compile'")
-    try:
-        spec = next(yaml.load_all(package.read_text("utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
-        spec["root"]["inputDefinitions"]["parameters"]
-    except (yaml.YAMLError, StopIteration, KeyError, TypeError):
-        raise KubefaceError(f"{package} is not a compiled pipeline: run 'make compile'") from None
-    return dict(spec)
-
-
 def validated(values: Mapping[str, Any], spec: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters, when the pipeline and its steps take them.
 

@@ -1,4 +1,4 @@
-"""What KFP tells of a run: its steps, how they stand, how long they took."""
+"""Runs of Kubeflow Pipelines: what they are started with, the state of their steps, how long those took."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import kfp_server_api
 
 from kubeface.runtime.errors import KubefaceError
 from pipelines.cluster.client import Client
-from pipelines.cluster.versions import spec_of
+from pipelines.cluster.versions import Spec, Version, spec_of
 
 OVER = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
 # KFP 2 on Argo Workflows shows three tasks of a step: <step>-driver, <step>, and in it `executor` (argocompiler/
@@ -17,7 +17,51 @@ OVER = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
 EXECUTOR = "executor"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
+class RunConfig:
+    """What a run or a recurring run is started with.
+
+    Args:
+        version: of the pipeline.
+        parameters: of the pipeline, by name; those that are absent have their defaults.
+        root: address below which KFP keeps the artifacts; None for KFP's own choice.
+        service_account: of the steps; empty for KFP's own.
+    """
+
+    version: Version
+    parameters: Mapping[str, Any]
+    root: str | None
+    service_account: str
+
+    @classmethod
+    def of(cls, item: Any) -> "RunConfig":
+        """That of a run or recurring run as the client returns it.
+
+        Raises:
+            KubefaceError: it names no version of a pipeline.
+        """
+        reference, config = item.pipeline_version_reference, item.runtime_config
+        if not reference:
+            raise KubefaceError(f"{item.display_name} names no version of a pipeline: submit it again")
+        return cls(
+            Version(str(reference.pipeline_id), str(reference.pipeline_version_id)),
+            dict((config and config.parameters) or {}),
+            (config and config.pipeline_root) or None,
+            item.service_account or "",
+        )
+
+    def arguments(self) -> dict[str, Any]:
+        """The arguments of the client's `run_pipeline` and `create_recurring_run`."""
+        return {
+            "params": dict(self.parameters),
+            "pipeline_id": self.version.pipeline_id,
+            "version_id": self.version.version_id,
+            "pipeline_root": self.root,
+            "service_account": self.service_account or None,
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
     """One task of a run that runs a container; one for each shard in the loop over shards.
 
@@ -54,11 +98,11 @@ def get_run(client: Client, run: str) -> Any:
         return client.get_run(run)
     except kfp_server_api.ApiException as error:
         if error.status in (400, 404):
-            raise KubefaceError(f"run {run} does not exist: the UI and 'make submit' show a run's id") from None
+            raise KubefaceError(f"run {run} does not exist: 'make submit' and the UI show a run's id") from None
         raise
 
 
-def spec_of_run(client: Client, run: Any) -> dict[str, Any]:
+def spec_of_run(client: Client, run: Any) -> Spec:
     """The compiled pipeline that a run was made from.
 
     Raises:
@@ -66,20 +110,17 @@ def spec_of_run(client: Client, run: Any) -> dict[str, Any]:
     """
     if run.pipeline_spec:
         return dict(run.pipeline_spec.get("pipeline_spec", run.pipeline_spec))
-    used = run.pipeline_version_reference
-    if not used:
-        raise KubefaceError(f"run {run.run_id} tells no pipeline version: submit it again")
-    return spec_of(client, used.pipeline_id, used.pipeline_version_id)
+    return spec_of(client, RunConfig.of(run).version)
 
 
-def containers(spec: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The tasks of a compiled pipeline that run a container, those inside loops and branches with them, by key."""
+def containers(spec: Spec) -> dict[str, dict[str, Any]]:
+    """The tasks of a compiled pipeline that run a container, by key, those inside loops and nested pipelines too."""
 
     def below(dag: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
         for name, task in dag["tasks"].items():
-            part = spec["components"][task["componentRef"]["name"]]
-            if "dag" in part:
-                yield from below(part["dag"])
+            component = spec["components"][task["componentRef"]["name"]]
+            if "dag" in component:
+                yield from below(component["dag"])
             else:
                 yield name, task
 
@@ -104,7 +145,7 @@ def _step(task: Any, by_node: Mapping[str, Any]) -> Step:
     cached = task.state == "SUCCEEDED" and bool(inside) and all(one.state == "SKIPPED" for one in inside)
     errors = [one.error.message for one in (*reversed(inside), task) if one.error and one.error.message]
     pods = [one.pod_name for one in inside if one.pod_name] or [task.pod_name or ""]
-    started, ended = _moment(task.start_time), _moment(task.end_time)
+    started, ended = _time_or_none(task.start_time), _time_or_none(task.end_time)
     return Step(
         task.display_name,
         "CACHED" if cached else str(task.state),
@@ -124,15 +165,15 @@ def _executors(task: Any, by_node: Mapping[str, Any]) -> Iterator[Any]:
             yield from _executors(inner, by_node)
 
 
-def _moment(time: datetime | None) -> datetime | None:
-    """A time of KFP's, which gives 1970 for one that has not come."""
+def _time_or_none(time: datetime | None) -> datetime | None:
+    """A time of KFP's, which gives 1970 for what has not happened yet."""
     if time is None or time.year < 2000:
         return None
     return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 def minutes(seconds: float | None) -> str:
-    """A time for people: 45 s, 12 min, 3 h 05 min."""
+    """A duration as text: 45 s, 12 min, 3 h 05 min; - for None."""
     if seconds is None:
         return "-"
     if seconds < 90:
@@ -142,7 +183,7 @@ def minutes(seconds: float | None) -> str:
 
 
 def table(rows: list[tuple[str, ...]]) -> str:
-    """Rows of cells, the first being the headings, in columns."""
+    """Rows of cells as columns of text; the first row has the headings."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
     return "\n".join(lines)

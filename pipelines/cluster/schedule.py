@@ -1,8 +1,6 @@
-"""One recurring run by name; set, replaced in place, paused, listed, taken away."""
+"""The commands about schedules: a recurring run by name, set, replaced, paused, listed, deleted."""
 
-import argparse
 import re
-import sys
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -12,13 +10,13 @@ import kfp_server_api
 import urllib3
 
 from kubeface.runtime.errors import KubefaceError, require
-from pipelines.build.catalogue import PACKAGE, TASKS
-from pipelines.cluster.client import Client, Cluster, connect
-from pipelines.cluster.deployed import ROOT, deployed_settings, with_settings
-from pipelines.cluster.parameters import read_parameters, read_spec, validated
-from pipelines.cluster.runs import table
-from pipelines.cluster.versions import find_pipeline, pipeline_name, upload
+from pipelines.build.catalogue import FACE_FINETUNING, TASKS
+from pipelines.cluster.client import Client, connect
+from pipelines.cluster.request import Request, configure, read_request
+from pipelines.cluster.runs import RunConfig, table
+from pipelines.cluster.versions import find_pipeline
 
+SCHEDULE_NAME = re.compile(r"[a-zA-Z0-9][\w.-]{0,62}")
 # Six fields, seconds first: github.com/robfig/cron, which KFP's scheduler reads them with.
 FIELDS = {
     "second": (0, 59),
@@ -36,29 +34,29 @@ PAGE = 100
 
 
 def require_cron(cron: str) -> str:
-    """The expression with single spaces, when it has six fields that KFP's scheduler takes.
+    """A cron expression of six fields that KFP's scheduler takes, with single spaces.
 
     Raises:
-        KubefaceError: it has five or another number (six are shown), or a field cannot be.
+        KubefaceError: it has not six fields (six are shown), or a field is out of range.
     """
-    given = cron.split()
-    if len(given) == 5:
+    fields = cron.split()
+    if len(fields) == 5:
         raise KubefaceError(
-            f"cron '{cron}' has five fields, KFP's has six, seconds first: write \"0 {' '.join(given)}\""
+            f"cron '{cron}' has five fields, KFP's has six, seconds first: write \"0 {' '.join(fields)}\""
         )
     require(
-        len(given) == 6, f"cron '{cron}' has {len(given)} fields: write six, as \"0 0 3 * * 0\" ({', '.join(FIELDS)})"
+        len(fields) == 6, f"cron '{cron}' has {len(fields)} fields: write six, as \"0 0 3 * * 0\" ({', '.join(FIELDS)})"
     )
-    for text, (field, limits) in zip(given, FIELDS.items(), strict=True):
+    for text, (field, limits) in zip(fields, FIELDS.items(), strict=True):
         require(
-            all(_possible(part, field, *limits) for part in text.split(",")),
+            all(_is_valid_field(part, field, *limits) for part in text.split(",")),
             f"cron '{cron}': {field} is '{text}', it must lie in {limits[0]} to {limits[1]} (or be *, a-b, a,b, */n)",
         )
-    return " ".join(given)
+    return " ".join(fields)
 
 
-def _possible(part: str, field: str, least: int, most: int) -> bool:
-    """Whether `*`, `?`, `a`, `a-b`, or one of these with `/step`, can be in a field."""
+def _is_valid_field(part: str, field: str, least: int, most: int) -> bool:
+    """Whether `*`, `?`, `a`, `a-b`, or one of these with `/step`, is valid in a field."""
     span, slash, step = part.partition("/")
     if slash and not (step.isdecimal() and int(step) > 0):
         return False
@@ -70,60 +68,58 @@ def _possible(part: str, field: str, least: int, most: int) -> bool:
 
 
 def schedule(
-    client: Client,
-    cluster: Cluster,
     name: str,
+    *,
     cron: str,
-    package: Path,
-    values: dict[str, Any],
-    root: str | None = None,
-) -> bool:
-    """Has the pipeline run at times, as the one recurring run of this name: another one is replaced.
+    params: Path,
+    pipeline: str = FACE_FINETUNING,
+    package: Path | None = None,
+) -> None:
+    """Runs a pipeline at times, as the one recurring run of this name: another one is replaced.
 
-    KFP cannot change a recurring run. The new one is made switched off, then the old is switched off and the new on,
-    and the old is deleted last: at no moment are two on, and where a request in between fails, the old one is on again.
+    KFP cannot change a recurring run. The new one is made switched off, then the old one is switched off and the new
+    one on, and the old one is deleted last: at no moment are two on, and where a request in between fails, the old one
+    is on again.
 
     Args:
-        client, cluster: of `connect`.
-        name: of the recurring run.
-        cron: six fields, of `require_cron`, in the time zone of KFP's scheduler (UTC unless set otherwise).
-        package: compiled pipeline.
-        values: parameters, of `validated`.
-        root: where KFP keeps the runs' artifacts; None for its own choice.
-
-    Returns:
-        whether something was changed; not where the one that is there is the same and on.
+        name: Name of the schedule.
+        cron: Six fields, seconds first, in the time zone of KFP's scheduler (UTC unless set otherwise): "0 0 3 * * 0"
+            is Sundays at 3:00.
+        params: YAML or JSON file of the runs' parameters.
+        pipeline: Name of the pipeline.
+        package: Compiled pipeline; build/<pipeline>.yaml where it is not given.
 
     Raises:
-        KubefaceError: KFP refuses; the line says what is on.
+        KubefaceError: name, cron or a parameter is wrong, or KFP refuses; the line says which schedule is on.
     """
-    called = pipeline_name(package)
-    version, _ = upload(client, package)
-    pipeline = find_pipeline(client, called) or ""
+    require(bool(SCHEDULE_NAME.fullmatch(name)), f"name '{name}': use a-z, 0-9, -")
+    cron = require_cron(cron)
+    request = read_request(params, pipeline, package)
+    with connect() as client:
+        _set(client, name, cron, request)
+
+
+def _set(client: Client, name: str, cron: str, request: Request) -> None:
+    config = configure(client, request)
     before = _named(client, name)
-    if len(before) == 1 and _same(before[0], cron, version, values, root, cluster.service_account):
+    if len(before) == 1 and _is_same(before[0], cron, config):
         print(f"schedule {name} is as it was: {cron}")
-        return False
-    with redirect_stdout(StringIO()):
-        experiment = client.create_experiment(called).experiment_id
+        return
+    with redirect_stdout(StringIO()):  # kfp prints links of its own
+        experiment = client.create_experiment(request.package.pipeline).experiment_id
     new = client.create_recurring_run(
         experiment,
         name,
         cron_expression=cron,
         max_concurrency=1,
         no_catchup=True,
-        params=values,
-        pipeline_id=pipeline,
-        version_id=version,
         enabled=False,
-        pipeline_root=root,
-        service_account=cluster.service_account or None,
+        **config.arguments(),
     ).recurring_run_id
-    _swap(client, name, [one for one in before if _on(one)], str(new))
+    _swap(client, name, [one for one in before if _is_on(one)], str(new))
     for one in before:
         client.delete_recurring_run(one.recurring_run_id)
     print(f"schedule {name}: {cron} ({'replaced' if before else 'new'}; no catch-up, one run at a time)")
-    return True
 
 
 def _swap(client: Client, name: str, old: list[Any], new: str) -> None:
@@ -145,20 +141,17 @@ def _swap(client: Client, name: str, old: list[Any], new: str) -> None:
         raise
 
 
-def _same(one: Any, cron: str, version: str, values: dict[str, Any], root: str | None, account: str) -> bool:
+def _is_same(one: Any, cron: str, config: RunConfig) -> bool:
     return bool(
-        _on(one)
+        _is_on(one)
         and _cron(one) == cron
-        and one.pipeline_version_reference.pipeline_version_id == version
-        and ((one.runtime_config and one.runtime_config.parameters) or {}) == values
-        and ((one.runtime_config and one.runtime_config.pipeline_root) or None) == root
-        and (one.service_account or "") == account
+        and RunConfig.of(one) == config
         and one.no_catchup
         and int(one.max_concurrency or 0) == 1
     )
 
 
-def _on(one: Any) -> bool:
+def _is_on(one: Any) -> bool:
     return bool(one.status == "ENABLED")
 
 
@@ -168,7 +161,7 @@ def _cron(one: Any) -> str:
 
 
 def _all(client: Client) -> list[Any]:
-    """Every recurring run of our pipelines', oldest first."""
+    """Every recurring run of the pipelines of kubeface, oldest first."""
     found: list[Any] = []
     token = ""
     while True:
@@ -186,106 +179,71 @@ def _named(client: Client, name: str) -> list[Any]:
     return [one for one in _all(client) if one.display_name == name]
 
 
-def _known(client: Client, name: str) -> list[Any]:
+def _existing(client: Client, name: str) -> list[Any]:
     found = _named(client, name)
     require(bool(found), f"schedule {name} does not exist: 'make schedules' lists those that do")
     return found
 
 
-def pause(client: Client, name: str) -> None:
+def pause(name: str) -> None:
     """Switches a schedule off; runs that have begun go on.
+
+    Args:
+        name: Name of the schedule.
 
     Raises:
         KubefaceError: there is none.
     """
-    for one in _known(client, name):
-        client.disable_recurring_run(one.recurring_run_id)
+    with connect() as client:
+        for one in _existing(client, name):
+            client.disable_recurring_run(one.recurring_run_id)
     print(f"schedule {name} is paused")
 
 
-def unpause(client: Client, name: str) -> None:
-    """Switches a schedule on; what was missed is not made up for. Of several by one name, it is the newest.
+def unpause(name: str) -> None:
+    """Switches a schedule on; runs that were missed are not made up for. Of several with one name, it is the newest.
+
+    Args:
+        name: Name of the schedule.
 
     Raises:
         KubefaceError: there is none.
     """
-    *others, newest = _known(client, name)
-    for one in others:
-        client.disable_recurring_run(one.recurring_run_id)
-    client.enable_recurring_run(newest.recurring_run_id)
+    with connect() as client:
+        *others, newest = _existing(client, name)
+        for one in others:
+            client.disable_recurring_run(one.recurring_run_id)
+        client.enable_recurring_run(newest.recurring_run_id)
     print(f"schedule {name} is on: {_cron(newest)}")
 
 
-def unschedule(client: Client, name: str) -> None:
+def unschedule(name: str) -> None:
     """Deletes a schedule, and not the runs that it has made.
+
+    Args:
+        name: Name of the schedule.
 
     Raises:
         KubefaceError: there is none.
     """
-    for one in _known(client, name):
-        client.delete_recurring_run(one.recurring_run_id)
+    with connect() as client:
+        for one in _existing(client, name):
+            client.delete_recurring_run(one.recurring_run_id)
     print(f"schedule {name} is deleted")
 
 
-def schedules(client: Client) -> None:
-    """Prints the schedules."""
-    found = _all(client)
+def schedules() -> None:
+    """Prints the schedules of the pipelines of kubeface."""
+    with connect() as client:
+        found = _all(client)
     if not found:
         print("no schedule: make one with 'make schedule NAME=weekly CRON=\"0 0 3 * * 0\" PARAMS=file.yaml'")
         return
     rows: list[tuple[str, ...]] = [("name", "cron", "state", "model")]
     for one in found:
-        parameters = (one.runtime_config and one.runtime_config.parameters) or {}
-        rows.append((one.display_name, _cron(one), "on" if _on(one) else "paused", str(parameters.get("name", "-"))))
+        model = str(RunConfig.of(one).parameters.get("name", "-"))
+        rows.append((one.display_name, _cron(one), "on" if _is_on(one) else "paused", model))
     print(table(rows))
     names = [one.display_name for one in found]
     for name in sorted({name for name in names if names.count(name) > 1}):
         print(f"{name} is there more than once, a replacement was broken off: set it again with 'make schedule'")
-
-
-def main() -> None:
-    """The command line."""
-    given = _parser().parse_args()
-    try:
-        if given.command == "set":
-            require(bool(re.fullmatch(r"[a-zA-Z0-9][\w.-]{0,62}", given.name)), f"name '{given.name}': use a-z, 0-9, -")
-            cron = require_cron(given.cron)
-            wanted = read_parameters(given.params) | ({"only_if_changed": True} if given.only_if_changed else {})
-            values = validated(wanted, read_spec(given.package))
-        cluster = Cluster.from_environment()
-        with connect(cluster) as client:
-            match given.command:
-                case "set":
-                    settings = deployed_settings(cluster)
-                    values = with_settings(values, settings)
-                    schedule(client, cluster, given.name, cron, given.package, values, settings.get(ROOT))
-                case "list":
-                    schedules(client)
-                case "pause":
-                    pause(client, given.name)
-                case "unpause":
-                    unpause(client, given.name)
-                case "delete":
-                    unschedule(client, given.name)
-    except KubefaceError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m pipelines.cluster.schedule", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    one = commands.add_parser("set", help="have the pipeline run at times, in the place of a schedule of this name")
-    one.add_argument("name", help="of the schedule")
-    one.add_argument("--cron", required=True, help='six fields, seconds first: "0 0 3 * * 0" is Sundays at 3:00')
-    one.add_argument("--params", type=Path, required=True, help="YAML or JSON file of the runs' parameters")
-    one.add_argument("--package", type=Path, default=PACKAGE, help="compiled pipeline (%(default)s)")
-    one.add_argument("--only-if-changed", action="store_true", help="runs end early where there are no new data")
-    commands.add_parser("list", help="the schedules")
-    for command, text in (("pause", "switch one off"), ("unpause", "switch it on"), ("delete", "take it away")):
-        commands.add_parser(command, help=text).add_argument("name", help="of the schedule")
-    return parser
-
-
-if __name__ == "__main__":
-    main()

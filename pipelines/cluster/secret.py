@@ -1,14 +1,12 @@
-"""python -m pipelines.cluster.secret: the keys of this process's environment as secrets of a namespace.
+"""The command `secret`: keys of this process's environment as secrets of a namespace.
 
 The keys travel on kubectl's standard input: process arguments can be read by every user of a machine. They are applied
 on the server, since kubectl's own apply keeps a copy of what it applied in an annotation of the object.
 """
 
-import argparse
 import base64
 import json
 import os
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -20,7 +18,7 @@ MANAGED_BY = "app.kubernetes.io/managed-by"
 
 
 @dataclass(frozen=True)
-class Kept:
+class SecretSource:
     """A secret, and the variables of the environment that its keys come from."""
 
     name: str
@@ -30,8 +28,8 @@ class Kept:
 
 # The first has the name and the keys that Kubeflow Pipelines gives the one of its own store.
 SECRETS = (
-    Kept("mlpipeline-minio-artifact", {"accesskey": "AWS_ACCESS_KEY_ID", "secretkey": "AWS_SECRET_ACCESS_KEY"}),
-    Kept("kubeface-webhook", {"url": "KUBEFACE_WEBHOOK"}, optional=True),
+    SecretSource("mlpipeline-minio-artifact", {"accesskey": "AWS_ACCESS_KEY_ID", "secretkey": "AWS_SECRET_ACCESS_KEY"}),
+    SecretSource("kubeface-webhook", {"url": "KUBEFACE_WEBHOOK"}, optional=True),
 )
 
 
@@ -50,27 +48,27 @@ def make_secrets(kubectl: Kubectl, namespace: str, environment: Mapping[str, str
     Raises:
         KubefaceError: a key is missing, the secret is somebody else's, or the cluster refuses.
     """
-    wanted = [kept for kept in SECRETS if not kept.optional or any(map(environment.get, kept.keys.values()))]
-    for kept in wanted:
-        missing = [name for name in kept.keys.values() if not environment.get(name)]
+    wanted = [source for source in SECRETS if not source.optional or any(map(environment.get, source.keys.values()))]
+    for source in wanted:
+        missing = [name for name in source.keys.values() if not environment.get(name)]
         require(
-            not missing, f"{' and '.join(missing)} must be set in the environment: they are the keys of {kept.name}"
+            not missing, f"{' and '.join(missing)} must be set in the environment: they are the keys of {source.name}"
         )
-        for variable in kept.keys.values():
+        for variable in source.keys.values():
             value = environment[variable]
             require(
                 value == value.strip() and value.isprintable(), f"{variable} has spaces or line ends around its value"
             )
-    for kept in wanted:
-        owner = _owner(kubectl, namespace, kept.name)
+    for source in wanted:
+        owner = _owner(kubectl, namespace, source.name)
         require(
             replace or owner in (None, "kubeface"),
-            f"secret {kept.name} in namespace {namespace} was made by somebody else, as Kubeflow Pipelines does for "
+            f"secret {source.name} in namespace {namespace} was made by somebody else, as Kubeflow Pipelines does for "
             "its own store, and stays as it is: use that store's keys, or replace it with REPLACE=1",
         )
-    for kept in wanted:
-        _apply(kubectl, namespace, kept, {key: environment[variable] for key, variable in kept.keys.items()})
-    return [kept.name for kept in wanted]
+    for source in wanted:
+        _apply(kubectl, namespace, source, {key: environment[variable] for key, variable in source.keys.items()})
+    return [source.name for source in wanted]
 
 
 def _owner(kubectl: Kubectl, namespace: str, name: str) -> str | None:
@@ -81,12 +79,12 @@ def _owner(kubectl: Kubectl, namespace: str, name: str) -> str | None:
     return found.partition("=")[2] if found else None
 
 
-def _apply(kubectl: Kubectl, namespace: str, kept: Kept, values: Mapping[str, str]) -> None:
+def _apply(kubectl: Kubectl, namespace: str, source: SecretSource, values: Mapping[str, str]) -> None:
     manifest = {
         "apiVersion": "v1",
         "kind": "Secret",
         "metadata": {
-            "name": kept.name,
+            "name": source.name,
             "namespace": namespace,
             "labels": {MANAGED_BY: "kubeface", "app.kubernetes.io/part-of": "kubeface"},
         },
@@ -108,23 +106,15 @@ def _without(text: str, values: Iterable[str]) -> str:
     return text
 
 
-def main() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m pipelines.cluster.secret", description=(__doc__ or "").split("\n")[0]
-    )
-    parser.add_argument("--namespace", default="kubeface", help="to put them into (%(default)s)")
-    parser.add_argument("--replace", action="store_true", help="also a secret that somebody else made")
-    settings = parser.parse_args()
-    try:
-        names = make_secrets(
-            Kubectl(os.environ.get("KUBE_CONTEXT", "")), settings.namespace, os.environ, settings.replace
-        )
-    except KubefaceError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
-    print(f"{' and '.join(names)} in namespace {settings.namespace}: from the environment")
+def secret(*, namespace: str = "kubeface", replace: bool = False) -> None:
+    """Puts the S3 keys of the environment into a namespace of the cluster.
 
+    Args:
+        namespace: Namespace of the secrets.
+        replace: Also replace a secret that somebody else made.
 
-if __name__ == "__main__":
-    main()
+    Raises:
+        KubefaceError: a key is missing, the secret is somebody else's, or the cluster refuses.
+    """
+    names = make_secrets(Kubectl(os.environ.get("KUBE_CONTEXT", "")), namespace, os.environ, replace)
+    print(f"{' and '.join(names)} in namespace {namespace}: from the environment")

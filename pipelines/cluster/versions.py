@@ -1,7 +1,9 @@
-"""A pipeline on the server: found by its name, and a version for each content."""
+"""Compiled pipelines on the server: a pipeline by its name, a version of it by its content."""
 
 import hashlib
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,84 +14,112 @@ from kubeface.runtime.errors import KubefaceError, require
 from pipelines.cluster.client import Client
 
 EQUALS = "EQUALS"  # of filter.proto in kubeflow/pipelines
+Spec = Mapping[str, Any]  # PipelineSpec of pipeline_spec.proto in kubeflow/pipelines, as YAML has it
 
 
-def pipeline_name(package: Path) -> str:
-    """Name of the pipeline in a file of `make compile`.
+@dataclass(frozen=True, slots=True)
+class Package:
+    """A compiled pipeline.
+
+    Args:
+        path: its file, as `kubeface compile` writes it.
+        pipeline: name of the pipeline.
+        version: name of the version: the pipeline's and the first 12 hex digits of the file's SHA-256.
+        spec: its content.
+    """
+
+    path: Path
+    pipeline: str
+    version: str
+    spec: Spec
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A version of a pipeline on the server, by ids.
+
+    Args:
+        pipeline_id: of the pipeline.
+        version_id: of the version.
+        is_new: whether it was uploaded just now.
+    """
+
+    pipeline_id: str
+    version_id: str
+    is_new: bool = field(default=False, compare=False)
+
+
+def read_package(path: Path) -> Package:
+    """Reads a compiled pipeline.
 
     Raises:
-        KubefaceError: the file is not there or is none.
+        KubefaceError: the file does not exist or is not a compiled pipeline.
     """
-    require(package.is_file(), f"{package} is not there: run 'make compile'")
+    require(path.is_file(), f"{path} does not exist: run 'make compile'")
+    content = path.read_bytes()
     try:
-        spec = next(yaml.load_all(package.read_text("utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
-        return str(spec["pipelineInfo"]["name"])
+        spec = next(yaml.load_all(content.decode(), getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
+        name = str(spec["pipelineInfo"]["name"])
     except (yaml.YAMLError, UnicodeDecodeError, StopIteration, KeyError, TypeError):
-        raise KubefaceError(f"{package} is not a compiled pipeline: run 'make compile'") from None
-
-
-def version_name(package: Path) -> str:
-    """Name of the version that a compiled pipeline is: the first 12 hex digits of its SHA-256 behind the pipeline's.
-
-    Raises:
-        KubefaceError: the file is not there or is none.
-    """
-    name = pipeline_name(package)
-    return f"{name}-{hashlib.sha256(package.read_bytes()).hexdigest()[:12]}"
+        raise KubefaceError(f"{path} is not a compiled pipeline: run 'make compile'") from None
+    return Package(path, name, f"{name}-{hashlib.sha256(content).hexdigest()[:12]}", spec)
 
 
 def find_pipeline(client: Client, name: str) -> str | None:
     """Id of the pipeline with this name; None where there is none."""
-    listed = client.list_pipelines(filter=_named(name), namespace=client.namespace or None)
+    listed = client.list_pipelines(filter=_name_equals(name), namespace=client.namespace or None)
     found = [str(pipeline.pipeline_id) for pipeline in listed.pipelines or []]
     return found[0] if found else None
 
 
-def find_version(client: Client, pipeline: str, name: str) -> str | None:
-    """Id of the pipeline's version with this name; None where there is none."""
-    listed = client.list_pipeline_versions(pipeline, filter=_named(name))
+def find_version(client: Client, package: Package) -> Version | None:
+    """The version on the server with a package's content; None where there is none."""
+    pipeline = find_pipeline(client, package.pipeline)
+    return _find_version(client, pipeline, package.version) if pipeline else None
+
+
+def _find_version(client: Client, pipeline: str, name: str) -> Version | None:
+    listed = client.list_pipeline_versions(pipeline, filter=_name_equals(name))
     found = [str(version.pipeline_version_id) for version in listed.pipeline_versions or []]
-    return found[0] if found else None
+    return Version(pipeline, found[0]) if found else None
 
 
-def upload(client: Client, package: Path) -> tuple[str, bool]:
-    """Makes the compiled pipeline a version on the server, unless it is one: the same content is one version.
+def upload(client: Client, package: Package) -> Version:
+    """Makes a package a version on the server, unless it is one already: the same content is one version.
 
     Args:
-        client: of `pipelines.cluster.client.connect`.
-        package: YAML file of `make compile`; its pipeline is made where there is none.
-
-    Returns:
-        id of the version, and whether it is new.
+        client: of `connect`.
+        package: to upload; its pipeline is made where there is none.
 
     Raises:
-        KubefaceError: the file is not there, or KFP refuses it.
+        KubefaceError: KFP refuses it.
     """
-    name, version = pipeline_name(package), version_name(package)
-    pipeline = find_pipeline(client, name) or _create(client, name)
-    if known := find_version(client, pipeline, version):
-        return known, False
+    pipeline = find_pipeline(client, package.pipeline) or _create(client, package.pipeline)
+    if known := _find_version(client, pipeline, package.version):
+        return known
     try:
-        made = client.pipeline_uploads.upload_pipeline_version(str(package), name=version, pipelineid=pipeline)
+        made = client.pipeline_uploads.upload_pipeline_version(
+            str(package.path), name=package.version, pipelineid=pipeline
+        )
     except kfp_server_api.ApiException as error:
         if error.status != 409:
             raise
         # Somebody uploaded the same content at the same moment.
-        if known := find_version(client, pipeline, version):
-            return known, False
+        if known := _find_version(client, pipeline, package.version):
+            return known
         raise
-    return str(made.pipeline_version_id), True
+    return Version(pipeline, str(made.pipeline_version_id), is_new=True)
 
 
-def spec_of(client: Client, pipeline: str, version: str) -> dict[str, Any]:
+def spec_of(client: Client, version: Version) -> Spec:
     """The compiled pipeline behind a version.
 
     Raises:
         KubefaceError: KFP does not hold it.
     """
-    text = client.get_pipeline_version(pipeline, version).pipeline_spec
-    require(isinstance(text, dict), f"version {version} has no pipeline: submit the run again")
-    return dict(text.get("pipeline_spec", text))  # beside it stands what is Kubernetes' own, where there is such
+    text = client.get_pipeline_version(version.pipeline_id, version.version_id).pipeline_spec
+    require(isinstance(text, dict), f"version {version.version_id} has no pipeline: submit the run again")
+    return dict(text.get("pipeline_spec", text))  # Kubernetes' settings, where there are any, stand beside it
 
 
 def _create(client: Client, name: str) -> str:
@@ -105,5 +135,5 @@ def _create(client: Client, name: str) -> str:
     return found
 
 
-def _named(name: str) -> str:
+def _name_equals(name: str) -> str:
     return json.dumps({"predicates": [{"operation": EQUALS, "key": "display_name", "stringValue": name}]})

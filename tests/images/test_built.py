@@ -56,12 +56,12 @@ def test_the_image_says_what_it_is(engine: str, step: str) -> None:
 def test_its_command_is_the_help(engine: str) -> None:
     done = run_in(engine, "split")
     assert done.returncode == 0
-    assert "usage: python -m kubeface.split" in done.stdout
+    assert "kubeface split" in done.stdout
 
 
 @pytest.mark.parametrize("step", STEPS)
 def test_the_self_check_passes_read_only_without_root_and_network(engine: str, step: str) -> None:
-    done = run_in(engine, step, "python", "-m", f"kubeface.{step}", "--self-check")
+    done = run_in(engine, step, "python", "-m", "kubeface", "self-check", step)
     assert done.returncode == 0, done.stderr[-2000:]
     assert re.fullmatch(rf"ok: {step}: .+\n", done.stdout)
 
@@ -69,7 +69,7 @@ def test_the_self_check_passes_read_only_without_root_and_network(engine: str, s
 def test_the_self_check_fails_where_something_is_missing(engine: str) -> None:
     broken = "import sys; sys.modules['pyarrow'] = None; from kubeface.self_check import self_check"
     assert run_in(engine, "split", "python", "-c", broken).returncode != 0
-    missing = ("env", "KUBEFACE_FACE=/none.pgm", "python", "-m", "kubeface.split", "--self-check")
+    missing = ("env", "KUBEFACE_FACE=/none.pgm", "python", "-m", "kubeface", "self-check", "split")
     done = run_in(engine, "split", *missing)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "error: KUBEFACE_FACE: /none.pgm cannot be read: No such file or directory\n"
@@ -93,7 +93,7 @@ def test_make_run_step_works_on_a_folder_of_this_machine(engine: str, orl_folder
     data.chmod(0o777)  # where the tests run as root, the container's user is another one
     subprocess.run(["cp", "-r", orl_folder, data / "people"], check=True)
     subprocess.run(["chmod", "-R", "a+rX", data / "people"], check=True)
-    command = [sys.executable, "-m", "pipelines.build.images", "run", "--engine", engine, "--registry", REGISTRY]
+    command = [sys.executable, "-m", "kubeface", "run-step", "--engine", engine, "--registry", REGISTRY]
     command += ["--tag", TAG, "--data", str(data), "ingest", "--source", "people", "--out", "faces"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -104,7 +104,7 @@ def test_make_run_step_works_on_a_folder_of_this_machine(engine: str, orl_folder
 
 
 def test_run_step_says_what_is_missing(engine: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "pipelines.build.images", "run", "--engine", engine, "--registry", REGISTRY]
+    command = [sys.executable, "-m", "kubeface", "run-step", "--engine", engine, "--registry", REGISTRY]
     done = subprocess.run([*command, "--tag", "none", "split"], capture_output=True, text=True, cwd=ROOT)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == f"error: {REGISTRY}/split:none is not there: run 'make images' first\n"
@@ -122,7 +122,7 @@ def test_what_is_pushed_is_what_the_registry_has(engine: str, tmp_path: Path) ->
         subprocess.run([engine, "build", "-q", "-t", name, str(tmp_path)], check=True, capture_output=True)
         record = tmp_path / "images.json"
         record.write_text(json.dumps({"split": {"image": name, "size": 1}}))
-        command = [sys.executable, "-m", "pipelines.build.images", "push", "--engine", engine, "--tag", "t"]
+        command = [sys.executable, "-m", "kubeface", "push", "--engine", engine, "--tag", "t"]
         command += ["--registry", f"{address}/team", "--step", "split", "--record", str(record)]
         done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
         assert done.returncode == 0, done.stdout + done.stderr

@@ -3,11 +3,11 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from kubeface.cli import main
 from kubeface.runtime.errors import KubefaceError
 from pipelines.build import images
 from pipelines.build.images import Image, all_steps, build, commit, find_engine, push, read_images, revision
@@ -61,10 +61,9 @@ def test_a_build_that_fails_is_named_and_what_was_built_before_is_recorded(
 ) -> None:
     monkeypatch.setenv("BROKEN", "split")
     record = tmp_path / "images.json"
-    arguments = ["build", "--engine", "podman", "--tag", "t", "--step", "ingest split", "--record", str(record)]
-    monkeypatch.setattr(sys, "argv", ["images", *arguments])
+    arguments = ["images", "--engine", "podman", "--tag", "t", "--step", "ingest split", "--record", str(record)]
     with pytest.raises(SystemExit) as raised:
-        images.main()
+        main(arguments)
     assert raised.value.code == 1
     assert capsys.readouterr().err == "error: the image of split could not be built Error: no space left\n"
     assert list(read_images(record)) == ["ingest"]
@@ -75,19 +74,15 @@ def test_pushing_records_the_registry_s_digest(
 ) -> None:
     record = tmp_path / "images.json"
     common = ["--engine", "podman", "--registry", "reg.example/team", "--tag", "t", "--step", "split"]
-    for command in ("build", "push"):
-        monkeypatch.setattr(sys, "argv", ["images", command, *common, "--record", str(record)])
-        with pytest.raises(SystemExit) as raised:
-            images.main()
-        assert raised.value.code == 0
+    for command in ("images", "push"):
+        main([command, *common, "--record", str(record)])
     digest = f"sha256:{7:064d}"
     assert json.loads(record.read_text()) == {
         "split": {"image": "reg.example/team/split:t", "digest": digest, "size": 1000}
     }
     assert f"split: reg.example/team/split@{digest}, 0 MB" in capsys.readouterr().out
-    monkeypatch.setattr(sys, "argv", ["images", "push", *common[:-1], "align", "--record", str(record)])
     with pytest.raises(SystemExit):
-        images.main()
+        main(["push", *common[:-1], "align", "--record", str(record)])
     assert "reg.example/team/align:t was not built: run 'make images' first" in capsys.readouterr().err
 
 
@@ -139,9 +134,11 @@ def test_the_revision_is_that_of_what_is_in_the_image(tmp_path: Path, monkeypatc
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
     monkeypatch.setattr(images, "ROOT", tmp_path)
-    for name in ("kubeface/split/step.py", "kubeface/align/step.py", "README.md"):
+    files = {f"images/{step}/Dockerfile": f"COPY kubeface/{step} kubeface/{step}" for step in ("split", "align")}
+    files |= dict.fromkeys(("kubeface/split/step.py", "kubeface/align/step.py", "README.md"), "1")
+    for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text("1")
+        (tmp_path / name).write_text(text)
     git("init", "-q")
     git("add", ".")
     git("commit", "-qm", "1")

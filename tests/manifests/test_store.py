@@ -68,7 +68,8 @@ class Store:
         subprocess.run(self.hook, env=self.environment, check=True, timeout=70, capture_output=True)
 
     def client(self) -> Minio:
-        return Minio(f"127.0.0.1:{self.s3}", *KEYS.values(), secure=False)
+        access_key, secret_key = KEYS.values()
+        return Minio(f"127.0.0.1:{self.s3}", access_key, secret_key, secure=False)
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ import yaml
 
 from kubeface.runtime.errors import KubefaceError
 from pipelines.build.compile import compile_pipeline, images_in, read_hours
-from pipelines.face_finetuning import face_finetuning
 from pipelines.build.images import Image, Images
+from pipelines.face_finetuning import face_finetuning
 
 STEPS = sorted({step for step, _ in images_in(face_finetuning.pipeline_spec)})
 
@@ -65,11 +65,11 @@ def test_a_claim_for_weights_is_mounted_where_they_are_fetched(tmp_path: Path) -
 def test_a_claim_is_written_as_kfp_writes_it(tmp_path: Path) -> None:
     from kfp import compiler, dsl, kubernetes
 
-    @dsl.component
+    @dsl.component  # type: ignore[untyped-decorator]
     def audit() -> None:
         pass
 
-    @dsl.pipeline
+    @dsl.pipeline  # type: ignore[untyped-decorator]
     def pipeline() -> None:
         kubernetes.mount_pvc(audit(), pvc_name="my-weights", mount_path="/cache")
 

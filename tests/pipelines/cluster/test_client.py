@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from pydantic import SecretStr
 
 from kubeface.runtime.errors import KubefaceError
 from pipelines.cluster import client as cluster_module
 from pipelines.cluster.client import Cluster, connect
-from pipelines.cluster.versions import find_pipeline, upload
+from pipelines.cluster.versions import find_pipeline, read_package, upload
 from tests.support.stubs.kfp_api import DROP, HANG, Fault, KfpApi
 from tests.support.stubs.tls import make_tls
 
@@ -79,7 +80,9 @@ def test_a_variable_that_cannot_be_used_is_named(name: str, value: str, said: st
 
 def test_a_token_and_a_cookie_are_sent() -> None:
     with KfpApi(token=TOKEN, cookie="authservice_session=abc") as api:
-        with connect(Cluster(host=api.url, token=TOKEN, cookie="authservice_session=abc")) as client:
+        with connect(
+            Cluster(host=api.url, token=SecretStr(TOKEN), cookie=SecretStr("authservice_session=abc"))
+        ) as client:
             assert find_pipeline(client, "face-finetuning") is None
         assert set(api.state.authorizations) == {f"Bearer {TOKEN}"}
 
@@ -88,14 +91,16 @@ def test_no_credentials_and_wrong_ones(capsys: pytest.CaptureFixture[str]) -> No
     with KfpApi(token=TOKEN) as api:
         assert "set KFP_TOKEN or KFP_COOKIE" in message(Cluster(host=api.url))
         api.state.token = "another"
-        assert "renew it" in message(Cluster(host=api.url, token=TOKEN))  # the stub's answer repeats the token
+        assert "renew it" in message(
+            Cluster(host=api.url, token=SecretStr(TOKEN))
+        )  # the stub's answer repeats the token
     assert TOKEN not in "".join(capsys.readouterr())
 
 
 def test_a_server_that_repeats_a_token_does_not_bring_it_to_light() -> None:
     with KfpApi() as api:
         api.state.faults = [Fault("GET .*/pipelines", 403, message=f"user Bearer {TOKEN} may not list")]
-        assert "user Bearer … may not list" in message(Cluster(host=api.url, token=TOKEN))
+        assert "user Bearer … may not list" in message(Cluster(host=api.url, token=SecretStr(TOKEN)))
 
 
 def test_a_page_to_sign_in_is_no_answer() -> None:
@@ -194,7 +199,7 @@ def test_in_a_pod_the_service_is_asked_with_the_accounts_token(tmp_path: Path, m
     (tmp_path / "token").write_text(TOKEN)
     monkeypatch.setattr(cluster_module, "ACCOUNT", tmp_path / "token")
     monkeypatch.setenv("KF_PIPELINES_SA_TOKEN_PATH", str(tmp_path / "token"))
-    with cluster_module._reached(Cluster(system_namespace="kf")) as host:
+    with cluster_module._api_url(Cluster(system_namespace="kf")) as host:
         assert host == "http://ml-pipeline.kf.svc.cluster.local:8888"
     with KfpApi(token=TOKEN) as api:
         client = cluster_module._client(Cluster(), api.url)
@@ -203,30 +208,33 @@ def test_in_a_pod_the_service_is_asked_with_the_accounts_token(tmp_path: Path, m
 
 def test_the_same_pipeline_is_one_version_and_another_is_new(api: KfpApi, package: Path) -> None:
     with connect(Cluster(host=api.url)) as client:
-        first = upload(client, package)
-        assert upload(client, package) == (first[0], False)
-        assert first[1]
+        first = upload(client, read_package(package))
+        again = upload(client, read_package(package))
+        assert (first.is_new, again.is_new, again.version_id) == (True, False, first.version_id)
         package.write_text(package.read_text() + "# changed\n")
-        second = upload(client, package)
-    assert second[1]
-    assert second[0] != first[0]
+        second = upload(client, read_package(package))
+    assert second.is_new
+    assert second.version_id != first.version_id
     assert (len(api.state.pipelines), len(api.state.versions)) == (1, 2)
 
 
 def test_somebody_else_uploads_at_the_same_moment(api: KfpApi, package: Path) -> None:
     api.state.faults = [Fault("POST .*/upload_version", 409, times=1, after=True)]
     with connect(Cluster(host=api.url)) as client:
-        version, new = upload(client, package)
-    assert (version, new) == (api.state.versions[0]["pipeline_version_id"], False)
+        version = upload(client, read_package(package))
+    assert (version.version_id, version.is_new) == (api.state.versions[0]["pipeline_version_id"], False)
 
 
 def test_a_conflict_that_is_none_of_ours_is_said(api: KfpApi, package: Path) -> None:
     api.state.faults = [Fault("POST .*/upload_version", 409)]
     with pytest.raises(KubefaceError, match="409"), connect(Cluster(host=api.url)) as client:
-        upload(client, package)
+        upload(client, read_package(package))
 
 
-def test_without_a_package(api: KfpApi, tmp_path: Path) -> None:
-    with pytest.raises(KubefaceError, match="run 'make compile'"), connect(Cluster(host=api.url)) as client:
-        upload(client, tmp_path / "none.yaml")
-    assert api.state.writes() == []
+@pytest.mark.parametrize("text", ["a: 1", "[", ""])
+def test_a_file_that_is_no_package(tmp_path: Path, text: str) -> None:
+    with pytest.raises(KubefaceError, match="does not exist: run 'make compile'"):
+        read_package(tmp_path / "none.yaml")
+    (tmp_path / "p.yaml").write_text(text)
+    with pytest.raises(KubefaceError, match="is not a compiled pipeline: run 'make compile'"):
+        read_package(tmp_path / "p.yaml")

@@ -1,6 +1,7 @@
 """The doctor on a stub of a cluster: all well, each thing that can be wrong, and nothing written."""
 
 import json
+import re
 import shutil
 import sysconfig
 from collections.abc import Iterator
@@ -9,14 +10,13 @@ from pathlib import Path
 import pytest
 import yaml
 
+from kubeface.cli import main
 from kubeface.runtime.errors import KubefaceError
 from kubeface.storage import objects
-from pipelines.cluster import deploy as deploy_module
-from pipelines.cluster import doctor as module
 from pipelines.cluster import kubectl as kubectl_module
 from pipelines.cluster.client import Cluster
-from pipelines.cluster.deploy import find_overlay
 from pipelines.cluster.doctor import Doctor
+from pipelines.cluster.manifests import find_overlay
 from pipelines.local.store import free_ports, local_store
 from tests.support.stubs.kfp_api import Fault, KfpApi
 from tests.support.stubs.kubernetes_api import HANG, KubernetesApi, Object, Resource
@@ -101,14 +101,13 @@ def api(tls: Tls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kfp: KfpApi) 
 
 def looked(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, str]:
     """What the doctor says, by the name of the check; whether it failed stands under `exit`."""
-    failed = ""
     try:
-        module.main(list(arguments))
+        main(["doctor", *arguments])
     except SystemExit as error:
-        failed = str(error)
-    printed = capsys.readouterr().out
+        assert error.code == 1
+    printed, failed = capsys.readouterr()
     assert KEY not in printed + failed
-    lines = dict.fromkeys(["exit"], failed)
+    lines = dict.fromkeys(["exit"], failed.strip())
     for line in printed.splitlines():
         name, _, text = line[5:].partition(": ")
         lines[name] = f"{line[:4].strip()} {text}"
@@ -231,21 +230,21 @@ def test_deploy_from_the_command_line_uploads_the_pipeline_once(
 ) -> None:
     package = tmp_path / "build" / "face-finetuning.yaml"
     package.write_text("pipelineInfo: {name: face-finetuning}\n", "utf-8")
-    deploy_module.main(["--dry-run"])
+    main(["deploy", "--dry-run"])
     printed = capsys.readouterr().out
     assert "would create configmap/kubeface-settings" in printed and "would be uploaded" in printed
     assert api.writes == [] and kfp.state.versions == []
-    deploy_module.main([])
+    main(["deploy"])
     assert "created configmap/kubeface-settings" in (first := capsys.readouterr().out) and " uploaded" in first
     api.writes.clear()
-    deploy_module.main([])
+    main(["deploy"])
     again = capsys.readouterr().out
     assert "nothing to change" in again and "is there already" in again and api.writes == []
     assert len(kfp.state.versions) == 1
     package.write_text("pipelineInfo: {name: face-finetuning, description: other}\n", "utf-8")
-    deploy_module.main([])
+    main(["deploy"])
     assert len(kfp.state.versions) == 2 and api.writes == []
-    deploy_module.main(["--undeploy"])
+    main(["undeploy"])
     assert "deleted configmap/kubeface-settings" in capsys.readouterr().out
     assert not api.get("ConfigMap", "kubeface-settings", "kubeface")
 
@@ -253,23 +252,25 @@ def test_deploy_from_the_command_line_uploads_the_pipeline_once(
 def test_deploy_uploads_every_pipeline_that_is_compiled_or_those_named(
     api: KubernetesApi, kfp: KfpApi, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit, match=r"^error: no compiled pipeline is in build/: "):
-        deploy_module.main([])
+    with pytest.raises(SystemExit):
+        main(["deploy"])
+    assert capsys.readouterr().err.startswith("error: no compiled pipeline is in build/: ")
     for name in ("face-finetuning", "image-classification"):
         (tmp_path / "build" / f"{name}.yaml").write_text(f"pipelineInfo: {{name: {name}}}\n", "utf-8")
-    deploy_module.main(["--package", "build/image-classification.yaml"])
+    main(["deploy", "--package", "build/image-classification.yaml"])
     assert [pipeline["display_name"] for pipeline in kfp.state.pipelines] == ["image-classification"]
-    deploy_module.main([])
+    main(["deploy"])
     told = capsys.readouterr().out
     assert [pipeline["display_name"] for pipeline in kfp.state.pipelines] == ["image-classification", "face-finetuning"]
     assert "pipeline face-finetuning-" in told and len(kfp.state.versions) == 2
 
 
 def test_deploy_changes_nothing_where_kubeflow_pipelines_refuses(
-    api: KubernetesApi, kfp: KfpApi, tmp_path: Path
+    api: KubernetesApi, kfp: KfpApi, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "build" / "face-finetuning.yaml").write_text("pipelineInfo: {name: face-finetuning}\n", "utf-8")
     kfp.state.faults.append(Fault("GET", 403))
-    with pytest.raises(SystemExit, match=r"^error: http://127.0.0.1:\d+ forbids it"):
-        deploy_module.main([])
+    with pytest.raises(SystemExit):
+        main(["deploy"])
+    assert re.match(r"error: http://127.0.0.1:\d+ forbids it", capsys.readouterr().err)
     assert api.writes == []

@@ -12,7 +12,7 @@ DIGEST = "sha256:" + "0123456789abcdef" * 4
 
 
 def run(*flags: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pipelines.cluster.manifests", *flags]
+    command = [sys.executable, "-m", "kubeface", "manifests", *flags]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 

@@ -8,45 +8,46 @@ import pytest
 from kubeface.runtime.errors import KubefaceError
 from pipelines.build.catalogue import TASKS
 from pipelines.build.compile import compile_pipeline
-from pipelines.cluster.parameters import LIMITS, LIMITS_OF, read_parameters, read_spec, validated, with_defaults
+from pipelines.cluster.parameters import LIMITS, LIMITS_OF, read_parameters, validated, with_defaults
+from pipelines.cluster.versions import Spec, read_package
 from pipelines.local.demo import DEMOS, Demo
 
 GOOD: dict[str, Any] = {"source": "s3://faces/staff", "models": "s3://faces/models"}
 
 
 @pytest.fixture(scope="module")
-def specs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+def specs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Spec]:
     """Each of the pipelines."""
     folder = tmp_path_factory.mktemp("compiled")
     for name in TASKS:
         compile_pipeline(folder / f"{name}.yaml", pipeline=name)
-    return {name: read_spec(folder / f"{name}.yaml") for name in TASKS}
+    return {name: read_package(folder / f"{name}.yaml").spec for name in TASKS}
 
 
 @pytest.fixture(scope="module")
-def spec(specs: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def spec(specs: dict[str, Spec]) -> Spec:
     return specs["face-finetuning"]
 
 
-def refusal(spec: dict[str, Any], **more: Any) -> str:
+def refusal(spec: Spec, **more: Any) -> str:
     with pytest.raises(KubefaceError) as caught:
         validated(GOOD | more, spec)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
-def test_good_ones_pass_as_they_are(spec: dict[str, Any]) -> None:
+def test_good_ones_pass_as_they_are(spec: Spec) -> None:
     more = {"num_shards": 8, "min_confidence": 1, "settings": {"strategy": "partial", "num_layers": 8}}
     assert validated(GOOD | more, spec) == GOOD | more
     assert validated(GOOD | {"recipe": "noise", "degradation": "noise:60", "gate": {"min_gain": 0.01}}, spec)
 
 
-def test_an_unknown_name_comes_with_the_nearest(spec: dict[str, Any]) -> None:
+def test_an_unknown_name_comes_with_the_nearest(spec: Spec) -> None:
     assert refusal(spec, num_shard=3) == "parameter 'num_shard' is unknown: did you mean num_shards?"
     assert "docs/parameters.md" in refusal(spec, qqqqqq=3)
 
 
-def test_what_is_missing_is_said_with_what_it_is(spec: dict[str, Any]) -> None:
+def test_what_is_missing_is_said_with_what_it_is(spec: Spec) -> None:
     with pytest.raises(KubefaceError, match=r"'models' is missing: Where promoted.*'source' is missing: Images, one"):
         validated({}, spec)
 
@@ -75,11 +76,11 @@ def test_what_is_missing_is_said_with_what_it_is(spec: dict[str, Any]) -> None:
         ("align_cpu", 4),
     ],
 )
-def test_wrong_types_and_values_that_a_step_refuses(spec: dict[str, Any], name: str, value: Any) -> None:
+def test_wrong_types_and_values_that_a_step_refuses(spec: Spec, name: str, value: Any) -> None:
     assert refusal(spec, **{name: value}).startswith(f"parameter '{name}' is {value!r}: ")
 
 
-def test_all_that_is_wrong_is_said_at_once(spec: dict[str, Any]) -> None:
+def test_all_that_is_wrong_is_said_at_once(spec: Spec) -> None:
     text = refusal(spec, detector="yolo", min_images=1)
     assert "'detector'" in text
     assert "'min_images'" in text
@@ -99,11 +100,11 @@ def test_all_that_is_wrong_is_said_at_once(spec: dict[str, Any]) -> None:
         ({"degradation": "rain"}, "degradation 'rain' is unknown"),
     ],
 )
-def test_what_the_steps_models_refuse(spec: dict[str, Any], more: dict[str, Any], said: str) -> None:
+def test_what_the_steps_models_refuse(spec: Spec, more: dict[str, Any], said: str) -> None:
     assert said in refusal(spec, **more)
 
 
-def test_a_recipe_in_a_bucket_is_not_fetched(spec: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_recipe_in_a_bucket_is_not_fetched(spec: Spec, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kubeface.finetune.settings.fetch", lambda *_: pytest.fail("it was fetched"))
     assert validated(GOOD | {"recipe": "s3://faces/recipe.yaml", "settings": {"num_layers": 8}}, spec)
 
@@ -120,21 +121,21 @@ def test_a_recipe_in_a_bucket_is_not_fetched(spec: dict[str, Any], monkeypatch: 
         ("gate", {"password": "hunter22"}),
     ],
 )
-def test_keys_are_refused_and_not_shown(spec: dict[str, Any], name: str, value: Any) -> None:
+def test_keys_are_refused_and_not_shown(spec: Spec, name: str, value: Any) -> None:
     text = refusal(spec, **{name: value})
     assert f"parameter '{name}" in text
     assert "carries a key or password" in text
     assert "hunter22" not in text
 
 
-def test_the_environments_own_key_is_found_anywhere(spec: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environments_own_key_is_found_anywhere(spec: Spec, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wJalrXUtnFEMI")
     text = refusal(spec, listing="s3://faces/wJalrXUtnFEMI.csv")
     assert "carries a key" in text
     assert "wJalr" not in text
 
 
-def test_checksums_and_ordinary_addresses_are_no_keys(spec: dict[str, Any]) -> None:
+def test_checksums_and_ordinary_addresses_are_no_keys(spec: Spec) -> None:
     more = {"pretrained": "https://example/w.onnx#sha256=" + "a" * 64, "s3_endpoint": "http://seaweedfs.kubeface:8333"}
     assert validated(GOOD | more, spec)
 
@@ -163,15 +164,8 @@ def test_json_is_read_too(tmp_path: Path) -> None:
     assert read_parameters(tmp_path / "p.json") == {"source": "s3://a", "num_shards": 2}
 
 
-def test_a_package_that_is_none(tmp_path: Path) -> None:
-    (tmp_path / "p.yaml").write_text("a: 1")
-    for path in (tmp_path / "p.yaml", tmp_path / "none.yaml"):
-        with pytest.raises(KubefaceError, match="run 'make compile'"):
-            read_spec(path)
-
-
 def test_the_limits_are_those_of_parameters_that_exist_and_allow_their_defaults(
-    specs: dict[str, dict[str, Any]],
+    specs: dict[str, Spec],
 ) -> None:
     known = set[str]()
     for spec in specs.values():
@@ -200,17 +194,17 @@ def test_the_limits_are_those_of_parameters_that_exist_and_allow_their_defaults(
     ],
 )
 def test_each_pipeline_has_limits_of_its_own(
-    specs: dict[str, dict[str, Any]], pipeline: str, more: dict[str, Any], said: str
+    specs: dict[str, Spec], pipeline: str, more: dict[str, Any], said: str
 ) -> None:
     assert said in refusal(specs[pipeline], **more)
 
 
 @pytest.mark.parametrize("demo", DEMOS.values(), ids=DEMOS)
-def test_the_demos_parameters_are_accepted(specs: dict[str, dict[str, Any]], demo: Demo) -> None:
-    assert validated(GOOD | demo.arguments, specs[demo.pipeline])
+def test_the_demos_parameters_are_accepted(specs: dict[str, Spec], demo: Demo) -> None:
+    assert validated({**GOOD, **demo.arguments}, specs[demo.pipeline])
 
 
-def test_what_only_some_pipelines_take(specs: dict[str, dict[str, Any]]) -> None:
+def test_what_only_some_pipelines_take(specs: dict[str, Spec]) -> None:
     faces = GOOD | {"min_images": 1, "detector": "retinaface", "template": "arcface_112"}
     assert validated(faces | {"labels": "Smiling Male", "gate": {"metrics": "auc f1"}}, specs["face-attributes"])
     assert validated(faces | {"gate": {"metrics": "accuracy"}}, specs["image-classification"])

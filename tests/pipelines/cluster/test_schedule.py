@@ -1,7 +1,6 @@
 """One recurring run by name: set, replaced without a moment of none or two, paused, listed, deleted."""
 
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -9,9 +8,12 @@ from typing import Any
 import pytest
 import yaml
 
+from kubeface.cli import main
 from kubeface.runtime.errors import KubefaceError
+from pipelines.cluster import request
 from pipelines.cluster import schedule as module
 from pipelines.cluster.schedule import require_cron
+from pipelines.cluster.versions import read_package
 from tests.support.stubs.kfp_api import DROP, Fault, KfpApi
 
 pytestmark = pytest.mark.usefixtures("bare_deployment")
@@ -19,7 +21,8 @@ GOOD = {"source": "s3://faces/staff", "models": "s3://faces/models", "name": "st
 SUNDAYS, MONDAYS = "0 0 3 * * 0", "0 0 3 * * MON"
 
 
-parsed = cache(module.read_spec)  # half a second of YAML each time
+Command = Callable[..., None]
+read_once = cache(read_package)  # half a second of YAML each time
 
 
 @pytest.fixture
@@ -29,29 +32,25 @@ def api() -> Iterator[KfpApi]:
 
 
 @pytest.fixture
-def command(api: KfpApi, monkeypatch: pytest.MonkeyPatch) -> Any:
+def command(api: KfpApi, monkeypatch: pytest.MonkeyPatch) -> Command:
+    """The command `kubeface`, which finds the stub through the environment."""
     monkeypatch.setenv("KFP_HOST", api.url)
-    monkeypatch.setattr(module, "read_spec", parsed)
-
-    def call(*arguments: object) -> None:
-        monkeypatch.setattr(sys, "argv", ["schedule", *map(str, arguments)])
-        module.main()
-
-    return call
+    monkeypatch.setattr(request, "read_package", read_once)
+    return lambda *arguments: main([*map(str, arguments)])
 
 
 @pytest.fixture
-def put(command: Any, package: Path, tmp_path: Path) -> Any:
+def put(command: Command, package: Path, tmp_path: Path) -> Command:
     """Sets the schedule `weekly`."""
 
-    def call(cron: str = SUNDAYS, *flags: str, **more: Any) -> None:
+    def call(cron: str = SUNDAYS, **more: Any) -> None:
         (tmp_path / "p.yaml").write_text(yaml.safe_dump(GOOD | more))
-        command("set", "weekly", "--cron", cron, "--params", tmp_path / "p.yaml", "--package", package, *flags)
+        command("schedule", "weekly", "--cron", cron, "--params", tmp_path / "p.yaml", "--package", package)
 
     return call
 
 
-def failure(call: Any, capsys: pytest.CaptureFixture[str], *arguments: Any, **more: Any) -> str:
+def failure(call: Command, capsys: pytest.CaptureFixture[str], *arguments: Any, **more: Any) -> str:
     capsys.readouterr()
     with pytest.raises(SystemExit) as caught:
         call(*arguments, **more)
@@ -90,7 +89,7 @@ def test_other_expressions_are_refused(cron: str, said: str) -> None:
     assert said in str(caught.value)
 
 
-def test_a_schedule_neither_catches_up_nor_overlaps(put: Any, api: KfpApi) -> None:
+def test_a_schedule_neither_catches_up_nor_overlaps(put: Command, api: KfpApi) -> None:
     put()
     (made,) = api.state.recurring
     assert (made["no_catchup"], made["max_concurrency"], made["status"]) == (True, "1", "ENABLED") or (
@@ -102,7 +101,7 @@ def test_a_schedule_neither_catches_up_nor_overlaps(put: Any, api: KfpApi) -> No
     assert made["service_account"] == "kubeface-runner"
 
 
-def test_the_same_again_changes_nothing(put: Any, api: KfpApi, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_same_again_changes_nothing(put: Command, api: KfpApi, capsys: pytest.CaptureFixture[str]) -> None:
     put()
     before = len(api.state.writes())
     put()
@@ -111,7 +110,7 @@ def test_the_same_again_changes_nothing(put: Any, api: KfpApi, capsys: pytest.Ca
 
 
 @pytest.mark.parametrize("more", [{"cron": MONDAYS}, {"seed": 3}])
-def test_another_replaces_it(put: Any, api: KfpApi, more: dict[str, Any]) -> None:
+def test_another_replaces_it(put: Command, api: KfpApi, more: dict[str, Any]) -> None:
     put()
     old = api.state.recurring[0]["recurring_run_id"]
     put(more.pop("cron", SUNDAYS), **more)
@@ -124,7 +123,7 @@ def test_another_replaces_it(put: Any, api: KfpApi, more: dict[str, Any]) -> Non
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize("pattern", ["POST .*/recurringruns$", ":disable$", ":enable$", "DELETE "])
 def test_a_fault_anywhere_in_a_replacement_leaves_exactly_one_on(
-    put: Any, api: KfpApi, capsys: pytest.CaptureFixture[str], pattern: str, after: bool, status: int
+    put: Command, api: KfpApi, capsys: pytest.CaptureFixture[str], pattern: str, after: bool, status: int
 ) -> None:
     put()
     api.state.faults = [Fault(pattern, status, times=1, after=after and status != DROP)]
@@ -135,7 +134,7 @@ def test_a_fault_anywhere_in_a_replacement_leaves_exactly_one_on(
     assert states(api) == [(MONDAYS, "ENABLED")]
 
 
-def test_two_are_at_no_moment_on(put: Any, api: KfpApi, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_are_at_no_moment_on(put: Command, api: KfpApi, monkeypatch: pytest.MonkeyPatch) -> None:
     put()
     seen = []
 
@@ -151,46 +150,48 @@ def test_two_are_at_no_moment_on(put: Any, api: KfpApi, monkeypatch: pytest.Monk
 
 
 def test_a_server_that_goes_away_in_the_middle_is_told(
-    put: Any, api: KfpApi, capsys: pytest.CaptureFixture[str]
+    put: Command, api: KfpApi, capsys: pytest.CaptureFixture[str]
 ) -> None:
     put()
     api.state.faults = [Fault(":enable$", 500), Fault("DELETE", 500)]
     assert "nor put back: look at 'make schedules'" in failure(put, capsys, MONDAYS)
 
 
-def test_pause_unpause_list_delete(put: Any, command: Any, api: KfpApi, capsys: pytest.CaptureFixture[str]) -> None:
-    command("list")
+def test_pause_unpause_list_delete(
+    put: Command, command: Command, api: KfpApi, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command("schedules")
     assert "no schedule" in capsys.readouterr().out
     put()
     command("pause", "weekly")
     assert states(api) == [(SUNDAYS, "DISABLED")]
     capsys.readouterr()
-    command("list")
+    command("schedules")
     rows = [line.split("  ") for line in capsys.readouterr().out.splitlines()]
     assert [cell.strip() for cell in rows[1] if cell.strip()] == ["weekly", SUNDAYS, "paused", "staff"]
     command("unpause", "weekly")
     assert states(api) == [(SUNDAYS, "ENABLED")]
-    command("delete", "weekly")
+    command("unschedule", "weekly")
     assert states(api) == []
-    for verb in ("pause", "unpause", "delete"):
+    for verb in ("pause", "unpause", "unschedule"):
         assert "schedule weekly does not exist" in failure(command, capsys, verb, "weekly")
 
 
 def test_what_was_broken_off_is_listed_and_unpaused_once(
-    put: Any, command: Any, api: KfpApi, capsys: pytest.CaptureFixture[str]
+    put: Command, command: Command, api: KfpApi, capsys: pytest.CaptureFixture[str]
 ) -> None:
     put()
     api.state.recurring.append(
         api.state.recurring[0]
         | {"recurring_run_id": "other", "status": "DISABLED", "created_at": "2099-01-01T00:00:00Z"}
     )
-    command("list")
+    command("schedules")
     assert "weekly is there more than once" in capsys.readouterr().out
     command("unpause", "weekly")
     assert [state for _, state in states(api)] == ["DISABLED", "ENABLED"]
 
 
-def test_schedules_of_other_pipelines_are_left_alone(put: Any, command: Any, api: KfpApi) -> None:
+def test_schedules_of_other_pipelines_are_left_alone(put: Command, command: Command, api: KfpApi) -> None:
     api.state.recurring.append(
         {
             "recurring_run_id": "theirs",
@@ -201,31 +202,23 @@ def test_schedules_of_other_pipelines_are_left_alone(put: Any, command: Any, api
         }
     )
     put()
-    command("delete", "weekly")
+    command("unschedule", "weekly")
     assert [one["recurring_run_id"] for one in api.state.recurring] == ["theirs"]
 
 
-def test_more_schedules_than_a_page_holds(put: Any, command: Any, api: KfpApi, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_schedules_than_a_page_holds(
+    put: Command, command: Command, api: KfpApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
     put()
     api.state.recurring[:0] = [
         api.state.recurring[0] | {"display_name": f"s{n}", "recurring_run_id": f"s{n}"} for n in range(5)
     ]
     monkeypatch.setattr(module, "PAGE", 2)
-    command("delete", "weekly")
+    command("unschedule", "weekly")
     assert len(api.state.recurring) == 5
 
 
-def test_on_new_data_only(
-    put: Any, api: KfpApi, package: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if "only_if_changed" in package.read_text("utf-8"):
-        put(SUNDAYS, "--only-if-changed")
-        assert api.state.recurring[0]["runtime_config"]["parameters"]["only_if_changed"] is True
-    else:
-        assert "'only_if_changed' is unknown" in failure(put, capsys, SUNDAYS, "--only-if-changed")
-
-
-def test_nothing_is_sent_when_something_is_wrong(put: Any, api: KfpApi, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_is_sent_when_something_is_wrong(put: Command, api: KfpApi, capsys: pytest.CaptureFixture[str]) -> None:
     assert "has five fields" in failure(put, capsys, "0 3 * * 0")
     assert "'num_shards'" in failure(put, capsys, num_shards=0)
     assert api.state.asked == []

@@ -118,7 +118,7 @@ def test_a_refusal_that_repeats_the_keys_does_not_show_them(calls: Path, monkeyp
 
 
 def test_the_command_line_says_what_it_did_without_the_keys(calls: Path) -> None:
-    command = [sys.executable, "-m", "pipelines.cluster.secret", "--namespace", "faces"]
+    command = [sys.executable, "-m", "kubeface", "secret", "--namespace", "faces"]
     done = subprocess.run(command, env=os.environ | KEYS, cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == f"{NAME} in namespace faces: from the environment\n"

@@ -4,16 +4,17 @@ import json
 import os
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
-from pipelines.cluster import submit as module
-from pipelines.cluster.client import Cluster, connect
+from kubeface.cli import main
+from pipelines.cluster import request
+from pipelines.cluster.client import Cluster
+from pipelines.cluster.versions import read_package
 from tests.support.stubs.kfp_api import Fault, KfpApi, step
 
 pytestmark = pytest.mark.usefixtures("bare_deployment")
@@ -21,7 +22,8 @@ GOOD = {"source": "s3://faces/staff", "models": "s3://faces/models", "num_shards
 TOKEN = "token-that-nobody-may-see"
 
 
-parsed = cache(module.read_spec)  # half a second of YAML each time
+Command = Callable[..., None]
+read_once = cache(read_package)  # half a second of YAML each time
 
 
 @pytest.fixture
@@ -31,17 +33,12 @@ def api() -> Iterator[KfpApi]:
 
 
 @pytest.fixture
-def command(api: KfpApi, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The command line, told of the stub by the environment."""
+def command(api: KfpApi, monkeypatch: pytest.MonkeyPatch) -> Command:
+    """The command `kubeface`, which finds the stub through the environment."""
     monkeypatch.setenv("KFP_HOST", api.url)
-    monkeypatch.setattr(module, "read_spec", parsed)
     monkeypatch.setenv("KFP_TOKEN", TOKEN)
-
-    def call(*arguments: object) -> None:
-        monkeypatch.setattr(sys, "argv", ["submit", *map(str, arguments)])
-        module.main()
-
-    return call
+    monkeypatch.setattr(request, "read_package", read_once)
+    return lambda *arguments: main([*map(str, arguments)])
 
 
 @pytest.fixture
@@ -52,14 +49,14 @@ def parameters(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def run(command: Any, api: KfpApi, package: Path, parameters: Path, capsys: pytest.CaptureFixture[str]) -> str:
+def run(command: Command, api: KfpApi, package: Path, parameters: Path, capsys: pytest.CaptureFixture[str]) -> str:
     """A run that was submitted; what was printed of it is gone."""
-    command("run", "--params", parameters, "--package", package, "--name", "first")
+    command("submit", "--params", parameters, "--package", package, "--name", "first")
     capsys.readouterr()
     return str(api.state.runs[0]["run_id"])
 
 
-def failure(command: Any, capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+def failure(command: Command, capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     """The one line that a command fails with."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as caught:
@@ -73,9 +70,9 @@ def failure(command: Any, capsys: pytest.CaptureFixture[str], *arguments: object
 
 
 def test_submit_sends_the_parameters_and_says_where_the_run_is(
-    command: Any, api: KfpApi, package: Path, parameters: Path, capsys: pytest.CaptureFixture[str]
+    command: Command, api: KfpApi, package: Path, parameters: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command("run", "--params", parameters, "--package", package)
+    command("submit", "--params", parameters, "--package", package)
     (made,) = api.state.runs
     assert made["runtime_config"]["parameters"] == GOOD
     assert made["service_account"] == "kubeface-runner"
@@ -85,34 +82,34 @@ def test_submit_sends_the_parameters_and_says_where_the_run_is(
         f"run:  {made['run_id']}",
         f"page: {api.url}/#/runs/details/{made['run_id']}",
     ]
-    command("run", "--params", parameters, "--package", package)
+    command("submit", "--params", parameters, "--package", package)
     assert "(unchanged)" in capsys.readouterr().out
     counts = [len(held) for held in (api.state.pipelines, api.state.versions, api.state.experiments, api.state.runs)]
     assert counts == [1, 1, 1, 2]
 
 
 def test_nothing_is_sent_when_a_parameter_is_wrong(
-    command: Any, api: KfpApi, package: Path, parameters: Path, capsys: pytest.CaptureFixture[str]
+    command: Command, api: KfpApi, package: Path, parameters: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for wrong in ({"num_shards": "2"}, {"sauce": "s3://a"}, {"mlflow": "https://me:hunter22@mlflow.example"}):
         parameters.write_text(yaml.safe_dump(GOOD | wrong))
-        line = failure(command, capsys, "run", "--params", parameters, "--package", package)
+        line = failure(command, capsys, "submit", "--params", parameters, "--package", package)
         assert next(iter(wrong)) in line
         assert "hunter22" not in line
     assert api.state.asked == []
 
 
 def test_each_refusal_is_one_line(
-    command: Any, api: KfpApi, package: Path, parameters: Path, capsys: pytest.CaptureFixture[str]
+    command: Command, api: KfpApi, package: Path, parameters: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for status in (401, 403, 404, 409, 500):
         api.state.faults = [Fault("POST .*/runs$", status)]
-        assert f"({status}" in failure(command, capsys, "run", "--params", parameters, "--package", package)
+        assert f"({status}" in failure(command, capsys, "submit", "--params", parameters, "--package", package)
     assert api.state.runs == []
 
 
 def test_status_shows_steps_times_and_last_words(
-    command: Any, api: KfpApi, run: str, capsys: pytest.CaptureFixture[str]
+    command: Command, api: KfpApi, run: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tasks = [
         *step("plan", 20),
@@ -137,7 +134,7 @@ def test_status_shows_steps_times_and_last_words(
 
 
 def test_status_without_a_log_shows_what_kfp_says(
-    command: Any, api: KfpApi, run: str, capsys: pytest.CaptureFixture[str], kubectl: Path
+    command: Command, api: KfpApi, run: str, capsys: pytest.CaptureFixture[str], kubectl: Path
 ) -> None:
     kubectl.write_text("[]")
     api.finish(run, *step("plan", state="FAILED", error="OOMKilled"), state="FAILED")
@@ -146,7 +143,7 @@ def test_status_without_a_log_shows_what_kfp_says(
 
 
 def test_a_step_that_was_tried_again_has_its_last_attempts_words(
-    command: Any, api: KfpApi, run: str, capsys: pytest.CaptureFixture[str]
+    command: Command, api: KfpApi, run: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     driver, task, retry = step("plan", state="FAILED", pod="retries")
     attempts = [
@@ -160,12 +157,14 @@ def test_a_step_that_was_tried_again_has_its_last_attempts_words(
     assert "plan failed: second" in capsys.readouterr().out
 
 
-def test_status_of_a_run_that_is_not_there(command: Any, run: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_status_of_a_run_that_is_not_there(command: Command, run: str, capsys: pytest.CaptureFixture[str]) -> None:
     for verb in ("status", "logs", "cancel", "resume"):
         assert "run nothing does not exist" in failure(command, capsys, verb, "nothing")
 
 
-def test_logs_of_all_and_of_one_step(command: Any, api: KfpApi, run: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_logs_of_all_and_of_one_step(
+    command: Command, api: KfpApi, run: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     tasks = [*step("plan", pod="a"), *step("filter-faces", pod="b", start=9), *step("gather", cached=True, start=99)]
     api.finish(run, *tasks)
     api.state.logs = {"a": "one\ntwo\n", "b": '{"three": 3}\n'}
@@ -196,7 +195,7 @@ def kubectl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_where_kfp_serves_no_log_kubectl_does(
-    command: Any, api: KfpApi, run: str, kubectl: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    command: Command, api: KfpApi, run: str, kubectl: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     names = {"wf-impl-1": "wf.root.plan.executor", "wf-impl-2": "wf.root.gather.executor"}
     pods = [
@@ -212,13 +211,13 @@ def test_where_kfp_serves_no_log_kubectl_does(
     assert "the pods of plan are gone" in failure(command, capsys, "logs", run)
 
 
-def test_cancel(command: Any, api: KfpApi, run: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_cancel(command: Command, api: KfpApi, run: str, capsys: pytest.CaptureFixture[str]) -> None:
     command("cancel", run)
     assert api.state.runs[0]["state"] == "CANCELING"
     assert "is over or ending (CANCELING)" in failure(command, capsys, "cancel", run)
 
 
-def test_resume_goes_on_in_place(command: Any, api: KfpApi, run: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_resume_goes_on_in_place(command: Command, api: KfpApi, run: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "only one that failed is resumed" in failure(command, capsys, "resume", run)
     api.finish(run, state="FAILED")
     command("resume", run)
@@ -227,7 +226,7 @@ def test_resume_goes_on_in_place(command: Any, api: KfpApi, run: str, capsys: py
 
 
 def test_where_kfp_cannot_the_same_is_submitted_again_and_said(
-    command: Any, api: KfpApi, run: str, capsys: pytest.CaptureFixture[str]
+    command: Command, api: KfpApi, run: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     api.finish(run, state="FAILED")
     api.state.faults = [Fault(":retry", 500, message="Workflow cannot be retried with node x in Omitted phase")]
@@ -242,7 +241,7 @@ def test_where_kfp_cannot_the_same_is_submitted_again_and_said(
 
 
 def test_who_may_not_resume_does_not_submit_either(
-    command: Any, api: KfpApi, run: str, capsys: pytest.CaptureFixture[str]
+    command: Command, api: KfpApi, run: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     api.finish(run, state="FAILED")
     for status in (401, 403, 409):
@@ -257,17 +256,17 @@ def test_the_page_where_only_the_api_is_reached() -> None:
     assert Cluster(host="https://a/pipeline", ui="https://b").page("runs") == "https://b/#/runs"
 
 
-def test_kfps_own_links_are_not_printed(api: KfpApi, package: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    cluster = Cluster(host=api.url, token=TOKEN)
-    with connect(cluster) as client:
-        module.submit(client, cluster, package, GOOD)
+def test_kfps_own_links_are_not_printed(
+    command: Command, package: Path, parameters: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command("submit", "--params", parameters, "--package", package)
     assert "details:" not in capsys.readouterr().out
 
 
 def test_a_file_that_is_not_there_is_said_before_anything_is_sent(
-    command: Any, api: KfpApi, package: Path, parameters: Path, capsys: pytest.CaptureFixture[str]
+    command: Command, api: KfpApi, package: Path, parameters: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     none = parameters.with_name("none.yaml")
-    assert f"{none} is not there" in failure(command, capsys, "run", "--params", none, "--package", package)
-    assert "run 'make compile'" in failure(command, capsys, "run", "--params", parameters, "--package", none)
+    assert f"{none} is not there" in failure(command, capsys, "submit", "--params", none, "--package", package)
+    assert "run 'make compile'" in failure(command, capsys, "submit", "--params", parameters, "--package", none)
     assert api.state.asked == []

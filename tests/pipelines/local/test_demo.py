@@ -92,8 +92,8 @@ def test_the_same_model_comes_out_of_containers(demo: Path, tmp_path: Path) -> N
     run_in(
         *(
             tmp_path,
-            "pipelines.build.images",
-            "build",
+            "kubeface",
+            "images",
             *given,
             "--registry",
             "localhost/kubeface-test",

@@ -1,10 +1,8 @@
-"""What a run would do and cost, before it is submitted. Nothing is sent but questions."""
+"""The command `plan`: what a run would do and cost, before it is submitted."""
 
-import argparse
 import json
 import os
 import re
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, field
@@ -16,13 +14,12 @@ from typing import Any
 from components.ingest.component import plan as plan_component
 from kubeface.runtime.errors import KubefaceError
 from kubeface.storage import objects
-from pipelines.build.catalogue import PACKAGE
-from pipelines.cluster.client import Client, Cluster, connect
-from pipelines.cluster.deployed import deployed_settings, with_settings
-from pipelines.cluster.parameters import read_spec, with_defaults
-from pipelines.cluster.runs import Step, containers, minutes, steps_of, table
-from pipelines.cluster.submit import checked
-from pipelines.cluster.versions import find_pipeline, find_version, pipeline_name, version_name
+from pipelines.build.catalogue import FACE_FINETUNING
+from pipelines.cluster.client import Client, connect
+from pipelines.cluster.parameters import with_defaults
+from pipelines.cluster.request import deployed_settings, read_request, with_settings
+from pipelines.cluster.runs import RunConfig, Step, containers, minutes, steps_of, table
+from pipelines.cluster.versions import Package, find_pipeline, find_version
 
 RUNS = 20  # earlier runs that are looked at
 SOURCE, CHAMPION = "the source", "the promoted model"  # what no parameter tells the state of
@@ -83,16 +80,14 @@ class Plan:
     unknown: list[str] = field(default_factory=list)
 
 
-def earlier_runs(client: Client, package: Path, names: Mapping[str, Any]) -> Earlier:
+def earlier_runs(client: Client, package: Package) -> Earlier:
     """The pipeline's runs that succeeded.
 
     Args:
         client: of `connect`.
         package: compiled pipeline; its version is the one that the cache is asked of.
-        names: of its steps, of `containers`.
     """
-    pipeline = find_pipeline(client, pipeline_name(package))
-    version = pipeline and find_version(client, pipeline, version_name(package))
+    pipeline, version = find_pipeline(client, package.pipeline), find_version(client, package)
     listed = client.list_runs(page_size=RUNS, sort_by="created_at desc", namespace=client.namespace or None).runs or []
     good = [
         run
@@ -101,9 +96,9 @@ def earlier_runs(client: Client, package: Path, names: Mapping[str, Any]) -> Ear
         and pipeline
         and getattr(run.pipeline_version_reference, "pipeline_id", "") == pipeline
     ]
-    same = [run for run in good if run.pipeline_version_reference.pipeline_version_id == version]
+    same = [run for run in good if version and RunConfig.of(run).version == version]
     # The list of runs has no tasks in every version of KFP: each is asked for by itself.
-    full = [client.get_run(run.run_id) for run in good]
+    full, names = [client.get_run(run.run_id) for run in good], containers(package.spec)
     steps = [[step for step in steps_of(run, names) if step.state == "SUCCEEDED"] for run in full]
     return Earlier(same[0] if same else None, steps)
 
@@ -335,25 +330,21 @@ def show(plan: Plan, earlier: Earlier, listed: Listed) -> None:
         print(f"not in it, for they have not been run yet: {', '.join(plan.unknown)}")
 
 
-def main() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m pipelines.cluster.estimate", description=__doc__)
-    parser.add_argument("--params", type=Path, required=True, help="YAML or JSON file of the run's parameters")
-    parser.add_argument("--package", type=Path, default=PACKAGE, help="compiled pipeline (%(default)s)")
-    given = parser.parse_args()
-    try:
-        spec = read_spec(given.package)
-        values = checked(given.package, given.params)
-        cluster = Cluster.from_environment()
-        with connect(cluster) as client:
-            earlier = earlier_runs(client, given.package, containers(spec))
-        values = with_defaults(with_settings(values, deployed_settings(cluster)), spec)
-        listed = list_source(values)
-        show(estimate(spec, values, earlier, listed), earlier, listed)
-    except KubefaceError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
+def plan(*, params: Path, pipeline: str = FACE_FINETUNING, package: Path | None = None) -> None:
+    """Says what a run would do and cost, before it is submitted. Nothing is sent but questions.
 
+    Args:
+        params: YAML or JSON file of the run's parameters.
+        pipeline: Name of the pipeline.
+        package: Compiled pipeline; build/<pipeline>.yaml where it is not given.
 
-if __name__ == "__main__":
-    main()
+    Raises:
+        KubefaceError: a parameter is wrong, or KFP is not reached or refuses.
+    """
+    request = read_request(params, pipeline, package)
+    spec = request.package.spec
+    with connect() as client:
+        earlier = earlier_runs(client, request.package)
+        values = with_defaults(with_settings(request.parameters, deployed_settings(client.cluster)), spec)
+    listed = list_source(values)
+    show(estimate(spec, values, earlier, listed), earlier, listed)

@@ -12,10 +12,11 @@ import yaml
 from kubeface.runtime.errors import KubefaceError
 from pipelines.build.images import Image
 from pipelines.build.pinning import pin
-from pipelines.cluster import deploy as module
 from pipelines.cluster import kubectl as kubectl_module
-from pipelines.cluster.deploy import Name, deploy, difference, find_overlay, inventory, render, undeploy
+from pipelines.cluster import manifests as module
+from pipelines.cluster.deployment import apply_objects, delete_objects, difference, inventory
 from pipelines.cluster.kubectl import Kubectl, one_line
+from pipelines.cluster.manifests import Name, find_overlay, render
 from tests.support.stubs.kubernetes_api import HANG, KubernetesApi, Object, Resource
 from tests.support.stubs.tls import Tls, make_tls
 
@@ -79,7 +80,7 @@ def rendered(tmp_path: Path, *objects: Object) -> list[Object]:
 
 def test_a_second_deployment_writes_nothing_and_says_so(api: KubernetesApi, tmp_path: Path) -> None:
     objects = rendered(tmp_path, NAMESPACE, config("settings", a="1"), CLAIM, PRIORITY, SERVICE, job("a"))
-    first = deploy(Kubectl(), objects)
+    first = apply_objects(Kubectl(), objects)
     assert len(first.created) == first.total == 6
     assert api.names() == {
         "Namespace/kubeface",
@@ -91,15 +92,15 @@ def test_a_second_deployment_writes_nothing_and_says_so(api: KubernetesApi, tmp_
         "ConfigMap/kubeface-deployed",
     }
     api.writes.clear()
-    second = deploy(Kubectl(), objects)
+    second = apply_objects(Kubectl(), objects)
     assert api.writes == []
     assert second.lines() == ["nothing to change: all 6 objects are as they should be"]
 
 
 def test_a_change_writes_only_what_differs(api: KubernetesApi, tmp_path: Path) -> None:
-    deploy(Kubectl(), rendered(tmp_path, NAMESPACE, config("settings", a="1", b="1"), SERVICE))
+    apply_objects(Kubectl(), rendered(tmp_path, NAMESPACE, config("settings", a="1", b="1"), SERVICE))
     api.writes.clear()
-    outcome = deploy(Kubectl(), rendered(tmp_path, NAMESPACE, config("settings", a="2"), SERVICE))
+    outcome = apply_objects(Kubectl(), rendered(tmp_path, NAMESPACE, config("settings", a="2"), SERVICE))
     assert api.writes == [("update", "ConfigMap/settings")]
     assert (api.get("ConfigMap", "settings", "kubeface") or {})["data"] == {"a": "2"}
     assert "changed configmap/settings" in outcome.lines()
@@ -107,7 +108,7 @@ def test_a_change_writes_only_what_differs(api: KubernetesApi, tmp_path: Path) -
 
 def test_what_a_controller_writes_meanwhile_is_no_change(api: KubernetesApi, tmp_path: Path) -> None:
     objects = rendered(tmp_path, NAMESPACE, SERVICE)
-    deploy(Kubectl(), objects)
+    apply_objects(Kubectl(), objects)
     status = {
         **SERVICE,
         "metadata": {"name": "store", "namespace": "kubeface"},
@@ -122,13 +123,13 @@ def test_what_a_controller_writes_meanwhile_is_no_change(api: KubernetesApi, tmp
         return answer(method, url, body, headers)
 
     api.answer = busy  # type: ignore[method-assign]
-    assert deploy(Kubectl(), objects).changed == ()
+    assert apply_objects(Kubectl(), objects).changed == ()
     assert "controller" in str(api.get("Service", "store", "kubeface"))
 
 
 def test_what_the_overlay_no_longer_has_is_removed_unless_it_holds_data(api: KubernetesApi, tmp_path: Path) -> None:
-    deploy(Kubectl(), rendered(tmp_path, NAMESPACE, config("a"), config("b"), CLAIM, PRIORITY))
-    lines = deploy(Kubectl(), rendered(tmp_path, NAMESPACE, config("a"))).lines()
+    apply_objects(Kubectl(), rendered(tmp_path, NAMESPACE, config("a"), config("b"), CLAIM, PRIORITY))
+    lines = apply_objects(Kubectl(), rendered(tmp_path, NAMESPACE, config("a"))).lines()
     assert api.names() == {
         "Namespace/kubeface",
         "ConfigMap/a",
@@ -145,27 +146,27 @@ def test_what_was_there_before_is_never_deleted(api: KubernetesApi, tmp_path: Pa
     theirs = config("theirs", a="1")
     theirs["metadata"]["namespace"] = "kubeface"
     api.put(NAMESPACE, theirs)
-    deploy(Kubectl(), rendered(tmp_path, NAMESPACE, config("theirs", a="1"), config("ours")))
-    deploy(Kubectl(), rendered(tmp_path, NAMESPACE, config("other")))
+    apply_objects(Kubectl(), rendered(tmp_path, NAMESPACE, config("theirs", a="1"), config("ours")))
+    apply_objects(Kubectl(), rendered(tmp_path, NAMESPACE, config("other")))
     assert api.names() >= {"ConfigMap/theirs", "ConfigMap/other"} and "ConfigMap/ours" not in api.names()
-    undeploy(Kubectl(), "kubeface", everything=True)
+    delete_objects(Kubectl(), "kubeface", with_data=True)
     assert api.names() == {"Namespace/kubeface", "ConfigMap/theirs"}
 
 
 def test_what_somebody_made_anew_under_our_name_is_left(api: KubernetesApi, tmp_path: Path) -> None:
-    deploy(Kubectl(), rendered(tmp_path, NAMESPACE, config("a", a="1")))
+    apply_objects(Kubectl(), rendered(tmp_path, NAMESPACE, config("a", a="1")))
     del api.objects["configmaps", "kubeface", "a"]
     again = config("a", a="mine")
     again["metadata"]["namespace"] = "kubeface"
     api.put(again)
-    assert "left    configmap/a: somebody else made it" in undeploy(Kubectl(), "kubeface")
+    assert "left    configmap/a: somebody else made it" in delete_objects(Kubectl(), "kubeface")
     assert api.get("ConfigMap", "a", "kubeface")
 
 
 def test_a_changed_job_is_made_anew(api: KubernetesApi, tmp_path: Path) -> None:
-    deploy(Kubectl(), rendered(tmp_path, NAMESPACE, job("a")))
+    apply_objects(Kubectl(), rendered(tmp_path, NAMESPACE, job("a")))
     before = (api.get("Job", "bucket", "kubeface") or {})["metadata"]["uid"]
-    outcome = deploy(Kubectl(), rendered(tmp_path, NAMESPACE, job("b")))
+    outcome = apply_objects(Kubectl(), rendered(tmp_path, NAMESPACE, job("b")))
     after = api.get("Job", "bucket", "kubeface") or {}
     assert after["metadata"]["uid"] != before
     assert after["spec"]["template"]["spec"]["containers"][0]["image"] == "b"
@@ -179,7 +180,7 @@ def test_a_dry_run_shows_the_difference_and_writes_nothing(api: KubernetesApi, t
         "would create configmap/a",
         "would create configmap/b",
     ]
-    deploy(Kubectl(), objects)
+    apply_objects(Kubectl(), objects)
     api.writes.clear()
     assert difference(Kubectl(), objects) == ["nothing to change"]
     lines = difference(Kubectl(), rendered(tmp_path, NAMESPACE, config("a", x="2"), config("c")))
@@ -191,50 +192,50 @@ def test_a_dry_run_shows_the_difference_and_writes_nothing(api: KubernetesApi, t
 
 def test_undeploy_keeps_data_unless_told_and_twice_is_fine(api: KubernetesApi, tmp_path: Path) -> None:
     kubectl = Kubectl()
-    deploy(kubectl, rendered(tmp_path, NAMESPACE, config("a"), CLAIM))
-    lines = undeploy(kubectl, "kubeface")
+    apply_objects(kubectl, rendered(tmp_path, NAMESPACE, config("a"), CLAIM))
+    lines = delete_objects(kubectl, "kubeface")
     assert "deleted configmap/a" in lines
     assert "kept    persistentvolumeclaim/weights: ALL=1 deletes it with its data" in lines
     assert api.names() == {"Namespace/kubeface", "PersistentVolumeClaim/weights", "ConfigMap/kubeface-deployed"}
-    assert not [line for line in undeploy(kubectl, "kubeface") if "deleted" in line]
+    assert not [line for line in delete_objects(kubectl, "kubeface") if "deleted" in line]
     # What `make secret` and a stateful set made carries the label and is in no overlay.
     secret = thing("Secret", "mlpipeline-minio-artifact")
     secret["metadata"] |= {"namespace": "kubeface", "labels": {"app.kubernetes.io/managed-by": "kubeface"}}
     api.put(secret)
     api.writes.clear()
-    undeploy(kubectl, "kubeface", everything=True)
+    delete_objects(kubectl, "kubeface", with_data=True)
     assert ("delete", "Secret/mlpipeline-minio-artifact") in api.writes and api.writes[-1] == (
         "delete",
         "Namespace/kubeface",
     )
     assert api.names() == set()
-    assert undeploy(kubectl, "kubeface", everything=True) == ["nothing is deployed in namespace kubeface"]
+    assert delete_objects(kubectl, "kubeface", with_data=True) == ["nothing is deployed in namespace kubeface"]
 
 
 def test_a_field_of_another_manager_is_refused_unless_forced(api: KubernetesApi, tmp_path: Path) -> None:
     objects = rendered(tmp_path, NAMESPACE, config("a", x="1"), config("b"))
-    deploy(Kubectl(), objects)
+    apply_objects(Kubectl(), objects)
     changed = config("a", x="by hand")
     changed["metadata"]["namespace"] = "kubeface"
     api.put(changed, manager="kubectl-edit")
     with pytest.raises(KubefaceError) as refused:
-        deploy(Kubectl(), objects)
+        apply_objects(Kubectl(), objects)
     assert str(refused.value) == (
         'configmap/a cannot be applied: Apply failed with 1 conflict: conflict with "kubectl-edit": .data.x: leave the '
         "field to that manager (take it out of the overlay), or take it over with FORCE=1"
     )
     assert (api.get("ConfigMap", "a", "kubeface") or {})["data"] == {"x": "by hand"}
-    deploy(Kubectl(), objects, force=True)
+    apply_objects(Kubectl(), objects, force=True)
     assert (api.get("ConfigMap", "a", "kubeface") or {})["data"] == {"x": "1"}
 
 
 def test_a_deployment_that_breaks_off_is_gone_on_with(api: KubernetesApi, tmp_path: Path) -> None:
     api.faults.append((r"PATCH .*/services/", 500))
     with pytest.raises(KubefaceError, match=r"^service/store cannot be applied: .*InternalError"):
-        deploy(Kubectl(), rendered(tmp_path, NAMESPACE, config("a"), SERVICE))
+        apply_objects(Kubectl(), rendered(tmp_path, NAMESPACE, config("a"), SERVICE))
     api.faults.clear()
     # The overlay lost what had been made until then: it is known, and removed.
-    deploy(Kubectl(), rendered(tmp_path, NAMESPACE, SERVICE))
+    apply_objects(Kubectl(), rendered(tmp_path, NAMESPACE, SERVICE))
     assert api.names() == {"Namespace/kubeface", "Service/store", "ConfigMap/kubeface-deployed"}
 
 
@@ -259,7 +260,7 @@ def test_each_fault_is_one_clear_line(
     objects = rendered(tmp_path, NAMESPACE, config("a"))
     api.faults.append((request_, status))
     with pytest.raises(KubefaceError, match=FAULTS[status]) as error:
-        deploy(Kubectl(), objects)
+        apply_objects(Kubectl(), objects)
     assert "\n" not in str(error.value) and len(str(error.value)) < 400
 
 
@@ -273,16 +274,16 @@ def test_a_cluster_that_cannot_be_asked_is_one_clear_line(
         ({"token": "another"}, "does not accept the credentials"),
         ({"ca": make_tls(tmp_path / "other").ca}, "certificate is not trusted: check certificate-authority"),
     ):
-        api.kubeconfig(path, **change)  # type: ignore[arg-type]
+        api.kubeconfig(path, **change)
         with pytest.raises(KubefaceError, match=words) as error:
-            deploy(Kubectl(), objects)
+            apply_objects(Kubectl(), objects)
         assert "\n" not in str(error.value)
     api.kubeconfig(path)
     with pytest.raises(KubefaceError, match=r"'kubectl config get-contexts' in KUBE_CONTEXT"):
-        deploy(Kubectl(context="nowhere"), objects)
+        apply_objects(Kubectl(context="nowhere"), objects)
     monkeypatch.setattr(kubectl_module, "COMMAND_SECONDS", 0.01)
     with pytest.raises(KubefaceError, match=r"^kubectl api-resources took longer than 0.01 seconds"):
-        deploy(Kubectl(), objects)
+        apply_objects(Kubectl(), objects)
 
 
 def test_a_namespace_that_was_there_is_left_as_it_is(api: KubernetesApi, tmp_path: Path) -> None:
@@ -293,20 +294,23 @@ def test_a_namespace_that_was_there_is_left_as_it_is(api: KubernetesApi, tmp_pat
     objects = rendered(tmp_path, ours, thing("ConfigMap", "settings"))
     left = "namespace/kubeface as it is: it was there before"
     assert difference(Kubectl(), objects) == [f"would leave {left}", "would create configmap/settings"]
-    assert deploy(Kubectl(), objects).lines()[-2:] == [f"left    {left}", "done: 1 objects are as they should be"]
+    assert apply_objects(Kubectl(), objects).lines()[-2:] == [
+        f"left    {left}",
+        "done: 1 objects are as they should be",
+    ]
     assert "labels" not in (api.get("Namespace", "kubeface") or {})["metadata"]
     assert difference(Kubectl(), objects) == [f"would leave {left}", "nothing to change"]
-    undeploy(Kubectl(), "kubeface", everything=True)
+    delete_objects(Kubectl(), "kubeface", with_data=True)
     assert api.names() == {"Namespace/kubeface"}
 
 
 def test_an_object_that_is_invalid_is_named(api: KubernetesApi, tmp_path: Path) -> None:
     bad = thing("Service", "store", spec={"ports": [{"port": "many"}]})
     with pytest.raises(KubefaceError, match=r'^service/store cannot be applied: .*"store" is invalid'):
-        deploy(Kubectl(), rendered(tmp_path, NAMESPACE, bad))
+        apply_objects(Kubectl(), rendered(tmp_path, NAMESPACE, bad))
     unknown = thing("Service", "store", spec={"ports": [{"port": 1, "portt": 2}]})
     with pytest.raises(KubefaceError, match=r'unknown field "spec.ports.0.portt".*: correct the overlay'):
-        deploy(Kubectl(), rendered(tmp_path, NAMESPACE, unknown))
+        apply_objects(Kubectl(), rendered(tmp_path, NAMESPACE, unknown))
 
 
 def test_a_kind_that_the_cluster_does_not_know_stops_before_anything_is_made(
@@ -318,23 +322,23 @@ def test_a_kind_that_the_cluster_does_not_know_stops_before_anything_is_made(
     with pytest.raises(
         KubefaceError, match=r"does not know Experiment \(kubeflow.org/v1beta1\): install what brings it"
     ):
-        deploy(Kubectl(), objects)
+        apply_objects(Kubectl(), objects)
     assert api.writes == []
     assert "unknown to the cluster: Experiment (kubeflow.org/v1beta1)" in difference(Kubectl(), objects)
 
 
 def test_a_namespace_that_is_not_there_is_one_clear_line(api: KubernetesApi, tmp_path: Path) -> None:
     with pytest.raises(KubefaceError, match='namespaces "kubeface" not found: create the namespace'):
-        deploy(Kubectl(), rendered(tmp_path, config("a")))
+        apply_objects(Kubectl(), rendered(tmp_path, config("a")))
 
 
 def test_a_damaged_inventory_deletes_nothing(api: KubernetesApi, tmp_path: Path) -> None:
-    deploy(Kubectl(), rendered(tmp_path, NAMESPACE, config("a")))
+    apply_objects(Kubectl(), rendered(tmp_path, NAMESPACE, config("a")))
     damaged = config("kubeface-deployed", objects="what is this\n")
     damaged["metadata"]["namespace"] = "kubeface"
     api.put(damaged)
     with pytest.raises(KubefaceError, match="config map kubeface-deployed in namespace kubeface is damaged"):
-        deploy(Kubectl(), rendered(tmp_path, NAMESPACE, config("b")))
+        apply_objects(Kubectl(), rendered(tmp_path, NAMESPACE, config("b")))
     assert api.get("ConfigMap", "a", "kubeface")
 
 
@@ -366,7 +370,7 @@ def test_an_overlay_that_cannot_be_used_is_named(tmp_path: Path, monkeypatch: py
         both = [thing("ConfigMap", "a") for _ in range(2)]
         for item, name in zip(both, "ab", strict=True):
             item["metadata"]["namespace"] = name
-        deploy(Kubectl(), both)
+        apply_objects(Kubectl(), both)
 
 
 @pytest.mark.parametrize("name", ["dev", "existing", "multi-user"])
@@ -377,10 +381,10 @@ def test_the_overlays_of_this_project_are_taken_and_taken_back(api: KubernetesAp
     objects = pin(render(kubectl, overlay), {"store": store})
     if not any(item["kind"] == "Namespace" for item in objects):
         api.put(thing("Namespace", "kubeface"))
-    assert len(deploy(kubectl, objects).created) == len(objects)
+    assert len(apply_objects(kubectl, objects).created) == len(objects)
     api.writes.clear()
-    assert deploy(kubectl, objects).lines()[0].startswith("nothing to change") and api.writes == []
-    undeploy(kubectl, "kubeface", everything=True)
+    assert apply_objects(kubectl, objects).lines()[0].startswith("nothing to change") and api.writes == []
+    delete_objects(kubectl, "kubeface", with_data=True)
     assert api.names() == ({"Namespace/kubeface"} if name == "multi-user" else set())
 
 

@@ -1,7 +1,6 @@
 """What a run would do and cost: followed through the compiled pipeline, the source really listed."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +8,12 @@ import pytest
 import yaml
 from PIL import Image
 
-from pipelines.cluster import estimate as module
-from pipelines.cluster.estimate import CHAMPION, SOURCE, Earlier, Listed, estimate, fresh_tasks, gpus, list_source
-from pipelines.cluster.parameters import read_spec, with_defaults
+from kubeface.cli import main
+from pipelines.cluster import plan as module
+from pipelines.cluster.parameters import with_defaults
+from pipelines.cluster.plan import CHAMPION, SOURCE, Earlier, Listed, estimate, fresh_tasks, gpus, list_source
 from pipelines.cluster.runs import containers
+from pipelines.cluster.versions import Spec, read_package
 from tests.support.stubs.kfp_api import KfpApi, step
 
 pytestmark = pytest.mark.usefixtures("bare_deployment")
@@ -21,49 +22,49 @@ SHARD_STEPS = {"ingest", "align", "filter-faces"}
 
 
 @pytest.fixture(scope="module")
-def spec(package: Path) -> dict[str, Any]:
-    return read_spec(package)
+def spec(package: Path) -> Spec:
+    return read_package(package).spec
 
 
-def runs(spec: dict[str, Any], *changed: str, states: set[str] | None = None) -> set[str]:
+def runs(spec: Spec, *changed: str, states: set[str] | None = None) -> set[str]:
     return set(fresh_tasks(spec, set(changed), states or set()))
 
 
-def test_where_nothing_has_changed_the_cache_serves_all_but_those_that_ask(spec: dict[str, Any]) -> None:
+def test_where_nothing_has_changed_the_cache_serves_all_but_those_that_ask(spec: Spec) -> None:
     assert {"plan", "champion"} <= runs(spec)
     assert not runs(spec) & {*SHARD_STEPS, "gather", "audit", "split", "finetune", "evaluate", "promote", "report"}
 
 
-def test_a_setting_of_the_training_has_that_and_what_follows_run(spec: dict[str, Any]) -> None:
+def test_a_setting_of_the_training_has_that_and_what_follows_run(spec: Spec) -> None:
     found = runs(spec, "backbone")
     assert {"finetune", "evaluate", "promote", "report"} <= found
     assert not found & {*SHARD_STEPS, "gather", "audit", "split"}
 
 
-def test_a_setting_of_the_filter_leaves_ingest_and_align_alone(spec: dict[str, Any]) -> None:
+def test_a_setting_of_the_filter_leaves_ingest_and_align_alone(spec: Spec) -> None:
     found = runs(spec, "max_turn")
     assert {"filter-faces", "gather", "audit", "split", "finetune", "evaluate", "promote", "report"} <= found
     assert not found & {"ingest", "align"}
 
 
-def test_new_images_have_all_of_it_run_and_say_so(spec: dict[str, Any]) -> None:
+def test_new_images_have_all_of_it_run_and_say_so(spec: Spec) -> None:
     found = fresh_tasks(spec, set(), {SOURCE})
     assert {*SHARD_STEPS, "gather", "finetune"} <= set(found)
     assert found["ingest"] == {SOURCE}
     assert fresh_tasks(spec, {"max_pixels"}, {SOURCE})["align"] == {SOURCE, "max_pixels"}
 
 
-def test_another_champion_has_what_compares_with_it_run(spec: dict[str, Any]) -> None:
+def test_another_champion_has_what_compares_with_it_run(spec: Spec) -> None:
     found = runs(spec, states={CHAMPION})
     assert {"evaluate", "promote", "report"} <= found
     assert not found & {"gather", *SHARD_STEPS}
 
 
-def test_a_parameter_inside_a_text_counts(spec: dict[str, Any]) -> None:
+def test_a_parameter_inside_a_text_counts(spec: Spec) -> None:
     assert {"gather", "audit"} <= runs(spec, "name")  # models/name/data.json
 
 
-def test_the_gpu_is_the_trainings(spec: dict[str, Any]) -> None:
+def test_the_gpu_is_the_trainings(spec: Spec) -> None:
     values = with_defaults(GOOD, spec)
     asked = {name: gpus(spec, name, values) for name in containers(spec)}
     assert {name: count for name, count in asked.items() if count} == {"finetune": 1}
@@ -82,9 +83,7 @@ def people(tmp_path: Path) -> Path:
     return tmp_path / "people"
 
 
-def test_the_source_is_listed_and_held_against_the_training_before(
-    spec: dict[str, Any], people: Path, tmp_path: Path
-) -> None:
+def test_the_source_is_listed_and_held_against_the_training_before(spec: Spec, people: Path, tmp_path: Path) -> None:
     values = with_defaults(GOOD | {"source": str(people), "models": str(tmp_path / "models"), "name": "m"}, spec)
     first = list_source(values)
     assert (first.files, first.shards, first.fresh, first.images) == (12, 2, 2, 12)
@@ -100,13 +99,13 @@ def test_the_source_is_listed_and_held_against_the_training_before(
     assert later.images == 6
 
 
-def test_a_source_that_is_not_reached_is_said_and_counts_as_new(spec: dict[str, Any], tmp_path: Path) -> None:
+def test_a_source_that_is_not_reached_is_said_and_counts_as_new(spec: Spec, tmp_path: Path) -> None:
     listed = list_source(with_defaults(GOOD | {"source": str(tmp_path / "none"), "models": str(tmp_path)}, spec))
     assert listed.files is None
     assert "none" in listed.note
 
 
-def test_times_come_from_the_newest_run_that_the_step_ran_in(spec: dict[str, Any]) -> None:
+def test_times_come_from_the_newest_run_that_the_step_ran_in(spec: Spec) -> None:
     class Taken:
         def __init__(self, name: str, seconds: float) -> None:
             self.name, self.seconds = name, seconds
@@ -135,8 +134,7 @@ def told(
     def call(api: KfpApi, **more: Any) -> str:
         parameters.write_text(yaml.safe_dump(good | more))
         monkeypatch.setenv("KFP_HOST", api.url)
-        monkeypatch.setattr(sys, "argv", ["estimate", "--params", str(parameters), "--package", str(package)])
-        module.main()
+        main(["plan", "--params", str(parameters), "--package", str(package)])
         return capsys.readouterr().out
 
     call.good = good  # type: ignore[attr-defined]
@@ -153,14 +151,10 @@ def test_without_an_earlier_run_that_is_said(told: Any) -> None:
 
 
 def test_the_plan_of_a_second_run(told: Any, package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipelines.cluster import submit
-
     with KfpApi() as api:
         monkeypatch.setenv("KFP_HOST", api.url)
         (tmp_path / "first.yaml").write_text(yaml.safe_dump(told.good))
-        arguments = ["submit", "run", "--params", str(tmp_path / "first.yaml"), "--package", str(package)]
-        monkeypatch.setattr(sys, "argv", arguments)
-        submit.main()
+        main(["submit", "--params", str(tmp_path / "first.yaml"), "--package", str(package)])
         run = api.state.runs[0]["run_id"]
         api.finish(run, *step("plan", 10), *step("gather", 60), *step("finetune", 7200), *step("evaluate", 600))
         sent = len(api.state.writes())

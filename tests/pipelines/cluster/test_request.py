@@ -4,15 +4,14 @@ import json
 import stat
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
+from kubeface.cli import main
 from kubeface.runtime.errors import KubefaceError
-from pipelines.cluster import schedule, submit
 from pipelines.cluster.client import Cluster
-from pipelines.cluster.deployed import deployed_settings, with_settings
+from pipelines.cluster.request import deployed_settings, with_settings
 from tests.support.stubs.kfp_api import KfpApi
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -87,15 +86,11 @@ def test_runs_and_schedules_have_them(
     parameters.write_text(yaml.safe_dump(GOOD))
     files = ("--params", str(parameters), "--package", str(package))
 
-    def call(module: Any, *arguments: str) -> None:
-        monkeypatch.setattr(sys, "argv", ["command", *arguments, *files])
-        module.main()
-
     with KfpApi() as api:
         monkeypatch.setenv("KFP_HOST", api.url)
-        call(submit, "run")
+        main(["submit", *files])
         for _ in range(2):
-            call(schedule, "set", "weekly", "--cron", "0 0 3 * * 0")
+            main(["schedule", "weekly", "--cron", "0 0 3 * * 0", *files])
         (run,), (recurring,) = api.state.runs, api.state.recurring
     assert "schedule weekly is as it was" in capsys.readouterr().out
     for made in (run, recurring):
