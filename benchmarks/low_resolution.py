@@ -36,6 +36,7 @@ from kubeface.models.superresolution import open_enlarger
 from kubeface.runtime.processors import cpu_limit
 from kubeface.runtime.progress import Progress
 from kubeface.storage.folders import read_json, write_json
+from kubeface.superresolve.options import TrainSuperresolutionOptions
 from kubeface.superresolve.training import train_superresolution
 from kubeface.tables.table import Table, TableWriter
 
@@ -181,7 +182,8 @@ def trained_network(aligned: Path, split: Path) -> Path:
     out = FOLDER / "network"
     if not out.exists():
         start = time.monotonic()
-        train_superresolution(aligned, split, out, epochs=NETWORK_EPOCHS, amp="bf16", seed=1)
+        options = TrainSuperresolutionOptions(epochs=NETWORK_EPOCHS, amp="bf16", seed=1)
+        train_superresolution(aligned, split, out, options)
         write_json(out / "seconds.json", {"seconds": time.monotonic() - start})
     return out
 

@@ -1,4 +1,6 @@
-"""KFP interface of superresolve: enlarging, and the training of what enlarges."""
+"""KFP interface of superresolve: enlarging images, and training the network that does it."""
+
+from typing import Any
 
 from kfp import dsl
 
@@ -8,33 +10,19 @@ def superresolve(
     faces: dsl.Input[dsl.Dataset],
     enlarged: dsl.Output[dsl.Dataset],
     metrics: dsl.Output[dsl.Metrics],
+    options: dict[str, Any],
     shard: str = "0/1",
-    model: str = "bicubic",
-    scale: int = 0,
-    which: str = "low",
-    max_side: int = 0,
-    s3_endpoint: str = "",
-    weights_mirror: str = "",
 ) -> str:
-    """Enlarges images of few pixels, by a super-resolution network or bicubic interpolation."""
+    """Enlarges images of low resolution, by a super-resolution network or bicubic interpolation."""
     from pathlib import Path
 
-    from kubeface.runtime.process import run_shard, use_stores
-    from kubeface.superresolve.step import superresolve as run
+    from components.execution import run_shard
+    from kubeface.runtime.options import read_options
+    from kubeface.superresolve.options import SuperresolveOptions
+    from kubeface.superresolve.step import superresolve
 
-    use_stores(s3_endpoint, weights_mirror)
-    return run_shard(
-        shard,
-        enlarged,
-        metrics,
-        run,
-        faces=Path(faces.path),
-        out=Path(enlarged.path),
-        model=model,
-        scale=scale,
-        which=which,
-        max_side=max_side,
-    )
+    settings = read_options(SuperresolveOptions, options, "superresolve.")
+    return run_shard(shard, enlarged, metrics, superresolve, Path(faces.path), Path(enlarged.path), settings)
 
 
 @dsl.component(base_image="localhost/kubeface/superresolve:0.1.0", install_kfp_package=False)
@@ -43,46 +31,15 @@ def train_superresolution(
     divided: dsl.Input[dsl.Dataset],
     network: dsl.Output[dsl.Model],
     metrics: dsl.Output[dsl.Metrics],
-    architecture: str = "edsr",
-    scale: int = 8,
-    channels: int = 48,
-    blocks: int = 8,
-    backbone: str = "sface",
-    pretrained: str = "",
-    identity_weight: float = 0.1,
-    epochs: int = 10,
-    batch_size: int = 32,
-    lr: float = 5e-4,
-    amp: str = "auto",
-    device: str = "auto",
-    seed: int = 0,
-    s3_endpoint: str = "",
-    weights_mirror: str = "",
+    options: dict[str, Any],
 ) -> None:
     """Trains a super-resolution network on the people who are trained on, by their pixels and their identity."""
     from pathlib import Path
 
-    from kubeface.runtime.process import run_component, use_stores
-    from kubeface.superresolve.training import train_superresolution as run
+    from components.execution import run_step
+    from kubeface.runtime.options import read_options
+    from kubeface.superresolve.options import TrainSuperresolutionOptions
+    from kubeface.superresolve.training import train_superresolution
 
-    use_stores(s3_endpoint, weights_mirror)
-    run_component(
-        metrics,
-        run,
-        aligned=Path(aligned.path),
-        split=Path(divided.path),
-        out=Path(network.path),
-        architecture=architecture,
-        scale=scale,
-        channels=channels,
-        blocks=blocks,
-        backbone=backbone,
-        pretrained=pretrained,
-        identity_weight=identity_weight,
-        epochs=epochs,
-        batch_size=batch_size,
-        lr=lr,
-        amp=amp,
-        device=device,
-        seed=seed,
-    )
+    settings = read_options(TrainSuperresolutionOptions, options, "train_superresolution.")
+    run_step(metrics, train_superresolution, Path(aligned.path), Path(divided.path), Path(network.path), settings)

@@ -1,13 +1,12 @@
-"""What a camera far away makes of a face: pairs of few and of many pixels out of sharp photographs.
+"""Synthetic low-resolution degradations: pairs of low and high resolution made from sharp photographs.
 
-The first-order model that Wang et al. begin with (Real-ESRGAN, arXiv 2107.10833, section 3.1): a lens blurs, the sensor
-has few pixels and noise, the file is small.
+The first-order model of Real-ESRGAN (Wang et al., arXiv 2107.10833, section 3.1): blur of the lens, downsampling, noise
+of the sensor, JPEG compression.
 """
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import cv2
 import numpy as np
@@ -15,118 +14,114 @@ import numpy as np
 from kubeface.faces.degradation import Degradation
 from kubeface.faces.images import RGB, encode_png
 from kubeface.faces.photographs import decode_photograph
+from kubeface.records.record import StepResult
 from kubeface.runtime.errors import require
 from kubeface.runtime.keyed_rng import keyed_rng
 from kubeface.runtime.packed_lists import parts
 from kubeface.runtime.progress import Progress
 from kubeface.storage.folders import new_folder
 from kubeface.storage.sources import open_source
+from kubeface.superresolve.options import CameraOptions, DegradeOptions
 
-SHARP, FEW = "hr_images", "vlr_images"
-LEAST_SIDE = 2  # pixels of what is left
-
-
-@dataclass(frozen=True)
-class Camera:
-    """How poor a camera is; each strength is drawn uniformly from its span, ends included.
-
-    Args:
-        blur: σ of the lens, in pixels of the sensor, 0 to 10.
-        noise: σ of the sensor's noise, in grey levels of 255, 0 to 100.
-        jpeg: quality of the file, 1 to 100; (0, 0) for none.
-    """
-
-    blur: tuple[float, float] = (0.0, 0.6)
-    noise: tuple[float, float] = (0.0, 4.0)
-    jpeg: tuple[int, int] = (70, 95)
-
-    def __post_init__(self) -> None:
-        for name, most in (("blur", 10), ("noise", 100), ("jpeg", 100)):
-            low, high = getattr(self, name)
-            kinds = (int,) if name == "jpeg" else (int, float)
-            require(
-                isinstance(low, kinds) and isinstance(high, kinds),
-                f"{name} is {low}–{high}: both must be {'whole ' * (name == 'jpeg')}numbers",
-            )
-            require(
-                0 <= low <= high <= most,
-                f"{name} is {low:g}–{high:g}: it must lie between 0 and {most}, the lower end first",
-            )
-
-    def few_pixels(self, image: RGB, width: int, height: int, random: np.random.Generator) -> RGB:
-        """What is left of an image (H×W×3) in height×width pixels."""
-        sigma = random.uniform(*self.blur) * image.shape[1] / width
-        if sigma > 0.1:
-            image = Degradation("blur", sigma)(image)
-        small = np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
-        noise = random.uniform(*self.noise)
-        small = np.clip(np.rint(small + noise * random.standard_normal(small.shape)), 0, 255).astype(np.uint8)
-        quality = int(random.integers(*self.jpeg, endpoint=True))
-        return Degradation("jpeg", quality)(small) if quality else small
+HIGH_FOLDER, LOW_FOLDER = "hr_images", "vlr_images"
+LEAST_SIDE = 2  # pixels of a low-resolution image
+LEAST_BLUR = 0.1  # standard deviation in pixels of the photograph, below which nothing is blurred
 
 
-def degrade(
-    source: str,
-    out: Path,
-    scale: int = 8,
-    blur: list[float] = [0.0, 0.6],  # noqa: B006 - read only
-    noise: list[float] = [0.0, 4.0],  # noqa: B006
-    jpeg: list[int] = [70, 95],  # noqa: B006
-    seed: int = 0,
-) -> dict[str, Any]:
-    """Makes a source of pairs out of sharp photographs: hr_images/… as they are, vlr_images/… with few pixels (PNG).
+class DegradeResult(StepResult):
+    """What degrade did: files in, pairs out."""
+
+    rejected: int
+    """Files of which no pair was made."""
+
+
+def degrade(source: str, out: Path, options: DegradeOptions = DegradeOptions()) -> DegradeResult:
+    """Makes a source of pairs out of sharp photographs: hr_images/… as they are, vlr_images/… of low resolution (PNG).
 
     Args:
         source: Folder, s3://bucket/prefix, or a .tar, .tgz or .zip of sharp photographs.
         out: Folder to write both to.
-        scale: How many times fewer pixels across, 2 to 16.
-        blur: Least and greatest σ of the lens, in pixels of what is left, as JSON.
-        noise: Least and greatest σ of the sensor's noise, in grey levels.
-        jpeg: Least and greatest quality of the file; [0, 0] for none.
-        seed: Seed of what is drawn.
-
-    Returns:
-        rows_in (files), rows_out (pairs), rejected.
+        options: How low-resolution images are made.
 
     Raises:
-        KubefaceError: wrong settings, a source that cannot be read, or no photograph in it.
+        KubefaceError: a source that cannot be read, or no photograph in it.
     """
-    require(2 <= scale <= 16, f"scale is {scale}: it must lie between 2 and 16")
-    for what, span in (("blur", blur), ("noise", noise), ("jpeg", jpeg)):
-        require(len(span) == 2, f"{what} is {span}: give the least and the greatest, as [0, 1]")
-    camera = Camera((blur[0], blur[1]), (noise[0], noise[1]), (jpeg[0], jpeg[1]))
-    left_out: list[str] = []
-    written: dict[PurePosixPath, str] = {}  # the photograph by the name of its pair
     with open_source(source) as opened, new_folder(out) as folder, Progress("degrade", len(opened.files)) as progress:
+        pairs = _PairWriter(folder, options)
+        rejected: list[str] = []
         for file in opened.files:
             progress.advance()
-            name = PurePosixPath(*parts(file.name))
-            few_name = name.with_suffix(".png")
-            data = opened.read(file.name)
             try:
-                if ".." in name.parts:  # of an archive's member
-                    raise ValueError("its name leads out of the source")
-                if few_name in written:
-                    raise ValueError(f"{written[few_name]} has the same name up to its suffix")
-                small = _reduced(data, scale, camera, keyed_rng(seed, "few", file.name))
+                pairs.add(file.name, opened.read(file.name))
             except ValueError as error:
-                left_out.append(f"{file.name}: {' '.join(str(error).split())}")
-                continue
-            for kind, path, pixels in ((SHARP, name, data), (FEW, few_name, encode_png(small))):
-                target = folder / kind / path
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(pixels)
-            written[few_name] = file.name
-        require(bool(written), f"{source} holds no photograph that can be used: {next(iter(left_out), 'no file')}")
-    for reason in left_out:
+                rejected.append(f"{file.name}: {' '.join(str(error).split())}")
+        written = len(pairs.written)
+        require(written > 0, f"{source} holds no photograph that can be used: {next(iter(rejected), 'no file')}")
+    for reason in rejected:
         print(f"left out {reason}", file=sys.stderr)
-    return {"rows_in": len(opened.files), "rows_out": len(written), "rejected": len(left_out)}
+    return DegradeResult(rows_in=len(opened.files), rows_out=written, rejected=len(rejected))
 
 
-def _reduced(data: bytes, scale: int, camera: Camera, random: np.random.Generator) -> RGB:
-    """What the camera leaves of a photograph's file; ValueError where it is none, or has too few pixels already."""
-    image = decode_photograph(data)
-    width, height = (round(side / scale) for side in image.shape[1::-1])
-    if min(width, height) < LEAST_SIDE:
-        raise ValueError(f"{image.shape[1]}×{image.shape[0]} pixels are too few to leave 1 of {scale}")
-    return camera.few_pixels(image, width, height, random)
+@dataclass(frozen=True, slots=True)
+class _PairWriter:
+    """Writes photographs and their low-resolution copies.
+
+    Args:
+        folder: to write to.
+        options: how low-resolution images are made.
+        written: the photograph's name by the path of its copy.
+    """
+
+    folder: Path
+    options: DegradeOptions
+    written: dict[PurePosixPath, str] = field(default_factory=dict)
+
+    def add(self, name: str, data: bytes) -> None:
+        """Writes the pair of a photograph.
+
+        Args:
+            name: of its file in the source.
+            data: of its file.
+
+        Raises:
+            ValueError: it is no photograph, has too few pixels, or its name cannot be used.
+        """
+        path = PurePosixPath(*parts(name))
+        low_path = path.with_suffix(".png")
+        if ".." in path.parts:  # of an archive's member
+            raise ValueError("its name leads out of the source")
+        if low_path in self.written:
+            raise ValueError(f"{self.written[low_path]} has the same name up to its suffix")
+        low = encode_png(self._low_resolution(name, data))
+        for target, content in ((HIGH_FOLDER / path, data), (LOW_FOLDER / low_path, low)):
+            (self.folder / target).parent.mkdir(parents=True, exist_ok=True)
+            (self.folder / target).write_bytes(content)
+        self.written[low_path] = name
+
+    def _low_resolution(self, name: str, data: bytes) -> RGB:
+        image = decode_photograph(data)
+        width, height = (round(side / self.options.scale) for side in image.shape[1::-1])
+        if min(width, height) < LEAST_SIDE:
+            size = f"{image.shape[1]}×{image.shape[0]}"
+            raise ValueError(f"{size} pixels are too few to leave 1 of {self.options.scale}")
+        return low_resolution(image, width, height, self.options, keyed_rng(self.options.seed, "few", name))
+
+
+def low_resolution(image: RGB, width: int, height: int, camera: CameraOptions, random: np.random.Generator) -> RGB:
+    """An image (H×W×3, uint8) as a poor camera takes it, height×width×3.
+
+    Args:
+        image: the sharp image.
+        width: of the result in pixels.
+        height: of the result in pixels.
+        camera: ranges from which blur, noise and JPEG quality are drawn.
+        random: what draws them.
+    """
+    sigma = random.uniform(*camera.blur) * image.shape[1] / width
+    if sigma > LEAST_BLUR:
+        image = Degradation("blur", sigma)(image)
+    low = np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
+    noise = random.uniform(*camera.noise)
+    low = np.clip(np.rint(low + noise * random.standard_normal(low.shape)), 0, 255).astype(np.uint8)
+    quality = int(random.integers(*camera.jpeg, endpoint=True))
+    return Degradation("jpeg", quality)(low) if quality else low

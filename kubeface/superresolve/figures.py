@@ -1,48 +1,72 @@
 """PNGs of a super-resolution training: the sample sheet, and the figures by epoch."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from matplotlib.figure import Figure
 
-COLUMNS = {"few": "few pixels", "bicubic": "bicubic", "network": "network", "sharp": "sharp"}
+from kubeface.faces.images import RGB
+from kubeface.superresolve.quality import EnlargementQuality
 
 
-def draw_samples(faces: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Faces, a row each: few pixels, bicubic, network, sharp.
+@dataclass(frozen=True, slots=True)
+class SampleFace:
+    """A row of the sample sheet.
 
     Args:
-        faces: images (H×W×3, uint8) by COLUMNS, and `cosines` of the two enlarged ones' embeddings to the sharp one's.
+        low: the low-resolution image, h×h×3.
+        bicubic: enlarged by bicubic interpolation, H×H×3.
+        network: enlarged by the network, H×H×3.
+        sharp: the sharp image, H×H×3.
+        bicubic_identity: cosine of the embeddings of `bicubic` and `sharp`.
+        network_identity: cosine of the embeddings of `network` and `sharp`.
+    """
+
+    low: RGB
+    bicubic: RGB
+    network: RGB
+    sharp: RGB
+    bicubic_identity: float
+    network_identity: float
+
+
+def draw_samples(faces: Sequence[SampleFace], path: Path) -> None:
+    """Draws faces, a row each: low resolution, bicubic, network, sharp.
+
+    Args:
+        faces: at least one.
         path: of the PNG.
     """
+    titles = ("low resolution", "bicubic", "network", "sharp")
     figure = Figure(figsize=(6.4, 1.75 * len(faces)), dpi=100, layout="constrained")
-    axes = figure.subplots(len(faces), len(COLUMNS), squeeze=False)
-    for number, (row, face) in enumerate(zip(axes, faces, strict=True)):
-        under = dict(zip(("bicubic", "network"), face["cosines"], strict=True))
-        for place, (name, title) in zip(row, COLUMNS.items(), strict=True):
-            place.imshow(face[name], interpolation="nearest")
-            place.set_xticks([])
-            place.set_yticks([])
+    rows = figure.subplots(len(faces), len(titles), squeeze=False)
+    for number, (axes_of_face, face) in enumerate(zip(rows, faces, strict=True)):
+        images = (face.low, face.bicubic, face.network, face.sharp)
+        identities = (None, face.bicubic_identity, face.network_identity, None)
+        for axes, title, image, identity in zip(axes_of_face, titles, images, identities, strict=True):
+            axes.imshow(image, interpolation="nearest")
+            axes.set_xticks([])
+            axes.set_yticks([])
             if number == 0:
-                place.set_title(title, fontsize=9)
-            height, width = face[name].shape[:2]
-            place.set_xlabel(f"identity {under[name]:.2f}" if name in under else f"{width}×{height}", fontsize=8)
+                axes.set_title(title, fontsize=9)
+            size = f"{image.shape[1]}×{image.shape[0]}"
+            axes.set_xlabel(size if identity is None else f"identity {identity:.2f}", fontsize=8)
     figure.savefig(path, metadata={"Software": ""})
 
 
-def draw_history(history: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """PSNR, SSIM and identity similarity of the validation images by epoch; epoch 0 is bicubic."""
+def draw_history(history: Sequence[EnlargementQuality], path: Path) -> None:
+    """Draws PSNR, SSIM and identity similarity of the validation images by epoch; epoch 0 is bicubic."""
     figure = Figure(figsize=(9, 2.8), dpi=100, layout="constrained")
-    epochs = [row["epoch"] for row in history]
+    rounded = [quality.rounded() for quality in history]
     titles = {"psnr": "PSNR, dB", "ssim": "SSIM", "identity": "identity similarity"}
-    for place, (name, title) in zip(figure.subplots(1, 3), titles.items(), strict=True):
-        values = [row[name] for row in history]
-        place.axhline(values[0], color="tab:gray", linestyle="--", linewidth=1, label="bicubic")
-        place.plot(epochs, values, color="tab:blue", marker="o", markersize=3, label="network")
-        place.set_title(title, fontsize=9)
-        place.set_xlabel("epoch", fontsize=8)
-        place.tick_params(labelsize=8)
-        place.grid(alpha=0.3)
+    for axes, (name, title) in zip(figure.subplots(1, 3), titles.items(), strict=True):
+        values = [quality[name] for quality in rounded]
+        axes.axhline(values[0], color="tab:gray", linestyle="--", linewidth=1, label="bicubic")
+        axes.plot(range(len(values)), values, color="tab:blue", marker="o", markersize=3, label="network")
+        axes.set_title(title, fontsize=9)
+        axes.set_xlabel("epoch", fontsize=8)
+        axes.tick_params(labelsize=8)
+        axes.grid(alpha=0.3)
     figure.axes[0].legend(fontsize=8)
     figure.savefig(path, metadata={"Software": ""})

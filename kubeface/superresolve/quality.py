@@ -1,4 +1,6 @@
-"""How good an enlarged image is, against the sharp one: in pixels, in structure, and as the same face."""
+"""The quality of enlarged images compared with the sharp ones: PSNR, SSIM and identity similarity."""
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -8,6 +10,30 @@ from torch.nn.functional import conv2d
 WINDOW, SIGMA = 11, 1.5
 K1, K2 = 0.01, 0.03
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
+
+
+@dataclass(frozen=True, slots=True)
+class EnlargementQuality:
+    """Means over images.
+
+    Args:
+        loss: of the training, at least 0.
+        psnr: in dB, at most 100.
+        ssim: −1 to 1.
+        identity: cosine of the face model's embeddings of enlarged and sharp image, −1 to 1.
+    """
+
+    loss: float
+    psnr: float
+    ssim: float
+    identity: float
+
+    def __str__(self) -> str:
+        return f"PSNR {self.psnr:.2f} dB SSIM {self.ssim:.4f} identity {self.identity:.4f} loss {self.loss:.4f}"
+
+    def rounded(self) -> dict[str, float]:
+        """psnr, ssim and identity to four decimals."""
+        return {name: round(getattr(self, name), 4) for name in ("psnr", "ssim", "identity")}
 
 
 def psnr(images: Tensor, sharp: Tensor) -> Tensor:
@@ -21,7 +47,7 @@ def psnr(images: Tensor, sharp: Tensor) -> Tensor:
 
 
 def ssim(images: Tensor, sharp: Tensor) -> Tensor:
-    """Structural similarity of each image's luma, N, −1…1: the mean over every place of an 11×11 Gaussian window.
+    """Structural similarity of each image's luma, N, −1…1: the mean over all positions of an 11×11 Gaussian window.
 
     Args:
         images, sharp: N×3×H×W, 0…1, at least 11 pixels a side.
@@ -38,7 +64,7 @@ def ssim(images: Tensor, sharp: Tensor) -> Tensor:
     variances = mean(one * one) - first**2, mean(other * other) - second**2
     covariance = mean(one * other) - first * second
     c1, c2 = K1**2, K2**2
-    found = ((2 * first * second + c1) * (2 * covariance + c2)) / (
+    similarity = ((2 * first * second + c1) * (2 * covariance + c2)) / (
         (first**2 + second**2 + c1) * (variances[0] + variances[1] + c2)
     )
-    return found.mean((1, 2, 3))
+    return similarity.mean((1, 2, 3))

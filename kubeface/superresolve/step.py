@@ -1,94 +1,79 @@
-"""Superresolve: images of few pixels enlarged, before their faces are looked for or after."""
+"""Superresolve: enlarge images of low resolution, before their faces are looked for or after."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from kubeface import __version__
 from kubeface.faces.degradation import reduced
 from kubeface.faces.images import RGB, decode_rgb, encode_crop, encode_png
 from kubeface.faces.photographs import MAX_PIXELS
-from kubeface.models.superresolution import BICUBIC, Enlarger, open_enlarger
+from kubeface.models.superresolution import Enlarger, open_enlarger
+from kubeface.records.record import StepResult
 from kubeface.runtime.errors import require
 from kubeface.runtime.processors import cpu_limit
 from kubeface.runtime.progress import Progress
 from kubeface.runtime.workers import Row, by_pixels, in_order
 from kubeface.storage.folders import read_json
+from kubeface.superresolve.options import SuperresolveOptions
 from kubeface.tables.resolution_pairs import ENLARGED, LOW, enlarged_of, resolution_of
 from kubeface.tables.table import Table, TableWriter
 
 BICUBIC_SCALE = 4
-WHICH = ("low", "small", "all")
-BATCH_PIXELS = 4_000_000  # of what a worker takes at once, when it is enlarged
+BATCH_PIXELS = 4_000_000  # of the enlarged images that a worker makes at once
 Outcome = Row | tuple[str, str]  # a row, or why there is none: reason, detail
+Kind = Literal["faces", "aligned"]
 
 
-def superresolve(
-    faces: Path,
-    out: Path,
-    model: str = BICUBIC,
-    scale: int = 0,
-    which: str = "low",
-    max_side: int = 0,
-) -> dict[str, Any]:
-    """Enlarges images of few pixels, by a super-resolution network or bicubic interpolation; others stay as they are.
+class SuperresolveResult(StepResult):
+    """What superresolve did: images in, images out, enlarged or not."""
 
-    In front of align whole photographs become `scale` times larger, so that a face of a few pixels can be found and
-    cropped; their group `enlarged` says so. Behind align crops keep their size: they are reduced to 1 / `scale` of it,
-    which is all that a face of few pixels has, and enlarged back. Images that cannot be decoded, or would have more
-    than 50 million pixels, are listed in rejected.csv, with what it was already.
+    identities: int
+    """People with an image."""
+    rejected: int
+    """Images that cannot be decoded, or would be too large."""
+    enlarged: int
+    """Images that were enlarged."""
+
+
+def superresolve(faces: Path, out: Path, options: SuperresolveOptions = SuperresolveOptions()) -> SuperresolveResult:
+    """Enlarges images of low resolution, by a super-resolution network or bicubic interpolation.
+
+    Before align, whole photographs become `scale` times larger, so that a face of a few pixels can be found and
+    cropped; their group `enlarged` says so. After align, crops keep their size: they are reduced to 1 / `scale` of it,
+    the resolution that such a face has, and enlarged again. Other images stay as they are. Images that cannot be
+    decoded, or would have more than 50 million pixels, are added to those that rejected.csv lists already.
 
     Args:
         faces: Face table of ingest, or the aligned table of align.
         out: Folder to write the table of the same kind to.
-        model: What enlarges: bicubic, or a network (.onnx, .safetensors, TorchScript, or a folder of
-            train_superresolution; path, s3:// or https:// with #sha256=…).
-        scale: How many times, 2 to 16; 0 for as many as the network does, and for 4 times where it is bicubic.
-        which: Which images: low (those whose group `resolution` says so, as of folders vlr_images), small (see
-            max_side), or all.
-        max_side: For small, the longest side of such a photograph, in pixels.
-
-    Returns:
-        rows_in, rows_out, identities, rejected, enlarged.
+        options: Which images are enlarged, by what, and how much.
 
     Raises:
-        KubefaceError: wrong settings, a corrupt table, or a network that cannot be had or has another scale.
+        KubefaceError: a corrupt table, or a network that cannot be had or has another scale.
     """
-    require(scale == 0 or 2 <= scale <= 16, f"scale is {scale}: it must lie between 2 and 16, or be 0")
-    require(which in WHICH, f"which is '{which}': use one of {', '.join(WHICH)}")
-    require((max_side > 0) == (which == "small"), f"max_side is {max_side} and which is {which}: small needs one")
-    manifest = read_json(Path(faces) / "manifest.json")
-    kind = "aligned" if isinstance(manifest, dict) and manifest.get("kind") == "aligned" else "faces"
+    kind = _kind(faces)
     table = Table(faces, kind)
-    enlarger = open_enlarger(model)
+    enlarger = open_enlarger(options.model)
     require(
-        0 in (enlarger.scale, scale) or enlarger.scale == scale,
-        f"scale is {scale}: {enlarger.name} enlarges {enlarger.scale} times, set scale to it",
+        0 in (enlarger.scale, options.scale) or enlarger.scale == options.scale,
+        f"scale is {options.scale}: {enlarger.name} enlarges {enlarger.scale} times, set scale to it",
     )
-    scale = scale or enlarger.scale or BICUBIC_SCALE
-    # What follows goes by how the table was made, whatever became of its images since.
-    settings = table.manifest["settings"] | {
-        kind: table.sha256,
-        "superresolved": {"name": enlarger.name, "scale": scale, "which": which, "max_side": max_side},
-    }
-
-    of = "photo_" if kind == "aligned" else ""  # crops are all of one size
-
-    def wanted(row: Row) -> bool:
-        if which == "low":
-            return resolution_of(row["groups"]) == LOW
-        return which == "all" or max(row[f"{of}width"], row[f"{of}height"]) <= max_side
-
-    enlarged = 0
+    scale = options.scale or enlarger.scale or BICUBIC_SCALE
+    # Later steps go by how the table was made, whatever became of its images since.
+    superresolved = options.model_dump(exclude={"model"}) | {"name": enlarger.name, "scale": scale}
+    settings = table.manifest["settings"] | {kind: table.sha256, "superresolved": superresolved}
     batches = by_pixels((row for rows in table.row_groups() for row in rows), BATCH_PIXELS // scale**2)
+    enlarged = 0
     with (
         TableWriter(out, kind, f"superresolve {__version__}", settings) as result,
         Progress("superresolve", table.rows) as progress,
     ):
-        for left_out in table.rejected():
-            result.reject(left_out["source"], left_out["reason"], left_out["detail"])
-        for rows, outcomes in in_order(_worker(kind, enlarger, scale, wanted), batches, cpu_limit()):
+        for earlier in table.rejected():
+            result.reject(earlier["source"], earlier["reason"], earlier["detail"])
+        for rows, outcomes in in_order(_Worker(kind, enlarger, scale, options), batches, cpu_limit()):
             for row, outcome in zip(rows, outcomes, strict=True):
                 if isinstance(outcome, tuple):
                     result.reject(row["source"], *outcome)
@@ -96,51 +81,73 @@ def superresolve(
                     result.add(outcome)
                     enlarged += outcome is not row
             progress.advance(len(rows))
-    return {
-        "rows_in": table.rows,
-        "rows_out": result.rows,
-        "identities": result.identities,
-        "rejected": table.rows - result.rows,
-        "enlarged": enlarged,
-    }
+    return SuperresolveResult(
+        rows_in=table.rows,
+        rows_out=result.rows,
+        identities=result.identities,
+        rejected=table.rows - result.rows,
+        enlarged=enlarged,
+    )
 
 
-def _worker(
-    kind: str, enlarger: Enlarger, scale: int, wanted: Callable[[Row], bool]
-) -> Callable[[Sequence[Row]], tuple[Sequence[Row], list[Outcome]]]:
-    """What is done with a batch of rows, in a thread of its own; rows that are not wanted come out as they are."""
+def _kind(folder: Path) -> Kind:
+    """Whether a folder has an aligned table; anything else is read as a face table, and refused if it is none."""
+    manifest = read_json(Path(folder) / "manifest.json")
+    return "aligned" if isinstance(manifest, dict) and manifest.get("kind") == "aligned" else "faces"
 
-    def images(rows: Sequence[Row], outcomes: list[Outcome]) -> Iterator[tuple[int, RGB]]:
-        for place, row in enumerate(rows):
-            if not wanted(row):
+
+@dataclass(frozen=True, slots=True)
+class _Worker:
+    """Enlarges a batch of rows, in a thread of its own; rows that are not to be enlarged come out as they are.
+
+    Args:
+        kind: of the table; photographs become larger, crops keep their size.
+        enlarger: network or bicubic interpolation.
+        scale: how many times, 2 to 16.
+        options: which images.
+    """
+
+    kind: Kind
+    enlarger: Enlarger
+    scale: int
+    options: SuperresolveOptions
+
+    def __call__(self, rows: Sequence[Row]) -> tuple[Sequence[Row], list[Outcome]]:
+        outcomes: list[Outcome] = list(rows)
+        images: dict[int, RGB] = {}
+        for index, row in enumerate(rows):
+            if not self._is_wanted(row):
                 continue
-            if kind == "faces" and row["width"] * row["height"] * scale**2 > MAX_PIXELS:
-                size = f"{scale * row['width']}×{scale * row['height']}"
-                outcomes[place] = "too_large", f"enlarged it has {size} pixels, {MAX_PIXELS} allowed"
+            if self.kind == "faces" and row["width"] * row["height"] * self.scale**2 > MAX_PIXELS:
+                size = f"{self.scale * row['width']}×{self.scale * row['height']}"
+                outcomes[index] = "too_large", f"enlarged it has {size} pixels, {MAX_PIXELS} allowed"
                 continue
             try:
-                yield place, decode_rgb(row["image"])
+                images[index] = decode_rgb(row["image"])
             except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError and others
-                outcomes[place] = "unreadable", f"{type(error).__name__}: {error}"
-
-    def work(rows: Sequence[Row]) -> tuple[Sequence[Row], list[Outcome]]:
-        outcomes: list[Outcome] = list(rows)
-        found = dict(images(rows, outcomes))
-        if kind == "aligned":
-            small = [reduced(image, max(1, round(image.shape[0] / scale))) for image in found.values()]
-            for (place, image), few in zip(found.items(), small, strict=True):
-                crop = enlarger.to(few, image.shape[1], image.shape[0])
-                outcomes[place] = rows[place] | {"image": encode_crop(crop)}
+                outcomes[index] = "unreadable", f"{type(error).__name__}: {error}"
+        if self.kind == "aligned":
+            for index, image in images.items():
+                small = reduced(image, max(1, round(image.shape[0] / self.scale)))
+                crop = self.enlarger.to(small, image.shape[1], image.shape[0])
+                outcomes[index] = rows[index] | {"image": encode_crop(crop)}
         else:
-            for place, image in zip(found, enlarger.several(list(found.values()), scale), strict=True):
-                outcomes[place] = rows[place] | _photograph(rows[place], image, scale)
+            for index, image in zip(images, self.enlarger.several(list(images.values()), self.scale), strict=True):
+                outcomes[index] = rows[index] | _photograph(rows[index], image, self.scale)
         return rows, outcomes
 
-    return work
+    def _is_wanted(self, row: Row) -> bool:
+        if self.options.which == "low":
+            return resolution_of(row["groups"]) == LOW
+        if self.options.which == "all":
+            return True
+        prefix = "photo_" if self.kind == "aligned" else ""  # crops are all of one size
+        longest: int = max(row[f"{prefix}width"], row[f"{prefix}height"])
+        return longest <= self.options.max_side
 
 
 def _photograph(row: Row, image: RGB, scale: int) -> Row:
-    """What changes of an enlarged photograph's row."""
+    """The fields of an enlarged photograph's row that change."""
     groups = json.loads(row["groups"] or "{}") | {ENLARGED: f"{scale * enlarged_of(row['groups']):g}"}
     return {
         "image": encode_png(image),

@@ -22,6 +22,7 @@ from kubeface.runtime.progress import Progress
 from kubeface.storage import objects
 from kubeface.storage.downloads import WheelFile
 from kubeface.superresolve.degradation import degrade
+from kubeface.superresolve.options import DegradeOptions
 from pipelines.build.catalogue import FACE_ATTRIBUTES, FACE_FINETUNING, IMAGE_CLASSIFICATION, LOW_RESOLUTION
 from pipelines.local.run import Runner, new_run, print_outcome, run_local
 from pipelines.local.store import local_store
@@ -142,7 +143,7 @@ def upload_pairs(bucket: str) -> str:
     """Puts each photograph and what a camera far away makes of it into a bucket; returns the prefix as s3:// URI."""
     with tempfile.TemporaryDirectory() as scratch:
         sharp, pairs = _written(Path(scratch, "sharp")), Path(scratch, "pairs")
-        degrade(str(sharp), pairs, seed=1)
+        degrade(str(sharp), pairs, DegradeOptions(seed=1))
         return _upload(pairs, f"s3://{bucket}/{PAIRS_PREFIX}")
 
 

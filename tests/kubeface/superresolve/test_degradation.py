@@ -1,7 +1,8 @@
-"""Few pixels out of sharp photographs: what is done to them, and the source of pairs that comes of it."""
+"""Synthetic low resolution: the degradation of an image, and a source of pairs made from photographs."""
 
 import io
 import json
+import re
 import subprocess
 import sys
 import tarfile
@@ -18,13 +19,14 @@ from kubeface.faces.images import RGB, decode_rgb, encode_png
 from kubeface.ingest.step import ingest
 from kubeface.runtime.errors import KubefaceError
 from kubeface.runtime.keyed_rng import keyed_rng
-from kubeface.superresolve.degradation import Camera, degrade
+from kubeface.runtime.options import read_options
+from kubeface.superresolve.degradation import DegradeResult, degrade, low_resolution
+from kubeface.superresolve.options import CameraOptions, DegradeOptions
 from kubeface.tables.resolution_pairs import partners, resolution_of
 from kubeface.tables.table import Table
 from tests.kubeface.superresolve.conftest import rows_of
 
-PLAIN = Camera((0, 0), (0, 0), (0, 0))
-WITHOUT = {"blur": [0, 0], "noise": [0, 0], "jpeg": [0, 0]}
+PLAIN = CameraOptions(blur=(0, 0), noise=(0, 0), jpeg=(0, 0))
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -37,68 +39,76 @@ def face(orl: dict[str, bytes]) -> RGB:
 
 
 def test_nothing_but_fewer_pixels_is_the_mean_of_those_that_were(face: RGB) -> None:
-    few = PLAIN.few_pixels(face, 23, 28, keyed_rng(0))
+    low = low_resolution(face, 23, 28, PLAIN, keyed_rng(0))
     expected = face.reshape(28, 4, 23, 4, 3).mean((1, 3))
-    np.testing.assert_allclose(few, expected, atol=0.51)
+    np.testing.assert_allclose(low, expected, atol=0.51)
 
 
 @given(st.integers(2, 40), st.integers(2, 40), st.integers(0, 9))
 def test_any_size_comes_out_as_asked_and_the_same_for_the_same_key(width: int, height: int, seed: int) -> None:
     image = keyed_rng("image").integers(0, 256, (64, 48, 3), np.uint8)
-    first, again = (Camera().few_pixels(image, width, height, keyed_rng(seed)) for _ in range(2))
+    first, again = (low_resolution(image, width, height, CameraOptions(), keyed_rng(seed)) for _ in range(2))
     assert first.shape == (height, width, 3) and first.dtype == np.uint8
     np.testing.assert_array_equal(first, again)
 
 
 def test_the_blur_is_measured_in_pixels_of_what_is_left(face: RGB) -> None:
     """σ of 1 at an eighth of the pixels is σ of 8 in the photograph."""
-    few = Camera((1, 1), (0, 0), (0, 0)).few_pixels(face, 12, 14, keyed_rng(0))
+    low = low_resolution(face, 12, 14, CameraOptions(blur=(1, 1), noise=(0, 0), jpeg=(0, 0)), keyed_rng(0))
     sigma = face.shape[1] / 12
     expected = cv2.resize(cv2.GaussianBlur(face, (0, 0), sigma), (12, 14), interpolation=cv2.INTER_AREA)
-    np.testing.assert_array_equal(few, expected)
+    np.testing.assert_array_equal(low, expected)
 
 
 def test_the_noise_is_as_strong_as_it_says() -> None:
     grey = np.full((800, 800, 3), 128, np.uint8)
-    few = Camera((0, 0), (5, 5), (0, 0)).few_pixels(grey, 400, 400, keyed_rng(0)).astype(float)
-    assert few.mean() == pytest.approx(128, abs=0.05)
-    assert few.std() == pytest.approx(np.hypot(5, 1 / np.sqrt(12)), rel=0.01)  # and what rounding adds
-    neighbours = np.corrcoef(few[:, :-1].ravel(), few[:, 1:].ravel())[0, 1]
+    low = low_resolution(grey, 400, 400, CameraOptions(blur=(0, 0), noise=(5, 5), jpeg=(0, 0)), keyed_rng(0)).astype(
+        float
+    )
+    assert low.mean() == pytest.approx(128, abs=0.05)
+    assert low.std() == pytest.approx(np.hypot(5, 1 / np.sqrt(12)), rel=0.01)  # and what rounding adds
+    neighbours = np.corrcoef(low[:, :-1].ravel(), low[:, 1:].ravel())[0, 1]
     assert abs(neighbours) < 0.01  # the sensor's, not the photograph's
 
 
 def test_the_file_is_a_jpeg_of_that_quality(face: RGB) -> None:
-    few = Camera((0, 0), (0, 0), (30, 30)).few_pixels(face, 46, 56, keyed_rng(0))
-    plain = PLAIN.few_pixels(face, 46, 56, keyed_rng(0))
+    low = low_resolution(face, 46, 56, CameraOptions(blur=(0, 0), noise=(0, 0), jpeg=(30, 30)), keyed_rng(0))
+    plain = low_resolution(face, 46, 56, PLAIN, keyed_rng(0))
     data = cv2.imencode(".jpg", plain[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 30])[1]
-    np.testing.assert_array_equal(few, np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR))[..., ::-1])
-    assert (few != plain).any()
+    np.testing.assert_array_equal(low, np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR))[..., ::-1])
+    assert (low != plain).any()
 
 
 def test_strengths_are_drawn_from_the_whole_span(face: RGB) -> None:
     grey = np.full((160, 160, 3), 128, np.uint8)
-    camera = Camera((0, 0), (0, 10), (0, 0))
-    drawn = [camera.few_pixels(grey, 80, 80, keyed_rng(seed)).std() for seed in range(60)]
+    camera = CameraOptions(blur=(0, 0), noise=(0, 10), jpeg=(0, 0))
+    drawn = [low_resolution(grey, 80, 80, camera, keyed_rng(seed)).std() for seed in range(60)]
     assert min(drawn) < 1 and max(drawn) > 9 and 4 < np.mean(drawn) < 6
 
 
 @pytest.mark.parametrize(
-    ("spans", "said"),
+    ("values", "message"),
     [
-        (((0, 11), (0, 0), (0, 0)), "blur is 0–11"),
-        (((1, 0), (0, 0), (0, 0)), "blur is 1–0"),
-        (((0, 0), (-1, 0), (0, 0)), "noise is -1–0"),
-        (((0, 0), (0, 0), (50, 101)), "jpeg is 50–101"),
+        ({"blur": [0, 11]}, "degrade.blur.1 is 11: input should be less than or equal to 10"),
+        ({"blur": [1, 0]}, "degrade: blur is 1 to 0: give the least value first"),
+        ({"blur": [1]}, "degrade.blur.1 is missing: give it"),
+        ({"noise": [-1, 0]}, "degrade.noise.0 is -1: input should be greater than or equal to 0"),
+        ({"noise": [0, 200]}, "degrade.noise.1 is 200: input should be less than or equal to 100"),
+        ({"jpeg": [50, 101]}, "degrade.jpeg.1 is 101: input should be less than or equal to 100"),
+        ({"jpeg": ["a", 90]}, "degrade.jpeg.0 is 'a': input should be a valid integer"),
+        ({"jpeg": [70.5, 90]}, "degrade.jpeg.0 is 70.5: input should be a valid integer"),
+        ({"scale": 1}, "degrade.scale is 1: input should be greater than or equal to 2"),
+        ({"scale": 17}, "degrade.scale is 17: input should be less than or equal to 16"),
     ],
 )
-def test_spans_out_of_range_are_refused(spans: tuple[tuple[float, float], ...], said: str) -> None:
-    with pytest.raises(KubefaceError, match=said):
-        Camera(*spans)  # type: ignore[arg-type]
+def test_wrong_options_are_named(values: dict[str, object], message: str) -> None:
+    with pytest.raises(KubefaceError, match=f"^{re.escape(message)}"):
+        read_options(DegradeOptions, values, "degrade.")
 
 
 def test_a_source_of_pairs_comes_of_photographs(orl_folder: Path, tmp_path: Path) -> None:
-    figures = degrade(str(orl_folder), tmp_path / "out", scale=8)
-    assert figures == {"rows_in": 30, "rows_out": 30, "rejected": 0}
+    result = degrade(str(orl_folder), tmp_path / "out", DegradeOptions(scale=8))
+    assert result == DegradeResult(rows_in=30, rows_out=30, rejected=0)
     made, given_files = files_of(tmp_path / "out"), files_of(orl_folder)
     assert {name.removeprefix("hr_images/"): data for name, data in made.items() if name.startswith("hr_")} == (
         given_files
@@ -121,11 +131,11 @@ def test_ingest_finds_every_pair(orl_folder: Path, tmp_path: Path) -> None:
 
 
 def test_an_image_is_the_same_whatever_others_there_are(orl_folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "few" / "s1").mkdir(parents=True)
-    (tmp_path / "few" / "s1" / "2.pgm").write_bytes((orl_folder / "s1" / "2.pgm").read_bytes())
-    degrade(str(tmp_path / "few"), tmp_path / "one", seed=3)
-    degrade(str(orl_folder), tmp_path / "all", seed=3)
-    degrade(str(orl_folder), tmp_path / "other", seed=4)
+    (tmp_path / "some" / "s1").mkdir(parents=True)
+    (tmp_path / "some" / "s1" / "2.pgm").write_bytes((orl_folder / "s1" / "2.pgm").read_bytes())
+    degrade(str(tmp_path / "some"), tmp_path / "one", DegradeOptions(seed=3))
+    degrade(str(orl_folder), tmp_path / "all", DegradeOptions(seed=3))
+    degrade(str(orl_folder), tmp_path / "other", DegradeOptions(seed=4))
     of = [(tmp_path / name / "vlr_images" / "s1" / "2.png").read_bytes() for name in ("one", "all", "other")]
     assert of[0] == of[1] != of[2]
 
@@ -145,8 +155,8 @@ def test_names_of_an_archive_cannot_lead_out_of_the_folder(orl: dict[str, bytes]
             info.size = len(orl["s1/1.pgm"])
             tar.addfile(info, io.BytesIO(orl["s1/1.pgm"]))
     (tmp_path / "deep").mkdir()
-    figures = degrade(str(tmp_path / "bad.tar"), tmp_path / "deep" / "out")
-    assert figures == {"rows_in": 3, "rows_out": 2, "rejected": 1}
+    result = degrade(str(tmp_path / "bad.tar"), tmp_path / "deep" / "out")
+    assert result == DegradeResult(rows_in=3, rows_out=2, rejected=1)
     assert len(files_of(tmp_path / "deep" / "out")) == 4
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.tar", "deep"]
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["out"]
@@ -159,9 +169,9 @@ def test_a_photograph_is_seen_upright_and_kept_as_it_is(face: RGB, tmp_path: Pat
     exif[0x0112] = 6  # turn by 90° clockwise to see it
     lying = Image.fromarray(np.ascontiguousarray(np.rot90(face)))
     lying.save(tmp_path / "in" / "s1" / "a.jpg", quality=95, exif=exif)
-    degrade(str(tmp_path / "in"), tmp_path / "out", scale=4, **WITHOUT)  # type: ignore[arg-type]
-    few = decode_rgb((tmp_path / "out" / "vlr_images" / "s1" / "a.png").read_bytes())
-    assert np.abs(few - PLAIN.few_pixels(face, 23, 28, keyed_rng(0)).astype(float)).mean() < 2
+    degrade(str(tmp_path / "in"), tmp_path / "out", DegradeOptions(scale=4, **PLAIN.model_dump()))
+    low = decode_rgb((tmp_path / "out" / "vlr_images" / "s1" / "a.png").read_bytes())
+    assert np.abs(low - low_resolution(face, 23, 28, PLAIN, keyed_rng(0)).astype(float)).mean() < 2
     assert (tmp_path / "out/hr_images/s1/a.jpg").read_bytes() == (tmp_path / "in/s1/a.jpg").read_bytes()
 
 
@@ -178,7 +188,7 @@ def test_bad_photographs_are_counted_and_named(
     }
     for name, data in files.items():
         (folder / name).write_bytes(data)
-    assert degrade(str(tmp_path / "in"), tmp_path / "out") == {"rows_in": 4, "rows_out": 1, "rejected": 3}
+    assert degrade(str(tmp_path / "in"), tmp_path / "out") == DegradeResult(rows_in=4, rows_out=1, rejected=3)
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("left out ")]
     assert [line.split(":")[0] for line in said] == [f"left out s1/{n}" for n in ("cut.pgm", "list.csv", "tiny.png")]
     assert "40×11" in said[2]
@@ -192,28 +202,16 @@ def test_two_photographs_of_one_name_do_not_become_one_pair(
     folder.mkdir(parents=True)
     (folder / "1.pgm").write_bytes(orl["s1/1.pgm"])
     (folder / "1.png").write_bytes(encode_png(decode_rgb(orl["s1/2.pgm"])))
-    assert degrade(str(tmp_path / "in"), tmp_path / "out", **WITHOUT)["rejected"] == 1  # type: ignore[arg-type]
+    assert degrade(str(tmp_path / "in"), tmp_path / "out", DegradeOptions(**PLAIN.model_dump())).rejected == 1
     assert "left out s1/1.png: s1/1.pgm has the same name" in capsys.readouterr().err
-    few = decode_rgb((tmp_path / "out" / "vlr_images" / "s1" / "1.png").read_bytes())
-    np.testing.assert_array_equal(few, PLAIN.few_pixels(decode_rgb(orl["s1/1.pgm"]), 12, 14, keyed_rng(0)))
+    low = decode_rgb((tmp_path / "out" / "vlr_images" / "s1" / "1.png").read_bytes())
+    np.testing.assert_array_equal(low, low_resolution(decode_rgb(orl["s1/1.pgm"]), 12, 14, PLAIN, keyed_rng(0)))
     assert sorted(files_of(tmp_path / "out")) == ["hr_images/s1/1.pgm", "vlr_images/s1/1.png"]
 
 
-@pytest.mark.parametrize(
-    ("wrong", "said"),
-    [
-        ({"scale": 1}, "scale is 1"),
-        ({"scale": 17}, "scale is 17"),
-        ({"blur": [1]}, r"blur is \[1\]"),
-        ({"noise": [0, 200]}, "noise is 0–200"),
-        ({"jpeg": ["a", 90]}, "jpeg is"),
-        ({"jpeg": [70.5, 90]}, "jpeg is"),
-        ({"source": "nothing"}, "nothing"),
-    ],
-)
-def test_wrong_settings_leave_nothing(orl_folder: Path, tmp_path: Path, wrong: dict[str, object], said: str) -> None:
-    with pytest.raises(KubefaceError, match=said):
-        degrade(**({"source": str(orl_folder), "out": tmp_path / "out"} | wrong))  # type: ignore[arg-type]
+def test_a_source_that_is_missing_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(KubefaceError, match="nothing"):
+        degrade("nothing", tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -225,9 +223,9 @@ def test_a_source_without_a_photograph_leaves_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_the_command_takes_spans_as_json(orl_folder: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "kubeface.superresolve", "degrade", "--source", str(orl_folder)]
-    command += ["--out", str(tmp_path / "out"), "--scale", "4", "--blur", "[0, 1.5]", "--jpeg", "[0, 0]"]
+def test_the_command_takes_ranges_as_two_numbers(orl_folder: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "kubeface", "degrade", "--source", str(orl_folder), "--out", str(tmp_path / "out")]
+    command += ["--scale", "4", "--blur", "0", "1.5", "--jpeg", "0", "0"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["rows_out"] == 30

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from kubeface.superresolve.figures import draw_samples
+from kubeface.superresolve.figures import SampleFace, draw_samples
 
 
 def test_the_sheet_says_what_its_columns_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -19,11 +19,11 @@ def test_the_sheet_says_what_its_columns_are(tmp_path: Path, monkeypatch: pytest
         save(self, *arguments, **more)
 
     monkeypatch.setattr(Figure, "savefig", kept)
-    face = {"few": np.zeros((14, 14, 3), np.uint8), "cosines": (0.25, 0.5)}
-    face |= {name: np.full((112, 112, 3), 128, np.uint8) for name in ("bicubic", "network", "sharp")}
+    grey = np.full((112, 112, 3), 128, np.uint8)
+    face = SampleFace(np.zeros((14, 14, 3), np.uint8), grey, grey, grey, bicubic_identity=0.25, network_identity=0.5)
     draw_samples([face, face], tmp_path / "samples.png")
-    titles = [place.get_title() for place in drawn[0].axes]
-    assert titles == ["few pixels", "bicubic", "network", "sharp", "", "", "", ""]
-    under = [place.get_xlabel() for place in drawn[0].axes]
+    titles = [axes.get_title() for axes in drawn[0].axes]
+    assert titles == ["low resolution", "bicubic", "network", "sharp", "", "", "", ""]
+    under = [axes.get_xlabel() for axes in drawn[0].axes]
     assert under == 2 * ["14×14", "identity 0.25", "identity 0.50", "112×112"]
     assert (tmp_path / "samples.png").stat().st_size > 1000

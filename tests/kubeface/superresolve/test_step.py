@@ -1,9 +1,7 @@
-"""Superresolve on tables of real photographs: what is enlarged, what is left alone, what is said of it."""
+"""Superresolve on tables of real photographs: which images are enlarged, and what is recorded of it."""
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
@@ -17,8 +15,10 @@ from kubeface.gather.step import gather
 from kubeface.ingest.options import IngestOptions
 from kubeface.ingest.step import ingest
 from kubeface.runtime.errors import KubefaceError
+from kubeface.runtime.options import read_options
 from kubeface.superresolve import step
-from kubeface.superresolve.step import superresolve
+from kubeface.superresolve.options import SuperresolveOptions
+from kubeface.superresolve.step import SuperresolveResult, superresolve
 from kubeface.tables.resolution_pairs import enlarged_of, partners, resolution_of
 from kubeface.tables.table import Table, TableWriter
 from tests.kubeface.superresolve.conftest import PAIRS, PHOTOGRAPHS, contents, rows_of
@@ -30,10 +30,8 @@ def resized(image: RGB, width: int, height: int, how: int = cv2.INTER_AREA) -> R
 
 
 def test_low_images_are_enlarged_and_sharp_ones_stay_as_they_are(paired_table: Path, tmp_path: Path) -> None:
-    figures = superresolve(paired_table, tmp_path / "out")
-    assert figures == {
-        "rows_in": 2 * PAIRS, "rows_out": 2 * PAIRS, "identities": 3, "rejected": 0, "enlarged": PAIRS,
-    }  # fmt: skip
+    result = superresolve(paired_table, tmp_path / "out")
+    assert result == SuperresolveResult(rows_in=2 * PAIRS, rows_out=2 * PAIRS, identities=3, rejected=0, enlarged=PAIRS)
     before, after = rows_of(paired_table), rows_of(tmp_path / "out")
     assert [row["image_id"] for row in after] == [row["image_id"] for row in before]
     for old, new in zip(before, after, strict=True):
@@ -52,8 +50,8 @@ def test_low_images_are_enlarged_and_sharp_ones_stay_as_they_are(paired_table: P
 
 def test_a_network_is_what_enlarges(paired_table: Path, tmp_path: Path) -> None:
     network = nearest(tmp_path / "nearest.onnx", 3)
-    superresolve(paired_table, tmp_path / "out", model=str(network))  # its own scale
-    superresolve(paired_table, tmp_path / "same", model=str(network), scale=3)
+    superresolve(paired_table, tmp_path / "out", SuperresolveOptions(model=str(network)))  # its own scale
+    superresolve(paired_table, tmp_path / "same", SuperresolveOptions(model=str(network), scale=3))
     assert contents(tmp_path / "out") == contents(tmp_path / "same")
     for old, new in zip(rows_of(paired_table), rows_of(tmp_path / "out"), strict=True):
         if resolution_of(old["groups"]) == "low":
@@ -65,33 +63,34 @@ def test_a_network_is_what_enlarges(paired_table: Path, tmp_path: Path) -> None:
 def test_what_the_table_was_made_with_is_kept(paired_table: Path, tmp_path: Path) -> None:
     superresolve(paired_table, tmp_path / "out")
     before, after = (Table(folder, "faces") for folder in (paired_table, tmp_path / "out"))
-    told = {"name": "bicubic", "scale": 4, "which": "low", "max_side": 0}
-    expected = before.manifest["settings"] | {"faces": before.sha256, "superresolved": told}
+    superresolved = {"name": "bicubic", "scale": 4, "which": "low", "max_side": 0}
+    expected = before.manifest["settings"] | {"faces": before.sha256, "superresolved": superresolved}
     assert after.manifest["settings"] == expected
     assert after.manifest["producer"].startswith("superresolve ")
 
 
 def test_enlarged_twice_is_enlarged_by_the_product(paired_table: Path, tmp_path: Path) -> None:
-    superresolve(paired_table, tmp_path / "one", scale=2)
-    superresolve(tmp_path / "one", tmp_path / "two", scale=3)
+    superresolve(paired_table, tmp_path / "one", SuperresolveOptions(scale=2))
+    superresolve(tmp_path / "one", tmp_path / "two", SuperresolveOptions(scale=3))
     factors = {resolution_of(row["groups"]): enlarged_of(row["groups"]) for row in rows_of(tmp_path / "two")}
     assert factors == {"low": 6, "high": 1}
 
 
 @pytest.mark.parametrize(("max_side", "enlarged"), [(13, 0), (14, PAIRS), (111, PAIRS), (112, 2 * PAIRS)])
 def test_small_goes_by_the_longest_side(paired_table: Path, tmp_path: Path, max_side: int, enlarged: int) -> None:
-    figures = superresolve(paired_table, tmp_path / "out", scale=2, which="small", max_side=max_side)
-    assert figures["enlarged"] == enlarged
+    options = SuperresolveOptions(scale=2, which="small", max_side=max_side)
+    result = superresolve(paired_table, tmp_path / "out", options)
+    assert result.enlarged == enlarged
 
 
 def test_all_are_all(faces_table: Path, tmp_path: Path) -> None:
-    assert superresolve(faces_table, tmp_path / "all", scale=2, which="all")["enlarged"] == 30
+    assert superresolve(faces_table, tmp_path / "all", SuperresolveOptions(scale=2, which="all")).enlarged == 30
     assert {(row["width"], row["height"]) for row in rows_of(tmp_path / "all")} == {(184, 224)}
     assert json.loads(rows_of(tmp_path / "all")[0]["groups"]) == {"enlarged": "2"}
 
 
 def test_without_low_images_the_rows_are_the_same_bytes(faces_table: Path, tmp_path: Path) -> None:
-    assert superresolve(faces_table, tmp_path / "out")["enlarged"] == 0
+    assert superresolve(faces_table, tmp_path / "out").enlarged == 0
     before, after = contents(faces_table), contents(tmp_path / "out")
     assert {name: data for name, data in after.items() if name != "manifest.json"} == {
         name: data for name, data in before.items() if name != "manifest.json"
@@ -102,20 +101,21 @@ def test_an_enlarged_face_can_be_found_where_a_small_one_is_not(faces_table: Pat
     """What the step is for: MTCNN finds no face of 10 pixels, and nearly all of them enlarged."""
     with TableWriter(tmp_path / "small", "faces", "test", {}) as table:
         for row in rows_of(faces_table):
-            few = resized(decode_rgb(row["image"]), 12, 14)
-            table.add(row | {"image": encode_png(few), "width": 12, "height": 14})
-    superresolve(tmp_path / "small", tmp_path / "large", scale=4, which="small", max_side=14)
+            small = resized(decode_rgb(row["image"]), 12, 14)
+            table.add(row | {"image": encode_png(small), "width": 12, "height": 14})
+    superresolve(tmp_path / "small", tmp_path / "large", SuperresolveOptions(scale=4, which="small", max_side=14))
     found = [align(tmp_path / name, tmp_path / f"{name}-aligned").rows_out for name in ("small", "large")]
     assert found[0] == 0 and found[1] >= 27
 
 
-def test_crops_keep_their_size_and_lose_what_few_pixels_do_not_have(aligned_table: Path, tmp_path: Path) -> None:
+def test_crops_keep_their_size_at_low_resolution(aligned_table: Path, tmp_path: Path) -> None:
     network = nearest(tmp_path / "nearest.onnx", 8)
-    figures = superresolve(aligned_table, tmp_path / "out", model=str(network), scale=8, which="all")
-    assert figures["enlarged"] == figures["rows_out"] == 30
+    options = SuperresolveOptions(model=str(network), scale=8, which="all")
+    result = superresolve(aligned_table, tmp_path / "out", options)
+    assert result.enlarged == result.rows_out == 30
     for old, new in zip(rows_of(aligned_table, "aligned"), rows_of(tmp_path / "out", "aligned"), strict=True):
-        few = resized(decode_rgb(old["image"]), 14, 14)
-        np.testing.assert_array_equal(decode_rgb(new["image"]), repeated(few, 8))
+        small = resized(decode_rgb(old["image"]), 14, 14)
+        np.testing.assert_array_equal(decode_rgb(new["image"]), repeated(small, 8))
         assert new["image"].startswith(b"P6")
         assert {name: new[name] for name in new.keys() - {"image"}} == {
             name: old[name] for name in old.keys() - {"image"}
@@ -128,15 +128,16 @@ def test_crops_keep_their_size_and_lose_what_few_pixels_do_not_have(aligned_tabl
 
 def test_small_crops_are_those_of_small_photographs(aligned_table: Path, tmp_path: Path) -> None:
     for side, enlarged in ((111, 0), (112, 30)):
-        figures = superresolve(aligned_table, tmp_path / str(side), scale=2, which="small", max_side=side)
-        assert figures["enlarged"] == enlarged
+        options = SuperresolveOptions(scale=2, which="small", max_side=side)
+        result = superresolve(aligned_table, tmp_path / str(side), options)
+        assert result.enlarged == enlarged
 
 
 def test_a_scale_that_does_not_divide_the_crop_still_gives_its_size(aligned_table: Path, tmp_path: Path) -> None:
-    superresolve(aligned_table, tmp_path / "out", scale=5, which="all")
+    superresolve(aligned_table, tmp_path / "out", SuperresolveOptions(scale=5, which="all"))
     for old, new in zip(rows_of(aligned_table, "aligned"), rows_of(tmp_path / "out", "aligned"), strict=True):
-        few = resized(decode_rgb(old["image"]), 22, 22)
-        expected = resized(few, 112, 112, cv2.INTER_CUBIC)
+        small = resized(decode_rgb(old["image"]), 22, 22)
+        expected = resized(small, 112, 112, cv2.INTER_CUBIC)
         np.testing.assert_array_equal(decode_rgb(new["image"]), expected)
 
 
@@ -162,8 +163,8 @@ def test_what_cannot_be_enlarged_is_left_out_with_a_reason(
                 row = row | {"image": row["image"][:40]}
             table.add(row | {"width": 500, "height": 500} if row is low[1] else row)
     monkeypatch.setattr(step, "MAX_PIXELS", 16 * 500 * 500 - 1)
-    figures = superresolve(tmp_path / "broken", tmp_path / "out")
-    assert (figures["rows_out"], figures["rejected"], figures["enlarged"]) == (2 * PAIRS - 2, 2, PAIRS - 2)
+    result = superresolve(tmp_path / "broken", tmp_path / "out")
+    assert (result.rows_out, result.rejected, result.enlarged) == (2 * PAIRS - 2, 2, PAIRS - 2)
     left_out = {row["source"]: row for row in Table(tmp_path / "out", "faces").rejected()}
     assert left_out.keys() == {"s9/earlier.jpg", low[0]["source"], low[1]["source"]}
     assert left_out["s9/earlier.jpg"]["detail"] == "it was there before"
@@ -176,54 +177,46 @@ def test_a_broken_image_that_is_not_enlarged_is_none_of_this_step(paired_table: 
     with TableWriter(tmp_path / "broken", "faces", "test", {}) as table:
         for row in rows_of(paired_table):
             table.add(row | {"image": b"none"} if resolution_of(row["groups"]) == "high" else row)
-    assert superresolve(tmp_path / "broken", tmp_path / "out")["rejected"] == 0
+    assert superresolve(tmp_path / "broken", tmp_path / "out").rejected == 0
 
 
 def test_an_empty_table_stays_one(tmp_path: Path) -> None:
     with TableWriter(tmp_path / "empty", "faces", "test", {}):
         pass
-    figures = superresolve(tmp_path / "empty", tmp_path / "out", which="all")
-    assert (figures["rows_in"], figures["rows_out"], figures["enlarged"]) == (0, 0, 0)
+    result = superresolve(tmp_path / "empty", tmp_path / "out", SuperresolveOptions(which="all"))
+    assert (result.rows_in, result.rows_out, result.enlarged) == (0, 0, 0)
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("values", "message"),
     [
         ({"scale": 1}, "scale is 1"),
         ({"scale": 17}, "scale is 17"),
         ({"which": "some"}, "which is 'some'"),
-        ({"which": "small"}, "small needs one"),
-        ({"max_side": 20}, "max_side is 20"),
-        ({"model": "nothing"}, "nothing"),
+        ({"which": "small"}, "max_side is 0 and which is small: small needs one"),
+        ({"max_side": 20}, "max_side is 20 and which is low"),
     ],
 )
-def test_wrong_settings_are_told_before_anything_is_written(
-    paired_table: Path, tmp_path: Path, wrong: dict[str, object], said: str
-) -> None:
-    with pytest.raises(KubefaceError, match=said):
-        superresolve(paired_table, tmp_path / "out", **wrong)  # type: ignore[arg-type]
+def test_wrong_options_are_named(values: dict[str, object], message: str) -> None:
+    with pytest.raises(KubefaceError, match=message):
+        read_options(SuperresolveOptions, values)
+
+
+def test_a_model_that_is_missing_leaves_nothing(paired_table: Path, tmp_path: Path) -> None:
+    with pytest.raises(KubefaceError, match="nothing"):
+        superresolve(paired_table, tmp_path / "out", SuperresolveOptions(model="nothing"))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_network_of_another_scale_is_refused(paired_table: Path, tmp_path: Path) -> None:
     network = nearest(tmp_path / "two.onnx", 2)
     with pytest.raises(KubefaceError, match=r"scale is 4: two\.onnx@.* enlarges 2 times"):
-        superresolve(paired_table, tmp_path / "out", model=str(network), scale=4)
+        superresolve(paired_table, tmp_path / "out", SuperresolveOptions(model=str(network), scale=4))
 
 
 def test_another_kind_of_table_is_refused(split_table: Path, tmp_path: Path) -> None:
     with pytest.raises(KubefaceError, match="holds a 'split' table where 'faces' is needed"):
         superresolve(split_table, tmp_path / "out")
-
-
-def test_the_command_lists_what_it_can_do(paired_table: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "kubeface.superresolve"]
-    arguments = ["run", "--faces", str(paired_table), "--out", str(tmp_path / "out"), "--scale", "2"]
-    done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["enlarged"] == PAIRS
-    shown = subprocess.run([*command, "--help"], capture_output=True, text=True, timeout=60).stdout
-    assert all(name in shown for name in ("run", "train", "degrade"))
 
 
 def test_gather_takes_its_table_for_that_of_ingest(paired_source: Path, tmp_path: Path) -> None:
