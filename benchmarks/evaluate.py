@@ -52,12 +52,13 @@ def exported(folder: Path) -> Path:
     """The published sface as finetune leaves a model."""
     from kubeface.finetune.export import export_onnx
     from kubeface.models.model import load_pretrained, save_model
+    from kubeface.records.model import OnnxRecord, TrainingRecord
     from kubeface.storage.folders import sha256_file
 
     model, path = load_pretrained("sface"), folder / "model"
     path.mkdir()
     export_onnx(model, path / "model.onnx", np.zeros((2, 112, 112, 3), np.uint8))
-    save_model(model, path, {"onnx": {"sha256": sha256_file(path / "model.onnx")}})
+    save_model(model, path, TrainingRecord(onnx=OnnxRecord(sha256=sha256_file(path / "model.onnx"))))
     return path
 
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kubeface.models.onnx_model import OnnxModel, open_model, open_start, read_config
-from kubeface.records.tasks import RECOGNITION, task_of
+from kubeface.models.onnx_model import OnnxModel, open_model, open_start, read_model_record
+from kubeface.records.tasks import RECOGNITION
 from kubeface.runtime.errors import KubefaceError, require
 from kubeface.storage import objects
 from kubeface.storage.folders import read_json
@@ -37,7 +37,7 @@ def load_models(
     """
     folders = [str(model), *([str(scratch)] if scratch else []), *([champion] if champion else [])]
     for folder in folders:
-        found = task_of(read_config(folder))
+        found = read_model_record(folder).task
         require(found == task, f"{folder} is a model of {found}, this evaluation is of {task}: give one of {task}")
     finetuned = open_model(str(model), device)
     require(

@@ -9,9 +9,9 @@ import numpy as np
 from kubeface.evaluate.inference import UNKNOWN, WORDS, read_photograph
 from kubeface.faces.detection import Detector
 from kubeface.models.embeddings import Vectors
-from kubeface.models.onnx_model import OnnxModel, file_of, open_model, read_config
+from kubeface.models.onnx_model import OnnxModel, file_of, open_model, read_model_record
 from kubeface.models.recogniser import LeftOut, find_crop, open_detector
-from kubeface.records.tasks import ATTRIBUTES, CLASSES, task_of
+from kubeface.records.tasks import ATTRIBUTES, CLASSES
 from kubeface.runtime.errors import KubefaceError, require
 from kubeface.runtime.processors import cpu_limit
 from kubeface.runtime.workers import in_order
@@ -106,9 +106,8 @@ def classify(photographs: Sequence[str], /, model: str) -> dict[str, Any]:
 
 def _open(uri: str, task: str) -> tuple[OnnxModel, Detector, dict[str, Any]]:
     """The model, the detector of its crops, and threshold.json."""
-    config = read_config(uri)
-    found = task_of(config)
-    require(found == task, f"{uri} is a model of {found}: give one of {task}")
+    record = read_model_record(uri)
+    require(record.task == task, f"{uri} is a model of {record.task}: give one of {task}")
     network = open_model(uri, device="cpu", threads=1)
     address = objects.join(uri, "threshold.json")
     require(
@@ -121,7 +120,7 @@ def _open(uri: str, task: str) -> tuple[OnnxModel, Detector, dict[str, Any]]:
         isinstance(chosen, dict) and chosen.get("onnx_sha256") == network.sha256 and chosen.get("task") == task,
         f"{address} is of another model: evaluate this one to get its own",
     )
-    return network, open_detector(uri, config), chosen
+    return network, open_detector(uri, record), chosen
 
 
 def _label(

@@ -56,6 +56,7 @@ from kubeface.models.embeddings import Model
 from kubeface.models.onnx_model import CONFIG_FILE, open_model
 from kubeface.models.recogniser import model_enlarger
 from kubeface.models.superresolution import BICUBIC, Enlarger, open_enlarger
+from kubeface.records.model import ModelRecord
 from kubeface.runtime.errors import KubefaceError, require
 from kubeface.runtime.processors import cpu_limit
 from kubeface.storage import objects
@@ -242,7 +243,7 @@ def _enlarger(superresolver: str, model: Path) -> Enlarger | None:
     """What enlarges few pixels, None for bicubic interpolation."""
     if superresolver:
         return None if superresolver == BICUBIC else open_enlarger(superresolver, cpu_limit())
-    return model_enlarger(str(model), read_json(model / "model.json"), cpu_limit())
+    return model_enlarger(str(model), ModelRecord.read(model / "model.json"), cpu_limit())
 
 
 def _without_roc(figures: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from kubeface.faces.degradation import Degradation
 from kubeface.faces.images import RGB
 from kubeface.finetune.augment import MOST_BLENDED, Augmentation, blend
 from kubeface.finetune.sparing import LabelAware
-from kubeface.records.tasks import RECOGNITION
+from kubeface.records.tasks import RECOGNITION, Task
 from kubeface.runtime.errors import KubefaceError, require
 from kubeface.runtime.keyed_rng import keyed_rng
 from kubeface.tables.row_index import WINDOW, Reader, RowIndex
@@ -43,7 +43,7 @@ class Data:
     identities: list[str]
     train: RowIndex
     val: RowIndex
-    task: str = RECOGNITION
+    task: Task = RECOGNITION
     labels: tuple[str, ...] = ()
     targets: NDArray[np.int8] = field(default_factory=lambda: np.empty((0, 0), np.int8))
 

@@ -108,7 +108,7 @@ def draw_augmentations(crops: FaceCrops, path: Path) -> None:
     degradation, each alone and on every face; and at last what the model sees in the first and the second epoch.
     """
     augmentation = crops.augmentation or Augmentation(flip=0.0)
-    found = crops.places
+    found = crops.row_index
     _, first = np.unique(found.labels, return_index=True)
     chosen = [*np.sort(first), *np.setdiff1d(np.arange(min(len(found), 2 * FACES)), first)][:FACES]
     faces = [(found[int(index)].image_id, crops.image(found[int(index)])) for index in chosen]

@@ -35,7 +35,8 @@ from kubeface.finetune.training import Trainer, augmentation
 from kubeface.models.model import DETECTOR, TEMPLATE, FaceModel, choose_device, digest, load_start, save_model
 from kubeface.models.quality_routing import QualityRouted
 from kubeface.models.superresolution import BICUBIC, Enlarger, open_enlarger
-from kubeface.records.tasks import ATTRIBUTES, CLASSES, RECOGNITION
+from kubeface.records.model import SuperresolutionRecord, TrainingRecord
+from kubeface.records.tasks import ATTRIBUTES, CLASSES, RECOGNITION, Task
 from kubeface.runtime.errors import KubefaceError, require
 from kubeface.runtime.processors import cpu_limit
 from kubeface.storage import objects
@@ -62,7 +63,7 @@ def finetune(
     device: str = "auto",
     workers: int = -1,
     seed: int = 0,
-    task: str = RECOGNITION,
+    task: Task = RECOGNITION,
     labels: str = "",
     fallback: str = "",
     superresolver: str = BICUBIC,
@@ -223,7 +224,7 @@ def _workers(workers: int, group: Group) -> int:
     return min(8, max(1, cpu_limit() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - 1))
 
 
-def _read_split(table: Table, divided: Table, task: str) -> Data:
+def _read_split(table: Table, divided: Table, task: Task) -> Data:
     rows = divided.columns(["image_id", "identity", "split"]).to_pylist()
     identities = sorted({row["identity"] for row in rows if row["split"] == "train"})
     what = "classes" if task == CLASSES else "people"
@@ -436,8 +437,9 @@ def _write(
         if model.detector == "mtcnn":  # for users of the ONNX export, who need not have what it is made from
             write_mtcnn(folder / MTCNN_FILE)
             training["onnx"]["mtcnn_sha256"] = sha256_file(folder / MTCNN_FILE)
-    enlarging = enlarger.write(folder) if enlarger else None
-    save_model(model, folder, training, data.task, heads[0].state_dict() if heads else None, enlarging)
+    enlarging = SuperresolutionRecord(**enlarger.write(folder)) if enlarger else None
+    record = TrainingRecord.model_validate(training)
+    save_model(model, folder, record, data.task, heads[0].state_dict() if heads else None, enlarging)
     write_json(folder / "identities.json", data.identities)
     write_history(folder / "logs", trainer.position.history)
     (folder / "checkpoints").mkdir()

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kubeface.models.model import load_pretrained, save_model
+from kubeface.records.model import TrainingRecord
 from kubeface.runtime.errors import require
 from kubeface.storage.downloads import fetch, split_checksum
 from kubeface.storage.folders import new_folder, sha256_file
@@ -47,7 +48,7 @@ def import_keras(
     )
     model.start = f"{split_checksum(archive)[0]}#sha256={sha256_file(path)}"
     with new_folder(out) as folder:
-        save_model(model, folder, {})
+        save_model(model, folder, TrainingRecord())
 
 
 def _per_channel(numbers: Sequence[float]) -> float | list[float] | None:

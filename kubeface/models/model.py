@@ -12,7 +12,6 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import safetensors.torch
@@ -25,11 +24,19 @@ from kubeface.faces.geometry import TEMPLATE_SIZES
 from kubeface.models.backbones import BACKBONES, Backbone, PerChannel, Preprocessing, backbone_named
 from kubeface.models.quality_routing import QualityRouted
 from kubeface.models.weights import WEIGHTS_SUFFIXES, fetch_published, keras_preprocessing, load_network, load_state
-from kubeface.records.tasks import RECOGNITION, require_task
+from kubeface.records.model import (
+    SCHEMA_VERSION,
+    AlignmentRecord,
+    ModelRecord,
+    PreprocessingRecord,
+    SuperresolutionRecord,
+    TrainingRecord,
+)
+from kubeface.records.tasks import RECOGNITION, Task
 from kubeface.runtime.errors import KubefaceError, require
 from kubeface.storage import objects
 from kubeface.storage.downloads import Unreachable, fetch, split_checksum
-from kubeface.storage.folders import read_json, sha256_file, write_json
+from kubeface.storage.folders import sha256_file
 
 WEIGHTS_FILE, CONFIG_FILE, HEAD_FILE = "model.safetensors", "model.json", "head.safetensors"
 RANDOM = "random weights"  # the start of a network that no file is read for
@@ -213,7 +220,7 @@ def _model_folder(uri: str) -> Path:
     if not objects.is_s3(uri):
         return objects.local_path(uri)
     config = fetch(objects.join(uri, CONFIG_FILE))
-    checksum = read_json(config).get("weights_sha256", "")
+    checksum = ModelRecord.read(config).weights_sha256
     weights = fetch(f"{objects.join(uri, WEIGHTS_FILE)}#sha256={checksum}")
     folder = weights.parent
     (folder / CONFIG_FILE).write_bytes(config.read_bytes())
@@ -223,52 +230,44 @@ def _model_folder(uri: str) -> Path:
 def save_model(
     model: FaceModel,
     folder: Path,
-    training: dict[str, Any],
-    task: str = RECOGNITION,
+    training: TrainingRecord,
+    task: Task = RECOGNITION,
     head: Mapping[str, Tensor] | None = None,
-    superresolution: Mapping[str, Any] | None = None,
+    superresolution: SuperresolutionRecord | None = None,
 ) -> None:
     """Writes model.safetensors, model.json and, where there is a head, head.safetensors into an existing folder.
 
     Args:
         model: its network on any device.
         folder: where to.
-        training: what model.json tells of it.
-        task: one of TASKS.
+        training: how it was trained.
+        task: what it is for.
         head: `weight` (L×D) and `bias` (L).
-        superresolution: what model.json tells of the network that enlarges small faces for it; None for none.
-
-    Raises:
-        KubefaceError: the task is unknown.
+        superresolution: the network that enlarges small faces for it; None for none.
     """
-    require_task(task)
     state = {name: value.detach().cpu().contiguous() for name, value in model.network.state_dict().items()}
     safetensors.torch.save_file(state, folder / WEIGHTS_FILE)
-    hashes = {"weights_sha256": sha256_file(folder / WEIGHTS_FILE)}
+    size = TEMPLATE_SIZES[model.template]
+    record = ModelRecord(
+        schema_version=SCHEMA_VERSION,
+        task=task,
+        backbone=model.backbone,
+        preprocessing=PreprocessingRecord(**asdict(model.preprocessing)),
+        alignment=AlignmentRecord(template=model.template, size=size, detector=model.detector),
+        embedding_size=model.embedding_size,
+        guarded=isinstance(model.network, QualityRouted),
+        start=model.start,
+        start_license=model.license,
+        weights_sha256=sha256_file(folder / WEIGHTS_FILE),
+        training=training,
+    )
     if head is not None:
         tensors = {name: value.detach().float().cpu().contiguous() for name, value in head.items()}
         safetensors.torch.save_file(tensors, folder / HEAD_FILE)
-        hashes["head_sha256"] = sha256_file(folder / HEAD_FILE)
-    write_json(
-        folder / CONFIG_FILE,
-        {
-            "task": task,
-            "backbone": model.backbone,
-            "preprocessing": asdict(model.preprocessing),
-            "alignment": _alignment(model.template) | {"detector": model.detector},
-            "embedding_size": model.embedding_size,
-            "guarded": isinstance(model.network, QualityRouted),
-            "start": model.start,
-            "start_license": model.license,
-            **hashes,
-            **({"superresolution": dict(superresolution)} if superresolution else {}),
-            "training": training,
-        },
-    )
-
-
-def _alignment(template: str) -> dict[str, Any]:
-    return {"template": template, "size": TEMPLATE_SIZES[template]}
+        record = record.model_copy(update={"head_sha256": sha256_file(folder / HEAD_FILE)})
+    if superresolution is not None:
+        record = record.model_copy(update={"superresolution": superresolution})
+    record.write(folder / CONFIG_FILE)
 
 
 def _load_routed(known: Backbone, path: Path) -> tuple[nn.Module, int]:
@@ -292,26 +291,27 @@ def load_model(folder: Path | str, device: torch.device | None = None, expected_
             than the backbone's, where that is fixed.
     """
     folder = Path(folder)
-    config = read_json(folder / CONFIG_FILE)
-    name = config.get("backbone", "")
+    record = ModelRecord.read(folder / CONFIG_FILE)
+    name = record.backbone
     if expected_backbone and name != expected_backbone:
         raise KubefaceError(f"{folder} holds backbone '{name}', the run asks for '{expected_backbone}'")
     known = backbone_named(name)
-    preprocessing = Preprocessing.read(config.get("preprocessing"), str(folder / CONFIG_FILE))
-    alignment = dict(config.get("alignment") or {})
-    template, detector = str(alignment.get("template")), str(alignment.pop("detector", DETECTOR))
-    known_alignment = template in TEMPLATE_SIZES and alignment == _alignment(template)
+    preprocessing = Preprocessing.read(record.preprocessing.model_dump(), str(folder / CONFIG_FILE))
+    alignment = record.alignment
+    known_alignment = TEMPLATE_SIZES.get(alignment.template) == alignment.size
     if (known.fixed and preprocessing != known.preprocessing) or not known_alignment:
         raise KubefaceError(
             f"{folder / CONFIG_FILE}: the model was trained with another preprocessing than '{name}' has here"
         )
     path = folder / WEIGHTS_FILE
-    if not path.is_file() or sha256_file(path) != config.get("weights_sha256"):
+    if not path.is_file() or sha256_file(path) != record.weights_sha256:
         raise KubefaceError(f"{path} is missing or is not the file that {CONFIG_FILE} describes")
-    if config.get("guarded"):
+    if record.guarded:
         network, embedding_size = _load_routed(known, path)
     else:
         network, embedding_size = load_network(known, path, str(path))
     _place(network, device)
-    start, license = config.get("start", "unknown"), config.get("start_license", "unknown")
-    return FaceModel(name, network, preprocessing, embedding_size, start, license, template, detector)
+    return FaceModel(
+        name, network, preprocessing, embedding_size, record.start, record.start_license, alignment.template,
+        alignment.detector,
+    )  # fmt: skip

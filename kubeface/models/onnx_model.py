@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from kubeface.faces.geometry import TEMPLATE_SIZES, require_template
 from kubeface.models.embeddings import Vectors
-from kubeface.records.tasks import RECOGNITION, task_of
+from kubeface.records.model import ModelRecord
+from kubeface.records.tasks import RECOGNITION
 from kubeface.runtime.errors import KubefaceError, require
 from kubeface.runtime.processors import cpu_limit
 from kubeface.runtime.workers import in_order
@@ -83,13 +84,13 @@ def open_model(uri: str, device: str = "auto", threads: int = 0) -> OnnxModel:
     Raises:
         KubefaceError: files missing or changed, an unknown template, or a device that is not there.
     """
-    config = read_config(uri)
-    onnx = config["training"].get("onnx") or {}
+    record = read_model_record(uri)
+    sha256 = record.training.onnx.sha256 if record.training.onnx else ""
     require(
-        "sha256" in onnx,
+        bool(sha256),
         f"{uri} was fine-tuned without ONNX, which is what runs without torch: fine-tune with --onnx",
     )
-    return _open(uri, config, config["backbone"], MODEL_FILE, onnx["sha256"], device, threads)
+    return _open(uri, record, MODEL_FILE, sha256, device, threads)
 
 
 def open_start(uri: str, device: str = "auto", threads: int = 0) -> OnnxModel:
@@ -98,28 +99,29 @@ def open_start(uri: str, device: str = "auto", threads: int = 0) -> OnnxModel:
     Raises:
         KubefaceError: as `open_model`, or the folder has no start.onnx.
     """
-    config = read_config(uri)
-    start = (config["training"].get("onnx") or {}).get("start") or {}
+    record = read_model_record(uri)
+    start = record.training.onnx.start if record.training.onnx else None
     require(
-        "sha256" in start,
+        start is not None and bool(start.sha256),
         f"{uri} has no {START_FILE}, the model that it was trained from: fine-tune again, with --onnx",
     )
-    return _open(uri, config, config["backbone"], START_FILE, start["sha256"], device, threads)
+    return _open(uri, record, START_FILE, start.sha256 if start else "", device, threads)
 
 
-def read_config(uri: str) -> dict[str, Any]:
-    """model.json of a folder; `training` and `backbone` stand in it whatever the file holds.
+def read_model_record(uri: str) -> ModelRecord:
+    """model.json of a folder, a path or s3:// address.
 
     Raises:
         KubefaceError: it is missing, no JSON, or describes no model.
     """
-    config = read_json(file_of(uri, CONFIG_FILE))
-    require(
-        isinstance(config, dict) and isinstance(config.get("weights_sha256"), str),
-        f"{objects.join(uri, CONFIG_FILE)} describes no model: give a folder of finetune or a promoted version",
-    )
-    known: dict[str, Any] = {"backbone": "unknown", "training": {}} | config
-    return known
+    path = file_of(uri, CONFIG_FILE)
+    try:
+        return ModelRecord.read(path)
+    except KubefaceError as error:
+        raise KubefaceError(
+            f"{objects.join(uri, CONFIG_FILE)} describes no model: give a folder of finetune or a promoted version "
+            f"({error})"
+        ) from error
 
 
 def file_of(uri: str, name: str, sha256: str = "") -> Path:
@@ -142,10 +144,8 @@ def file_of(uri: str, name: str, sha256: str = "") -> Path:
     return path
 
 
-def _open(
-    uri: str, config: dict[str, Any], backbone: str, name: str, sha256: str, device: str, threads: int
-) -> OnnxModel:
-    template = str((config.get("alignment") or {}).get("template"))
+def _open(uri: str, record: ModelRecord, name: str, sha256: str, device: str, threads: int) -> OnnxModel:
+    template = record.alignment.template
     require_template(template)
     session = _session(file_of(uri, name, sha256), device)
     side, takes = TEMPLATE_SIZES[template], session.get_inputs()[0].shape
@@ -155,8 +155,8 @@ def _open(
         "fine-tune anew",
     )
     batch, threads = (GPU_BATCH, 1) if session.get_providers()[0] == CUDA else (1, threads or cpu_limit())
-    labels = () if task_of(config) == RECOGNITION else tuple(read_json(file_of(uri, LABELS_FILE)))
-    return OnnxModel(backbone, template, config["weights_sha256"], sha256, session, batch, threads, labels)
+    labels = () if record.task == RECOGNITION else tuple(read_json(file_of(uri, LABELS_FILE)))
+    return OnnxModel(record.backbone, template, record.weights_sha256, sha256, session, batch, threads, labels)
 
 
 def _session(path: Path, device: str) -> onnxruntime.InferenceSession:

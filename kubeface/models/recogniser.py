@@ -10,7 +10,6 @@ Runs on what finetune, evaluate and promote leave in a model folder:
 """
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,9 +24,10 @@ from kubeface.faces.images import RGB
 from kubeface.faces.mtcnn_onnx import MTCNN_FILE, mtcnn_onnx
 from kubeface.faces.photographs import decode_photograph
 from kubeface.models.embeddings import Embeddings
-from kubeface.models.onnx_model import OnnxModel, file_of, open_model, read_config
+from kubeface.models.onnx_model import OnnxModel, file_of, open_model, read_model_record
 from kubeface.models.superresolution import NETWORK_FILE, Enlarger, open_enlarger
-from kubeface.records.tasks import RECOGNITION, task_of
+from kubeface.records.model import ModelRecord
+from kubeface.records.tasks import RECOGNITION
 from kubeface.runtime.errors import KubefaceError, require
 from kubeface.storage import objects
 from kubeface.storage.folders import read_json
@@ -242,54 +242,55 @@ def open_recogniser(uri: str, flip: bool = False) -> Recogniser:
         KubefaceError: files missing or changed, a model for another task, an unknown template or detector, or a
             threshold of another model.
     """
-    config = read_config(uri)
-    task = task_of(config)
-    require(task == RECOGNITION, f"{uri} is a model of {task}, by which nobody is recognised: give one of recognition")
+    record = read_model_record(uri)
+    require(
+        record.task == RECOGNITION,
+        f"{uri} is a model of {record.task}, by which nobody is recognised: give one of recognition",
+    )
     network = open_model(uri, device="cpu", threads=1)
-    detector = open_detector(uri, config)
+    detector = open_detector(uri, record)
     known = objects.exists(objects.join(uri, "threshold.json"))
     calibration = _calibration(uri, network.weights_sha256) if known else None
-    enlarger = model_enlarger(uri, config, threads=1)
-    few = Degradation.parse(config["training"].get("degradation", "none")).kind == "lowres"
+    enlarger = model_enlarger(uri, record, threads=1)
+    few = Degradation.parse(record.training.degradation).kind == "lowres"
     times = enlarger.scale if enlarger else FEW_TIMES if few else 1
     return Recogniser(uri, network, detector, flip, calibration, enlarger, times)
 
 
-def model_enlarger(uri: str, config: Mapping[str, Any], threads: int) -> Enlarger | None:
+def model_enlarger(uri: str, record: ModelRecord, threads: int) -> Enlarger | None:
     """The super-resolution network that a model was trained with; None where it was trained without one.
 
     Args:
         uri: of the model folder.
-        config: its model.json.
+        record: its model.json.
         threads: that a call uses.
 
     Raises:
         KubefaceError: the network is missing or not the one that model.json tells of.
     """
-    told = config.get("superresolution")
-    if told is None:
+    if record.superresolution is None:
         return None
     enlarger = open_enlarger(uri, threads)
     require(
-        hashlib.sha256(enlarger.network).hexdigest() == told["sha256"],
+        hashlib.sha256(enlarger.network).hexdigest() == record.superresolution.sha256,
         f"{objects.join(uri, NETWORK_FILE)} is not the network that model.json tells of: copy the folder anew",
     )
     return enlarger
 
 
-def open_detector(uri: str, config: dict[str, Any]) -> Detector:
+def open_detector(uri: str, record: ModelRecord) -> Detector:
     """The detector by whose landmarks the model's crops were made.
 
     Args:
         uri: of the model folder.
-        config: its model.json.
+        record: its model.json.
 
     Raises:
         KubefaceError: files missing or changed, or an unknown detector.
     """
-    name = str(config["alignment"].get("detector", "mtcnn"))
+    name = record.alignment.detector
     if name == "mtcnn":
-        sha256 = config["training"]["onnx"].get("mtcnn_sha256", "")
+        sha256 = record.training.onnx.mtcnn_sha256 if record.training.onnx else ""
         return mtcnn_onnx(file_of(uri, MTCNN_FILE, sha256), MIN_FACE_SIZE, threads=1)
     return make_detector(name, MIN_FACE_SIZE, threads=1)
 

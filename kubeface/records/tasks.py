@@ -1,12 +1,14 @@
 """What a model is made for: recognition of people, many binary labels at once, or one of several classes."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from kubeface.runtime.errors import require
 
 Task = Literal["recognition", "attributes", "classes"]
-RECOGNITION, ATTRIBUTES, CLASSES = "recognition", "attributes", "classes"
+RECOGNITION: Final = "recognition"
+ATTRIBUTES: Final = "attributes"
+CLASSES: Final = "classes"
 TASKS = (RECOGNITION, ATTRIBUTES, CLASSES)
 
 

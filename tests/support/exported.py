@@ -12,6 +12,7 @@ import numpy as np
 from kubeface.faces.mtcnn_networks import write_mtcnn
 from kubeface.finetune.export import export_onnx
 from kubeface.models.model import FaceModel, load_pretrained, save_model
+from kubeface.records.model import OnnxRecord, TrainingRecord
 from kubeface.storage.folders import read_json, sha256_file, write_json
 
 CALIBRATION = {
@@ -32,7 +33,7 @@ def saved(model: FaceModel, folder: Path) -> Path:
     """model.json, model.safetensors and model.onnx of a model."""
     crops = np.random.default_rng(0).integers(0, 256, (2, 112, 112, 3), dtype=np.uint8)
     export_onnx(model, folder / "model.onnx", crops)
-    save_model(model, folder, {"onnx": {"sha256": sha256_file(folder / "model.onnx")}})
+    save_model(model, folder, TrainingRecord(onnx=OnnxRecord(sha256=sha256_file(folder / "model.onnx"))))
     return folder
 
 

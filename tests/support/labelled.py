@@ -83,7 +83,13 @@ def write_model(
         "task": task,
         "backbone": "tiny",
         "start": "published weights",
-        "alignment": {"template": template, "detector": "none" if template == "whole_224" else "mtcnn"},
+        "preprocessing": {"size": TEMPLATE_SIZES[template], "color_order": "rgb", "mean": 127.5, "std": 128.0},
+        "embedding_size": 3,
+        "alignment": {
+            "template": template,
+            "size": TEMPLATE_SIZES[template],
+            "detector": "none" if template == "whole_224" else "mtcnn",
+        },
         "weights_sha256": onnx_sha256,  # as good as any
         "training": training,
     }

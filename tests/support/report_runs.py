@@ -197,6 +197,8 @@ def write_model(folder: Path, split: str, task: str = "recognition", backbone: s
         "versions": {"torch": "2.14.1"},
     }  # fmt: skip
     model = {"backbone": backbone, "start": "wheel#sha256=1", "start_license": "MIT", "weights_sha256": "1" * 64}
+    model |= {"embedding_size": 128, "alignment": {"template": "arcface_112", "size": 112}}
+    model |= {"preprocessing": {"size": 112, "color_order": "rgb", "mean": 127.5, "std": 128.0}}
     write_json(folder / "model.json", model | {"task": task, "training": training})
     losses = {"train_loss": 3.0, "val_loss": 4.0, "train_accuracy": 0.5, "val_accuracy": 0.25, "seconds": 2.5}
     losses |= {"val_auc": 0.75 if task == "attributes" else None}

@@ -229,10 +229,10 @@ def test_a_changed_file_is_refused(name: str, folder: Path, tmp_path: Path) -> N
         ({"weights_sha256": None}, "model.json describes no model: give a folder of finetune or a promoted version"),
         ({"training": {}}, "was fine-tuned without ONNX, which is what runs without torch: fine-tune with --onnx"),
         ({"training": {"onnx": {"sha256": "0" * 64}}}, "model.onnx is not the file that model.json describes"),
-        ({"alignment": {"template": "vgg_224"}}, "template 'vgg_224' is unknown"),
-        ({"alignment": {"template": "arcface_112", "detector": "yolo"}}, "detector 'yolo' is unknown"),
+        ({"alignment": {"template": "vgg_224", "size": 224}}, "template 'vgg_224' is unknown"),
+        ({"alignment": {"template": "arcface_112", "size": 112, "detector": "yolo"}}, "detector 'yolo' is unknown"),
         (
-            {"alignment": {"template": "facenet_160"}},
+            {"alignment": {"template": "facenet_160", "size": 160}},
             r"takes crops of \[3, 112, 112\], the model's template gives 3×160",
         ),
     ],

@@ -16,6 +16,7 @@ from kubeface.faces.images import RGB, decode_rgb
 from kubeface.models.backbones import backbone_named
 from kubeface.models.backbones.sface import ConvBlock, SFace
 from kubeface.models.model import FaceModel, load_model, load_pretrained, load_state, save_model
+from kubeface.records.model import TrainingRecord
 from kubeface.runtime.errors import KubefaceError
 from kubeface.tables.table import Table
 
@@ -263,7 +264,7 @@ def test_a_state_dict_and_a_model_folder_give_the_model_back(model: FaceModel, c
     assert (load_pretrained("sface", str(tmp_path / "weights.pt")).embed(crops[:4]) == expected).all()
     folder = tmp_path / "run-0.1"  # a dot in a folder's name is no suffix
     folder.mkdir()
-    save_model(model, folder, {"epochs": 0})
+    save_model(model, folder, TrainingRecord(epochs=0))
     for loaded in (
         load_model(folder),
         load_pretrained("sface", str(folder)),
@@ -281,6 +282,6 @@ def test_a_state_dict_and_a_model_folder_give_the_model_back(model: FaceModel, c
 def test_unknown_and_other_backbones_are_refused(model: FaceModel, tmp_path: Path) -> None:
     with pytest.raises(KubefaceError, match="backbone 'arcface' is unknown: use one of sface, iresnet18"):
         load_pretrained("arcface")
-    save_model(model, tmp_path, {})
+    save_model(model, tmp_path, TrainingRecord())
     with pytest.raises(KubefaceError, match="holds backbone 'sface', the run asks for 'inception_resnet_v1'"):
         load_pretrained("inception_resnet_v1", str(tmp_path))

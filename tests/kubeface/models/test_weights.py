@@ -23,6 +23,7 @@ from kubeface.models.keras_import import import_keras
 from kubeface.models.model import FaceModel, load_model, load_pretrained, save_model
 from kubeface.models.weights import backbone_state, fetch_published, load_network, read_weights
 from kubeface.models.weights_mirror import mirror_weights
+from kubeface.records.model import TrainingRecord
 from kubeface.runtime.errors import KubefaceError
 from kubeface.storage import objects
 from kubeface.storage.downloads import MIRROR_VARIABLE, Source
@@ -228,7 +229,7 @@ def test_network_for_the_weights(size: int, prefix: str, tmp_path: Path, monkeyp
 def test_a_folder_settles_what_the_name_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(BACKBONES, "sized", SIZED)
     own = Preprocessing(16, "bgr", (1.0, 2.0, 3.0), (4.0, 5.0, 6.0))
-    save_model(FaceModel("sized", Sized(5), own, 5, "somewhere", "MIT"), tmp_path, {"epochs": 1})
+    save_model(FaceModel("sized", Sized(5), own, 5, "somewhere", "MIT"), tmp_path, TrainingRecord(epochs=1))
     for loaded in (load_model(tmp_path), load_pretrained("sized", str(tmp_path))):
         assert (loaded.preprocessing, loaded.embedding_size, loaded.start) == (own, 5, "somewhere")
     config = json.loads((tmp_path / "model.json").read_text())
