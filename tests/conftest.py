@@ -81,10 +81,11 @@ def filter_table(faces_table: Path, aligned_table: Path) -> Path:
 @pytest.fixture(scope="session")
 def split_table(aligned_table: Path, filter_table: Path) -> Path:
     """`aligned_table` divided: three people trained on, three held out."""
+    from kubeface.split.options import SplitOptions
     from kubeface.split.step import split
 
     out = aligned_table.with_name("split")
-    split(aligned_table, filter_table, out, heldout_fraction=0.5, seed=SPLIT_SEED)
+    split(aligned_table, filter_table, out, options=SplitOptions(heldout_fraction=0.5, seed=SPLIT_SEED))
     return out
 
 

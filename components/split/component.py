@@ -1,5 +1,7 @@
 """KFP interface of split."""
 
+from typing import Any
+
 from kfp import dsl
 
 
@@ -10,34 +12,16 @@ def split(
     audited: dsl.Input[dsl.Dataset],
     divided: dsl.Output[dsl.Dataset],
     metrics: dsl.Output[dsl.Metrics],
-    apply_filter: str = "validation",
-    heldout_fraction: float = 0.33,
-    val_fraction: float = 0.2,
-    val_people_fraction: float = 0.0,
-    min_images: int = 2,
-    seed: int = 0,
-    task: str = "recognition",
-    unknown_fraction: float = 0.0,
+    options: dict[str, Any],
 ) -> None:
-    """Divides people into trained and held out, and the trained people's images into train and val."""
+    """Divides the images into train, val and heldout."""
     from pathlib import Path
 
-    from kubeface.runtime.process import run_component
-    from kubeface.split.step import split as run
+    from components.execution import run_step
+    from kubeface.runtime.options import read_options
+    from kubeface.split.options import SplitOptions
+    from kubeface.split.step import split
 
-    run_component(
-        metrics,
-        run,
-        aligned=Path(aligned.path),
-        filtered=Path(filtered.path),
-        audited=Path(audited.path),
-        out=Path(divided.path),
-        apply_filter=apply_filter,
-        heldout_fraction=heldout_fraction,
-        val_fraction=val_fraction,
-        val_people_fraction=val_people_fraction,
-        min_images=min_images,
-        seed=seed,
-        task=task,
-        unknown_fraction=unknown_fraction,
-    )
+    settings = read_options(SplitOptions, options, "split.")
+    inputs = Path(aligned.path), Path(filtered.path)
+    run_step(metrics, split, *inputs, Path(divided.path), Path(audited.path), settings)

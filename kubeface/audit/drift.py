@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kubeface.audit.embedder import Vectors, unit
-from kubeface.runtime.errors import KubefaceError, require
+from kubeface.audit.embedder import Vectors, to_unit_length
+from kubeface.records.findings import Distributions, Drift, Histogram
+from kubeface.runtime.errors import KubefaceError
 from kubeface.storage import objects
 from kubeface.storage.downloads import fetch, split_checksum
 from kubeface.storage.folders import read_json
 
-# A bin that is empty in one run counts as this share, or a single image in the other would be infinitely far away.
+# An empty bin counts as this share, or a single image in it in the other run would be an infinite drift.
 LEAST_SHARE = 1e-4
 QUANTILES = {"min": 0.0, "p05": 0.05, "p25": 0.25, "p50": 0.5, "p75": 0.75, "p95": 0.95, "max": 1.0}
 
@@ -23,8 +24,9 @@ QUANTILES = {"min": 0.0, "p05": 0.05, "p25": 0.25, "p50": 0.5, "p75": 0.75, "p95
 class Feature:
     """Something that is measured of every image.
 
-    label: what it is, with its unit; cuts: where one bin ends and the next begins, which its own value belongs to; the
-    first bin has no lower end and the last no upper one.
+    Args:
+        label: what it is, with its unit.
+        cuts: ascending limits of the bins, see Histogram.
     """
 
     label: str
@@ -50,17 +52,17 @@ FEATURES = {
 }
 
 
-def histogram(feature: Feature, values: NDArray[Any]) -> dict[str, Any]:
-    """Counts by bin and quantiles of finite values, as JSON; quantiles are left out where there is no value."""
+def make_histogram(feature: Feature, values: NDArray[Any]) -> Histogram:
+    """Counts by bin and quantiles of finite values."""
     values = np.asarray(values, np.float64)
     counts = np.bincount(np.searchsorted(feature.cuts, values, side="right"), minlength=len(feature.cuts) + 1)
-    found = np.quantile(values, list(QUANTILES.values())) if len(values) else []
-    return {
-        "label": feature.label,
-        "cuts": list(feature.cuts),
-        "counts": counts.tolist(),
-        "quantiles": {name: round(float(value), 4) for name, value in zip(QUANTILES, found, strict=False)},
-    }
+    quantiles = np.quantile(values, list(QUANTILES.values())) if len(values) else []
+    return Histogram(
+        label=feature.label,
+        cuts=list(feature.cuts),
+        counts=counts.tolist(),
+        quantiles={name: round(float(value), 4) for name, value in zip(QUANTILES, quantiles, strict=False)},
+    )
 
 
 def stability_index(before: NDArray[Any], after: NDArray[Any]) -> float:
@@ -74,7 +76,7 @@ def stability_index(before: NDArray[Any], after: NDArray[Any]) -> float:
         after: counts by bin, as many.
 
     Returns:
-        0 and up; symmetric. 0 where one of the two has no count at all: then there is nothing to compare.
+        0 and up; symmetric. 0 where one of the two has no count at all, since then there is nothing to compare.
     """
     p, q = np.asarray(before, np.float64), np.asarray(after, np.float64)
     if not p.sum() or not q.sum():
@@ -84,8 +86,11 @@ def stability_index(before: NDArray[Any], after: NDArray[Any]) -> float:
     return float(((p - q) * np.log(p / q)).sum())
 
 
-def read_previous(uri: str) -> dict[str, Any] | None:
-    """The data.json of an earlier run; None where there is none yet, which a line on standard error says.
+def read_previous(uri: str) -> Distributions | None:
+    """The distributions of an earlier run; None where there is none yet, which a line on standard error says.
+
+    Args:
+        uri: of its data.json, which may hold the record of gather too.
 
     Raises:
         KubefaceError: it cannot be read or is not one.
@@ -94,52 +99,44 @@ def read_previous(uri: str) -> dict[str, Any] | None:
     if not address.startswith("https://") and not objects.exists(address):
         print(f"audit: {address} is not there, so there is no drift to measure", file=sys.stderr, flush=True)
         return None
-    found = read_json(fetch(uri))
-    require(
-        isinstance(found, dict) and isinstance(found.get("features"), dict),
-        f"previous is {uri}, which is not the data.json of an audit: give one, or leave previous empty",
-    )
-    return dict(found)
+    value = read_json(fetch(uri))
+    if isinstance(value, dict):
+        value = {name: value[name] for name in Distributions.model_fields if name in value}
+    try:
+        return Distributions.parse(value, address)
+    except KubefaceError as error:
+        raise KubefaceError(f"previous: {error}; give the data.json of an audit, or leave previous empty") from None
 
 
-def drift(
-    features: Mapping[str, Any], mean: Vectors, previous: Mapping[str, Any] | None, most: float
-) -> dict[str, Any]:
-    """How far this run's data are from an earlier run's, for data.json.
+def measure_drift(
+    features: Mapping[str, Histogram], mean: Vectors, previous: Distributions | None, limit: float
+) -> Drift:
+    """How far this run's data are from an earlier run's.
 
     Args:
         features: histograms by name.
-        mean: mean embedding; none of whole photographs.
-        previous: data.json of the earlier run, None where there is none.
-        most: limit of a feature's value; 0 for none.
+        mean: mean embedding; empty for whole photographs.
+        previous: distributions of the earlier run, None where there is none.
+        limit: largest drift of a feature; 0 for none.
 
     Returns:
-        compared, features (stability index by name, and for `embedding` one less the cosine of the mean embeddings),
-        worst (name, or null), exceeded. Features whose bins are not the same in both runs are left out.
-
-    Raises:
-        KubefaceError: a field of the earlier data.json is not what it should be.
+        the drift; features whose bins are not the same in both runs are left out.
     """
     values: dict[str, float] = {}
-    try:
-        for name, now in features.items() if previous else ():
-            then = previous["features"].get(name) if previous else None
-            if then and then["cuts"] == now["cuts"] and len(then["counts"]) == len(now["counts"]):
-                counts = (np.array(entry["counts"], np.float64) for entry in (then, now))
-                values[name] = round(stability_index(*counts), 4)
-        if previous and len(mean) and len(previous["embedding_mean"]) == len(mean):
-            old = unit(np.array(previous["embedding_mean"], np.float64))
-            if np.any(mean) or np.any(old):  # not where both are all low images without sharp ones
-                values["embedding"] = round(max(0.0, 1 - float(old @ unit(np.asarray(mean, np.float64)))), 4)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise KubefaceError(
-            f"previous: the data.json lacks a field or has a wrong one ({type(error).__name__}: {error}); give "
-            "the file that an audit wrote"
-        ) from None
+    if previous:
+        for name, now in features.items():
+            then = previous.features.get(name)
+            if then and then.cuts == now.cuts and len(then.counts) == len(now.counts):
+                values[name] = round(stability_index(np.array(then.counts), np.array(now.counts)), 4)
+        if len(mean) and len(previous.embedding_mean) == len(mean):
+            old = to_unit_length(np.array(previous.embedding_mean, np.float64))
+            if np.any(mean) or np.any(old):  # both are zero where all images are low ones without sharp partners
+                cosine = float(old @ to_unit_length(np.asarray(mean, np.float64)))
+                values["embedding"] = round(max(0.0, 1 - cosine), 4)
     worst = max(values, key=lambda name: values[name], default=None)
-    return {
-        "compared": previous is not None,
-        "features": values,
-        "worst": worst,
-        "exceeded": worst is not None and 0 < most < values[worst],
-    }
+    return Drift(
+        compared=previous is not None,
+        features=values,
+        worst=worst,
+        exceeded=worst is not None and 0 < limit < values[worst],
+    )

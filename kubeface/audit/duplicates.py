@@ -1,4 +1,4 @@
-"""The same photograph more than once: the same bytes, or the same picture saved again, smaller, or cut.
+"""Duplicates: images of the same photograph, with the same bytes, or saved again, smaller, or cut.
 
 Two images are one photograph when their perceptual hashes differ in at most 3 bits and the cosine of their embeddings
 is 0.7 or more, or when it is 0.97 or more alone. Measured on 150 photographs of CelebA, each changed and held against
@@ -17,98 +17,109 @@ from dataclasses import dataclass
 from itertools import combinations, pairwise
 
 import numpy as np
-from numpy.typing import NDArray
 
-from kubeface.audit.collect import RESOLUTIONS, Faces, Hashes, Ints
-from kubeface.audit.groups import Groups, equal_neighbours, rounded, several
-from kubeface.tables.resolution_pairs import LOW
+from kubeface.audit.groups import DisjointSets, Flags, Ints, equal_pairs, groups_of_equal, round_cosines
+from kubeface.audit.images import RESOLUTION_CODES, AuditedImages, Hashes
+from kubeface.audit.options import AuditOptions
 
 BITS = 64
-BLOCKS = 6  # that a perceptual hash is cut into; two hashes that differ in 3 bits agree in 3 of the 6 at least
+BLOCKS = 6  # of a perceptual hash; two hashes that differ in 3 bits agree in at least 3 of the 6
 MOST_BITS = BLOCKS - 3  # a search by 3 whole blocks finds all pairs that differ in no more bits
-REACH = 16  # neighbours with the same key that a hash is compared with
-BLOCK_ROWS = 512  # rows of a person's similarity matrix that are in memory at a time
+REACH = 16  # rows with the same key that a hash is compared with
+BLOCK_ROWS = 512  # rows of an identity's similarity matrix that are in memory at a time
 
 
 @dataclass(frozen=True)
-class Limits:
-    """What makes two images one photograph: few different bits and a cosine, or a cosine that says it alone."""
+class SamePhotograph:
+    """When two images show one photograph.
+
+    Args:
+        bits: their perceptual hashes differ in at most so many bits,
+        cosine: and the cosine of their embeddings is at least this,
+        same_cosine: or it is at least this, whatever the hashes.
+    """
 
     bits: int
     cosine: float
     same_cosine: float
 
-
-HASH_ALONE = -1.0, 2.0  # cosine and same_cosine where there are no embeddings: all agree, and none say it alone
+    @classmethod
+    def of(cls, options: AuditOptions, whole: bool) -> "SamePhotograph":
+        """The rule that the options give; for whole photographs, which have no embeddings, hashes alone decide."""
+        cosines = (-1.0, 2.0) if whole else (options.duplicate_cosine, options.same_cosine)
+        return cls(options.duplicate_bits, *cosines)
 
 
 @dataclass(frozen=True)
 class Duplicates:
-    """The clusters of images, each named by the row whose image_id is least.
+    """Clusters of images of one photograph.
 
-    cluster: that row, for every row; two_names: whether a row's photograph stands under several identities.
+    Args:
+        cluster: by row the row that names its cluster, the one with the least image_id.
+        two_names: by row whether its photograph stands under several identities.
     """
 
     cluster: Ints
-    two_names: NDArray[np.bool_]
+    two_names: Flags
 
 
-def find_duplicates(faces: Faces, limits: Limits) -> Duplicates:
-    """Puts images of one photograph into one cluster, and pairs of a low and a high resolution too.
+def find_duplicates(images: AuditedImages, rule: SamePhotograph) -> Duplicates:
+    """Puts images of one photograph into one cluster, and the two of a resolution pair too.
 
-    Photographs are held against each other by their sharp images: where one of a pair stands under two names, so do
-    both. A low image without a sharp one has nothing but its bytes to be known by.
+    Resolution pairs are compared by their sharp images: where one of a pair stands under two names, so do both. A
+    low-resolution image without a sharp partner is compared by its bytes alone.
 
-    Within a person all pairs are compared, across people those with equal bytes or hashes that differ in few bits.
+    Within an identity all pairs are compared, across identities those with equal bytes or with hashes that differ in
+    few bits.
     """
-    groups = Groups(len(faces))
-    for rows in faces.by_person():
-        for left, right in _within(faces, rows, limits):
-            groups.join(zip(rows[left].tolist(), rows[right].tolist(), strict=True))
-    for left, right in equal_neighbours(faces.content, 1):
-        groups.join(zip(left.tolist(), right.tolist(), strict=True))
-    for left, right in _across(faces, limits):
-        groups.join(zip(left.tolist(), right.tolist(), strict=True))
-    paired = np.flatnonzero(faces.stem)
-    for left, right in equal_neighbours(faces.stem[paired], 1):
-        groups.join(zip(paired[left].tolist(), paired[right].tolist(), strict=True))
-    roots = groups.roots()
-    return Duplicates(_by_least_id(faces, roots), _two_names(faces, roots))
+    sets = DisjointSets(len(images))
+    for rows in images.by_identity():
+        for left, right in _within_identity(images, rows, rule):
+            sets.join_rows(rows[left], rows[right])
+    for left, right in equal_pairs(images.content, 1):
+        sets.join_rows(left, right)
+    for left, right in _across_identities(images, rule):
+        sets.join_rows(left, right)
+    paired = np.flatnonzero(images.pair)
+    for left, right in equal_pairs(images.pair[paired], 1):
+        sets.join_rows(paired[left], paired[right])
+    roots = sets.roots()
+    return Duplicates(_named_by_least_id(images, roots), _under_two_names(images, roots))
 
 
-def _within(faces: Faces, rows: Ints, limits: Limits) -> Iterator[tuple[Ints, Ints]]:
-    """Pairs of places in one person's rows that show the same photograph."""
+def _within_identity(images: AuditedImages, rows: Ints, rule: SamePhotograph) -> Iterator[tuple[Ints, Ints]]:
+    """Pairs of indices into one identity's rows that show the same photograph."""
     if len(rows) < 2:
         return
-    vectors = faces.vault.read(rows)
-    hashes, readable = faces.phash[rows], faces.recognisable[rows]
+    vectors = images.embeddings.read(rows)
+    hashes, embedded = images.phash[rows], images.has_embedding[rows]
     for start in range(0, len(rows), BLOCK_ROWS):
         block = slice(start, start + BLOCK_ROWS)
-        cosines = rounded(vectors[block] @ vectors.T)
-        near = np.bitwise_count(hashes[block, None] ^ hashes[None]) <= limits.bits
-        same = (near & (cosines >= limits.cosine)) | (cosines >= limits.same_cosine)
-        left, right = np.nonzero(same & readable[block, None] & readable[None])
+        cosines = round_cosines(vectors[block] @ vectors.T)
+        near = np.bitwise_count(hashes[block, None] ^ hashes[None]) <= rule.bits
+        same = (near & (cosines >= rule.cosine)) | (cosines >= rule.same_cosine)
+        left, right = np.nonzero(same & embedded[block, None] & embedded[None])
         yield left[left + start < right] + start, right[left + start < right]
 
 
-def _across(faces: Faces, limits: Limits) -> Iterator[tuple[Ints, Ints]]:
-    """Pairs of rows with perceptual hashes that differ in few bits, and embeddings that agree."""
-    readable = np.flatnonzero(faces.recognisable)
-    for key in block_keys(faces.phash[readable]):
-        for left, right in equal_neighbours(key, REACH):
-            a, b = readable[left], readable[right]
-            few = np.bitwise_count(faces.phash[a] ^ faces.phash[b]) <= min(limits.bits, MOST_BITS)
-            others = few & (faces.people[a] != faces.people[b])
-            a, b = a[others], b[others]
+def _across_identities(images: AuditedImages, rule: SamePhotograph) -> Iterator[tuple[Ints, Ints]]:
+    """Pairs of rows of two identities with hashes that differ in few bits, and embeddings that agree."""
+    embedded = np.flatnonzero(images.has_embedding)
+    for key in block_keys(images.phash[embedded]):
+        for left, right in equal_pairs(key, REACH):
+            a, b = embedded[left], embedded[right]
+            near = np.bitwise_count(images.phash[a] ^ images.phash[b]) <= min(rule.bits, MOST_BITS)
+            across = near & (images.identity[a] != images.identity[b])
+            a, b = a[across], b[across]
             for start in range(0, len(a), BLOCK_ROWS):
                 first, second = a[start : start + BLOCK_ROWS], b[start : start + BLOCK_ROWS]
-                cosines = np.einsum("nd,nd->n", faces.vault.read(first), faces.vault.read(second))
-                same = rounded(cosines) >= limits.cosine
+                cosines = np.einsum("nd,nd->n", images.embeddings.read(first), images.embeddings.read(second))
+                same = round_cosines(cosines) >= rule.cosine
                 yield first[same], second[same]
 
 
 def block_keys(hashes: Hashes) -> Iterator[Hashes]:
-    """The hashes with all but three of their blocks blanked, for each choice of three.
+    """The hashes with all but three of their blocks set to zero, for each choice of three.
 
     Two hashes that differ in at most MOST_BITS bits have a key in common. A key has 32 bits, so that chance brings few
     together even among millions, where the 16 bits of the usual four bands would bring many.
@@ -119,51 +130,57 @@ def block_keys(hashes: Hashes) -> Iterator[Hashes]:
         yield hashes & np.uint64(sum(chosen))
 
 
-def _by_least_id(faces: Faces, roots: Ints) -> Ints:
-    """Groups named by the row with the least image_id in place of the least row."""
+def _named_by_least_id(images: AuditedImages, roots: Ints) -> Ints:
+    """Clusters named by the row with the least image_id in place of the least row."""
     named = np.arange(len(roots))
-    for group in several(roots):
-        named[group] = min(group.tolist(), key=faces.id_of)
+    for cluster in groups_of_equal(roots):
+        named[cluster] = min(cluster.tolist(), key=images.id_of)
     return named
 
 
-def _two_names(faces: Faces, photographs: Ints) -> NDArray[np.bool_]:
-    """Rows whose photograph stands under several identities."""
-    least = np.full(len(faces), len(faces.names), np.int32)
-    most = np.full(len(faces), -1, np.int32)
-    np.minimum.at(least, photographs, faces.people)
-    np.maximum.at(most, photographs, faces.people)
-    return np.asarray((least != most)[photographs], np.bool_)
+def _under_two_names(images: AuditedImages, roots: Ints) -> Flags:
+    """By row whether its photograph stands under several identities."""
+    least = np.full(len(images), len(images.names), np.int32)
+    most = np.full(len(images), -1, np.int32)
+    np.minimum.at(least, roots, images.identity)
+    np.maximum.at(most, roots, images.identity)
+    return np.asarray((least != most)[roots], np.bool_)
 
 
-def spare(faces: Faces, cluster: Ints, among: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Rows that `drop` leaves out: all but the best of each cluster, of those in `among`.
+def droppable(images: AuditedImages, cluster: Ints, among: Flags) -> Flags:
+    """By row whether `duplicates: drop` leaves it out: all but the best of each cluster, of the rows in `among`.
 
     The best is one that the filter keeps, with the largest face in pixels of its photograph, and the least image_id
-    where that leaves several. Of a pair of a low and a high resolution, which are there on purpose, both stay: the best
-    is found among the sharp images, and of low ones its partner stays, where that is there.
+    where that leaves several. Both images of a resolution pair stay, since they are there on purpose: the best is found
+    among the sharp images, and of the low ones its partner stays, if there is one.
     """
-    spared = np.zeros(len(faces), np.bool_)
-    low = faces.resolution == RESOLUTIONS[LOW]
-    for resolutions in (among & ~low, among & low):
-        place = np.flatnonzero(resolutions)
-        for members in several((cluster * (1 + len(RESOLUTIONS)) + faces.resolution)[place]):
-            group = place[members]
-            of_the_kept = low[group] & among[faces.sharp[group]] & ~spared[faces.sharp[group]]
-            worth = list(
-                zip(of_the_kept, faces.readable[group], faces.filter_kept[group], faces.face[group], strict=True)
+    dropped = np.zeros(len(images), np.bool_)
+    for candidates in (among & ~images.is_low, among & images.is_low):
+        rows = np.flatnonzero(candidates)
+        for members in groups_of_equal((cluster * (1 + len(RESOLUTION_CODES)) + images.resolution)[rows]):
+            group = rows[members]
+            sharp = images.sharp[group]
+            partner_stays = images.is_low[group] & among[sharp] & ~dropped[sharp]
+            ranks = list(
+                zip(
+                    partner_stays,
+                    images.readable[group],
+                    images.filter_kept[group],
+                    images.face_size[group],
+                    strict=True,
+                )
             )
-            best = [row for row, value in zip(group.tolist(), worth, strict=True) if value == max(worth)]
-            spared[group] = True
-            spared[min(best, key=faces.id_of)] = False
-    return spared
+            best = [row for row, rank in zip(group.tolist(), ranks, strict=True) if rank == max(ranks)]
+            dropped[group] = True
+            dropped[min(best, key=images.id_of)] = False
+    return dropped
 
 
-def repeated(faces: Faces, cluster: Ints) -> Iterator[Ints]:
-    """The rows of each cluster of several photographs, rising; a pair of two resolutions is one photograph."""
-    return (group for group in several(cluster) if photographs(faces, group) > 1)
+def repeated_photographs(images: AuditedImages, cluster: Ints) -> Iterator[Ints]:
+    """The rows of each cluster of several photographs, ascending; a resolution pair is one photograph."""
+    return (group for group in groups_of_equal(cluster) if count_photographs(images, group) > 1)
 
 
-def photographs(faces: Faces, rows: Ints) -> int:
-    """How many photographs rows show, as far as pairs of two resolutions tell."""
-    return len(np.unique(faces.sharp[rows]))
+def count_photographs(images: AuditedImages, rows: Ints) -> int:
+    """The number of photographs that rows show, where only resolution pairs are known to be one."""
+    return len(np.unique(images.sharp[rows]))

@@ -1,4 +1,4 @@
-"""What the audit found, as one object, the verdicts that follow from it, and its tables."""
+"""What the audit found, as one object, and what follows from it: verdicts, counts, tables."""
 
 import csv
 from collections import Counter
@@ -10,14 +10,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kubeface.audit.collect import Faces
-from kubeface.audit.duplicates import Duplicates, photographs, repeated, spare
-from kubeface.audit.labels import People, SamePeople, Suspect
+from kubeface.audit.duplicates import Duplicates, count_photographs, droppable, repeated_photographs
+from kubeface.audit.groups import Flags
+from kubeface.audit.images import AuditedImages
+from kubeface.audit.label_errors import Centres, Lookalikes, Suspect
 from kubeface.audit.leaks import Leak
-from kubeface.audit.settings import Settings
+from kubeface.audit.options import AuditOptions
+from kubeface.records.findings import AuditCounts, IdentitySizes
 
-# In the order in which they are given where several hold.
+# In order of precedence where several hold.
 REASONS = ("unreadable", "leak", "same_photo_two_names", "looks_like_another", "far_from_identity", "duplicate")
+KEPT = -1  # in place of an index into REASONS
+Verdicts = NDArray[np.int8]  # by row an index into REASONS, or KEPT
 
 
 @dataclass(frozen=True)
@@ -25,129 +29,123 @@ class Findings:
     """What was found."""
 
     duplicates: Duplicates
-    people: People
+    centres: Centres
     suspects: list[Suspect]
-    alike: SamePeople
+    lookalikes: Lookalikes
     leaks: list[Leak]
 
 
-def verdicts(faces: Faces, found: Findings, settings: Settings) -> NDArray[np.int8]:
-    """Why each image is left out, as a place in REASONS; −1 where it is kept.
+def decide(images: AuditedImages, findings: Findings, options: AuditOptions) -> Verdicts:
+    """Decides which images are left out, and why; with a suspect photograph goes its low-resolution image."""
+    verdicts = np.full(len(images), KEPT, np.int8)
 
-    With a suspect photograph goes its image of low resolution.
-    """
-    reasons = np.full(len(faces), -1, np.int8)
+    def leave_out(reason: str, rows: Flags) -> None:
+        verdicts[rows & (verdicts == KEPT)] = REASONS.index(reason)
 
-    def give(reason: str, rows: NDArray[np.bool_]) -> None:
-        reasons[rows & (reasons < 0)] = REASONS.index(reason)
-
-    give("unreadable", ~faces.readable)
-    if settings.on_leak != "warn":
-        # With somebody go all the names that look like the same person.
-        leaked = np.unique(found.alike.person[[leak.identity for leak in found.leaks]])
-        give("leak", np.isin(found.alike.person, leaked)[faces.people])
-    give("same_photo_two_names", found.duplicates.two_names)
-    if settings.suspects == "drop":
-        give("looks_like_another", found.alike.weaker[faces.people])
-        far = np.zeros(len(faces), np.bool_)
-        far[[suspect.row for suspect in found.suspects]] = True
-        give("far_from_identity", far[faces.sharp])
-    if settings.duplicates == "drop":
-        give("duplicate", spare(faces, found.duplicates.cluster, reasons < 0))
-    return reasons
+    leave_out("unreadable", ~images.readable)
+    if options.on_leak != "warn":
+        # With a person go all identities that look like the same one.
+        leaked = np.unique(findings.lookalikes.person[[leak.identity for leak in findings.leaks]])
+        leave_out("leak", np.isin(findings.lookalikes.person, leaked)[images.identity])
+    leave_out("same_photo_two_names", findings.duplicates.two_names)
+    if options.suspects == "drop":
+        leave_out("looks_like_another", findings.lookalikes.weaker[images.identity])
+        suspects = np.zeros(len(images), np.bool_)
+        suspects[[suspect.row for suspect in findings.suspects]] = True
+        leave_out("far_from_identity", suspects[images.sharp])
+    if options.duplicates == "drop":
+        leave_out("duplicate", droppable(images, findings.duplicates.cluster, verdicts == KEPT))
+    return verdicts
 
 
-def counted(reasons: NDArray[np.int8]) -> dict[str, int]:
-    """Images left out, by reason."""
-    return {name: int((reasons == place).sum()) for place, name in enumerate(REASONS) if (reasons == place).any()}
-
-
-def write_findings(folder: Path, faces: Faces, found: Findings, reasons: NDArray[np.int8]) -> None:
+def write_tables(folder: Path, images: AuditedImages, findings: Findings, verdicts: Verdicts) -> None:
     """Writes duplicates.csv, suspects.csv, pairs.csv and leaks.csv."""
 
-    def kept(row: int) -> str:
-        return "" if reasons[row] < 0 else REASONS[reasons[row]]
+    def verdict(row: int) -> str:
+        return "" if verdicts[row] == KEPT else REASONS[verdicts[row]]
 
-    names, cluster = faces.names, found.duplicates.cluster
-    _write(
+    names, cluster = images.names, findings.duplicates.cluster
+    _write_csv(
         folder / "duplicates.csv",
         ("cluster", "image_id", "identity", "source", "dropped"),
         (
-            (faces.id_of(int(cluster[row])), faces.id_of(row), faces.name_of(row), faces.source_of(row), kept(row))
-            for group in repeated(faces, cluster)
+            (images.id_of(cluster[row]), images.id_of(row), images.name_of(row), images.source_of(row), verdict(row))
+            for group in repeated_photographs(images, cluster)
             for row in group.tolist()
         ),
     )
-    _write(
+    _write_csv(
         folder / "suspects.csv",
         ("image_id", "identity", "source", "cosine", "central_source", "near", "near_cosine", "dropped"),
         (
-            (faces.id_of(suspect.row), faces.name_of(suspect.row), faces.source_of(suspect.row), suspect.cosine,
-             faces.source_of(suspect.central), names[suspect.like] if suspect.like >= 0 else "",
-             suspect.like_cosine, kept(suspect.row))
-            for suspect in found.suspects
+            (images.id_of(suspect.row), images.name_of(suspect.row), images.source_of(suspect.row), suspect.cosine,
+             images.source_of(suspect.central), names[suspect.near] if suspect.near >= 0 else "",
+             suspect.near_cosine, verdict(suspect.row))
+            for suspect in findings.suspects
         ),
     )  # fmt: skip
-    _write(
+    _write_csv(
         folder / "pairs.csv",
         ("left", "right", "cosine", "left_images", "right_images", "left_source", "right_source", "best", "person"),
         (
-            (names[pair.left], names[pair.right], pair.cosine, int(found.people.counts[pair.left]),
-             int(found.people.counts[pair.right]), *map(faces.source_of, pair.rows), pair.best,
-             names[found.alike.person[pair.left]])
-            for pair in found.alike.pairs
+            (names[pair.left], names[pair.right], pair.cosine, int(findings.centres.counts[pair.left]),
+             int(findings.centres.counts[pair.right]), *map(images.source_of, pair.rows), pair.best,
+             names[findings.lookalikes.person[pair.left]])
+            for pair in findings.lookalikes.pairs
         ),
     )  # fmt: skip
-    _write(
+    _write_csv(
         folder / "leaks.csv",
         ("identity", "evaluation_set", "person", "cosine", "source", "file", "best", "same_photograph"),
         (
-            (names[leak.identity], leak.uri, leak.name, leak.cosine, faces.source_of(leak.row), leak.file, leak.best,
+            (names[leak.identity], leak.uri, leak.name, leak.cosine, images.source_of(leak.row), leak.file, leak.best,
              str(leak.same_photograph).lower())
-            for leak in found.leaks
+            for leak in findings.leaks
         ),
     )  # fmt: skip
 
 
-def _write(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     with open(path, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
         writer.writerows(rows)
 
 
-def class_figures(faces: Faces) -> dict[str, Any]:
-    """How the images are spread over the identities.
-
-    gini: 0 where all have as many, towards 1 where one has nearly all; effective: the number of identities with equally
-    many images that would be as diverse (exponential of the entropy).
-    """
-    counts = np.sort(np.bincount(faces.people, minlength=len(faces.names))).astype(np.float64)
+def identity_sizes(images: AuditedImages) -> IdentitySizes:
+    """How the images are spread over the identities."""
+    counts = np.sort(np.bincount(images.identity, minlength=len(images.names))).astype(np.float64)
     size, shares = len(counts), counts / counts.sum()
     gini = float((2 * np.arange(1, size + 1) - size - 1) @ counts / (size * counts.sum()))
-    return {
-        "min": int(counts[0]),
-        "median": float(np.median(counts)),
-        "max": int(counts[-1]),
-        "gini": round(gini, 4),
-        "effective": round(float(np.exp(-(shares * np.log(shares)).sum())), 2),
-    }
+    return IdentitySizes(
+        min=int(counts[0]),
+        median=float(np.median(counts)),
+        max=int(counts[-1]),
+        gini=round(gini, 4),
+        effective=round(float(np.exp(-(shares * np.log(shares)).sum())), 2),
+    )
 
 
-def figures(faces: Faces, found: Findings, reasons: NDArray[np.int8]) -> dict[str, int]:
+def count_findings(images: AuditedImages, findings: Findings, verdicts: Verdicts) -> AuditCounts:
     """Numbers of what was found."""
-    sizes = Counter(photographs(faces, group) for group in repeated(faces, found.duplicates.cluster))
-    kept = reasons < 0
-    return {
-        "rows_in": len(faces),
-        "rows_out": int(kept.sum()),
-        "rejected": int((~kept).sum()),
-        "identities": len(faces.names),
-        "identities_out": len(np.unique(faces.people[kept])),
-        "duplicate_clusters": sizes.total(),
-        "duplicates": sum((size - 1) * count for size, count in sizes.items()),
-        "same_photo_two_names": int(found.duplicates.two_names.sum()),
-        "suspects": len(found.suspects),
-        "alike_pairs": found.alike.count,
-        "leaks": len(found.leaks),
-    }
+    sizes = Counter(
+        count_photographs(images, group) for group in repeated_photographs(images, findings.duplicates.cluster)
+    )
+    kept = verdicts == KEPT
+    by_reason = np.bincount(verdicts[~kept], minlength=len(REASONS)).tolist()
+    rejected = images.filter_reason.filter(~images.filter_kept).value_counts().to_pylist()
+    return AuditCounts(
+        rows_in=len(images),
+        rows_out=int(kept.sum()),
+        rejected=int((~kept).sum()),
+        identities=len(images.names),
+        identities_out=len(np.unique(images.identity[kept])),
+        duplicate_clusters=sizes.total(),
+        duplicates=sum((size - 1) * count for size, count in sizes.items()),
+        same_photo_two_names=int(findings.duplicates.two_names.sum()),
+        suspects=len(findings.suspects),
+        alike_pairs=findings.lookalikes.count,
+        leaks=len(findings.leaks),
+        reasons={reason: count for reason, count in zip(REASONS, by_reason, strict=True) if count},
+        filter_reasons=dict(sorted((str(entry["values"]), entry["counts"]) for entry in rejected)),
+    )

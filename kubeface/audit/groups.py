@@ -1,4 +1,4 @@
-"""Groups of things that belong together, over arrays."""
+"""Rows that belong together: union-find and equal keys over arrays."""
 
 from collections.abc import Iterable, Iterator
 
@@ -6,16 +6,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
+Codes = NDArray[np.int32]
+Flags = NDArray[np.bool_]
 
 
-class Groups:
-    """Union-find over 0 … size − 1; the root of a group is its least number."""
+class DisjointSets:
+    """Union-find over 0 … size − 1; the root of a set is its least number."""
 
     def __init__(self, size: int) -> None:
         self._parent = np.arange(size, dtype=np.int32)
 
     def root(self, item: int) -> int:
-        """The least number in the group of an item."""
+        """The least number in the set of an item."""
         parent = self._parent
         while parent[item] != item:
             parent[item] = parent[parent[item]]
@@ -23,26 +25,30 @@ class Groups:
         return int(item)
 
     def join(self, pairs: Iterable[tuple[int, int]]) -> None:
-        """Puts the two of each pair into one group."""
+        """Joins the sets of the two of each pair."""
         for left, right in pairs:
             a, b = self.root(left), self.root(right)
             self._parent[max(a, b)] = min(a, b)
 
+    def join_rows(self, left: Ints, right: Ints) -> None:
+        """Joins the sets of left[i] and right[i], for each i."""
+        self.join(zip(left.tolist(), right.tolist(), strict=True))
+
     def roots(self) -> Ints:
         """The root of every item."""
-        found = self._parent
+        roots = self._parent
         while True:  # a root is never above its item, so that this ends with every item at its root
-            further = found[found]
-            if np.array_equal(further, found):
-                return found.astype(np.int64)
-            found = further
+            further = roots[roots]
+            if np.array_equal(further, roots):
+                return roots.astype(np.int64)
+            roots = further
 
 
-def equal_neighbours(keys: NDArray[np.generic], reach: int) -> Iterator[tuple[Ints, Ints]]:
-    """Pairs of places with the same key: each with the next `reach` of its like.
+def equal_pairs(keys: NDArray[np.generic], reach: int) -> Iterator[tuple[Ints, Ints]]:
+    """Pairs of rows with the same key: each row with the next `reach` rows of that key.
 
-    In the order of the keys; with `reach` 1 every group of equal keys is connected. Neither time nor memory grows
-    faster than reach × places (but for the sorting), whatever the groups' sizes.
+    With `reach` 1 all rows of a key are connected. Time and memory grow with reach × rows (sorting aside), however many
+    rows share a key.
     """
     order = np.argsort(keys, kind="stable")
     ordered = keys[order]
@@ -53,13 +59,8 @@ def equal_neighbours(keys: NDArray[np.generic], reach: int) -> Iterator[tuple[In
         yield order[same], order[same + step]
 
 
-def rounded(cosines: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Cosines to four places, so that nothing hangs on the order in which a machine adds."""
-    return np.asarray(np.round(np.asarray(cosines, np.float64), 4), np.float64)
-
-
-def several(keys: NDArray[np.integer]) -> Iterator[Ints]:
-    """The places of each key that stands at several, rising."""
+def groups_of_equal(keys: NDArray[np.integer]) -> Iterator[Ints]:
+    """The rows of each key that several rows have, ascending."""
     order = np.argsort(keys, kind="stable")
     ordered = keys[order]
     same = ordered[1:] == ordered[:-1]
@@ -71,3 +72,8 @@ def several(keys: NDArray[np.integer]) -> Iterator[Ints]:
         ends = [*np.flatnonzero(np.diff(keys[members])) + 1, len(members)]
         for start, end in zip([0, *ends], ends, strict=False):
             yield members[start:end]
+
+
+def round_cosines(cosines: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Cosines to four places, so that no decision depends on the order in which a machine adds."""
+    return np.asarray(np.round(np.asarray(cosines, np.float64), 4), np.float64)

@@ -1,31 +1,33 @@
-"""The audit's page: what the template is given, and its rendering."""
+"""The audit's page: figures and pictures of what was found, rendered into template.html."""
 
 import base64
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from numpy.typing import NDArray
 from PIL import Image
 
-from kubeface.audit.charts import bars
-from kubeface.audit.collect import Faces, read_images
-from kubeface.audit.duplicates import repeated
-from kubeface.audit.findings import REASONS, Findings
-from kubeface.audit.leaks import Leak, evaluation_crop
+from kubeface.audit.charts import make_chart
+from kubeface.audit.duplicates import repeated_photographs
+from kubeface.audit.evaluation_sets import crop_faces
+from kubeface.audit.findings import REASONS, Findings, Verdicts
+from kubeface.audit.groups import Ints
+from kubeface.audit.images import AuditedImages, read_pictures
+from kubeface.audit.label_errors import LookalikePair, Suspect
+from kubeface.audit.leaks import Leak
 from kubeface.faces.images import RGB, decode_rgb
+from kubeface.records.findings import FindingsRecord
 from kubeface.runtime.keyed_rng import keyed_rng
 
 SHOWN = 24  # findings of a kind that are shown
-OF_CLUSTER = 6  # images of a cluster that are shown
+SHOWN_OF_CLUSTER = 6  # images of a cluster that are shown
 SAMPLES = 8  # images shown for each reason
 JPEG_QUALITY = 85  # of the pictures, so that a page with hundreds stays small
-PICTURE = 112  # pixels
-WORDS = {
+PICTURE_SIZE = 112  # pixels
+MEANINGS = {
     "unreadable": "the crop cannot be decoded",
     "leak": "the person is in an evaluation set",
     "same_photo_two_names": "the same photograph stands under several names",
@@ -36,16 +38,16 @@ WORDS = {
 
 
 @dataclass
-class _Shown:
-    """Clusters of a kind: how many, and of the first ones the rows that are shown."""
+class _Clusters:
+    """Clusters of a kind: how many there are, and the rows of the first ones that are shown."""
 
     count: int = 0
-    first: list[list[int]] = field(default_factory=list)
+    shown: list[list[int]] = field(default_factory=list)
 
-    def add(self, group: NDArray[np.int64]) -> None:
+    def add(self, group: Ints) -> None:
         self.count += 1
         if self.count <= SHOWN:
-            self.first.append(group[:OF_CLUSTER].tolist())
+            self.shown.append(group[:SHOWN_OF_CLUSTER].tolist())
 
 
 @dataclass(frozen=True)
@@ -57,31 +59,61 @@ class Card:
     text: str = ""
 
 
-def render(faces: Faces, found: Findings, reasons: NDArray[np.int8], data: dict[str, Any], seed: int) -> str:
+@dataclass(frozen=True)
+class _Sample:
+    """Images that a step leaves out for a reason."""
+
+    step: str
+    reason: str
+    rows: list[int]
+
+
+class _Cards:
+    """Cards of rows whose pictures were read.
+
+    Args:
+        images: what was audited.
+        rows: that are shown; −1 is ignored.
+    """
+
+    def __init__(self, images: AuditedImages, rows: set[int]) -> None:
+        self._images = images
+        pictures = read_pictures(images.table, sorted(rows - {-1}))
+        self._pictures = {row: thumbnail(picture) for row, picture in pictures.items()}
+
+    def card(self, row: int, text: str | None = None) -> Card:
+        """The card of a row; below its identity stands the text, its source where that is None."""
+        return Card(
+            self._pictures[row], self._images.name_of(row), self._images.source_of(row) if text is None else text
+        )
+
+    def cards(self, rows: Sequence[int]) -> list[Card]:
+        """The cards of rows with their sources."""
+        return [self.card(row) for row in rows]
+
+
+def render_page(
+    images: AuditedImages, findings: Findings, verdicts: Verdicts, record: FindingsRecord, seed: int
+) -> str:
     """The page as HTML, with everything it shows inside it; it asks the network for nothing.
 
     Args:
-        faces: what was audited.
-        found: what was found.
-        reasons: why each image is left out, as a place in REASONS; −1 where it is kept.
-        data: the figures of data.json.
+        images: what was audited.
+        findings: what was found.
+        verdicts: why each image is left out.
+        record: figures of the audit.
         seed: of the choice of samples.
     """
-    two_names, plain = _Shown(), _Shown()
-    for group in repeated(faces, found.duplicates.cluster):
-        (two_names if found.duplicates.two_names[group[0]] else plain).add(group)
-    samples = _samples(faces, reasons, seed)
-    shown = [*two_names.first, *plain.first]
-    wanted = {row for group in shown for row in group}
-    wanted |= {row for suspect in found.suspects[:SHOWN] for row in (suspect.row, suspect.central)}
-    wanted |= {int(found.people.central[suspect.like]) for suspect in found.suspects[:SHOWN] if suspect.like >= 0}
-    wanted |= {row for pair in found.alike.pairs[:SHOWN] for row in pair.rows}
-    wanted |= {leak.row for leak in found.leaks[:SHOWN]} | {row for _, _, rows in samples for row in rows}
-    pictures = {row: thumbnail(image) for row, image in read_images(faces.table, sorted(wanted - {-1})).items()}
-
-    def card(row: int, text: str = "") -> Card:
-        return Card(pictures[row], faces.name_of(row), text)
-
+    two_names, plain = _Clusters(), _Clusters()
+    for group in repeated_photographs(images, findings.duplicates.cluster):
+        (two_names if findings.duplicates.two_names[group[0]] else plain).add(group)
+    suspects, pairs, leaks = findings.suspects[:SHOWN], findings.lookalikes.pairs[:SHOWN], findings.leaks[:SHOWN]
+    samples = _samples(images, verdicts, seed)
+    rows = {row for group in (*two_names.shown, *plain.shown) for row in group}
+    rows |= {row for suspect in suspects for row in _suspect_rows(suspect, findings)}
+    rows |= {row for pair in pairs for row in pair.rows} | {leak.row for leak in leaks}
+    rows |= {row for sample in samples for row in sample.rows}
+    cards = _Cards(images, rows)
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -90,71 +122,69 @@ def render(faces: Faces, found: Findings, reasons: NDArray[np.int8], data: dict[
         lstrip_blocks=True,
     )
     return environment.get_template("template.html").render(
-        data=data,
-        whole=not data["embedding_mean"],
-        words=WORDS,
+        data=record,
+        whole=not record.embedding_mean,
+        meanings=MEANINGS,
         most=SHOWN,
-        charts=[bars(name, entry) for name, entry in data["features"].items()],
-        two_names=[[card(row, faces.source_of(row)) for row in group] for group in two_names.first],
-        clusters=[[card(row, faces.source_of(row)) for row in group] for group in plain.first],
+        charts=[make_chart(name, histogram) for name, histogram in record.features.items()],
+        two_names=[cards.cards(group) for group in two_names.shown],
+        clusters=[cards.cards(group) for group in plain.shown],
         cluster_counts={"two_names": two_names.count, "plain": plain.count},
         suspects=[
-            {
-                "cards": [
-                    card(suspect.row, faces.source_of(suspect.row)),
-                    card(suspect.central, "central image of the identity"),
-                    *(
-                        [card(int(found.people.central[suspect.like]), f"near, cosine {suspect.like_cosine:.2f}")]
-                        if suspect.like >= 0
-                        else []
-                    ),
-                ],
-                "cosine": suspect.cosine,
-            }
-            for suspect in found.suspects[:SHOWN]
+            {"cards": _suspect_cards(suspect, findings, cards), "cosine": suspect.cosine} for suspect in suspects
         ],
-        alike=[
-            {
-                "cards": [card(row, f"{found.people.counts[faces.people[row]]} images") for row in pair.rows],
-                "cosine": pair.cosine,
-                "best": pair.best,
-                "person": faces.names[found.alike.person[pair.left]],
-            }
-            for pair in found.alike.pairs[:SHOWN]
-        ],
+        alike=[_lookalike_entry(pair, images, findings, cards) for pair in pairs],
         leaks=[
-            {"cards": [card(leak.row, faces.source_of(leak.row)), theirs], "leak": leak}
-            for leak, theirs in zip(found.leaks[:SHOWN], _theirs(found.leaks[:SHOWN]), strict=True)
+            {"cards": [cards.card(leak.row), other], "leak": leak}
+            for leak, other in zip(leaks, _evaluation_cards(leaks), strict=True)
         ],
-        samples=[
-            {"by": by, "reason": reason, "cards": [card(row, faces.source_of(row)) for row in rows]}
-            for by, reason, rows in samples
-        ],
+        samples=[{"by": each.step, "reason": each.reason, "cards": cards.cards(each.rows)} for each in samples],
     )
 
 
-def _samples(faces: Faces, reasons: NDArray[np.int8], seed: int) -> list[tuple[str, str, list[int]]]:
-    """A few images for each reason of the audit and of the filter: step, reason, rows."""
-    found = []
-    for place, name in enumerate(REASONS):
-        found.append(("audit", name, np.flatnonzero(reasons == place)))
-    rejected = np.flatnonzero(~faces.filter_kept)
-    why = faces.filter_reason.take(rejected).to_pylist()
-    for name in sorted({str(reason) for reason in why}):
-        found.append(("filter", name, rejected[[str(reason) == name for reason in why]]))
+def _suspect_rows(suspect: Suspect, findings: Findings) -> list[int]:
+    """A suspect image, its identity's central image and, where it is near another identity, that one's."""
+    near = [int(findings.centres.central[suspect.near])] if suspect.near >= 0 else []
+    return [suspect.row, suspect.central, *near]
+
+
+def _suspect_cards(suspect: Suspect, findings: Findings, cards: _Cards) -> list[Card]:
+    texts = [None, "central image of the identity", f"near, cosine {suspect.near_cosine:.2f}"]
+    return [cards.card(row, text) for row, text in zip(_suspect_rows(suspect, findings), texts, strict=False)]
+
+
+def _lookalike_entry(
+    pair: LookalikePair, images: AuditedImages, findings: Findings, cards: _Cards
+) -> dict[str, list[Card] | float | str]:
+    """What the template shows of a pair of identities."""
+    return {
+        "cards": [cards.card(row, f"{findings.centres.counts[images.identity[row]]} images") for row in pair.rows],
+        "cosine": pair.cosine,
+        "best": pair.best,
+        "person": images.names[findings.lookalikes.person[pair.left]],
+    }
+
+
+def _samples(images: AuditedImages, verdicts: Verdicts, seed: int) -> list[_Sample]:
+    """A few images for each reason of the audit and of the filter."""
+    candidates = [("audit", reason, np.flatnonzero(verdicts == index)) for index, reason in enumerate(REASONS)]
+    rejected = np.flatnonzero(~images.filter_kept)
+    why = [str(reason) for reason in images.filter_reason.take(rejected).to_pylist()]
+    for reason in sorted(set(why)):
+        candidates.append(("filter", reason, rejected[[other == reason for other in why]]))
     samples = []
-    for by, name, rows in found:
+    for step, reason, rows in candidates:
         if len(rows):
-            chosen = keyed_rng(seed, "samples", by, name).choice(rows, min(SAMPLES, len(rows)), replace=False)
-            samples.append((by, name, sorted(chosen.tolist())))
+            chosen = keyed_rng(seed, "samples", step, reason).choice(rows, min(SAMPLES, len(rows)), replace=False)
+            samples.append(_Sample(step, reason, sorted(chosen.tolist())))
     return samples
 
 
-def _theirs(leaks: Sequence[Leak]) -> list[Card]:
-    """The evaluation sets' pictures of leaks, in their order."""
+def _evaluation_cards(leaks: Sequence[Leak]) -> list[Card]:
+    """Cards of the evaluation sets' photographs of leaks, in their order."""
     crops: dict[tuple[str, str], RGB] = {}
-    for uri in _distinct(leak.uri for leak in leaks):
-        for name, crop in evaluation_crop(uri, [leak.file for leak in leaks if leak.uri == uri]).items():
+    for uri in dict.fromkeys(leak.uri for leak in leaks):
+        for name, crop in crop_faces(uri, [leak.file for leak in leaks if leak.uri == uri]).items():
             crops[uri, name] = crop
     return [
         Card(_jpeg(crops[leak.uri, leak.file]) if (leak.uri, leak.file) in crops else "", leak.name, leak.file)
@@ -162,14 +192,10 @@ def _theirs(leaks: Sequence[Leak]) -> list[Card]:
     ]
 
 
-def _distinct(values: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys(values))
-
-
-def thumbnail(image: bytes) -> str:
-    """A stored picture, saved anew as a small JPEG, as a data: URI; empty where it cannot be decoded."""
+def thumbnail(picture: bytes) -> str:
+    """A stored picture as a data: URI of a small JPEG; empty where it cannot be decoded."""
     try:
-        return _jpeg(decode_rgb(image))
+        return _jpeg(decode_rgb(picture))
     except Exception:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and others
         return ""
 
@@ -177,6 +203,6 @@ def thumbnail(image: bytes) -> str:
 def _jpeg(pixels: RGB) -> str:
     buffer = io.BytesIO()
     picture = Image.fromarray(pixels)
-    picture.thumbnail((PICTURE, PICTURE))
+    picture.thumbnail((PICTURE_SIZE, PICTURE_SIZE))
     picture.save(buffer, "JPEG", quality=JPEG_QUALITY)
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"

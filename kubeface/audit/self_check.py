@@ -7,6 +7,6 @@ from kubeface.self_check import rows_of
 
 
 def self_check(tables: Path) -> str:
-    """What was done with the tables; raises KubefaceError where it is not what it should be."""
+    """Audits the tables of one face; KubefaceError where the result is not what it should be."""
     audit(tables / "aligned", tables / "filtered", tables / "out", tables / "data.html")
     return f"1 face embedded, {rows_of(tables / 'out', 'audit')} images compared"

@@ -1,4 +1,4 @@
-"""How people are divided for recognition, and what all divisions share."""
+"""Division of people for recognition, and what all divisions share."""
 
 import hashlib
 from collections import defaultdict
@@ -6,142 +6,98 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
-from typing import Any
 
 import pyarrow as pa
 
-from kubeface.records.tasks import CLASSES, RECOGNITION, require_task
-from kubeface.runtime.errors import require
+from kubeface.split.options import SplitOptions
 from kubeface.tables.table import ROW_GROUP_ROWS
 
-# The parts in which the filter's word counts, by apply_filter.
-APPLY: dict[str, tuple[str, ...]] = {
-    "validation": ("val", "heldout"),
-    "all": ("train", "val", "heldout"),
-    "none": (),
-}
-PHOTOGRAPH = "photograph"  # column of the index where images are pairs of two resolutions: what both have in common
-TRAINED_ON = "given as test, but the person is trained on"
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The parameters of `split` but for the tables, under the same names."""
-
-    apply_filter: str
-    heldout_fraction: float
-    val_fraction: float
-    val_people_fraction: float
-    min_images: int
-    seed: int
-    task: str
-    unknown_fraction: float
-
-    def __post_init__(self) -> None:
-        require_task(self.task)
-        require(self.apply_filter in APPLY, f"apply_filter is '{self.apply_filter}': use one of {', '.join(APPLY)}")
-        for name in ("heldout_fraction", "val_fraction", "val_people_fraction", "unknown_fraction"):
-            value = getattr(self, name)
-            require(0 <= value < 1, f"{name} is {value}: it must lie in 0 to less than 1")
-        for name, task in (("val_people_fraction", RECOGNITION), ("unknown_fraction", CLASSES)):
-            value = getattr(self, name)
-            require(
-                value == 0 or self.task == task,
-                f"{name} is {value:g}: it is for task {task}, set it to 0 for {self.task}",
-            )
-        least = 2 if self.task == RECOGNITION else 1
-        require(
-            self.min_images >= least,
-            f"min_images is {self.min_images}: "
-            + ("a person needs at least 2 images" if self.task == RECOGNITION else "it must be at least 1"),
-        )
-
-    @property
-    def leaves(self) -> tuple[str, ...]:
-        """The parts in which images that the filter rejected are left out."""
-        return APPLY[self.apply_filter]
-
-    def told(self) -> dict[str, Any]:
-        """The settings for the manifest."""
-        further = {} if self.task == RECOGNITION else {"task": self.task, "unknown_fraction": self.unknown_fraction}
-        return {
-            "apply_filter": self.apply_filter,
-            "heldout_fraction": self.heldout_fraction,
-            "val_fraction": self.val_fraction,
-            "val_people_fraction": self.val_people_fraction,
-            "min_images": self.min_images,
-            "seed": self.seed,
-        } | further
+PHOTOGRAPH = "photograph"  # column of the index, where there are resolution pairs: the same for the two of a pair
+TEST_OF_TRAINED = "given as test, but the person is trained on"
+NOT_TRAINED = "no image left to train on"
 
 
 @dataclass(frozen=True, slots=True)
-class Divided:
-    """An identity's images: id, part (train, val, heldout, excluded) and, where that is excluded, why.
+class IdentitySplit:
+    """The division of one identity's images.
 
-    person: who the identity is, by one name on one side of the line; None where images of one stand on both.
-    photographs: how many are not excluded; a pair of two resolutions is one.
+    Args:
+        name: of the identity.
+        person: name of the person that the identity is, whose images are all on one side; None where they need not be.
+        images: image_id, part (train, val, heldout, excluded) and, where that is excluded, the reason.
+        photographs: number of photographs that are not excluded; the two of a resolution pair are one.
     """
 
-    identity: str
+    name: str
     person: str | None
     images: list[tuple[str, str, str | None]]
     photographs: int
 
 
 @dataclass(frozen=True, slots=True)
-class Face:
-    """What the division of an image depends on."""
+class ImageFacts:
+    """What the division of an image depends on.
+
+    Args:
+        image_id: of the image.
+        given_split: part in the source's own division, None where it has none.
+        rejected: the filter's reason, None where it keeps the image.
+        dropped: the audit's reason, None where it keeps the image.
+        cluster: name of the near-duplicates that the image belongs to.
+        photograph: name that it shares with its partner of the other resolution.
+    """
 
     image_id: str
     given_split: str | None
-    rejected: str | None  # the filter's reason
-    dropped: str | None  # the audit's reason
-    cluster: str  # the near-duplicates that it belongs to
-    photograph: str  # what it has in common with its partner of the other resolution
+    rejected: str | None
+    dropped: str | None
+    cluster: str
+    photograph: str
 
 
 def unit_hash(seed: int, kind: str, name: str) -> float:
-    """A number in [0, 1) that depends on its arguments alone."""
+    """A number in [0, 1) that depends on the arguments alone."""
     digest = hashlib.sha256(f"{seed}\0{kind}\0{name}".encode("utf-8", "surrogateescape")).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
-def divide_people(index: pa.Table, plan: Plan) -> Iterator[Divided]:
-    """Each identity in turn: held out or validated on whole, or divided into train and val.
+def divide_people(index: pa.Table, options: SplitOptions) -> Iterator[IdentitySplit]:
+    """Divides each identity: held out or validated on as a whole, or divided into train and val.
 
     Args:
-        index: as `split` makes it, ordered by identity and image_id.
-        plan: the settings.
+        index: as `split` builds it, ordered by identity and image_id.
+        options: of the step.
     """
-    tested = _given_as_test(index)
-    for name, person, faces in _people(index):
-        whole = "heldout" if person in tested else _side(person, plan)
-        divided = _divide(faces, whole, plan)
-        left = photographs(face for face, _, reason in divided if not reason)
-        yield Divided(name, person, [(face.image_id, part, reason) for face, part, reason in divided], left)
+    test_people = _given_as_test(index)
+    for name, person, images in _identities(index):
+        whole = "heldout" if person in test_people else _whole_part(person, options)
+        divided = _divide(images, whole, options)
+        remaining = photographs(image for image, _, reason in divided if not reason)
+        rows = [(image.image_id, part, reason) for image, part, reason in divided]
+        yield IdentitySplit(name, person, rows, remaining)
 
 
 def _given_as_test(index: pa.Table) -> set[str]:
     """The people whose images are all given as test."""
     if "test" not in index["given_split"].unique().to_pylist():
         return set()
-    everything: dict[str, bool] = {}
-    for _, person, faces in _people(index):
-        only = all(face.given_split == "test" for face in faces)
-        everything[person] = everything.get(person, True) and only
-    return {person for person, only in everything.items() if only}
+    test_only: dict[str, bool] = {}
+    for _, person, images in _identities(index):
+        only = all(image.given_split == "test" for image in images)
+        test_only[person] = test_only.get(person, True) and only
+    return {person for person, only in test_only.items() if only}
 
 
-def _people(index: pa.Table) -> Iterator[tuple[str, str, list[Face]]]:
-    """Each identity in turn: its name, the person it stands for, and the images in the order of their ids."""
+def _identities(index: pa.Table) -> Iterator[tuple[str, str, list[ImageFacts]]]:
+    """Each identity: its name, the person that it is, and its images ordered by image_id."""
     rows = (row for batch in index.to_batches(max_chunksize=ROW_GROUP_ROWS) for row in batch.to_pylist())
-    for name, images in groupby(rows, key=itemgetter("identity")):
-        found = list(images)
+    for name, group in groupby(rows, key=itemgetter("identity")):
+        images = list(group)
         yield (
             name,
-            found[0].get("audit person", name),
+            images[0].get("audit person", name),
             [
-                Face(
+                ImageFacts(
                     row["image_id"],
                     row["given_split"],
                     row["filter reason"],
@@ -149,81 +105,88 @@ def _people(index: pa.Table) -> Iterator[tuple[str, str, list[Face]]]:
                     row.get("audit cluster", row.get(PHOTOGRAPH, row["image_id"])),
                     row.get(PHOTOGRAPH, row["image_id"]),
                 )
-                for row in found
+                for row in images
             ],
         )
 
 
-def _side(person: str, plan: Plan) -> str | None:
-    """Where all images of a person go, None where they are divided."""
-    if unit_hash(plan.seed, "person", person) < plan.heldout_fraction:
+def _whole_part(person: str, options: SplitOptions) -> str | None:
+    """The part that all images of a person go to, None where they are divided."""
+    if unit_hash(options.seed, "person", person) < options.heldout_fraction:
         return "heldout"
-    # A hash of its own, so that it moves nobody in or out of those who are held out.
-    return "val" if unit_hash(plan.seed, "val person", person) < plan.val_people_fraction else None
+    # A hash of its own, so that val_people_fraction moves nobody in or out of heldout.
+    return "val" if unit_hash(options.seed, "val person", person) < options.val_people_fraction else None
 
 
-def _divide(faces: list[Face], whole: str | None, plan: Plan) -> list[tuple[Face, str, str | None]]:
-    """One person's images with their split, the same for all where `whole` is given, and the reason where that is
-    `excluded`."""
+def _divide(
+    images: list[ImageFacts], whole: str | None, options: SplitOptions
+) -> list[tuple[ImageFacts, str, str | None]]:
+    """Divides one identity's images.
+
+    Args:
+        images: of the identity.
+        whole: the part of all of them, None where they are divided.
+        options: of the step.
+
+    Returns:
+        each image with its part and, where that is excluded, the reason.
+    """
     if whole:
-        parts = {face.image_id: whole for face in faces}
-    elif any(face.given_split for face in faces):
-        parts = {face.image_id: face.given_split or "train" for face in faces}
+        parts = {image.image_id: whole for image in images}
+    elif any(image.given_split for image in images):
+        parts = {image.image_id: image.given_split or "train" for image in images}
     else:
-        parts = _train_and_val(faces, plan)
-    trained = {face.cluster for face in faces if parts[face.image_id] == "train" and not face.dropped}
+        parts = _train_and_val(images, options)
+    trained = {image.cluster for image in images if parts[image.image_id] == "train" and not image.dropped}
     reasons = {}
-    for face in faces:
-        part, reason = parts[face.image_id], None
-        if face.dropped:
-            reason = f"audit: {face.dropped}"
-        elif part == "test" or (whole == "val" and face.given_split == "test"):
-            reason = TRAINED_ON
-        elif part == "val" and face.cluster in trained:
-            reason = "near-duplicate of a training image"  # where the source came divided
-        elif face.rejected and part in plan.leaves:
-            reason = f"filter: {face.rejected}"
-        reasons[face.image_id] = reason
-    left = photographs(face for face in faces if not reasons[face.image_id])
-    if left < plan.min_images:
-        reasons = {image_id: reason or too_few(plan) for image_id, reason in reasons.items()}
-    elif not whole and not any(parts[i] == "train" and not reason for i, reason in reasons.items()):
+    for image in images:
+        part, reason = parts[image.image_id], None
+        if image.dropped:
+            reason = f"audit: {image.dropped}"
+        elif part == "test" or (whole == "val" and image.given_split == "test"):
+            reason = TEST_OF_TRAINED
+        elif part == "val" and image.cluster in trained:
+            reason = "near-duplicate of a training image"  # in a division that the source came with
+        elif image.rejected and part in options.filtered_parts:
+            reason = f"filter: {image.rejected}"
+        reasons[image.image_id] = reason
+    if photographs(image for image in images if not reasons[image.image_id]) < options.min_images:
+        reasons = {image_id: reason or too_few_reason(options) for image_id, reason in reasons.items()}
+    elif not whole and not any(parts[image_id] == "train" and not reason for image_id, reason in reasons.items()):
         reasons = {image_id: reason or NOT_TRAINED for image_id, reason in reasons.items()}
     return [
-        (face, "excluded" if reasons[face.image_id] else parts[face.image_id], reasons[face.image_id]) for face in faces
+        (image, "excluded" if reasons[image.image_id] else parts[image.image_id], reasons[image.image_id])
+        for image in images
     ]
 
 
-def photographs(faces: Iterable[Face]) -> int:
-    """How many photographs the images are of."""
-    return len({face.photograph for face in faces})
+def photographs(images: Iterable[ImageFacts]) -> int:
+    """The number of photographs that the images show."""
+    return len({image.photograph for image in images})
 
 
-NOT_TRAINED = "no image left to train on"
-
-
-def too_few(plan: Plan) -> str:
+def too_few_reason(options: SplitOptions) -> str:
     """Why the images of an identity with few of them are excluded."""
-    return f"fewer than {plan.min_images} images"
+    return f"fewer than {options.min_images} images"
 
 
-def _train_and_val(faces: list[Face], plan: Plan) -> dict[str, str]:
-    """At least one image of a person is trained on, and at least one validated on where a fraction is asked for.
+def _train_and_val(images: list[ImageFacts], options: SplitOptions) -> dict[str, str]:
+    """The part of each image of an identity, train or val, by image_id.
 
-    The fraction is of photographs: a pair of two resolutions, which is in one cluster, counts as one.
-    Near-duplicates go together; a person whose images are all near-duplicates is trained on alone. Where the filter's
-    verdict counts for val, the first of val is an image that it kept, if there is one.
+    At least one image is trained on, and at least one validated on where val_fraction is above 0. The fraction is one
+    of photographs. Near-duplicates stay together; an identity that has nothing else is trained on alone. Where the
+    filter counts in val, the first image of val is one that it kept, if there is one.
     """
-    usable = [face for face in faces if not face.dropped]
-    count = round(plan.val_fraction * photographs(usable))
-    if plan.val_fraction > 0:
+    usable = [image for image in images if not image.dropped]
+    count = round(options.val_fraction * photographs(usable))
+    if options.val_fraction > 0:
         count = max(1, count)
-    clusters: dict[str, list[Face]] = defaultdict(list)
-    for face in usable:
-        clusters[face.cluster].append(face)
-    ranked = sorted(clusters, key=lambda cluster: unit_hash(plan.seed, "image", cluster))
-    if plan.leaves and ranked:
-        kept = (place for place, name in enumerate(ranked) if not all(face.rejected for face in clusters[name]))
+    clusters: dict[str, list[ImageFacts]] = defaultdict(list)
+    for image in usable:
+        clusters[image.cluster].append(image)
+    ranked = sorted(clusters, key=lambda cluster: unit_hash(options.seed, "image", cluster))
+    if options.filtered_parts and ranked:
+        kept = (rank for rank, name in enumerate(ranked) if not all(image.rejected for image in clusters[name]))
         ranked.insert(0, ranked.pop(next(kept, 0)))
     validated = set[str]()
     for name in ranked[: len(ranked) - 1]:
@@ -234,4 +197,4 @@ def _train_and_val(faces: list[Face], plan: Plan) -> dict[str, str]:
         if count <= -size:
             break
         validated.add(name)
-    return {face.image_id: "val" if face.cluster in validated and not face.dropped else "train" for face in faces}
+    return {image.image_id: "val" if image.cluster in validated and not image.dropped else "train" for image in images}

@@ -1,26 +1,45 @@
-"""Split: who is trained on, who is held out."""
+"""The split step: which images are trained on, validated on and held out."""
 
 import sys
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from kubeface import __version__
+from kubeface.records.record import StepResult
 from kubeface.records.tasks import ATTRIBUTES, CLASSES, RECOGNITION
 from kubeface.runtime.errors import KubefaceError, require
 from kubeface.runtime.progress import Progress
-from kubeface.split.division import PHOTOGRAPH, Plan, divide_people
+from kubeface.split.division import PHOTOGRAPH, IdentitySplit, divide_people
 from kubeface.split.labelled import divide_labelled
+from kubeface.split.options import SplitOptions
 from kubeface.tables.labels import read_people
 from kubeface.tables.resolution_pairs import LOW, pair_key, resolution_of
 from kubeface.tables.table import Table, TableWriter
 
 RECOMMENDED_IMAGES = 10
-PAIR = "pair"  # column of the index while it is made
+PAIR = "pair"  # column of the index while it is built
+
+
+class SplitResult(StepResult):
+    """Numbers of images and identities by part; rows_out are the images that are not excluded."""
+
+    train: int
+    """Images to train on."""
+    val: int
+    """Images to validate on."""
+    heldout: int
+    """Images for the evaluation."""
+    rejected: int
+    """Images that are excluded."""
+    train_identities: int
+    """Identities with an image to train on."""
+    heldout_identities: int
+    """Identities with an image for the evaluation."""
 
 
 def split(
@@ -28,120 +47,148 @@ def split(
     filtered: Path,
     out: Path,
     audited: Path | None = None,
-    apply_filter: str = "validation",
-    heldout_fraction: float = 0.33,
-    val_fraction: float = 0.2,
-    val_people_fraction: float = 0.0,
-    min_images: int = 2,
-    seed: int = 0,
-    task: str = "recognition",
-    unknown_fraction: float = 0.0,
-) -> dict[str, Any]:
-    """Divides people into trained and held out, and the trained people's images into train and val.
-
-    For recognition a person is held out when a hash of seed and name falls under the fraction, so that nobody changes
-    sides when others are added, and nobody is on both; names that the audit takes for one person stay together. The
-    other people's images are divided in the same proportion for each of them (stratified by person), near-duplicates
-    together. Where the source came with train/ and val/ folders, that division is kept for the people who are not held
-    out; a person given as test is held out, and of others what is given as test is left out.
-
-    For attributes people stand whole in train, val or heldout, by hashes too; for classes each class's images are
-    divided among the three, near-duplicates together, and some classes held out whole: the unknown. In both the
-    source's division into train, val and test is kept, a part that it does not have is taken out of train, and where
-    the groups have a column `person`, that person's images stand on one side whatever their identity (people in several
-    classes by a hash of their name).
-
-    A low-resolution image and its sharp partner are one photograph: min_images and the shares of recognition count
-    photographs, and the two are never on different sides. Where one of them is left out (by audit or filter, or since
-    the source gave it to another part than its partner), the other stays and is an image by itself: a sharp one can be
-    reduced, and a low one still shows whose face it is. Held-out people keep both.
+    options: SplitOptions = SplitOptions(),
+) -> SplitResult:
+    """Divides the images into train, val and heldout.
 
     No image is copied: the result is a table of image_id, identity, split (train, val, heldout, excluded) and reason.
+    Near-duplicates, and identities that the audit takes for one person, stay on one side, and no identity changes sides
+    when others are added. A division that the source came with is kept. A low-resolution image and its sharp partner
+    are one photograph: shares and min_images count photographs, and where one of the two is excluded the other stays.
+    The README of the step says how each task is divided.
 
     Args:
         aligned: Aligned table.
-        filtered: Filter table, of this aligned table.
+        filtered: Filter table of this aligned table.
         out: Folder to write the split table to.
-        audited: Audit table; without one, every image stands for itself.
-        apply_filter: Where images that the filter rejected are left out; validation (val and held-out
-            people), all, or none.
-        heldout_fraction: Share of people held out for verification, 0 to less than 1; of classes, share of each one's
-            images.
-        val_fraction: Share of each trained person's images used for validation, 0 to less than 1; of attributes, share
-            of the people who are not held out.
-        val_people_fraction: Share of the trained people who are validated on alone, 0 to less than 1: what is chosen on
-            strangers holds for strangers.
-        min_images: Least photographs of a person after filtering, 2 or more, 10 are recommended; people with fewer are
-            excluded. For attributes and classes 1 or more.
-        seed: Seed of the division.
-        task: recognition, attributes or classes.
-        unknown_fraction: Share of classes held out whole, 0 to less than 1, to see whether the unknown is refused.
-
-    Returns:
-        rows_in, rows_out (not excluded), train, val, heldout, rejected, train_identities, heldout_identities.
+        audited: Audit table of this aligned table; without one, every image is a photograph of its own.
+        options: How the images are divided.
 
     Raises:
-        KubefaceError: wrong settings, tables that do not belong together, images of few and of many pixels but no
-            pair of them, fewer than two people to train on, or fewer than two held-out people where some were asked
-            for; of classes, a part without an image.
+        KubefaceError: tables that do not belong together, low- and high-resolution images without a pair, fewer than
+            two people to train on or to hold out, or, for classes, a part without an image.
     """
-    plan = Plan(
-        apply_filter, heldout_fraction, val_fraction, val_people_fraction, min_images, seed, task, unknown_fraction
-    )
     table = Table(aligned, "aligned")
-    judged, looked_at = Table(filtered, "filter"), Table(audited, "audit") if audited else None
-    index = _index(table, judged, looked_at, task)
-    counts: Counter[str] = Counter()
-    identities: Counter[str] = Counter()
-    people: dict[str, set[str]] = defaultdict(set)
-    everybody = few = 0
-    divide = divide_people if task == RECOGNITION else divide_labelled
+    index = _index(table, Table(filtered, "filter"), Table(audited, "audit") if audited else None, options.task)
+    divide = divide_people if options.task == RECOGNITION else divide_labelled
     with (
-        TableWriter(out, "split", f"split {__version__}", {"aligned": table.sha256} | plan.told()) as result,
+        TableWriter(out, "split", f"split {__version__}", _settings(table, options)) as result,
         Progress("split", table.rows) as progress,
     ):
-        for found in divide(index, plan):
-            parts = set[str]()
-            for image_id, part, reason in found.images:
-                result.add({"image_id": image_id, "identity": found.identity, "split": part, "reason": reason})
-                counts[part] += 1
-                parts.add(part)
-            identities.update(parts)
-            if found.person is not None:
-                for part in parts:
-                    people[part].add(found.person)
-            everybody += 1
-            few += 0 < found.photographs < RECOMMENDED_IMAGES
-            progress.advance(len(found.images))
-        both = people["heldout"] & (people["train"] | people["val"])
+        tally = _write(divide(index, options), result, progress)
+        tally.check(options)
+    if tally.small and options.task != ATTRIBUTES:
+        who = "classes" if options.task == CLASSES else "people"
+        print(
+            f"split: {tally.small} {who} have fewer than {RECOMMENDED_IMAGES} images; more of each help",
+            file=sys.stderr,
+        )
+    return SplitResult(
+        rows_in=table.rows,
+        rows_out=table.rows - tally.images["excluded"],
+        train=tally.images["train"],
+        val=tally.images["val"],
+        heldout=tally.images["heldout"],
+        rejected=tally.images["excluded"],
+        train_identities=tally.identities["train"],
+        heldout_identities=tally.identities["heldout"],
+    )
+
+
+def _settings(table: Table, options: SplitOptions) -> dict[str, object]:
+    """What the manifest records: recognition's, without the options of the other tasks."""
+    others = {"task", "unknown_fraction"} if options.task == RECOGNITION else set[str]()
+    return {"aligned": table.sha256} | options.model_dump(mode="json", exclude=others)
+
+
+class _Tally:
+    """Counts over a division.
+
+    images: by part; identities: with an image in each part; total: identities; small: identities with fewer photographs
+    than recommended; people: names by part, where a name stands for one person.
+    """
+
+    def __init__(self) -> None:
+        self.images: Counter[str] = Counter()
+        self.identities: Counter[str] = Counter()
+        self.people: dict[str, set[str]] = defaultdict(set)
+        self.total = self.small = 0
+
+    def add(self, identity: IdentitySplit) -> None:
+        """Counts an identity."""
+        parts = {part for _, part, _ in identity.images}
+        self.images.update(part for _, part, _ in identity.images)
+        self.identities.update(parts)
+        if identity.person is not None:
+            for part in parts:
+                self.people[part].add(identity.person)
+        self.total += 1
+        self.small += 0 < identity.photographs < RECOMMENDED_IMAGES
+
+    def check(self, options: SplitOptions) -> None:
+        """Raises:
+        KubefaceError: a part has too little to work with; the message says which option to change.
+        """
+        both = self.people["heldout"] & (self.people["train"] | self.people["val"])
         require(not both, f"'{next(iter(both), '')}' is both trained on and held out: this is a bug, please report it")
-        _check(identities, everybody, plan)
-    if few and task != ATTRIBUTES:
-        who = "classes" if task == CLASSES else "people"
-        print(f"split: {few} {who} have fewer than {RECOMMENDED_IMAGES} images; more of each help", file=sys.stderr)
-    return {
-        "rows_in": table.rows,
-        "rows_out": table.rows - counts["excluded"],
-        "train": counts["train"],
-        "val": counts["val"],
-        "heldout": counts["heldout"],
-        "rejected": counts["excluded"],
-        "train_identities": identities["train"],
-        "heldout_identities": identities["heldout"],
-    }
+        held, val, least = options.heldout_fraction, options.val_fraction, options.min_images
+        who = "classes" if options.task == CLASSES else "people"
+        lower, now = {
+            RECOGNITION: ("heldout_fraction, val_people_fraction", f"{held:g}, {options.val_people_fraction:g}"),
+            ATTRIBUTES: ("heldout_fraction, val_fraction", f"{held:g}, {val:g}"),
+            CLASSES: ("unknown_fraction", f"{options.unknown_fraction:g}"),
+        }[options.task]
+        require(
+            self.identities["train"] >= 2,
+            f"{self.identities['train']} of {self.total} {who} are left to train on, at least 2 are needed: lower "
+            f"{lower} or min_images (now {now} and {least})",
+        )
+        if options.task == CLASSES:
+            for part, name, fraction in (("val", "val_fraction", val), ("heldout", "heldout_fraction", held)):
+                require(
+                    fraction == 0 or self.identities[part] > 0,
+                    f"none of {self.total} classes has an image for {part}: give more images of each class that are no "
+                    f"near-duplicates, or set {name} to 0 (now {fraction:g})",
+                )
+            return
+        require(
+            held == 0 or self.identities["heldout"] >= 2,
+            f"{self.identities['heldout']} of {self.total} people are held out, "
+            f"{'verification' if options.task == RECOGNITION else 'the evaluation'} needs at least 2: raise "
+            f"heldout_fraction (now {held:g}), use another seed, or set it to 0 to hold out nobody",
+        )
+        require(
+            options.task == RECOGNITION or val == 0 or self.identities["val"] > 0,
+            f"none of {self.total} people is validated on: raise val_fraction (now {val:g}) or use another seed",
+        )
+
+
+def _write(identities: Iterable[IdentitySplit], result: TableWriter, progress: Progress) -> _Tally:
+    """Writes the rows of a division and counts them."""
+    tally = _Tally()
+    for identity in identities:
+        for image_id, part, reason in identity.images:
+            result.add({"image_id": image_id, "identity": identity.name, "split": part, "reason": reason})
+        tally.add(identity)
+        progress.advance(len(identity.images))
+    return tally
 
 
 def _index(table: Table, filtered: Table, audited: Table | None, task: str) -> pa.Table:
-    """What is known of every image, without the images, ordered by identity and image_id."""
+    """The columns that the division depends on, ordered by identity and image_id.
+
+    Besides image_id, identity and given_split: `filter reason`; with an audit `audit reason`, `audit cluster` and
+    `audit person`; for attributes and classes `groups person`; and PHOTOGRAPH where there are resolution pairs.
+    """
     index = table.columns(["image_id", "identity", "given_split"])
     if task != RECOGNITION:
         index = index.append_column("groups person", pa.array(read_people(table), pa.string()))
     for other, names in ((filtered, ["reason"]), (audited, ["reason", "cluster", "person"])):
         if other is None:
             continue
-        found = other.columns(["image_id"])["image_id"]  # a column at a time: what is compared is not held
-        if not found.equals(index["image_id"]):
-            missing = next(iter(set(index["image_id"].to_pylist()) - set(found.to_pylist())), None)
+        ids = other.columns(["image_id"])["image_id"]  # one column at a time: what is only compared is not kept
+        if not ids.equals(index["image_id"]):
+            missing = next(iter(set(index["image_id"].to_pylist()) - set(ids.to_pylist())), None)
             raise KubefaceError(
                 f"{other.folder} says nothing of image {missing} of {table.folder}: run its step on this table"
                 if missing
@@ -149,79 +196,39 @@ def _index(table: Table, filtered: Table, audited: Table | None, task: str) -> p
             )
         for name in names:
             index = index.append_column(f"{other.manifest['kind']} {name}", other.columns([name])[name])
-    paired = _paired(table, task)
-    if paired.any():
-        index = index.append_column(PAIR, pa.array(paired))
+    pairs = _resolution_pairs(table, task)
+    if pairs.any():
+        index = index.append_column(PAIR, pa.array(pairs))
     index = index.sort_by([("identity", "ascending"), ("image_id", "ascending")])
-    if paired.any():
+    if pairs.any():
         index = _with_photographs(index)
     pa.default_memory_pool().release_unused()  # what the unsorted columns took
     return index
 
 
-def _paired(table: Table, task: str) -> NDArray[np.uint64]:
-    """The pair that every image belongs to by its name, in stored order; 0 for none."""
-    found, low = np.zeros(table.rows, np.uint64), np.zeros(table.rows, np.bool_)
+def _resolution_pairs(table: Table, task: str) -> NDArray[np.uint64]:
+    """The key of the resolution pair that each image belongs to, in stored order; 0 for none."""
+    keys, is_low = np.zeros(table.rows, np.uint64), np.zeros(table.rows, np.bool_)
     start = 0
     for rows in table.row_groups(["identity", "source", "groups"]):
-        for place, row in enumerate(rows, start):
+        for number, row in enumerate(rows, start):
             if resolution := resolution_of(row["groups"]):
-                found[place] = pair_key(row["identity"], row["source"])
-                low[place] = resolution == LOW
+                keys[number] = pair_key(row["identity"], row["source"])
+                is_low[number] = resolution == LOW
         start += len(rows)
-    few, sharp = found[low], found[~low & (found > 0)]
+    low, high = keys[is_low], keys[~is_low & (keys > 0)]
     require(
-        task != RECOGNITION or not (len(few) and len(sharp)) or bool(np.isin(few, sharp).any()),
+        task != RECOGNITION or not (len(low) and len(high)) or bool(np.isin(low, high).any()),
         f"{table.folder} has low and high images, but no two of one photograph, which the evaluation compares: give "
         "both of a photograph the same file name",
     )
-    return found
+    return keys
 
 
 def _with_photographs(index: pa.Table) -> pa.Table:
-    """The ordered index with the pairs by the name that they have: the least image_id of the two."""
-    paired, least = index[PAIR].to_numpy(), np.arange(len(index))
-    rows = np.flatnonzero(paired)
-    _, first, place = np.unique(paired[rows], return_index=True, return_inverse=True)
-    least[rows] = rows[first[place]]
-    return index.drop_columns(PAIR).append_column(PHOTOGRAPH, index["image_id"].take(pa.array(least)))
-
-
-def _check(identities: Counter[str], everybody: int, plan: Plan) -> None:
-    """Stops where a part has too little to work with, and says which setting to change.
-
-    Args:
-        identities: number of people or classes with an image in each part.
-        everybody: number of all.
-        plan: the settings.
-    """
-    held, val, least = plan.heldout_fraction, plan.val_fraction, plan.min_images
-    who = "classes" if plan.task == CLASSES else "people"
-    lower, now = {
-        RECOGNITION: ("heldout_fraction, val_people_fraction", f"{held:g}, {plan.val_people_fraction:g}"),
-        ATTRIBUTES: ("heldout_fraction, val_fraction", f"{held:g}, {val:g}"),
-        CLASSES: ("unknown_fraction", f"{plan.unknown_fraction:g}"),
-    }[plan.task]
-    require(
-        identities["train"] >= 2,
-        f"{identities['train']} of {everybody} {who} are left to train on, at least 2 are needed: lower {lower} or "
-        f"min_images (now {now} and {least})",
-    )
-    if plan.task == CLASSES:
-        for part, name in (("val", "val_fraction"), ("heldout", "heldout_fraction")):
-            require(
-                getattr(plan, name) == 0 or identities[part] > 0,
-                f"none of {everybody} classes has an image for {part}: give more images of each class that are no "
-                f"near-duplicates, or set {name} to 0 (now {getattr(plan, name):g})",
-            )
-        return
-    require(
-        held == 0 or identities["heldout"] >= 2,
-        f"{identities['heldout']} of {everybody} people are held out, "
-        f"{'verification' if plan.task == RECOGNITION else 'the evaluation'} needs at least 2: raise "
-        f"heldout_fraction (now {held:g}), use another seed, or set it to 0 to hold out nobody",
-    )
-    require(
-        plan.task == RECOGNITION or val == 0 or identities["val"] > 0,
-        f"none of {everybody} people is validated on: raise val_fraction (now {val:g}) or use another seed",
-    )
+    """The ordered index with PHOTOGRAPH in place of PAIR: the smallest image_id of the two."""
+    keys, first_row = index[PAIR].to_numpy(), np.arange(len(index))
+    rows = np.flatnonzero(keys)
+    _, first, inverse = np.unique(keys[rows], return_index=True, return_inverse=True)
+    first_row[rows] = rows[first[inverse]]
+    return index.drop_columns(PAIR).append_column(PHOTOGRAPH, index["image_id"].take(pa.array(first_row)))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from kubeface.audit.photographs import face_crop
+from kubeface.audit.evaluation_sets import crop_face
 from kubeface.faces.detection import Detector, make_detector
 from kubeface.faces.images import decode_rgb, encode_png
 from kubeface.tables.hashing import perceptual_hash
@@ -37,7 +37,7 @@ def detector() -> Detector:
 
 @cache
 def crop_of(data: bytes) -> bytes:
-    crop = face_crop(decode_rgb(data), detector(), 0.1)
+    crop = crop_face(decode_rgb(data), detector(), 0.1)
     assert crop is not None
     return encode_png(crop)
 
@@ -87,8 +87,11 @@ def changed(data: bytes, change: Callable[[Image.Image], Image.Image], quality: 
     """A photograph after a change, as PNG, or as JPEG where a quality is given."""
     buffer = io.BytesIO()
     with Image.open(io.BytesIO(data)) as image:
-        image = change(image.convert("RGB"))
-    image.save(buffer, *(("JPEG",) if quality else ("PNG",)), **({"quality": quality} if quality else {}))
+        pixels = change(image.convert("RGB"))
+    if quality:
+        pixels.save(buffer, "JPEG", quality=quality)
+    else:
+        pixels.save(buffer, "PNG")
     return buffer.getvalue()
 
 

@@ -1,7 +1,6 @@
 """People of the evaluation sets in the training data: found by face, whatever they are called."""
 
 import csv
-import json
 import re
 import tarfile
 from pathlib import Path
@@ -9,10 +8,12 @@ from typing import Any
 
 import pytest
 
-from kubeface.audit import leaks
+from kubeface.audit import evaluation_sets
 from kubeface.audit.embedder import sface
-from kubeface.audit.leaks import read_evaluation, split_sources
+from kubeface.audit.evaluation_sets import read_evaluation_set, split_sources
+from kubeface.audit.options import AuditOptions
 from kubeface.audit.step import audit
+from kubeface.records.findings import FindingsRecord
 from kubeface.runtime.errors import KubefaceError
 from kubeface.tables.table import Table
 from tests.kubeface.audit.conftest import Photo, changed, write_tables
@@ -70,13 +71,13 @@ def found_in(out: Path) -> list[dict[str, str]]:
 @pytest.mark.parametrize("on_leak", ["drop", "warn", "fail"])
 def test_what_becomes_of_leaks(people: People, evaluation: Path, tmp_path: Path, on_leak: str) -> None:
     tables = write_tables(tmp_path, images(people))
-    options: dict[str, Any] = {"evaluation_sets": str(evaluation), "on_leak": on_leak}
+    options = AuditOptions.model_validate({"evaluation_sets": str(evaluation), "on_leak": on_leak})
     if on_leak == "fail":
         message = r"1 people of the training data are in an evaluation set \(s5\)"
         with pytest.raises(KubefaceError, match=message):
-            audit(*tables, tmp_path / "out", tmp_path / "page.html", **options)
+            audit(*tables, tmp_path / "out", tmp_path / "page.html", options)
     else:
-        assert audit(*tables, tmp_path / "out", tmp_path / "page.html", **options)["leaks"] == 1
+        assert audit(*tables, tmp_path / "out", tmp_path / "page.html", options).leaks == 1
     (leak,) = found_in(tmp_path / "out")
     assert (leak["identity"], leak["person"], leak["same_photograph"]) == ("s5", "Somebody", "false")
     dropped = None if on_leak == "warn" else "leak"
@@ -88,7 +89,8 @@ def test_what_becomes_of_leaks(people: People, evaluation: Path, tmp_path: Path,
 def test_the_same_photograph_gives_somebody_away(people: People, evaluation: Path, tmp_path: Path) -> None:
     copy = changed(people["s20"][7], lambda image: image, 90)
     tables = write_tables(tmp_path, [*images(people), Photo("s1", "wrong.jpg", copy)])
-    audit(*tables, tmp_path / "out", tmp_path / "page.html", evaluation_sets=str(evaluation), on_leak="warn")
+    options = AuditOptions(evaluation_sets=str(evaluation), on_leak="warn")
+    audit(*tables, tmp_path / "out", tmp_path / "page.html", options)
     leaked = {leak["identity"]: leak for leak in found_in(tmp_path / "out")}
     assert leaked.keys() == {"s1", "s5"}
     assert (leaked["s1"]["person"], leaked["s1"]["same_photograph"]) == ("A", "true")
@@ -98,39 +100,39 @@ def test_the_same_photograph_gives_somebody_away(people: People, evaluation: Pat
 def test_with_somebody_go_the_names_that_look_alike(people: People, evaluation: Path, tmp_path: Path) -> None:
     twin = [Photo("twin", f"{n}.pgm", data) for n, data in enumerate(people["s5"][4:7])]
     tables = write_tables(tmp_path, [*images(people), *twin])
-    audit(*tables, tmp_path / "out", tmp_path / "page.html", evaluation_sets=str(evaluation))
+    audit(*tables, tmp_path / "out", tmp_path / "page.html", AuditOptions(evaluation_sets=str(evaluation)))
     found = reasons(tmp_path / "out")
     assert found["s5"] == found["twin"] == {"leak"} and found["s1"] == {None}
 
 
 def test_a_set_is_embedded_once(evaluation: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = read_evaluation(str(evaluation), sface())
+    first = read_evaluation_set(str(evaluation), sface())
     assert first.names == ["A", "B", "Somebody"] and len(first.files) == 10
 
     def never(*_: Any) -> Any:
         raise AssertionError("embedded again")
 
-    monkeypatch.setattr(leaks, "_embedded", never)
-    again = read_evaluation(str(evaluation), never)
+    monkeypatch.setattr(evaluation_sets, "_embed_all", never)
+    again = read_evaluation_set(str(evaluation), never)
     assert (again.vectors == first.vectors).all() and (again.phash == first.phash).all()
     (cached,) = (own_cache / "evaluation-sets").iterdir()
     (evaluation / "lfw" / "A" / "A_0007.pgm").write_bytes(b"another size")
     with pytest.raises(AssertionError, match="embedded again"):
-        read_evaluation(str(evaluation), never)
+        read_evaluation_set(str(evaluation), never)
     monkeypatch.undo()
     monkeypatch.setenv("KUBEFACE_CACHE", str(own_cache))
     cached.write_bytes(b"damaged")
     (evaluation / "lfw" / "A" / "A_0007.pgm").unlink()
-    assert len(read_evaluation(str(evaluation), sface()).files) == 9
+    assert len(read_evaluation_set(str(evaluation), sface()).files) == 9
 
 
 def test_sets_without_photographs(tmp_path: Path) -> None:
     (tmp_path / "set" / "A").mkdir(parents=True)
     with pytest.raises(KubefaceError, match="holds no photographs: give a folder for each person"):
-        read_evaluation(str(tmp_path / "set"), sface())
+        read_evaluation_set(str(tmp_path / "set"), sface())
     (tmp_path / "set" / "A" / "a.png").write_bytes(b"junk")
     with pytest.raises(KubefaceError, match=r"no face was found in any of its 1 photographs"):
-        read_evaluation(str(tmp_path / "set"), sface())
+        read_evaluation_set(str(tmp_path / "set"), sface())
 
 
 def test_sources_are_apart_by_commas_or_spaces() -> None:
@@ -146,7 +148,7 @@ def test_celeba_in_lfw(shared_data: Path, tmp_path: Path) -> None:
             pytest.skip(f"{path} is not there: LFW and CelebA are not part of the repository")
     chosen = {*KNOWN, "07448", "07480", "07334", "07202", "07203"}
     with tarfile.open(celeba) as archive:
-        photos = []
+        photos: list[Photo] = []
         for member in archive:
             name = re.fullmatch(r".*/(\d+)/(\w+\.jpg)", member.name)
             file = archive.extractfile(member) if name and name[1] in chosen else None
@@ -164,7 +166,8 @@ def test_celeba_in_lfw(shared_data: Path, tmp_path: Path) -> None:
                     if people[person] <= 5:
                         subset.addfile(member, archive.extractfile(member))
     tables = write_tables(tmp_path, photos)
-    audit(*tables, tmp_path / "out", tmp_path / "page.html", evaluation_sets=str(tmp_path / "lfw.tar"))
+    options = AuditOptions(evaluation_sets=str(tmp_path / "lfw.tar"))
+    audit(*tables, tmp_path / "out", tmp_path / "page.html", options)
     assert {leak["identity"]: leak["person"] for leak in found_in(tmp_path / "out")} == KNOWN
-    counts = json.loads((tmp_path / "out" / "data.json").read_text())["counts"]
-    assert counts["reasons"]["leak"] == sum(photo.identity in KNOWN for photo in photos)
+    counts = FindingsRecord.read(tmp_path / "out" / "data.json").counts
+    assert counts.reasons["leak"] == sum(photo.identity in KNOWN for photo in photos)

@@ -18,7 +18,7 @@ import resource, sys, threading
 from pathlib import Path
 import numpy as np
 from kubeface.audit import step
-from kubeface.audit.embedder import sface, unit
+from kubeface.audit.embedder import sface, to_unit_length
 
 network, seen = sface(), threading.local()
 
@@ -27,13 +27,13 @@ def embed(crop):
         seen.network = network(np.zeros((112, 112, 3), np.uint8))
     person, image = (int.from_bytes(crop[row, 0].tobytes(), "little") for row in (0, 1))
     face, noise = np.random.default_rng(person).normal(size=128), np.random.default_rng(10**8 + image).normal(size=128)
-    return unit(face + noise / 2)
+    return to_unit_length(face + noise / 2)
 
 step.sface = lambda: embed
 root = Path(sys.argv[1])
-figures = step.audit(root / "aligned", root / "filtered", root / "out", root / "page.html")
-assert figures["rows_in"] == figures["rows_out"] + figures["same_photo_two_names"], figures
-assert figures["suspects"] == figures["alike_pairs"] == 0, figures
+result = step.audit(root / "aligned", root / "filtered", root / "out", root / "page.html")
+assert result.rows_in == result.rows_out + result.same_photo_two_names, result
+assert result.suspects == result.alike_pairs == 0, result
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 

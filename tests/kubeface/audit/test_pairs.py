@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kubeface.audit.collect import Vault, collect
 from kubeface.audit.embedder import sface
-from kubeface.audit.step import audit
+from kubeface.audit.embedding_store import EmbeddingStore
+from kubeface.audit.images import read_audited_images
+from kubeface.audit.options import AuditOptions
+from kubeface.audit.step import AuditResult, audit
 from kubeface.faces.images import decode_rgb, encode_png
 from kubeface.tables.table import Table
 from tests.kubeface.audit.conftest import Photo, changed, crop_of, write_tables
@@ -53,9 +55,9 @@ def pairs(people: People, *names: str, count: int = 5) -> list[Photo]:
     ]
 
 
-def audited(root: Path, photos: list[Photo], **options: Any) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+def audited(root: Path, photos: list[Photo], **options: Any) -> tuple[AuditResult, dict[str, dict[str, Any]]]:
     """The figures, and the audit's rows by source."""
-    figures = audit(*write_tables(root, photos), root / "out", root / "page.html", **options)
+    figures = audit(*write_tables(root, photos), root / "out", root / "page.html", AuditOptions(**options))
     rows = [row for group in Table(root / "out", "audit").row_groups() for row in group]
     return figures, {f"{photo.identity}/{photo.name}": row for photo, row in zip(photos, rows, strict=True)}
 
@@ -76,7 +78,7 @@ def test_a_pair_is_one_photograph_and_no_duplicate(people: People, tmp_path: Pat
     assert len({row["cluster"] for row in rows.values()}) == len(rows) / 2
     for name, row in rows.items():
         assert row["cluster"] == rows[name.replace(".png", ".jpg")]["cluster"]
-    assert figures["duplicate_clusters"] == figures["duplicates"] == figures["suspects"] == 0
+    assert figures.duplicate_clusters == figures.duplicates == figures.suspects == 0
     assert not findings(tmp_path, "duplicates.csv")
 
 
@@ -84,12 +86,12 @@ def test_low_images_have_the_embeddings_of_the_sharp_ones(people: People, tmp_pa
     alone = low("s1", "alone", people["s1"][7])
     photos = [*pairs(people, "s1", "s5", count=2), alone, Photo("s5", "0.gif", people["s5"][3])]
     aligned, filtered = write_tables(tmp_path, photos)
-    with Vault() as vault:
-        faces = collect(Table(aligned, "aligned"), Table(filtered, "filter"), sface(), vault)
-        assert faces.sharp.tolist() == [1, 1, 3, 3, 5, 5, 7, 7, 8, 9]
-        assert faces.recognisable.tolist() == [True] * 8 + [False, True]
-        assert faces.judged_by_face.tolist() == [False, True] * 4 + [False, True]
-        vectors = vault.read(np.arange(10))
+    with EmbeddingStore() as store:
+        images = read_audited_images(Table(aligned, "aligned"), Table(filtered, "filter"), sface(), store)
+        assert images.sharp.tolist() == [1, 1, 3, 3, 5, 5, 7, 7, 8, 9]
+        assert images.has_embedding.tolist() == [True] * 8 + [False, True]
+        assert images.comparable.tolist() == [False, True] * 4 + [False, True]
+        vectors = store.read(np.arange(10))
         assert np.array_equal(vectors[0:8:2], vectors[1:8:2])
         assert np.array_equal(vectors[1], sface()(decode_rgb(crop_of(people["s1"][0]))))
         assert not vectors[8].any() and vectors[9].any()
@@ -100,7 +102,7 @@ def test_a_wrong_label_takes_the_low_image_with_it(people: People, tmp_path: Pat
     figures, rows = audited(tmp_path, photos, suspects="drop")
     assert dropped(rows) == dict.fromkeys(("s1/swapped.jpg", "s1/swapped.png"), "far_from_identity")
     (suspect,) = findings(tmp_path, "suspects.csv")
-    assert (suspect["source"], suspect["near"], figures["suspects"]) == ("s1/swapped.png", "s9", 1)
+    assert (suspect["source"], suspect["near"], figures.suspects) == ("s1/swapped.png", "s9", 1)
     assert suspect["central_source"].endswith(".png")
 
 
@@ -109,7 +111,7 @@ def test_a_low_image_alone_is_no_suspect_and_joins_nothing(people: People, tmp_p
     photos = [*pairs(people, *NAMES), low("s1", "alone", people["s9"][7]), low("s1", "other", people["s9"][8])]
     figures, rows = audited(tmp_path, photos, suspects="drop", duplicates="drop")
     assert not dropped(rows)
-    assert figures["suspects"] == figures["duplicates"] == 0
+    assert figures.suspects == figures.duplicates == 0
     assert rows["s1/alone.jpg"]["cluster"] == rows["s1/alone.jpg"]["image_id"]
 
 
@@ -117,16 +119,16 @@ def test_a_rejected_sharp_image_judges_nobody(people: People, tmp_path: Path) ->
     """What the filter rejects is unlike for other reasons, and so is its low image."""
     swapped = [low("s1", "swapped", people["s9"][7]), high("s1", "swapped", people["s9"][7], reason="turned")]
     figures, rows = audited(tmp_path, [*pairs(people, *NAMES), *swapped], suspects="drop")
-    assert figures["suspects"] == 0 and not dropped(rows)
+    assert figures.suspects == 0 and not dropped(rows)
 
 
 def test_low_images_do_not_outvote_the_filter_or_make_people(people: People, tmp_path: Path) -> None:
     """A photograph counts once: a person with one pair has one image, too few to look like another."""
     photos = [*pairs(people, *NAMES), *pair("twin", "0", people["s5"][7])]
-    assert audited(tmp_path / "one", photos)[0]["alike_pairs"] == 0
+    assert audited(tmp_path / "one", photos)[0].alike_pairs == 0
     figures, rows = audited(tmp_path / "two", [*photos, *pair("twin", "1", people["s5"][8])])
     (found,) = findings(tmp_path / "two", "pairs.csv")
-    assert (found["left"], found["right"], found["right_images"], figures["alike_pairs"]) == ("s5", "twin", "2", 1)
+    assert (found["left"], found["right"], found["right_images"], figures.alike_pairs) == ("s5", "twin", "2", 1)
     assert found["left_source"].endswith(".png") and found["right_source"].endswith(".png")
     assert rows["twin/0.jpg"]["person"] == "s5"
 
@@ -146,7 +148,7 @@ def test_of_two_pairs_of_one_photograph_one_pair_stays(people: People, tmp_path:
     other = "again" if larger == "first" else "first"
     assert dropped(rows) == dict.fromkeys((f"s1/{other}.jpg", f"s1/{other}.png"), "duplicate")
     assert len({row["cluster"] for name, row in rows.items() if name.startswith("s1/")}) == 1
-    assert (figures["duplicate_clusters"], figures["duplicates"]) == (1, 1)
+    assert (figures.duplicate_clusters, figures.duplicates) == (1, 1)
     assert len(findings(tmp_path, "duplicates.csv")) == 4
 
 
@@ -176,7 +178,7 @@ def test_a_leak_is_found_by_the_sharp_image_alone(people: People, tmp_path: Path
     figures, rows = audited(tmp_path, photos, evaluation_sets=str(tmp_path / "set"))
     assert set(dropped(rows)) == {name for name in rows if name.startswith("s5/")}
     (leak,) = findings(tmp_path, "leaks.csv")
-    assert (leak["identity"], leak["person"], figures["leaks"]) == ("s5", "Somebody", 1)
+    assert (leak["identity"], leak["person"], figures.leaks) == ("s5", "Somebody", 1)
     assert leak["source"].endswith(".png")
 
 
@@ -184,7 +186,7 @@ def test_drift_and_page_with_pairs(people: People, tmp_path: Path) -> None:
     audited(tmp_path / "first", pairs(people, *NAMES))
     previous = str(tmp_path / "first" / "out" / "data.json")
     figures, _ = audited(tmp_path / "again", pairs(people, *NAMES), previous=previous, max_drift=0.01)
-    assert figures["max_drift_found"] == 0
+    assert figures.max_drift_found == 0
     assert "data:image/jpeg;base64," not in (tmp_path / "again" / "page.html").read_text()  # nothing is wrong
 
 
@@ -192,6 +194,6 @@ def test_low_images_alone(people: People, tmp_path: Path) -> None:
     """Nothing is known of their faces, so that there is nothing to compare and nothing to be drifting."""
     photos = [low(name, str(number), people[name][number]) for name in NAMES for number in range(3)]
     figures, rows = audited(tmp_path / "first", photos, suspects="drop", duplicates="drop")
-    assert not dropped(rows) and figures["alike_pairs"] == figures["suspects"] == 0
+    assert not dropped(rows) and figures.alike_pairs == figures.suspects == 0
     previous = str(tmp_path / "first" / "out" / "data.json")
-    assert audited(tmp_path / "again", photos, previous=previous, max_drift=0.1)[0]["max_drift_found"] == 0
+    assert audited(tmp_path / "again", photos, previous=previous, max_drift=0.1)[0].max_drift_found == 0

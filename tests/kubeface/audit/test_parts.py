@@ -1,4 +1,4 @@
-"""The audit's parts: hashes, groups, search by hash, the vault."""
+"""The parts of the audit: hashes, groups, search by hash, the embedding store."""
 
 from itertools import combinations
 
@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from kubeface.audit import labels
-from kubeface.audit.collect import Vault
+from kubeface.audit import label_errors
 from kubeface.audit.duplicates import MOST_BITS, block_keys
-from kubeface.audit.embedder import sface, unit
-from kubeface.audit.groups import Groups, equal_neighbours, several
-from kubeface.audit.labels import Alike, People, same_people
+from kubeface.audit.embedder import sface, to_unit_length
+from kubeface.audit.embedding_store import EmbeddingStore
+from kubeface.audit.groups import DisjointSets, equal_pairs, groups_of_equal
+from kubeface.audit.label_errors import Centres, LookalikePair, group_lookalikes
 from kubeface.faces.images import decode_rgb
 
 
@@ -25,56 +25,56 @@ def test_hashes_within_the_limit_share_a_key(value: int, flipped: set[int]) -> N
 
 @given(st.lists(st.tuples(st.integers(0, 19), st.integers(0, 19)), max_size=30))
 def test_groups_are_connected_components(pairs: list[tuple[int, int]]) -> None:
-    groups = Groups(20)
-    groups.join(pairs)
+    sets = DisjointSets(20)
+    sets.join(pairs)
     known = [{item} for item in range(20)]
     for left, right in pairs:
         merged = known[left] | known[right]
         for item in merged:
             known[item] = merged
-    assert groups.roots().tolist() == [min(group) for group in known]
+    assert sets.roots().tolist() == [min(group) for group in known]
 
 
 @given(st.lists(st.integers(0, 6), max_size=40))
 def test_equal_keys_find_each_other(values: list[int]) -> None:
     keys = np.array(values, np.int64)
-    groups = Groups(len(keys))
-    for left, right in equal_neighbours(keys, 1):
-        groups.join(zip(left.tolist(), right.tolist(), strict=True))
-    roots = groups.roots()
+    sets = DisjointSets(len(keys))
+    for left, right in equal_pairs(keys, 1):
+        sets.join_rows(left, right)
+    roots = sets.roots()
     assert all((roots[a] == roots[b]) == (keys[a] == keys[b]) for a, b in combinations(range(len(keys)), 2))
     expected = [np.flatnonzero(keys == key).tolist() for key in range(7) if values.count(key) > 1]
-    assert [group.tolist() for group in several(keys)] == expected
+    assert [group.tolist() for group in groups_of_equal(keys)] == expected
 
 
 def test_a_chain_of_look_alikes_is_one_person() -> None:
-    pairs = [Alike(3, 4, 0.7, (0, 0), 0.7), Alike(1, 4, 0.7, (0, 0), 0.7)]
+    pairs = [LookalikePair(3, 4, 0.7, (0, 0), 0.7), LookalikePair(1, 4, 0.7, (0, 0), 0.7)]
     none = np.zeros((6, 2), np.float32)
-    people = People(none, np.array([9, 8, 9, 5, 5, 9], np.int32), np.zeros(6, np.int64), none[0])
-    found = same_people(people, iter(pairs))
+    centres = Centres(none, np.array([9, 8, 9, 5, 5, 9], np.int32), np.zeros(6, np.int64), none[0])
+    found = group_lookalikes(centres, iter(pairs))
     assert found.person.tolist() == [0, 1, 2, 1, 1, 5]
     assert found.weaker.tolist() == [False, False, False, False, True, False]
     assert found.count == 2 and found.pairs == pairs[::-1]
 
 
 def test_of_many_look_alikes_the_most_similar_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(labels, "MOST_LISTED", 2)
+    monkeypatch.setattr(label_errors, "MOST_LISTED", 2)
     none = np.zeros((6, 2), np.float32)
-    people = People(none, np.full(6, 9, np.int32), np.zeros(6, np.int64), none[0])
-    pairs = [Alike(0, other, cosine, (0, 0), 0.9) for other, cosine in enumerate((0.7, 0.9, 0.8, 0.6, 0.9), 1)]
-    found = same_people(people, pairs)
+    centres = Centres(none, np.full(6, 9, np.int32), np.zeros(6, np.int64), none[0])
+    pairs = [LookalikePair(0, other, cosine, (0, 0), 0.9) for other, cosine in enumerate((0.7, 0.9, 0.8, 0.6, 0.9), 1)]
+    found = group_lookalikes(centres, pairs)
     assert [(pair.right, pair.cosine) for pair in found.pairs] == [(2, 0.9), (5, 0.9)]
     assert found.count == 5 and found.person.tolist() == [0] * 6
 
 
-def test_the_vault_gives_back_what_it_got() -> None:
+def test_the_store_returns_the_rows_it_was_given() -> None:
     vectors = np.random.default_rng(0).normal(size=(10, 128)).astype(np.float32)
-    with Vault() as vault:
-        vault.append(vectors[:7])
-        assert np.array_equal(vault.read(np.array([6, 0, 6])), vectors[[6, 0, 6]])
-        vault.append(vectors[7:])
-        assert np.array_equal(vault.read(np.array([9, 1])), vectors[[9, 1]])
-        assert vault.read(np.array([], np.int64)).shape == (0, 128)
+    with EmbeddingStore() as store:
+        store.append(vectors[:7])
+        assert np.array_equal(store.read(np.array([6, 0, 6])), vectors[[6, 0, 6]])
+        store.append(vectors[7:])
+        assert np.array_equal(store.read(np.array([9, 1])), vectors[[9, 1]])
+        assert store.read(np.array([], np.int64)).shape == (0, 128)
 
 
 def test_embeddings_are_those_of_the_backbone(orl: dict[str, bytes]) -> None:
@@ -87,4 +87,4 @@ def test_embeddings_are_those_of_the_backbone(orl: dict[str, bytes]) -> None:
     assert (ours * load_pretrained("sface").embed(crops)).sum(1).min() > 0.9999
     larger = np.asarray(Image.fromarray(crops[0]).resize((224, 224), Image.Resampling.BICUBIC))
     assert float(embed(larger) @ ours[0]) > 0.95
-    assert np.array_equal(unit(np.zeros((1, 4))), np.zeros((1, 4)))
+    assert np.array_equal(to_unit_length(np.zeros((1, 4))), np.zeros((1, 4)))

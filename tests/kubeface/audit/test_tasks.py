@@ -1,6 +1,5 @@
 """The audit of whole photographs, of portraits, and for attributes."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +9,13 @@ import pytest
 import kubeface.audit.step as step
 from kubeface.align.options import AlignOptions
 from kubeface.align.step import align
+from kubeface.audit.options import AuditOptions
 from kubeface.audit.step import audit
 from kubeface.filter.step import filter_faces
 from kubeface.ingest.step import ingest
+from kubeface.records.findings import FindingsRecord
 from kubeface.runtime.errors import KubefaceError
+from kubeface.split.options import SplitOptions
 from kubeface.split.step import split
 from kubeface.tables.table import Table
 from tests.kubeface.audit.conftest import changed
@@ -53,7 +55,7 @@ def test_whole_photographs_are_compared_by_bytes_and_hashes(
 ) -> None:
     monkeypatch.setattr(step, "sface", lambda: pytest.fail("there is no face to embed"))
     aligned, filtered = tables(classes, tmp_path, WHOLE)
-    figures = audit(aligned, filtered, tmp_path / "out", tmp_path / "page.html", task="classes")
+    result = audit(aligned, filtered, tmp_path / "out", tmp_path / "page.html", AuditOptions(task="classes"))
     rows = rows_of(tmp_path)
     assert rows["s1/again.jpg"]["cluster"] == rows["s1/0.pgm"]["cluster"]
     assert {source: row["reason"] for source, row in rows.items() if not row["kept"]} == {
@@ -61,29 +63,23 @@ def test_whole_photographs_are_compared_by_bytes_and_hashes(
         "s5/other.pgm": "same_photo_two_names",
     }
     assert all(row["person"] == row["identity"] for row in rows.values())
-    assert (figures["suspects"], figures["alike_pairs"], figures["leaks"], figures["duplicate_clusters"]) == (
-        0,
-        0,
-        0,
-        2,
-    )
+    assert (result.suspects, result.alike_pairs, result.leaks, result.duplicate_clusters) == (0, 0, 0, 2)
     page = (tmp_path / "page.html").read_text()
     assert "bytes and perceptual hashes alone" in page and "cosine" not in page.partition("Settings</h2>")[0]
-    data = json.loads((tmp_path / "out" / "data.json").read_text())
-    assert data["embedding_mean"] == [] and data["settings"]["task"] == "classes"
-    assert sorted(data["features"]) == ["brightness", "image_size", "images_per_identity", "sharpness"]
-    again = audit(
-        aligned, filtered, tmp_path / "two", tmp_path / "two.html", previous=str(tmp_path / "out" / "data.json")
-    )
-    assert again["max_drift_found"] == 0
+    record = FindingsRecord.read(tmp_path / "out" / "data.json")
+    assert record.embedding_mean == [] and record.settings["task"] == "classes"
+    assert sorted(record.features) == ["brightness", "image_size", "images_per_identity", "sharpness"]
+    options = AuditOptions(previous=str(tmp_path / "out" / "data.json"))
+    assert audit(aligned, filtered, tmp_path / "two", tmp_path / "two.html", options).max_drift_found == 0
+    options = AuditOptions(evaluation_sets=str(classes / "in"))
     with pytest.raises(KubefaceError, match="whole photographs have none: leave evaluation_sets empty"):
-        audit(aligned, filtered, tmp_path / "three", tmp_path / "three.html", evaluation_sets=str(classes / "in"))
+        audit(aligned, filtered, tmp_path / "three", tmp_path / "three.html", options)
 
 
 def test_whole_photographs_are_divided_among_their_classes(classes: Path, tmp_path: Path) -> None:
     aligned, filtered = tables(classes, tmp_path, WHOLE)
-    audit(aligned, filtered, tmp_path / "out", tmp_path / "page.html", task="classes")
-    split(aligned, filtered, tmp_path / "split", tmp_path / "out", task="classes")
+    audit(aligned, filtered, tmp_path / "out", tmp_path / "page.html", AuditOptions(task="classes"))
+    split(aligned, filtered, tmp_path / "split", tmp_path / "out", SplitOptions(task="classes"))
     rows = [row for group in Table(tmp_path / "split", "split").row_groups() for row in group]
     for name in ("s1", "s5"):
         assert {row["split"] for row in rows if row["identity"] == name} == {"train", "val", "heldout", "excluded"}
@@ -97,10 +93,10 @@ def test_a_photograph_under_two_names_is_kept_for_attributes(
     classes: Path, tmp_path: Path, options: AlignOptions
 ) -> None:
     aligned, filtered = tables(classes, tmp_path, options)
-    figures = audit(aligned, filtered, tmp_path / "out", tmp_path / "page.html", task="attributes")
+    result = audit(aligned, filtered, tmp_path / "out", tmp_path / "page.html", AuditOptions(task="attributes"))
     rows = rows_of(tmp_path)
     assert rows["s1/3.pgm"]["cluster"] == rows["s5/other.pgm"]["cluster"]
-    assert all(row["kept"] for row in rows.values()) and figures["same_photo_two_names"] == 0
+    assert all(row["kept"] for row in rows.values()) and result.same_photo_two_names == 0
 
 
 def test_a_portrait_has_the_embedding_of_its_face(classes: Path, tmp_path: Path) -> None:
@@ -109,13 +105,11 @@ def test_a_portrait_has_the_embedding_of_its_face(classes: Path, tmp_path: Path)
         out = tmp_path / options.template
         aligned, filtered = tables(classes, out, options)
         audit(aligned, filtered, out / "out", out / "page.html")
-        means.append(json.loads((out / "out" / "data.json").read_text())["embedding_mean"])
-    assert np.abs(np.subtract(*means)).max() < 0.002 and len(means[0]) == 128
+        means.append(FindingsRecord.read(out / "out" / "data.json").embedding_mean)
+    assert np.abs(np.subtract(means[0], means[1])).max() < 0.002 and len(means[0]) == 128
 
 
 def test_recognitions_settings_say_nothing_of_the_task(classes: Path, tmp_path: Path) -> None:
     aligned, filtered = tables(classes, tmp_path)
     audit(aligned, filtered, tmp_path / "out", tmp_path / "page.html")
     assert "task" not in Table(tmp_path / "out", "audit").manifest["settings"]
-    with pytest.raises(KubefaceError, match="task is 'faces': use recognition, attributes or classes"):
-        audit(aligned, filtered, tmp_path / "two", tmp_path / "two.html", task="faces")

@@ -12,6 +12,7 @@ from kubeface.filter.step import filter_faces
 from kubeface.finetune.step import finetune
 from kubeface.models.model import load_model, load_pretrained
 from kubeface.runtime.errors import KubefaceError
+from kubeface.split.options import SplitOptions
 from kubeface.split.step import split
 from kubeface.tables.table import Table
 from tests.conftest import SPLIT_SEED
@@ -25,7 +26,7 @@ def test_from_alignment_to_evaluation(
     aligned, filtered, divided, model = (tmp_path / name for name in ("aligned", "filter", "split", "model"))
     align(faces_table, aligned, AlignOptions(template="facenet_160"))
     filter_faces(faces_table, aligned, filtered)
-    split(aligned, filtered, divided, heldout_fraction=0.5, seed=SPLIT_SEED)
+    split(aligned, filtered, divided, options=SplitOptions(heldout_fraction=0.5, seed=SPLIT_SEED))
     chosen = {"strategy": "full", "epochs": 1, "batch_size": 4}
     finetune(aligned, divided, model, settings=chosen, workers=0)
     assert json.loads((model / "model.json").read_text())["alignment"] == {

@@ -26,6 +26,7 @@ from kubeface.align.step import align
 from kubeface.faces.images import RGB, decode_rgb, encode_png
 from kubeface.filter.step import filter_faces
 from kubeface.ingest.step import IngestResult, ingest
+from kubeface.split.options import SplitOptions
 from kubeface.split.step import split
 from kubeface.storage import objects
 from kubeface.tables.table import Table
@@ -359,7 +360,7 @@ def test_a_drawing_is_no_face_or_is_judged(aligned: Path, filtered: Path) -> Non
 
 
 def test_a_person_with_one_photograph_is_excluded_with_a_reason(aligned: Path, filtered: Path, tmp_path: Path) -> None:
-    split(aligned, filtered, tmp_path / "split", heldout_fraction=0.5, seed=0)
+    split(aligned, filtered, tmp_path / "split", options=SplitOptions(heldout_fraction=0.5))
     rows = [row for group in Table(tmp_path / "split", "split").row_groups() for row in group]
     (lonely,) = (row for row in rows if row["identity"] == "lonely")
     assert (lonely["split"], lonely["reason"]) == ("excluded", "fewer than 2 images")

@@ -3,43 +3,24 @@
 from collections import Counter, defaultdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from kubeface.runtime.errors import KubefaceError
+from kubeface.split.options import SplitOptions
 from kubeface.split.step import split
-from kubeface.tables.table import TableWriter
-from tests.kubeface.split.test_split import plain, rows_of, tables
-
-# Of each image, by person: the near-duplicates it belongs to, as a number of the person's or a name, and why the audit
-# drops it.
-Findings = dict[str, list[tuple[int | str, str | None]]]
+from tests.support.split_tables import Findings, People, audit_table, plain, rows_of, tables
 
 
-def audit_table(root: Path, findings: Findings, same_person: dict[str, str]) -> Path:
-    with TableWriter(root / "audit", "audit", "test 1", {}) as audited:
-        for name, images in findings.items():
-            for number, (cluster, reason) in enumerate(images):
-                audited.add(
-                    {
-                        "image_id": f"{name}/{number}",
-                        "identity": name,
-                        "kept": reason is None,
-                        "reason": reason,
-                        "cluster": cluster if isinstance(cluster, str) else f"{name}/{cluster}",
-                        "person": same_person.get(name, name),
-                    }
-                )
-    return root / "audit"
-
-
-def divided(findings: Findings, same_person: dict[str, str], **options: float) -> dict[str, tuple[str, str | None]]:
+def divided(findings: Findings, same_person: dict[str, str], **options: Any) -> dict[str, tuple[str, str | None]]:
     people = plain({name: len(images) for name, images in findings.items()})
     with TemporaryDirectory() as scratch:
         root = Path(scratch)
-        split(*tables(root, people), root / "split", audit_table(root, findings, same_person), **options)  # type: ignore[arg-type]
+        audited = audit_table(root, findings, same_person)
+        split(*tables(root, people), root / "split", audited, SplitOptions(**options))
         return {row["image_id"]: (row["split"], row["reason"]) for row in rows_of(root / "split")}
 
 
@@ -53,8 +34,8 @@ images = st.lists(st.tuples(st.integers(0, 3), st.sampled_from([None, None, None
     val_fraction=st.sampled_from([0.0, 0.2, 0.6]),
     seed=st.integers(0, 100),
 )
-def test_the_audit_is_obeyed(strange: Findings, pairs: dict[str, str], **options: float) -> None:
-    crowd = {f"crowd {number}": [(image, None) for image in range(5)] for number in range(25)}
+def test_the_audit_is_obeyed(strange: Findings, pairs: dict[str, str], **options: Any) -> None:
+    crowd: Findings = {f"crowd {number}": [(image, None) for image in range(5)] for number in range(25)}
     same_person = {name: min(name, other) for name, other in pairs.items()}
     same_person |= {other: min(name, other) for name, other in pairs.items()}
     findings = crowd | strange
@@ -63,7 +44,7 @@ def test_the_audit_is_obeyed(strange: Findings, pairs: dict[str, str], **options
     except KubefaceError:
         assume(False)  # too few people on a side
     sides: dict[str, set[str]] = defaultdict(set)
-    clusters: dict[tuple[str, int], set[str]] = defaultdict(set)
+    clusters: dict[tuple[str, int | str], set[str]] = defaultdict(set)
     for name, listed in findings.items():
         for number, (cluster, reason) in enumerate(listed):
             part, why = found[f"{name}/{number}"]
@@ -77,7 +58,7 @@ def test_the_audit_is_obeyed(strange: Findings, pairs: dict[str, str], **options
 
 
 def test_near_duplicates_fill_validation_together() -> None:
-    findings = {f"p{person}": [(image // 2, None) for image in range(10)] for person in range(20)}
+    findings: Findings = {f"p{person}": [(image // 2, None) for image in range(10)] for person in range(20)}
     found = divided(findings, {}, val_fraction=0.2, heldout_fraction=0.5)
     for name in findings:
         parts = Counter(found[f"{name}/{number}"][0] for number in range(10))
@@ -85,17 +66,18 @@ def test_near_duplicates_fill_validation_together() -> None:
 
 
 def test_a_person_of_one_photograph_is_trained_on_alone() -> None:
-    findings = {f"p{person}": [(0, None)] * 6 for person in range(20)}
+    findings: Findings = {f"p{person}": [(0, None)] * 6 for person in range(20)}
     found = divided(findings, {}, val_fraction=0.5, heldout_fraction=0.5)
     assert {part for part, _ in found.values()} == {"train", "heldout"}
 
 
 def test_a_given_division_loses_the_copies_of_what_is_trained_on() -> None:
-    people = {f"p{person}": [("train", None), ("val", None), ("val", None)] for person in range(20)}
+    people: People = {f"p{person}": [("train", None), ("val", None), ("val", None)] for person in range(20)}
     findings: Findings = {name: [(0, None), (0, None), (2, None)] for name in people}
     with TemporaryDirectory() as scratch:
         root = Path(scratch)
-        split(*tables(root, people), root / "split", audit_table(root, findings, {}), heldout_fraction=0.5)
+        audited = audit_table(root, findings, {})
+        split(*tables(root, people), root / "split", audited, SplitOptions(heldout_fraction=0.5))
         found = {row["image_id"]: (row["split"], row["reason"]) for row in rows_of(root / "split")}
     trained = [name for name in people if found[f"{name}/0"][0] == "train"]
     assert trained

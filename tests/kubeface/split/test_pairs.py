@@ -10,9 +10,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from kubeface.runtime.errors import KubefaceError
+from kubeface.split.options import SplitOptions
 from kubeface.split.step import split
-from tests.kubeface.split.test_audited import audit_table
-from tests.kubeface.split.test_split import People, plain, rows_of, tables
+from tests.support.split_tables import Findings, People, audit_table, plain, rows_of, tables
 
 GROUPS = {"low": '{"resolution": "low"}', "high": '{"resolution": "high"}'}
 # Of each image: the photograph it is of, its resolution, the given split, the filter's reason.
@@ -43,12 +43,12 @@ def divided(photographs: Photographs, audited: bool = False, **options: Any) -> 
         aligned, judged = tables(root, people, groups, sources)
         audit = None
         if audited:
-            findings = {
+            findings: Findings = {
                 name: [(f"{name}/{[other[0] for other in found].index(image[0])}", None) for image in found]
                 for name, found in photographs.items()
             }
-            audit = audit_table(root, findings, {})  # type: ignore[arg-type]
-        split(aligned, judged, root / "split", audit, **options)
+            audit = audit_table(root, findings, {})
+        split(aligned, judged, root / "split", audit, SplitOptions(**options))
         rows = rows_of(root / "split")
     return {images[row["image_id"]][:3]: (row["split"], row["reason"]) for row in rows}
 
@@ -56,7 +56,7 @@ def divided(photographs: Photographs, audited: bool = False, **options: Any) -> 
 def of_photographs(counts: dict[str, int], **options: Any) -> Counter[tuple[str, str]]:
     """How many images of every person are in each part, of people without pairs."""
     with TemporaryDirectory() as scratch:
-        split(*tables(Path(scratch), plain(counts)), Path(scratch, "split"), **options)
+        split(*tables(Path(scratch), plain(counts)), Path(scratch, "split"), options=SplitOptions(**options))
         return Counter((row["identity"], row["split"]) for row in rows_of(Path(scratch, "split")))
 
 
@@ -158,7 +158,7 @@ def test_few_images_are_few_photographs(capsys: pytest.CaptureFixture[str]) -> N
 
 def test_low_and_high_images_without_a_pair_stop_before_the_training() -> None:
     """The evaluation would refuse them, hours later."""
-    photographs = {
+    photographs: Photographs = {
         f"p{person}": [
             (2 * n + (resolution == "high"), resolution, None, None) for resolution in GROUPS for n in range(4)
         ]

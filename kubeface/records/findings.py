@@ -1,0 +1,106 @@
+"""The record of the audit: data.json beside its table."""
+
+from typing import Literal
+
+from kubeface.records.record import Record
+
+Setting = str | int | float
+
+
+class Histogram(Record):
+    """How a feature is distributed over the images."""
+
+    label: str
+    """What is measured, with its unit."""
+    cuts: list[int | float]
+    """Ascending limits of the bins; a value equal to a cut is in the bin above it."""
+    counts: list[int]
+    """Values by bin, one more than cuts: the first bin has no lower limit and the last no upper one."""
+    quantiles: dict[str, float]
+    """By name (min, p05, …, max); empty where there is no value."""
+
+
+class Distributions(Record):
+    """What a later audit measures drift against."""
+
+    features: dict[str, Histogram]
+    """By name of the feature."""
+    embedding_mean: list[float]
+    """Mean of the embeddings; empty for whole photographs, which have none."""
+
+
+class Drift(Record):
+    """How far the data are from those of an earlier run."""
+
+    compared: bool
+    """Whether there was an earlier run to compare with."""
+    features: dict[str, float]
+    """By name the population stability index (0 for no drift); for `embedding` one less the cosine of the means."""
+    worst: str | None
+    """The feature that drifted most; None where nothing was compared."""
+    exceeded: bool
+    """Whether it drifted by more than max_drift."""
+
+    @property
+    def largest(self) -> float:
+        """The drift of the worst feature; 0 where nothing was compared."""
+        return max(self.features.values(), default=0.0)
+
+
+class AuditCounts(Record):
+    """Numbers of what the audit found."""
+
+    rows_in: int
+    """Images that were audited."""
+    rows_out: int
+    """Images that are kept."""
+    rejected: int
+    """Images that are left out."""
+    identities: int
+    """Identities among the audited images."""
+    identities_out: int
+    """Identities among the images that are kept."""
+    duplicate_clusters: int
+    """Photographs that are there more than once."""
+    duplicates: int
+    """Images too many in these clusters."""
+    same_photo_two_names: int
+    """Images whose photograph stands under several identities."""
+    suspects: int
+    """Images unlike the rest of their identity."""
+    alike_pairs: int
+    """Pairs of identities that look like one person."""
+    leaks: int
+    """Identities that are in an evaluation set."""
+    reasons: dict[str, int]
+    """Images that the audit leaves out, by reason."""
+    filter_reasons: dict[str, int]
+    """Images that the filter rejected, by reason."""
+
+
+class IdentitySizes(Record):
+    """How the images are spread over the identities."""
+
+    min: int
+    """Images of the smallest identity."""
+    median: float
+    """Median number of images of an identity."""
+    max: int
+    """Images of the largest identity."""
+    gini: float
+    """Gini coefficient: 0 where all have as many, towards 1 where one has nearly all."""
+    effective: float
+    """Number of identities with equally many images that would be as diverse (exponential of the entropy)."""
+
+
+class FindingsRecord(Distributions):
+    """What the audit found in the data."""
+
+    schema_version: Literal[1] = 1
+    producer: str
+    """Step and version that wrote the record."""
+    settings: dict[str, Setting]
+    """Options of the audit with the hashes of its inputs."""
+    counts: AuditCounts
+    classes: IdentitySizes
+    drift: Drift
