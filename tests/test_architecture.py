@@ -80,10 +80,6 @@ LONG_FILES: frozenset[str] = frozenset(
 )
 LONG_FUNCTIONS: frozenset[str] = frozenset(
     {
-        "components/audit/component.py:audit",
-        "kubeface/audit/collect.py:collect",
-        "kubeface/audit/page.py:render",
-        "kubeface/audit/step.py:audit",
         "kubeface/evaluate/attributes.py:evaluate_attributes",
         "kubeface/evaluate/classes.py:evaluate_classes",
         "kubeface/evaluate/compatibility.py:compatibility",
@@ -92,7 +88,6 @@ LONG_FUNCTIONS: frozenset[str] = frozenset(
         "kubeface/finetune/step.py:finetune",
         "kubeface/finetune/trainjob.py:trainjob",
         "kubeface/gather/step.py:gather",
-        "kubeface/split/step.py:split",
         "kubeface/superresolve/step.py:superresolve",
         "kubeface/superresolve/training.py:train_superresolution",
         "pipelines/local/run.py:run_local",
@@ -105,7 +100,6 @@ LONG_FUNCTIONS: frozenset[str] = frozenset(
 )
 MANY_PARAMETERS: frozenset[str] = frozenset(
     {
-        "kubeface/audit/step.py:audit",
         "kubeface/evaluate/attributes.py:evaluate_attributes",
         "kubeface/evaluate/classes.py:evaluate_classes",
         "kubeface/evaluate/compatibility.py:compatibility",
@@ -116,7 +110,6 @@ MANY_PARAMETERS: frozenset[str] = frozenset(
         "kubeface/finetune/training.py:__init__",
         "kubeface/metrics/mcnemar.py:forgotten_pairs",
         "kubeface/metrics/verification.py:bootstrap_difference",
-        "kubeface/split/step.py:split",
         "kubeface/superresolve/training.py:train_superresolution",
         "tests/support/report_runs.py:make_run",
     }

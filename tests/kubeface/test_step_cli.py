@@ -425,29 +425,6 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
     )
 
 
-def test_the_real_command_refuses_wrong_settings_in_one_line(tmp_path: Path) -> None:
-    done = run(
-        *("kubeface.split", "--aligned", str(tmp_path / "aligned"), "--filtered", str(tmp_path / "filtered")),
-        *("--out", str(tmp_path / "out"), "--heldout-fraction", "2"),
-        TERMINATION_LOG=str(tmp_path / "log"),
-    )
-    line = "heldout_fraction is 2.0: it must lie in 0 to less than 1"
-    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"error: {line}\n")
-    assert (tmp_path / "log").read_text() == f"{line}\n"
-    assert not (tmp_path / "out").exists()
-
-
-def test_the_real_command_prints_figures_as_json(aligned_table: Path, filter_table: Path, tmp_path: Path) -> None:
-    done = run(
-        *("kubeface.split", "--aligned", str(aligned_table), "--filtered", str(filter_table)),
-        *("--out", str(tmp_path / "a folder"), "--heldout-fraction", "0"),
-    )
-    assert done.returncode == 0, done.stderr
-    figures = json.loads(done.stdout)
-    assert figures["rows_in"] == figures["train"] + figures["val"] + figures["rejected"] == 30
-    assert (tmp_path / "a folder" / "manifest.json").is_file()
-
-
 STEP = '''
 import os
 from kubeface.step_cli import main

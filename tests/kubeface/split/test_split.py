@@ -1,5 +1,6 @@
 """Split: nobody on both sides, whoever else is there."""
 
+import json
 from collections import Counter
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from kubeface.cli import main
 from kubeface.runtime.errors import KubefaceError
 from kubeface.runtime.options import read_options
 from kubeface.split.options import SplitOptions
@@ -327,3 +329,16 @@ def test_tables_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
         split(aligned, filtered, tmp_path / "split")
     with pytest.raises(KubefaceError, match="holds a 'filter' table where 'aligned' is needed"):
         split(filtered, filtered, tmp_path / "split")
+
+
+def test_command_line(
+    aligned_table: Path, filter_table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["split", f"--aligned={aligned_table}", f"--filtered={filter_table}", f"--out={tmp_path / 'a folder'}"]
+    main([*arguments, "--heldout-fraction=0"])
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["rows_in"] == figures["train"] + figures["val"] + figures["rejected"] == 30
+    assert (tmp_path / "a folder" / "manifest.json").is_file()
+    with pytest.raises(SystemExit, match="2"):
+        main([*arguments, "--heldout-fraction=2"])
+    assert capsys.readouterr().err == "error: heldout_fraction is 2.0: input should be less than 1\n"

@@ -125,7 +125,7 @@ def test_other_divisions_of_the_people_say_the_same(demo: Path, tmp_path: Path, 
     steps = next((demo / "steps").iterdir())
     tables = {"aligned": steps / "gather" / "out_aligned", "split": tmp_path / "split"}
     found = {"filtered": steps / "gather" / "out_filtered", "audited": steps / "audit" / "audited"}
-    run("kubeface.split", aligned=tables["aligned"], **found, out=tables["split"], seed=seed)
+    run("kubeface", "split", aligned=tables["aligned"], **found, out=tables["split"], seed=seed)
     rows = Table(tables["split"], "split").columns(["identity", "split"]).to_pylist()
     assert 8 <= len({row["identity"] for row in rows if row["split"] == "heldout"}) <= 20
     training = {"degradation": SETTINGS["degradation"]} | SETTINGS["settings"]
