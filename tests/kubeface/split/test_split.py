@@ -341,4 +341,4 @@ def test_command_line(
     assert (tmp_path / "a folder" / "manifest.json").is_file()
     with pytest.raises(SystemExit, match="2"):
         main([*arguments, "--heldout-fraction=2"])
-    assert capsys.readouterr().err == "error: heldout_fraction is 2.0: input should be less than 1\n"
+    assert capsys.readouterr().err == "error: heldout_fraction is '2': input should be less than 1\n"
