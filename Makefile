@@ -152,7 +152,7 @@ pause: $(READY) ## Switch a schedule off: NAME=weekly
 unpause: $(READY) ## Switch a schedule on: NAME=weekly
 	@$(KUBEFACE) unpause $(NAME)
 
-unschedule: $(READY) ## Delete a schedule, not its runs: NAME=weekly
+unschedule: $(READY) ## Delete a schedule, with a run of it that is going: NAME=weekly
 	@$(KUBEFACE) unschedule $(NAME)
 
 plan: $(READY) ## What a run would do and cost, before it is submitted: PARAMS=file.yaml [PIPELINE=… PACKAGE=…]

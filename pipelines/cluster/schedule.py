@@ -218,7 +218,7 @@ def unpause(name: str) -> None:
 
 
 def unschedule(name: str) -> None:
-    """Deletes a schedule, and not the runs that it has made.
+    """Deletes a schedule; KFP stops a run of it that is going, and keeps those that are over.
 
     Args:
         name: Name of the schedule.

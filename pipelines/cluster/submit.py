@@ -21,8 +21,8 @@ NODE_ANNOTATION = "workflows.argoproj.io/node-name"  # <workflow>.<task>.<task>â
 
 
 def submit(
-    *,
     params: Path,
+    *,
     pipeline: str = FACE_FINETUNING,
     package: Path | None = None,
     name: str = "",
