@@ -88,7 +88,6 @@ LONG_FUNCTIONS: frozenset[str] = frozenset(
         "kubeface/finetune/step.py:finetune",
         "kubeface/finetune/trainjob.py:trainjob",
         "kubeface/gather/step.py:gather",
-        "kubeface/superresolve/step.py:superresolve",
         "kubeface/superresolve/training.py:train_superresolution",
         "pipelines/local/run.py:run_local",
         "pipelines/tasks.py:_prepare",
@@ -110,7 +109,6 @@ MANY_PARAMETERS: frozenset[str] = frozenset(
         "kubeface/finetune/training.py:__init__",
         "kubeface/metrics/mcnemar.py:forgotten_pairs",
         "kubeface/metrics/verification.py:bootstrap_difference",
-        "kubeface/superresolve/training.py:train_superresolution",
         "tests/support/report_runs.py:make_run",
     }
 )
@@ -123,9 +121,6 @@ IMPORTS: frozenset[str] = frozenset(
 )
 IN_CYCLES: frozenset[str] = frozenset(
     {
-        "kubeface.faces.detection",
-        "kubeface.faces.mtcnn_networks",
-        "kubeface.faces.mtcnn_onnx",
         "kubeface.finetune.launch",
         "kubeface.finetune.trainjob",
     }

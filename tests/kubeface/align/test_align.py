@@ -17,8 +17,9 @@ from PIL import Image
 
 import kubeface.align.step as step
 from kubeface.align.options import AlignOptions
-from kubeface.align.step import AlignResult, Place, align
-from kubeface.faces.detection import Detector, Faces, make_detector
+from kubeface.align.step import AlignResult, DetectedFace, align
+from kubeface.faces.detection import make_detector
+from kubeface.faces.detector import Detector, Faces
 from kubeface.faces.geometry import ARCFACE_112, align_crop, face_part
 from kubeface.faces.images import RGB, decode_rgb, encode_png
 from kubeface.filter.step import filter_faces
@@ -455,16 +456,16 @@ def test_pairs_give_the_same_bytes_whatever_the_number_of_workers(
 
 
 @given(st.integers(8, 300), st.integers(8, 300), st.floats(1, 12), st.integers(0, 2**32 - 1))
-def test_a_place_scaled_and_scaled_back_is_the_place(width: int, height: int, by: float, seed: int) -> None:
+def test_a_face_scaled_and_scaled_back_is_the_same(width: int, height: int, by: float, seed: int) -> None:
     random = np.random.default_rng(seed)
-    place = Place(random.uniform(0, 1, (5, 2)) * [width, height], random.uniform(0, 300, 4), 0.9, width, height)
+    face = DetectedFace(random.uniform(0, 1, (5, 2)) * [width, height], random.uniform(0, 300, 4), 0.9, width, height)
     large = np.zeros((round(height * by), round(width * by), 3), np.uint8)
-    there = place.on(large)
-    assert there is not None  # rounding to whole pixels is no other shape
-    back = there.on(np.zeros((height, width, 3), np.uint8))
+    scaled = face.on_copy(large)
+    assert scaled is not None  # rounding to whole pixels is no other aspect ratio
+    back = scaled.on_copy(np.zeros((height, width, 3), np.uint8))
     assert back is not None
-    assert back.landmarks == pytest.approx(place.landmarks)
-    assert back.box == pytest.approx(place.box)
+    assert back.landmarks == pytest.approx(face.landmarks)
+    assert back.box == pytest.approx(face.box)
 
 
 @pytest.mark.parametrize(
@@ -478,6 +479,8 @@ def test_a_place_scaled_and_scaled_back_is_the_place(width: int, height: int, by
         (468, 560, 1, True),
     ],
 )
-def test_another_shape_is_another_place(width: int, height: int, enlarged: int, same: bool) -> None:
-    place = Place(np.full((5, 2), 50.0), np.array([10.0, 20, 80, 100]), 0.9, 92, 112)
-    assert (place.on(np.zeros((height, width, 3), np.uint8), enlarged) is not None) == same
+def test_a_copy_of_another_aspect_ratio_does_not_show_the_same_face(
+    width: int, height: int, enlarged: int, same: bool
+) -> None:
+    face = DetectedFace(np.full((5, 2), 50.0), np.array([10.0, 20, 80, 100]), 0.9, 92, 112)
+    assert (face.on_copy(np.zeros((height, width, 3), np.uint8), enlarged) is not None) == same
