@@ -40,6 +40,7 @@ from kubeface.tables.table import Table, TableWriter
 from tests.kubeface.conftest import SmallLfw
 from tests.support.evaluations import evaluate, lfw
 from tests.support.exported import copied
+from tests.support.tables import rows_of
 
 QUICK: dict[str, Any] = {"bootstrap": 100, "device": "cpu", "probes": "none", "fmr": 0.1, "sizes": "8 16"}
 TEN = Degradation("lowres", 10)
@@ -233,7 +234,7 @@ def held(aligned_table: Path, split_table: Path) -> dict[str, RGB]:
     """The held-out crops by image id."""
     parts = Table(split_table, "split").columns(["image_id", "split"]).to_pylist()
     wanted = {row["image_id"] for row in parts if row["split"] == "heldout"}
-    rows = [row for group in Table(aligned_table, "aligned").row_groups() for row in group]
+    rows = rows_of(aligned_table)
     return {row["image_id"]: decode_rgb(row["image"]) for row in rows if row["image_id"] in wanted}
 
 
@@ -436,7 +437,7 @@ def write_pairs(aligned: Path, split: Path, folder: Path, same_names: bool = Tru
     of another it is excluded. Low images of even numbers are of photographs enlarged 10 times, others of 5 times."""
     parts = {row["image_id"]: row for row in Table(split, "split").columns(["image_id", "split"]).to_pylist()}
     source = Table(aligned, "aligned")
-    rows = [row for group in source.row_groups() for row in group]
+    rows = rows_of(source)
     heldout = [row["image_id"] for row in rows if parts[row["image_id"]]["split"] == "heldout"]
     tables = folder / "aligned", folder / "split"
     with (
@@ -480,7 +481,7 @@ def test_low_images_are_compared_as_they_are(of_pairs: Path, pairs: tuple[Path, 
     assert found["degradation"] == "none"  # a camera did it
     assert found["images"] == 13 and found["few_pixels"]["paired"] and found["few_pixels"]["alone"] == 2
     assert found["groups"] == {}  # neither resolution nor enlargement is a group of people
-    rows = [row for group in Table(pairs[0], "aligned").row_groups() for row in group]
+    rows = rows_of(pairs[0])
     model = load_pretrained("sface")
     vectors = dict(
         zip(
