@@ -447,12 +447,13 @@ def profile(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name in ("mtcnn", "retinaface"):
         detect = detection.make_detector(name, 20, threads=1)
-        detect.several(images[:16])
+        for image in images[:16]:
+            detect(image)
         nets = NetworkTime()
         with nets:
             detector = detection.make_detector(name, 20, threads=1)
             nets.seconds = 0.0
-            faces, whole = spent(f for k in range(0, 96, 16) for f in detector.several(images[k : k + 16]))
+            faces, whole = spent(detector(image) for image in images)
         crops, warp = spent(align_crop(i, f.landmarks[f.subject(250, 250)]) for i, f in zip(images, faces, strict=True))
         _, encode = spent(encode_crop(crop) for crop in crops)
         own = 1000 * nets.seconds / len(data)

@@ -16,7 +16,7 @@ import textwrap
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 from pydantic import BaseModel, ValidationError
 
@@ -186,7 +186,6 @@ def make_app(name: str, command: Command) -> Any:
     """
     from cyclopts import App, Parameter  # not needed for the list of commands, which is to be there at once
 
-    Parameter(name="*")(Options)  # the flags of options carry no name of the parameter in front
     app = App(
         name=f"kubeface {name}",
         help=command.help,
@@ -209,18 +208,27 @@ def _options_of(function: Function) -> list[str]:
 
 
 def _with_keyword_options(function: Function) -> Function:
-    """The function with its options by keyword only: they have no place in the order of arguments."""
+    """The function with its options, and what comes after them, by keyword only.
+
+    A field of the options is a flag by its own name, one of a model inside them carries that model's name in front.
+    """
+    from cyclopts import Parameter  # see make_app
+
     signature, options = inspect.signature(function, eval_str=True), _options_of(function)
-    parameters = [
-        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) if parameter.name in options else parameter
-        for parameter in signature.parameters.values()
-    ]
+    parameters = list(signature.parameters.values())
+    for place, parameter in enumerate(parameters):
+        if parameter.name in options:
+            flags = Annotated[parameter.annotation, Parameter(name="*")]  # type: ignore[name-defined]
+            parameters[place] = parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=flags)
+        elif place and parameters[place - 1].kind is inspect.Parameter.KEYWORD_ONLY:
+            parameters[place] = parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         return function(*args, **kwargs)
 
-    call.__signature__ = signature.replace(parameters=sorted(parameters, key=lambda parameter: parameter.kind))  # type: ignore[attr-defined]
+    call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    call.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     return call
 
 

@@ -121,9 +121,6 @@ IMPORTS: frozenset[str] = frozenset(
 )
 IN_CYCLES: frozenset[str] = frozenset(
     {
-        "kubeface.faces.detection",
-        "kubeface.faces.mtcnn_networks",
-        "kubeface.faces.mtcnn_onnx",
         "kubeface.finetune.launch",
         "kubeface.finetune.trainjob",
     }

@@ -1,7 +1,7 @@
-"""Align: photographs to face crops."""
+"""Align: find the face on each photograph and crop it."""
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +9,8 @@ import numpy as np
 
 from kubeface import __version__
 from kubeface.align.options import AlignOptions
-from kubeface.faces.detection import Detector, Faces, make_detector
+from kubeface.faces.detection import make_detector
+from kubeface.faces.detector import Detector
 from kubeface.faces.geometry import NO_DETECTOR, TEMPLATES, Points
 from kubeface.faces.images import RGB, decode_rgb, encode_crop
 from kubeface.records.record import StepResult
@@ -19,21 +20,21 @@ from kubeface.runtime.workers import Row, by_pixels, in_order
 from kubeface.tables.resolution_pairs import enlarged_of, partners
 from kubeface.tables.table import Table, TableWriter
 
-BATCH_PIXELS = 1_000_000  # photographs that a worker takes at once: 16 of LFW's, or one of a telephone's
-STRETCH = 0.02  # the two photographs of a pair have the same shape up to this share, or to a pixel of the low one
+BATCH_PIXELS = 1_000_000  # photographs that a worker takes at once: 16 of LFW's, or one of a phone's
+STRETCH = 0.02  # tolerated difference between the aspect ratios of the two photographs of a pair
 Outcome = Row | tuple[str, str]  # the row of a crop, or why there is none: reason, detail
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where a photograph shows its face.
+class DetectedFace:
+    """The face that is cropped from a photograph.
 
     Args:
         landmarks: 5×2, in pixels of the photograph.
         box: x1, y1, x2, y2 in pixels of the photograph.
-        score: of the detector, 0 to 1.
-        width: of the photograph.
-        height: of the photograph.
+        score: the detector's, 0 to 1.
+        width: of the photograph in pixels.
+        height: of the photograph in pixels.
     """
 
     landmarks: Points
@@ -42,11 +43,11 @@ class Place:
     width: int
     height: int
 
-    def on(self, image: RGB, enlarged: float = 1.0) -> "Place | None":
-        """The same place on a smaller or larger copy of the photograph, None where that has another shape.
+    def on_copy(self, image: RGB, enlarged: float = 1.0) -> "DetectedFace | None":
+        """The same face on a smaller or larger copy of the photograph, None where the copy has another aspect ratio.
 
-        Landmarks count from the middle of the first pixel, boxes from its corner: without that, landmarks on a copy an
-        eighth as large would lie 0.44 of its pixels, 3.5 pixels of the crop, too far to the right and too low.
+        Landmarks count from the middle of the first pixel, boxes from its corner: otherwise landmarks on a copy an
+        eighth as large would be 0.44 of its pixels, 3.5 pixels of the crop, too far to the right and too low.
 
         Args:
             image: the copy.
@@ -57,11 +58,11 @@ class Place:
         if abs(ratio[0] / ratio[1] - 1) > max(STRETCH, enlarged / min(width, height)):
             return None
         landmarks = (self.landmarks + 0.5) * ratio - 0.5
-        return Place(landmarks, self.box * np.tile(ratio, 2), self.score, width, height)
+        return DetectedFace(landmarks, self.box * np.tile(ratio, 2), self.score, width, height)
 
 
-# By image_id of the sharp images of pairs: where the face is, None for nowhere; without those that are unreadable.
-Known = Mapping[str, Place | None]
+# By image_id of the sharp images of pairs: the face, None where there is none; without those that cannot be decoded.
+SharpFaces = Mapping[str, DetectedFace | None]
 
 
 class AlignResult(StepResult):
@@ -77,14 +78,13 @@ def align(faces: Path, out: Path, options: AlignOptions = AlignOptions()) -> Ali
     """Finds the largest face nearest the centre and makes a crop of it.
 
     Images without a face, and those that cannot be decoded, are listed in rejected.csv. Crops are stored as PPM;
-    landmarks, detector score and box are kept in pixels of the photograph. Without a detector the middle square of
-    every photograph is its crop and its box, with score 1 and zeros for landmarks.
+    landmarks, detector score and box are in pixels of the photograph. Without a detector the middle square of every
+    photograph is its crop and its box, with score 1 and zeros for landmarks.
 
-    Of a pair of a low and a high resolution (group `resolution`, see `partners`) the detector sees the sharp image
-    alone: the low one is cropped at the same place, scaled by the ratio of the two photographs' sizes, with the same
-    score, and rejected where there is no face on the sharp one. The detector looks for itself in low images without a
-    sharp one that can be decoded, and where width and height are not scaled alike (by more than 2 % and more than
-    rounding to whole pixels explains).
+    In a pair of a low and a high resolution (group `resolution`) the detector sees the sharp image alone. The low one
+    is cropped around the same face, scaled by the ratio of the two photographs' sizes, with the same score, and is
+    rejected where the sharp one has no face. Low images whose sharp one is missing or cannot be decoded, or has another
+    aspect ratio (by more than 2 % and more than rounding to whole pixels explains), get a detection of their own.
 
     Args:
         faces: Face table of ingest.
@@ -98,26 +98,26 @@ def align(faces: Path, out: Path, options: AlignOptions = AlignOptions()) -> Ali
     detect = make_detector(options.detector, options.min_face_size, threads=1)
     settings = {"faces": table.sha256} | options.model_dump(mode="json")
     sharp_of = {} if options.detector == NO_DETECTOR else partners(table)
-    known = _sharp(table, detect, options.min_confidence, set(sharp_of.values())) if sharp_of else {}
-    work = _aligner(detect, options, sharp_of, known)
+    sharp_faces = _find_sharp(table, detect, options.min_confidence, set(sharp_of.values())) if sharp_of else {}
+    worker = _Worker(detect, options, sharp_of, sharp_faces)
     with (
         TableWriter(out, "aligned", f"align {__version__}", settings) as aligned,
         Progress("align", table.rows) as progress,
     ):
-        for rows, outcomes in in_order(work, _batches(table), cpu_limit()):
+        for rows, outcomes in in_order(worker, _batches(table), cpu_limit()):
             for row, outcome in zip(rows, outcomes, strict=True):
                 if isinstance(outcome, tuple):
                     aligned.reject(row["source"], *outcome)
                 else:
                     aligned.add(outcome)
             progress.advance(len(rows))
-    if not aligned.rows:  # of a shard; gather stops where it is so of all
-        found = (
+    if not aligned.rows:  # of one shard; gather ends the run where no shard has any
+        reason = (
             "no image can be decoded of"
             if options.detector == NO_DETECTOR
-            else f"{options.detector} found no face in any of"
+            else f"{detect.name} found no face in any of"
         )
-        print(f"warning: {found} the {table.rows} images of {faces}", file=sys.stderr)
+        print(f"warning: {reason} the {table.rows} images of {faces}", file=sys.stderr)
     return AlignResult(
         rows_in=table.rows,
         rows_out=aligned.rows,
@@ -127,29 +127,31 @@ def align(faces: Path, out: Path, options: AlignOptions = AlignOptions()) -> Ali
 
 
 def _batches(table: Table, wanted: set[str] | None = None) -> Iterator[list[Row]]:
-    """The rows with these image_ids, None for all, in lists for the workers; of tiny images one row group at most."""
+    """The rows with these image_ids, None for all, in lists for the workers; of tiny images at most a row group."""
     for rows in table.row_groups():
         yield from by_pixels((row for row in rows if wanted is None or row["image_id"] in wanted), BATCH_PIXELS)
 
 
-def _sharp(table: Table, detect: Detector, min_confidence: float, wanted: set[str]) -> dict[str, Place | None]:
-    """Where the sharp images of pairs show their face: the low ones may come before them."""
-    known: dict[str, Place | None] = {}
+def _find_sharp(
+    table: Table, detect: Detector, min_confidence: float, wanted: set[str]
+) -> dict[str, DetectedFace | None]:
+    """The faces of the sharp images of pairs, before all others: low images may precede them in the table."""
+    sharp_faces: dict[str, DetectedFace | None] = {}
 
-    def work(rows: Sequence[Row]) -> tuple[int, dict[str, Place | None]]:
-        images, _ = _decoded(rows)
-        places = _places(detect, min_confidence, list(images.values()))
-        return len(rows), {rows[index]["image_id"]: place for index, place in zip(images, places, strict=True)}
+    def work(rows: Sequence[Row]) -> tuple[int, dict[str, DetectedFace | None]]:
+        images, _ = _decode(rows)
+        faces = {rows[index]["image_id"]: _find_face(detect, min_confidence, image) for index, image in images.items()}
+        return len(rows), faces
 
     with Progress("align: sharp images of pairs", len(wanted)) as progress:
-        for count, places in in_order(work, _batches(table, wanted), cpu_limit()):
-            known |= places
+        for count, faces in in_order(work, _batches(table, wanted), cpu_limit()):
+            sharp_faces |= faces
             progress.advance(count)
-    return known
+    return sharp_faces
 
 
-def _decoded(rows: Sequence[Row]) -> tuple[dict[int, RGB], dict[int, Outcome]]:
-    """The photographs of rows by their index, and what is said of those that cannot be decoded."""
+def _decode(rows: Sequence[Row]) -> tuple[dict[int, RGB], dict[int, Outcome]]:
+    """The photographs of rows by index, and the outcomes of those that cannot be decoded."""
     images: dict[int, RGB] = {}
     outcomes: dict[int, Outcome] = {}
     for index, row in enumerate(rows):
@@ -160,69 +162,71 @@ def _decoded(rows: Sequence[Row]) -> tuple[dict[int, RGB], dict[int, Outcome]]:
     return images, outcomes
 
 
-def _places(detect: Detector, min_confidence: float, images: Sequence[RGB]) -> list[Place | None]:
-    """Where each photograph shows its face, None for nowhere."""
-
-    def place(image: RGB, found: Faces) -> Place | None:
-        height, width = image.shape[:2]
-        sure = found.confident(min_confidence)
-        if not len(sure):
-            return None
-        best = sure.prominent(width, height)
-        # Copies, so that of a crowd no more than one face is kept.
-        return Place(sure.landmarks[best].copy(), sure.boxes[best].copy(), float(sure.scores[best]), width, height)
-
-    return [place(image, found) for image, found in zip(images, detect.several(images), strict=True)]
+def _find_face(detect: Detector, min_confidence: float, image: RGB) -> DetectedFace | None:
+    """The most prominent face of a photograph, None where there is none."""
+    height, width = image.shape[:2]
+    faces = detect(image).confident(min_confidence)
+    if not len(faces):
+        return None
+    best = faces.prominent(width, height)
+    # Copies, so that of a crowd no more than one face is kept in memory.
+    return DetectedFace(
+        faces.landmarks[best].copy(), faces.boxes[best].copy(), float(faces.scores[best]), width, height
+    )
 
 
-def _aligner(
-    detect: Detector, options: AlignOptions, sharp_of: Mapping[str, str], known: Known
-) -> Callable[[Sequence[Row]], tuple[Sequence[Row], list[Outcome]]]:
-    """What is done with a batch of rows, in a thread of its own.
+@dataclass(frozen=True, slots=True)
+class _Worker:
+    """Crops a batch of rows, in a thread of its own.
 
     Args:
+        detect: the detector.
+        options: of the step.
         sharp_of: image_id of the sharp image by that of the low one, of pairs.
-        known: where the sharp images show their face.
+        sharp_faces: faces of the sharp images.
     """
-    nowhere = f"{detect.name} found none at score {options.min_confidence:g}"
 
-    def settled(row: Row, image: RGB) -> Place | str | None:
-        """Where the face is, or why there is none, of a pair; None where the detector has to look."""
-        sharp = sharp_of.get(row["image_id"], row["image_id"])
-        if sharp not in known:
-            return None
-        place = known[sharp]
-        if sharp == row["image_id"]:
-            return place or nowhere
-        return place.on(image, enlarged_of(row["groups"])) if place else f"{nowhere} on the sharp image of the pair"
+    detect: Detector
+    options: AlignOptions
+    sharp_of: Mapping[str, str]
+    sharp_faces: SharpFaces
 
-    def work(rows: Sequence[Row]) -> tuple[Sequence[Row], list[Outcome]]:
-        images, outcomes = _decoded(rows)
-        places = {index: settled(rows[index], image) for index, image in images.items()}
-        unseen = [index for index, place in places.items() if place is None]
-        looked = _places(detect, options.min_confidence, [images[index] for index in unseen])
-        places |= {index: place or nowhere for index, place in zip(unseen, looked, strict=True)}
-        for index, place in places.items():
+    def __call__(self, rows: Sequence[Row]) -> tuple[Sequence[Row], list[Outcome]]:
+        images, outcomes = _decode(rows)
+        for index, image in images.items():
+            face = self._face(rows[index], image)
             outcomes[index] = (
-                _row(rows[index], images[index], place, options.template)
-                if isinstance(place, Place)
-                else ("no_face", str(place))
+                ("no_face", face)
+                if isinstance(face, str)
+                else _crop_row(rows[index], image, face, self.options.template)
             )
         return rows, [outcomes[index] for index in range(len(rows))]
 
-    return work
+    def _face(self, row: Row, image: RGB) -> DetectedFace | str:
+        """The face of a photograph, or why there is none."""
+        none_found = f"{self.detect.name} found none at score {self.options.min_confidence:g}"
+        sharp = self.sharp_of.get(row["image_id"], row["image_id"])
+        if sharp in self.sharp_faces:
+            face = self.sharp_faces[sharp]
+            if sharp == row["image_id"]:
+                return face or none_found
+            if face is None:
+                return f"{none_found} on the sharp image of the pair"
+            if copy := face.on_copy(image, enlarged_of(row["groups"])):
+                return copy
+        return _find_face(self.detect, self.options.min_confidence, image) or none_found
 
 
-def _row(row: Row, image: RGB, place: Place, template: str) -> Row:
-    """The row of a crop, of a photograph's row."""
-    crop = TEMPLATES[template](image, place.landmarks, place.box)
+def _crop_row(row: Row, image: RGB, face: DetectedFace, template: str) -> Row:
+    """The row of a photograph's crop."""
+    crop = TEMPLATES[template](image, face.landmarks, face.box)
     return row | {
         "image": encode_crop(crop),
         "width": crop.shape[1],
         "height": crop.shape[0],
-        "photo_width": place.width,
-        "photo_height": place.height,
-        "landmarks": place.landmarks.ravel().tolist(),
-        "det_score": place.score,
-        "det_box": place.box.tolist(),
+        "photo_width": face.width,
+        "photo_height": face.height,
+        "landmarks": face.landmarks.ravel().tolist(),
+        "det_score": face.score,
+        "det_box": face.box.tolist(),
     }

@@ -13,7 +13,8 @@ from PIL import Image
 from kubeface.audit.embedder import SIZE, Embedder, Vectors, to_unit_length
 from kubeface.audit.groups import Codes
 from kubeface.audit.images import Hashes
-from kubeface.faces.detection import Detector, make_detector
+from kubeface.faces.detection import make_detector
+from kubeface.faces.detector import Detector
 from kubeface.faces.geometry import align_crop
 from kubeface.faces.images import RGB, decode_rgb
 from kubeface.runtime.errors import require

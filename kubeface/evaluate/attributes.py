@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from kubeface.evaluate.contestants import load_models, told_of
-from kubeface.evaluate.gate import decide, read_gate, require_target
+from kubeface.evaluate.gate import decide, require_target
 from kubeface.evaluate.heldout import Heldout, heldout_people, refuse_known_people
 from kubeface.evaluate.label_figures import (
     GAINED,
@@ -21,6 +21,7 @@ from kubeface.evaluate.label_figures import (
     predict,
     too_few,
 )
+from kubeface.evaluate.options import EvaluateAttributesOptions
 from kubeface.evaluate.pictures import SAMPLES, write_samples
 from kubeface.evaluate.record import record
 from kubeface.evaluate.scored import (
@@ -37,6 +38,7 @@ from kubeface.faces.degradation import Degradation
 from kubeface.metrics.intervals import Spread, spread, tell_gains
 from kubeface.metrics.verification import Ints
 from kubeface.models.onnx_model import OnnxModel
+from kubeface.records.record import StepResult
 from kubeface.records.tasks import ATTRIBUTES
 from kubeface.runtime.errors import require
 from kubeface.storage.folders import new_folder, read_json, write_json
@@ -54,54 +56,79 @@ PREDICTIONS = pa.schema(
 )
 
 
+class EvaluateAttributesResult(StepResult):
+    """What was measured: held-out images in, those with a known label out, and the main figures of the target set."""
+
+    identities: int
+    """People on the images."""
+    labels: int
+    """Labels with enough images to measure."""
+    baseline_auc: float | None
+    """Of the starting model."""
+    baseline_average_precision: float | None
+    """Of the starting model."""
+    baseline_f1: float | None
+    """Of the starting model."""
+    baseline_accuracy: float | None
+    """Of the starting model."""
+    baseline_balanced_accuracy: float | None
+    """Of the starting model."""
+    finetuned_auc: float | None
+    """Of the fine-tuned model."""
+    finetuned_average_precision: float | None
+    """Of the fine-tuned model."""
+    finetuned_f1: float | None
+    """Of the fine-tuned model."""
+    finetuned_accuracy: float | None
+    """Of the fine-tuned model."""
+    finetuned_balanced_accuracy: float | None
+    """Of the fine-tuned model."""
+    champion_auc: float | None = None
+    """Of the promoted model."""
+    champion_average_precision: float | None = None
+    """Of the promoted model."""
+    champion_f1: float | None = None
+    """Of the promoted model."""
+    champion_accuracy: float | None = None
+    """Of the promoted model."""
+    champion_balanced_accuracy: float | None = None
+    """Of the promoted model."""
+
+
 def evaluate_attributes(
     aligned: Path,
     split: Path,
     model: Path,
     out: Path,
-    degradation: str = "none",
-    gate: dict[str, Any] = {},  # noqa: B006 - read only
+    options: EvaluateAttributesOptions = EvaluateAttributesOptions(),
     champion: str = "",
-    bootstrap: int = 1000,
-    device: str = "auto",
-    seed: int = 0,
-) -> dict[str, Any]:
+) -> EvaluateAttributesResult:
     """Compares a model of many binary labels with its starting model's features on the images of held-out people.
 
     The starting model has the head that was trained on its frozen features (stage 1). Thresholds of the labels are
     chosen on validation images alone, for each model on its own. Sets: `heldout` with the degradation on every crop,
-    `heldout_clean` without it where there is one. Leaves evaluation.json (figures by label and their means, intervals
-    of the gains, verdict, correlation of the labels), threshold.json (the fine-tuned model's thresholds),
-    predictions.parquet, grid/*.png, mistakes/*.png and samples/*.png.
+    `heldout_clean` without it where there is one. Leaves evaluation.json (`AttributesEvaluation`), threshold.json (the
+    fine-tuned model's thresholds), predictions.parquet, grid/*.png, mistakes/*.png and samples/*.png.
 
     Args:
         aligned: Aligned table with labels among its groups.
         split: Split table; heldout images are measured on, thresholds chosen on val.
         model: Model folder of finetune, task attributes.
         out: Folder to write the evaluation to.
-        degradation: Put on the crops of the target set and of the validation images, as noise:60, or none.
-        gate: When a model is better; see `Gate`; metrics auc, average_precision, f1, accuracy, balanced_accuracy.
-        champion: Folder of the model that is promoted now (path or s3://), to compare with too; empty for none.
-        bootstrap: Samples of people for the intervals.
-        device: auto, cpu or cuda.
-        seed: Seed of the draws.
-
-    Returns:
-        rows_in (held-out images), rows_out (those with a known label), identities (people), labels (that were
-        measured), and the main figures by model.
+        options: What is measured, and when the model is better.
+        champion: Folder of the promoted model (path or s3://), to compare with too; empty for none.
 
     Raises:
-        KubefaceError: wrong settings, corrupt tables or model, fewer than two held-out people, one of them was trained
-            on, or no label with enough held-out images.
+        KubefaceError: an unknown degradation, corrupt tables or model, fewer than two held-out people, one of them was
+            trained on, or no label with enough held-out images.
     """
-    rule, bad = read_gate(gate, ATTRIBUTES), Degradation.parse(degradation)
-    require(bootstrap >= 100, f"bootstrap is {bootstrap}: intervals need at least 100 samples")
+    rule, bad = options.gate, Degradation.parse(options.degradation)
     sets = {"heldout": bad, "heldout_clean": Degradation()} if bad else {"heldout": bad}
     require_target(rule, list(sets))
     table, divided = Table(aligned, "aligned"), Table(split, "split")
     heldout = heldout_people(divided, model)
     refuse_known_people(table, divided)
-    models = load_models(model, champion, table, device, ATTRIBUTES)
+    models = load_models(model, champion, table, options.device, ATTRIBUTES)
     names = models["finetuned"].labels
     labels = dict(zip(*read_labels(table, names), strict=True))
     people = dict(zip(labels, read_people(table), strict=True))
@@ -117,7 +144,7 @@ def evaluate_attributes(
         thresholds, chosen_on = _thresholds(table, validation, models, bad, labels)
         found = score_crops(table, known, models, sets)
         truth = np.stack([labels[image_id] for image_id in found.ids])
-        settings = {"bootstrap": bootstrap, "seed": seed}
+        settings = {"bootstrap": options.bootstrap, "seed": options.seed}
         shown = [people[image_id] or name for image_id, name in zip(found.ids, found.identities, strict=True)]
         units = np.unique(shown, return_inverse=True)[1]
         evaluation = record(table, divided, bad, rule, settings, models) | {
@@ -145,7 +172,7 @@ def evaluate_attributes(
             "true": correlation(truth),
             "predicted": correlation(predicted),
         }
-        evaluation["grid"] = _grid(found, truth, predicted, names, seed)
+        evaluation["grid"] = _grid(found, truth, predicted, names, options.seed)
         evaluation["mistakes"] = _mistakes(found, truth, predicted, scores, names)
         write_json(folder / "evaluation.json", evaluation)
         write_json(
@@ -163,12 +190,14 @@ def evaluate_attributes(
         write_shown(folder, table, {"grid": evaluation["grid"], "mistakes": evaluation["mistakes"]}, bad)
         write_samples(folder, Heldout(table, {}), found.ids[:SAMPLES], bad)
     print(f"evaluate: {evaluation['gate']['reason']}", flush=True)
-    return {
-        "rows_in": len(heldout),
-        "rows_out": len(found),
-        "identities": evaluation["people"],
-        "labels": evaluation["finetuned"]["heldout"]["measured_labels"],
-    } | {f"{which}_{key}": evaluation[which]["heldout"][key] for which in models for key in GAINED}
+    main = {f"{which}_{key}": evaluation[which]["heldout"][key] for which in models for key in GAINED}
+    return EvaluateAttributesResult(
+        rows_in=len(heldout),
+        rows_out=len(found),
+        identities=evaluation["people"],
+        labels=evaluation["finetuned"]["heldout"]["measured_labels"],
+        **main,
+    )
 
 
 def _thresholds(

@@ -9,8 +9,9 @@ import pyarrow as pa
 
 from kubeface.evaluate.class_figures import Weighted, class_figures, refusal_figures, refusal_threshold
 from kubeface.evaluate.contestants import load_models, told_of
-from kubeface.evaluate.gate import METRICS, decide, read_gate, require_target
+from kubeface.evaluate.gate import decide, require_target
 from kubeface.evaluate.heldout import Heldout, refuse_known_people
+from kubeface.evaluate.options import EvaluateClassesOptions
 from kubeface.evaluate.pictures import SAMPLES, write_samples
 from kubeface.evaluate.record import record
 from kubeface.evaluate.scored import (
@@ -26,6 +27,8 @@ from kubeface.faces.degradation import Degradation
 from kubeface.metrics.intervals import spread, tell_gains
 from kubeface.metrics.verification import Ints
 from kubeface.models.onnx_model import OnnxModel
+from kubeface.records.gate import METRICS
+from kubeface.records.record import StepResult
 from kubeface.records.tasks import CLASSES
 from kubeface.runtime.errors import require
 from kubeface.storage.folders import new_folder, read_json, write_json
@@ -43,57 +46,72 @@ PREDICTIONS = pa.schema(
 )
 
 
+class EvaluateClassesResult(StepResult):
+    """What was measured: held-out images in, those of known classes out, and the main figures of the target set."""
+
+    identities: int
+    """Known classes."""
+    baseline_accuracy: float
+    """Of the starting model."""
+    baseline_macro_f1: float
+    """Of the starting model."""
+    baseline_balanced_accuracy: float
+    """Of the starting model."""
+    finetuned_accuracy: float
+    """Of the fine-tuned model."""
+    finetuned_macro_f1: float
+    """Of the fine-tuned model."""
+    finetuned_balanced_accuracy: float
+    """Of the fine-tuned model."""
+    scratch_accuracy: float | None = None
+    """Of the model trained from scratch."""
+    scratch_macro_f1: float | None = None
+    """Of the model trained from scratch."""
+    scratch_balanced_accuracy: float | None = None
+    """Of the model trained from scratch."""
+    champion_accuracy: float | None = None
+    """Of the promoted model."""
+    champion_macro_f1: float | None = None
+    """Of the promoted model."""
+    champion_balanced_accuracy: float | None = None
+    """Of the promoted model."""
+
+
 def evaluate_classes(
     aligned: Path,
     split: Path,
     model: Path,
     out: Path,
-    scratch: Path | None = None,
-    degradation: str = "none",
-    refuse: float = 0.05,
-    gate: dict[str, Any] = {},  # noqa: B006 - read only
+    options: EvaluateClassesOptions = EvaluateClassesOptions(),
     champion: str = "",
-    bootstrap: int = 1000,
-    device: str = "auto",
-    seed: int = 0,
-) -> dict[str, Any]:
+    scratch: Path | None = None,
+) -> EvaluateClassesResult:
     """Compares a classifier with its starting model's features, and one from scratch, on held-out images.
 
     The starting model has the head that was trained on its frozen features (stage 1). Held-out images of classes that
     nobody was trained on are the unknown: they count for the refusal alone. The score under which an image is refused
     is chosen on validation images, for each model on its own. Sets: `heldout` with the degradation on every crop,
-    `heldout_clean` without it where there is one. Leaves evaluation.json (figures, confusion matrices, intervals of the
-    gains, verdict), threshold.json, predictions.parquet, grid/*.png, mistakes/*.png and samples/*.png.
+    `heldout_clean` without it where there is one. Leaves evaluation.json (`ClassesEvaluation`), threshold.json,
+    predictions.parquet, grid/*.png, mistakes/*.png and samples/*.png.
 
     Args:
         aligned: Aligned table.
         split: Split table; heldout images are measured on, the threshold chosen on val.
         model: Model folder of finetune, task classes.
         out: Folder to write the evaluation to.
-        scratch: Model folder of a training from scratch on the same split, to compare with; none where it is left out.
-        degradation: Put on the crops of the target set and of the validation images, as noise:60, or none.
-        refuse: Share of the validation images that may be refused as unknown, 0 to less than 1.
-        gate: When a model is better; see `Gate`; metrics accuracy, macro_f1, balanced_accuracy.
-        champion: Folder of the model that is promoted now (path or s3://), to compare with too; empty for none.
-        bootstrap: Samples of images (of people where they are known) for the intervals.
-        device: auto, cpu or cuda.
-        seed: Seed of the draws.
-
-    Returns:
-        rows_in (held-out images), rows_out (those of known classes), identities (known classes), and the main figures
-        of each model.
+        options: What is measured, and when the model is better.
+        champion: Folder of the promoted model (path or s3://), to compare with too; empty for none.
+        scratch: Model folder of a training from scratch on the same split, to compare with too; none by default.
 
     Raises:
-        KubefaceError: wrong settings, corrupt tables or model, a split that the model was not trained with, or no
-            held-out image of a known class.
+        KubefaceError: an unknown degradation, corrupt tables or model, a split that the model was not trained with, or
+            no held-out image of a known class.
     """
-    rule, bad = read_gate(gate, CLASSES), Degradation.parse(degradation)
-    require(bootstrap >= 100, f"bootstrap is {bootstrap}: intervals need at least 100 samples")
-    require(0 <= refuse < 1, f"refuse is {refuse:g}: it is a share and must lie in 0 to less than 1")
+    rule, bad = options.gate, Degradation.parse(options.degradation)
     sets = {"heldout": bad, "heldout_clean": Degradation()} if bad else {"heldout": bad}
     require_target(rule, list(sets))
     table, divided = Table(aligned, "aligned"), Table(split, "split")
-    models = load_models(model, champion, table, device, CLASSES, scratch)
+    models = load_models(model, champion, table, options.device, CLASSES, scratch)
     names = models["finetuned"].labels
     for folder in (model, *([scratch] if scratch else [])):
         _require_split(folder, divided)
@@ -112,14 +130,14 @@ def evaluate_classes(
     validated = {image_id: name for image_id, name in validated.items() if name in names}
     with new_folder(out) as folder:
         seen = score_crops(table, validated, models, {"val": bad}).scores["val"]
-        thresholds = {which: refusal_threshold(scores, refuse) for which, scores in seen.items()}
+        thresholds = {which: refusal_threshold(scores, options.refuse) for which, scores in seen.items()}
         found = score_crops(table, heldout, models, sets)
         place = {name: number for number, name in enumerate(names)}
         truth = np.array([place.get(name, -1) for name in found.identities], np.int64)
         known = truth >= 0
         people = dict(zip(table.columns(["image_id"])["image_id"].to_pylist(), read_people(table), strict=True))
         units = np.unique([people[i] or i for i in np.array(found.ids)[known].tolist()], return_inverse=True)[1]
-        settings = {"bootstrap": bootstrap, "seed": seed, "refuse": refuse}
+        settings = {"bootstrap": options.bootstrap, "seed": options.seed, "refuse": options.refuse}
         evaluation = record(table, divided, bad, rule, settings, models) | {
             "task": CLASSES,
             "people": len(names),
@@ -132,7 +150,7 @@ def evaluate_classes(
         for name in sets:
             _tell(evaluation, name, found, truth, thresholds, units)
         evaluation["gate"] = decide(evaluation, rule)
-        evaluation["grid"] = _grid(found, truth, names, thresholds["finetuned"], seed)
+        evaluation["grid"] = _grid(found, truth, names, thresholds["finetuned"], options.seed)
         evaluation["mistakes"] = _mistakes(found, truth, names, thresholds["finetuned"])
         write_json(folder / "evaluation.json", evaluation)
         write_json(
@@ -142,7 +160,7 @@ def evaluate_classes(
                 "onnx_sha256": models["finetuned"].sha256,  # which the head is part of
                 "task": CLASSES,
                 "unknown": evaluation["finetuned"]["heldout"]["unknown"],
-                "refuse": refuse,
+                "refuse": options.refuse,
                 "degradation": str(bad),
                 "chosen_on": evaluation["chosen_on"],
             },
@@ -151,9 +169,8 @@ def evaluate_classes(
         write_shown(folder, table, {"grid": evaluation["grid"], "mistakes": evaluation["mistakes"]}, bad)
         write_samples(folder, Heldout(table, {}), found.ids[:SAMPLES], bad)
     print(f"evaluate: {evaluation['gate']['reason']}", flush=True)
-    return {"rows_in": len(found), "rows_out": int(known.sum()), "identities": len(names)} | {
-        f"{which}_{key}": evaluation[which]["heldout"][key] for which in models for key in GAINED
-    }
+    main = {f"{which}_{key}": evaluation[which]["heldout"][key] for which in models for key in GAINED}
+    return EvaluateClassesResult(rows_in=len(found), rows_out=int(known.sum()), identities=len(names), **main)
 
 
 def _require_split(folder: Path, divided: Table) -> None:

@@ -1,12 +1,11 @@
 """The gate: is the fine-tuned model better, and does it cost too much elsewhere? Decided on interval bounds."""
 
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
-
-from kubeface.records.tasks import ATTRIBUTES, CLASSES, RECOGNITION, task_of
-from kubeface.runtime.errors import KubefaceError, require
+from kubeface.records.gate import METRICS, Gate
+from kubeface.records.tasks import ATTRIBUTES, RECOGNITION, task_of
+from kubeface.runtime.errors import require
 
 GATE_FAR = 0.01
 ROUNDING = 1e-9  # a loss of exactly max_loss is allowed: 0.9858 − 0.9958 is −0.010000000000000009
@@ -19,60 +18,9 @@ FIGURES = {
     "macro_f1": "macro F1",
     "balanced_accuracy": "balanced accuracy",
 }
-# The figures that a task measures and that can be asked to gain; the first is what held-out sets beside the target are
-# judged by.
-METRICS = {
-    RECOGNITION: ("auc", "tar", "accuracy"),
-    ATTRIBUTES: ("auc", "average_precision", "f1", "accuracy", "balanced_accuracy"),
-    CLASSES: ("accuracy", "macro_f1", "balanced_accuracy"),
-}
-DEFAULT_METRICS = {RECOGNITION: "auc tar", ATTRIBUTES: "auc", CLASSES: "accuracy macro_f1"}
 # What a set other than the target is judged by: the AUC of held-out people, who are few and often told apart perfectly;
 # the accuracy of benchmarks, which is the figure that is published of them.
 HELDOUT = ("heldout", "heldout_cross", "heldout_clean", "pairs")
-
-
-class Gate(BaseModel):
-    """The rule that a model must hold to, to be promoted; every bound is that of an interval."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    target: str = Field("heldout", description="set that must get better, as evaluation.json names it")
-    metrics: str = Field(
-        "auc tar",
-        description="figures that must gain on the target: auc, tar, accuracy; of attributes auc, average_precision, "
-        "f1, accuracy, balanced_accuracy; of classes accuracy, macro_f1, balanced_accuracy",
-    )
-    min_gain: float = Field(0.0, ge=0, lt=1, description="the gain's lower bound on the target must lie above this")
-    max_loss: float = Field(0.01, ge=0, le=1, description="largest loss on other held-out people (AUC), as a share")
-    max_loss_lfw: float = Field(0.01, ge=0, le=1, description="largest loss on LFW and .bin sets (accuracy)")
-    max_loss_group: float = Field(0.1, ge=0, le=1, description="largest rise of a group's false non-matches")
-    confidence: float = Field(0.95, ge=0.5, lt=1, description="of the intervals")
-    over_champion: Literal["better", "not_worse", "ignore"] = Field(
-        "better", description="what the model must be beside the promoted one: better, not_worse or ignore"
-    )
-
-    @field_validator("metrics")
-    @classmethod
-    def _known(cls, text: str, info: ValidationInfo) -> str:
-        known = METRICS[(info.context or {}).get("task", RECOGNITION)]
-        if not text.split() or not set(text.split()) <= set(known):
-            raise ValueError(f"'{text}': name some of {', '.join(known)}, divided by spaces")
-        return text
-
-
-def read_gate(settings: Mapping[str, Any], task: str = RECOGNITION) -> Gate:
-    """The rule with its defaults, those of a task.
-
-    Raises:
-        KubefaceError: a field is unknown or has a wrong value; it is named.
-    """
-    try:
-        return Gate.model_validate({"metrics": DEFAULT_METRICS[task]} | dict(settings), context={"task": task})
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"]))
-        raise KubefaceError(f"gate: {field}: {first['msg']}; its fields are {', '.join(Gate.model_fields)}") from None
 
 
 def require_target(gate: Gate, measured: Collection[str]) -> None:

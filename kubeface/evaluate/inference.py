@@ -323,7 +323,7 @@ def _open_gallery(uri: str, marks: dict[str, str]) -> Iterator[pq.ParquetFile]:
             told = {key.decode(): value.decode() for key, value in (file.schema_arrow.metadata or {}).items()}
             require(
                 marks.keys() <= told.keys() and file.metadata.num_rows > 0,
-                f"{uri} is no gallery: make one with `python -m kubeface.evaluate embed`",
+                f"{uri} is no gallery: make one with `python -m kubeface embed`",
             )
             for key, value in marks.items():
                 require(

@@ -15,9 +15,9 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
-from kubeface.evaluate.gate import METRICS
 from kubeface.evaluate.scored import Scores
 from kubeface.metrics.verification import Floats
+from kubeface.records.gate import METRICS
 from kubeface.records.tasks import ATTRIBUTES
 from kubeface.tables.labels import UNKNOWN
 

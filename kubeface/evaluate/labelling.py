@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from kubeface.evaluate.inference import UNKNOWN, WORDS, read_photograph
-from kubeface.faces.detection import Detector
+from kubeface.faces.detector import Detector
 from kubeface.models.embeddings import Vectors
 from kubeface.models.onnx_model import OnnxModel, file_of, open_model, read_model_record
 from kubeface.models.recogniser import LeftOut, find_crop, open_detector

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from kubeface.faces.degradation import Degradation
-from kubeface.faces.detection import Faces, make_detector
+from kubeface.faces.detection import make_detector
+from kubeface.faces.detector import Faces
 from kubeface.faces.geometry import TEMPLATE_SIZES, TEMPLATES, centre_crop, require_template
 from kubeface.faces.images import RGB, decode_rgb
 from kubeface.metrics.verification import Floats, Ints, Pairs, roc_points, verification
@@ -193,7 +194,7 @@ def _crops(
         for start in range(0, len(names), BATCH):
             batch = names[start : start + BATCH]
             photographs = [_photograph(source, files[name], archive) for name in batch]
-            found = detect.several(photographs)
+            found = [detect(photograph) for photograph in photographs]
             crops = [_crop(image, faces, template) for image, faces in zip(photographs, found, strict=True)]
             yield batch, crops, [name for name, faces in zip(batch, found, strict=True) if not len(faces)]
 

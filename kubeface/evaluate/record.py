@@ -10,8 +10,8 @@ import onnxruntime
 import sklearn
 
 from kubeface import __version__
-from kubeface.evaluate.gate import Gate
 from kubeface.faces.degradation import Degradation
+from kubeface.records.gate import Gate
 from kubeface.tables.table import Table
 
 

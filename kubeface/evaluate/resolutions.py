@@ -31,7 +31,6 @@ from kubeface.metrics.verification import (
     verification,
 )
 from kubeface.models.embeddings import Embeddings, Model, Vectors, embed_batch
-from kubeface.runtime.errors import require
 from kubeface.runtime.progress import Progress
 from kubeface.tables.resolution_pairs import enlarged_of, native_side
 from kubeface.tables.table import Table
@@ -39,22 +38,6 @@ from kubeface.tables.table import Table
 CROSS = "heldout_cross"
 BICUBIC = "bicubic"  # the starting model on crops that no network enlarged
 Batches = Iterator[tuple[list[str], list[RGB], list[RGB]]]  # ids, sharp crops, crops of few pixels
-
-
-def parse_sizes(text: str) -> list[int]:
-    """Sides of crops in pixels, divided by spaces, smallest first.
-
-    Raises:
-        KubefaceError: none, or something that is no whole number between 2 and 112.
-    """
-    words = text.split()
-    require(bool(words), "sizes is empty: give sides in pixels, as 10 14 20")
-    for word in words:
-        require(
-            word.isdecimal() and 2 <= int(word) <= 112,
-            f"sizes has '{word}': give sides in pixels, 2 to 112, divided by spaces",
-        )
-    return sorted({int(word) for word in words})
 
 
 def cross_set(crops: HeldoutCrops, most: int, seed: int) -> PairSet:

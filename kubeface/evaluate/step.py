@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from kubeface.evaluate.bin_sets import evaluate_bin, read_bin
 from kubeface.evaluate.compatibility import compatibility
 from kubeface.evaluate.contestants import load_models, told_of
-from kubeface.evaluate.gate import GATE_FAR, decide, read_gate, require_target
+from kubeface.evaluate.gate import GATE_FAR, decide, require_target
 from kubeface.evaluate.groups import group_errors
 from kubeface.evaluate.heldout import (
     Heldout,
@@ -23,6 +23,7 @@ from kubeface.evaluate.heldout import (
     refuse_seen,
 )
 from kubeface.evaluate.lfw import evaluate_lfw, read_pairs
+from kubeface.evaluate.options import EvaluateOptions, LfwOptions
 from kubeface.evaluate.pair_sets import Bootstrap, PairSet, tell, thresholds
 from kubeface.evaluate.pictures import (
     SAMPLES,
@@ -41,13 +42,13 @@ from kubeface.evaluate.resolutions import (
     embed_sizes,
     fixed_thresholds,
     measure_sizes,
-    parse_sizes,
     sides_of,
     views_as,
 )
 from kubeface.evaluate.user_pairs import read_user_pairs
 from kubeface.faces.degradation import Degradation
 from kubeface.metrics.calibration import calibrate, threshold_at, threshold_file
+from kubeface.metrics.figures import VerificationFigures
 from kubeface.metrics.identification import identification_rates
 from kubeface.metrics.mcnemar import largest_falls
 from kubeface.metrics.score_counts import count_scores
@@ -57,6 +58,7 @@ from kubeface.models.onnx_model import CONFIG_FILE, open_model
 from kubeface.models.recogniser import model_enlarger
 from kubeface.models.superresolution import BICUBIC, Enlarger, open_enlarger
 from kubeface.records.model import ModelRecord
+from kubeface.records.record import StepResult
 from kubeface.runtime.errors import KubefaceError, require
 from kubeface.runtime.processors import cpu_limit
 from kubeface.storage import objects
@@ -66,7 +68,31 @@ from kubeface.tables.resolution_pairs import ENLARGED, RESOLUTION
 from kubeface.tables.table import Table
 
 HARDEST = 8  # pairs of each kind that are kept as pictures
-RESERVED = ("heldout", CROSS, "heldout_clean", "pairs", "lfw")  # names of sets
+
+
+class EvaluateResult(StepResult):
+    """What evaluate measured: images in, pairs out, and the main figures of the target set."""
+
+    identities: int
+    """Held-out people."""
+    baseline_accuracy: float
+    """Of the starting model."""
+    baseline_auc: float
+    """Of the starting model."""
+    baseline_eer: float
+    """Of the starting model."""
+    finetuned_accuracy: float
+    """Of the fine-tuned model."""
+    finetuned_auc: float
+    """Of the fine-tuned model."""
+    finetuned_eer: float
+    """Of the fine-tuned model."""
+    champion_accuracy: float | None = None
+    """Of the promoted model."""
+    champion_auc: float | None = None
+    """Of the promoted model."""
+    champion_eer: float | None = None
+    """Of the promoted model."""
 
 
 def evaluate(
@@ -74,32 +100,18 @@ def evaluate(
     split: Path,
     model: Path,
     out: Path,
-    degradation: str = "none",
-    lfw_archive: str = "",
-    lfw_pairs: str = "",
-    pairs: str = "",
-    bin_sets: str = "",
-    probes: str = "all",
-    fmr: float = 0.001,
-    gate: dict[str, Any] = {},  # noqa: B006 - read only
+    options: EvaluateOptions = EvaluateOptions(),
     champion: str = "",
-    max_pairs: int = 1_000_000,
-    bootstrap: int = 1000,
-    device: str = "auto",
-    seed: int = 0,
-    superresolver: str = "",
-    sizes: str = "10 14 20",
-) -> dict[str, Any]:
+) -> EvaluateResult:
     """Compares the fine-tuned model with its starting model, and the promoted one, on held-out people and benchmarks.
 
-    Sets: `heldout` with the degradation on every crop (the target domain), `heldout_clean` without it
-    where there is one, `pairs` (own pairs), `lfw`, and the .bin sets by name. Where the degradation is lowres, or the
-    table has the low and the high image of the same photographs, there is also `heldout_cross`, few pixels against
-    sharp photographs, and `resolutions` tells of each size; of such pairs `heldout` has the low images as they are,
-    `heldout_clean` the high ones. Every figure is measured with and without flip test-time augmentation. Leaves
-    evaluation.json (figures, intervals of the gains, paired tests, probes, groups, identification, calibration,
-    compatibility, verdict), threshold.json (the calibrated threshold of the fine-tuned model), roc.json,
-    thresholds.csv, scores.parquet, pairs/*.png (hardest and forgotten pairs) and samples/*.png; of few pixels also
+    Sets: `heldout` with the degradation on every crop (the target domain), `heldout_clean` without it where there is
+    one, `pairs` (own pairs), `lfw`, and the .bin sets by name. Where the degradation is lowres, or the table has the
+    low and the high image of the same photographs, there is also `heldout_cross`, low-resolution against sharp images,
+    and `resolutions` has figures by size; of such pairs `heldout` has the low images as they are, `heldout_clean` the
+    high ones. Every figure is measured with and without flip test-time augmentation. Leaves evaluation.json
+    (`RecognitionEvaluation`), threshold.json (the calibrated threshold of the fine-tuned model), roc.json,
+    thresholds.csv, scores.parquet, pairs/*.png (hardest and forgotten pairs) and samples/*.png; of low resolution also
     scores_cross.parquet and sizes/<size>/*.png.
 
     Args:
@@ -107,41 +119,22 @@ def evaluate(
         split: Split table; its heldout images are used.
         model: Model folder of finetune.
         out: Folder to write the evaluation to.
-        degradation: Put on the crops of the target set, as noise:60, lowres:14, blur:4, jpeg:5, dark, grey,
-            masked, rotated:15 or none.
-        lfw_archive: LFW's images (folder, tar or zip; path, s3:// or https://); empty for none.
-        lfw_pairs: LFW's pairs.txt; needed with lfw_archive.
-        pairs: Own pairs of held-out images to measure on, as CSV with left, right (path below the data source, or
-            image_id) and same; empty for none.
-        bin_sets: Pair sets of insightface (lfw.bin, cfp_fp.bin, agedb_30.bin …), divided by spaces; empty for none.
-        probes: What is put on the held-out people's crops to see how both models stand it, as degradations divided by
-            spaces; all for twelve of them, none for none.
-        fmr: False match rate that the decision threshold is calibrated for, as a share.
-        gate: When a model is better; see `Gate`.
-        champion: Folder of the model that is promoted now (path or s3://), to compare with too; empty for none.
-        max_pairs: Most pairs scored; beyond it impostor pairs are drawn at random.
-        bootstrap: Samples of people for the intervals.
-        device: auto, cpu or cuda.
-        seed: Seed of the drawing of pairs and samples.
-        superresolver: What enlarges the few pixels of degradation lowres: bicubic or a super-resolution network; empty
-            for the one in the model's folder, or bicubic where there is none.
-        sizes: Sizes that faces of few pixels are measured at, sides of the crop in pixels, divided by spaces.
-
-    Returns:
-        rows_in (images), rows_out (pairs), identities, and the main figures before and after.
+        options: What is measured, and when the model is better.
+        champion: Folder of the promoted model (path or s3://), to compare with too; empty for none.
 
     Raises:
-        KubefaceError: wrong settings, corrupt tables or model, fewer than two held-out people, or one of them was
-            trained on.
+        KubefaceError: corrupt tables or model, an unknown degradation or set, fewer than two held-out people, or one of
+            them was trained on.
     """
-    rule = read_gate(gate)
-    require(bootstrap >= 100, f"bootstrap is {bootstrap}: intervals need at least 100 samples")
-    require(max_pairs >= 1000, f"max_pairs is {max_pairs}: at least 1000 are needed")
-    require(0 < fmr < 1, f"fmr is {fmr}: it is a share and must lie between 0 and 1")
-    require(bool(lfw_archive) == bool(lfw_pairs), "lfw_archive and lfw_pairs go together: give both or neither")
-    enlarger = _enlarger(superresolver, model)
-    bad, probed, bins = Degradation.parse(degradation, enlarger), parse_probes(probes), _bins(bin_sets)
-    sides = parse_sizes(sizes)
+    rule = options.gate
+    degradation = options.degradation
+    lfw_archive, lfw_pairs, pairs = options.lfw_archive, options.lfw_pairs, options.pairs
+    bootstrap, max_pairs, seed, fmr, device = (
+        options.bootstrap, options.max_pairs, options.seed, options.fmr, options.device,
+    )  # fmt: skip
+    enlarger = _enlarger(options.superresolver, model)
+    bad, probed = Degradation.parse(degradation, enlarger), parse_probes(options.probes)
+    bins, sides = options.bin_sets_by_name(), options.sides()
     table, divided = Table(aligned, "aligned"), Table(split, "split")
     photographs = heldout_photographs(table, divided, model)
     heldout, paired = photographs.people, photographs.pairs is not None
@@ -177,7 +170,7 @@ def evaluate(
         intervals = Bootstrap(bootstrap, seed, rule.confidence, far)
         settings = {
             "fmr": fmr, "probes": [probe_name(item) for item in probed], "bootstrap": bootstrap,
-            "max_pairs": max_pairs, "seed": seed, **({"sizes": sizes} if few else {}),
+            "max_pairs": max_pairs, "seed": seed, **({"sizes": options.sizes} if few else {}),
         }  # fmt: skip
         evaluation = record(table, divided, bad, rule, settings, models) | {
             "people": int(crops.people.max()) + 1,
@@ -234,9 +227,10 @@ def evaluate(
             write_sizes(folder, photographs, shown, enlarger)
         write_benchmark_pictures(folder, evaluation, lfw_archive, template, bins)
     print(f"evaluate: {evaluation['gate']['reason']}", flush=True)
-    return {"rows_in": len(crops.ids), "rows_out": len(compared), "identities": evaluation["people"]} | {
+    main = {
         f"{which}_{key}": evaluation[which]["heldout"][key] for which in models for key in ("accuracy", "auc", "eer")
     }
+    return EvaluateResult(rows_in=len(crops.ids), rows_out=len(compared), identities=evaluation["people"], **main)
 
 
 def _enlarger(superresolver: str, model: Path) -> Enlarger | None:
@@ -269,41 +263,28 @@ def _by_size(
     return told, {size.name: [order[place] for place in size.images[:SIZED]] for size in found if size.name in measured}
 
 
-def lfw(
-    archive: str,
-    pairs: str,
-    model: str = "",
-    backbone: str = "sface",
-    detector: str = "mtcnn",
-    degradation: str = "none",
-    device: str = "auto",
-    superresolver: str = BICUBIC,
-) -> dict[str, Any]:
+class LfwResult(VerificationFigures, StepResult):
+    """Figures of one model on LFW: images in, pairs out."""
+
+    fallback: list[str]
+    """Images without a face, of which a centre crop was taken."""
+
+
+def lfw(archive: str, pairs: str, options: LfwOptions = LfwOptions()) -> LfwResult:
     """Measures one model on LFW's View 2 (or View 1) and prints the figures.
 
     Args:
         archive: LFW's images (folder, tar or zip; path, s3:// or https://).
         pairs: LFW's pairs.txt.
-        model: Model folder to measure, whose model.onnx is run. Torch is needed for what is none: a weights file, or
-            the backbone's published weights where it is empty.
-        backbone: Name of the backbone, of weights that are no model folder.
-        detector: Detector for the alignment, mtcnn or retinaface.
-        degradation: Put on every aligned crop, as noise:60, lowres:14, blur:4, jpeg:5, dark, grey,
-            masked, rotated:15 or none.
-        device: auto, cpu or cuda.
-        superresolver: What enlarges the few pixels of degradation lowres: bicubic or a super-resolution network.
-
-    Returns:
-        rows_in (images), rows_out (pairs), and the verification figures with and without flip.
+        options: Which model, and how its crops are made.
 
     Raises:
         KubefaceError: something cannot be read, or an image of a pair is missing.
     """
-    bad = Degradation.parse(
-        degradation, None if superresolver == BICUBIC else open_enlarger(superresolver, cpu_limit())
-    )
-    measured, template = _single(backbone, model, device)
-    found = evaluate_lfw(archive, pairs, detector, {"model": measured}, bad, template)
+    enlarger = None if options.superresolver == BICUBIC else open_enlarger(options.superresolver, cpu_limit())
+    degradation = Degradation.parse(options.degradation, enlarger)
+    measured, template = _single(options.backbone, options.model, options.device)
+    found = evaluate_lfw(archive, pairs, options.detector, {"model": measured}, degradation, template)
     figures = found["models"]["model"]
     figures.pop("roc")
     listed = (
@@ -315,7 +296,7 @@ def lfw(
     print(f"images without a face, centre crop used {len(found['fallback'])}{listed}")
     for name, entry in (("accuracy", figures), ("accuracy with flip", figures["flip"])):
         print(f"{name} {100 * entry['accuracy']:.2f} % ± {100 * entry['accuracy_standard_error']:.2f}", flush=True)
-    return {"rows_in": found["images"], "rows_out": found["pairs"], "fallback": found["fallback"], **figures}
+    return LfwResult(rows_in=found["images"], rows_out=found["pairs"], fallback=found["fallback"], **figures)
 
 
 def _single(backbone: str, model: str, device: str) -> tuple[Model, str]:
@@ -334,12 +315,6 @@ def _single(backbone: str, model: str, device: str) -> tuple[Model, str]:
     return built, built.template
 
 
-def log_roc(curve: Any, evaluation: Path) -> None:
-    """Hands the fine-tuned model's ROC on the target set to a `ClassificationMetrics` artifact."""
-    points = read_json(evaluation / "roc.json")["heldout"]["finetuned"]
-    curve.log_roc_curve(points["fmr"], points["tmr"], points["threshold"])
-
-
 def _benchmark(name: str, found: Mapping[str, Any]) -> PairSet:
     """LFW or a .bin set as what is told of a set; a .bin set knows no names, its images are <set>/<place>."""
     wanted = found["pairs_file"]
@@ -349,17 +324,6 @@ def _benchmark(name: str, found: Mapping[str, Any]) -> PairSet:
     identities = [image.partition("/")[0] if name == "lfw" else "" for image in images]
     folds = wanted.folds if wanted.folds.max() > 0 else None
     return PairSet(name, images, identities, wanted.people, wanted.pairs, folds, found["scores"], figures, roc)
-
-
-def _bins(text: str) -> dict[str, str]:
-    """The .bin sets by name; one that has the name of another set is called <name>_bin."""
-    found: dict[str, str] = {}
-    for uri in text.split():
-        name = Path(uri.partition("#")[0]).stem
-        name = f"{name}_bin" if name in RESERVED else name
-        require(name not in found, f"bin_sets names {name} twice: give each set once")
-        found[name] = uri
-    return found
 
 
 def _beyond_pairs(

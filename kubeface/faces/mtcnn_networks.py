@@ -90,7 +90,7 @@ def mtcnn_networks() -> dict[str, bytes]:
 
 
 def write_mtcnn(path: Path) -> None:
-    """Writes the networks as one archive, which `mtcnn_onnx` runs; 2 MB.
+    """Writes the networks as one archive, which `load_mtcnn` reads; 2 MB.
 
     It is not compressed and bears no time, so that equal networks give equal bytes.
 

@@ -16,7 +16,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from kubeface.faces.detection import NO_FACES, Detector, Faces
+from kubeface.faces.detector import NO_FACES, Detector, Faces
 from kubeface.faces.images import RGB
 from kubeface.runtime.errors import KubefaceError
 from kubeface.runtime.processors import cpu_limit
@@ -35,7 +35,7 @@ Ints = NDArray[np.int64]
 Network = Callable[[Floats], list[Floats]]
 
 
-def mtcnn_onnx(path: Path, min_face_size: int, threads: int | None = None) -> Detector:
+def load_mtcnn(path: Path, min_face_size: int, threads: int | None = None) -> Detector:
     """MTCNN by the networks that finetune leaves beside a model; finds what `make_detector("mtcnn", …)` finds.
 
     Args:

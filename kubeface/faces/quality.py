@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from kubeface.faces.detection import SURE, Detector, Faces
+from kubeface.faces.detector import LIKELY, Detector, Faces
 from kubeface.faces.geometry import Points, align_crop, overlap, turn_of
 from kubeface.faces.images import RGB
 
@@ -67,7 +67,7 @@ def measure_face(image: RGB, landmarks: Points, box: Points, detect: Detector, c
     return FaceQuality(
         score=float(faces.scores[subject]),
         face_size=float(sizes[subject] / scale),
-        faces=int(((faces.scores >= SURE) & (sizes >= sizes[subject] / 2)).sum()),
+        faces=int(((faces.scores >= LIKELY) & (sizes >= sizes[subject] / 2)).sum()),
         sharpness=crop_sharpness,
         turn=turn,
         agreement=overlap(faces.boxes[subject] / scale, box),

@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field, ValidationError
 
 from kubeface.faces.degradation import Degradation, reduced
-from kubeface.faces.detection import Detector, Faces, make_detector
+from kubeface.faces.detection import make_detector
+from kubeface.faces.detector import Detector, Faces
 from kubeface.faces.geometry import CROP_SIZE, PORTRAIT, TEMPLATES, Points
 from kubeface.faces.images import RGB
-from kubeface.faces.mtcnn_onnx import MTCNN_FILE, mtcnn_onnx
+from kubeface.faces.mtcnn_onnx import MTCNN_FILE, load_mtcnn
 from kubeface.faces.photographs import decode_photograph
 from kubeface.models.embeddings import Embeddings
 from kubeface.models.onnx_model import OnnxModel, file_of, open_model, read_model_record
@@ -291,7 +292,7 @@ def open_detector(uri: str, record: ModelRecord) -> Detector:
     name = record.alignment.detector
     if name == "mtcnn":
         sha256 = record.training.onnx.mtcnn_sha256 if record.training.onnx else ""
-        return mtcnn_onnx(file_of(uri, MTCNN_FILE, sha256), MIN_FACE_SIZE, threads=1)
+        return load_mtcnn(file_of(uri, MTCNN_FILE, sha256), MIN_FACE_SIZE, threads=1)
     return make_detector(name, MIN_FACE_SIZE, threads=1)
 
 

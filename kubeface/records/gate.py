@@ -33,7 +33,7 @@ class Gate(Options):
     confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.95
     """Confidence of the intervals."""
     over_champion: Literal["better", "not_worse", "ignore"] = "better"
-    """What the model must be compared with the promoted one."""
+    """What the model must be, compared with the promoted one."""
 
 
 class _TaskGate(Gate):
@@ -73,3 +73,6 @@ class ClassesGate(_TaskGate):
     task = CLASSES
     metrics: str = "accuracy macro_f1"
     """Figures that must gain on the target, divided by spaces: accuracy, macro_f1, balanced_accuracy."""
+
+
+GATES: dict[str, type[Gate]] = {RECOGNITION: RecognitionGate, ATTRIBUTES: AttributesGate, CLASSES: ClassesGate}

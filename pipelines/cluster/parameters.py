@@ -11,12 +11,13 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic_core import ErrorDetails
 
-from kubeface.evaluate.gate import read_gate
 from kubeface.faces.degradation import Degradation
 from kubeface.faces.geometry import TEMPLATES, require_alignment
 from kubeface.finetune.settings import Settings, read_settings, recipe_names
+from kubeface.records.gate import GATES
 from kubeface.records.tasks import ATTRIBUTES, CLASSES, RECOGNITION
 from kubeface.runtime.errors import KubefaceError, require
+from kubeface.runtime.options import read_options
 from pipelines.build.catalogue import TASKS
 from pipelines.signatures import SCRATCH_RECIPE
 
@@ -167,7 +168,7 @@ def _ask_steps(values: Mapping[str, Any], task: str) -> None:
         require_alignment(values["detector"], values["template"])
     if "degradation" in values:
         Degradation.parse(values["degradation"])
-    read_gate(values.get("gate") or {}, task)
+    read_options(GATES[task], values.get("gate") or {}, "gate.")
     if "scratch_settings" in values:
         read_settings(SCRATCH_RECIPE, values["scratch_settings"] or {}, task)
     recipe, settings = values.get("recipe") or "", values.get("settings") or {}

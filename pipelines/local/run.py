@@ -18,8 +18,8 @@ from typing import Any
 from kfp import local
 from pydantic import BaseModel
 
-from kubeface.evaluate.gate import Gate
 from kubeface.finetune.settings import Settings
+from kubeface.records.gate import Gate
 from kubeface.records.tasks import ATTRIBUTES, CLASSES, RECOGNITION, task_of
 from kubeface.runtime.errors import KubefaceError
 from kubeface.runtime.processors import MALLOC_SETTINGS, limit_threads

@@ -16,6 +16,7 @@ from kubeface.faces.images import encode_png
 from kubeface.records.tasks import ATTRIBUTES
 from kubeface.storage.folders import sha256_file, write_json
 from kubeface.tables.table import Table, TableWriter
+from tests.support.tables import DETECTED, HASHES
 
 SIDE = 112
 Weights = NDArray[np.float32]  # 3×L: what a label's score makes of the mean of red, green and blue (0 to 1)
@@ -45,8 +46,8 @@ def write_tables(folder: Path, photos: Sequence[Photo]) -> tuple[Path, Path]:
             pixels[:] = photo.colour
             aligned.add(
                 row
-                | {"image": encode_png(pixels), "width": SIDE, "height": SIDE, "content": "0" * 16, "phash": "0" * 16}
-                | {"landmarks": [0.0] * 10, "det_score": 1.0, "det_box": [0.0] * 4, "groups": json.dumps(photo.labels)}
+                | {"image": encode_png(pixels), "width": SIDE, "height": SIDE, **HASHES}
+                | {**DETECTED, "groups": json.dumps(photo.labels)}
             )
             split.add({name: row[name] for name in ("image_id", "identity")} | {"split": photo.part, "reason": None})
     return folder / "aligned", folder / "split"

@@ -16,6 +16,7 @@ from kubeface.report.run import RunOutputs
 from kubeface.report.step import ReportResult, report
 from kubeface.storage.folders import read_json, write_json
 from kubeface.tables.table import Table, TableWriter
+from tests.support.tables import DETECTED, HASHES
 
 HOSTILE = "<img src=x onerror=1>"
 LONG = "x" * 120  # a name that no line can be broken in
@@ -81,12 +82,7 @@ def write_tables(folder: Path, names: list[str], reject: bool, classes: bool = F
             out = (image == 0 or name == names[-1]) if classes else names.index(name) % 3 == 0
             image_id, source = f"{number:016x}", f"{name}/{image}.png"
             row = {"image_id": image_id, "identity": name, "source": source}
-            detected = {"landmarks": [0.0] * 10, "det_score": 1.0, "det_box": [0.0] * 4}
-            aligned.add(
-                row
-                | {"image": colour(number), "width": 8, "height": 8, "content": "0" * 16, "phash": "0" * 16}
-                | detected
-            )
+            aligned.add({**row, **HASHES, **DETECTED, "image": colour(number), "width": 8, "height": 8})
             bad = reject and out and image == IMAGES - 1
             reason = "low_score" if bad else None
             filtered.add(

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from kubeface.tables.table import Table, TableWriter
+from kubeface.tables.table import TableWriter
+from tests.support.tables import DETECTED, EMPTY_IMAGE, JUDGED
 
 # Of each image, by identity: the part in the source's own division, and the filter's reason.
 People = dict[str, list[tuple[str | None, str | None]]]
@@ -43,29 +43,11 @@ def tables(
                         "source": (sources or {}).get(image_id, f"{image_id}.png"),
                         "given_split": given_split,
                         "groups": (groups or {}).get(image_id),
-                        "image": b"",
-                        "width": 112,
-                        "height": 112,
-                        "content": "0" * 16,
-                        "phash": "0" * 16,
-                        "landmarks": [0.0] * 10,
-                        "det_score": 1.0,
-                        "det_box": [0.0] * 4,
+                        **EMPTY_IMAGE,
+                        **DETECTED,
                     }
                 )
-                filtered.add(
-                    {
-                        "image_id": image_id,
-                        "kept": reason is None,
-                        "reason": reason,
-                        "score": 1.0,
-                        "face_size": 50.0,
-                        "faces": 1,
-                        "sharpness": 9.0,
-                        "turn": 0.0,
-                        "agreement": 1.0,
-                    }
-                )
+                filtered.add({**JUDGED, "image_id": image_id, "kept": reason is None, "reason": reason})
     return root / "aligned", root / "filter"
 
 
@@ -85,8 +67,3 @@ def audit_table(root: Path, findings: Findings, same_person: Mapping[str, str]) 
                     }
                 )
     return root / "audit"
-
-
-def rows_of(table: Path) -> list[dict[str, Any]]:
-    """The rows of a split table."""
-    return [row for group in Table(table, "split").row_groups() for row in group]

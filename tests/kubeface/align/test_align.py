@@ -17,8 +17,9 @@ from PIL import Image
 
 import kubeface.align.step as step
 from kubeface.align.options import AlignOptions
-from kubeface.align.step import AlignResult, Place, align
-from kubeface.faces.detection import Detector, Faces, make_detector
+from kubeface.align.step import AlignResult, DetectedFace, align
+from kubeface.faces.detection import make_detector
+from kubeface.faces.detector import Detector, Faces
 from kubeface.faces.geometry import ARCFACE_112, align_crop, face_part
 from kubeface.faces.images import RGB, decode_rgb, encode_png
 from kubeface.filter.step import filter_faces
@@ -27,14 +28,7 @@ from kubeface.runtime.errors import KubefaceError
 from kubeface.runtime.options import read_options
 from kubeface.tables.resolution_pairs import partners
 from kubeface.tables.table import Table, TableWriter
-
-
-def rows_of(table: Path, kind: str = "aligned") -> list[dict[str, Any]]:
-    return [row for group in Table(table, kind).row_groups() for row in group]
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+from tests.support.tables import HASHES, contents, rows_of
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +55,7 @@ def mixed(orl: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory) -> Pa
 def test_every_real_face_is_found(aligned_table: Path, faces_table: Path) -> None:
     table = Table(aligned_table, "aligned")
     assert (table.rows, table.identities, table.rejected()) == (30, 6, [])
-    photographs = {row["image_id"]: row for row in rows_of(faces_table, "faces")}
+    photographs = {row["image_id"]: row for row in rows_of(faces_table)}
     assert [row["image_id"] for row in rows_of(aligned_table)] == list(photographs)
     for row in rows_of(aligned_table):
         photograph = photographs[row["image_id"]]
@@ -74,7 +68,7 @@ def test_every_real_face_is_found(aligned_table: Path, faces_table: Path) -> Non
 
 
 def test_landmarks_and_box_are_in_pixels_of_the_photograph(aligned_table: Path, faces_table: Path) -> None:
-    photographs = {row["image_id"]: row["image"] for row in rows_of(faces_table, "faces")}
+    photographs = {row["image_id"]: row["image"] for row in rows_of(faces_table)}
     for row in rows_of(aligned_table):
         landmarks = np.array(row["landmarks"]).reshape(5, 2)
         again = align_crop(decode_rgb(photographs[row["image_id"]]), landmarks)
@@ -189,7 +183,7 @@ def test_two_runs_give_the_same_bytes(detector: Literal["mtcnn", "retinaface"], 
 def test_the_other_template_is_the_crop_of_facenet_pytorch(mixed: Path, tmp_path: Path) -> None:
     align(mixed, tmp_path / "out", AlignOptions(template="facenet_160"))
     assert Table(tmp_path / "out", "aligned").manifest["settings"]["template"] == "facenet_160"
-    photographs = {row["source"]: decode_rgb(row["image"]) for row in rows_of(mixed, "faces")}
+    photographs = {row["source"]: decode_rgb(row["image"]) for row in rows_of(mixed)}
     for row in rows_of(tmp_path / "out"):
         path = tmp_path / "peer" / "face.png"
         extract_face(Image.fromarray(photographs[row["source"]]), np.array(row["det_box"]), 160, 0, str(path))
@@ -220,7 +214,7 @@ def test_whole_photographs_are_their_middle_square(mixed: Path, tmp_path: Path) 
     """Also the one that shows no face."""
     result = align(mixed, tmp_path / "out", AlignOptions(detector="none", template="whole_224", min_face_size=400))
     assert (result.rows_in, result.rows_out) == (5, 5)
-    photographs = {row["image_id"]: decode_rgb(row["image"]) for row in rows_of(mixed, "faces")}
+    photographs = {row["image_id"]: decode_rgb(row["image"]) for row in rows_of(mixed)}
     for row in rows_of(tmp_path / "out"):
         photograph = photographs[row["image_id"]]
         side, (height, width) = min(photograph.shape[:2]), photograph.shape[:2]
@@ -236,7 +230,7 @@ def test_whole_photographs_are_their_middle_square(mixed: Path, tmp_path: Path) 
 @pytest.fixture
 def damaged(mixed: Path, tmp_path: Path) -> Path:
     """`mixed` with three images spoilt after ingest: cut off, overwritten, empty."""
-    rows = rows_of(mixed, "faces")
+    rows = rows_of(mixed)
     rows[0]["image"] = rows[0]["image"][: len(rows[0]["image"]) // 2]
     rows[1]["image"] = b"not an image"
     rows[2]["image"] = b""
@@ -247,7 +241,7 @@ def damaged(mixed: Path, tmp_path: Path) -> Path:
 
 
 def test_images_that_have_become_unreadable_do_not_end_the_run(damaged: Path, tmp_path: Path) -> None:
-    spoilt = sorted(row["source"] for row in rows_of(damaged, "faces")[:3])
+    spoilt = sorted(row["source"] for row in rows_of(damaged)[:3])
     result = align(damaged, tmp_path / "out", AlignOptions(min_confidence=0.5))
     rejected = [row for row in Table(tmp_path / "out", "aligned").rejected() if row["reason"] == "unreadable"]
     assert [row["source"] for row in rejected] == spoilt
@@ -323,9 +317,7 @@ def pairs_source(root: Path, orl: dict[str, bytes], enlarge: int = 1) -> Path:
         (root / "in" / name).write_bytes(data)
     ingest(str(root / "in"), root / "ingested")
     with TableWriter(root / "faces", "faces", "test 1", {}) as table:
-        for row in sorted(
-            rows_of(root / "ingested", "faces"), key=lambda row: ("low" in row["groups"]) == (enlarge > 1)
-        ):
+        for row in sorted(rows_of(root / "ingested"), key=lambda row: ("low" in row["groups"]) == (enlarge > 1)):
             if "low" in row["groups"] and enlarge > 1:
                 image = decode_rgb(row["image"])
                 size = (image.shape[1] * enlarge, image.shape[0] * enlarge)
@@ -369,7 +361,7 @@ def test_rows_of_pairs_stay_in_order_and_sharp_ones_as_they_were(pairs: Path, tm
     assert result == AlignResult(rows_in=18, rows_out=16, identities=5, rejected=2)
     rows = rows_of(tmp_path / "out")
     kept = {row["image_id"] for row in rows}
-    photographs = rows_of(pairs, "faces")
+    photographs = rows_of(pairs)
     assert [row["image_id"] for row in rows] == [row["image_id"] for row in photographs if row["image_id"] in kept]
     with TableWriter(tmp_path / "sharp", "faces", "test 1", {}) as table:
         for row in photographs:
@@ -426,7 +418,7 @@ def test_the_detector_looks_at_a_sharp_image_once(
 def test_the_low_image_of_an_unreadable_sharp_one_is_looked_at(orl: dict[str, bytes], tmp_path: Path) -> None:
     sharp = {"image_id": "a", "identity": "s1", "source": "hr_images/s1/1.pgm", "groups": '{"resolution": "high"}'}
     low = {"image_id": "b", "identity": "s1", "source": "vlr_images/s1/1.pgm", "groups": '{"resolution": "low"}'}
-    ends = {"given_split": None, "width": 92, "height": 112, "content": "0" * 16, "phash": "0" * 16}
+    ends = {"given_split": None, "width": 92, "height": 112, **HASHES}
     with TableWriter(tmp_path / "faces", "faces", "test 1", {}) as table:
         table.add(sharp | ends | {"image": orl["s1/1.pgm"][:1000]})
         table.add(low | ends | {"image": orl["s1/1.pgm"]})
@@ -455,16 +447,16 @@ def test_pairs_give_the_same_bytes_whatever_the_number_of_workers(
 
 
 @given(st.integers(8, 300), st.integers(8, 300), st.floats(1, 12), st.integers(0, 2**32 - 1))
-def test_a_place_scaled_and_scaled_back_is_the_place(width: int, height: int, by: float, seed: int) -> None:
+def test_a_face_scaled_and_scaled_back_is_the_same(width: int, height: int, by: float, seed: int) -> None:
     random = np.random.default_rng(seed)
-    place = Place(random.uniform(0, 1, (5, 2)) * [width, height], random.uniform(0, 300, 4), 0.9, width, height)
+    face = DetectedFace(random.uniform(0, 1, (5, 2)) * [width, height], random.uniform(0, 300, 4), 0.9, width, height)
     large = np.zeros((round(height * by), round(width * by), 3), np.uint8)
-    there = place.on(large)
-    assert there is not None  # rounding to whole pixels is no other shape
-    back = there.on(np.zeros((height, width, 3), np.uint8))
+    scaled = face.on_copy(large)
+    assert scaled is not None  # rounding to whole pixels is no other aspect ratio
+    back = scaled.on_copy(np.zeros((height, width, 3), np.uint8))
     assert back is not None
-    assert back.landmarks == pytest.approx(place.landmarks)
-    assert back.box == pytest.approx(place.box)
+    assert back.landmarks == pytest.approx(face.landmarks)
+    assert back.box == pytest.approx(face.box)
 
 
 @pytest.mark.parametrize(
@@ -478,6 +470,8 @@ def test_a_place_scaled_and_scaled_back_is_the_place(width: int, height: int, by
         (468, 560, 1, True),
     ],
 )
-def test_another_shape_is_another_place(width: int, height: int, enlarged: int, same: bool) -> None:
-    place = Place(np.full((5, 2), 50.0), np.array([10.0, 20, 80, 100]), 0.9, 92, 112)
-    assert (place.on(np.zeros((height, width, 3), np.uint8), enlarged) is not None) == same
+def test_a_copy_of_another_aspect_ratio_does_not_show_the_same_face(
+    width: int, height: int, enlarged: int, same: bool
+) -> None:
+    face = DetectedFace(np.full((5, 2), 50.0), np.array([10.0, 20, 80, 100]), 0.9, 92, 112)
+    assert (face.on_copy(np.zeros((height, width, 3), np.uint8), enlarged) is not None) == same

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from kubeface.audit.evaluation_sets import crop_face
-from kubeface.faces.detection import Detector, make_detector
+from kubeface.faces.detection import make_detector
+from kubeface.faces.detector import Detector
 from kubeface.faces.images import decode_rgb, encode_png
 from kubeface.tables.hashing import perceptual_hash
 from kubeface.tables.table import TableWriter

@@ -17,6 +17,7 @@ from kubeface.runtime.errors import KubefaceError
 from kubeface.runtime.options import read_options
 from kubeface.tables.table import Table, TableWriter
 from tests.kubeface.audit.conftest import Photo, changed, write_tables
+from tests.support.tables import rows_of
 
 HOSTILE = "<script>alert(1)</script>"
 FINDINGS = ("duplicates.csv", "leaks.csv", "pairs.csv", "suspects.csv")
@@ -31,11 +32,11 @@ def audited(root: Path, images: list[Photo], **options: Any) -> tuple[AuditResul
     """The audit's result, and its rows by source."""
     aligned, filtered = write_tables(root, images)
     result = audit(aligned, filtered, root / "out", root / "page.html", AuditOptions(**options))
-    return result, rows_of(root, images)
+    return result, rows_by_photo(root, images)
 
 
-def rows_of(root: Path, images: list[Photo]) -> dict[str, dict[str, Any]]:
-    rows = [row for group in Table(root / "out", "audit").row_groups() for row in group]
+def rows_by_photo(root: Path, images: list[Photo]) -> dict[str, dict[str, Any]]:
+    rows = rows_of(root / "out")
     assert [row["identity"] for row in rows] == [photo.identity for photo in images]
     assert all(row["kept"] == (row["reason"] is None) for row in rows)
     return {f"{photo.identity}/{photo.name}": row for photo, row in zip(images, rows, strict=True)}
@@ -146,7 +147,7 @@ def test_the_filters_order_does_not_matter(people: People, tmp_path: Path) -> No
     """A filter table of the same images in another order says the same of each."""
     images = [*photos(people, "s1", "s5"), Photo("s1", "wrong", people["s9"][0], reason="low_score")]
     aligned, filtered = write_tables(tmp_path, images)
-    rows = [row for group in Table(filtered, "filter").row_groups() for row in group]
+    rows = rows_of(filtered)
     with TableWriter(tmp_path / "turned", "filter", "test 1", {}) as turned:
         for row in reversed(rows):
             turned.add(row)

@@ -17,6 +17,7 @@ from kubeface.audit.step import AuditResult, audit
 from kubeface.faces.images import decode_rgb, encode_png
 from kubeface.tables.table import Table
 from tests.kubeface.audit.conftest import Photo, changed, crop_of, write_tables
+from tests.support.tables import rows_of
 
 People = dict[str, list[bytes]]
 NAMES = ("s1", "s5", "s9")
@@ -58,7 +59,7 @@ def pairs(people: People, *names: str, count: int = 5) -> list[Photo]:
 def audited(root: Path, photos: list[Photo], **options: Any) -> tuple[AuditResult, dict[str, dict[str, Any]]]:
     """The figures, and the audit's rows by source."""
     figures = audit(*write_tables(root, photos), root / "out", root / "page.html", AuditOptions(**options))
-    rows = [row for group in Table(root / "out", "audit").row_groups() for row in group]
+    rows = rows_of(root / "out")
     return figures, {f"{photo.identity}/{photo.name}": row for photo, row in zip(photos, rows, strict=True)}
 
 

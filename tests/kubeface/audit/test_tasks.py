@@ -19,6 +19,7 @@ from kubeface.split.options import SplitOptions
 from kubeface.split.step import split
 from kubeface.tables.table import Table
 from tests.kubeface.audit.conftest import changed
+from tests.support.tables import rows_of
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +45,9 @@ def tables(root: Path, out: Path, options: AlignOptions = AlignOptions()) -> tup
 WHOLE = AlignOptions(detector="none", template="whole_224")
 
 
-def rows_of(out: Path) -> dict[str, dict[str, Any]]:
+def by_source(out: Path) -> dict[str, dict[str, Any]]:
     sources = Table(out / "aligned", "aligned").columns(["source"])["source"].to_pylist()
-    rows = [row for group in Table(out / "out", "audit").row_groups() for row in group]
+    rows = rows_of(out / "out")
     return dict(zip(sources, rows, strict=True))
 
 
@@ -56,7 +57,7 @@ def test_whole_photographs_are_compared_by_bytes_and_hashes(
     monkeypatch.setattr(step, "sface", lambda: pytest.fail("there is no face to embed"))
     aligned, filtered = tables(classes, tmp_path, WHOLE)
     result = audit(aligned, filtered, tmp_path / "out", tmp_path / "page.html", AuditOptions(task="classes"))
-    rows = rows_of(tmp_path)
+    rows = by_source(tmp_path)
     assert rows["s1/again.jpg"]["cluster"] == rows["s1/0.pgm"]["cluster"]
     assert {source: row["reason"] for source, row in rows.items() if not row["kept"]} == {
         "s1/3.pgm": "same_photo_two_names",
@@ -80,11 +81,11 @@ def test_whole_photographs_are_divided_among_their_classes(classes: Path, tmp_pa
     aligned, filtered = tables(classes, tmp_path, WHOLE)
     audit(aligned, filtered, tmp_path / "out", tmp_path / "page.html", AuditOptions(task="classes"))
     split(aligned, filtered, tmp_path / "split", tmp_path / "out", SplitOptions(task="classes"))
-    rows = [row for group in Table(tmp_path / "split", "split").row_groups() for row in group]
+    rows = rows_of(tmp_path / "split")
     for name in ("s1", "s5"):
         assert {row["split"] for row in rows if row["identity"] == name} == {"train", "val", "heldout", "excluded"}
     sides = {row["image_id"]: row["split"] for row in rows}
-    found = rows_of(tmp_path)
+    found = by_source(tmp_path)
     assert len({sides[found[name]["image_id"]] for name in ("s1/0.pgm", "s1/again.jpg")}) == 1
 
 
@@ -94,7 +95,7 @@ def test_a_photograph_under_two_names_is_kept_for_attributes(
 ) -> None:
     aligned, filtered = tables(classes, tmp_path, options)
     result = audit(aligned, filtered, tmp_path / "out", tmp_path / "page.html", AuditOptions(task="attributes"))
-    rows = rows_of(tmp_path)
+    rows = by_source(tmp_path)
     assert rows["s1/3.pgm"]["cluster"] == rows["s5/other.pgm"]["cluster"]
     assert all(row["kept"] for row in rows.values()) and result.same_photo_two_names == 0
 

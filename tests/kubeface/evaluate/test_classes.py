@@ -11,11 +11,12 @@ import pytest
 from PIL import Image
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix, f1_score
 
-from kubeface.evaluate.classes import GAINED, PREDICTIONS, evaluate_classes
+from kubeface.evaluate.classes import GAINED, PREDICTIONS, EvaluateClassesResult
 from kubeface.evaluate.scored import GRID, LARGEST, MISTAKES
 from kubeface.records.tasks import CLASSES
 from kubeface.runtime.errors import KubefaceError
 from kubeface.storage.folders import read_json, write_json
+from tests.support.evaluations import evaluate_classes
 from tests.support.labelled import Photo, Weights, write_model, write_tables
 
 NAMES = ("ruby", "emerald", "sapphire")  # not sorted: the scores' order is the model's own
@@ -68,7 +69,7 @@ def scratch(data: Tables, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return trained(tmp_path_factory.mktemp("models") / "scratch", data[1], MIDDLING)
 
 
-Evaluated = tuple[Path, dict[str, Any]]
+Evaluated = tuple[Path, EvaluateClassesResult]
 
 
 @pytest.fixture(scope="module")
@@ -144,9 +145,9 @@ def test_the_better_model_passes(evaluation: dict[str, Any], evaluated: Evaluate
     assert gate["reason"].startswith(f"better on {HELDOUT} held-out images: accuracy ")
     assert [check["name"] for check in gate["checks"]] == ["heldout accuracy", "heldout macro_f1", "heldout_clean"]
     figures = evaluated[1]
-    assert (figures["rows_in"], figures["rows_out"], figures["identities"]) == (HELDOUT + 12, HELDOUT, len(NAMES))
-    assert figures["finetuned_accuracy"] == evaluation["finetuned"]["heldout"]["accuracy"]
-    assert figures["finetuned_accuracy"] > figures["scratch_accuracy"] > figures["baseline_accuracy"]
+    assert (figures.rows_in, figures.rows_out, figures.identities) == (HELDOUT + 12, HELDOUT, len(NAMES))
+    assert figures.finetuned_accuracy == evaluation["finetuned"]["heldout"]["accuracy"]
+    assert figures.finetuned_accuracy > (figures.scratch_accuracy or 0) > figures.baseline_accuracy
 
 
 def test_strangers_are_refused_more_often_than_the_known(evaluation: dict[str, Any]) -> None:
@@ -352,9 +353,12 @@ def not_sampled(model: Path) -> dict[str, Any]:
         (not_sampled, "sampling.json"),
         (config(task="attributes"), "is a model of attributes, this evaluation is of classes"),
         (with_settings(bootstrap=99), "bootstrap is 99"),
-        (with_settings(refuse=1.0), "refuse is 1: it is a share"),
-        (with_settings(refuse=-0.1), "refuse is -0.1: it is a share"),
-        (with_settings(gate={"metrics": "auc"}), "'auc': name some of accuracy, macro_f1, balanced_accuracy"),
+        (with_settings(refuse=1.0), "refuse is 1.0: input should be less than 1"),
+        (with_settings(refuse=-0.1), "refuse is -0.1: input should be greater than or equal to 0"),
+        (
+            with_settings(gate={"metrics": "auc"}),
+            "gate.metrics is 'auc': name some of accuracy, macro_f1, ",
+        ),
         (with_settings(gate={"target": "heldout_clean"}), "target is 'heldout_clean', which is not measured"),
     ],
 )

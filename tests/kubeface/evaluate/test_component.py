@@ -52,7 +52,7 @@ def test_it_runs_on_artifacts(task: str, scratch: bool, tmp_path: Path) -> None:
     if scratch:
         given["scratch"] = SimpleNamespace(path=str(folders[1]))
     run = component.evaluate_attributes if task == ATTRIBUTES else component.evaluate_classes
-    run.python_func(metrics=metrics, bootstrap=100, device="cpu", **given)
+    run.python_func(metrics=metrics, options={"bootstrap": 100, "device": "cpu"}, **given)
     found = read_json(tmp_path / "out" / "evaluation.json")
     assert found["task"] == task
     assert found["gate"]["better"]

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
-from kubeface.evaluate.step import evaluate, lfw, log_roc
+from kubeface.evaluate.step import EvaluateResult
 from kubeface.faces.degradation import Degradation
 from kubeface.faces.images import RGB, decode_rgb, encode_png
 from kubeface.metrics.verification import decisions, verification
@@ -25,6 +25,7 @@ from kubeface.models.model import load_model, load_pretrained
 from kubeface.runtime.errors import KubefaceError
 from kubeface.tables.table import Table, TableWriter
 from tests.kubeface.conftest import PEOPLE, SmallLfw
+from tests.support.evaluations import evaluate, lfw
 
 ROOT = Path(__file__).resolve().parents[3]
 SETS, MODELS = ("heldout", "heldout_clean"), ("baseline", "finetuned")
@@ -51,7 +52,7 @@ def digests(folder: Path) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def evaluated(
     aligned_table: Path, split_table: Path, tuned: Path, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, dict[str, Any]]:
+) -> tuple[Path, EvaluateResult]:
     """The evaluation of the short training on noisy crops, and what the step returned."""
     out = tmp_path_factory.mktemp("evaluated") / "evaluation"
     return out, evaluate(aligned_table, split_table, tuned, out, **NOISY)
@@ -86,7 +87,7 @@ def dealt(table: Path, out: Path, parts: dict[str, list[str]]) -> Path:
 
 @pytest.mark.slow
 def test_evaluation_is_complete(
-    evaluated: tuple[Path, dict[str, Any]], aligned_table: Path, split_table: Path, heldout: dict[str, Any]
+    evaluated: tuple[Path, EvaluateResult], aligned_table: Path, split_table: Path, heldout: dict[str, Any]
 ) -> None:
     folder, returned = evaluated
     found = read(folder)
@@ -109,15 +110,15 @@ def test_evaluation_is_complete(
         Table(split_table, "split").sha256,
     )
     assert set(found["gate"]) == {"better", "reason", "checks", "rule"}
-    assert returned["rows_in"] == 15 and returned["rows_out"] == 105 and returned["identities"] == 3
+    assert (returned.rows_in, returned.rows_out, returned.identities) == (15, 105, 3)
     for model in MODELS:
         for key in ("accuracy", "auc", "eer"):
-            assert returned[f"{model}_{key}"] == found[model]["heldout"][key]
+            assert getattr(returned, f"{model}_{key}") == found[model]["heldout"][key]
     assert not list(folder.parent.glob(".*"))
 
 
 def test_scores_are_cosines_of_the_embeddings(
-    evaluated: tuple[Path, dict[str, Any]], tuned: Path, heldout: dict[str, tuple[str, RGB]]
+    evaluated: tuple[Path, EvaluateResult], tuned: Path, heldout: dict[str, tuple[str, RGB]]
 ) -> None:
     rows = pq.read_table(evaluated[0] / "scores.parquet").to_pylist()
     names = sorted(heldout)
@@ -134,7 +135,7 @@ def test_scores_are_cosines_of_the_embeddings(
 
 
 def test_scores_name_every_pair_once(
-    evaluated: tuple[Path, dict[str, Any]], heldout: dict[str, tuple[str, RGB]]
+    evaluated: tuple[Path, EvaluateResult], heldout: dict[str, tuple[str, RGB]]
 ) -> None:
     rows = pq.read_table(evaluated[0] / "scores.parquet").to_pylist()
     pairs = {frozenset((row["left"], row["right"])) for row in rows}
@@ -144,7 +145,7 @@ def test_scores_name_every_pair_once(
         assert row["same"] == (heldout[row["left"]][0] == heldout[row["right"]][0])
 
 
-def test_figures_follow_from_the_scores(evaluated: tuple[Path, dict[str, Any]]) -> None:
+def test_figures_follow_from_the_scores(evaluated: tuple[Path, EvaluateResult]) -> None:
     found, scores = read(evaluated[0]), pq.read_table(evaluated[0] / "scores.parquet").to_pydict()
     same = np.array(scores["same"])
     for model in MODELS:
@@ -165,7 +166,7 @@ def test_figures_follow_from_the_scores(evaluated: tuple[Path, dict[str, Any]]) 
     assert found["baseline"]["heldout"]["auc"] < found["baseline"]["heldout_clean"]["auc"]
 
 
-def test_curves_and_thresholds(evaluated: tuple[Path, dict[str, Any]]) -> None:
+def test_curves_and_thresholds(evaluated: tuple[Path, EvaluateResult]) -> None:
     roc, found = read(evaluated[0], "roc.json"), read(evaluated[0])
     with open(evaluated[0] / "thresholds.csv", newline="") as file:
         table = list(csv.DictReader(file))
@@ -182,7 +183,7 @@ def test_curves_and_thresholds(evaluated: tuple[Path, dict[str, Any]]) -> None:
             assert [float(row["accuracy"]) for row in rows] == pytest.approx(accuracies)
 
 
-def test_hardest_pairs(evaluated: tuple[Path, dict[str, Any]], heldout: dict[str, tuple[str, RGB]]) -> None:
+def test_hardest_pairs(evaluated: tuple[Path, EvaluateResult], heldout: dict[str, tuple[str, RGB]]) -> None:
     hardest = read(evaluated[0])["hardest"]
     rows = pq.read_table(evaluated[0] / "scores.parquet").to_pylist()
     for kind, same in (("genuine", True), ("impostor", False)):
@@ -196,7 +197,7 @@ def test_hardest_pairs(evaluated: tuple[Path, dict[str, Any]], heldout: dict[str
             assert pair["before"] == pytest.approx(row["heldout_baseline"])
 
 
-def test_pictures(evaluated: tuple[Path, dict[str, Any]], heldout: dict[str, tuple[str, RGB]]) -> None:
+def test_pictures(evaluated: tuple[Path, EvaluateResult], heldout: dict[str, tuple[str, RGB]]) -> None:
     folder, _ = evaluated
     noise = Degradation.parse("noise:60")
     found = read(folder)
@@ -219,21 +220,11 @@ def test_pictures(evaluated: tuple[Path, dict[str, Any]], heldout: dict[str, tup
 
 @pytest.mark.slow
 def test_same_input_same_bytes(
-    evaluated: tuple[Path, dict[str, Any]], aligned_table: Path, split_table: Path, tuned: Path, tmp_path: Path
+    evaluated: tuple[Path, EvaluateResult], aligned_table: Path, split_table: Path, tuned: Path, tmp_path: Path
 ) -> None:
     again = evaluate(aligned_table, split_table, tuned, tmp_path / "again", **NOISY)
     assert digests(tmp_path / "again") == digests(evaluated[0])
     assert again == evaluated[1]
-
-
-def test_roc_goes_to_the_classification_artifact(evaluated: tuple[Path, dict[str, Any]]) -> None:
-    class Curve:
-        def log_roc_curve(self, fpr: list[float], tpr: list[float], threshold: list[float]) -> None:
-            self.points = {"fmr": fpr, "tmr": tpr, "threshold": threshold}
-
-    curve = Curve()
-    log_roc(curve, evaluated[0])
-    assert curve.points == read(evaluated[0], "roc.json")["heldout"]["finetuned"]
 
 
 # --- verdicts -------------------------------------------------------------------------------------------------------
@@ -321,19 +312,18 @@ def test_lfw_beside_the_held_out_people(
 
 def test_lfw_of_one_model(small_lfw: SmallLfw, mended: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = lfw(str(small_lfw.archive), str(small_lfw.pairs), str(mended), detector="retinaface", device="cpu")
-    assert (found["rows_in"], found["rows_out"], found["fallback"]) == (18, 16, [])
-    assert found["auc"] == 1.0 and "roc" not in found
+    assert (found.rows_in, found.rows_out, found.fallback, found.auc) == (18, 16, [], 1.0)
     told = capsys.readouterr().out
     assert "pairs scored 16 of 16, 18 images" in told
     assert "images without a face, centre crop used 0\n" in told
-    assert f"accuracy {100 * found['accuracy']:.2f} % ± {100 * found['accuracy_standard_error']:.2f}" in told
-    assert f"accuracy with flip {100 * found['flip']['accuracy']:.2f} %" in told
+    assert f"accuracy {100 * found.accuracy:.2f} % ± {100 * found.accuracy_standard_error:.2f}" in told
+    assert found.flip and f"accuracy with flip {100 * found.flip.accuracy:.2f} %" in told
 
 
 # --- what else is told ----------------------------------------------------------------------------------------------
 
 
-def test_paired_tests_follow_from_the_scores(evaluated: tuple[Path, dict[str, Any]]) -> None:
+def test_paired_tests_follow_from_the_scores(evaluated: tuple[Path, EvaluateResult]) -> None:
     found, scores = read(evaluated[0]), pq.read_table(evaluated[0] / "scores.parquet").to_pydict()
     same = np.array(scores["same"])
     for name in SETS:
@@ -347,7 +337,7 @@ def test_paired_tests_follow_from_the_scores(evaluated: tuple[Path, dict[str, An
             assert (sum(told["genuine"]), sum(told["impostor"])) == (30, 75)
 
 
-def test_probes_calibration_and_the_rest(evaluated: tuple[Path, dict[str, Any]], tuned: Path) -> None:
+def test_probes_calibration_and_the_rest(evaluated: tuple[Path, EvaluateResult], tuned: Path) -> None:
     found, threshold = read(evaluated[0]), read(evaluated[0], "threshold.json")
     clean, small = found["probes"]
     assert (clean["probe"], small["probe"]) == ("clean", "lowres:6")
@@ -420,17 +410,17 @@ def test_own_pairs_groups_and_a_bin_set(
     [
         ({"lfw_archive": "lfw.tar"}, "lfw_archive and lfw_pairs go together"),
         ({"lfw_pairs": "pairs.txt"}, "lfw_archive and lfw_pairs go together"),
-        ({"gate": {"max_loss": -0.01}}, "gate: max_loss: "),
+        ({"gate": {"max_loss": -0.01}}, "gate.max_loss is -0.01: "),
         ({"gate": {"target": "lfw"}}, "gate: target is 'lfw', which is not measured"),
-        ({"fmr": 1.0}, "fmr is 1.0"),
+        ({"fmr": 1.0}, "fmr is 1.0: input should be less than 1"),
         ({"probes": "fog"}, "probes: degradation 'fog' is unknown"),
-        ({"bin_sets": "a/lfw.bin b/lfw.bin"}, "bin_sets names lfw_bin twice"),
+        ({"bin_sets": "a/lfw.bin b/lfw.bin"}, "bin_sets is 'a/lfw.bin b/lfw.bin': it names lfw_bin twice"),
         ({"pairs": "/nowhere/own.csv"}, "/nowhere/own.csv does not exist"),
         ({"champion": "/nowhere/model"}, "/nowhere/model/model.json"),
         ({"bootstrap": 99}, "bootstrap is 99"),
         ({"max_pairs": 999}, "max_pairs is 999"),
         ({"degradation": "fog"}, "degradation 'fog' is unknown"),
-        ({"device": "tpu"}, "device 'tpu' is unknown"),
+        ({"device": "tpu"}, "device is 'tpu': input should be 'auto', 'cpu' or 'cuda'"),
         ({"lfw_archive": "/nowhere/lfw.tar", "lfw_pairs": "/nowhere/pairs.txt"}, "/nowhere/pairs.txt does not exist"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
@@ -561,7 +551,7 @@ class Hidden:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 sys.meta_path.insert(0, Hidden())
 import components.evaluate.component, kubeface.evaluate.step
-runpy.run_module("kubeface.evaluate", run_name="__main__", alter_sys=True)
+runpy.run_module("kubeface", run_name="__main__", alter_sys=True)
 """
 
 
@@ -577,7 +567,7 @@ def test_the_step_runs_without_torch(
 ) -> None:
     tables = ("--aligned", str(aligned_table), "--split", str(split_table), "--model", str(mended))
     further = ("--champion", str(mended), "--bootstrap", "100", "--probes", "clean", "--degradation", "noise:60")
-    done = without_torch("run", *tables, "--out", str(tmp_path / "out"), *further)
+    done = without_torch("evaluate", *tables, "--out", str(tmp_path / "out"), *further)
     assert done.returncode == 0, done.stderr
     evaluate(aligned_table, split_table, mended, tmp_path / "with", champion=str(mended), **NOISY | {
         "probes": "clean", "fmr": 0.001

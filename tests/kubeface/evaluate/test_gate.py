@@ -6,8 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubeface.evaluate.gate import DEFAULT_METRICS, METRICS, Gate, decide, read_gate
+from kubeface.evaluate.gate import decide
+from kubeface.records.gate import GATES, METRICS, Gate, RecognitionGate
 from kubeface.runtime.errors import KubefaceError
+from kubeface.runtime.options import read_options
 
 
 def gain(low: float, before: float = 0.8, value: float = 0.1) -> dict[str, float]:
@@ -79,7 +81,7 @@ CASES: list[tuple[dict[str, Any], dict[str, Any], list[str]]] = [
 
 @pytest.mark.parametrize(("bounds", "rule", "expected"), CASES)
 def test_verdict(bounds: dict[str, Any], rule: dict[str, Any], expected: list[str]) -> None:
-    found = decide(evaluation(**bounds), read_gate(rule))
+    found = decide(evaluation(**bounds), RecognitionGate(**rule))
     assert failed(found) == expected
     assert found["better"] is (not expected)
     assert found["rule"] == Gate(**rule).model_dump()
@@ -114,17 +116,17 @@ def test_reason_says_which_check_failed() -> None:
 @pytest.mark.parametrize(
     ("rule", "message"),
     [
-        ({"max_los": 0.1}, "gate: max_los: Extra inputs are not permitted; its fields are target, metrics"),
-        ({"max_loss": -1}, "gate: max_loss: "),
-        ({"metrics": "auc gut"}, "gate: metrics: .*'auc gut': name some of auc, tar, accuracy"),
-        ({"metrics": " "}, "gate: metrics: "),
-        ({"confidence": 1.0}, "gate: confidence: "),
-        ({"over_champion": "maybe"}, "gate: over_champion: "),
+        ({"max_los": 0.1}, "gate.max_los is unknown, did you mean max_loss"),
+        ({"max_loss": -1}, "gate.max_loss is -1: "),
+        ({"metrics": "auc gut"}, "gate.metrics is 'auc gut': name some of auc, tar, accuracy"),
+        ({"metrics": " "}, "gate.metrics is ' ': "),
+        ({"confidence": 1.0}, "gate.confidence is 1.0: "),
+        ({"over_champion": "maybe"}, "gate.over_champion is 'maybe': "),
     ],
 )
 def test_a_wrong_rule_is_one_line(rule: dict[str, Any], message: str) -> None:
     with pytest.raises(KubefaceError, match=message) as raised:
-        read_gate(rule)
+        read_options(RecognitionGate, rule, "gate.")
     assert "\n" not in str(raised.value)
 
 
@@ -167,30 +169,30 @@ def labelled(task: str, low: float = 0.05, clean: float = 0.0, champion: float |
     ],
 )
 def test_labels_and_classes_are_judged_by_their_own_figures(task: str, metrics: list[str], held_out: str) -> None:
-    found = decide(labelled(task, champion=0.01), read_gate({}, task))
+    found = decide(labelled(task, champion=0.01), GATES[task]())
     assert found["better"]
     assert found["reason"].startswith(f"better on {held_out}: ")
     asked = [*(f"heldout {name}" for name in metrics), "heldout_clean", *(f"champion {name}" for name in metrics)]
     assert [check["name"] for check in found["checks"]] == asked
-    assert failed(decide(labelled(task, low=0.0), read_gate({}, task))) == asked[: len(metrics)]
-    assert failed(decide(labelled(task, clean=-0.02), read_gate({}, task))) == ["heldout_clean"]
-    assert failed(decide(labelled(task, champion=-0.005), read_gate({}, task))) == asked[-len(metrics) :]
-    assert not failed(decide(labelled(task, champion=-0.005), read_gate({"over_champion": "not_worse"}, task)))
+    assert failed(decide(labelled(task, low=0.0), GATES[task]())) == asked[: len(metrics)]
+    assert failed(decide(labelled(task, clean=-0.02), GATES[task]())) == ["heldout_clean"]
+    assert failed(decide(labelled(task, champion=-0.005), GATES[task]())) == asked[-len(metrics) :]
+    assert not failed(decide(labelled(task, champion=-0.005), GATES[task](over_champion="not_worse")))
 
 
 def test_the_clean_set_is_judged_by_the_first_figure_of_the_task() -> None:
-    texts = [decide(labelled(task), read_gate({}, task))["checks"][-1]["text"] for task in ("attributes", "classes")]
+    texts = [decide(labelled(task), GATES[task]())["checks"][-1]["text"] for task in ("attributes", "classes")]
     assert [text.split(" 80")[0] for text in texts] == ["clean AUC", "clean accuracy"]
 
 
 @pytest.mark.parametrize("task", METRICS)
 def test_every_figure_of_a_task_can_be_asked_for_and_none_of_another(task: str) -> None:
-    assert read_gate({"metrics": " ".join(METRICS[task])}, task).metrics.split() == list(METRICS[task])
+    assert GATES[task](metrics=" ".join(METRICS[task])).metrics.split() == list(METRICS[task])
     for name in {name for names in METRICS.values() for name in names} - set(METRICS[task]):
-        with pytest.raises(KubefaceError, match=f"gate: metrics: .*'{name}': name some of {METRICS[task][0]}, "):
-            read_gate({"metrics": name}, task)
+        with pytest.raises(KubefaceError, match=f"gate.metrics is '{name}': name some of {METRICS[task][0]}, "):
+            read_options(GATES[task], {"metrics": name}, "gate.")
 
 
 def test_each_task_has_its_figures_where_none_are_named() -> None:
-    assert {task: read_gate({}, task).metrics for task in METRICS} == DEFAULT_METRICS
-    assert read_gate({}) == Gate()
+    defaults = {"recognition": "auc tar", "attributes": "auc", "classes": "accuracy macro_f1"}
+    assert {task: kind().metrics for task, kind in GATES.items()} == defaults

@@ -27,8 +27,8 @@ from kubeface.runtime.processors import MALLOC_SETTINGS
 from kubeface.storage import objects
 from kubeface.storage.folders import read_json, sha256_file, write_json
 from kubeface.storage.sources import Source
-from kubeface.tables.table import Table
 from tests.support.labelled import Weights, write_model
+from tests.support.tables import rows_of
 
 from .test_inference import WITHOUT_TORCH
 
@@ -249,7 +249,7 @@ def test_a_photograph_becomes_the_crop_that_align_makes(
         write_mtcnn(folder / "mtcnn.zip")
     align(faces_table, tmp_path / "aligned", options)
     network = open_model(str(folder), "cpu")
-    rows = [row for group in Table(tmp_path / "aligned", "aligned").row_groups() for row in group][:6]
+    rows = rows_of(tmp_path / "aligned")[:6]
     names = [str(orl_folder / row["source"]) for row in rows]
     found = classify(names, model=str(folder))["photographs"]
     for name, row in zip(names, rows, strict=True):

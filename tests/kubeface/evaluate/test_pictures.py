@@ -12,12 +12,13 @@ from kubeface.evaluate.pictures import write_benchmark_pictures, write_pictures,
 from kubeface.faces.degradation import Degradation
 from kubeface.faces.images import RGB, decode_rgb, encode_png
 from kubeface.tables.table import Table
+from tests.support.tables import rows_of
 
 NOISE = Degradation.parse("noise:60")
 
 
 def crops_by_id(table: Table, count: int) -> dict[str, RGB]:
-    rows = [row for group in table.row_groups(["image_id", "image"]) for row in group]
+    rows = rows_of(table, ["image_id", "image"])
     return {row["image_id"]: decode_rgb(row["image"]) for row in rows[:count]}
 
 

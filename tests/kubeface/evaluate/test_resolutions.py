@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from kubeface.evaluate.heldout import CLEAN_PREFIX, HeldoutCrops
+from kubeface.evaluate.options import EvaluateOptions
 from kubeface.evaluate.pair_sets import Bootstrap
 from kubeface.evaluate.resolutions import (
     CROSS,
@@ -22,10 +23,8 @@ from kubeface.evaluate.resolutions import (
     fixed_thresholds,
     measure_sizes,
     nearest,
-    parse_sizes,
     sides_of,
 )
-from kubeface.evaluate.step import evaluate, lfw
 from kubeface.faces.degradation import Degradation
 from kubeface.faces.images import RGB, decode_rgb, encode_crop
 from kubeface.metrics.verification import all_pairs, verification
@@ -34,11 +33,14 @@ from kubeface.models.model import load_pretrained
 from kubeface.models.superresolution import Enlarger, open_enlarger
 from kubeface.models.superresolution_networks import Enlarging, save_network
 from kubeface.runtime.errors import KubefaceError
+from kubeface.runtime.options import read_options
 from kubeface.storage.folders import read_json, write_json
 from kubeface.tables.resolution_pairs import native_side
 from kubeface.tables.table import Table, TableWriter
 from tests.kubeface.conftest import SmallLfw
+from tests.support.evaluations import evaluate, lfw
 from tests.support.exported import copied
+from tests.support.tables import rows_of
 
 QUICK: dict[str, Any] = {"bootstrap": 100, "device": "cpu", "probes": "none", "fmr": 0.1, "sizes": "8 16"}
 TEN = Degradation("lowres", 10)
@@ -57,13 +59,13 @@ def cosines(one: Any, other: Any) -> Any:
 
 
 def test_sizes_are_read_in_their_order() -> None:
-    assert parse_sizes("20 10  14 10") == [10, 14, 20]
+    assert EvaluateOptions(sizes="20 10  14 10").sides() == [10, 14, 20]
 
 
 @pytest.mark.parametrize("text", ["", " ", "1", "113", "-3", "14.5", "10,14", "clean", "²"])
 def test_wrong_sizes_are_named(text: str) -> None:
-    with pytest.raises(KubefaceError, match="sizes"):
-        parse_sizes(text)
+    with pytest.raises(KubefaceError, match=r"^sizes is .*give sides in pixels, 2 to 112"):
+        read_options(EvaluateOptions, {"sizes": text})
 
 
 def test_a_side_belongs_to_the_size_nearest_by_ratio() -> None:
@@ -232,7 +234,7 @@ def held(aligned_table: Path, split_table: Path) -> dict[str, RGB]:
     """The held-out crops by image id."""
     parts = Table(split_table, "split").columns(["image_id", "split"]).to_pylist()
     wanted = {row["image_id"] for row in parts if row["split"] == "heldout"}
-    rows = [row for group in Table(aligned_table, "aligned").row_groups() for row in group]
+    rows = rows_of(aligned_table)
     return {row["image_id"]: decode_rgb(row["image"]) for row in rows if row["image_id"] in wanted}
 
 
@@ -313,7 +315,7 @@ def test_lfw_is_measured_at_every_size(reduced_faces: Path, small_lfw: SmallLfw,
     )
     row = told["sizes"][0]
     for name in ("accuracy", "accuracy_standard_error", "auc"):
-        assert row["finetuned"][name] == pytest.approx(one[name], abs=1e-6)
+        assert row["finetuned"][name] == pytest.approx(getattr(one, name), abs=1e-6)
         assert row["finetuned"]["flip"][name] == pytest.approx(one["flip"][name], abs=1e-6)
     assert set(row) == {"size", *MODELS} and "roc" not in row["baseline"]
     assert row["finetuned"]["auc"] > row["baseline"]["auc"]
@@ -395,7 +397,7 @@ def test_the_command_lfw_takes_a_network(mended: Path, network: Enlarger, small_
         lfw(*given, detector="retinaface", degradation="lowres:8", superresolver=chosen)
         for chosen in (model, "bicubic")
     )
-    assert own["threshold"] != plain["threshold"]
+    assert own.threshold != plain.threshold
     assert plain == lfw(*given, detector="retinaface", degradation="lowres:8")
 
 
@@ -435,7 +437,7 @@ def write_pairs(aligned: Path, split: Path, folder: Path, same_names: bool = Tru
     of another it is excluded. Low images of even numbers are of photographs enlarged 10 times, others of 5 times."""
     parts = {row["image_id"]: row for row in Table(split, "split").columns(["image_id", "split"]).to_pylist()}
     source = Table(aligned, "aligned")
-    rows = [row for group in source.row_groups() for row in group]
+    rows = rows_of(source)
     heldout = [row["image_id"] for row in rows if parts[row["image_id"]]["split"] == "heldout"]
     tables = folder / "aligned", folder / "split"
     with (
@@ -479,7 +481,7 @@ def test_low_images_are_compared_as_they_are(of_pairs: Path, pairs: tuple[Path, 
     assert found["degradation"] == "none"  # a camera did it
     assert found["images"] == 13 and found["few_pixels"]["paired"] and found["few_pixels"]["alone"] == 2
     assert found["groups"] == {}  # neither resolution nor enlargement is a group of people
-    rows = [row for group in Table(pairs[0], "aligned").row_groups() for row in group]
+    rows = rows_of(pairs[0])
     model = load_pretrained("sface")
     vectors = dict(
         zip(

@@ -7,7 +7,6 @@ import pytest
 
 from kubeface.align.options import AlignOptions
 from kubeface.align.step import align
-from kubeface.evaluate.step import evaluate
 from kubeface.filter.step import filter_faces
 from kubeface.finetune.step import finetune
 from kubeface.models.model import load_model, load_pretrained
@@ -17,6 +16,7 @@ from kubeface.split.step import split
 from kubeface.tables.table import Table
 from tests.conftest import SPLIT_SEED
 from tests.kubeface.conftest import SmallLfw
+from tests.support.evaluations import evaluate
 
 
 @pytest.mark.slow

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from retinaface import detect_faces
 
-from kubeface.faces.detection import Detector, Faces, make_detector
+from kubeface.faces.detection import make_detector
+from kubeface.faces.detector import Detector, Faces
 from kubeface.faces.images import decode_rgb
 from kubeface.runtime.errors import KubefaceError
 
@@ -123,24 +124,6 @@ def test_no_detector_takes_the_middle_square_for_a_face() -> None:
 def test_an_unknown_detector_is_refused() -> None:
     with pytest.raises(KubefaceError, match="detector 'yolo' is unknown: use mtcnn or retinaface"):
         make_detector("yolo", 20)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_several_photographs_at_once_give_what_each_gives(
-    name: str, detectors: dict[str, Detector], orl: dict[str, bytes]
-) -> None:
-    """Of whatever sizes, faces or none."""
-    images = [decode_rgb(orl[f"s{number}/1.pgm"]) for number in range(1, 7)]
-    images.insert(2, empty((112, 92), "grey"))
-    images.insert(4, cv2.resize(images[0], (140, 170)))
-    images.insert(5, empty((3, 3), "white"))
-    together = detectors[name].several(images)
-    for image, faces in zip(images, together, strict=True):
-        alone = detectors[name](image)
-        assert len(alone) == len(faces)
-        assert np.abs(alone.landmarks - faces.landmarks).max(initial=0) < 0.1
-        assert np.abs(alone.boxes - faces.boxes).max(initial=0) < 0.1
-        assert np.abs(alone.scores - faces.scores).max(initial=0) < 1e-3
 
 
 def test_retinaface_gives_what_its_package_gives(orl: dict[str, bytes]) -> None:

@@ -16,10 +16,11 @@ from PIL import Image
 from torch.nn.functional import interpolate
 from torchvision.ops import nms
 
-from kubeface.faces.detection import NO_FACES, Detector, Faces, make_detector
+from kubeface.faces.detection import make_detector
+from kubeface.faces.detector import NO_FACES, Detector, Faces
 from kubeface.faces.images import decode_rgb
 from kubeface.faces.mtcnn_networks import mtcnn_networks, write_mtcnn
-from kubeface.faces.mtcnn_onnx import Areas, _distinct, _not_contained, mtcnn_onnx
+from kubeface.faces.mtcnn_onnx import Areas, _distinct, _not_contained, load_mtcnn
 from kubeface.runtime.errors import KubefaceError
 
 
@@ -32,7 +33,7 @@ def networks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def detect(networks: Path) -> Detector:
-    return mtcnn_onnx(networks, 20, threads=1)
+    return load_mtcnn(networks, 20, threads=1)
 
 
 @pytest.fixture(scope="module")
@@ -96,9 +97,9 @@ def test_images_without_a_face_give_none(kind: str, shape: tuple[int, int], dete
 def test_faces_under_the_least_size_are_left_out(networks: Path, orl: dict[str, bytes]) -> None:
     image = decode_rgb(orl["s1/1.pgm"])
     for size in (40, 60, 100):
-        agree(mtcnn_onnx(networks, size, 1)(image), facenet_pytorch(size)(image))
-    assert len(mtcnn_onnx(networks, 40, 1)(image)) == 1
-    assert len(mtcnn_onnx(networks, 100, 1)(image)) == 0
+        agree(load_mtcnn(networks, size, 1)(image), facenet_pytorch(size)(image))
+    assert len(load_mtcnn(networks, 40, 1)(image)) == 1
+    assert len(load_mtcnn(networks, 100, 1)(image)) == 0
 
 
 def as_torch(part: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -167,15 +168,15 @@ def test_a_broken_archive_is_named(networks: Path, tmp_path: Path) -> None:
     message = rf"^{re.escape(str(path))} does not hold MTCNN's networks \(.*\): fetch the model folder anew$"
     path.write_bytes(b"nothing")
     with pytest.raises(KubefaceError, match=message):
-        mtcnn_onnx(path, 20)
+        load_mtcnn(path, 20)
     with zipfile.ZipFile(path, "w") as archive:
         for name in ("pnet.onnx", "rnet.onnx", "onet.onnx"):
             archive.writestr(name, b"no network")
     with pytest.raises(KubefaceError, match=message):
-        mtcnn_onnx(path, 20)
+        load_mtcnn(path, 20)
     path.write_bytes(networks.read_bytes()[:-50_000])
     with pytest.raises(KubefaceError, match=message):
-        mtcnn_onnx(path, 20)
+        load_mtcnn(path, 20)
 
 
 def test_equal_networks_give_equal_bytes(networks: Path, tmp_path: Path) -> None:

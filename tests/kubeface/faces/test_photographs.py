@@ -12,7 +12,7 @@ from PIL import Image
 from kubeface.faces.images import decode_rgb
 from kubeface.faces.photographs import FORMATS, decode_photograph
 from kubeface.ingest.step import ingest
-from kubeface.tables.table import Table
+from tests.support.tables import rows_of
 
 KINDS = {
     "plain.jpg": ("RGB", "JPEG", {"quality": 90}),
@@ -62,7 +62,7 @@ def test_they_are_the_pixels_of_ingest(photographs: dict[str, bytes], orl: dict[
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
     ingest(str(tmp_path / "source"), tmp_path / "faces")
-    rows = [row for rows in Table(tmp_path / "faces", "faces").row_groups() for row in rows]
+    rows = rows_of(tmp_path / "faces")
     assert len(rows) == len(photographs) + 1
     for row in rows:
         ours = decode_photograph((tmp_path / "source" / row["source"]).read_bytes())

@@ -23,14 +23,7 @@ from kubeface.runtime.errors import KubefaceError
 from kubeface.runtime.options import read_options
 from kubeface.tables.resolution_pairs import partners
 from kubeface.tables.table import Table, TableWriter
-
-
-def rows_of(table: Path, kind: str = "filter") -> list[dict[str, Any]]:
-    return [row for group in Table(table, kind).row_groups() for row in group]
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+from tests.support.tables import contents, rows_of
 
 
 def rewrite(table: Path, kind: str, out: Path, rows: list[dict[str, Any]]) -> Path:
@@ -44,7 +37,7 @@ def rewrite(table: Path, kind: str, out: Path, rows: list[dict[str, Any]]) -> Pa
 def doctored(faces_table: Path, aligned_table: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Two real faces, one of them enlarged tenfold, and a blank photograph that pretends to be aligned."""
     root = tmp_path_factory.mktemp("doctored")
-    faces, aligned = rows_of(faces_table, "faces")[:2], rows_of(aligned_table, "aligned")[:2]
+    faces, aligned = rows_of(faces_table)[:2], rows_of(aligned_table)[:2]
     large = cv2.resize(decode_rgb(faces[1]["image"]), (920, 1120), interpolation=cv2.INTER_CUBIC)
     faces[1] |= {"image": encode_png(np.asarray(large, np.uint8)), "width": 920, "height": 1120}
     for name in ("landmarks", "det_box"):
@@ -60,7 +53,7 @@ def doctored(faces_table: Path, aligned_table: Path, tmp_path_factory: pytest.Te
 
 def test_real_faces_are_kept(filter_table: Path, aligned_table: Path) -> None:
     rows = rows_of(filter_table)
-    assert [row["image_id"] for row in rows] == [row["image_id"] for row in rows_of(aligned_table, "aligned")]
+    assert [row["image_id"] for row in rows] == [row["image_id"] for row in rows_of(aligned_table)]
     assert all(row["kept"] for row in rows)
     for row in rows:
         assert row["reason"] is None
@@ -128,7 +121,7 @@ def test_thresholds_decide(
 
 
 def test_images_that_align_left_out_are_not_judged(faces_table: Path, aligned_table: Path, tmp_path: Path) -> None:
-    some = rows_of(aligned_table, "aligned")[::3]
+    some = rows_of(aligned_table)[::3]
     aligned = rewrite(aligned_table, "aligned", tmp_path / "aligned", some)
     assert filter_faces(faces_table, aligned, tmp_path / "out").rows_in == 10
     assert [row["image_id"] for row in rows_of(tmp_path / "out")] == [row["image_id"] for row in some]
@@ -186,8 +179,8 @@ def spoilt(orl: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory) -> t
         (root / "in" / f"s{number}" / "1.png").write_bytes(encode_png(images[number]))
     ingest(str(root / "in"), root / "faces")
     align(root / "faces", root / "right")
-    faces = {row["identity"]: row for row in rows_of(root / "faces", "faces")}
-    found = {row["identity"]: row for row in rows_of(root / "right", "aligned")}
+    faces = {row["identity"]: row for row in rows_of(root / "faces")}
+    found = {row["identity"]: row for row in rows_of(root / "right")}
     found["s4"]["det_box"] = [value - 50 for value in found["s4"]["det_box"]]
     left, nose = np.array(found["s5"]["landmarks"]).reshape(5, 2)[[0, 2]]
     found["s5"]["landmarks"][4:6] = [float(left[0]), float(nose[1])]  # the nose below an eye, as in a profile
@@ -199,7 +192,7 @@ def spoilt(orl: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory) -> t
 
 def test_each_fault_is_rejected_for_its_reason(spoilt: tuple[Path, Path], tmp_path: Path) -> None:
     filter_faces(*spoilt, tmp_path / "out", FilterOptions(max_faces=1))
-    names = {row["image_id"]: row["identity"] for row in rows_of(spoilt[0], "faces")}
+    names = {row["image_id"]: row["identity"] for row in rows_of(spoilt[0])}
     assert {names[row["image_id"]]: row["reason"] for row in rows_of(tmp_path / "out")} == {
         "s1": None,
         "s2": "blurred",
@@ -271,12 +264,12 @@ def test_whole_photographs_are_kept_unless_they_cannot_be_decoded(doctored: tupl
     assert filter_faces(faces, tmp_path / "whole", tmp_path / "out", strict) == FilterResult(
         rows_in=3, rows_out=3, rejected=0
     )
-    sides = {row["image_id"]: min(row["width"], row["height"]) for row in rows_of(faces, "faces")}
+    sides = {row["image_id"]: min(row["width"], row["height"]) for row in rows_of(faces)}
     for row in rows_of(tmp_path / "out"):
         assert (row["score"], row["faces"], row["turn"], row["agreement"]) == (1, 0, 0, 0)
         assert (row["sharpness"] == 0) == (row["image_id"] == "blank")
         assert row["face_size"] in (sides[row["image_id"]], 92)
-    crops = rows_of(tmp_path / "whole", "aligned")
+    crops = rows_of(tmp_path / "whole")
     crops[1]["image"] = b"not an image"
     settings = Table(tmp_path / "whole", "aligned").manifest["settings"]
     with TableWriter(tmp_path / "spoilt", "aligned", "test 1", settings) as writer:
@@ -323,7 +316,7 @@ def pairs_tables(
         (root / "in" / name).parent.mkdir(parents=True, exist_ok=True)
         (root / "in" / name).write_bytes(data)
     ingest(str(root / "in"), root / "ingested")
-    ordered = sorted(rows_of(root / "ingested", "faces"), key=lambda row: "high" in row["groups"])
+    ordered = sorted(rows_of(root / "ingested"), key=lambda row: "high" in row["groups"])
     faces = rewrite(root, "faces", root / "faces", ordered)
     align(faces, root / "aligned", AlignOptions(template=template))
     assert Table(root / "aligned", "aligned").rows == 8
@@ -337,7 +330,7 @@ def test_a_low_image_goes_with_its_sharp_one(
     faces, aligned = pairs_tables(tmp_path, orl, template, enlarge)
     filter_faces(faces, aligned, tmp_path / "out")
     rows = {row["image_id"]: row for row in rows_of(tmp_path / "out")}
-    images = {row["image_id"]: row for row in rows_of(aligned, "aligned")}
+    images = {row["image_id"]: row for row in rows_of(aligned)}
     assert list(rows) == list(images)
     pairs = partners(Table(aligned, "aligned"))
     assert len(pairs) == 3
@@ -358,7 +351,7 @@ def test_a_low_image_goes_with_its_sharp_one(
 
 def test_a_low_image_alone_is_judged_but_not_for_being_small(orl: dict[str, bytes], tmp_path: Path) -> None:
     faces, aligned = pairs_tables(tmp_path, orl)
-    sources = {row["image_id"]: row["source"] for row in rows_of(aligned, "aligned")}
+    sources = {row["image_id"]: row["source"] for row in rows_of(aligned)}
     alone = ("vlr_images/s5/1.pgm", "vlr_images/s6/1.png")
 
     def reasons(options: FilterOptions) -> list[str | None]:
@@ -386,7 +379,7 @@ def test_sharp_images_of_pairs_are_judged_once_and_as_if_alone(
     monkeypatch.setattr(step, "measure_face", counting)
     filter_faces(faces, aligned, tmp_path / "out")
     assert sorted(looked) == [(56, 46, 3), *[(112, 92, 3)] * 4]  # three sharp ones, two low ones alone
-    groups = {row["image_id"]: row["groups"] for row in rows_of(faces, "faces")}
+    groups = {row["image_id"]: row["groups"] for row in rows_of(faces)}
     high = {image_id for image_id, said in groups.items() if "high" in said}
     for table, kind in ((faces, "faces"), (aligned, "aligned")):
         with TableWriter(tmp_path / f"high_{kind}", kind, "test 1", Table(table, kind).manifest["settings"]) as writer:
@@ -399,7 +392,7 @@ def test_sharp_images_of_pairs_are_judged_once_and_as_if_alone(
 
 def test_a_low_image_that_cannot_be_decoded_is_unreadable(orl: dict[str, bytes], tmp_path: Path) -> None:
     faces, aligned = pairs_tables(tmp_path, orl)
-    rows = rows_of(faces, "faces")
+    rows = rows_of(faces)
     for row in rows:
         if row["source"] in ("vlr_images/s1/1.png", "hr_images/s2/1.png"):
             row["image"] = row["image"][:40]
@@ -414,7 +407,7 @@ def test_a_low_image_that_cannot_be_decoded_is_unreadable(orl: dict[str, bytes],
 
 def test_sharp_images_that_the_face_table_lacks_are_refused(orl: dict[str, bytes], tmp_path: Path) -> None:
     faces, aligned = pairs_tables(tmp_path, orl)
-    rows = [row for row in rows_of(faces, "faces") if row["source"] != "hr_images/s1/1.png"]
+    rows = [row for row in rows_of(faces) if row["source"] != "hr_images/s1/1.png"]
     with pytest.raises(KubefaceError, match="give the face table that was aligned"):
         filter_faces(rewrite(faces, "faces", tmp_path / "lacking", rows), aligned, tmp_path / "out")
 

@@ -17,6 +17,7 @@ from kubeface.finetune.settings import Settings
 from kubeface.finetune.step import finetune
 from kubeface.models.backbones import BACKBONES, Backbone, Preprocessing
 from kubeface.tables.table import Table, TableWriter
+from tests.support.tables import rows_of
 
 # Rates at which the first epochs of attributes and classes already change what is predicted.
 LEARNING: dict[str, Any] = {"head_epochs": 2, "epochs": 2, "head_lr": 0.01, "lr": 0.001}
@@ -162,7 +163,7 @@ def labelled(table: Path, out: Path) -> Path:
     """The table with labels: one of half of the images, one of one person and not known of every fifth image, one of
     none; the last three images have no label at all."""
     source = Table(table, "aligned")
-    rows = [row for group in source.row_groups() for row in group]
+    rows = rows_of(source)
     first = min(row["identity"] for row in rows)
     with TableWriter(out, "aligned", "test", source.manifest["settings"]) as writer:
         for number, row in enumerate(rows):

@@ -36,6 +36,7 @@ from kubeface.tables import table as table_module
 from kubeface.tables.row_index import WINDOW, FaceLocation, RowIndex, row_index
 from kubeface.tables.table import Table, TableWriter
 from pipelines.local.store import local_store
+from tests.support.tables import DETECTED, EMPTY_IMAGE
 
 NOISE = Degradation.parse("noise:60")
 STILL = Augmentation(flip=0)
@@ -134,18 +135,9 @@ def test_row_groups_of_two_shards_are_told_apart() -> None:
 def test_places_are_light(tmp_path: Path) -> None:
     """Forty thousand images take no more memory than their ids and four numbers each, and an epoch's order two."""
     with TableWriter(tmp_path / "many", "aligned", "test", {}) as writer:
-        box = {
-            "landmarks": [0.0] * 10,
-            "det_score": 1.0,
-            "det_box": [0.0] * 4,
-            "image": b"",
-            "width": 1,
-            "height": 1,
-            "content": "0" * 16,
-            "phash": "0" * 16,
-        }
         for number in range(40_000):
-            writer.add(box | {"image_id": f"person/{number:08d}.jpg", "identity": "person", "source": ""})
+            row = {"image_id": f"person/{number:08d}.jpg", "identity": "person", "source": ""}
+            writer.add({**row, **EMPTY_IMAGE, **DETECTED})
     table = Table(tmp_path / "many", "aligned")
     labels = {f"person/{number:08d}.jpg": 0 for number in range(40_000)}
     in_arrow = pa.total_allocated_bytes()

@@ -28,7 +28,7 @@ from kubeface.finetune.export import (
 from kubeface.models.model import FaceModel, load_model, load_pretrained
 from kubeface.runtime.errors import KubefaceError
 from kubeface.storage.folders import sha256_file
-from kubeface.tables.table import Table
+from tests.support.tables import rows_of
 
 from .conftest import Train, changed
 
@@ -39,7 +39,7 @@ Crops = NDArray[np.uint8]
 def crops(aligned_table: Path) -> Crops:
     """Thirty aligned faces, every second of them noisy."""
     noise = Degradation.parse("noise:60")
-    images = [decode_rgb(row["image"]) for rows in Table(aligned_table, "aligned").row_groups() for row in rows]
+    images = [decode_rgb(row["image"]) for row in rows_of(aligned_table)]
     return np.stack([noise(image, number) if number % 2 else image for number, image in enumerate(images)])
 
 

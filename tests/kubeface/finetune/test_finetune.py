@@ -23,6 +23,7 @@ from kubeface.models.model import load_model, load_pretrained
 from kubeface.runtime.errors import KubefaceError
 from kubeface.storage.folders import sha256_file
 from kubeface.tables.table import Table, TableWriter
+from tests.support.tables import rows_of
 
 from .conftest import QUICK, Run, Tiny, Train, changed, same, splitting
 
@@ -566,7 +567,7 @@ def test_too_high_a_rate_ends_in_one_line(size: int, train: Train, tmp_path: Pat
 
 
 def test_split_of_another_table(train: Train, aligned_table: Path, tmp_path: Path) -> None:
-    rows = [row for group in Table(aligned_table, "aligned").row_groups() for row in group]
+    rows = rows_of(aligned_table)
     with TableWriter(tmp_path / "other", "aligned", "test", {}) as writer:
         for number, row in enumerate(rows):
             writer.add(row | {"image_id": f"{number:016x}"})

@@ -17,6 +17,7 @@ from kubeface.models.model import load_model
 from kubeface.models.quality_routing import QualityRouted, fine_structure
 from kubeface.runtime.errors import KubefaceError
 from kubeface.tables.table import Table
+from tests.support.tables import rows_of
 
 from .conftest import Tiny, Train, same, splitting
 
@@ -88,7 +89,7 @@ def test_auto_takes_the_alpha_that_verifies_best(
             assert same(fixed.weights, run.weights)
     rows = Table(parts, "split").columns(["image_id", "split"]).to_pylist()
     wanted = {row["image_id"] for row in rows if row["split"] == "val"}
-    images = [row for rows in Table(aligned_table, "aligned").row_groups() for row in rows if row["image_id"] in wanted]
+    images = [row for row in rows_of(aligned_table) if row["image_id"] in wanted]
     model = load_model(run.folder)
     for number in (0.0, 0.3, 1.0):
         model.network.load_state_dict(interpolated(tiny, best, number))
@@ -127,7 +128,7 @@ def test_auto_without_pairs_to_choose_on_is_refused_before_the_training(
 
 @pytest.fixture(scope="module")
 def crops(aligned_table: Path) -> list[RGB]:
-    return [decode_rgb(row["image"]) for rows in Table(aligned_table, "aligned").row_groups() for row in rows]
+    return [decode_rgb(row["image"]) for row in rows_of(aligned_table)]
 
 
 def structure(crops: list[RGB], kind: str = "none") -> Tensor:

@@ -17,6 +17,7 @@ from kubeface.models.superresolution_networks import Enlarging, save_network
 from kubeface.runtime.errors import KubefaceError
 from kubeface.tables.row_index import RowIndex, row_index
 from kubeface.tables.table import Table, TableWriter
+from tests.support.tables import rows_of
 
 from .conftest import Train, same
 
@@ -29,7 +30,7 @@ def paired(aligned_table: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     """Every crop twice: as it is, and with ten pixels a side; but the last two have no sharp one."""
     out = tmp_path_factory.mktemp("low") / "aligned"
     source = Table(aligned_table, "aligned")
-    rows = [row for group in source.row_groups() for row in group]
+    rows = rows_of(source)
     with TableWriter(out, "aligned", "test", source.manifest["settings"]) as writer:
         for number, row in enumerate(rows):
             name = row["source"].rpartition("/")[2]
@@ -131,7 +132,7 @@ def test_both_of_a_pair_are_changed_alike(paired: Path) -> None:
 
 def test_two_sharp_images_of_one_photograph_are_an_error(paired: Path, tmp_path: Path) -> None:
     source = Table(paired, "aligned")
-    rows = [row for group in source.row_groups() for row in group]
+    rows = rows_of(source)
     with TableWriter(tmp_path / "twice", "aligned", "test", {}) as writer:
         for row in rows:
             writer.add(row)

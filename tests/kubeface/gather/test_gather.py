@@ -20,8 +20,11 @@ from kubeface.runtime.errors import KubefaceError
 from kubeface.runtime.keyed_rng import rank
 from kubeface.tables.resolution_pairs import partners
 from kubeface.tables.table import Table, TableWriter
+from tests.support.images import write_files
+from tests.support.tables import DETECTED, JUDGED, contents, rows_of
 
 PEOPLE, IMAGES = 9, 40
+BLACK = {f"{person}/7.png": encode_png(np.zeros((8, 8, 3), np.uint8)) for person in ("ann", "bob")}
 
 
 @pytest.fixture(scope="module")
@@ -50,16 +53,15 @@ def judge(faces: Path, aligned: Path, filtered: Path) -> None:
                 if number % 7 == 0:
                     crops.reject(row["source"], "no_face")
                 else:
-                    crops.add(row | {"landmarks": [1.0] * 10, "det_score": 0.5, "det_box": [1.0] * 4})
+                    crops.add({**row, **DETECTED})
     made = Table(aligned, "aligned")
     settings = {"faces": table.sha256, "aligned": made.sha256, "min_score": 0.9}
     with TableWriter(filtered, "filter", "filter test", settings) as verdicts:
         for rows in made.row_groups():
             for row in rows:
                 bad = row["identity"] == "p3" or int(Path(row["source"]).stem) % 5 == 0
-                verdict = {"score": 0.5, "face_size": 8.0, "faces": 1, "sharpness": 9.0, "turn": 0.0, "agreement": 1.0}
                 reason = "low_score" if bad else None
-                verdicts.add({"image_id": row["image_id"], "kept": not bad, "reason": reason} | verdict)
+                verdicts.add({**JUDGED, "image_id": row["image_id"], "kept": not bad, "reason": reason})
                 if bad:
                     verdicts.reject(row["source"], "low_score")
 
@@ -83,10 +85,6 @@ def gathered(receipts: dict[str, list[str]], root: Path, forget: str = "", previ
     options = GatherOptions(forget=forget, previous=previous, seed=4)
     ingested, aligned, filtered = receipts.values()
     return gather(ingested, aligned, filtered, root / "data", root / "aligned", root / "filter", options)
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
 @pytest.fixture(scope="module")
@@ -209,30 +207,25 @@ def test_tables_that_do_not_belong_together_are_refused(source: str, tmp_path: P
 
 
 def test_without_any_face_it_says_so(tmp_path: Path) -> None:
-    for person in ("ann", "bob"):
-        (tmp_path / "in" / person).mkdir(parents=True)
-        (tmp_path / "in" / person / "7.png").write_bytes(encode_png(np.zeros((8, 8, 3), np.uint8)))
+    write_files(tmp_path / "in", BLACK)
     receipts = shards(str(tmp_path / "in"), tmp_path / "shards", 2)
     with pytest.raises(KubefaceError, match="no face was found in any of 2 images"):
         gathered(receipts, tmp_path)
 
 
 def test_whole_photographs_that_cannot_be_used_say_so(tmp_path: Path) -> None:
-    for person in ("ann", "bob"):
-        (tmp_path / "in" / person).mkdir(parents=True)
-        (tmp_path / "in" / person / "7.png").write_bytes(encode_png(np.zeros((8, 8, 3), np.uint8)))
+    write_files(tmp_path / "in", BLACK)
     tables = {"ingested": str(tmp_path / "faces"), "aligned": str(tmp_path / "a"), "filtered": str(tmp_path / "f")}
     ingest(str(tmp_path / "in"), tmp_path / "faces")
     settings = {"faces": Table(tmp_path / "faces", "faces").sha256, "template": "whole_224"}
     for rows, said in ((0, "none of 2 images can be decoded: look at"), (1, "all 1 images are of one class: put the")):
         with TableWriter(tmp_path / "a", "aligned", "align test", settings) as crops:
-            for row in [row for group in Table(tmp_path / "faces", "faces").row_groups() for row in group][:rows]:
-                crops.add(row | {"landmarks": [0.0] * 10, "det_score": 1.0, "det_box": [0.0] * 4})
+            for row in rows_of(tmp_path / "faces")[:rows]:
+                crops.add({**row, **DETECTED})
         made = {"aligned": Table(tmp_path / "a", "aligned").sha256}
         with TableWriter(tmp_path / "f", "filter", "filter test", made) as verdicts:
-            for row in [row for group in Table(tmp_path / "a", "aligned").row_groups() for row in group]:
-                zeros = dict.fromkeys(("score", "face_size", "sharpness", "turn", "agreement"), 0.0)
-                verdicts.add({"image_id": row["image_id"], "kept": True, "faces": 0} | zeros)
+            for row in rows_of(tmp_path / "a"):
+                verdicts.add({**JUDGED, "image_id": row["image_id"]})
         with pytest.raises(KubefaceError, match=said):
             gathered({step: [table] for step, table in tables.items()}, tmp_path)
         for name in ("a", "f"):
@@ -264,7 +257,7 @@ def test_pairs_of_two_resolutions_stay_side_by_side(orl: dict[str, bytes], tmp_p
     for parts in (1, count):
         gathered(shards(str(tmp_path / "source"), tmp_path / f"{parts} shards", parts), tmp_path / str(parts))
         table = Table(tmp_path / str(parts) / "aligned", "aligned")
-        rows = [row for group in table.row_groups() for row in group]
+        rows = rows_of(table)
         pairs = partners(table)
         assert len(pairs) == 36 and len({row["identity"] for row in rows[:8]}) > 1
         assert all(pairs[low["image_id"]] == high["image_id"] for high, low in zip(rows[::2], rows[1::2], strict=True))

@@ -14,14 +14,15 @@ from kubeface.ingest.step import ingest, plan_shards
 from kubeface.runtime.errors import KubefaceError
 from kubeface.tables.erasure import name_digest
 from kubeface.tables.table import Table
-from tests.kubeface.ingest.test_ingest import archive, folder_of, pixels, reasons, rows_of
+from tests.support.images import smooth_image, write_archive, write_files
+from tests.support.tables import reasons, rows_of
 
 
 @pytest.fixture
 def images() -> dict[str, bytes]:
     """Twelve people with three images each."""
     return {
-        f"p{person}/{number}.png": encode_png(pixels(10 * person + number))
+        f"p{person}/{number}.png": encode_png(smooth_image(10 * person + number))
         for person in range(12)
         for number in range(3)
     }
@@ -38,33 +39,33 @@ def by_number(source: str, count: int, forget: str = "") -> dict[int, str]:
 
 
 def test_the_fingerprint_tells_every_change(images: dict[str, bytes], tmp_path: Path) -> None:
-    source = folder_of(tmp_path / "in", images)
+    source = write_files(tmp_path / "in", images)
     seen = [fingerprint(source)]
     assert fingerprint(source) == seen[0] and len(seen[0]) == 64
-    folder_of(tmp_path / "in", {"p1/9.png": images["p1/0.png"]})
+    write_files(tmp_path / "in", {"p1/9.png": images["p1/0.png"]})
     seen.append(fingerprint(source))
-    folder_of(tmp_path / "in", {"p1/9.png": images["p1/1.png"] + b"."})
+    write_files(tmp_path / "in", {"p1/9.png": images["p1/1.png"] + b"."})
     seen.append(fingerprint(source))
     (tmp_path / "in" / "p1" / "9.png").rename(tmp_path / "in" / "p2" / "9.png")
     seen.append(fingerprint(source))
     assert len(set(seen)) == 4
     (tmp_path / "in" / "p2" / "9.png").unlink()
     assert fingerprint(source) == seen[0]
-    folder_of(tmp_path / "in", {".DS_Store": b"x", "p1/._0.png": b"x"})
+    write_files(tmp_path / "in", {".DS_Store": b"x", "p1/._0.png": b"x"})
     assert fingerprint(source) == seen[0]
     for suffix in (".tar", ".zip"):
-        packed = fingerprint(archive(tmp_path / f"a{suffix}", images))
+        packed = fingerprint(write_archive(tmp_path / f"a{suffix}", images))
         changed = images | {"p1/0.png": images["p1/0.png"] + b"."}
-        assert fingerprint(archive(tmp_path / f"a{suffix}", changed)) != packed
+        assert fingerprint(write_archive(tmp_path / f"a{suffix}", changed)) != packed
     (tmp_path / "void").mkdir()
     with pytest.raises(KubefaceError, match="void holds no image"):
         plan_shards(str(tmp_path / "void"))
 
 
 def test_a_source_that_changed_is_refused(images: dict[str, bytes], tmp_path: Path) -> None:
-    source = folder_of(tmp_path / "in", images)
+    source = write_files(tmp_path / "in", images)
     shards = by_number(source, 4)
-    folder_of(tmp_path / "in", {"p0/9.png": images["p0/0.png"]})
+    write_files(tmp_path / "in", {"p0/9.png": images["p0/0.png"]})
     changed = shard_number("p0", 4)
     with pytest.raises(KubefaceError, match=rf"in changed while the run began \(shard {changed}/4\): start it again"):
         ingest(source, tmp_path / "b", shard=shards[changed])
@@ -75,7 +76,7 @@ def test_a_source_that_changed_is_refused(images: dict[str, bytes], tmp_path: Pa
 
 @pytest.mark.parametrize("count", [1, 3, 50])
 def test_shards_are_the_whole_source_each_person_in_one(images: dict[str, bytes], tmp_path: Path, count: int) -> None:
-    source = folder_of(tmp_path / "in", images | {"p1/notes.txt": b"no image", "loose.png": images["p1/0.png"]})
+    source = write_files(tmp_path / "in", images | {"p1/notes.txt": b"no image", "loose.png": images["p1/0.png"]})
     ingest(source, tmp_path / "whole", IngestOptions(seed=3))
     whole = {row["source"]: row for row in rows_of(tmp_path / "whole")}
     found: dict[str, dict[str, Any]] = {}
@@ -94,9 +95,9 @@ def test_shards_are_the_whole_source_each_person_in_one(images: dict[str, bytes]
 
 
 def test_what_is_added_changes_its_shard_only(images: dict[str, bytes], tmp_path: Path) -> None:
-    source = folder_of(tmp_path / "in", images)
+    source = write_files(tmp_path / "in", images)
     before = by_number(source, 8)
-    folder_of(tmp_path / "in", {"new person/1.png": images["p1/0.png"], "p3/new.png": images["p3/0.png"]})
+    write_files(tmp_path / "in", {"new person/1.png": images["p1/0.png"], "p3/new.png": images["p3/0.png"]})
     after = by_number(source, 8)
     changed = {number for number in after if after[number] != before.get(number)}
     assert changed == {shard_number("new person", 8), shard_number("p3", 8)}
@@ -121,7 +122,7 @@ def test_a_shard_survives_its_text(place: tuple[int, int], fingerprint: str, for
 
 @pytest.mark.parametrize("text", ["", "1", "1/1", "-1/2", "a/b", "2/1 abc", "0/0"])
 def test_what_is_no_shard_is_refused(images: dict[str, bytes], tmp_path: Path, text: str) -> None:
-    source = folder_of(tmp_path / "in", images)
+    source = write_files(tmp_path / "in", images)
     with pytest.raises(KubefaceError, match="write <number>/<count>"):
         ingest(source, tmp_path / "out", shard=text)
 
@@ -138,7 +139,7 @@ def forget_list(path: Path, *names: str) -> str:
 
 
 def test_the_forgotten_are_left_out_and_nobody_else(images: dict[str, bytes], tmp_path: Path) -> None:
-    source = folder_of(tmp_path / "in", images)
+    source = write_files(tmp_path / "in", images)
     forget = forget_list(tmp_path / "forget.txt", "p3", "p5/1.png", "somebody unknown")
     figures = ingest(source, tmp_path / "out", IngestOptions(forget=forget))
     assert {row["source"] for row in rows_of(tmp_path / "out")} == {
@@ -150,7 +151,7 @@ def test_the_forgotten_are_left_out_and_nobody_else(images: dict[str, bytes], tm
 
 
 def test_forgetting_changes_the_shards_of_the_forgotten_only(images: dict[str, bytes], tmp_path: Path) -> None:
-    source = folder_of(tmp_path / "in", images)
+    source = write_files(tmp_path / "in", images)
     before = by_number(source, 8)
     lists = [forget_list(tmp_path / "a.txt", "p3"), forget_list(tmp_path / "b.txt", "p3", "p5/1.png")]
     first, second = (by_number(source, 8, forget=uri) for uri in lists)
@@ -173,7 +174,7 @@ def test_forgetting_changes_the_shards_of_the_forgotten_only(images: dict[str, b
 def test_a_list_that_cannot_be_read_is_refused(
     images: dict[str, bytes], tmp_path: Path, text: bytes | None, said: str
 ) -> None:
-    source, path = folder_of(tmp_path / "in", images), tmp_path / "forget.txt"
+    source, path = write_files(tmp_path / "in", images), tmp_path / "forget.txt"
     if text is not None:
         path.write_bytes(text)
     with pytest.raises(KubefaceError, match=said):
@@ -181,7 +182,7 @@ def test_a_list_that_cannot_be_read_is_refused(
 
 
 def test_forgetting_everybody_is_refused(images: dict[str, bytes], tmp_path: Path) -> None:
-    source = folder_of(tmp_path / "in", images)
+    source = write_files(tmp_path / "in", images)
     forget = forget_list(tmp_path / "forget.txt", *(f"p{person}" for person in range(12)))
     with pytest.raises(KubefaceError, match=r"every image of .* is to be forgotten"):
         plan_shards(source, options=IngestOptions(forget=forget))

@@ -31,7 +31,8 @@ from kubeface.split.step import split
 from kubeface.storage import objects
 from kubeface.tables.table import Table
 from pipelines.local.store import local_store
-from tests.kubeface.ingest.test_ingest import encoded, folder_of, reasons, rows_of
+from tests.support.images import encoded, write_files
+from tests.support.tables import reasons, rows_of
 
 KEPT = "kept"
 LONG = "x" * 251  # and a suffix: 255 bytes, the most that file systems take
@@ -184,8 +185,8 @@ def check(table: Path, figures: IngestResult) -> None:
 
 def test_a_folder_of_dirt(dirt: dict[str, bytes], tmp_path: Path) -> None:
     """With links that lead out of it, a pipe, a socket and folders without a file."""
-    source = Path(folder_of(tmp_path / "in", dirt))
-    folder_of(tmp_path / "private", {"1.jpg": dirt["ann/1.jpg"]})
+    source = Path(write_files(tmp_path / "in", dirt))
+    write_files(tmp_path / "private", {"1.jpg": dirt["ann/1.jpg"]})
     (source / "ann" / "link.jpg").symlink_to(tmp_path / "private" / "1.jpg")
     (source / "ann" / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
     (source / "dan").symlink_to(tmp_path / "private")
@@ -203,7 +204,7 @@ def test_a_folder_of_dirt(dirt: dict[str, bytes], tmp_path: Path) -> None:
 
 
 def test_the_command_line_ends_well_and_gives_the_counts(dirt: dict[str, bytes], tmp_path: Path) -> None:
-    source = folder_of(tmp_path / "in", dirt)
+    source = write_files(tmp_path / "in", dirt)
     done = subprocess.run(
         [sys.executable, "-m", "kubeface", "ingest", "--source", source, "--out", str(tmp_path / "out")],
         cwd=Path(__file__).parents[3],
@@ -247,7 +248,7 @@ def test_a_bucket_of_dirt(dirt: dict[str, bytes], tmp_path: Path, monkeypatch: p
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
         objects.ensure_bucket("kubeface")
-        objects.upload_folder(Path(folder_of(tmp_path / "in", dirt)), "s3://kubeface/dirt")
+        objects.upload_folder(Path(write_files(tmp_path / "in", dirt)), "s3://kubeface/dirt")
         check(tmp_path / "out", ingest("s3://kubeface/dirt", tmp_path / "out"))
 
 
@@ -255,7 +256,7 @@ def test_names_come_back_out_of_the_list_of_rejected(dirt: dict[str, bytes], tmp
     """One record each, whatever is in the names; other programs read the file too."""
     import pandas
 
-    ingest(folder_of(tmp_path / "in", dirt), tmp_path / "out")
+    ingest(write_files(tmp_path / "in", dirt), tmp_path / "out")
     expected = sorted(name for name, _, outcome in DIRT if outcome != KEPT)
     assert [row["source"] for row in Table(tmp_path / "out", "faces").rejected()] == expected
     assert list(pandas.read_csv(tmp_path / "out" / "rejected.csv", lineterminator="\n")["source"]) == expected
@@ -317,7 +318,7 @@ def aligned(orl: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory) -> 
         for label, person in enumerate(("ann", "bob", "cyd", "dan", "eve", "fay"), 11)
         for number in (1, 2, 3, 4)
     }
-    folder_of(root / "in", {name: encode_png(picture) for name, picture in (good | trouble).items()})
+    write_files(root / "in", {name: encode_png(picture) for name, picture in (good | trouble).items()})
     ingest(str(root / "in"), root / "faces")
     align(root / "faces", root / "aligned", AlignOptions(detector="retinaface"))
     return root / "aligned"
@@ -355,13 +356,13 @@ def test_a_drawing_is_no_face_or_is_judged(aligned: Path, filtered: Path) -> Non
     table = Table(aligned, "aligned")
     rows = by_source(table)
     assert ("ann/drawing.png" in rows) != (left_out(table).get("ann/drawing.png") == "no_face")
-    judged = [row["image_id"] for group in Table(filtered, "filter").row_groups() for row in group]
+    judged = [row["image_id"] for row in rows_of(filtered)]
     assert sorted(judged) == sorted(row["image_id"] for row in rows.values())
 
 
 def test_a_person_with_one_photograph_is_excluded_with_a_reason(aligned: Path, filtered: Path, tmp_path: Path) -> None:
     split(aligned, filtered, tmp_path / "split", options=SplitOptions(heldout_fraction=0.5))
-    rows = [row for group in Table(tmp_path / "split", "split").row_groups() for row in group]
+    rows = rows_of(tmp_path / "split")
     (lonely,) = (row for row in rows if row["identity"] == "lonely")
     assert (lonely["split"], lonely["reason"]) == ("excluded", "fewer than 2 images")
     assert {row["identity"] for row in rows if row["split"] != "excluded"} >= {"bob", "cyd", "dan", "eve", "fay"}

@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import tarfile
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -19,51 +18,12 @@ from kubeface.ingest.options import IngestOptions
 from kubeface.ingest.step import IngestResult, ingest, plan_shards
 from kubeface.runtime.errors import KubefaceError
 from kubeface.tables.table import Table
-
-
-def pixels(seed: int, height: int = 24, width: int = 20) -> RGB:
-    """A smooth picture whose corners, sides and channels differ."""
-    small = np.random.default_rng(seed).integers(30, 226, (4, 4, 3), dtype=np.uint8)
-    return np.asarray(cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC), np.uint8)
-
-
-def encoded(image: RGB | Image.Image, kind: str, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-@pytest.fixture
-def images() -> dict[str, bytes]:
-    """Three people with three images each."""
-    return {
-        f"{person}/{number}.png": encode_png(pixels(10 * index + number))
-        for index, person in enumerate(("ann", "bob", "cyd"))
-        for number in range(3)
-    }
-
-
-def folder_of(root: Path, files: dict[str, bytes]) -> str:
-    for name, data in files.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(data)
-    return str(root)
-
-
-def rows_of(table: Path) -> list[dict[str, Any]]:
-    return [row for group in Table(table, "faces").row_groups() for row in group]
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
-def reasons(table: Path) -> dict[str, str]:
-    return {row["source"]: row["reason"] for row in Table(table, "faces").rejected()}
+from tests.support.images import encoded, smooth_image, write_archive, write_files
+from tests.support.tables import contents, reasons, rows_of
 
 
 def test_a_folder_becomes_a_table(images: dict[str, bytes], tmp_path: Path) -> None:
-    figures = ingest(folder_of(tmp_path / "in", images), tmp_path / "out")
+    figures = ingest(write_files(tmp_path / "in", images), tmp_path / "out")
     assert figures == IngestResult(rows_in=9, rows_out=9, identities=3, rejected=0, forgotten=0)
     rows = rows_of(tmp_path / "out")
     assert {row["source"]: row["image"] for row in rows} == images  # the files' own bytes
@@ -82,31 +42,17 @@ def test_real_photographs(faces_table: Path, orl_folder: Path) -> None:
     assert all((row["width"], row["height"]) == (92, 112) for row in rows)
 
 
-def archive(path: Path, files: dict[str, bytes]) -> str:
-    if path.suffix == ".zip":
-        with zipfile.ZipFile(path, "w") as packed:
-            for name, data in files.items():
-                packed.writestr(name, data)
-    else:
-        with tarfile.open(path, "w:gz" if path.suffix == ".tgz" else "w") as tar:
-            for name, data in files.items():
-                member = tarfile.TarInfo(name)
-                member.size = len(data)
-                tar.addfile(member, io.BytesIO(data))
-    return str(path)
-
-
 @pytest.mark.parametrize("suffix", [".tar", ".tgz", ".zip"])
 def test_an_archive_gives_the_rows_of_the_folder(suffix: str, images: dict[str, bytes], tmp_path: Path) -> None:
-    ingest(folder_of(tmp_path / "in", images), tmp_path / "a")
-    ingest(archive(tmp_path / f"faces{suffix}", images), tmp_path / "b")
+    ingest(write_files(tmp_path / "in", images), tmp_path / "a")
+    ingest(write_archive(tmp_path / f"faces{suffix}", images), tmp_path / "b")
     assert rows_of(tmp_path / "a") == rows_of(tmp_path / "b")
     assert Table(tmp_path / "a", "faces").manifest["shards"] == Table(tmp_path / "b", "faces").manifest["shards"]
 
 
 def test_a_folder_around_the_people_does_not_matter(images: dict[str, bytes], tmp_path: Path) -> None:
     wrapped = {f"my faces/v1/{name}": data for name, data in images.items()}
-    ingest(archive(tmp_path / "faces.tar", wrapped), tmp_path / "out")
+    ingest(write_archive(tmp_path / "faces.tar", wrapped), tmp_path / "out")
     found = {row["source"]: row["identity"] for row in rows_of(tmp_path / "out")}
     assert found == {name: name.split("/")[2] for name in wrapped}
 
@@ -115,8 +61,8 @@ def test_a_folder_around_the_people_does_not_matter(images: dict[str, bytes], tm
 def test_a_given_division_is_kept(wrapper: str, images: dict[str, bytes], tmp_path: Path) -> None:
     given = {
         f"{wrapper}{'val' if name.endswith('2.png') else 'train'}/{name}": data for name, data in images.items()
-    } | {f"{wrapper}dan/1.png": encode_png(pixels(77))}
-    figures = ingest(folder_of(tmp_path / "in", given), tmp_path / "out")
+    } | {f"{wrapper}dan/1.png": encode_png(smooth_image(77))}
+    figures = ingest(write_files(tmp_path / "in", given), tmp_path / "out")
     assert figures.identities == 4
     for row in rows_of(tmp_path / "out"):
         parts = row["source"].removeprefix(wrapper).split("/")
@@ -133,13 +79,13 @@ def test_hidden_files_are_no_images(images: dict[str, bytes], tmp_path: Path) ->
         "__MACOSX/ann/0.png": images["ann/0.png"],
         "ann/.thumbs/0.png": images["ann/0.png"],
     }
-    figures = ingest(archive(tmp_path / "faces.zip", images | hidden), tmp_path / "out")
+    figures = ingest(write_archive(tmp_path / "faces.zip", images | hidden), tmp_path / "out")
     assert figures == IngestResult(rows_in=9, rows_out=9, identities=3, rejected=0, forgotten=0)
 
 
 def test_what_cannot_be_used_is_listed_by_reason(images: dict[str, bytes], tmp_path: Path) -> None:
-    jpeg = encoded(pixels(1, 200, 200), "JPEG")
-    png = encoded(pixels(1, 200, 200), "PNG")
+    jpeg = encoded(smooth_image(1, 200, 200), "JPEG")
+    png = encoded(smooth_image(1, 200, 200), "PNG")
     bad = {
         "ann/cut.jpg": (jpeg[: len(jpeg) // 2], "unreadable"),
         "ann/cut.png": (png[: len(png) // 2], "unreadable"),
@@ -153,7 +99,7 @@ def test_what_cannot_be_used_is_listed_by_reason(images: dict[str, bytes], tmp_p
         "cyd/float.tiff": (encoded(Image.fromarray(np.ones((9, 9), np.float32)), "TIFF"), "unreadable"),
         "alone.png": (images["ann/0.png"], "no_identity"),
     }
-    source = folder_of(tmp_path / "in", images | {name: data for name, (data, _) in bad.items()})
+    source = write_files(tmp_path / "in", images | {name: data for name, (data, _) in bad.items()})
     figures = ingest(source, tmp_path / "out", IngestOptions(max_pixels=200 * 200))
     assert figures == IngestResult(rows_in=9 + len(bad), rows_out=9, identities=3, rejected=len(bad), forgotten=0)
     assert {row["source"] for row in rows_of(tmp_path / "out")} == set(images)
@@ -173,7 +119,7 @@ def test_what_cannot_be_used_is_listed_by_reason(images: dict[str, bytes], tmp_p
 
 def test_names_that_are_no_text_are_listed(images: dict[str, bytes], tmp_path: Path) -> None:
     other = {os.fsdecode(name): images["ann/0.png"] for name in (b"jos\xe9/1.png", b"ann/\xff.png")}
-    source = folder_of(tmp_path / "in", images | other)
+    source = write_files(tmp_path / "in", images | other)
     figures = ingest(source, tmp_path / "out")
     assert (figures.rows_out, figures.identities, figures.rejected) == (9, 3, 2)
     assert reasons(tmp_path / "out") == {"jos\udce9/1.png": "bad_name", "ann/\udcff.png": "bad_name"}
@@ -182,7 +128,7 @@ def test_names_that_are_no_text_are_listed(images: dict[str, bytes], tmp_path: P
 
 def ingested(data: bytes, name: str, images: dict[str, bytes], tmp_path: Path) -> tuple[dict[str, Any], RGB]:
     """The row and the pixels that one file becomes."""
-    figures = ingest(folder_of(tmp_path / "in", images | {f"ann/{name}": data}), tmp_path / "out")
+    figures = ingest(write_files(tmp_path / "in", images | {f"ann/{name}": data}), tmp_path / "out")
     assert figures.rejected == 0
     (row,) = (row for row in rows_of(tmp_path / "out") if row["source"] == f"ann/{name}")
     image = decode_rgb(row["image"])
@@ -210,7 +156,7 @@ def ingested(data: bytes, name: str, images: dict[str, bytes], tmp_path: Path) -
 def test_formats_keep_their_colours(
     kind: str, mode: str, options: dict[str, Any], error: float, images: dict[str, bytes], tmp_path: Path
 ) -> None:
-    picture = pixels(5)
+    picture = smooth_image(5)
     _, image = ingested(encoded(Image.fromarray(picture).convert(mode), kind, **options), "x.bin", images, tmp_path)
     assert image.shape == picture.shape
     assert np.abs(image.astype(int) - picture).mean() <= error
@@ -219,13 +165,13 @@ def test_formats_keep_their_colours(
 def test_jpeg_and_png_stay_the_files_they_are(images: dict[str, bytes], tmp_path: Path) -> None:
     for kind in ("JPEG", "PNG"):
         for mode in ("RGB", "L"):
-            data = encoded(Image.fromarray(pixels(5)).convert(mode), kind)
+            data = encoded(Image.fromarray(smooth_image(5)).convert(mode), kind)
             row, _ = ingested(data, "x", images, tmp_path / f"{kind}{mode}")
             assert row["image"] == data
 
 
 def test_transparency_is_dropped(images: dict[str, bytes], tmp_path: Path) -> None:
-    picture = pixels(5)
+    picture = smooth_image(5)
     alpha = np.dstack([picture, np.full(picture.shape[:2], 90, np.uint8)])
     _, image = ingested(encoded(Image.fromarray(alpha), "PNG"), "x.png", images, tmp_path)
     assert (image == picture).all()
@@ -259,7 +205,7 @@ def test_sixteen_bits_are_scaled_to_eight(kind: str, images: dict[str, bytes], t
 
 
 def test_sixteen_bits_a_channel_too(images: dict[str, bytes], tmp_path: Path) -> None:
-    picture = pixels(5)
+    picture = smooth_image(5)
     written, data = cv2.imencode(".png", picture[..., ::-1].astype(np.uint16) * 257)
     assert written
     _, image = ingested(data.tobytes(), "x.png", images, tmp_path)
@@ -269,7 +215,7 @@ def test_sixteen_bits_a_channel_too(images: dict[str, bytes], tmp_path: Path) ->
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
 def test_photographs_are_turned_upright(kind: str, orientation: int, images: dict[str, bytes], tmp_path: Path) -> None:
-    upright = pixels(5, height=48, width=32)
+    upright = smooth_image(5, height=48, width=32)
     # How a camera stores what is upright, by the EXIF standard's table of orientations.
     stored = {
         1: upright,
@@ -303,9 +249,9 @@ def test_nothing_to_ingest_is_named(images: dict[str, bytes], tmp_path: Path) ->
         "hidden": "hidden holds no image",
         "one": r"one holds one identity only \('ann'\): put the images of each person into a folder of their own",
     }
-    folder_of(tmp_path / "texts", {"ann/1.jpg": b"1", "bob/1.jpg": b"2"})
-    folder_of(tmp_path / "hidden", {".cache/1.png": images["ann/0.png"]})
-    folder_of(tmp_path / "one", {"ann/1.png": images["ann/0.png"], "bob/1.png": b"no image"})
+    write_files(tmp_path / "texts", {"ann/1.jpg": b"1", "bob/1.jpg": b"2"})
+    write_files(tmp_path / "hidden", {".cache/1.png": images["ann/0.png"]})
+    write_files(tmp_path / "one", {"ann/1.png": images["ann/0.png"], "bob/1.png": b"no image"})
     for name, message in cases.items():
         with pytest.raises(KubefaceError, match=message):
             ingest(str(tmp_path / name), tmp_path / "out")
@@ -314,7 +260,7 @@ def test_nothing_to_ingest_is_named(images: dict[str, bytes], tmp_path: Path) ->
 
 def test_an_archive_without_a_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(KubefaceError, match=r"faces\.tar holds no image"):
-        ingest(archive(tmp_path / "faces.tar", {}), tmp_path / "out")
+        ingest(write_archive(tmp_path / "faces.tar", {}), tmp_path / "out")
 
 
 @pytest.mark.parametrize(
@@ -329,7 +275,7 @@ def test_two_people_of_one_name_are_not_merged(
 ) -> None:
     files = {first: images["ann/0.png"], second: images["ann/1.png"], "bob/1.png": images["bob/1.png"]}
     with pytest.raises(KubefaceError) as raised:
-        ingest(folder_of(tmp_path / "in", files), tmp_path / "out")
+        ingest(write_files(tmp_path / "in", files), tmp_path / "out")
     for part in ("identity 'ann' stands in two folders", *(f"'{folder}'" for folder in folders)):
         assert part in str(raised.value)
     assert not (tmp_path / "out").exists()
@@ -341,7 +287,7 @@ def test_a_hostile_archive_does_nothing_outside(images: dict[str, bytes], tmp_pa
         f"{tmp_path}/dan/1.png": images["ann/1.png"],
         "../../../../../../etc/evil.png": images["ann/2.png"],
     }
-    source = archive(tmp_path / "faces.tar", images | hostile)
+    source = write_archive(tmp_path / "faces.tar", images | hostile)
     with tarfile.open(source, "a") as tar:
         for name, kind, target in (
             ("ann/link.png", tarfile.SYMTYPE, "/etc/passwd"),
@@ -359,7 +305,7 @@ def test_a_hostile_archive_does_nothing_outside(images: dict[str, bytes], tmp_pa
 
 
 def test_a_corrupt_archive_leaves_no_table(images: dict[str, bytes], tmp_path: Path) -> None:
-    source = Path(archive(tmp_path / "faces.zip", images))
+    source = Path(write_archive(tmp_path / "faces.zip", images))
     data = bytearray(source.read_bytes())
     data[200] ^= 0xFF
     source.write_bytes(data)
@@ -379,18 +325,18 @@ def test_two_runs_give_the_same_bytes(orl_folder: Path, faces_table: Path, tmp_p
 
 def test_an_image_is_known_by_name_and_content(images: dict[str, bytes], tmp_path: Path) -> None:
     def ids(name: str, files: dict[str, bytes]) -> dict[str, str]:
-        ingest(folder_of(tmp_path / name / "in", files), tmp_path / name / "out", IngestOptions(seed=len(name)))
+        ingest(write_files(tmp_path / name / "in", files), tmp_path / name / "out", IngestOptions(seed=len(name)))
         return {row["source"]: row["image_id"] for row in rows_of(tmp_path / name / "out")}
 
     before = ids("a", images | {"ann/copy.png": images["ann/0.png"]})
     assert len(set(before.values())) == len(before)
-    after = ids("bb", images | {"ann/0.png": encode_png(pixels(99))})
+    after = ids("bb", images | {"ann/0.png": encode_png(smooth_image(99))})
     assert {name for name in after if after[name] != before[name]} == {"ann/0.png"}
 
 
 def test_the_order_depends_on_seed_and_name_alone(images: dict[str, bytes], tmp_path: Path) -> None:
     def order(name: str, files: dict[str, bytes], seed: int = 0) -> list[str]:
-        ingest(folder_of(tmp_path / name, files), tmp_path / f"{name}-{seed}", IngestOptions(seed=seed))
+        ingest(write_files(tmp_path / name, files), tmp_path / f"{name}-{seed}", IngestOptions(seed=seed))
         return [row["source"] for row in rows_of(tmp_path / f"{name}-{seed}")]
 
     first = order("first", images)
@@ -404,8 +350,10 @@ def test_the_order_depends_on_seed_and_name_alone(images: dict[str, bytes], tmp_
 
 def test_many_files_keep_their_order(tmp_path: Path) -> None:
     """More files than are read ahead, so that the threads overtake each other."""
-    files = {f"{number % 5}/{number}.png": encode_png(pixels(number, 8 + number % 90, 8)) for number in range(200)}
-    ingest(folder_of(tmp_path / "in", files), tmp_path / "a")
-    ingest(archive(tmp_path / "faces.tar", files), tmp_path / "b")
+    files = {
+        f"{number % 5}/{number}.png": encode_png(smooth_image(number, 8 + number % 90, 8)) for number in range(200)
+    }
+    ingest(write_files(tmp_path / "in", files), tmp_path / "a")
+    ingest(write_archive(tmp_path / "faces.tar", files), tmp_path / "b")
     assert rows_of(tmp_path / "a") == rows_of(tmp_path / "b")
     assert {row["source"]: row["image"] for row in rows_of(tmp_path / "a")} == files

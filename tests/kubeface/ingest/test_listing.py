@@ -13,9 +13,8 @@ from kubeface.ingest.step import ingest, plan_shards
 from kubeface.runtime.errors import KubefaceError
 from kubeface.tables.labels import known_labels, read_labels
 from kubeface.tables.table import Table
-from tests.kubeface.ingest.test_ingest import folder_of, images, reasons, rows_of
-
-__all__ = ["images"]  # a fixture
+from tests.support.images import write_files
+from tests.support.tables import reasons, rows_of
 
 ATTRIBUTES = "3\nSmiling Wearing_Hat\n000001.jpg  1 -1\n000002.jpg -1 -1\n000003.jpg -1  1\n"
 PARTITION = "000001.jpg 0\n000002.jpg 1\n000003.jpg 2\n"
@@ -26,7 +25,7 @@ PEOPLE = "000001.jpg 2880\n000002.jpg 17\n"
 def celeba(images: dict[str, bytes], tmp_path: Path) -> Path:
     """CelebA as it is published, but for its size; 000004.jpg is in no list."""
     pictures = list(images.values())
-    folder_of(tmp_path / "img", {f"{number:06d}.jpg": pictures[number] for number in range(1, 5)})
+    write_files(tmp_path / "img", {f"{number:06d}.jpg": pictures[number] for number in range(1, 5)})
     for name, text in {
         "list_attr_celeba.txt": ATTRIBUTES,
         "list_eval_partition.txt": PARTITION,
@@ -65,7 +64,7 @@ def test_without_people_the_folder_names_them_or_the_image_itself(celeba: Path, 
     assert {row["identity"] for row in rows_of(tmp_path / "flat")} == {f"{number:06d}.jpg" for number in (1, 2, 3)}
     for number, person in ((1, "ann"), (2, "ann"), (3, "bob")):
         picture = (celeba / "img" / f"{number:06d}.jpg").read_bytes()
-        folder_of(tmp_path / "deep", {f"test/{person}/{number:06d}.jpg": picture})
+        write_files(tmp_path / "deep", {f"test/{person}/{number:06d}.jpg": picture})
     ingest(
         str(tmp_path / "deep"),
         tmp_path / "people",
@@ -110,7 +109,7 @@ def test_a_listing_beside_its_images(celeba: Path, tmp_path: Path) -> None:
 
 
 def test_a_name_without_folders_is_that_of_one_file(images: dict[str, bytes], tmp_path: Path) -> None:
-    source = folder_of(tmp_path / "in", {"a/7.png": images["ann/0.png"], "b/8.png": images["bob/0.png"]})
+    source = write_files(tmp_path / "in", {"a/7.png": images["ann/0.png"], "b/8.png": images["bob/0.png"]})
     (tmp_path / "l.csv").write_text("path,hat\n7.png,1\n8.png,0\n9.png,0\n")
     ingest(source, tmp_path / "out", IngestOptions(listing=str(tmp_path / "l.csv")))
     assert known(tmp_path / "out") == {"a/7.png": ("a", None, {"hat": "1"}), "b/8.png": ("b", None, {"hat": "0"})}
@@ -121,7 +120,7 @@ def test_a_name_without_folders_is_that_of_one_file(images: dict[str, bytes], tm
     (tmp_path / "more.csv").write_text("path,hat\na/7.png,0\n")
     with pytest.raises(KubefaceError, match=r"says something else of '7.png' than of 'a/7.png'"):
         plan_shards(source, options=IngestOptions(listing=f"{tmp_path}/l.csv {tmp_path}/more.csv"))
-    folder_of(tmp_path / "in", {"c/7.png": images["cyd/0.png"]})
+    write_files(tmp_path / "in", {"c/7.png": images["cyd/0.png"]})
     with pytest.raises(
         KubefaceError, match=r"names '7.png', and a/7.png and c/7.png are both called so: write the path"
     ):
@@ -144,7 +143,7 @@ def test_a_file_of_celebas_that_cannot_be_used(
 ) -> None:
     (tmp_path / name).write_text(text)
     with pytest.raises(KubefaceError) as raised:
-        plan_shards(folder_of(tmp_path / "in", images), options=IngestOptions(listing=str(tmp_path / name)))
+        plan_shards(write_files(tmp_path / "in", images), options=IngestOptions(listing=str(tmp_path / name)))
     assert said in str(raised.value) and "\n" not in str(raised.value) and name in str(raised.value)
 
 

@@ -14,9 +14,8 @@ from kubeface.ingest.step import IngestResult, ingest, plan_shards
 from kubeface.runtime.errors import KubefaceError
 from kubeface.runtime.options import read_options
 from kubeface.tables.table import Table
-from tests.kubeface.ingest.test_ingest import archive, folder_of, images, reasons, rows_of
-
-__all__ = ["images"]  # a fixture
+from tests.support.images import write_archive, write_files
+from tests.support.tables import reasons, rows_of
 
 
 @pytest.mark.parametrize(
@@ -71,7 +70,7 @@ def test_a_pattern_that_names_nobody(pattern: str, said: str) -> None:
 
 
 def test_a_split_found_in_a_name_is_train_val_or_test(images: dict[str, bytes], tmp_path: Path) -> None:
-    source = folder_of(tmp_path / "in", {f"dev-{name.replace('/', '-')}": data for name, data in images.items()})
+    source = write_files(tmp_path / "in", {f"dev-{name.replace('/', '-')}": data for name, data in images.items()})
     with pytest.raises(KubefaceError, match=r"finds split 'dev' in dev-\w+-\d.png: it must be train, val or test"):
         ingest(source, tmp_path / "out", IngestOptions(identity_pattern=r"^(?P<split>\w+?)-(?P<identity>\w+)"))
     assert not (tmp_path / "out").exists()
@@ -86,7 +85,7 @@ def test_flat_files_of_two_resolutions(images: dict[str, bytes], tmp_path: Path)
         for name, data in images.items()
         if name.startswith(people)
     }
-    figures = ingest(folder_of(tmp_path / "in", flat), tmp_path / "out", IngestOptions(identity_pattern=r"^(\d{3})_"))
+    figures = ingest(write_files(tmp_path / "in", flat), tmp_path / "out", IngestOptions(identity_pattern=r"^(\d{3})_"))
     assert figures == IngestResult(rows_in=18, rows_out=18, identities=3, rejected=0, forgotten=0)
     for row in rows_of(tmp_path / "out"):
         low = row["source"].startswith("vlr_images")
@@ -108,7 +107,7 @@ def listed(path: Path, rows: list[dict[str, str | None]]) -> str:
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
 @pytest.mark.parametrize("beside", [True, False])
 def test_a_listing_says_who_it_is(suffix: str, beside: bool, images: dict[str, bytes], tmp_path: Path) -> None:
-    source = folder_of(tmp_path / "in", {name.replace("/", "-"): data for name, data in images.items()})
+    source = write_files(tmp_path / "in", {name.replace("/", "-"): data for name, data in images.items()})
     rows: list[dict[str, str | None]] = [
         {"path": "ann-0.png", "identity": "007", "split": "val", "camera": "door", "age": None},
         {"path": "./ann-1.png", "identity": "007", "split": "", "camera": "", "age": "31"},
@@ -136,7 +135,7 @@ def test_a_listing_says_who_it_is(suffix: str, beside: bool, images: dict[str, b
 
 
 def test_a_listing_of_an_archive_changes_the_fingerprint(images: dict[str, bytes], tmp_path: Path) -> None:
-    source = archive(tmp_path / "faces.tar", images)
+    source = write_archive(tmp_path / "faces.tar", images)
     rows: list[dict[str, str | None]] = [{"path": name, "identity": name[:3]} for name in images]
     listing = listed(tmp_path / "people.csv", rows)
     (before,) = plan_shards(source, options=IngestOptions(listing=listing)).shards
@@ -165,7 +164,7 @@ def test_a_listing_of_an_archive_changes_the_fingerprint(images: dict[str, bytes
     ],
 )
 def test_a_listing_that_cannot_be_used(text: str | bytes, said: str, images: dict[str, bytes], tmp_path: Path) -> None:
-    source = folder_of(tmp_path / "in", images)
+    source = write_files(tmp_path / "in", images)
     (tmp_path / "people.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(KubefaceError) as raised:
         ingest(source, tmp_path / "out", IngestOptions(listing=str(tmp_path / "people.csv")))
@@ -181,8 +180,8 @@ def test_a_damaged_parquet_listing(images: dict[str, bytes], tmp_path: Path) -> 
 
 def test_a_listing_does_not_lead_outside(images: dict[str, bytes], tmp_path: Path) -> None:
     """Only what lies below the source can be named."""
-    source = folder_of(tmp_path / "in", images)
-    folder_of(tmp_path, {"secret.png": images["ann/0.png"]})
+    source = write_files(tmp_path / "in", images)
+    write_files(tmp_path, {"secret.png": images["ann/0.png"]})
     rows: list[dict[str, str | None]] = [
         {"path": "../secret.png", "identity": "x"},
         {"path": str(tmp_path / "secret.png"), "identity": "x"},
@@ -195,7 +194,7 @@ def test_a_listing_does_not_lead_outside(images: dict[str, bytes], tmp_path: Pat
 
 
 def test_one_way_of_naming_at_a_time(images: dict[str, bytes], tmp_path: Path) -> None:
-    source = folder_of(tmp_path / "in", images)
+    source = write_files(tmp_path / "in", images)
     listing = listed(tmp_path / "people.csv", [{"path": name, "identity": name[:3]} for name in images])
     with pytest.raises(KubefaceError, match="give one of them"):
         ingest(source, tmp_path / "out", IngestOptions(listing=listing, identity_pattern="(a)"))

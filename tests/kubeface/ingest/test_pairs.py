@@ -18,7 +18,8 @@ from kubeface.ingest.step import ingest, plan_shards
 from kubeface.runtime.keyed_rng import by_rank, rank, stored_name
 from kubeface.tables.resolution_pairs import partners, resolution_of
 from kubeface.tables.table import Table
-from tests.kubeface.ingest.test_ingest import folder_of, rows_of
+from tests.support.images import write_files
+from tests.support.tables import rows_of
 
 PEOPLE = ("s1", "s5", "s9")
 LAYOUTS = {
@@ -66,7 +67,7 @@ def sources(rows: list[dict[str, Any]]) -> list[str]:
 @pytest.mark.parametrize("kind", LAYOUTS)
 def test_the_two_of_a_pair_stand_side_by_side(sharp: dict[tuple[str, int], bytes], tmp_path: Path, kind: str) -> None:
     layout, pattern = LAYOUTS[kind]
-    source = folder_of(tmp_path / "in", pairs(sharp, layout))
+    source = write_files(tmp_path / "in", pairs(sharp, layout))
     ingest(source, tmp_path / "out", IngestOptions(identity_pattern=pattern))
     rows = rows_of(tmp_path / "out")
     assert len({row["identity"] for row in rows}) == len(PEOPLE)
@@ -84,18 +85,18 @@ def test_the_two_of_a_pair_stand_side_by_side(sharp: dict[tuple[str, int], bytes
 def test_what_has_no_resolution_keeps_its_place(sharp: dict[tuple[str, int], bytes], tmp_path: Path) -> None:
     """Beside pairs others stand where their own names put them, and a single one of a pair by its own."""
     plain = {f"more/{person} {number}/{number}.png": data for (person, number), data in sharp.items()}
-    ingest(folder_of(tmp_path / "plain", plain), tmp_path / "alone", IngestOptions(seed=3))
+    ingest(write_files(tmp_path / "plain", plain), tmp_path / "alone", IngestOptions(seed=3))
     names = sorted(plain)
     assert sources(rows_of(tmp_path / "alone")) == [names[place] for place in by_rank(3, names)]
     assert sources(rows_of(tmp_path / "alone")) == sorted(names, key=lambda name: rank(3, name))
-    folder_of(tmp_path / "plain", pairs(sharp, LAYOUTS["folders"][0]))
+    write_files(tmp_path / "plain", pairs(sharp, LAYOUTS["folders"][0]))
     ingest(str(tmp_path / "plain"), tmp_path / "together", IngestOptions(seed=3))
     together = [name for name in sources(rows_of(tmp_path / "together")) if name.startswith("more/")]
     assert together == sources(rows_of(tmp_path / "alone"))
 
 
 def test_the_order_is_that_of_the_seed(sharp: dict[tuple[str, int], bytes], tmp_path: Path) -> None:
-    source = folder_of(tmp_path / "in", pairs(sharp, LAYOUTS["folders"][0]))
+    source = write_files(tmp_path / "in", pairs(sharp, LAYOUTS["folders"][0]))
     orders = []
     for seed in (0, 1):
         ingest(source, tmp_path / str(seed), IngestOptions(seed=seed))
@@ -105,7 +106,7 @@ def test_the_order_is_that_of_the_seed(sharp: dict[tuple[str, int], bytes], tmp_
 
 @pytest.mark.parametrize("count", [2, 5])
 def test_a_pair_is_in_one_shard(sharp: dict[tuple[str, int], bytes], tmp_path: Path, count: int) -> None:
-    source = folder_of(tmp_path / "in", pairs(sharp, LAYOUTS["names"][0]))
+    source = write_files(tmp_path / "in", pairs(sharp, LAYOUTS["names"][0]))
     pattern = r"^(\d{3})"
     found = 0
     for shard in plan_shards(source, count, IngestOptions(identity_pattern=pattern)).shards:
@@ -121,7 +122,7 @@ def test_a_listing_that_names_people_leaves_the_resolution_to_the_folders(
     sharp: dict[tuple[str, int], bytes], tmp_path: Path
 ) -> None:
     files = pairs(sharp, "{resolution}/{person}-{number}.png")
-    source = folder_of(tmp_path / "in", files)
+    source = write_files(tmp_path / "in", files)
     lines = [f"{name},{name.partition('/')[2].partition('-')[0]}" for name in files]
     (tmp_path / "list.csv").write_text("\n".join(["path,identity", *lines]))
     ingest(source, tmp_path / "out", IngestOptions(listing=str(tmp_path / "list.csv")))
@@ -133,7 +134,7 @@ def test_a_listing_that_names_people_leaves_the_resolution_to_the_folders(
 def test_a_listing_may_tell_the_resolution(sharp: dict[tuple[str, int], bytes], tmp_path: Path) -> None:
     files = {f"{name.replace('_images', '').replace('/', '-', 1)}": data for name, data in
              pairs(sharp, LAYOUTS["folders"][0]).items()}  # fmt: skip
-    source = folder_of(tmp_path / "in", files)
+    source = write_files(tmp_path / "in", files)
     lines = [f"{name},{'low' if name.startswith('vlr') else 'high'},{name.split('/')[0].partition('-')[2]}"
              for name in files]  # fmt: skip
     (tmp_path / "list.csv").write_text("\n".join(["path,resolution,identity", *lines]))

@@ -12,7 +12,7 @@ from kubeface.faces.images import decode_rgb
 from kubeface.metrics import identification
 from kubeface.metrics.identification import DIVISIONS, identification_rates
 from kubeface.models.model import FaceModel
-from kubeface.tables.table import Table
+from tests.support.tables import rows_of
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
@@ -164,7 +164,7 @@ def test_blocks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_real_faces_are_found(sface: FaceModel, aligned_table: Path) -> None:
-    rows = [row for rows in Table(aligned_table, "aligned").row_groups(["identity", "image"]) for row in rows]
+    rows = rows_of(aligned_table, ["identity", "image"])
     embeddings = sface.embed(np.stack([decode_rgb(row["image"]) for row in rows]))
     _, person = np.unique([row["identity"] for row in rows], return_inverse=True)
     found = identification_rates(embeddings, person, samples=50, fpirs=(0.5,))

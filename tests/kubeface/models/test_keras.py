@@ -24,7 +24,7 @@ from kubeface.faces.images import RGB, decode_rgb
 from kubeface.models.backbones.keras import input_size, read_keras
 from kubeface.models.backbones.resnet import resnet50_keras
 from kubeface.runtime.errors import KubefaceError
-from kubeface.tables.table import Table
+from tests.support.tables import rows_of
 
 CLASSES = 10
 MODELS = ("nested", "flat", "pooled", "sequential")
@@ -127,7 +127,7 @@ def write_models(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def crops(aligned_table: Path) -> RGB:
-    rows = [row for group in Table(aligned_table, "aligned").row_groups(["image"]) for row in group]
+    rows = rows_of(aligned_table, ["image"])
     return np.stack([decode_rgb(row["image"]) for row in rows])
 
 

@@ -36,7 +36,7 @@ from kubeface.records.model import TrainingRecord
 from kubeface.runtime.errors import KubefaceError
 from kubeface.storage.downloads import Unreachable
 from kubeface.storage.folders import sha256_file
-from kubeface.tables.table import Table
+from tests.support.tables import rows_of
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def sface() -> FaceModel:
 @pytest.fixture(scope="module")
 def faces(aligned_table: Path) -> tuple[RGB, np.ndarray]:
     """Real aligned crops (N×112×112×3) and the number of each one's person."""
-    rows = [row for group in Table(aligned_table, "aligned").row_groups(["identity", "image"]) for row in group]
+    rows = rows_of(aligned_table, ["identity", "image"])
     _, people = np.unique([row["identity"] for row in rows], return_inverse=True)
     return np.stack([decode_rgb(row["image"]) for row in rows]), people
 

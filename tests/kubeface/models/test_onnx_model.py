@@ -17,9 +17,9 @@ from kubeface.models.model import FaceModel
 from kubeface.models.onnx_model import CPU, CUDA, open_model, open_start
 from kubeface.runtime.errors import KubefaceError
 from kubeface.storage.folders import read_json
-from kubeface.tables.table import Table
 from tests.support.exported import configured, copied, exported, saved
 from tests.support.labelled import write_model
+from tests.support.tables import rows_of
 
 Crops = NDArray[np.uint8]
 
@@ -27,7 +27,7 @@ Crops = NDArray[np.uint8]
 @pytest.fixture(scope="module")
 def crops(aligned_table: Path) -> Crops:
     """Thirty real faces."""
-    rows = [row for rows in Table(aligned_table, "aligned").row_groups(["image"]) for row in rows]
+    rows = rows_of(aligned_table, ["image"])
     return np.stack([decode_rgb(row["image"]) for row in rows])
 
 

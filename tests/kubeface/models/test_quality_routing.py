@@ -15,7 +15,7 @@ from torch.nn.functional import interpolate
 from kubeface.faces.degradation import Degradation
 from kubeface.faces.images import RGB, decode_rgb
 from kubeface.models.quality_routing import OCTAVES, QualityRouted, fine_structure
-from kubeface.tables.table import Table
+from tests.support.tables import rows_of
 
 FLOOR = math.log(1e-6)
 
@@ -23,7 +23,7 @@ FLOOR = math.log(1e-6)
 @pytest.fixture(scope="module")
 def crops(aligned_table: Path) -> list[RGB]:
     """Thirty aligned faces."""
-    return [decode_rgb(row["image"]) for rows in Table(aligned_table, "aligned").row_groups() for row in rows]
+    return [decode_rgb(row["image"]) for row in rows_of(aligned_table)]
 
 
 def prepared(crops: list[RGB], degradation: str = "none") -> Tensor:

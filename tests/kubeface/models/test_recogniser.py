@@ -35,9 +35,9 @@ from kubeface.models.superresolution import open_enlarger
 from kubeface.runtime.errors import KubefaceError
 from kubeface.storage.folders import read_json
 from kubeface.tables.resolution_pairs import native_side
-from kubeface.tables.table import Table
 from tests.support.exported import CALIBRATION, calibrated, configured, copied, exported
 from tests.support.networks import nearest, repeated
+from tests.support.tables import rows_of
 
 
 @pytest.fixture(scope="module")
@@ -48,10 +48,6 @@ def folder() -> Path:
 @pytest.fixture(scope="module")
 def recogniser(folder: Path) -> Recogniser:
     return open_recogniser(str(folder))
-
-
-def rows_of(table: Path) -> list[dict[str, Any]]:
-    return [row for rows in Table(table, "aligned").row_groups() for row in rows]
 
 
 def face_of(recogniser: Recogniser, photograph: bytes) -> Face:

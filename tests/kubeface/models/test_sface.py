@@ -19,6 +19,7 @@ from kubeface.models.model import FaceModel, load_model, load_pretrained, load_s
 from kubeface.records.model import TrainingRecord
 from kubeface.runtime.errors import KubefaceError
 from kubeface.tables.table import Table
+from tests.support.tables import rows_of
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,7 @@ def onnx_data() -> bytes:
 
 @pytest.fixture(scope="module")
 def crops(aligned_table: Path) -> RGB:
-    rows = [row for group in Table(aligned_table, "aligned").row_groups(["image"]) for row in group]
+    rows = rows_of(aligned_table, ["image"])
     return np.stack([decode_rgb(row["image"]) for row in rows])
 
 

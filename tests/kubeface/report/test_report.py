@@ -46,6 +46,7 @@ from tests.support.report_runs import (
     add_resolutions,
     make_run,
 )
+from tests.support.tables import DETECTED, EMPTY_IMAGE
 
 
 class Page(HTMLParser):
@@ -460,18 +461,8 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
 def aligned_table(folder: Path, identities: list[str]) -> Table:
     with TableWriter(folder, "aligned", "align", {}) as table:
         for number, name in enumerate(identities):
-            detected = {"landmarks": [0.0] * 10, "det_score": 1.0, "det_box": [0.0] * 4}
-            row = {
-                "image_id": str(number),
-                "identity": name,
-                "source": str(number),
-                "image": b"",
-                "width": 1,
-                "height": 1,
-                "content": "0" * 16,
-                "phash": "0" * 16,
-            }
-            table.add(row | detected)
+            row = {"image_id": str(number), "identity": name, "source": str(number)}
+            table.add({**row, **EMPTY_IMAGE, **DETECTED})
     return Table(folder, "aligned")
 
 

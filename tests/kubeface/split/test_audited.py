@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from kubeface.runtime.errors import KubefaceError
 from kubeface.split.options import SplitOptions
 from kubeface.split.step import split
-from tests.support.split_tables import Findings, People, audit_table, plain, rows_of, tables
+from tests.support.split_tables import Findings, People, audit_table, plain, tables
+from tests.support.tables import rows_of
 
 
 def divided(findings: Findings, same_person: dict[str, str], **options: Any) -> dict[str, tuple[str, str | None]]:

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from kubeface.runtime.errors import KubefaceError
 from kubeface.split.options import SplitOptions
 from kubeface.split.step import split
-from tests.support.split_tables import Findings, audit_table, rows_of, tables
+from tests.support.split_tables import Findings, audit_table, tables
+from tests.support.tables import rows_of
 
 
 class Image(NamedTuple):

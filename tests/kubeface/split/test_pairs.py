@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from kubeface.runtime.errors import KubefaceError
 from kubeface.split.options import SplitOptions
 from kubeface.split.step import split
-from tests.support.split_tables import Findings, People, audit_table, plain, rows_of, tables
+from tests.support.split_tables import Findings, People, audit_table, plain, tables
+from tests.support.tables import rows_of
 
 GROUPS = {"low": '{"resolution": "low"}', "high": '{"resolution": "high"}'}
 # Of each image: the photograph it is of, its resolution, the given split, the filter's reason.

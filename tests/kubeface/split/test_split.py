@@ -16,7 +16,8 @@ from kubeface.runtime.options import read_options
 from kubeface.split.options import SplitOptions
 from kubeface.split.step import SplitResult, split
 from kubeface.tables.table import Table
-from tests.support.split_tables import People, plain, rows_of, tables
+from tests.support.split_tables import People, plain, tables
+from tests.support.tables import rows_of
 
 
 def divided(people: People, **options: Any) -> dict[str, tuple[str, str | None]]:

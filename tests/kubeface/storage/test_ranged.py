@@ -12,6 +12,7 @@ from kubeface.storage.folders import read_json, write_json
 from kubeface.storage.ranged import RemoteFile, open_ranged
 from kubeface.tables.table import Table, TableWriter, open_shard
 from tests.support.faulty_store import BUCKET, Fault, Proxy, closed, flipped, halved, status
+from tests.support.tables import rows_of
 
 
 @pytest.fixture
@@ -65,7 +66,7 @@ def test_a_broken_range_is_read_again(fault: Fault, stored: str, written: Path, 
     for group in table.row_groups():
         proxy.faults = [fault]
         rows += group
-    assert rows == [row for group in Table(written, "faces").row_groups() for row in group]
+    assert rows == rows_of(written)
     assert proxy.faults == [fault]  # the last one met no request
 
 

@@ -1,25 +1,15 @@
 """A source of pairs: three people of ORL, sharp and with an eighth of the pixels across."""
 
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 
 from kubeface.faces.images import decode_rgb, encode_png
-from kubeface.tables.table import Table
 
 PEOPLE, PHOTOGRAPHS, FEWER = 3, 2, 8
 PAIRS = PEOPLE * PHOTOGRAPHS
-
-
-def rows_of(table: Path, kind: str = "faces") -> list[dict[str, Any]]:
-    return [row for group in Table(table, kind).row_groups() for row in group]
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 @pytest.fixture(scope="session")

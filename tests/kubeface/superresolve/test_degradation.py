@@ -24,7 +24,7 @@ from kubeface.superresolve.degradation import DegradeResult, degrade, low_resolu
 from kubeface.superresolve.options import CameraOptions, DegradeOptions
 from kubeface.tables.resolution_pairs import partners, resolution_of
 from kubeface.tables.table import Table
-from tests.kubeface.superresolve.conftest import rows_of
+from tests.support.tables import rows_of
 
 PLAIN = CameraOptions(blur=(0, 0), noise=(0, 0), jpeg=(0, 0))
 

@@ -21,8 +21,9 @@ from kubeface.superresolve.options import SuperresolveOptions
 from kubeface.superresolve.step import SuperresolveResult, superresolve
 from kubeface.tables.resolution_pairs import enlarged_of, partners, resolution_of
 from kubeface.tables.table import Table, TableWriter
-from tests.kubeface.superresolve.conftest import PAIRS, PHOTOGRAPHS, contents, rows_of
+from tests.kubeface.superresolve.conftest import PAIRS, PHOTOGRAPHS
 from tests.support.networks import nearest, repeated
+from tests.support.tables import contents, rows_of
 
 
 def resized(image: RGB, width: int, height: int, how: int = cv2.INTER_AREA) -> RGB:
@@ -113,7 +114,7 @@ def test_crops_keep_their_size_at_low_resolution(aligned_table: Path, tmp_path: 
     options = SuperresolveOptions(model=str(network), scale=8, which="all")
     result = superresolve(aligned_table, tmp_path / "out", options)
     assert result.enlarged == result.rows_out == 30
-    for old, new in zip(rows_of(aligned_table, "aligned"), rows_of(tmp_path / "out", "aligned"), strict=True):
+    for old, new in zip(rows_of(aligned_table), rows_of(tmp_path / "out"), strict=True):
         small = resized(decode_rgb(old["image"]), 14, 14)
         np.testing.assert_array_equal(decode_rgb(new["image"]), repeated(small, 8))
         assert new["image"].startswith(b"P6")
@@ -135,7 +136,7 @@ def test_small_crops_are_those_of_small_photographs(aligned_table: Path, tmp_pat
 
 def test_a_scale_that_does_not_divide_the_crop_still_gives_its_size(aligned_table: Path, tmp_path: Path) -> None:
     superresolve(aligned_table, tmp_path / "out", SuperresolveOptions(scale=5, which="all"))
-    for old, new in zip(rows_of(aligned_table, "aligned"), rows_of(tmp_path / "out", "aligned"), strict=True):
+    for old, new in zip(rows_of(aligned_table), rows_of(tmp_path / "out"), strict=True):
         small = resized(decode_rgb(old["image"]), 22, 22)
         expected = resized(small, 112, 112, cv2.INTER_CUBIC)
         np.testing.assert_array_equal(decode_rgb(new["image"]), expected)

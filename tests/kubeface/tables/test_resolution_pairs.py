@@ -14,6 +14,7 @@ from kubeface.faces.geometry import ARCFACE_112
 from kubeface.runtime.errors import KubefaceError
 from kubeface.tables.resolution_pairs import enlarged_of, native_side, pair_key, partners, resolution_of
 from kubeface.tables.table import Table, TableWriter
+from tests.support.tables import EMPTY_IMAGE
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -24,7 +25,7 @@ def table_of(folder: Path, rows: list[tuple[str, str, str | None]]) -> Table:
         for number, (identity, source, resolution) in enumerate(rows):
             groups = None if resolution is None else json.dumps({"resolution": resolution})
             found = {"image_id": str(number), "identity": identity, "source": source, "groups": groups}
-            table.add(found | {"image": b"", "width": 1, "height": 1, "content": "0" * 16, "phash": "0" * 16})
+            table.add({**found, **EMPTY_IMAGE})
     return Table(folder / "faces", "faces")
 
 

@@ -15,6 +15,7 @@ from kubeface.faces.images import decode_rgb
 from kubeface.runtime.errors import KubefaceError
 from kubeface.tables import table as table_module
 from kubeface.tables.table import ROW_GROUP_ROWS, Table, TableWriter
+from tests.support.tables import contents, rows_of
 
 
 def face(number: int, size: int = 40) -> dict[str, Any]:
@@ -39,18 +40,10 @@ def write(out: Path, rows: list[dict[str, Any]], settings: dict[str, Any] | None
     return out
 
 
-def read(folder: Path) -> list[dict[str, Any]]:
-    return [row for group in Table(folder, "faces").row_groups() for row in group]
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
-
-
 def test_rows_come_back_as_they_were_in_the_order_they_were_added(tmp_path: Path) -> None:
     rows = [face(number) for number in (5, 3, 299, *range(100, 300))]
     folder = write(tmp_path / "faces", rows, {"seed": 3})
-    assert read(folder) == rows
+    assert rows_of(folder) == rows
     table = Table(folder, "faces")
     assert (table.rows, table.identities) == (203, 7)
     assert table.manifest["producer"] == "test 1"
@@ -63,7 +56,7 @@ def test_rows_come_back_as_they_were_in_the_order_they_were_added(tmp_path: Path
 def test_nullable_fields_may_be_left_out_and_others_not(tmp_path: Path) -> None:
     row = face(1)
     del row["given_split"]
-    assert read(write(tmp_path / "faces", [row])) == [row | {"given_split": None}]
+    assert rows_of(write(tmp_path / "faces", [row])) == [row | {"given_split": None}]
     del row["image"]
     with pytest.raises(ValueError, match="image"):
         write(tmp_path / "other", [row])
@@ -80,7 +73,7 @@ def test_any_bytes_and_names_survive(
 ) -> None:
     rows = [face(index) | {"image": image, "identity": names[index]} for index, image in enumerate(images)]
     folder = write(tmp_path_factory.mktemp("any") / "faces", rows)
-    assert read(folder) == rows
+    assert rows_of(folder) == rows
     assert Table(folder, "faces").identities == len({row["identity"] for row in rows})
 
 
@@ -95,7 +88,7 @@ def test_same_rows_give_the_same_bytes_and_others_do_not(tmp_path: Path) -> None
 
 
 def test_a_real_table_holds_the_photographs(faces_table: Path, orl: dict[str, bytes]) -> None:
-    rows = read(faces_table)
+    rows = rows_of(faces_table)
     assert len(rows) == 30
     for row in rows:
         assert (decode_rgb(row["image"]) == decode_rgb(orl[row["source"]])).all()
@@ -121,7 +114,7 @@ def test_many_rows_spread_over_shards(tmp_path: Path, monkeypatch: pytest.Monkey
     shards = Table(folder, "faces").manifest["shards"]
     assert [shard["name"] for shard in shards] == ["shard-00000.parquet", "shard-00001.parquet", "shard-00002.parquet"]
     assert [shard["rows"] for shard in shards] == [256, 256, 188]
-    assert read(folder) == rows
+    assert rows_of(folder) == rows
     assert Table(folder, "faces").columns(["width"])["width"].to_pylist() == [row["width"] for row in rows]
 
 
@@ -190,7 +183,7 @@ def test_a_killed_writer_leaves_nothing_that_looks_finished_and_the_next_clears_
     write(out, [face(1)])
     assert [path.name for path in tmp_path.iterdir()] == ["faces"]
     assert set(contents(out)) == {"manifest.json", "rejected.csv", "shard-00000.parquet"}
-    assert read(out) == [face(1)]
+    assert rows_of(out) == [face(1)]
 
 
 def test_a_changed_byte_of_a_shard_is_found(tmp_path: Path) -> None:
@@ -243,4 +236,4 @@ def test_a_finished_table_is_not_written_over(tmp_path: Path) -> None:
     folder = write(tmp_path / "faces", [face(1)])
     with pytest.raises(KubefaceError, match="faces exists already"):
         write(folder, [face(2)])
-    assert read(folder) == [face(1)]
+    assert rows_of(folder) == [face(1)]

@@ -131,7 +131,7 @@ def test_other_divisions_of_the_people_say_the_same(demo: Path, tmp_path: Path, 
     training = {"degradation": SETTINGS["degradation"]} | SETTINGS["settings"]
     run("kubeface.finetune", **tables, out=tmp_path / "model", seed=seed, **training)
     run(
-        *("kubeface.evaluate", "run"),
+        *("kubeface", "evaluate"),
         **tables,
         model=tmp_path / "model",
         out=tmp_path / "evaluation",

@@ -1,0 +1,43 @@
+"""Reading tables in tests, and what a row needs that no test is about."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from kubeface.storage.folders import read_json
+from kubeface.tables.table import Table
+
+HASHES: Mapping[str, Any] = {"content": "0" * 16, "phash": "0" * 16}
+EMPTY_IMAGE: Mapping[str, Any] = {"image": b"", "width": 1, "height": 1, **HASHES}
+DETECTED: Mapping[str, Any] = {"landmarks": [0.0] * 10, "det_score": 1.0, "det_box": [0.0] * 4}
+# A verdict of the filter.
+JUDGED: Mapping[str, Any] = {
+    "kept": True,
+    "score": 1.0,
+    "face_size": 50.0,
+    "faces": 1,
+    "sharpness": 9.0,
+    "turn": 0.0,
+    "agreement": 1.0,
+}
+
+
+def open_table(folder: Path) -> Table:
+    """A table of whichever kind its manifest names."""
+    return Table(folder, read_json(folder / "manifest.json")["kind"])
+
+
+def rows_of(table: Path | Table, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """All rows of a table, or of the one in a folder, in stored order, with all columns or the named ones."""
+    opened = table if isinstance(table, Table) else open_table(table)
+    return [row for rows in opened.row_groups(columns) for row in rows]
+
+
+def reasons(folder: Path) -> dict[str, str]:
+    """Why each image of rejected.csv was left out, by source."""
+    return {row["source"]: row["reason"] for row in open_table(folder).rejected()}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """The bytes of a folder's files by name."""
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
