@@ -70,8 +70,8 @@ def _tables(folder: Path) -> Path:
     with Image.open(BytesIO(photograph)) as image:
         width, height = image.size
         crop = encode_crop(np.asarray(image.convert("RGB").resize((112, 112)), np.uint8))
-    found = {"landmarks": LANDMARKS, "det_score": 1.0, "det_box": BOX, "photo_width": width, "photo_height": height}
-    seen = {"score": 1.0, "face_size": 70.0, "faces": 1, "sharpness": 100.0, "turn": 0.0, "agreement": 1.0}
+    detection = {"landmarks": LANDMARKS, "det_score": 1.0, "det_box": BOX, "photo_width": width, "photo_height": height}
+    quality = {"score": 1.0, "face_size": 70.0, "faces": 1, "sharpness": 100.0, "turn": 0.0, "agreement": 1.0}
     for name in ("s0", "s1"):  # ingest refuses a source with one person
         (folder / "photographs" / name).mkdir(parents=True)
         (folder / "photographs" / name / "0.pgm").write_bytes(photograph)
@@ -92,8 +92,8 @@ def _tables(folder: Path) -> Path:
                 "phash": f"{number:x}" * 16,
             }
             faces.add(row | {"image": photograph, "width": width, "height": height})
-            aligned.add(row | {"image": crop, "width": 112, "height": 112} | found)
-            filtered.add({"image_id": of_image["image_id"], "kept": True} | seen)
+            aligned.add(row | {"image": crop, "width": 112, "height": 112} | detection)
+            filtered.add({"image_id": of_image["image_id"], "kept": True} | quality)
             divided.add(of_image | {"split": "train" if copy else "val"})
     return folder
 
@@ -105,7 +105,7 @@ def _load_packages(package: str, tables: Path) -> str:
 
 
 def rows_of(folder: Path, kind: str, expected: int = IMAGES) -> int:
-    """The number of rows of a table, each of which is read.
+    """Reads every row of a table; returns their number.
 
     Raises:
         KubefaceError: it is another than expected.

@@ -65,7 +65,7 @@ def compile_pipeline(
 
 
 def images_in(spec: Any) -> list[tuple[str, Any]]:
-    """Of each container in a pipeline's spec: the step that its image is named for, and the container itself."""
+    """The containers in a pipeline's spec, each with the step that its image is named for."""
     executors = spec.deployment_spec.fields["executors"].struct_value.fields.values()
     containers = (executor.struct_value.fields["container"].struct_value for executor in executors)
     return [(found[1], container) for container in containers if (found := STEP_IMAGE.fullmatch(container["image"]))]
@@ -115,26 +115,26 @@ def _mount(made: Any, executor: str, claim: str) -> None:
 def _limit(made: Any, step: str, hours: float) -> None:
     """Ends a step's pod after so many hours: what kubernetes.set_timeout does while a DAG is built."""
     executors = made.platform_spec.platforms["kubernetes"].deployment_spec.executors
-    found = _executors(made, step)
+    limited = _executors(made, step)
     known = sorted({_step(name) for name in executors})
-    require(bool(found), f"hours names {step}: use one of {', '.join(known)}")
+    require(bool(limited), f"hours names {step}: use one of {', '.join(known)}")
     require(0 < hours <= MOST_HOURS, f"hours of {step} is {hours:g}: it must lie above 0 and up to {MOST_HOURS}")
-    for executor in found:
+    for executor in limited:
         executors[executor]["activeDeadlineSeconds"] = str(max(1, round(hours * HOUR)))
 
 
 def read_hours(text: str) -> dict[str, float]:
-    """Hours by step out of `finetune=72 evaluate=12`.
+    """Hours by step, of a text such as `finetune=72 evaluate=12`.
 
     Raises:
-        KubefaceError: it is written otherwise.
+        KubefaceError: it is not written so.
     """
-    found = {}
+    limits = {}
     for word in text.split():
         step, _, hours = word.partition("=")
         require(bool(NUMBER.fullmatch(hours)), f"hours is '{word}': write a step and a number, as finetune=72")
-        found[step] = float(hours)
-    return found
+        limits[step] = float(hours)
+    return limits
 
 
 def compile_pipelines(

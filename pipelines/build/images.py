@@ -57,10 +57,10 @@ Images = dict[str, Image]
 
 
 def read_images(path: Path) -> Images:
-    """The images that `make images` and `make push` left in a file, by step.
+    """The images that `make images` and `make push` recorded in a file, by step.
 
     Raises:
-        KubefaceError: the file is not there or holds something else.
+        KubefaceError: the file does not exist or has other content.
     """
     try:
         return TypeAdapter(Images).validate_json(path.read_bytes())
@@ -80,7 +80,7 @@ def find_engine(name: str = "") -> str:
     """The container engine to use: the one that is named, else the first of docker and podman that answers.
 
     Raises:
-        KubefaceError: it is not installed, or does not answer; the reason is told.
+        KubefaceError: it is not installed, or does not answer; the reason is given.
     """
     reasons = []
     for engine in (name,) if name else ENGINES:
@@ -109,8 +109,8 @@ def revision(step: str) -> str:
     then do every step again for a change of the documentation.
     """
     sources = [f"images/{BASE}", f"images/{step}", *(f":(glob){path}" for path in copied_paths(step))]
-    found = _git("log", "-1", "--format=%H", "--", *sources)
-    return found + ("-dirty" if found and _git("status", "--porcelain", "--", *sources) else "")
+    last = _git("log", "-1", "--format=%H", "--", *sources)
+    return last + ("-dirty" if last and _git("status", "--porcelain", "--", *sources) else "")
 
 
 def copied_paths(step: str) -> list[str]:
@@ -121,7 +121,7 @@ def copied_paths(step: str) -> list[str]:
 
 
 def _git(*arguments: str) -> str:
-    """What git says, empty where there is no repository or no git."""
+    """What git prints; empty without a repository or git."""
     try:
         return subprocess.run(["git", "-C", ROOT, *arguments], capture_output=True, text=True).stdout.strip()
     except FileNotFoundError:
@@ -145,7 +145,7 @@ def build(
         name and image of each step when it is built.
 
     Raises:
-        KubefaceError: no such step, or its image could not be built; the engine's last line is told.
+        KubefaceError: no such step, or its image could not be built; the engine's last line is given.
     """
     known = all_steps()
     for step in steps:
@@ -175,21 +175,21 @@ def push(images: Images, engine: str) -> Iterator[tuple[str, Image]]:
         name and image, with its digest in the registry, of each step when it is pushed.
 
     Raises:
-        KubefaceError: the registry refused; the engine's last line is told.
+        KubefaceError: the registry refused; the engine's last line is given.
     """
     for step, image in images.items():
-        said = f"{image.image} could not be pushed: is the registry right, and are you logged in ('{engine} login')?"
+        failure = f"{image.image} could not be pushed: is the registry right, and are you logged in ('{engine} login')?"
         with tempfile.TemporaryDirectory() as scratch:
             digest = Path(scratch, "digest")
             options = ["--digestfile", str(digest)] if engine == "podman" else []
-            _run([engine, "push", *options, image.image], said)
+            _run([engine, "push", *options, image.image], failure)
             if engine == "podman":  # its own record names the digest before compression
-                found = digest.read_text().strip()
+                pushed = digest.read_text().strip()
             else:
                 name = image.image.rpartition(":")[0]
                 digests = json.loads(_inspect(engine, image.image, "{{json .RepoDigests}}"))
-                found = next(entry.partition("@")[2] for entry in digests if entry.startswith(f"{name}@"))
-        yield step, image.model_copy(update={"digest": found})
+                pushed = next(entry.partition("@")[2] for entry in digests if entry.startswith(f"{name}@"))
+        yield step, image.model_copy(update={"digest": pushed})
 
 
 def run_container(
@@ -198,7 +198,7 @@ def run_container(
     """Runs a step's command line in its container, as it would be run on a cluster.
 
     The root file system is read-only, the user is not root, no capability is left, and there is no network unless it
-    is asked for. A folder is /data, where the command starts; the S3 settings of the environment go along.
+    is asked for. The command starts in /data, a folder of this machine, with the S3 settings of the environment.
 
     Args:
         step: name of the step.
@@ -244,14 +244,14 @@ def _inspect(engine: str, image: str, form: str) -> str:
     return done.stdout.strip()
 
 
-def _run(command: Sequence[str], said: str) -> None:
-    """Runs a command of the engine from the repository, its progress to the terminal, its last words kept."""
+def _run(command: Sequence[str], failure: str) -> None:
+    """Runs a command of the engine in the repository, with its output on the terminal; `failure` begins an error."""
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert process.stdout is not None  # noqa: S101 - for mypy
     line = ""
     for line in process.stdout:
         print(line, end="", flush=True)
-    require(process.wait() == 0, f"{said} {_last_line(line)}".strip())
+    require(process.wait() == 0, f"{failure} {_last_line(line)}".strip())
 
 
 def _last_line(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Images of manifests by digest: what a tag names can change between two deployments, a digest cannot."""
+"""Images of manifests by digest: a tag can be moved between two deployments, a digest cannot."""
 
 import copy
 import re
@@ -55,6 +55,6 @@ def _pinned(image: str, images: Images, where: str) -> str:
         return images[step].pinned
     require(
         bool(DIGEST.fullmatch(image)),
-        f"{where} runs {image}: name it by its digest (…@sha256:…), for what a tag names can change",
+        f"{where} runs {image}: name it by its digest (…@sha256:…), because a tag can be moved",
     )
     return image

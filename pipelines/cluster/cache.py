@@ -47,7 +47,7 @@ def _follow(
         if "dag" in component:
             inner: Changes = _follow(spec, component["dag"], inputs, known, found)
         else:
-            causes = NONE.union(*(known[name] if name in known else inputs).values())
+            causes = NONE.union(*known.get(name, inputs).values())
             if causes or not task.get("cachingOptions", {}).get("enableCache", False):
                 found[name] = causes
             inner = known.get(name, dict.fromkeys(_keys(component), causes) if causes else {})

@@ -1,4 +1,4 @@
-"""Where Kubeflow Pipelines is, who asks, and what its refusals mean."""
+"""A client of Kubeflow Pipelines: address and credentials from the environment, refusals as one clear line."""
 
 import json
 import os
@@ -41,9 +41,9 @@ VARIABLES = {
 
 
 class Cluster(BaseModel):
-    """How Kubeflow Pipelines is reached; every field has a variable of the environment (VARIABLES).
+    """Address and credentials of Kubeflow Pipelines; every field has a variable of the environment (VARIABLES).
 
-    Without a host it is the service in the cluster where this runs in a pod, and else a port that kubectl forwards.
+    Without a host it is the cluster's service if this runs in a pod, else a port that kubectl forwards.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
@@ -106,7 +106,7 @@ class Cluster(BaseModel):
         return Kubectl(self.context, {"KUBECONFIG": self.kubeconfig} if self.kubeconfig else {})
 
     def page(self, path: str) -> str:
-        """Address of a page of the UI, as path `runs/details/<id>`; how to get one where only the API is reached."""
+        """Address of a page of the UI, for a path such as `runs/details/<id>`, with the port to forward if need be."""
         if self.ui or self.host:
             return f"{self.ui or self.host}/#/{path}"
         return (
@@ -115,7 +115,7 @@ class Cluster(BaseModel):
         )
 
     def without_secrets(self, text: str) -> str:
-        """The text with token and cookie taken out, should a server have repeated them."""
+        """The text without token and cookie, in case a server has repeated them."""
         cookie = self.cookie.get_secret_value()
         for secret in (self.token.get_secret_value(), cookie, cookie.partition("=")[2]):
             text = text.replace(secret, "…") if secret else text
@@ -123,10 +123,10 @@ class Cluster(BaseModel):
 
 
 class Client(kfp.Client):  # type: ignore[misc]
-    """kfp.Client without its memory, and with time limits.
+    """kfp.Client without stored settings, and with time limits.
 
-    kfp.Client reads namespace and cookie of an earlier use from ~/.config/kfp/context.json, asks the server five times
-    in its constructor, and waits for an answer as long as it takes.
+    kfp.Client reads namespace and cookie of an earlier use from ~/.config/kfp/context.json, sends five requests in its
+    constructor, and waits for an answer without limit.
 
     Args:
         cluster: that it was made for.
@@ -155,7 +155,7 @@ class Client(kfp.Client):  # type: ignore[misc]
         api.rest_client.request = partial(_request_with_timeout, request)
 
     def _load_context_setting_or_default(self) -> None:
-        self._context_setting = {"namespace": "none is asked for here"}
+        self._context_setting = {"namespace": "none: it is set for each request"}
 
     def get_user_namespace(self) -> str:
         """The namespace of experiments and runs."""
@@ -172,7 +172,7 @@ def connect(cluster: Cluster | None = None) -> Iterator[Client]:
     """A client of the cluster's KFP while the block lasts; what the server refuses in it becomes one clear line.
 
     Args:
-        cluster: where KFP is and who asks; None for the one that the environment describes.
+        cluster: address and credentials; None for those of the environment.
 
     Yields:
         the client, its namespace set where KFP serves several.
@@ -205,13 +205,13 @@ def _client(cluster: Cluster, host: str) -> Client:
 
 
 def _has_kfp_token() -> bool:
-    """Whether the pod has the token for KFP's API that a PodDefault projects; KFP for one user asks for none."""
+    """Whether the pod has the token for KFP's API that a PodDefault projects; KFP for one user needs none."""
     return Path(ServiceAccountTokenVolumeCredentials()._token_path).is_file()
 
 
 @contextmanager
 def _api_url(cluster: Cluster) -> Iterator[str]:
-    """The URL of the API: the given one, the service's inside the cluster, or that of a forwarded port."""
+    """The URL of the API: KFP_HOST, the service's inside the cluster, or that of a forwarded port."""
     if cluster.host:
         yield cluster.host
     elif ACCOUNT.exists():
@@ -253,11 +253,11 @@ def _forwarded_port(cluster: Cluster) -> Iterator[str]:
 
 
 def _port(process: "subprocess.Popen[str]") -> str:
-    """What kubectl says that it listens on, in its first line; empty where it says nothing in time."""
+    """The port of kubectl's first line, on which it listens; empty if there is none in time."""
     assert process.stdout is not None  # noqa: S101 - it is a pipe
     ready, _, _ = select.select([process.stdout], [], [], FORWARD_SECONDS)
-    found = re.search(r"127\.0\.0\.1:(\d+)", process.stdout.readline()) if ready else None
-    return found[1] if found else ""
+    match = re.search(r"127\.0\.0\.1:(\d+)", process.stdout.readline()) if ready else None
+    return match[1] if match else ""
 
 
 def request_error(error: Exception, cluster: Cluster) -> KubefaceError:
@@ -265,7 +265,7 @@ def request_error(error: Exception, cluster: Cluster) -> KubefaceError:
 
     Args:
         error: an ApiException of the client, or what urllib3 raises.
-        cluster: that was asked.
+        cluster: that the request was sent to.
     """
     host = cluster.host or f"Kubeflow Pipelines in namespace {cluster.system_namespace}"
     if isinstance(error, kfp_server_api.ApiException) and error.status:
@@ -295,7 +295,7 @@ def _refusal(error: Any, cluster: Cluster) -> str:
 
 
 def server_message(error: Any) -> str:
-    """What the server says of a refusal, as `: text` in one short line; empty where it says nothing readable."""
+    """The server's reason for a refusal, as `: text` in one short line; empty if there is no readable one."""
     try:
         text = str(json.loads(error.body or "{}").get("message", ""))
     except (ValueError, AttributeError):

@@ -69,11 +69,11 @@ def kinds(kubectl: Kubectl) -> dict[tuple[str, str], Kind]:
     Raises:
         KubefaceError: the cluster does not answer or refuses.
     """
-    found = {}
+    known = {}
     for line in kubectl.run("api-resources", "--no-headers").splitlines():
-        plural, *_, api_version, namespaced, kind = line.split()  # short names, which not all have, stand in between
-        found[api_version, kind] = Kind(plural, namespaced == "true")
-    return found
+        plural, *_, api_version, namespaced, kind = line.split()  # some kinds have short names in between
+        known[api_version, kind] = Kind(plural, namespaced == "true")
+    return known
 
 
 def unknown_kinds(kubectl: Kubectl, objects: Iterable[Object]) -> list[str]:
@@ -89,13 +89,13 @@ def unknown_kinds(kubectl: Kubectl, objects: Iterable[Object]) -> list[str]:
 
 
 def live(kubectl: Kubectl, names: Collection[Name]) -> dict[Name, Object]:
-    """Those of some objects that are in the cluster, with their field managers."""
+    """Those of some objects that the cluster has, with their field managers."""
     if not names:
         return {}
-    found = kubectl.objects(
+    items = kubectl.objects(
         "get", "--filename=-", "--ignore-not-found", "--show-managed-fields", stdin=_stream(n.manifest() for n in names)
     )
-    return {Name.of(item): item for item in found}
+    return {Name.of(item): item for item in items}
 
 
 def inventory(kubectl: Kubectl, namespace: str) -> set[Name]:
@@ -104,10 +104,10 @@ def inventory(kubectl: Kubectl, namespace: str) -> set[Name]:
     Raises:
         KubefaceError: the list in the cluster is damaged, or the cluster refuses or does not answer.
     """
-    found = live(kubectl, [_inventory_name(namespace)])
-    if not found:
+    existing = live(kubectl, [_inventory_name(namespace)])
+    if not existing:
         return set()
-    text = next(iter(found.values())).get("data", {}).get("objects", "")
+    text = next(iter(existing.values())).get("data", {}).get("objects", "")
     rows = [line.split(" ") for line in text.splitlines()]
     require(
         all(len(row) == 4 for row in rows),
@@ -290,8 +290,8 @@ def delete_objects(kubectl: Kubectl, namespace: str, with_data: bool = False) ->
     """
     listed = inventory(kubectl, namespace)
     if with_data and listed:
-        found = kubectl.objects("get", "persistentvolumeclaims,secrets", "-n", namespace, "-l", MANAGED)
-        listed |= {Name.of(item) for item in found}
+        items = kubectl.objects("get", "persistentvolumeclaims,secrets", "-n", namespace, "-l", MANAGED)
+        listed |= {Name.of(item) for item in items}
     if not listed:
         return [f"nothing is deployed in namespace {namespace}"]
     present = live(kubectl, listed)

@@ -32,19 +32,19 @@ POD_SECURITY = "pod-security.kubernetes.io/enforce"
 DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
 
 
-class NotNeeded(KubefaceError):
-    """What a deployment can do without, or what cannot be known from here."""
+class Note(KubefaceError):
+    """What is not needed for a deployment, or cannot be known from this machine."""
 
 
 @dataclass
 class Doctor:
-    """The checks of one overlay on one cluster. Each returns what it found, or raises what to do.
+    """The checks of one overlay on one cluster. Each returns its result as text, or raises what to do.
 
     Args:
-        cluster: to look at.
+        cluster: to be checked.
         overlay: folder of the overlay that is to be deployed.
-        namespace: to use instead of the overlay's.
-        images: file that `make push` writes.
+        namespace: to use instead of the overlay's own.
+        images: file that `kubeface push` writes.
     """
 
     cluster: Cluster
@@ -59,44 +59,44 @@ class Doctor:
 
     def lines(self) -> Iterator[str]:
         """`ok   …`, `FAIL …` or `note …` for each check, as it is done; what depends on a failed one is left out."""
-        here = [("overlay", self.look_at_overlay), ("images", self.look_at_images), ("bucket", self.look_at_bucket)]
-        there = [
-            ("rights", self.look_at_rights),
-            ("namespace", self.look_at_namespace),
-            ("secret", self.look_at_secret),
-            ("storage class", self.look_at_storage_class),
-            ("GPU nodes", self.look_at_gpus),
-            ("Kubeflow Trainer", self.look_at_trainer),
+        local = [("overlay", self.check_overlay), ("images", self.check_images), ("bucket", self.check_bucket)]
+        remote = [
+            ("rights", self.check_rights),
+            ("namespace", self.check_namespace),
+            ("secret", self.check_secret),
+            ("storage class", self.check_storage_class),
+            ("GPU nodes", self.check_gpus),
+            ("Kubeflow Trainer", self.check_trainer),
         ]
-        for name, check in here:
+        for name, check in local:
             yield _line(name, check)
-        api = _line("Kubernetes", self.look_at_kubernetes)
+        api = _line("Kubernetes", self.check_kubernetes)
         yield api
         if self.objects and api.startswith("ok"):
-            for name, check in there:
+            for name, check in remote:
                 yield _line(name, check)
         if self.cluster.host or api.startswith("ok"):
-            yield _line("Kubeflow Pipelines", self.look_at_pipelines)
+            yield _line("Kubeflow Pipelines", self.check_pipelines)
 
-    def look_at_overlay(self) -> str:
-        """It renders."""
+    def check_overlay(self) -> str:
+        """kustomize renders it."""
         self.objects = render(self.kubectl, self.overlay, self.namespace)
         self.namespace = namespace_of(self.objects)
         return f"{self.overlay} has {len(self.objects)} objects for namespace {self.namespace}"
 
-    def look_at_images(self) -> str:
-        """They were pushed; whether the nodes may pull them is not known before they do."""
+    def check_images(self) -> str:
+        """They were pushed. Whether the nodes may pull them is not known before they do."""
         images = read_images(self.images) if self.images.exists() else {}
         pin(self.objects, images)
         todo = "run 'make images' and 'make push REGISTRY=…'"
         if not images:
-            raise NotNeeded(f"{self.images} is not there, so that the steps' images go by their tag: {todo}")
-        local = sorted(name for name, image in images.items() if image.pinned.startswith("localhost/"))
-        if local:
-            raise NotNeeded(f"{', '.join(local)} are named localhost/…, which only this machine has: {todo}")
+            raise Note(f"{self.images} is not there, so that the steps' images go by their tag: {todo}")
+        unpushed = sorted(name for name, image in images.items() if image.pinned.startswith("localhost/"))
+        if unpushed:
+            raise Note(f"{', '.join(unpushed)} are named localhost/…, which only this machine has: {todo}")
         return f"{len(images)} by digest (whether the nodes may pull them shows when they do)"
 
-    def look_at_bucket(self) -> str:
+    def check_bucket(self) -> str:
         """The store answers this machine with the keys of the environment."""
         settings: dict[str, str] = next(
             (item["data"] for item in self.objects if item["metadata"]["name"] == SETTINGS), {}
@@ -104,7 +104,7 @@ class Doctor:
         bucket = os.environ.get("S3_BUCKET") or settings.get("S3_BUCKET") or "kubeface"
         if not os.environ.get("S3_ENDPOINT") or not os.environ.get("AWS_ACCESS_KEY_ID"):
             inside = settings.get("S3_ENDPOINT", "the overlay's")
-            raise NotNeeded(
+            raise Note(
                 "not looked at: set S3_ENDPOINT, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (the steps use "
                 f"{inside}; kubectl port-forward reaches a store in the cluster)"
             )
@@ -112,7 +112,7 @@ class Doctor:
         objects.list_files(f"s3://{bucket}/.kubeface-doctor")  # names nothing; says that the bucket may be listed
         return f"{bucket} at {objects.endpoint()} can be listed"
 
-    def look_at_kubernetes(self) -> str:
+    def check_kubernetes(self) -> str:
         """The API answers, and knows the kinds of the overlay."""
         done = self.kubectl.call("version", "--output=json")
         require(not done.returncode, one_line(done.stderr))
@@ -127,7 +127,7 @@ class Doctor:
         server, client = (versions[name]["gitVersion"] for name in ("serverVersion", "clientVersion"))
         return f"{server} answers kubectl {client}"
 
-    def look_at_rights(self) -> str:
+    def check_rights(self) -> str:
         """This account may do what a deployment does (one SelfSubjectAccessReview for each verb and kind)."""
         wanted = sorted({(Name.of(item).api_version, item["kind"]) for item in self.objects} | {("v1", "ConfigMap")})
         reviews = [self._review(verb, api_version, kind) for api_version, kind in wanted for verb in VERBS]
@@ -136,60 +136,60 @@ class Doctor:
         answers = self.kubectl.objects("create", "--validate=false", "--filename=-", stdin=together)
         missing: dict[str, list[str]] = {}
         for answer in answers:
-            asked = answer["spec"]["resourceAttributes"]
+            attributes = answer["spec"]["resourceAttributes"]
             if not answer["status"]["allowed"]:
-                missing.setdefault(asked["verb"], []).append(asked["resource"])
-        told = "; ".join(f"{verb} {', '.join(resources)}" for verb, resources in missing.items())
-        require(not missing, f"this account may not {told} (namespace {self.namespace}): ask for these rights")
+                missing.setdefault(attributes["verb"], []).append(attributes["resource"])
+        rights = "; ".join(f"{verb} {', '.join(resources)}" for verb, resources in missing.items())
+        require(not missing, f"this account may not {rights} (namespace {self.namespace}): ask for these rights")
         return f"{', '.join(VERBS)} of {len(wanted)} kinds"
 
     def _review(self, verb: str, api_version: str, kind: str) -> Object:
-        found = self.known[api_version, kind]
-        asked = {"verb": verb, "resource": found.plural, "group": api_version.rpartition("/")[0]}
-        place = {"namespace": self.namespace} if found.namespaced else {}
+        known = self.known[api_version, kind]
+        attributes = {"verb": verb, "resource": known.plural, "group": api_version.rpartition("/")[0]}
+        attributes |= {"namespace": self.namespace} if known.namespaced else {}
         return {
             "apiVersion": "authorization.k8s.io/v1",
             "kind": "SelfSubjectAccessReview",
-            "spec": {"resourceAttributes": asked | place},
+            "spec": {"resourceAttributes": attributes},
         }
 
-    def look_at_namespace(self) -> str:
-        """It is there or will be made, and holds pods to a security standard."""
+    def check_namespace(self) -> str:
+        """It exists or will be made, and enforces a pod security standard."""
         name = Name("v1", "Namespace", "", self.namespace)
-        found = live(self.kubectl, [name]).get(name)
-        made = next((item for item in self.objects if Name.of(item) == name), None)
-        item = found or made
+        existing = live(self.kubectl, [name]).get(name)
+        planned = next((item for item in self.objects if Name.of(item) == name), None)
+        item = existing or planned
         if item is None:
             raise KubefaceError(f"{self.namespace} does not exist: kubectl create namespace {self.namespace}")
         level = item["metadata"].get("labels", {}).get(POD_SECURITY)
         if level != "restricted":
-            raise NotNeeded(
+            raise Note(
                 f"{self.namespace} holds pods to {level or 'no standard'}: the steps need no more than 'restricted', "
                 f"set the label {POD_SECURITY}"
             )
-        return f"{self.namespace} {'is there' if found else 'will be made'}, pod security {level}"
+        return f"{self.namespace} {'is there' if existing else 'will be made'}, pod security {level}"
 
-    def look_at_secret(self) -> str:
+    def check_secret(self) -> str:
         """It has the keys that the steps refer to; their values are not shown."""
         template = "--output=go-template={{range $key, $value := .data}}{{$key}} {{end}}"
         needed = [secret for secret in SECRETS if not secret.optional]
         for secret in needed:
-            found = self.kubectl.run("get", "secret", secret.name, "-n", self.namespace, "--ignore-not-found", template)
-            missing = sorted(secret.keys.keys() - set(found.split()))
+            keys = self.kubectl.run("get", "secret", secret.name, "-n", self.namespace, "--ignore-not-found", template)
+            missing = sorted(secret.keys.keys() - set(keys.split()))
             require(not missing, f"{secret.name} lacks {', '.join(missing)} in {self.namespace}: run 'make secret'")
         return ", ".join(f"{secret.name} has {' and '.join(sorted(secret.keys))}" for secret in needed)
 
-    def look_at_storage_class(self) -> str:
+    def check_storage_class(self) -> str:
         """Those that the overlay names exist, or there is a default."""
-        found = {item["metadata"]["name"]: item for item in self.kubectl.objects("get", "storageclasses")}
+        classes = {item["metadata"]["name"]: item for item in self.kubectl.objects("get", "storageclasses")}
         default = [
             name
-            for name, item in found.items()
+            for name, item in classes.items()
             if item["metadata"].get("annotations", {}).get(DEFAULT_CLASS, "") == "true"
         ]
         wanted = {claim["spec"].get("storageClassName") for claim in self._claims()}
-        missing = sorted(name for name in wanted if name and name not in found)
-        known = ", ".join(sorted(found)) or "none"
+        missing = sorted(name for name in wanted if name and name not in classes)
+        known = ", ".join(sorted(classes)) or "none"
         require(
             not missing, f"{', '.join(missing)} does not exist (there is {known}): set STORAGE_CLASS in the overlay"
         )
@@ -202,25 +202,25 @@ class Doctor:
                 yield item
             yield from item.get("spec", {}).get("volumeClaimTemplates", ()) if item["kind"] == "StatefulSet" else ()
 
-    def look_at_gpus(self) -> str:
+    def check_gpus(self) -> str:
         """How many GPUs the nodes offer to pods."""
         try:
             nodes = self.kubectl.objects("get", "nodes")
         except KubefaceError as error:
-            raise NotNeeded(f"not looked at: {error}") from error
+            raise Note(f"not looked at: {error}") from error
         counts = [int(node.get("status", {}).get("allocatable", {}).get(GPU, 0)) for node in nodes]
         if not any(counts):
-            raise NotNeeded(f"no node of {len(nodes)} offers {GPU}: fine-tuning needs GPUs, or device=cpu and patience")
+            raise Note(f"no node of {len(nodes)} offers {GPU}: fine-tuning needs GPUs, or device=cpu and patience")
         return f"{sum(counts)} GPUs on {sum(map(bool, counts))} of {len(nodes)} nodes"
 
-    def look_at_trainer(self) -> str:
+    def check_trainer(self) -> str:
         """The cluster knows TrainJob."""
         if TRAINJOB not in self.known:
-            raise NotNeeded("it is not installed: fine-tuning on more than one node (num_nodes) needs it")
+            raise Note("it is not installed: fine-tuning on more than one node (num_nodes) needs it")
         return f"{TRAINJOB[1]} ({TRAINJOB[0]})"
 
-    def look_at_pipelines(self) -> str:
-        """Its API answers this account, and it is version 2."""
+    def check_pipelines(self) -> str:
+        """Its API answers this account, and its version is 2."""
         with connect(self.cluster.model_copy(update={"namespace": self.namespace})) as client:
             try:
                 client.list_experiments(page_size=1, namespace=client.namespace or None)
@@ -235,16 +235,16 @@ class Doctor:
         """The tag of its API server's image; empty where that cannot be seen."""
         name = Name("apps/v1", "Deployment", self.cluster.system_namespace, SERVICE)
         try:
-            found = live(self.kubectl, [name])[name]
+            deployment = live(self.kubectl, [name])[name]
         except (KubefaceError, KeyError):
             return ""
-        image = found["spec"]["template"]["spec"]["containers"][0]["image"]
+        image = deployment["spec"]["template"]["spec"]["containers"][0]["image"]
         tag = re.search(r":([\w.-]+)(@|$)", image)
         return tag[1] if tag else ""
 
 
 def _check_port(url: str) -> None:
-    """Whether something listens there; asked first, since a store that is away is waited for by `storage`."""
+    """Raises KubefaceError unless something listens there: `storage` would wait for a store that does not answer."""
     parts = urlsplit(url)
     address = (parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
     try:
@@ -258,7 +258,7 @@ def _check_port(url: str) -> None:
 def _line(name: str, check: Callable[[], str]) -> str:
     try:
         return f"ok   {name}: {check()}"
-    except NotNeeded as error:
+    except Note as error:
         return f"note {name}: {error}"
     except KubefaceError as error:
         return f"FAIL {name}: {error}"

@@ -1,4 +1,4 @@
-"""kubectl as a child process: found, held to a time limit, and its errors as one line."""
+"""kubectl as a child process: where it is, a time limit, and its errors as one line."""
 
 import json
 import os
@@ -54,12 +54,12 @@ def program() -> str:
     Raises:
         KubefaceError: there is none.
     """
-    found = shutil.which("kubectl") or shutil.which("kubectl", path=sysconfig.get_path("scripts"))
-    if not found:
+    path = shutil.which("kubectl") or shutil.which("kubectl", path=sysconfig.get_path("scripts"))
+    if not path:
         raise KubefaceError(
             "kubectl is missing: install it (https://kubernetes.io/docs/tasks/tools), or run 'make setup'"
         )
-    return found
+    return path
 
 
 @dataclass(frozen=True)
@@ -75,11 +75,11 @@ class Kubectl:
     environment: Mapping[str, str] = field(default_factory=dict)
 
     def call(self, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-        """Runs a command to its end, whatever it says.
+        """Runs a command to its end, whether it succeeds or not.
 
         Args:
-            arguments: what comes after `kubectl`; no secrets, other users of the machine can read them.
-            stdin: what it reads.
+            arguments: what follows `kubectl`; no secrets, because other users of the machine can read them.
+            stdin: text of its standard input.
 
         Raises:
             KubefaceError: kubectl is missing, or takes longer than COMMAND_SECONDS.
@@ -101,11 +101,11 @@ class Kubectl:
             ) from error
 
     def run(self, *arguments: str, stdin: str = "") -> str:
-        """What a command prints.
+        """Runs a command; returns what it prints.
 
         Args:
-            arguments: what comes after `kubectl`; no secrets.
-            stdin: what it reads.
+            arguments: what follows `kubectl`; no secrets.
+            stdin: text of its standard input.
 
         Raises:
             KubefaceError: it fails; one line says why and what to do.
@@ -124,18 +124,18 @@ class Kubectl:
         text, decoder = self.run(*arguments, "--output=json", stdin=stdin).strip(), json.JSONDecoder()
         items: list[dict[str, Any]] = []
         while text:  # `create` prints one document after the other
-            found, end = decoder.raw_decode(text)
-            items += found["items"] if found["kind"].endswith("List") else [found]
+            item, end = decoder.raw_decode(text)
+            items += item["items"] if item["kind"].endswith("List") else [item]
             text = text[end:].lstrip()
         return items
 
 
 def one_line(stderr: str) -> str:
-    """kubectl's complaint in one line, with what to do where that is known."""
+    """An error of kubectl as one line, with what to do if that is known."""
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
     # Discovery is tried several times, and each attempt leaves a line of the log library's (E1122 21:04:05.…) first.
-    said = [line for line in lines if not re.match(r"[EWI]\d{4} |Warning: ", line)] or lines or ["it says nothing"]
-    text = " ".join(dict.fromkeys(said)).removeprefix("error: ")
+    messages = [line for line in lines if not re.match(r"[EWI]\d{4} |Warning: ", line)] or lines or ["it says nothing"]
+    text = " ".join(dict.fromkeys(messages)).removeprefix("error: ")
     text = re.sub(r" Please review the fields above.*", "", text)  # nine lines on server-side apply
     text = re.sub(r"^[EWI]\d{4} .*?\] \"command failed\" err=\"?(.*?)\"?$", r"\1", text)  # of kustomize
     text = re.sub(r"; if you choose to ignore these errors.*", "", text)

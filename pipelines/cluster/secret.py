@@ -72,7 +72,7 @@ def make_secrets(kubectl: Kubectl, namespace: str, environment: Mapping[str, str
 
 
 def _owner(kubectl: Kubectl, namespace: str, name: str) -> str | None:
-    """Who made a secret, by its label; None where there is none, empty where it has no label."""
+    """Who made a secret, by its label; None if there is no secret, empty if it has no label."""
     label = MANAGED_BY.replace(".", "\\.")
     template = f"jsonpath={{.metadata.name}}={{.metadata.labels.{label}}}"  # not the data
     found = kubectl.run("get", "secret", name, f"--namespace={namespace}", "--ignore-not-found", f"--output={template}")
@@ -99,7 +99,7 @@ def _apply(kubectl: Kubectl, namespace: str, source: SecretSource, values: Mappi
 
 
 def _without(text: str, values: Iterable[str]) -> str:
-    """The text with the values taken out, plain and in base64, should a server have repeated them."""
+    """The text without the values, plain and in base64, in case a server has repeated them."""
     for value in values:
         for form in (value, base64.b64encode(value.encode()).decode()):
             text = text.replace(form, "***")

@@ -206,22 +206,22 @@ def test_the_bucket_is_asked_for_with_the_keys_of_the_environment(
     api: KubernetesApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     doctor = Doctor(Cluster.from_environment(), find_overlay("dev"))
-    doctor.look_at_overlay()
+    doctor.check_overlay()
     monkeypatch.setenv("S3_ENDPOINT", f"http://127.0.0.1:{free_ports(1)[0]}")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY)
     with pytest.raises(KubefaceError, match=r"nothing answers at http://127\.0\.0\.1:"):
-        doctor.look_at_bucket()
+        doctor.check_bucket()
     with local_store("kubeface") as environment:
         for name in ("S3_ENDPOINT", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
             monkeypatch.setenv(name, environment[name])
         objects.ensure_bucket("kubeface")
-        assert doctor.look_at_bucket() == f"kubeface at {environment['S3_ENDPOINT']} can be listed"
+        assert doctor.check_bucket() == f"kubeface at {environment['S3_ENDPOINT']} can be listed"
         monkeypatch.setenv("S3_BUCKET", "another")
         with pytest.raises(KubefaceError, match="bucket 'another' does not exist"):
-            doctor.look_at_bucket()
+            doctor.check_bucket()
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", KEY)
         with pytest.raises(KubefaceError, match="refuses the access key") as error:
-            doctor.look_at_bucket()
+            doctor.check_bucket()
         assert KEY not in str(error.value)
 
 
