@@ -88,7 +88,6 @@ LONG_FUNCTIONS: frozenset[str] = frozenset(
         "kubeface/finetune/step.py:finetune",
         "kubeface/finetune/trainjob.py:trainjob",
         "kubeface/gather/step.py:gather",
-        "kubeface/superresolve/training.py:train_superresolution",
         "pipelines/local/run.py:run_local",
         "pipelines/tasks.py:_prepare",
         "tests/kubeface/models/test_keras.py:write_models",

@@ -7,7 +7,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from kubeface.faces.images import RGB
-from kubeface.superresolve.quality import EnlargementQuality
+from kubeface.records.superresolution import EnlargementFigures
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +55,12 @@ def draw_samples(faces: Sequence[SampleFace], path: Path) -> None:
     figure.savefig(path, metadata={"Software": ""})
 
 
-def draw_history(history: Sequence[EnlargementQuality], path: Path) -> None:
+def draw_history(history: Sequence[EnlargementFigures], path: Path) -> None:
     """Draws PSNR, SSIM and identity similarity of the validation images by epoch; epoch 0 is bicubic."""
     figure = Figure(figsize=(9, 2.8), dpi=100, layout="constrained")
-    rounded = [quality.rounded() for quality in history]
     titles = {"psnr": "PSNR, dB", "ssim": "SSIM", "identity": "identity similarity"}
     for axes, (name, title) in zip(figure.subplots(1, 3), titles.items(), strict=True):
-        values = [quality[name] for quality in rounded]
+        values = [getattr(figures, name) for figures in history]
         axes.axhline(values[0], color="tab:gray", linestyle="--", linewidth=1, label="bicubic")
         axes.plot(range(len(values)), values, color="tab:blue", marker="o", markersize=3, label="network")
         axes.set_title(title, fontsize=9)

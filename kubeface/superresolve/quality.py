@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d
 
+from kubeface.records.superresolution import EnlargementFigures
+
 # Wang et al., "Image quality assessment: from error visibility to structural similarity", IEEE TIP 13(4), 2004.
 WINDOW, SIGMA = 11, 1.5
 K1, K2 = 0.01, 0.03
@@ -31,9 +33,9 @@ class EnlargementQuality:
     def __str__(self) -> str:
         return f"PSNR {self.psnr:.2f} dB SSIM {self.ssim:.4f} identity {self.identity:.4f} loss {self.loss:.4f}"
 
-    def rounded(self) -> dict[str, float]:
-        """psnr, ssim and identity to four decimals."""
-        return {name: round(getattr(self, name), 4) for name in ("psnr", "ssim", "identity")}
+    def figures(self) -> EnlargementFigures:
+        """All but the loss, to four decimals."""
+        return EnlargementFigures(psnr=round(self.psnr, 4), ssim=round(self.ssim, 4), identity=round(self.identity, 4))
 
 
 def psnr(images: Tensor, sharp: Tensor) -> Tensor:

@@ -21,10 +21,11 @@ from kubeface.models.superresolution import ABOUT_FILE, NETWORK_FILE, Enlarger
 from kubeface.models.superresolution_export import export
 from kubeface.models.superresolution_networks import Enlarging, design, save_network
 from kubeface.records.record import StepResult
+from kubeface.records.superresolution import SuperresolutionFigures, TrainedSuperresolutionRecord
 from kubeface.runtime.errors import KubefaceError
 from kubeface.runtime.processors import cpu_limit
 from kubeface.runtime.progress import Progress
-from kubeface.storage.folders import new_folder, sha256_file, write_json
+from kubeface.storage.folders import new_folder, sha256_file
 from kubeface.superresolve.figures import SampleFace, draw_history, draw_samples
 from kubeface.superresolve.options import TrainSuperresolutionOptions
 from kubeface.superresolve.quality import EnlargementQuality, psnr, ssim
@@ -79,10 +80,7 @@ def train_superresolution(
         KubefaceError: corrupt tables, no image to train or validate on, weights that cannot be had, or a loss that is
             not finite.
     """
-    device = choose_device(options.device)
-    torch.manual_seed(options.seed)
-    torch.set_num_threads(cpu_limit())
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    device = _prepare(options)
     network = Enlarging(options.architecture, options.scale, options.channels, options.blocks)
     table, divided = Table(aligned, "aligned"), Table(split, "split")
     train_images, val_images, identities = find_images(table, divided)
@@ -94,52 +92,46 @@ def train_superresolution(
     val = TrainingPairs(val_images, options.scale, options.seed, augmented=False)
     history = trainer.fit(train, val)
     with new_folder(out) as folder:
-        digests = _write_network(network.cpu().eval(), folder)
-        write_json(
-            folder / ABOUT_FILE,
-            digests
-            | design(network)
-            | options.model_dump(include={"identity_weight", "epochs", "batch_size", "lr", "seed"})
-            | {
-                "identities": identities,
-                "producer": f"superresolve {__version__}",
-                "aligned": table.sha256,
-                "split": divided.sha256,
-                "judge": judge.start,
-                "figures": {
-                    "bicubic": history.bicubic.rounded(),
-                    "network": history.best.rounded(),
-                    "images": len(val),
-                    "best_epoch": history.best_epoch,
-                },
-            },
-        )
+        sha256, weights_sha256 = _write_network(network.cpu().eval(), folder)
+        TrainedSuperresolutionRecord(
+            name=f"{WEIGHTS_FILE}@{weights_sha256[:12]}",
+            sha256=sha256,
+            weights_sha256=weights_sha256,
+            **design(network),
+            **options.model_dump(include={"identity_weight", "epochs", "batch_size", "lr", "seed"}),
+            identities=tuple(identities),
+            producer=f"superresolve {__version__}",
+            aligned=table.sha256,
+            split=divided.sha256,
+            judge=judge.start,
+            figures=history.figures(len(val)),
+        ).write(folder / ABOUT_FILE)
         history.write_csv(folder / "logs" / "history.csv")
         network.to(device)
-        (folder / "figures").mkdir()
-        draw_samples(trainer.samples(val, SAMPLES), folder / "figures" / "samples.png")
-        draw_history(history.validation, folder / "figures" / "history.png")
-    return TrainSuperresolutionResult(
-        rows_in=len(train) + len(val),
-        rows_out=len(train),
-        identities=len(identities),
-        best_epoch=history.best_epoch,
-        **{f"{name}_bicubic": value for name, value in history.bicubic.rounded().items()},
-        **history.best.rounded(),
-    )
+        _draw(folder / "figures", trainer.samples(val, SAMPLES), history)
+    return history.result(len(train), len(val), len(identities))
 
 
-def _write_network(network: Enlarging, folder: Path) -> dict[str, str]:
-    """Writes the weights and their ONNX export; returns name, sha256 (of the export) and weights_sha256."""
+def _prepare(options: TrainSuperresolutionOptions) -> torch.device:
+    """Seeds torch and sets its threads; returns the device."""
+    torch.manual_seed(options.seed)
+    torch.set_num_threads(cpu_limit())
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    return choose_device(options.device)
+
+
+def _write_network(network: Enlarging, folder: Path) -> tuple[str, str]:
+    """Writes the network's ONNX export and its weights; returns the SHA-256 of both."""
     save_network(network, folder / WEIGHTS_FILE)
     exported = export(network, WEIGHTS_FILE)
     (folder / NETWORK_FILE).write_bytes(exported)
-    weights = sha256_file(folder / WEIGHTS_FILE)
-    return {
-        "name": f"{WEIGHTS_FILE}@{weights[:12]}",
-        "sha256": hashlib.sha256(exported).hexdigest(),
-        "weights_sha256": weights,
-    }
+    return hashlib.sha256(exported).hexdigest(), sha256_file(folder / WEIGHTS_FILE)
+
+
+def _draw(folder: Path, samples: Sequence[SampleFace], history: "_History") -> None:
+    folder.mkdir()
+    draw_samples(samples, folder / "samples.png")
+    draw_history([quality.figures() for quality in history.validation], folder / "history.png")
 
 
 @dataclass(slots=True)
@@ -175,6 +167,38 @@ class _History:
             self.best_epoch = len(self.train_loss)
         return is_best
 
+    def figures(self, images: int) -> SuperresolutionFigures:
+        """The figures that are recorded.
+
+        Args:
+            images: number of validation images.
+        """
+        return SuperresolutionFigures(
+            bicubic=self.bicubic.figures(), network=self.best.figures(), images=images, best_epoch=self.best_epoch
+        )
+
+    def result(self, train: int, val: int, identities: int) -> TrainSuperresolutionResult:
+        """What the training came to.
+
+        Args:
+            train: number of images trained on.
+            val: number of validation images.
+            identities: number of people in both.
+        """
+        bicubic, best = self.bicubic.figures(), self.best.figures()
+        return TrainSuperresolutionResult(
+            rows_in=train + val,
+            rows_out=train,
+            identities=identities,
+            best_epoch=self.best_epoch,
+            psnr_bicubic=bicubic.psnr,
+            ssim_bicubic=bicubic.ssim,
+            identity_bicubic=bicubic.identity,
+            psnr=best.psnr,
+            ssim=best.ssim,
+            identity=best.identity,
+        )
+
     def write_csv(self, path: Path) -> None:
         """Writes a row an epoch; makes the folder."""
         path.parent.mkdir()
@@ -183,7 +207,8 @@ class _History:
             writer.writerow(["epoch", "train_loss", "val_loss", "psnr", "ssim", "identity"])
             for epoch, quality in enumerate(self.validation):
                 train_loss = round(self.train_loss[epoch - 1], 6) if epoch else None
-                writer.writerow([epoch, train_loss, quality.loss, *quality.rounded().values()])
+                figures = quality.figures()
+                writer.writerow([epoch, train_loss, quality.loss, figures.psnr, figures.ssim, figures.identity])
 
 
 class _Trainer:

@@ -1,7 +1,6 @@
 """Training of a super-resolution network: on the split's training people alone, from bicubic interpolation."""
 
 import csv
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 import torch
 
 from kubeface.models.superresolution import open_enlarger
+from kubeface.records.superresolution import TrainedSuperresolutionRecord
 from kubeface.runtime.errors import KubefaceError
 from kubeface.runtime.options import read_options
 from kubeface.superresolve import training
@@ -49,13 +49,13 @@ def test_a_training_leaves_a_network_that_enlarges(
     people = sorted({row["identity"] for row in rows if row["split"] in ("train", "val")})
     enlarger = open_enlarger(str(tmp_path / "one"))
     assert (enlarger.scale, list(enlarger.identities)) == (8, people)
-    record = json.loads((tmp_path / "one" / "superresolution.json").read_text())
+    figures = TrainedSuperresolutionRecord.read(tmp_path / "one" / "superresolution.json").figures
     history = list(csv.DictReader((tmp_path / "one" / "logs" / "history.csv").open()))
     assert [row["epoch"] for row in history] == ["0", "1", "2"]
     best = min(history, key=lambda row: float(row["val_loss"]))
-    assert record["figures"]["best_epoch"] == int(best["epoch"]) == one.best_epoch
-    assert record["figures"]["bicubic"]["psnr"] == float(history[0]["psnr"]) == one.psnr_bicubic
-    assert record["figures"]["network"]["psnr"] == float(best["psnr"]) == one.psnr
+    assert figures.best_epoch == int(best["epoch"]) == one.best_epoch
+    assert figures.bicubic.psnr == float(history[0]["psnr"]) == one.psnr_bicubic
+    assert figures.network.psnr == float(best["psnr"]) == one.psnr
 
 
 @pytest.mark.parametrize(
