@@ -41,7 +41,7 @@ def load_models(
         require(found == task, f"{folder} is a model of {found}, this evaluation is of {task}: give one of {task}")
     finetuned = open_model(str(model), device)
     require(
-        table.manifest["settings"].get("template", FIRST_TEMPLATE) == finetuned.template,
+        table.manifest.settings.get("template", FIRST_TEMPLATE) == finetuned.template,
         f"{table.folder} was aligned to another template than {finetuned.template}, which {model} was trained on: "
         "align with it",
     )

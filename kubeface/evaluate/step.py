@@ -192,7 +192,7 @@ def evaluate(
             found.append(crops.pair_set("pairs", "heldout", read_user_pairs(pairs, crops.index(table))))
         if lfw_archive:
             benchmark = evaluate_lfw(
-                lfw_archive, lfw_pairs, table.manifest["settings"]["detector"], models, template=template,
+                lfw_archive, lfw_pairs, table.manifest.settings["detector"], models, template=template,
                 further=[Degradation("lowres", side, enlarger=enlarger) for side in sides] if few else [],
             )  # fmt: skip
             evaluation["lfw"] = {key: benchmark[key] for key in ("pairs", "images", "detector", "fallback")}

@@ -60,7 +60,7 @@ def filter_faces(faces: Path, aligned: Path, out: Path, options: FilterOptions =
         KubefaceError: a corrupt table, or tables that do not belong together.
     """
     photographs, crops = Table(faces, "faces"), Table(aligned, "aligned")
-    whole = crops.manifest["settings"].get("template") == WHOLE
+    whole = crops.manifest.settings.get("template") == WHOLE
     measure = _measure_whole if whole else _face_measure()
     sharp_of = {} if whole else partners(crops)
     of_sharp = _measure_sharp(measure, photographs, crops, set(sharp_of.values())) if sharp_of else {}
@@ -148,7 +148,7 @@ def _batches(photographs: Table, crops: Table, wanted: set[str] | None = None) -
         Lists for the workers; of tiny photographs at most a row group, since each brings its crop.
     """
     # Crops on other templates are of no use: what is measured is a crop on the ArcFace template, made anew.
-    stored = crops.manifest["settings"].get("template") in ("arcface_112", WHOLE)
+    stored = crops.manifest.settings.get("template") in ("arcface_112", WHOLE)
     columns = ["image_id", "landmarks", "det_box", *(["image"] if stored else [])]
     remaining = (row for rows in crops.row_groups(columns) for row in rows)
     crop = next(remaining, None)

@@ -125,7 +125,7 @@ def finetune(
             data = _read_attributes(table, divided, labels, group.main)
         else:
             data = _read_split(table, divided, task)
-        aligned_with = table.manifest["settings"]
+        aligned_with = table.manifest.settings
         template = aligned_with.get("template", TEMPLATE)
         scratch = chosen.strategy == "scratch"
         model, fell_back = load_start(backbone, pretrained, fallback, group.device, template, scratch)

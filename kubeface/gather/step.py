@@ -110,7 +110,7 @@ def gather(
         changed = [place for place, seen in shards.items() if seen != before.get(place)]
         ingest_tables = [part.tables["ingest"] for part in parts]
         rows = sum(part.tables["align"].rows for part in parts)
-        forgotten = sum(table.manifest["settings"].get("forgotten", 0) for table in ingest_tables)
+        forgotten = sum(table.manifest.settings.get("forgotten", 0) for table in ingest_tables)
         DataRecord(
             producer=f"gather {__version__}",
             images=sum(table.rows for table in ingest_tables),
@@ -142,8 +142,8 @@ def _part(receipts: tuple[str, str, str]) -> Part:
     kinds = {"ingest": "faces", "align": "aligned", "filter": "filter"}
     tables = {step: Table(told[step]["uri"], kinds[step]) for step in STEPS}
     require(
-        tables["align"].manifest["settings"]["faces"] == tables["ingest"].sha256
-        and tables["filter"].manifest["settings"]["aligned"] == tables["align"].sha256,
+        tables["align"].manifest.settings["faces"] == tables["ingest"].sha256
+        and tables["filter"].manifest.settings["aligned"] == tables["align"].sha256,
         f"{tables['align'].folder} or {tables['filter'].folder} was made from another table: give those of one shard",
     )
     return Part(*places.pop(), tables, told)
@@ -221,7 +221,7 @@ def _names(face: Row) -> tuple[str, str, str]:
 
 def _settings(tables: list[Table]) -> dict[str, Any]:
     """What all shards were made with."""
-    settings = [table.manifest["settings"] for table in tables]
+    settings = [table.manifest.settings for table in tables]
     for name in settings[0].keys() - set(OF_A_SHARD):
         require(
             all(other.get(name) == settings[0][name] for other in settings),

@@ -195,7 +195,7 @@ def _index(table: Table, filtered: Table, audited: Table | None, task: str) -> p
                 else f"{other.folder} is of another table than {table.folder}: run its step on this table"
             )
         for name in names:
-            index = index.append_column(f"{other.manifest['kind']} {name}", other.columns([name])[name])
+            index = index.append_column(f"{other.manifest.kind} {name}", other.columns([name])[name])
     pairs = _resolution_pairs(table, task)
     if pairs.any():
         index = index.append_column(PAIR, pa.array(pairs))

@@ -64,7 +64,7 @@ def superresolve(faces: Path, out: Path, options: SuperresolveOptions = Superres
     scale = options.scale or enlarger.scale or BICUBIC_SCALE
     # Later steps go by how the table was made, whatever became of its images since.
     superresolved = options.model_dump(exclude={"model"}) | {"name": enlarger.name, "scale": scale}
-    settings = table.manifest["settings"] | {kind: table.sha256, "superresolved": superresolved}
+    settings = table.manifest.settings | {kind: table.sha256, "superresolved": superresolved}
     batches = by_pixels((row for rows in table.row_groups() for row in rows), BATCH_PIXELS // scale**2)
     enlarged = 0
     with (

@@ -177,12 +177,12 @@ def test_two_runs_give_the_same_bytes(detector: Literal["mtcnn", "retinaface"], 
     for name in ("a", "b"):
         align(mixed, tmp_path / name, AlignOptions(detector=detector))
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
-    assert Table(tmp_path / "a", "aligned").manifest["settings"]["detector"] == detector
+    assert Table(tmp_path / "a", "aligned").manifest.settings["detector"] == detector
 
 
 def test_the_other_template_is_the_crop_of_facenet_pytorch(mixed: Path, tmp_path: Path) -> None:
     align(mixed, tmp_path / "out", AlignOptions(template="facenet_160"))
-    assert Table(tmp_path / "out", "aligned").manifest["settings"]["template"] == "facenet_160"
+    assert Table(tmp_path / "out", "aligned").manifest.settings["template"] == "facenet_160"
     photographs = {row["source"]: decode_rgb(row["image"]) for row in rows_of(mixed)}
     for row in rows_of(tmp_path / "out"):
         path = tmp_path / "peer" / "face.png"

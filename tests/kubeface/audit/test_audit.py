@@ -80,7 +80,7 @@ def test_drop_leaves_the_largest_of_a_cluster(copies: list[Photo], tmp_path: Pat
     _, found = audited(tmp_path, copies, duplicates="drop")
     dropped = {name: row["reason"] for name, row in found.items() if not row["kept"]}
     assert dropped == dict.fromkeys(("s1/0.pgm", "s1/exact.pgm", "s1/again.jpg", "s1/cut.png"), "duplicate")
-    assert Table(tmp_path / "out", "audit").manifest["rejected"] == {"duplicate": 4}
+    assert Table(tmp_path / "out", "audit").manifest.rejected == {"duplicate": 4}
 
 
 def test_pairs_of_resolutions_stay_together_and_are_not_dropped(people: People, tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ def test_the_filters_order_does_not_matter(people: People, tmp_path: Path) -> No
     for name, table in (("straight", filtered), ("reversed", tmp_path / "turned")):
         audit(aligned, table, tmp_path / name, tmp_path / f"{name}.html")
     straight, reverse = (Table(tmp_path / name, "audit") for name in ("straight", "reversed"))
-    assert straight.manifest["shards"] == reverse.manifest["shards"]
+    assert straight.manifest.shards == reverse.manifest.shards
     records = [FindingsRecord.read(tmp_path / name / "data.json") for name in ("straight", "reversed")]
     assert records[0].counts.filter_reasons == {"low_score": 1}
     assert records[0].model_copy(update={"settings": records[1].settings}) == records[1]  # they name the filter's table

@@ -113,4 +113,4 @@ def test_a_portrait_has_the_embedding_of_its_face(classes: Path, tmp_path: Path)
 def test_recognitions_settings_say_nothing_of_the_task(classes: Path, tmp_path: Path) -> None:
     aligned, filtered = tables(classes, tmp_path)
     audit(aligned, filtered, tmp_path / "out", tmp_path / "page.html")
-    assert "task" not in Table(tmp_path / "out", "audit").manifest["settings"]
+    assert "task" not in Table(tmp_path / "out", "audit").manifest.settings

@@ -374,7 +374,7 @@ def test_own_pairs_groups_and_a_bin_set(
     tmp_path: Path,
 ) -> None:  # fmt: skip
     grouped = tmp_path / "grouped"
-    with TableWriter(grouped, "aligned", "test", Table(aligned_table, "aligned").manifest["settings"]) as writer:
+    with TableWriter(grouped, "aligned", "test", Table(aligned_table, "aligned").manifest.settings) as writer:
         for rows in Table(aligned_table, "aligned").row_groups():
             for row in rows:
                 writer.add(row | {"groups": json.dumps({"camera": "door" if row["identity"] < "s4" else "yard"})})

@@ -441,7 +441,7 @@ def write_pairs(aligned: Path, split: Path, folder: Path, same_names: bool = Tru
     heldout = [row["image_id"] for row in rows if parts[row["image_id"]]["split"] == "heldout"]
     tables = folder / "aligned", folder / "split"
     with (
-        TableWriter(tables[0], "aligned", "test", source.manifest["settings"]) as crops,
+        TableWriter(tables[0], "aligned", "test", source.manifest.settings) as crops,
         TableWriter(tables[1], "split", "test", {}) as divided,
     ):
         for number, row in enumerate(rows):

@@ -45,4 +45,4 @@ def test_from_alignment_to_evaluation(
     with pytest.raises(KubefaceError, match=r"trained on crops of template facenet_160, these are of arcface_112"):
         finetune(aligned_table, split_table, tmp_path / "more", pretrained=str(model), settings=chosen, workers=0)
     assert load_pretrained("sface", str(model)).template == "facenet_160"
-    assert Table(aligned, "aligned").manifest["settings"]["template"] == "facenet_160"
+    assert Table(aligned, "aligned").manifest.settings["template"] == "facenet_160"

@@ -205,7 +205,7 @@ def test_each_fault_is_rejected_for_its_reason(spoilt: tuple[Path, Path], tmp_pa
 
 def test_each_limit_can_be_lifted(spoilt: tuple[Path, Path], tmp_path: Path) -> None:
     filter_faces(*spoilt, tmp_path / "out", FilterOptions(min_sharpness=0, max_turn=1, min_agreement=0))
-    assert Table(tmp_path / "out", "filter").manifest["rejected"] == {"unreadable": 1}
+    assert Table(tmp_path / "out", "filter").manifest.rejected == {"unreadable": 1}
 
 
 def test_the_number_of_workers_changes_no_byte(
@@ -251,7 +251,7 @@ def test_good_photographs_are_kept(archive: str, shared_data: Path, tmp_path: Pa
     ingest(str(tmp_path / "in"), tmp_path / "faces")
     align(tmp_path / "faces", tmp_path / "aligned")
     result = filter_faces(tmp_path / "faces", tmp_path / "aligned", tmp_path / "out")
-    rejected = Table(tmp_path / "out", "filter").manifest["rejected"]
+    rejected = Table(tmp_path / "out", "filter").manifest.rejected
     for reason in ("several_faces", "blurred", "turned_away", "disagrees_with_aligner"):
         assert rejected.get(reason, 0) < 0.02 * result.rows_in
 
@@ -271,7 +271,7 @@ def test_whole_photographs_are_kept_unless_they_cannot_be_decoded(doctored: tupl
         assert row["face_size"] in (sides[row["image_id"]], 92)
     crops = rows_of(tmp_path / "whole")
     crops[1]["image"] = b"not an image"
-    settings = Table(tmp_path / "whole", "aligned").manifest["settings"]
+    settings = Table(tmp_path / "whole", "aligned").manifest.settings
     with TableWriter(tmp_path / "spoilt", "aligned", "test 1", settings) as writer:
         for row in crops:
             writer.add(row)
@@ -382,7 +382,7 @@ def test_sharp_images_of_pairs_are_judged_once_and_as_if_alone(
     groups = {row["image_id"]: row["groups"] for row in rows_of(faces)}
     high = {image_id for image_id, said in groups.items() if "high" in said}
     for table, kind in ((faces, "faces"), (aligned, "aligned")):
-        with TableWriter(tmp_path / f"high_{kind}", kind, "test 1", Table(table, kind).manifest["settings"]) as writer:
+        with TableWriter(tmp_path / f"high_{kind}", kind, "test 1", Table(table, kind).manifest.settings) as writer:
             for row in rows_of(table, kind):
                 if row["image_id"] in high:
                     writer.add(row)

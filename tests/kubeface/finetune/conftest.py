@@ -165,7 +165,7 @@ def labelled(table: Path, out: Path) -> Path:
     source = Table(table, "aligned")
     rows = rows_of(source)
     first = min(row["identity"] for row in rows)
-    with TableWriter(out, "aligned", "test", source.manifest["settings"]) as writer:
+    with TableWriter(out, "aligned", "test", source.manifest.settings) as writer:
         for number, row in enumerate(rows):
             glasses = "" if number % 5 == 0 else "1" if row["identity"] == first else "-1"
             groups = {"Smiling": str(number % 2), "Eyeglasses": glasses, "Left_Side": "0"}

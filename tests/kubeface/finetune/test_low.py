@@ -31,7 +31,7 @@ def paired(aligned_table: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     out = tmp_path_factory.mktemp("low") / "aligned"
     source = Table(aligned_table, "aligned")
     rows = rows_of(source)
-    with TableWriter(out, "aligned", "test", source.manifest["settings"]) as writer:
+    with TableWriter(out, "aligned", "test", source.manifest.settings) as writer:
         for number, row in enumerate(rows):
             name = row["source"].rpartition("/")[2]
             low = encode_crop(LOW(decode_rgb(row["image"])))

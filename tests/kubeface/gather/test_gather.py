@@ -114,7 +114,7 @@ def test_what_is_gathered(source: str, whole: Path) -> None:
     assert sources == sorted(sources, key=lambda name: rank(4, name))  # as ingest orders a whole source
     ids = faces.columns(["image_id"])["image_id"].to_pylist()
     assert ids == verdicts.columns(["image_id"])["image_id"].to_pylist()
-    assert faces.manifest["settings"] == {"detector": "test"} and faces.manifest["rejected"] == {"no_face": 54}
+    assert faces.manifest.settings == {"detector": "test"} and faces.manifest.rejected == {"no_face": 54}
     data = json.loads((whole / "data" / "data.json").read_text())
     assert (data["images"], data["identities"], list(data["shards"])) == (PEOPLE * IMAGES, PEOPLE, ["0/1"])
     assert data["rejected"]["ingest"] == {"empty_file": 1, "not_an_image": 1}

@@ -162,7 +162,7 @@ def test_forgetting_changes_the_shards_of_the_forgotten_only(images: dict[str, b
     ingest(source, tmp_path / "out", shard=second[number])  # the shard's text says whom to forget
     table = Table(tmp_path / "out", "faces")
     assert "p5/1.png" not in {row["source"] for row in rows_of(tmp_path / "out")}
-    assert table.manifest["settings"]["forgotten"] == 1 + 3 * (shard_number("p3", 8) == number)
+    assert table.manifest.settings["forgotten"] == 1 + 3 * (shard_number("p3", 8) == number)
     (tmp_path / "in" / "p5" / "1.png").unlink()  # gone from the source: nothing is left to be done for it
     assert by_number(source, 8, forget=lists[1])[number].count(",") == first[number].count(",")
 

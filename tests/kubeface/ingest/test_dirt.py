@@ -169,7 +169,7 @@ def check(table: Path, figures: IngestResult) -> None:
     """Each file of DIRT became what DIRT says, the good ones were kept, and the numbers fit."""
     expected = {name: outcome for name, _, outcome in DIRT if outcome != KEPT}
     assert reasons(table) == expected
-    assert Table(table, "faces").manifest["rejected"] == dict(sorted(Counter(expected.values()).items()))
+    assert Table(table, "faces").manifest.rejected == dict(sorted(Counter(expected.values()).items()))
     kept = {row["source"] for row in rows_of(table)}
     assert kept == {name for name, _, outcome in DIRT if outcome == KEPT} | {
         f"{person}/{number}.jpg" for person in ("ann", "bob", "cyd") for number in (1, 2, 3)

@@ -47,7 +47,7 @@ def test_an_archive_gives_the_rows_of_the_folder(suffix: str, images: dict[str, 
     ingest(write_files(tmp_path / "in", images), tmp_path / "a")
     ingest(write_archive(tmp_path / f"faces{suffix}", images), tmp_path / "b")
     assert rows_of(tmp_path / "a") == rows_of(tmp_path / "b")
-    assert Table(tmp_path / "a", "faces").manifest["shards"] == Table(tmp_path / "b", "faces").manifest["shards"]
+    assert Table(tmp_path / "a", "faces").manifest.shards == Table(tmp_path / "b", "faces").manifest.shards
 
 
 def test_a_folder_around_the_people_does_not_matter(images: dict[str, bytes], tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_what_cannot_be_used_is_listed_by_reason(images: dict[str, bytes], tmp_p
     assert {row["source"] for row in rows_of(tmp_path / "out")} == set(images)
     assert reasons(tmp_path / "out") == {name: reason for name, (_, reason) in bad.items()}
     table = Table(tmp_path / "out", "faces")
-    assert table.manifest["rejected"] == {
+    assert table.manifest.rejected == {
         "empty_file": 1,
         "no_identity": 1,
         "not_an_image": 4,

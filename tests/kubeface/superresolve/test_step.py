@@ -57,7 +57,7 @@ def test_a_network_is_what_enlarges(paired_table: Path, tmp_path: Path) -> None:
     for old, new in zip(rows_of(paired_table), rows_of(tmp_path / "out"), strict=True):
         if resolution_of(old["groups"]) == "low":
             np.testing.assert_array_equal(decode_rgb(new["image"]), repeated(decode_rgb(old["image"]), 3))
-    said = Table(tmp_path / "out", "faces").manifest["settings"]["superresolved"]
+    said = Table(tmp_path / "out", "faces").manifest.settings["superresolved"]
     assert said["name"].startswith("nearest.onnx@") and said["scale"] == 3
 
 
@@ -65,9 +65,9 @@ def test_what_the_table_was_made_with_is_kept(paired_table: Path, tmp_path: Path
     superresolve(paired_table, tmp_path / "out")
     before, after = (Table(folder, "faces") for folder in (paired_table, tmp_path / "out"))
     superresolved = {"name": "bicubic", "scale": 4, "which": "low", "max_side": 0}
-    expected = before.manifest["settings"] | {"faces": before.sha256, "superresolved": superresolved}
-    assert after.manifest["settings"] == expected
-    assert after.manifest["producer"].startswith("superresolve ")
+    expected = before.manifest.settings | {"faces": before.sha256, "superresolved": superresolved}
+    assert after.manifest.settings == expected
+    assert after.manifest.producer.startswith("superresolve ")
 
 
 def test_enlarged_twice_is_enlarged_by_the_product(paired_table: Path, tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_crops_keep_their_size_at_low_resolution(aligned_table: Path, tmp_path: 
         assert {name: new[name] for name in new.keys() - {"image"}} == {
             name: old[name] for name in old.keys() - {"image"}
         }
-    before, after = (Table(folder, "aligned").manifest["settings"] for folder in (aligned_table, tmp_path / "out"))
+    before, after = (Table(folder, "aligned").manifest.settings for folder in (aligned_table, tmp_path / "out"))
     assert before.items() <= after.items()  # template, detector …
     assert after["superresolved"].items() >= {"scale": 8, "name": after["superresolved"]["name"]}.items()
     assert after["superresolved"]["name"].startswith("nearest.onnx@")
@@ -235,5 +235,5 @@ def test_gather_takes_its_table_for_that_of_ingest(paired_source: Path, tmp_path
     data = json.loads((tmp_path / "out" / "data.json").read_text("utf-8"))
     assert data["rejected"]["ingest"] == {"not_an_image": 1}
     assert data["erasure"]["files_left_out"] == 2 * PHOTOGRAPHS
-    settings = Table(tmp_path / "out_aligned", "aligned").manifest["settings"]
+    settings = Table(tmp_path / "out_aligned", "aligned").manifest.settings
     assert settings["detector"] == "mtcnn"

@@ -27,7 +27,7 @@ def damaged_heldout(table: Path, split: Path, out: Path) -> Path:
     rows = Table(split, "split").columns(["image_id", "split"]).to_pylist()
     heldout = {row["image_id"] for row in rows if row["split"] == "heldout"}
     source = Table(table, "aligned")
-    with TableWriter(out, "aligned", "test", source.manifest["settings"]) as writer:
+    with TableWriter(out, "aligned", "test", source.manifest.settings) as writer:
         for group in source.row_groups():
             for row in group:
                 writer.add(row | ({"image": b"none"} if row["image_id"] in heldout else {}))

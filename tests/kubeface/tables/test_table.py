@@ -46,8 +46,8 @@ def test_rows_come_back_as_they_were_in_the_order_they_were_added(tmp_path: Path
     assert rows_of(folder) == rows
     table = Table(folder, "faces")
     assert (table.rows, table.identities) == (203, 7)
-    assert table.manifest["producer"] == "test 1"
-    assert table.manifest["settings"] == {"seed": 3}
+    assert table.manifest.producer == "test 1"
+    assert table.manifest.settings == {"seed": 3}
     assert table.columns(["image_id", "width"]).to_pylist() == [
         {"image_id": row["image_id"], "width": row["width"]} for row in rows
     ]
@@ -111,9 +111,9 @@ def test_many_rows_spread_over_shards(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(table_module, "SHARD_BYTES", 100_000)
     rows = [face(number, 400) for number in range(700)]
     folder = write(tmp_path / "faces", rows)
-    shards = Table(folder, "faces").manifest["shards"]
-    assert [shard["name"] for shard in shards] == ["shard-00000.parquet", "shard-00001.parquet", "shard-00002.parquet"]
-    assert [shard["rows"] for shard in shards] == [256, 256, 188]
+    shards = Table(folder, "faces").manifest.shards
+    assert [shard.name for shard in shards] == ["shard-00000.parquet", "shard-00001.parquet", "shard-00002.parquet"]
+    assert [shard.rows for shard in shards] == [256, 256, 188]
     assert rows_of(folder) == rows
     assert Table(folder, "faces").columns(["width"])["width"].to_pylist() == [row["width"] for row in rows]
 
@@ -137,7 +137,7 @@ def test_rejected_images_are_sorted_and_take_one_line_each(tmp_path: Path) -> No
     )
     table = Table(tmp_path / "faces", "faces")
     assert [row["source"] for row in table.rejected()] == ["a/1, really.jpg", "a/2.jpg", "z/1.jpg"]
-    assert table.manifest["rejected"] == {"empty_file": 1, "unreadable": 2}
+    assert table.manifest.rejected == {"empty_file": 1, "unreadable": 2}
 
 
 def test_a_writer_that_fails_leaves_nothing(tmp_path: Path) -> None:

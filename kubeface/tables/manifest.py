@@ -1,0 +1,71 @@
+"""The manifest of a table: which kind it is, what wrote it with which settings, and its shards."""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from kubeface.runtime.errors import KubefaceError, require
+
+SCHEMA_VERSION = 3
+MANIFEST_FILE = "manifest.json"
+
+
+class ShardEntry(BaseModel):
+    """A Parquet file of the table."""
+
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+    name: str
+    """File name in the table's folder."""
+    rows: int
+    """Rows in the file."""
+    sha256: str
+    """SHA-256 of the file, 64 hex digits."""
+
+
+class Manifest(BaseModel):
+    """manifest.json of a table folder."""
+
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+    schema_version: int | None = None
+    """Version of the tables' schemas."""
+    kind: str
+    """faces, aligned, filter, audit or split."""
+    producer: str = ""
+    """Step that wrote the table, and its version."""
+    settings: dict[str, Any] = Field(default_factory=dict)
+    """The step's options, and the hashes of the tables that it read."""
+    rows: int
+    """Rows of all shards."""
+    identities: int
+    """Different identities among the rows; 0 where the kind has no such column."""
+    rejected: dict[str, int] = Field(default_factory=dict)
+    """Images that the step left out, by reason."""
+    shards: list[ShardEntry]
+    """The files, in the order of the rows."""
+
+    @classmethod
+    def parse(cls, value: object, where: str, kind: str) -> "Manifest":
+        """Checks a manifest that was read as JSON.
+
+        Args:
+            value: what the file holds.
+            where: path or address of the file, for the error.
+            kind: kind of table that is wanted.
+
+        Raises:
+            KubefaceError: it is no manifest, or one of another kind or schema version.
+        """
+        folder = where.removesuffix(f"/{MANIFEST_FILE}")
+        try:
+            found = cls.model_validate(value)
+        except ValidationError:
+            raise KubefaceError(f"{where} is not a table's manifest: run the step again") from None
+        require(found.kind == kind, f"{folder} holds a '{found.kind}' table where '{kind}' is needed")
+        require(
+            found.schema_version == SCHEMA_VERSION,
+            f"{folder} has schema version {found.schema_version}, this release reads {SCHEMA_VERSION}: run the step "
+            "that wrote it again",
+        )
+        return found
