@@ -10,12 +10,13 @@ import re
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email import message_from_bytes
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import parse_qs, urlsplit
 
 import yaml
@@ -254,8 +255,11 @@ class _Handler(BaseHTTPRequestHandler):
         if any(one["pipeline_id"] == pipeline and one["display_name"] == name for one in self.state.versions):
             return 409, {"message": f"Already exist error: version {name} exists"}
         head = f"Content-Type: {self.headers['Content-Type']}\r\n\r\n".encode()
-        (part,) = message_from_bytes(head + self.data).get_payload()  # type: ignore[misc, union-attr]
-        documents = _documents(part.get_payload(decode=True))  # type: ignore[union-attr, arg-type]
+        message = message_from_bytes(head + self.data)
+        (part,) = [inner for inner in message.walk() if not inner.is_multipart()]
+        content = part.get_payload(decode=True)
+        assert isinstance(content, bytes)
+        documents = _documents(content)
         spec = {"pipeline_spec": documents[0], "platform_spec": documents[1]} if documents[1:] else documents[0]
         entry = {"pipeline_id": pipeline, "display_name": name, "pipeline_spec": spec, "created_at": _now()}
         self.state.versions.append(entry | {"pipeline_version_id": str(uuid.uuid4())})
@@ -334,7 +338,7 @@ class _Handler(BaseHTTPRequestHandler):
         gone, self.state.recurring[:] = len(left) < len(self.state.recurring), left
         return (200, {}) if gone else (404, {"message": f"ResourceNotFoundError: recurring run {one} not found."})
 
-    ROUTES = {  # noqa: RUF012
+    ROUTES: ClassVar[dict[str, Callable[..., Any]]] = {
         r"GET /apis/v2beta1/healthz": _healthz,
         r"GET /apis/v2beta1/pipelines": _list_pipelines,
         r"POST /apis/v2beta1/pipelines": _create_pipeline,
