@@ -75,7 +75,6 @@ LONG_FILES: frozenset[str] = frozenset(
         "tests/kubeface/models/test_model.py",
         "tests/kubeface/report/test_report.py",
         "tests/support/report_runs.py",
-        "tests/support/stubs/kubernetes_api.py",
     }
 )
 LONG_FUNCTIONS: frozenset[str] = frozenset(

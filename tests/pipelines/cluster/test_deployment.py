@@ -17,7 +17,8 @@ from pipelines.cluster import manifests as module
 from pipelines.cluster.deployment import apply_objects, delete_objects, difference, inventory
 from pipelines.cluster.kubectl import Kubectl, one_line
 from pipelines.cluster.manifests import Name, find_overlay, render
-from tests.support.stubs.kubernetes_api import HANG, KubernetesApi, Object, Resource
+from tests.support.stubs.kubernetes_api import HANG, KubernetesApi
+from tests.support.stubs.kubernetes_objects import Object, Resource
 from tests.support.stubs.tls import Tls, make_tls
 
 KUBECTL = shutil.which("kubectl", path=sysconfig.get_path("scripts"))

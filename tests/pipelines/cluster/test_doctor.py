@@ -19,7 +19,8 @@ from pipelines.cluster.doctor import Doctor
 from pipelines.cluster.manifests import find_overlay
 from pipelines.local.store import free_ports, local_store
 from tests.support.stubs.kfp_api import Fault, KfpApi
-from tests.support.stubs.kubernetes_api import HANG, KubernetesApi, Object, Resource
+from tests.support.stubs.kubernetes_api import HANG, KubernetesApi
+from tests.support.stubs.kubernetes_objects import Object, Resource
 from tests.support.stubs.tls import Tls, make_tls
 
 KUBECTL = shutil.which("kubectl", path=sysconfig.get_path("scripts"))

@@ -14,7 +14,8 @@ import pytest
 from kubeface.runtime.errors import KubefaceError
 from pipelines.cluster.kubectl import Kubectl
 from pipelines.cluster.secret import make_secrets
-from tests.support.stubs.kubernetes_api import KubernetesApi, Object
+from tests.support.stubs.kubernetes_api import KubernetesApi
+from tests.support.stubs.kubernetes_objects import Object
 from tests.support.stubs.tls import Tls, make_tls
 
 ROOT = Path(__file__).resolve().parents[3]

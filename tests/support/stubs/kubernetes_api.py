@@ -10,103 +10,40 @@ import json
 import re
 import threading
 import time
-import uuid
 from dataclasses import dataclass, field
-from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-import kubernetes_validate
 import yaml
-from kubernetes_validate import utils
 
+from tests.support.stubs.kubernetes_objects import (
+    BUILT_IN,
+    REASONS,
+    VERSION,
+    Object,
+    Refusal,
+    Resource,
+    check_immutable,
+    conflict,
+    fields_of,
+    key_of,
+    leaves,
+    managers_of,
+    new_object,
+    paths_of,
+    remove_value,
+    set_value,
+    validate,
+    value_at,
+    without_managers,
+)
 from tests.support.stubs.tls import Tls
 
-Object = dict[str, Any]
 TOKEN = "stub-token-of-the-tests"
-VERSION = "1.34.0"
 HANG = -1  # as a fault's status: no answer at all
 VERBS = ["create", "delete", "get", "list", "patch", "update", "watch"]
-
-utils.schema_contents = cache(utils.schema_contents)  # 1.5 MB of JSON that it reads anew for every object
-
-
-@dataclass(frozen=True)
-class Resource:
-    """A kind that the server knows."""
-
-    group: str
-    version: str
-    kind: str
-    plural: str
-    namespaced: bool = True
-
-    @property
-    def api_version(self) -> str:
-        return f"{self.group}/{self.version}" if self.group else self.version
-
-    @property
-    def prefix(self) -> str:
-        """Path of its group and version."""
-        return f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"
-
-
-BUILT_IN = (
-    Resource("", "v1", "Namespace", "namespaces", False),
-    Resource("", "v1", "Node", "nodes", False),
-    Resource("", "v1", "ConfigMap", "configmaps"),
-    Resource("", "v1", "Secret", "secrets"),
-    Resource("", "v1", "Service", "services"),
-    Resource("", "v1", "ServiceAccount", "serviceaccounts"),
-    Resource("", "v1", "PersistentVolumeClaim", "persistentvolumeclaims"),
-    Resource("", "v1", "Pod", "pods"),
-    Resource("", "v1", "ResourceQuota", "resourcequotas"),
-    Resource("", "v1", "LimitRange", "limitranges"),
-    Resource("apps", "v1", "Deployment", "deployments"),
-    Resource("apps", "v1", "StatefulSet", "statefulsets"),
-    Resource("batch", "v1", "Job", "jobs"),
-    Resource("batch", "v1", "CronJob", "cronjobs"),
-    Resource("rbac.authorization.k8s.io", "v1", "Role", "roles"),
-    Resource("rbac.authorization.k8s.io", "v1", "RoleBinding", "rolebindings"),
-    Resource("networking.k8s.io", "v1", "NetworkPolicy", "networkpolicies"),
-    Resource("policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets"),
-    Resource("scheduling.k8s.io", "v1", "PriorityClass", "priorityclasses", False),
-    Resource("storage.k8s.io", "v1", "StorageClass", "storageclasses", False),
-    Resource("apiextensions.k8s.io", "v1", "CustomResourceDefinition", "customresourcedefinitions", False),
-    Resource("authorization.k8s.io", "v1", "SelfSubjectAccessReview", "selfsubjectaccessreviews", False),
-)
-# What a real server refuses to change (validation of the built-in kinds).
-IMMUTABLE = {"Job": ("spec", "template"), "PersistentVolumeClaim": ("spec",)}
-
-
-class Refusal(Exception):
-    """A Status object as the answer."""
-
-    def __init__(self, code: int, reason: str, message: str, causes: list[Object] | None = None) -> None:
-        super().__init__(message)
-        self.code = code
-        self.status = {
-            "kind": "Status",
-            "apiVersion": "v1",
-            "metadata": {},
-            "status": "Failure",
-            "message": message,
-            "reason": reason,
-            "details": {"causes": causes or []},
-            "code": code,
-        }
-
-
-REASONS = {
-    401: ("Unauthorized", "Unauthorized"),
-    403: ("Forbidden", "forbidden by the test"),
-    404: ("NotFound", "the server could not find the requested resource"),
-    409: ("Conflict", "the object has been modified; please apply your changes to the latest version and try again"),
-    500: ("InternalError", "an internal error of the test"),
-    503: ("ServiceUnavailable", "etcd is not within reach"),
-}
 
 
 @dataclass
@@ -167,7 +104,7 @@ class KubernetesApi:
     def get(self, kind: str, name: str, namespace: str = "") -> Object | None:
         """A live object, or None."""
         resource = next(one for one in self._resources() if one.kind == kind)
-        return self.objects.get(_key(resource, namespace, name))
+        return self.objects.get(key_of(resource, namespace, name))
 
     def names(self) -> set[str]:
         """Kind and name of every live object, as ConfigMap/settings."""
@@ -295,12 +232,12 @@ class KubernetesApi:
             item = yaml.safe_load(body)
             item["metadata"].setdefault("namespace", namespace) if namespace else None
             manager, force = query["fieldManager"], query.get("force") == "true"
-            before = self.objects.get(_key(resource, namespace, name))
+            before = self.objects.get(key_of(resource, namespace, name))
             return (200 if before else 201), self._apply(resource, item, manager, force, dry, strict=strict)
         if verb == "create":
             item = json.loads(body)
             name = item["metadata"]["name"]
-            if _key(resource, namespace, name) in self.objects:
+            if key_of(resource, namespace, name) in self.objects:
                 raise Refusal(409, "AlreadyExists", f'{resource.plural} "{name}" already exists')
             manager = query.get("fieldManager", "stub")
             return 201, self._apply(resource, item, manager, True, dry, strict=strict)
@@ -326,7 +263,7 @@ class KubernetesApi:
         items = [
             item
             for (plural, where, name), item in sorted(self.objects.items())
-            if plural == _key(resource, "", "")[0]
+            if plural == key_of(resource, "", "")[0]
             and namespace in ("", where)
             and named in ("", name)
             and wanted.items() <= item["metadata"].get("labels", {}).items()
@@ -339,7 +276,7 @@ class KubernetesApi:
         }
 
     def _live(self, resource: Resource, namespace: str, name: str) -> Object:
-        found = self.objects.get(_key(resource, namespace, name))
+        found = self.objects.get(key_of(resource, namespace, name))
         if found is None:
             raise Refusal(404, "NotFound", f'{resource.plural} "{name}" not found')
         return found
@@ -370,31 +307,35 @@ class KubernetesApi:
         """Merges an object the way `kubectl apply --server-side` has it done, lists as a whole."""
         name, namespace = item["metadata"]["name"], item["metadata"].get("namespace", "")
         if check and resource not in self.custom:
-            _validate(item, resource, strict)
-        live = self.objects.get(_key(resource, namespace, name))
-        wanted = dict(_leaves(item))
-        owned = {entry["manager"]: _paths(entry["fieldsV1"]) for entry in _managers(live)}
+            validate(item, resource, strict)
+        live = self.objects.get(key_of(resource, namespace, name))
+        wanted = dict(leaves(item))
+        owned = {entry["manager"]: paths_of(entry["fieldsV1"]) for entry in managers_of(live)}
         conflicts = [
             (other, path)
             for other, paths in sorted(owned.items())
             for path in sorted(paths & wanted.keys())
-            if other != manager and _at(live, path) != wanted[path]
+            if other != manager and value_at(live, path) != wanted[path]
         ]
         if conflicts and not force:
-            raise _conflict(resource, conflicts)
-        merged = copy.deepcopy(live) if live else _new(item)
+            raise conflict(resource, conflicts)
+        merged = copy.deepcopy(live) if live else new_object(item)
         for path in owned.get(manager, set()) - wanted.keys():
             if not any(path in paths for other, paths in owned.items() if other != manager):
-                _remove(merged, path)
+                remove_value(merged, path)
         for path, value in wanted.items():
-            _set(merged, path, value)
+            set_value(merged, path, value)
         for other, path in conflicts:
             owned[other].discard(path)
         if resource.kind == "Service":
             merged["spec"].setdefault("clusterIP", "10.0.0.1")
         if live and check:
-            _check_immutable(resource, live, merged)
-        unchanged = live is not None and _bare(live) == _bare(merged) and owned.get(manager) == set(wanted)
+            check_immutable(resource, live, merged)
+        unchanged = (
+            live is not None
+            and without_managers(live) == without_managers(merged)
+            and owned.get(manager) == set(wanted)
+        )
         if unchanged and live is not None:
             return live
         owned[manager] = set(wanted)
@@ -405,14 +346,14 @@ class KubernetesApi:
                 "apiVersion": resource.api_version,
                 "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
                 "fieldsType": "FieldsV1",
-                "fieldsV1": _fields(paths),
+                "fieldsV1": fields_of(paths),
             }
             for one, paths in sorted(owned.items())
         ]
         if not dry:
             self.revision += 1
             merged["metadata"]["resourceVersion"] = str(self.revision)
-            self.objects[_key(resource, namespace, name)] = merged
+            self.objects[key_of(resource, namespace, name)] = merged
             self.writes.append(("update" if live else "create", f"{resource.kind}/{name}"))
         return merged
 
@@ -453,120 +394,3 @@ def _handler(api: KubernetesApi) -> type[BaseHTTPRequestHandler]:
             """Nothing: the tests look at `requests`."""
 
     return Handler
-
-
-def _key(resource: Resource, namespace: str, name: str) -> tuple[str, str, str]:
-    return f"{resource.plural}.{resource.group}".rstrip("."), namespace if resource.namespaced else "", name
-
-
-def _validate(item: Object, resource: Resource, strict: bool) -> None:
-    try:
-        kubernetes_validate.validate(item, VERSION, strict=strict)
-    except kubernetes_validate.ValidationError as error:
-        path = ".".join(map(str, error.path))
-        if "Additional properties" in error.message:
-            field_name = re.findall(r"'([^']+)' w", error.message)
-            unknown = ", ".join(f'unknown field "{".".join(filter(None, (path, one)))}"' for one in field_name)
-            raise Refusal(400, "BadRequest", f"strict decoding error: {unknown}") from error
-        raise Refusal(
-            422,
-            "Invalid",
-            f'{resource.kind}.{resource.group} "{item["metadata"]["name"]}" is invalid: {path}: {error.message}',
-        ) from error
-
-
-def _check_immutable(resource: Resource, live: Object, merged: Object) -> None:
-    path = IMMUTABLE.get(resource.kind)
-    if path and _at(live, path) != _at(merged, path):
-        name, where = merged["metadata"]["name"], ".".join(path)
-        raise Refusal(
-            422,
-            "Invalid",
-            f'{resource.kind}.{resource.group} "{name}" is invalid: {where}: Invalid value: field is immutable',
-        )
-
-
-def _conflict(resource: Resource, conflicts: list[tuple[str, tuple[str, ...]]]) -> Refusal:
-    causes = [
-        {
-            "reason": "FieldManagerConflict",
-            "message": f'conflict with "{other}" using {resource.api_version}',
-            "field": "." + ".".join(path),
-        }
-        for other, path in conflicts
-    ]
-    listed = ", ".join(f'conflict with "{other}": .{".".join(path)}' for other, path in conflicts)
-    many = "conflict" if len(conflicts) == 1 else "conflicts"
-    return Refusal(409, "Conflict", f"Apply failed with {len(conflicts)} {many}: {listed}", causes)
-
-
-def _new(item: Object) -> Object:
-    metadata: Object = {"name": item["metadata"]["name"], "uid": str(uuid.uuid4()), "resourceVersion": "0"}
-    metadata["creationTimestamp"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    if "namespace" in item["metadata"]:
-        metadata["namespace"] = item["metadata"]["namespace"]
-    return {"apiVersion": item["apiVersion"], "kind": item["kind"], "metadata": metadata}
-
-
-_IDENTITY = {
-    ("apiVersion",),
-    ("kind",),
-    *(("metadata", name) for name in ("name", "namespace", "creationTimestamp", "uid", "resourceVersion")),
-}
-
-
-def _leaves(value: Any, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], Any]]:
-    """Path and value of each field that is no mapping; an empty mapping and a list are one field."""
-    if isinstance(value, dict) and (value or not path):
-        return [
-            leaf
-            for name, inner in value.items()
-            if (*path, name) not in _IDENTITY and (*path, name) != ("metadata", "managedFields")
-            for leaf in _leaves(inner, (*path, name))
-        ]
-    return [(path, value)]
-
-
-def _managers(live: Object | None) -> list[Object]:
-    return list(live["metadata"].get("managedFields", ())) if live else []
-
-
-def _fields(paths: set[tuple[str, ...]]) -> Object:
-    tree: Object = {}
-    for path in sorted(paths):
-        node = tree
-        for name in path:
-            node = node.setdefault(f"f:{name}", {})
-    return tree
-
-
-def _paths(tree: Object, path: tuple[str, ...] = ()) -> set[tuple[str, ...]]:
-    if not tree:
-        return {path} if path else set()
-    return {leaf for name, inner in tree.items() for leaf in _paths(inner, (*path, name.removeprefix("f:")))}
-
-
-def _at(item: Any, path: tuple[str, ...]) -> Any:
-    for name in path:
-        item = item.get(name) if isinstance(item, dict) else None
-    return item
-
-
-def _set(item: Object, path: tuple[str, ...], value: Any) -> None:
-    for name in path[:-1]:
-        item = item.setdefault(name, {})
-    item[path[-1]] = value
-
-
-def _remove(item: Object, path: tuple[str, ...]) -> None:
-    for name in path[:-1]:
-        item = item.get(name, {})
-    item.pop(path[-1], None)
-
-
-def _bare(item: Object) -> Object:
-    """The object without what every write changes."""
-    bare = copy.deepcopy(item)
-    bare["metadata"].pop("managedFields", None)
-    bare["metadata"].pop("resourceVersion", None)
-    return bare
