@@ -1,6 +1,5 @@
 """Audit on real faces: what is found, what is dropped, and what stays as it is."""
 
-import csv
 import json
 from html.parser import HTMLParser
 from pathlib import Path
@@ -16,7 +15,7 @@ from kubeface.records.findings import FindingsRecord
 from kubeface.runtime.errors import KubefaceError
 from kubeface.runtime.options import read_options
 from kubeface.tables.table import Table, TableWriter
-from tests.kubeface.audit.conftest import Photo, changed, write_tables
+from tests.support.audit_tables import Photo, audited, changed, dropped, read_findings, write_tables
 from tests.support.tables import rows_of
 
 HOSTILE = "<script>alert(1)</script>"
@@ -26,25 +25,6 @@ People = dict[str, list[bytes]]
 
 def photos(people: People, *names: str, count: int = 5) -> list[Photo]:
     return [Photo(name, f"{number}.pgm", data) for name in names for number, data in enumerate(people[name][:count])]
-
-
-def audited(root: Path, images: list[Photo], **options: Any) -> tuple[AuditResult, dict[str, dict[str, Any]]]:
-    """The audit's result, and its rows by source."""
-    aligned, filtered = write_tables(root, images)
-    result = audit(aligned, filtered, root / "out", root / "page.html", AuditOptions(**options))
-    return result, rows_by_photo(root, images)
-
-
-def rows_by_photo(root: Path, images: list[Photo]) -> dict[str, dict[str, Any]]:
-    rows = rows_of(root / "out")
-    assert [row["identity"] for row in rows] == [photo.identity for photo in images]
-    assert all(row["kept"] == (row["reason"] is None) for row in rows)
-    return {f"{photo.identity}/{photo.name}": row for photo, row in zip(images, rows, strict=True)}
-
-
-def findings(root: Path, name: str) -> list[dict[str, str]]:
-    with open(root / "out" / name, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 def record(root: Path) -> FindingsRecord:
@@ -73,17 +53,16 @@ def test_copies_of_a_photograph_form_one_cluster_and_others_none(copies: list[Ph
     assert all(row["kept"] for row in found.values())
     assert (result.duplicate_clusters, result.duplicates) == (1, 4)
     assert result.rows_in == result.rows_out == len(copies)
-    assert {row["source"] for row in findings(tmp_path, "duplicates.csv")} == clustered
+    assert {row["source"] for row in read_findings(tmp_path, "duplicates.csv")} == clustered
 
 
-def test_drop_leaves_the_largest_of_a_cluster(copies: list[Photo], tmp_path: Path) -> None:
+def test_drop_keeps_the_largest_of_a_cluster(copies: list[Photo], tmp_path: Path) -> None:
     _, found = audited(tmp_path, copies, duplicates="drop")
-    dropped = {name: row["reason"] for name, row in found.items() if not row["kept"]}
-    assert dropped == dict.fromkeys(("s1/0.pgm", "s1/exact.pgm", "s1/again.jpg", "s1/cut.png"), "duplicate")
+    assert dropped(found) == dict.fromkeys(("s1/0.pgm", "s1/exact.pgm", "s1/again.jpg", "s1/cut.png"), "duplicate")
     assert Table(tmp_path / "out", "audit").manifest.rejected == {"duplicate": 4}
 
 
-def test_pairs_of_resolutions_stay_together_and_are_not_dropped(people: People, tmp_path: Path) -> None:
+def test_resolution_pairs_stay_together_and_are_not_dropped(people: People, tmp_path: Path) -> None:
     small = changed(people["s1"][0], lambda image: image.resize((46, 56), Image.Resampling.LANCZOS), 60)
     images = [
         *photos(people, "s5", "s9"),
@@ -102,8 +81,7 @@ def test_pairs_of_resolutions_stay_together_and_are_not_dropped(people: People, 
 def test_a_photograph_under_two_names_is_dropped(people: People, tmp_path: Path, change: str) -> None:
     copy = people["s5"][0] if change == "exact" else changed(people["s5"][0], lambda image: image, 92)
     _, found = audited(tmp_path, [*photos(people, "s1", "s5", "s9"), Photo("s9", "wrong.jpg", copy)])
-    dropped = {name: row["reason"] for name, row in found.items() if not row["kept"]}
-    assert dropped == {"s5/0.pgm": "same_photo_two_names", "s9/wrong.jpg": "same_photo_two_names"}
+    assert dropped(found) == {"s5/0.pgm": "same_photo_two_names", "s9/wrong.jpg": "same_photo_two_names"}
     assert found["s5/0.pgm"]["cluster"] == found["s9/wrong.jpg"]["cluster"]
     assert "One photograph under several names <span" in (tmp_path / "page.html").read_text()
 
@@ -114,7 +92,7 @@ def test_one_person_under_two_names(people: People, tmp_path: Path, suspects: st
     _, found = audited(tmp_path, [*photos(people, "s1", "s5", "s9"), *split], suspects=suspects)
     persons = {row["identity"]: row["person"] for row in found.values()}
     assert persons == {"s1": "s1", "s5": "s5", "twin": "s5", "s9": "s9"}
-    pair = findings(tmp_path, "pairs.csv")
+    pair = read_findings(tmp_path, "pairs.csv")
     assert [(row["left"], row["right"], row["person"]) for row in pair] == [("s5", "twin", "s5")]
     reasons = {row["identity"]: row["reason"] for row in found.values()}
     assert reasons["twin"] == ("looks_like_another" if suspects == "drop" else None)
@@ -125,25 +103,25 @@ def test_one_person_under_two_names(people: People, tmp_path: Path, suspects: st
 def test_a_wrong_label_is_found(people: People, tmp_path: Path, suspects: str) -> None:
     images = [*photos(people, "s1", "s5", "s9"), Photo("s1", "swapped.pgm", people["s9"][7])]
     _, found = audited(tmp_path, images, suspects=suspects)
-    (suspect,) = findings(tmp_path, "suspects.csv")
+    (suspect,) = read_findings(tmp_path, "suspects.csv")
     assert (suspect["source"], suspect["near"]) == ("s1/swapped.pgm", "s9")
     assert float(suspect["cosine"]) < 0.25 < 0.6 < float(suspect["near_cosine"])
     assert found["s1/swapped.pgm"]["reason"] == ("far_from_identity" if suspects == "drop" else None)
     assert sum(row["reason"] is not None for row in found.values()) == (suspects == "drop")
 
 
-def test_two_images_are_too_few_to_doubt_one(people: People, tmp_path: Path) -> None:
+def test_two_images_are_too_few_for_a_suspect(people: People, tmp_path: Path) -> None:
     images = [*photos(people, "s5", "s9"), Photo("s1", "a", people["s1"][0]), Photo("s1", "b", people["s13"][0])]
     assert audited(tmp_path, images)[0].suspects == 0
 
 
-def test_images_that_the_filter_rejects_do_not_count(people: People, tmp_path: Path) -> None:
+def test_rejected_images_are_not_suspects(people: People, tmp_path: Path) -> None:
     images = [*photos(people, "s1", "s5"), Photo("s1", "wrong", people["s9"][0], reason="low_score")]
     assert audited(tmp_path, images)[0].suspects == 0
     assert record(tmp_path).counts.filter_reasons == {"low_score": 1}
 
 
-def test_the_filters_order_does_not_matter(people: People, tmp_path: Path) -> None:
+def test_the_order_of_the_filter_table_does_not_matter(people: People, tmp_path: Path) -> None:
     """A filter table of the same images in another order says the same of each."""
     images = [*photos(people, "s1", "s5"), Photo("s1", "wrong", people["s9"][0], reason="low_score")]
     aligned, filtered = write_tables(tmp_path, images)
@@ -182,7 +160,7 @@ def test_hostile_input(people: People, tmp_path: Path) -> None:
         Photo("s1", "empty", people["s1"][9], crop=b""),
     ]
     _, found = audited(tmp_path, images)
-    assert {name: row["reason"] for name, row in found.items() if not row["kept"]} == {
+    assert dropped(found) == {
         "s1/junk": "unreadable",
         "s1/empty": "unreadable",
     }
@@ -262,7 +240,7 @@ def test_wrong_options_are_refused(options: dict[str, Any], message: str) -> Non
         read_options(AuditOptions, options)
 
 
-def test_an_evaluation_set_that_is_not_there(plain_tables: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_missing_evaluation_set_is_an_error(plain_tables: tuple[Path, Path], tmp_path: Path) -> None:
     with pytest.raises(KubefaceError, match="/nowhere is not a folder"):
         audit(*plain_tables, tmp_path / "out", tmp_path / "page.html", AuditOptions(evaluation_sets="/nowhere"))
     assert not (tmp_path / "out").exists() and not (tmp_path / "page.html").exists()
@@ -278,7 +256,7 @@ def test_an_evaluation_set_that_is_not_there(plain_tables: tuple[Path, Path], tm
         ('{"features": {"x": {}}, "embedding_mean": []}', r"features\.x\.label is missing"),
     ],
 )
-def test_an_earlier_run_that_is_none_is_refused(
+def test_a_file_that_is_no_audit_record_is_refused(
     plain_tables: tuple[Path, Path], tmp_path: Path, text: str, message: str
 ) -> None:
     (tmp_path / "data.json").write_text(text)

@@ -19,7 +19,7 @@ def test_stability_index_is_symmetric_and_not_negative(before: list[int], after:
 
 
 @given(counts, counts, st.integers(1, 1000))
-def test_stability_index_sees_shares_and_not_counts(before: list[int], after: list[int], factor: int) -> None:
+def test_stability_index_depends_on_shares_not_counts(before: list[int], after: list[int], factor: int) -> None:
     one, more = np.array(before), factor * np.array(before)
     assert stability_index(one, more) == pytest.approx(0, abs=1e-9)
     assert stability_index(more, np.array(after)) == pytest.approx(stability_index(one, np.array(after)))
@@ -32,7 +32,7 @@ def test_stability_index_by_hand() -> None:
 
 
 @given(st.lists(st.floats(-10, 2000), max_size=50))
-def test_every_value_has_a_bin(values: list[float]) -> None:
+def test_every_value_is_in_a_bin(values: list[float]) -> None:
     for feature in FEATURES.values():
         entry = make_histogram(feature, np.array(values))
         assert sum(entry.counts) == len(values) and len(entry.counts) == len(feature.cuts) + 1

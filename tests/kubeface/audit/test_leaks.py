@@ -1,6 +1,5 @@
 """People of the evaluation sets in the training data: found by face, whatever they are called."""
 
-import csv
 import re
 import tarfile
 from pathlib import Path
@@ -16,7 +15,7 @@ from kubeface.audit.step import audit
 from kubeface.records.findings import FindingsRecord
 from kubeface.runtime.errors import KubefaceError
 from kubeface.tables.table import Table
-from tests.kubeface.audit.conftest import Photo, changed, write_tables
+from tests.support.audit_tables import Photo, changed, read_findings, write_tables
 
 People = dict[str, list[bytes]]
 # Of CelebA's people at hand these two are in LFW, one of them with the same photograph, cut differently.
@@ -63,13 +62,10 @@ def reasons(out: Path) -> dict[str, set[str | None]]:
     return found
 
 
-def found_in(out: Path) -> list[dict[str, str]]:
-    with open(out / "leaks.csv", newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
 @pytest.mark.parametrize("on_leak", ["drop", "warn", "fail"])
-def test_what_becomes_of_leaks(people: People, evaluation: Path, tmp_path: Path, on_leak: str) -> None:
+def test_leaks_are_dropped_or_listed_or_stop_the_run(
+    people: People, evaluation: Path, tmp_path: Path, on_leak: str
+) -> None:
     tables = write_tables(tmp_path, images(people))
     options = AuditOptions.model_validate({"evaluation_sets": str(evaluation), "on_leak": on_leak})
     if on_leak == "fail":
@@ -78,7 +74,7 @@ def test_what_becomes_of_leaks(people: People, evaluation: Path, tmp_path: Path,
             audit(*tables, tmp_path / "out", tmp_path / "page.html", options)
     else:
         assert audit(*tables, tmp_path / "out", tmp_path / "page.html", options).leaks == 1
-    (leak,) = found_in(tmp_path / "out")
+    (leak,) = read_findings(tmp_path, "leaks.csv")
     assert (leak["identity"], leak["person"], leak["same_photograph"]) == ("s5", "Somebody", "false")
     dropped = None if on_leak == "warn" else "leak"
     assert reasons(tmp_path / "out") == {"s1": {None}, "s5": {dropped}, "s9": {None}}
@@ -86,18 +82,18 @@ def test_what_becomes_of_leaks(people: People, evaluation: Path, tmp_path: Path,
     assert "Somebody" in page and page.count("data:image/jpeg") >= 2
 
 
-def test_the_same_photograph_gives_somebody_away(people: People, evaluation: Path, tmp_path: Path) -> None:
+def test_a_shared_photograph_is_a_leak(people: People, evaluation: Path, tmp_path: Path) -> None:
     copy = changed(people["s20"][7], lambda image: image, 90)
     tables = write_tables(tmp_path, [*images(people), Photo("s1", "wrong.jpg", copy)])
     options = AuditOptions(evaluation_sets=str(evaluation), on_leak="warn")
     audit(*tables, tmp_path / "out", tmp_path / "page.html", options)
-    leaked = {leak["identity"]: leak for leak in found_in(tmp_path / "out")}
+    leaked = {leak["identity"]: leak for leak in read_findings(tmp_path, "leaks.csv")}
     assert leaked.keys() == {"s1", "s5"}
     assert (leaked["s1"]["person"], leaked["s1"]["same_photograph"]) == ("A", "true")
     assert leaked["s1"]["source"] == "s1/wrong.jpg" and "same photograph" in (tmp_path / "page.html").read_text()
 
 
-def test_with_somebody_go_the_names_that_look_alike(people: People, evaluation: Path, tmp_path: Path) -> None:
+def test_lookalikes_of_a_leak_are_dropped_too(people: People, evaluation: Path, tmp_path: Path) -> None:
     twin = [Photo("twin", f"{n}.pgm", data) for n, data in enumerate(people["s5"][4:7])]
     tables = write_tables(tmp_path, [*images(people), *twin])
     audit(*tables, tmp_path / "out", tmp_path / "page.html", AuditOptions(evaluation_sets=str(evaluation)))
@@ -105,7 +101,7 @@ def test_with_somebody_go_the_names_that_look_alike(people: People, evaluation: 
     assert found["s5"] == found["twin"] == {"leak"} and found["s1"] == {None}
 
 
-def test_a_set_is_embedded_once(evaluation: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_evaluation_set_is_embedded_once(evaluation: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = read_evaluation_set(str(evaluation), sface())
     assert first.names == ["A", "B", "Somebody"] and len(first.files) == 10
 
@@ -126,7 +122,7 @@ def test_a_set_is_embedded_once(evaluation: Path, own_cache: Path, monkeypatch: 
     assert len(read_evaluation_set(str(evaluation), sface()).files) == 9
 
 
-def test_sets_without_photographs(tmp_path: Path) -> None:
+def test_evaluation_sets_without_photographs_or_faces_are_refused(tmp_path: Path) -> None:
     (tmp_path / "set" / "A").mkdir(parents=True)
     with pytest.raises(KubefaceError, match="holds no photographs: give a folder for each person"):
         read_evaluation_set(str(tmp_path / "set"), sface())
@@ -135,13 +131,13 @@ def test_sets_without_photographs(tmp_path: Path) -> None:
         read_evaluation_set(str(tmp_path / "set"), sface())
 
 
-def test_sources_are_apart_by_commas_or_spaces() -> None:
+def test_sources_are_separated_by_commas_or_spaces() -> None:
     assert split_sources(" a, b  c,a ,") == ["a", "b", "c"]
     assert split_sources("") == []
 
 
 @pytest.mark.slow
-def test_celeba_in_lfw(shared_data: Path, tmp_path: Path) -> None:
+def test_people_of_celeba_are_found_in_lfw(shared_data: Path, tmp_path: Path) -> None:
     celeba, lfw = shared_data / "celeba" / "celeba_wild.tar", shared_data / "lfw" / "lfw-deepfunneled.tar"
     for path in (celeba, lfw):
         if not path.is_file():
@@ -168,6 +164,6 @@ def test_celeba_in_lfw(shared_data: Path, tmp_path: Path) -> None:
     tables = write_tables(tmp_path, photos)
     options = AuditOptions(evaluation_sets=str(tmp_path / "lfw.tar"))
     audit(*tables, tmp_path / "out", tmp_path / "page.html", options)
-    assert {leak["identity"]: leak["person"] for leak in found_in(tmp_path / "out")} == KNOWN
+    assert {leak["identity"]: leak["person"] for leak in read_findings(tmp_path, "leaks.csv")} == KNOWN
     counts = FindingsRecord.read(tmp_path / "out" / "data.json").counts
     assert counts.reasons["leak"] == sum(photo.identity in KNOWN for photo in photos)

@@ -15,10 +15,11 @@ from kubeface.audit.embedding_store import EmbeddingStore
 from kubeface.audit.groups import DisjointSets, equal_pairs, groups_of_equal
 from kubeface.audit.label_errors import Centres, LookalikePair, group_lookalikes
 from kubeface.faces.images import decode_rgb
+from tests.support.audit_tables import crop_of
 
 
 @given(st.integers(0, 2**64 - 1), st.sets(st.integers(0, 63), max_size=MOST_BITS))
-def test_hashes_within_the_limit_share_a_key(value: int, flipped: set[int]) -> None:
+def test_hashes_within_the_limit_share_a_block_key(value: int, flipped: set[int]) -> None:
     other = value ^ sum(1 << bit for bit in flipped)
     assert any(key[0] == key[1] for key in block_keys(np.array([value, other], np.uint64)))
 
@@ -36,7 +37,7 @@ def test_groups_are_connected_components(pairs: list[tuple[int, int]]) -> None:
 
 
 @given(st.lists(st.integers(0, 6), max_size=40))
-def test_equal_keys_find_each_other(values: list[int]) -> None:
+def test_equal_keys_are_connected_and_grouped(values: list[int]) -> None:
     keys = np.array(values, np.int64)
     sets = DisjointSets(len(keys))
     for left, right in equal_pairs(keys, 1):
@@ -47,7 +48,7 @@ def test_equal_keys_find_each_other(values: list[int]) -> None:
     assert [group.tolist() for group in groups_of_equal(keys)] == expected
 
 
-def test_a_chain_of_look_alikes_is_one_person() -> None:
+def test_a_chain_of_lookalikes_is_one_person() -> None:
     pairs = [LookalikePair(3, 4, 0.7, (0, 0), 0.7), LookalikePair(1, 4, 0.7, (0, 0), 0.7)]
     none = np.zeros((6, 2), np.float32)
     centres = Centres(none, np.array([9, 8, 9, 5, 5, 9], np.int32), np.zeros(6, np.int64), none[0])
@@ -57,7 +58,7 @@ def test_a_chain_of_look_alikes_is_one_person() -> None:
     assert found.count == 2 and found.pairs == pairs[::-1]
 
 
-def test_of_many_look_alikes_the_most_similar_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_most_similar_lookalikes_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(label_errors, "MOST_LISTED", 2)
     none = np.zeros((6, 2), np.float32)
     centres = Centres(none, np.full(6, 9, np.int32), np.zeros(6, np.int64), none[0])
@@ -77,9 +78,8 @@ def test_the_store_returns_the_rows_it_was_given() -> None:
         assert store.read(np.array([], np.int64)).shape == (0, 128)
 
 
-def test_embeddings_are_those_of_the_backbone(orl: dict[str, bytes]) -> None:
+def test_embeddings_equal_those_of_the_backbone(orl: dict[str, bytes]) -> None:
     from kubeface.models.model import load_pretrained
-    from tests.kubeface.audit.conftest import crop_of
 
     crops = np.stack([decode_rgb(crop_of(orl[f"s{person}/1.pgm"])) for person in (1, 2)])
     embed = sface()

@@ -18,7 +18,7 @@ from kubeface.runtime.errors import KubefaceError
 from kubeface.split.options import SplitOptions
 from kubeface.split.step import split
 from kubeface.tables.table import Table
-from tests.kubeface.audit.conftest import changed
+from tests.support.audit_tables import changed
 from tests.support.tables import rows_of
 
 
@@ -110,7 +110,7 @@ def test_a_portrait_has_the_embedding_of_its_face(classes: Path, tmp_path: Path)
     assert np.abs(np.subtract(means[0], means[1])).max() < 0.002 and len(means[0]) == 128
 
 
-def test_recognitions_settings_say_nothing_of_the_task(classes: Path, tmp_path: Path) -> None:
+def test_the_manifest_of_recognition_has_no_task(classes: Path, tmp_path: Path) -> None:
     aligned, filtered = tables(classes, tmp_path)
     audit(aligned, filtered, tmp_path / "out", tmp_path / "page.html")
     assert "task" not in Table(tmp_path / "out", "audit").manifest.settings

@@ -35,7 +35,7 @@ images = st.lists(st.tuples(st.integers(0, 3), st.sampled_from([None, None, None
     val_fraction=st.sampled_from([0.0, 0.2, 0.6]),
     seed=st.integers(0, 100),
 )
-def test_the_audit_is_obeyed(strange: Findings, pairs: dict[str, str], **options: Any) -> None:
+def test_verdicts_of_the_audit_are_applied(strange: Findings, pairs: dict[str, str], **options: Any) -> None:
     crowd: Findings = {f"crowd {number}": [(image, None) for image in range(5)] for number in range(25)}
     same_person = {name: min(name, other) for name, other in pairs.items()}
     same_person |= {other: min(name, other) for name, other in pairs.items()}
@@ -66,13 +66,13 @@ def test_near_duplicates_fill_validation_together() -> None:
         assert parts == {"heldout": 10} or parts == {"train": 8, "val": 2}
 
 
-def test_a_person_of_one_photograph_is_trained_on_alone() -> None:
+def test_a_person_with_one_photograph_has_no_val() -> None:
     findings: Findings = {f"p{person}": [(0, None)] * 6 for person in range(20)}
     found = divided(findings, {}, val_fraction=0.5, heldout_fraction=0.5)
     assert {part for part, _ in found.values()} == {"train", "heldout"}
 
 
-def test_a_given_division_loses_the_copies_of_what_is_trained_on() -> None:
+def test_copies_of_training_images_are_excluded_from_a_given_val() -> None:
     people: People = {f"p{person}": [("train", None), ("val", None), ("val", None)] for person in range(20)}
     findings: Findings = {name: [(0, None), (0, None), (2, None)] for name in people}
     with TemporaryDirectory() as scratch:

@@ -95,9 +95,7 @@ def populations(given_splits: st.SearchStrategy[str | None]) -> st.SearchStrateg
     min_images=st.integers(1, 3),
     seed=st.integers(0, 100),
 )
-def test_what_belongs_together_stands_on_one_side(
-    task: str, strange: Images, same: dict[str, str], **options: Any
-) -> None:
+def test_units_stay_in_one_part(task: str, strange: Images, same: dict[str, str], **options: Any) -> None:
     images = CROWD | strange
     try:
         found = divided(images, task, same, heldout_fraction=0.3, val_fraction=0.3, **options)
@@ -126,7 +124,7 @@ def test_what_belongs_together_stands_on_one_side(
 
 @pytest.mark.parametrize("task", ["attributes", "classes"])
 @given(strange=populations(st.none()), seed=st.integers(0, 100))
-def test_others_who_come_change_nothing(task: str, strange: Images, seed: int) -> None:
+def test_new_identities_do_not_change_the_division(task: str, strange: Images, seed: int) -> None:
     """Others: who share neither photograph nor person with those who are there."""
     fractions: dict[str, Any] = {"heldout_fraction": 0.3, "val_fraction": 0.3, "seed": seed, "min_images": 1}
     if task == "classes":
@@ -181,7 +179,7 @@ def test_unknown_classes_are_held_out_whole() -> None:
     assert {image_id: found[image_id] for image_id in known} == {image_id: without[image_id] for image_id in known}
 
 
-def test_the_people_held_out_are_recognitions() -> None:
+def test_attributes_hold_out_the_same_people_as_recognition() -> None:
     images = alone({f"person {number}": 4 for number in range(60)})
     sides = [
         parts_of(divided(images, task, heldout_fraction=0.3, val_fraction=0.3, seed=5), images, "identity")
@@ -209,7 +207,7 @@ def test_a_given_division_is_kept(task: str) -> None:
 
 @pytest.mark.parametrize("task", ["attributes", "classes"])
 @pytest.mark.parametrize("missing", ["val", "test"])
-def test_a_part_that_is_not_given_comes_out_of_train(task: str, missing: str) -> None:
+def test_a_part_that_is_not_given_is_taken_out_of_train(task: str, missing: str) -> None:
     other = {"val": "test", "test": "val"}[missing]
     images: Images = {}
     for number in range(30):
@@ -225,7 +223,7 @@ def test_a_part_that_is_not_given_comes_out_of_train(task: str, missing: str) ->
                 assert found[f"{name}/{number}"][0] in ("train", missing.replace("test", "heldout"))
 
 
-def test_a_person_given_on_both_sides_is_left_out_of_the_later() -> None:
+def test_a_person_given_in_two_parts_is_excluded_from_the_later() -> None:
     images = CROWD | {
         "ann": [Image(given="train"), Image(given="test"), Image(given="val"), Image()],
         "bob": [Image(given="val"), Image(given="test")],
@@ -242,14 +240,14 @@ def test_a_person_given_on_both_sides_is_left_out_of_the_later() -> None:
     assert [found["cyd/0"], found["cyd/1"]] == [("excluded", "near-duplicate of a training image"), ("heldout", None)]
 
 
-def test_validation_and_held_out_get_what_the_filter_keeps() -> None:
+def test_val_and_heldout_prefer_images_that_the_filter_keeps() -> None:
     images = {name: [Image(rejected="low_score" if number < 6 else None) for number in range(9)] for name in "abcd"}
     found = divided(images, "classes", heldout_fraction=0.1, val_fraction=0.1)
     assert all(parts == {"train", "val", "heldout"} for parts in parts_of(found, images, "identity").values())
     assert not any(reason for _, reason in found.values())
 
 
-def test_a_class_that_is_only_validated_on_is_excluded_and_one_that_is_only_tested_is_unknown() -> None:
+def test_a_class_given_as_val_is_excluded_and_one_given_as_test_is_unknown() -> None:
     images = alone({"a": 4, "b": 4}, given="train") | alone({"v": 2}, given="val") | alone({"t": 2}, given="test")
     images["a"].append(Image(given="val"))
     found = divided(images, "classes", heldout_fraction=0.3)
@@ -299,7 +297,7 @@ def test_errors_say_what_to_change(task: str, options: dict[str, Any], said: str
     assert "\n" not in str(raised.value)
 
 
-def test_classes_of_one_photograph_each_have_nothing_to_measure() -> None:
+def test_classes_of_one_photograph_each_are_refused() -> None:
     images = {name: [Image(cluster=f"{name}/0")] * 4 for name in "abc"}
     with pytest.raises(
         KubefaceError, match=r"none of 3 classes has an image for val: give more .* set val_fraction to 0"

@@ -101,7 +101,7 @@ def test_nobody_is_on_both_sides(people: People, **options: Any) -> None:
     seed=st.integers(0, 1000),
     apply_filter=st.sampled_from(["validation", "all", "none"]),
 )
-def test_nobody_changes_sides_when_others_come(people: People, more: People, seed: int, apply_filter: str) -> None:
+def test_new_people_do_not_change_the_division(people: People, more: People, seed: int, apply_filter: str) -> None:
     try:
         before = divided(people, seed=seed, apply_filter=apply_filter)
         after = divided(more | people, seed=seed, apply_filter=apply_filter)
@@ -112,7 +112,7 @@ def test_nobody_changes_sides_when_others_come(people: People, more: People, see
 
 @settings(max_examples=20)
 @given(seed=st.integers(0, 1000), added=st.integers(1, 5))
-def test_a_person_does_not_change_sides_when_images_come(seed: int, added: int) -> None:
+def test_new_images_do_not_change_who_is_held_out(seed: int, added: int) -> None:
     counts = {f"person {number}": 4 for number in range(20)}
     before = sides(divided(plain(counts), seed=seed))
     after = sides(divided(plain(counts | {"person 3": 4 + added}), seed=seed))
@@ -137,7 +137,7 @@ def test_the_fractions_are_kept() -> None:
     assert all(counts == {"train": 10} for counts in nobody.values())
 
 
-def test_people_kept_for_validation_alone() -> None:
+def test_some_people_are_validated_on_only() -> None:
     people = plain({f"person {number}": 10 for number in range(300)})
     without = sides(divided(people, heldout_fraction=0.33, val_fraction=0.2))
     found = sides(divided(people, heldout_fraction=0.33, val_fraction=0.2, val_people_fraction=0.3))
@@ -149,7 +149,7 @@ def test_people_kept_for_validation_alone() -> None:
     assert all("heldout" not in without[name] for name in alone)
 
 
-def test_another_seed_divides_otherwise() -> None:
+def test_another_seed_gives_another_division() -> None:
     people = plain({f"person {number}": 5 for number in range(40)})
     first, second = divided(people, seed=0), divided(people, seed=1)
     assert {name for name, counts in sides(first).items() if "heldout" in counts} != {
@@ -160,7 +160,7 @@ def test_another_seed_divides_otherwise() -> None:
 
 
 @pytest.mark.parametrize(("count", "fraction", "val"), [(2, 0.01, 1), (2, 0.9, 1), (3, 0.2, 1), (10, 0.25, 2)])
-def test_every_trained_person_has_both(count: int, fraction: float, val: int) -> None:
+def test_every_trained_person_has_train_and_val(count: int, fraction: float, val: int) -> None:
     people = plain(dict.fromkeys("abcd", count))
     found = sides(divided(people, heldout_fraction=0, val_fraction=fraction))
     assert all(counts == {"train": count - val, "val": val} for counts in found.values())
@@ -179,7 +179,7 @@ def half(rejected: int) -> People:
     }
 
 
-def test_filter_on_validation_leaves_training_alone() -> None:
+def test_apply_filter_validation_leaves_training_images() -> None:
     free = divided(half(0), **HALF)
     found = divided(half(3), apply_filter="validation", **HALF)
     for name in HELDOUT:
@@ -195,14 +195,14 @@ def test_filter_on_validation_leaves_training_alone() -> None:
     assert any(found[f"{name}/{number}"][0] == "train" for name in TRAINED for number in range(3))
 
 
-def test_filter_on_all_takes_every_rejected_image_out() -> None:
+def test_apply_filter_all_excludes_every_rejected_image() -> None:
     found = divided(half(3), apply_filter="all", **HALF)
     for image_id, (part, reason) in found.items():
         assert (part == "excluded") == (int(image_id[-1]) < 3)
         assert reason == ("filter: low_score" if part == "excluded" else None)
 
 
-def test_filter_on_none_takes_nothing_out() -> None:
+def test_apply_filter_none_excludes_nothing() -> None:
     assert divided(half(3), apply_filter="none", **HALF) == divided(half(0), apply_filter="none", **HALF)
     assert "excluded" not in {part for part, _ in divided(half(8), apply_filter="none", **HALF).values()}
 
@@ -342,4 +342,4 @@ def test_command_line(
     assert (tmp_path / "a folder" / "manifest.json").is_file()
     with pytest.raises(SystemExit, match="2"):
         main([*arguments, "--heldout-fraction=2"])
-    assert capsys.readouterr().err == "error: heldout_fraction is '2': input should be less than 1\n"
+    assert capsys.readouterr().err == "error: split: heldout_fraction is '2': input should be less than 1\n"

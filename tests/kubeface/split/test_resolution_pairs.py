@@ -76,7 +76,7 @@ IMAGES = st.dictionaries(
     apply_filter=st.sampled_from(["validation", "all", "none"]),
     seed=st.integers(0, 100),
 )
-def test_the_two_of_a_pair_are_never_apart(
+def test_a_resolution_pair_stays_in_one_part(
     strange: dict[str, dict[tuple[int, str], tuple[str | None, str | None]]], audited: bool, **options: Any
 ) -> None:
     people = paired({f"crowd {number}": 5 for number in range(25)})
@@ -98,7 +98,7 @@ def test_the_two_of_a_pair_are_never_apart(
 
 @pytest.mark.parametrize("audited", [False, True])
 @pytest.mark.parametrize("val_fraction", [0.0, 0.2, 0.5])
-def test_the_shares_are_those_of_photographs(audited: bool, val_fraction: float) -> None:
+def test_fractions_count_photographs(audited: bool, val_fraction: float) -> None:
     counts = {f"p{number}": 1 + number % 9 for number in range(30)}
     options = {"val_fraction": val_fraction, "heldout_fraction": 0.3, "seed": 5}
     found = divided(paired(counts), audited, **options)
@@ -107,14 +107,14 @@ def test_the_shares_are_those_of_photographs(audited: bool, val_fraction: float)
 
 
 @pytest.mark.parametrize("task", ["recognition", "classes"])
-def test_a_pair_is_one_of_the_least_number_of_images(task: str) -> None:
+def test_min_images_counts_photographs(task: str) -> None:
     counts = {f"p{number}": 6 for number in range(30)} | {"few": 2, "enough": 3}
     found = divided(paired(counts), task=task, min_images=3, heldout_fraction=0.3)
     reasons = {name: {why for (who, _, _), (_, why) in found.items() if who == name} for name in ("few", "enough")}
     assert reasons == {"few": {"fewer than 3 images"}, "enough": {None}}
 
 
-def test_held_out_people_keep_both_of_every_pair() -> None:
+def test_heldout_people_keep_both_images_of_a_pair() -> None:
     found = divided(paired({f"p{number}": 4 for number in range(20)}), heldout_fraction=0.4)
     parts = {name: Counter(part for (who, _, _), (part, _) in found.items() if who == name) for name, _, _ in found}
     heldout = [counts for counts in parts.values() if "heldout" in counts]
@@ -122,7 +122,7 @@ def test_held_out_people_keep_both_of_every_pair() -> None:
 
 
 @pytest.mark.parametrize("left_out", ["low", "high"])
-def test_the_other_of_a_rejected_image_stays_where_it_was(left_out: str) -> None:
+def test_the_partner_of_a_rejected_image_keeps_its_part(left_out: str) -> None:
     counts = {f"p{number}": 5 for number in range(20)}
     before = divided(paired(counts), apply_filter="all")
     people: Photographs = {
@@ -137,7 +137,7 @@ def test_the_other_of_a_rejected_image_stays_where_it_was(left_out: str) -> None
             assert (part, reason) == before[name, number, kind]
 
 
-def test_a_division_that_tears_a_pair_keeps_the_trained_one() -> None:
+def test_a_given_division_that_separates_a_pair_keeps_the_trained_image() -> None:
     people: Photographs = {
         f"p{number}": [(n, kind, "val" if kind == "low" and n == 0 else "train", None) for n in range(4)
                        for kind in ("low", "high")]
@@ -150,14 +150,14 @@ def test_a_division_that_tears_a_pair_keeps_the_trained_one() -> None:
     assert {part for (_, n, kind), (part, _) in found.items() if (n, kind) != (0, "low")} == {"train"}
 
 
-def test_few_images_are_few_photographs(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_warning_about_few_images_counts_photographs(capsys: pytest.CaptureFixture[str]) -> None:
     divided(paired({f"p{number}": 9 for number in range(8)}), heldout_fraction=0.3, seed=1)
     assert "split: 8 people have fewer than 10 images" in capsys.readouterr().err
     divided(paired({f"p{number}": 10 for number in range(8)}), heldout_fraction=0.3, seed=1)
     assert "fewer than 10" not in capsys.readouterr().err
 
 
-def test_low_and_high_images_without_a_pair_stop_before_the_training() -> None:
+def test_low_and_high_images_without_a_pair_are_refused() -> None:
     """The evaluation would refuse them, hours later."""
     photographs: Photographs = {
         f"p{person}": [

@@ -1,6 +1,5 @@
 """Pairs of two resolutions: judged by the sharp image, left out together, and never for each other."""
 
-import csv
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +11,9 @@ from PIL import Image
 from kubeface.audit.embedder import sface
 from kubeface.audit.embedding_store import EmbeddingStore
 from kubeface.audit.images import read_audited_images
-from kubeface.audit.options import AuditOptions
-from kubeface.audit.step import AuditResult, audit
 from kubeface.faces.images import decode_rgb, encode_png
 from kubeface.tables.table import Table
-from tests.kubeface.audit.conftest import Photo, changed, crop_of, write_tables
-from tests.support.tables import rows_of
+from tests.support.audit_tables import Photo, audited, changed, crop_of, dropped, read_findings, write_tables
 
 People = dict[str, list[bytes]]
 NAMES = ("s1", "s5", "s9")
@@ -56,34 +52,18 @@ def pairs(people: People, *names: str, count: int = 5) -> list[Photo]:
     ]
 
 
-def audited(root: Path, photos: list[Photo], **options: Any) -> tuple[AuditResult, dict[str, dict[str, Any]]]:
-    """The figures, and the audit's rows by source."""
-    figures = audit(*write_tables(root, photos), root / "out", root / "page.html", AuditOptions(**options))
-    rows = rows_of(root / "out")
-    return figures, {f"{photo.identity}/{photo.name}": row for photo, row in zip(photos, rows, strict=True)}
-
-
-def findings(root: Path, name: str) -> list[dict[str, str]]:
-    with open(root / "out" / name, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def dropped(rows: dict[str, dict[str, Any]]) -> dict[str, str]:
-    return {name: row["reason"] for name, row in rows.items() if row["reason"]}
-
-
 @pytest.mark.parametrize("duplicates", ["group", "drop"])
 def test_a_pair_is_one_photograph_and_no_duplicate(people: People, tmp_path: Path, duplicates: str) -> None:
-    figures, rows = audited(tmp_path, pairs(people, *NAMES), duplicates=duplicates, suspects="drop")
+    result, rows = audited(tmp_path, pairs(people, *NAMES), duplicates=duplicates, suspects="drop")
     assert not dropped(rows)
     assert len({row["cluster"] for row in rows.values()}) == len(rows) / 2
     for name, row in rows.items():
         assert row["cluster"] == rows[name.replace(".png", ".jpg")]["cluster"]
-    assert figures.duplicate_clusters == figures.duplicates == figures.suspects == 0
-    assert not findings(tmp_path, "duplicates.csv")
+    assert result.duplicate_clusters == result.duplicates == result.suspects == 0
+    assert not read_findings(tmp_path, "duplicates.csv")
 
 
-def test_low_images_have_the_embeddings_of_the_sharp_ones(people: People, tmp_path: Path) -> None:
+def test_low_images_have_the_embeddings_of_their_sharp_partners(people: People, tmp_path: Path) -> None:
     alone = low("s1", "alone", people["s1"][7])
     photos = [*pairs(people, "s1", "s5", count=2), alone, Photo("s5", "0.gif", people["s5"][3])]
     aligned, filtered = write_tables(tmp_path, photos)
@@ -100,42 +80,42 @@ def test_low_images_have_the_embeddings_of_the_sharp_ones(people: People, tmp_pa
 
 def test_a_wrong_label_takes_the_low_image_with_it(people: People, tmp_path: Path) -> None:
     photos = [*pairs(people, *NAMES), *pair("s1", "swapped", people["s9"][7])]
-    figures, rows = audited(tmp_path, photos, suspects="drop")
+    result, rows = audited(tmp_path, photos, suspects="drop")
     assert dropped(rows) == dict.fromkeys(("s1/swapped.jpg", "s1/swapped.png"), "far_from_identity")
-    (suspect,) = findings(tmp_path, "suspects.csv")
-    assert (suspect["source"], suspect["near"], figures.suspects) == ("s1/swapped.png", "s9", 1)
+    (suspect,) = read_findings(tmp_path, "suspects.csv")
+    assert (suspect["source"], suspect["near"], result.suspects) == ("s1/swapped.png", "s9", 1)
     assert suspect["central_source"].endswith(".png")
 
 
-def test_a_low_image_alone_is_no_suspect_and_joins_nothing(people: People, tmp_path: Path) -> None:
+def test_a_low_image_without_partner_is_no_suspect_and_no_duplicate(people: People, tmp_path: Path) -> None:
     """Not even where it shows another person: 14 pixels do not tell, and zeros are far from everybody."""
     photos = [*pairs(people, *NAMES), low("s1", "alone", people["s9"][7]), low("s1", "other", people["s9"][8])]
-    figures, rows = audited(tmp_path, photos, suspects="drop", duplicates="drop")
+    result, rows = audited(tmp_path, photos, suspects="drop", duplicates="drop")
     assert not dropped(rows)
-    assert figures.suspects == figures.duplicates == 0
+    assert result.suspects == result.duplicates == 0
     assert rows["s1/alone.jpg"]["cluster"] == rows["s1/alone.jpg"]["image_id"]
 
 
-def test_a_rejected_sharp_image_judges_nobody(people: People, tmp_path: Path) -> None:
+def test_a_rejected_sharp_image_is_no_suspect(people: People, tmp_path: Path) -> None:
     """What the filter rejects is unlike for other reasons, and so is its low image."""
     swapped = [low("s1", "swapped", people["s9"][7]), high("s1", "swapped", people["s9"][7], reason="turned")]
-    figures, rows = audited(tmp_path, [*pairs(people, *NAMES), *swapped], suspects="drop")
-    assert figures.suspects == 0 and not dropped(rows)
+    result, rows = audited(tmp_path, [*pairs(people, *NAMES), *swapped], suspects="drop")
+    assert result.suspects == 0 and not dropped(rows)
 
 
-def test_low_images_do_not_outvote_the_filter_or_make_people(people: People, tmp_path: Path) -> None:
+def test_a_resolution_pair_counts_as_one_image_of_an_identity(people: People, tmp_path: Path) -> None:
     """A photograph counts once: a person with one pair has one image, too few to look like another."""
     photos = [*pairs(people, *NAMES), *pair("twin", "0", people["s5"][7])]
     assert audited(tmp_path / "one", photos)[0].alike_pairs == 0
-    figures, rows = audited(tmp_path / "two", [*photos, *pair("twin", "1", people["s5"][8])])
-    (found,) = findings(tmp_path / "two", "pairs.csv")
-    assert (found["left"], found["right"], found["right_images"], figures.alike_pairs) == ("s5", "twin", "2", 1)
+    result, rows = audited(tmp_path / "two", [*photos, *pair("twin", "1", people["s5"][8])])
+    (found,) = read_findings(tmp_path / "two", "pairs.csv")
+    assert (found["left"], found["right"], found["right_images"], result.alike_pairs) == ("s5", "twin", "2", 1)
     assert found["left_source"].endswith(".png") and found["right_source"].endswith(".png")
     assert rows["twin/0.jpg"]["person"] == "s5"
 
 
 @pytest.mark.parametrize("larger", ["first", "again"])
-def test_of_two_pairs_of_one_photograph_one_pair_stays(people: People, tmp_path: Path, larger: str) -> None:
+def test_of_two_pairs_of_one_photograph_one_is_kept(people: People, tmp_path: Path, larger: str) -> None:
     """Whatever the low images' own sizes say: here the low one of the smaller photograph is the larger."""
     photograph = people["s1"][0]
     big = changed(photograph, lambda image: image.resize((184, 224), Image.Resampling.BICUBIC))
@@ -145,15 +125,15 @@ def test_of_two_pairs_of_one_photograph_one_pair_stays(people: People, tmp_path:
         shrunk = reduced(decode_rgb(photograph), 8 if stem == larger else 4)
         crop = low_crop(photograph)
         copies += [Photo("s1", f"{stem}.jpg", shrunk, {"resolution": "low"}, crop=crop), high("s1", stem, sharp)]
-    figures, rows = audited(tmp_path, [*copies, *pairs(people, "s5", "s9")], duplicates="drop")
+    result, rows = audited(tmp_path, [*copies, *pairs(people, "s5", "s9")], duplicates="drop")
     other = "again" if larger == "first" else "first"
     assert dropped(rows) == dict.fromkeys((f"s1/{other}.jpg", f"s1/{other}.png"), "duplicate")
     assert len({row["cluster"] for name, row in rows.items() if name.startswith("s1/")}) == 1
-    assert (figures.duplicate_clusters, figures.duplicates) == (1, 1)
-    assert len(findings(tmp_path, "duplicates.csv")) == 4
+    assert (result.duplicate_clusters, result.duplicates) == (1, 1)
+    assert len(read_findings(tmp_path, "duplicates.csv")) == 4
 
 
-def test_a_low_image_stays_where_its_sharp_one_cannot_be_read(people: People, tmp_path: Path) -> None:
+def test_a_low_image_is_kept_where_its_partner_cannot_be_read(people: People, tmp_path: Path) -> None:
     broken = Photo("s1", "9.png", people["s1"][7], {"resolution": "high"}, crop=b"not a picture")
     photos = [*pairs(people, *NAMES), low("s1", "9", people["s1"][7]), broken]
     _, rows = audited(tmp_path, photos, duplicates="drop", suspects="drop")
@@ -161,7 +141,7 @@ def test_a_low_image_stays_where_its_sharp_one_cannot_be_read(people: People, tm
     assert rows["s1/9.jpg"]["cluster"] == rows["s1/9.png"]["cluster"]
 
 
-def test_under_two_names_both_images_of_both_pairs_go(people: People, tmp_path: Path) -> None:
+def test_both_pairs_of_a_photograph_under_two_names_are_dropped(people: People, tmp_path: Path) -> None:
     photos = [*pairs(people, *NAMES), *pair("s9", "wrong", changed(people["s5"][0], lambda image: image, 92))]
     _, rows = audited(tmp_path, photos)
     wrong = ("s5/0.jpg", "s5/0.png", "s9/wrong.jpg", "s9/wrong.png")
@@ -176,25 +156,25 @@ def test_a_leak_is_found_by_the_sharp_image_alone(people: People, tmp_path: Path
             (tmp_path / "set" / name / f"{number}.pgm").write_bytes(people[person][number])
     photos = pairs(people, "s1", "s5", "s30")
     photos += [low("blurred", str(number), people["s9"][number]) for number in (6, 7, 8)]
-    figures, rows = audited(tmp_path, photos, evaluation_sets=str(tmp_path / "set"))
+    result, rows = audited(tmp_path, photos, evaluation_sets=str(tmp_path / "set"))
     assert set(dropped(rows)) == {name for name in rows if name.startswith("s5/")}
-    (leak,) = findings(tmp_path, "leaks.csv")
-    assert (leak["identity"], leak["person"], figures.leaks) == ("s5", "Somebody", 1)
+    (leak,) = read_findings(tmp_path, "leaks.csv")
+    assert (leak["identity"], leak["person"], result.leaks) == ("s5", "Somebody", 1)
     assert leak["source"].endswith(".png")
 
 
 def test_drift_and_page_with_pairs(people: People, tmp_path: Path) -> None:
     audited(tmp_path / "first", pairs(people, *NAMES))
     previous = str(tmp_path / "first" / "out" / "data.json")
-    figures, _ = audited(tmp_path / "again", pairs(people, *NAMES), previous=previous, max_drift=0.01)
-    assert figures.max_drift_found == 0
+    result, _ = audited(tmp_path / "again", pairs(people, *NAMES), previous=previous, max_drift=0.01)
+    assert result.max_drift_found == 0
     assert "data:image/jpeg;base64," not in (tmp_path / "again" / "page.html").read_text()  # nothing is wrong
 
 
 def test_low_images_alone(people: People, tmp_path: Path) -> None:
     """Nothing is known of their faces, so that there is nothing to compare and nothing to be drifting."""
     photos = [low(name, str(number), people[name][number]) for name in NAMES for number in range(3)]
-    figures, rows = audited(tmp_path / "first", photos, suspects="drop", duplicates="drop")
-    assert not dropped(rows) and figures.alike_pairs == figures.suspects == 0
+    result, rows = audited(tmp_path / "first", photos, suspects="drop", duplicates="drop")
+    assert not dropped(rows) and result.alike_pairs == result.suspects == 0
     previous = str(tmp_path / "first" / "out" / "data.json")
     assert audited(tmp_path / "again", photos, previous=previous, max_drift=0.1)[0].max_drift_found == 0
