@@ -92,7 +92,9 @@ def find_engine(name: str = "") -> str:
         if done.returncode == 0 and "ERROR" not in done.stderr:
             return engine
         reasons.append(f"{engine}: {_last_line(done.stderr)}")
-    raise KubefaceError(f"no container engine: {'; '.join(reasons)} (choose one with ENGINE=docker or ENGINE=podman)")
+    raise KubefaceError(
+        f"no container engine: {'; '.join(reasons)} (choose one with --engine docker or podman, ENGINE= of make)"
+    )
 
 
 def commit() -> str:
@@ -233,7 +235,7 @@ def _as_me(engine: str, data: Path) -> list[str]:
     require(
         status.st_uid == USER or bool(status.st_mode & 0o002),
         f"user {USER}, as whom root's containers run, may not write to {data}: 'chown {USER} {data}', or name a folder "
-        "with DATA=",
+        "with --data (DATA= of make)",
     )
     return [f"--user={USER}:{USER}"]
 
@@ -351,7 +353,7 @@ def run_step(
         KubefaceError: no engine answers, or there is no such folder or image.
     """
     chosen = find_engine(engine)
-    require(data.is_dir(), f"{data} is no folder: name one with DATA=")
+    require(data.is_dir(), f"{data} is no folder: name one with --data (DATA= of make)")
     image = f"{registry}/{step}:{tag or commit()}"
     _inspect(chosen, image, "{{.Id}}")
     code = run_container(step, arguments, chosen, image, data, network)

@@ -308,5 +308,5 @@ def delete_objects(kubectl: Kubectl, namespace: str, with_data: bool = False) ->
     return [
         *(f"deleted {name}" for name in deleted),
         *(f"left    {name}: somebody else made it" for name in sorted(present.keys() - ours)),
-        *(f"kept    {name}: ALL=1 deletes it with its data" for name in sorted(kept)),
+        *(f"kept    {name}: --with-data (make: ALL=1) deletes it with its data" for name in sorted(kept)),
     ]

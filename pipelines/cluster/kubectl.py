@@ -19,7 +19,7 @@ COMMAND_SECONDS = 180  # one command, which makes many requests
 _ADVICE = (
     (
         r"Apply failed with \d+ conflict",
-        "leave the field to that manager (take it out of the overlay), or take it over with FORCE=1",
+        "leave the field to that manager (take it out of the overlay), or take it over with --force (make: FORCE=1)",
     ),
     (
         r"Unauthorized|must be logged in",

@@ -64,7 +64,7 @@ def make_secrets(kubectl: Kubectl, namespace: str, environment: Mapping[str, str
         require(
             replace or owner in (None, "kubeface"),
             f"secret {source.name} in namespace {namespace} was made by somebody else, as Kubeflow Pipelines does for "
-            "its own store, and stays as it is: use that store's keys, or replace it with REPLACE=1",
+            "its own store, and stays as it is: use that store's keys, or replace it with --replace (make: REPLACE=1)",
         )
     for source in wanted:
         _apply(kubectl, namespace, source, {key: environment[variable] for key, variable in source.keys.items()})

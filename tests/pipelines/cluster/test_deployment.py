@@ -196,7 +196,7 @@ def test_undeploy_keeps_data_unless_told_and_twice_is_fine(api: KubernetesApi, t
     apply_objects(kubectl, rendered(tmp_path, NAMESPACE, config("a"), CLAIM))
     lines = delete_objects(kubectl, "kubeface")
     assert "deleted configmap/a" in lines
-    assert "kept    persistentvolumeclaim/weights: ALL=1 deletes it with its data" in lines
+    assert "kept    persistentvolumeclaim/weights: --with-data (make: ALL=1) deletes it with its data" in lines
     assert api.names() == {"Namespace/kubeface", "PersistentVolumeClaim/weights", "ConfigMap/kubeface-deployed"}
     assert not [line for line in delete_objects(kubectl, "kubeface") if "deleted" in line]
     # What `make secret` and a stateful set made carries the label and is in no overlay.
@@ -223,7 +223,7 @@ def test_a_field_of_another_manager_is_refused_unless_forced(api: KubernetesApi,
         apply_objects(Kubectl(), objects)
     assert str(refused.value) == (
         'configmap/a cannot be applied: Apply failed with 1 conflict: conflict with "kubectl-edit": .data.x: leave the '
-        "field to that manager (take it out of the overlay), or take it over with FORCE=1"
+        "field to that manager (take it out of the overlay), or take it over with --force (make: FORCE=1)"
     )
     assert (api.get("ConfigMap", "a", "kubeface") or {})["data"] == {"x": "by hand"}
     apply_objects(Kubectl(), objects, force=True)
