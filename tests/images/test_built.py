@@ -76,9 +76,19 @@ def test_the_self_check_fails_where_something_is_missing(engine: str) -> None:
 
 
 def test_nothing_but_tmp_can_be_written_and_nothing_but_the_step_is_there(engine: str) -> None:
-    done = run_in(engine, "split", "sh", "-c", "id -u; ls components; touch /tmp/a && ! touch /opt/kubeface/a")
+    done = run_in(engine, "split", "sh", "-c", "id -u; ls components kubeface; touch /tmp/a && ! touch /opt/kubeface/a")
     assert done.returncode == 0
-    assert done.stdout.split() == [str(USER), "__init__.py", "faces", "split"]
+    words = done.stdout.split()
+    assert words[0] == str(USER)
+    assert {path.parent.name for path in (ROOT / "components").glob("*/component.py")} & set(words) == {"split"}
+
+
+def test_the_command_of_another_step_is_said_not_to_be_there(engine: str) -> None:
+    done = run_in(engine, "split", "python", "-m", "kubeface", "align", "--help")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(
+        "error: kubeface.align is not in this image, which carries one step: use the image of"
+    )
 
 
 def test_every_python_in_it_takes_as_many_threads_as_it_has_processors(engine: str) -> None:
