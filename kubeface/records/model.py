@@ -85,17 +85,6 @@ class GateErrors(Record):
     wrong_degraded: float | None
 
 
-class HandedOn(Record):
-    """That a promoted model was handed on in place of a training."""
-
-    uri: str
-    """Folder of the promoted version."""
-    reason: str
-    """Why nothing was trained."""
-    split: str
-    """SHA-256 of the split of the run that it was handed on in."""
-
-
 class TrainingRecord(_Sparse):
     """How a model was trained. The training's options stand beside these fields, under their own names."""
 
@@ -145,12 +134,6 @@ class TrainingRecord(_Sparse):
     """Errors of quality routing, False for a model without."""
     onnx: OnnxRecord | None = None
     """What was exported; None for a training without ONNX."""
-    handed_on: HandedOn | None = None
-    """Set where this is a promoted model that was handed on instead of trained anew."""
-
-    def belongs_to(self, split: str) -> bool:
-        """Whether the model was trained on this split (SHA-256), or handed on in a run with it."""
-        return split in (self.split, self.handed_on.split if self.handed_on else None)
 
     def entries(self, leave_out: tuple[str, ...] = ()) -> Mapping[str, JsonValue]:
         """Every entry by name as JSON has it, for who shows them all."""
@@ -177,3 +160,7 @@ class ModelRecord(_Sparse):
     """Of head.safetensors; empty for recognition."""
     superresolution: SuperresolutionRecord | None = None
     training: TrainingRecord = TrainingRecord()
+    trained: bool = True
+    """Whether the run that wrote this trained the model; if not, it handed on the promoted one."""
+    reason: str = ""
+    """Why a promoted model was handed on; empty for one that was trained."""

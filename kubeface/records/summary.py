@@ -3,13 +3,19 @@
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field, JsonValue, SerializerFunctionWrapHandler, model_serializer
 
-from kubeface.metrics.figures import without_absent
+from kubeface.metrics.figures import Calibration, Gains, IdentificationFigures, PairedTest, without_absent
 from kubeface.records.conclusion import Verdict
+from kubeface.records.evaluation import GateCheck
+from kubeface.records.findings import Drift
+from kubeface.records.labelled_figures import ChosenOn, Sampling
+from kubeface.records.recognition_figures import Compatibility, ErrorRates, LowResolution, ProbeRow, Resolutions
 from kubeface.records.record import Record
 from kubeface.records.tasks import ATTRIBUTES, CLASSES, RECOGNITION
 from kubeface.storage.folders import read_json
+
+SetFigures = dict[str, dict[str, JsonValue]]  # of one model, by set; those of every task
 
 
 class StepFigures(Record):
@@ -42,7 +48,7 @@ class DatasetSummary(Record):
     """Images that may be mislabelled."""
     leaks: int
     """People who are in an evaluation set."""
-    drift: Any
+    drift: Drift
     """Drift from the run before, by feature."""
     rejected: int
     """Images that ingest, align and filter left out."""
@@ -65,7 +71,7 @@ class GateSummary(Record):
     """Whether the gate found it better."""
     reason: str
     """Why the gate found so."""
-    checks: list[Any]
+    checks: list[GateCheck]
     """The checks of the gate."""
 
 
@@ -101,19 +107,19 @@ class SummaryRecord(Record):
     """The data."""
     degradation: str
     """Degradation of the training and of the target set."""
-    baseline: dict[str, Any]
+    baseline: SetFigures
     """Figures of the starting model by set."""
-    finetuned: dict[str, Any]
+    finetuned: SetFigures
     """Figures of the fine-tuned model by set."""
-    gain: dict[str, Any]
+    gain: dict[str, Gains]
     """Gains over the starting model, with intervals, by set and figure."""
-    gain_over_champion: dict[str, Any]
+    gain_over_champion: dict[str, Gains]
     """The same over the champion; empty where there was none."""
     gate: GateSummary
     """The decision."""
     model: ModelSummary
     """The model."""
-    settings: dict[str, Any]
+    settings: dict[str, JsonValue]
     """Settings of the training."""
     versions: dict[str, str]
     """Versions of Python and libraries."""
@@ -133,21 +139,21 @@ class SummaryRecord(Record):
 class RecognitionSummary(SummaryRecord):
     """The figures of a run of recognition."""
 
-    paired: dict[str, Any]
+    paired: dict[str, PairedTest]
     """What the same pairs say of both models, by set."""
-    probes: Any
+    probes: list[ProbeRow]
     """Figures under further degradations."""
-    identification: dict[str, Any]
+    identification: dict[str, dict[str, IdentificationFigures]]
     """Search of a gallery, by set and model."""
-    calibration: dict[str, Any]
+    calibration: dict[str, Calibration]
     """Decision threshold by model."""
-    compatibility: dict[str, Any]
+    compatibility: Compatibility | None = None
     """Whether galleries enrolled with the older model can stay."""
-    groups: dict[str, Any]
+    groups: dict[str, dict[str, ErrorRates]]
     """Largest over smallest error rate among groups, by column and model."""
-    few_pixels: dict[str, Any] | None = None
+    few_pixels: LowResolution | None = None
     """How low resolution was measured."""
-    resolutions: dict[str, Any] | None = None
+    resolutions: Resolutions | None = None
     """Figures by resolution."""
 
 
@@ -156,11 +162,11 @@ class AttributesSummary(SummaryRecord):
 
     labels: list[str]
     """Names of the labels."""
-    thresholds: dict[str, Any]
+    thresholds: dict[str, dict[str, float]]
     """Thresholds of the labels by model."""
-    chosen_on: dict[str, Any]
+    chosen_on: ChosenOn
     """The images that thresholds were chosen on."""
-    sampling: dict[str, Any]
+    sampling: Sampling
     """Label counts before and after sampling."""
 
 
@@ -169,13 +175,13 @@ class ClassesSummary(SummaryRecord):
 
     labels: list[str]
     """Names of the classes."""
-    chosen_on: dict[str, Any]
+    chosen_on: ChosenOn
     """The images that thresholds were chosen on."""
-    sampling: dict[str, Any]
+    sampling: Sampling
     """Class counts before and after sampling."""
-    gain_over_scratch: dict[str, Any] = Field(default_factory=dict)
+    gain_over_scratch: dict[str, Gains] = Field(default_factory=dict)
     """Gains over the small network from scratch; empty where there was none."""
-    scratch: dict[str, Any] | None = None
+    scratch: SetFigures | None = None
     """Figures of the small network from scratch by set."""
 
 

@@ -1,15 +1,17 @@
-"""Attributes: what the evaluation measured of many labels at once, as the page shows it."""
+"""The page of attributes: figures of every label, correlation of labels, predictions."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from kubeface.records.summary import AttributesSummary, SummaryRecord
-from kubeface.report.figures import BarPanel, HeatMap, heat_map, pair_panels
-from kubeface.report.labelled import FIGURES, MOST_ROWS, card, measured_sets, sampled
-from kubeface.report.measured import Content, TaskPage
+from kubeface.records.evaluation import AttributesEvaluation
+from kubeface.records.labelled_figures import GridImage, LabelCorrelation, LabelFigures, Mistake
+from kubeface.report.bar_charts import BarPanel, pair_panels
+from kubeface.report.comparison import Content, Section, Wording
+from kubeface.report.heat_map import HeatMap, heat_map
+from kubeface.report.labelled import FIGURES, MOST_ROWS, CardLine, card, measured_sets, sampling_panels
 from kubeface.report.run import Run
 
-MODELS = ("baseline", "finetuned")
+WORDING = Wording(crops="Aligned faces", crop="Aligned face", one="identity", many="identities", held="held out")
 COLUMNS = {
     name: FIGURES[name]
     for name in (
@@ -17,113 +19,108 @@ COLUMNS = {
     )
 }  # fmt: skip
 MOST_CORRELATED = 10  # pairs of labels that are listed
-MOST_LABELS = 40  # labels of a map; of more those that are labelled most
-ABSENT: dict[str, Any] = {
-    "champion": {}, "gain_over_champion": {}, "scratch": {}, "gain_over_scratch": {}, "correlation": {}, "sampling": {},
-    "thresholds": {}, "chosen_on": {}, "grid": [], "mistakes": [],
-}  # fmt: skip
-IN_SUMMARY = ("labels", "thresholds", "chosen_on", "sampling")
+MOST_LABELS = 40  # labels of a map
 
 
-def content(run: Run, evaluation: dict[str, Any]) -> Content:
-    """What the page tells of a model of attributes, from the figures to its worst mistakes."""
+@dataclass(frozen=True)
+class LabelRow:
+    """A label with the figures of the starting and the fine-tuned model."""
+
+    name: str
+    before: LabelFigures
+    after: LabelFigures
+
+
+@dataclass(frozen=True)
+class CorrelatedPair:
+    """Two labels with their phi coefficient as labelled and as predicted."""
+
+    labels: tuple[str, str]
+    true: float
+    predicted: float | None
+
+
+def content(run: Run, evaluation: AttributesEvaluation) -> Content:
+    """What the page shows of a model of attributes, from the figures to its worst mistakes."""
     sets = measured_sets(evaluation, "Held-out people")
-    shown_map, pairs = correlation(evaluation["correlation"])
+    shown_map, pairs = correlation(evaluation.correlation)
+    sampled = sampling_panels(evaluation.sampling)
     sections = [
-        ("figures", "Before and after", True),
-        ("labels", "Labels", True),
-        ("sampling", "Sampling", evaluation["sampling"]),
-        ("correlation", "Correlation", shown_map),
-        ("degradation", "Degradation", True),
-        ("grid", "Predictions", evaluation["grid"]),
-        ("mistakes", "Mistakes", evaluation["mistakes"]),
+        Section("figures", "Before and after"),
+        Section("labels", "Labels"),
+        Section("sampling", "Sampling", bool(sampled)),
+        Section("correlation", "Correlation", shown_map is not None),
+        Section("degradation", "Degradation"),
+        Section("grid", "Predictions", bool(evaluation.grid)),
+        Section("mistakes", "Mistakes", bool(evaluation.mistakes)),
     ]
     values = {
         "sets": sets,
         "columns": COLUMNS,
-        "label_rows": {told["name"]: label_rows(evaluation, told["name"]) for told in sets},
+        "measured_labels": evaluation.finetuned[sets[0].name].measured_labels,
+        "label_rows": {measured.name: label_rows(evaluation, measured.name) for measured in sets},
         "auc_panels": auc_panels(evaluation, "heldout"),
-        "sampled": sampled(evaluation["sampling"]) if evaluation["sampling"] else [],
+        "sampled": sampled,
         "most_rows": MOST_ROWS,
         "map": shown_map,
         "correlated": pairs,
-        "grid": [card(run, entry, _compared(entry)) for entry in evaluation["grid"]],
-        "mistakes": [card(run, entry, _mistaken(entry)) for entry in evaluation["mistakes"]],
+        "grid": [card(run, image, _predictions(image)) for image in evaluation.grid],
+        "mistakes": [card(run, mistake, _mistake(mistake)) for mistake in evaluation.mistakes],
     }
-    return Content(sections, values, charts=("loss", "accuracy", "auc"))
+    charts = ("loss", "accuracy", "auc")
+    return Content("attributes.html", WORDING, sections, values, "labelled_style.html", charts)
 
 
-def label_rows(evaluation: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
-    """The labels of a set in their order, each with both models' figures (baseline, finetuned)."""
-    before, after = (evaluation[model][name]["labels"] for model in MODELS)
-    return [{"name": label, "before": before[label], "after": after[label]} for label in evaluation["labels"]]
+def label_rows(evaluation: AttributesEvaluation, name: str) -> list[LabelRow]:
+    """The labels of a set in their order."""
+    before, after = evaluation.baseline[name].labels, evaluation.finetuned[name].labels
+    return [LabelRow(label, before[label], after[label]) for label in evaluation.labels]
 
 
-def auc_panels(evaluation: Mapping[str, Any], name: str) -> list[BarPanel]:
+def auc_panels(evaluation: AttributesEvaluation, name: str) -> list[BarPanel]:
     """The AUC of each label before and after; none where a label has too few images."""
     pairs = {
-        row["name"]: tuple(None if row["after"]["too_few"] else row[side]["auc"] for side in ("before", "after"))
+        row.name: (None, None) if row.after.too_few else (row.before.auc, row.after.auc)
         for row in label_rows(evaluation, name)
     }
-    return pair_panels(pairs, MODELS)  # type: ignore[arg-type]  # two of each
+    return pair_panels(pairs, ("baseline", "finetuned"))
 
 
-def correlation(told: Mapping[str, Any]) -> tuple[HeatMap | None, list[dict[str, Any]]]:
+def correlation(measured: LabelCorrelation) -> tuple[HeatMap | None, list[CorrelatedPair]]:
     """The map of phi coefficients, as labelled above its diagonal and as predicted below; and the strongest pairs.
 
     Args:
-        told: labels, and true and predicted (L×L, None where a label is constant); empty where none were measured.
+        measured: of the first MOST_LABELS labels; with fewer than two there is no map.
     """
-    if not told or len(told["labels"]) < 2:
+    names = measured.labels[:MOST_LABELS]
+    if len(names) < 2:
         return None, []
-    names, true, predicted = (told[key][:MOST_LABELS] for key in ("labels", "true", "predicted"))
-    places = range(len(names))
+    true, predicted = measured.true, measured.predicted
+    indices = range(len(names))
     cells: Sequence[Sequence[float | None]] = [
-        [0.0 if row == column else (true if row < column else predicted)[row][column] for column in places]
-        for row in places
+        [0.0 if row == column else (true if row < column else predicted)[row][column] for column in indices]
+        for row in indices
     ]
     pairs = [
-        {"labels": (names[row], names[column]), "true": true[row][column], "predicted": predicted[row][column]}
-        for row in places
-        for column in places
-        if row < column and true[row][column] is not None
+        CorrelatedPair((names[row], names[column]), value, predicted[row][column])
+        for row in indices
+        for column in indices[row + 1 :]
+        if (value := true[row][column]) is not None
     ]
-    pairs.sort(key=lambda pair: (-abs(pair["true"]), pair["labels"]))
+    pairs.sort(key=lambda pair: (-abs(pair.true), pair.labels))
     return heat_map(names, cells), pairs[:MOST_CORRELATED]
 
 
-def _compared(entry: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The labels of a photograph: those it has, and those that are predicted of it."""
-    true, predicted = entry["true"], entry["predicted"]
+def _predictions(image: GridImage) -> list[CardLine]:
+    """The labels of a photograph, and those that are predicted of it."""
     return [
-        *(("good", f"✓ {label}") for label in true if label in predicted),
-        *(("bad", f"✗ {label}: missed") for label in true if label not in predicted),
-        *(("bad", f"✗ {label}: not there") for label in predicted if label not in true),
-    ] or [("good", "✓ none of the labels")]
+        *(CardLine("good", f"✓ {label}") for label in image.true if label in image.predicted),
+        *(CardLine("bad", f"✗ {label}: missed") for label in image.true if label not in image.predicted),
+        *(CardLine("bad", f"✗ {label}: not there") for label in image.predicted if label not in image.true),
+    ] or [CardLine("good", "✓ none of the labels")]
 
 
-def _mistaken(entry: Mapping[str, Any]) -> list[tuple[str, str]]:
-    said = "not there" if entry["predicted"] else "missed"
-    return [("bad", f"✗ {entry['label']}: {said}"), ("soft", f"score {entry['score']:.3f}")]
-
-
-def summary(evaluation: dict[str, Any], shared: SummaryRecord) -> AttributesSummary:
-    """The summary with the figures of attributes."""
-    return AttributesSummary(**dict(shared), **{name: evaluation[name] for name in IN_SUMMARY})
-
-
-PAGE = TaskPage(
-    template="attributes.html",
-    style="labelled_style.html",
-    fields=("labels",),
-    absent=ABSENT,
-    words={
-        "crops": "Aligned faces",
-        "crop": "Aligned face",
-        "one": "identity",
-        "many": "identities",
-        "held": "held out",
-    },
-    content=content,
-    summary=summary,
-)
+def _mistake(mistake: Mistake) -> list[CardLine]:
+    """The wrong label of a photograph."""
+    error = "not there" if mistake.predicted else "missed"
+    return [CardLine("bad", f"✗ {mistake.label}: {error}"), CardLine("soft", f"score {mistake.score:.3f}")]

@@ -1,89 +1,108 @@
-"""Classes: what the evaluation measured of one class of many, as the page shows it."""
+"""The page of classes: ways to a classifier, confusion, figures of every class, refusal of the unknown."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
 
-from kubeface.records.summary import ClassesSummary, SummaryRecord
-from kubeface.report.figures import HeatMap, heat_map
-from kubeface.report.labelled import MOST_ROWS, card, measured_sets, sampled
-from kubeface.report.measured import Content, TaskPage
-from kubeface.report.run import Run
+from kubeface.records.evaluation import ClassesEvaluation
+from kubeface.records.labelled_figures import ClassesFigures, ClassFigures, GridImage, Mistake
+from kubeface.report.comparison import Content, Section, Wording
+from kubeface.report.heat_map import HeatMap, heat_map
+from kubeface.report.labelled import MOST_ROWS, CardLine, card, measured_sets, sampling_panels
+from kubeface.report.run import Run, Training
 
-MODELS = ("baseline", "finetuned", "scratch")
+WORDING = Wording(crops="Crops", crop="Crop", one="class", many="classes", held="with held-out images")
 MOST_CELLS, MOST_NUMBERED = 40, 20  # classes a side of a map, and of one that has numbers in its cells
 MOST_CONFUSED = 20  # pairs of classes that are listed
-ABSENT: dict[str, Any] = {
-    "champion": {}, "gain_over_champion": {}, "scratch": {}, "gain_over_scratch": {}, "sampling": {}, "chosen_on": {},
-    "grid": [], "mistakes": [],
-}  # fmt: skip
-IN_SUMMARY = ("labels", "gain_over_scratch", "chosen_on", "sampling")
+Measured = Mapping[str, ClassesFigures]  # figures of the target set by model
 
 
-def content(run: Run, evaluation: dict[str, Any]) -> Content:
-    """What the page tells of a model of classes, from the figures to its worst mistakes."""
+@dataclass(frozen=True)
+class Way:
+    """A way to a classifier: its figures and what it took; None where it was not trained in this run."""
+
+    model: str
+    figures: ClassesFigures
+    backbone: str | None
+    epochs: int | None
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class ConfusedPair:
+    """A class that is taken for another one: its images, and how often by model."""
+
+    true: str
+    predicted: str
+    images: int
+    counts: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """A class with its figures by model."""
+
+    name: str
+    models: Mapping[str, ClassFigures]
+
+
+def content(run: Run, evaluation: ClassesEvaluation) -> Content:
+    """What the page shows of a classifier, from the figures to its worst mistakes."""
     sets = measured_sets(evaluation, "Held-out images")
-    measured = {model: evaluation[model]["heldout"] for model in (*MODELS, "champion") if evaluation[model]}
-    unknown = {model: told["unknown"] for model, told in measured.items() if told["unknown"]}
-    compared = {model: told for model, told in measured.items() if model != "champion"}
+    models = {
+        "baseline": evaluation.baseline,
+        "finetuned": evaluation.finetuned,
+        "scratch": evaluation.scratch,
+        "champion": evaluation.champion,
+    }
+    measured = {model: figures["heldout"] for model, figures in models.items() if figures}
+    unknown = {model: figures.unknown for model, figures in measured.items() if figures.unknown}
+    compared = {model: figures for model, figures in measured.items() if model != "champion"}
+    sampled = sampling_panels(evaluation.sampling)
     sections = [
-        ("figures", "Before and after", True),
-        ("compared", "Three ways" if "scratch" in compared else "Two ways", True),
-        ("confusion", "Confusion", True),
-        ("per-class", "Classes", True),
-        ("unknown", "Unknown", unknown),
-        ("sampling", "Sampling", evaluation["sampling"]),
-        ("degradation", "Degradation", True),
-        ("grid", "Predictions", evaluation["grid"]),
-        ("mistakes", "Mistakes", evaluation["mistakes"]),
+        Section("figures", "Before and after"),
+        Section("compared", "Three ways" if "scratch" in compared else "Two ways"),
+        Section("confusion", "Confusion"),
+        Section("per-class", "Classes"),
+        Section("unknown", "Unknown", bool(unknown)),
+        Section("sampling", "Sampling", bool(sampled)),
+        Section("degradation", "Degradation"),
+        Section("grid", "Predictions", bool(evaluation.grid)),
+        Section("mistakes", "Mistakes", bool(evaluation.mistakes)),
     ]
     values = {
         "sets": sets,
         "compared": ways(run, compared),
-        "maps": maps(evaluation["labels"], compared),
-        "confused": confused(evaluation["labels"], compared),
-        "class_rows": class_rows(evaluation["labels"], compared),
+        "maps": maps(evaluation.labels, compared),
+        "confused": confused(evaluation.labels, compared),
+        "class_rows": class_rows(evaluation.labels, compared),
         "most_rows": MOST_ROWS,
         "unknown": unknown,
-        "sampled": sampled(evaluation["sampling"]) if evaluation["sampling"] else [],
-        "grid": [card(run, entry, _told(entry)) for entry in evaluation["grid"]],
-        "mistakes": [card(run, entry, _told(entry)) for entry in evaluation["mistakes"]],
+        "sampled": sampled,
+        "grid": [card(run, image, _prediction(image)) for image in evaluation.grid],
+        "mistakes": [card(run, mistake, _mistake(mistake)) for mistake in evaluation.mistakes],
     }
-    return Content(sections, values)
+    return Content("classes.html", WORDING, sections, values, "labelled_style.html")
 
 
-def ways(run: Run, measured: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Feature extraction, fine-tuning and training from scratch, each with its figures and what it took.
-
-    Args:
-        run: with the trainings.
-        measured: figures of the target set by model.
-    """
-    # Feature extraction is the fine-tuning's first stage: its epochs are those of the head alone.
-    trainings = {"baseline": (run.training, 1), "finetuned": (run.training, 2)}
-    if run.scratch:
-        trainings["scratch"] = (run.scratch, 2)
-    rows = []
-    for model, figures in measured.items():
-        training, last = trainings.get(model, (None, 2))
-        if training and not training.history:  # of an earlier run
-            training = None
-        rows.append(
-            {
-                "model": model,
-                "figures": figures,
-                "backbone": training.model["backbone"] if training else None,
-                "epochs": sum(row["stage"] <= last for row in training.history) if training else None,
-                "seconds": training.seconds(last) if training else None,
-            }
-        )
-    return rows
+def ways(run: Run, measured: Measured) -> list[Way]:
+    """Feature extraction, fine-tuning and training from scratch."""
+    # Feature extraction is the first stage of fine-tuning: its epochs are those of the head alone.
+    trainings = {"baseline": (run.training, 1), "finetuned": (run.training, 2), "scratch": (run.scratch, 2)}
+    return [_way(model, figures, *trainings[model]) for model, figures in measured.items()]
 
 
-def maps(names: Sequence[str], measured: Mapping[str, Mapping[str, Any]]) -> dict[str, HeatMap]:
+def _way(model: str, figures: ClassesFigures, training: Training | None, last_stage: int) -> Way:
+    if training is None or not training.history:
+        return Way(model, figures, None, None, None)
+    epochs = sum(epoch.stage <= last_stage for epoch in training.history)
+    return Way(model, figures, training.model.backbone, epochs, training.seconds(last_stage))
+
+
+def maps(names: Sequence[str], measured: Measured) -> dict[str, HeatMap]:
     """The confusion matrices by model, coloured by the share of a class's images; none of more than MOST_CELLS."""
     if len(names) > MOST_CELLS:
         return {}
-    return {model: _map(names, figures["confusion"]) for model, figures in measured.items()}
+    return {model: _map(names, figures.confusion) for model, figures in measured.items()}
 
 
 def _map(names: Sequence[str], confusion: Sequence[Sequence[int]]) -> HeatMap:
@@ -95,9 +114,9 @@ def _map(names: Sequence[str], confusion: Sequence[Sequence[int]]) -> HeatMap:
     return heat_map(names, shares, texts if len(names) <= MOST_NUMBERED else None)
 
 
-def confused(names: Sequence[str], measured: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The pairs of classes that the fine-tuned model confuses most: true, predicted, and counts by model."""
-    counts = measured["finetuned"]["confusion"]
+def confused(names: Sequence[str], measured: Measured) -> list[ConfusedPair]:
+    """The pairs of classes that the fine-tuned model confuses most."""
+    counts = measured["finetuned"].confusion
     pairs = [
         (count, row, column)
         for row, line in enumerate(counts)
@@ -106,62 +125,34 @@ def confused(names: Sequence[str], measured: Mapping[str, Mapping[str, Any]]) ->
     ]
     pairs.sort(key=lambda pair: (-pair[0], pair[1], pair[2]))
     return [
-        {
-            "true": names[row],
-            "predicted": names[column],
-            "images": sum(counts[row]),
-            "counts": {model: figures["confusion"][row][column] for model, figures in measured.items()},
-        }
+        ConfusedPair(
+            names[row],
+            names[column],
+            sum(counts[row]),
+            {model: figures.confusion[row][column] for model, figures in measured.items()},
+        )
         for _, row, column in pairs[:MOST_CONFUSED]
     ]
 
 
-def class_rows(names: Sequence[str], measured: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Each class's figures by model, those with the lowest F1 of the fine-tuned model first; MOST_ROWS at most."""
-    by_class = {name: {model: figures["classes"][name] for model, figures in measured.items()} for name in names}
-    ranked = sorted(names, key=lambda name: (by_class[name]["finetuned"]["f1"] or 0, name))
-    return [{"name": name, "models": by_class[name]} for name in ranked[:MOST_ROWS]]
+def class_rows(names: Sequence[str], measured: Measured) -> list[ClassRow]:
+    """The MOST_ROWS classes with the lowest F1 of the fine-tuned model, the lowest first."""
+    rows = [ClassRow(name, {model: figures.classes[name] for model, figures in measured.items()}) for name in names]
+    return sorted(rows, key=lambda row: (row.models["finetuned"].f1 or 0, row.name))[:MOST_ROWS]
 
 
-def _told(entry: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What class a photograph is of and what is said of it; grid entries hold lists, mistakes names."""
-    true, predicted = (_name(entry[key]) for key in ("true", "predicted"))
-    right = entry.get("right", False)  # mistakes do not say it
-    said = predicted or "refused"
-    lines = [("good", f"✓ {said}")] if right else [("bad", f"✗ {said}"), ("soft", f"is {true}")]
-    return lines + ([("soft", f"score {entry['score']:.3f}")] if "score" in entry else [])
+def _prediction(image: GridImage) -> list[CardLine]:
+    """The class of a photograph, and the one that is predicted of it."""
+    predicted = ", ".join(image.predicted) or "refused"
+    if image.right:
+        return [CardLine("good", f"✓ {predicted}")]
+    return [CardLine("bad", f"✗ {predicted}"), CardLine("soft", f"is {', '.join(image.true)}")]
 
 
-def _name(told: Any) -> str:
-    """The class that a list or a name tells; empty where there is none."""
-    return ", ".join(told) if isinstance(told, list) else told or ""
-
-
-def summary(evaluation: dict[str, Any], shared: SummaryRecord) -> ClassesSummary:
-    """The summary with the figures of classes; confusion matrices, which grow with the square, stay out of it."""
-
-    def small(model: str) -> dict[str, Any]:
-        return {
-            name: {key: value for key, value in figures.items() if key != "confusion"}
-            for name, figures in evaluation[model].items()
-        }
-
-    models = {"baseline": small("baseline"), "finetuned": small("finetuned"), "scratch": small("scratch") or None}
-    return ClassesSummary(**(dict(shared) | models | {name: evaluation[name] for name in IN_SUMMARY}))
-
-
-PAGE = TaskPage(
-    template="classes.html",
-    style="labelled_style.html",
-    fields=("labels",),
-    absent=ABSENT,
-    words={
-        "crops": "Crops",
-        "crop": "Crop",
-        "one": "class",
-        "many": "classes",
-        "held": "with held-out images",
-    },
-    content=content,
-    summary=summary,
-)
+def _mistake(mistake: Mistake) -> list[CardLine]:
+    """The wrong class of a photograph."""
+    return [
+        CardLine("bad", f"✗ {mistake.predicted or 'refused'}"),
+        CardLine("soft", f"is {mistake.true}"),
+        CardLine("soft", f"score {mistake.score:.3f}"),
+    ]

@@ -1,10 +1,14 @@
-"""What the pages of attributes and classes share: sets, what sampling did, photographs and what is said of them."""
+"""What the pages of attributes and classes share: sets, sampling, photographs with their predictions."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from kubeface.report.figures import BarPanel, pair_panels
-from kubeface.report.measured import Rows, beside, figure_row, picture, title
+from kubeface.metrics.figures import Gains
+from kubeface.records.evaluation import AttributesEvaluation, ClassesEvaluation
+from kubeface.records.labelled_figures import AttributesFigures, ClassesFigures, GridImage, Mistake, Sampling
+from kubeface.report.bar_charts import BarPanel, pair_panels
+from kubeface.report.comparison import FigureRow, MeasuredSet, compared_rows, figure_row, title
+from kubeface.report.pictures import picture
 from kubeface.report.run import Run
 
 FIGURES = {
@@ -23,52 +27,73 @@ MOST_ROWS = 60  # labels or classes that get a bar or a row each
 CARD = 160  # pixels of a photograph's longer side
 
 
-def measured_sets(evaluation: dict[str, Any], held: str) -> list[dict[str, Any]]:
+@dataclass(frozen=True, kw_only=True)
+class LabelledSet(MeasuredSet):
+    """A set of images; `images` is their number."""
+
+    images: int
+
+
+@dataclass(frozen=True)
+class CardLine:
+    """A line below a photograph; `style` is good, bad or soft."""
+
+    style: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Card:
+    """A photograph with lines of text."""
+
+    picture: str
+    source: str
+    lines: Sequence[CardLine]
+
+
+def measured_sets(evaluation: AttributesEvaluation | ClassesEvaluation, held: str) -> list[LabelledSet]:
     """Each set with its title and the rows of its table.
 
     Args:
         evaluation: with figures and gains by set.
         held: what was held out, as titles call it.
     """
-    return [_set(evaluation, name, held) for name in evaluation["finetuned"]]
+    return [_measured_set(evaluation, name, after, held) for name, after in evaluation.finetuned.items()]
 
 
-def _set(evaluation: dict[str, Any], name: str, held: str) -> dict[str, Any]:
-    after = evaluation["finetuned"][name]
-    rows, others = beside(evaluation, name, lambda before, gain: _rows(before, after, gain))
-    shown = title(name, evaluation["degradation"], held)
-    return {"name": name, "title": shown, "rows": rows, "others": others, "flip": False, "told": after}
+def _measured_set(
+    evaluation: AttributesEvaluation | ClassesEvaluation,
+    name: str,
+    after: AttributesFigures | ClassesFigures,
+    held: str,
+) -> LabelledSet:
+    def rows(before: AttributesFigures | ClassesFigures, gains: Gains) -> list[FigureRow]:
+        return [
+            figure_row(
+                label, (getattr(before, key), getattr(after, key)), (None, None), gains.get(key), key in LOWER_IS_BETTER
+            )
+            for key, label in FIGURES.items()
+            if hasattr(after, key)
+        ]
+
+    table, others = compared_rows(evaluation, name, rows)
+    shown = title(name, evaluation.degradation, held)
+    return LabelledSet(name=name, title=shown, rows=table, others=others, flip=False, images=after.images)
 
 
-def _rows(before: dict[str, Any], after: dict[str, Any], gain: dict[str, Any]) -> Rows:
-    return [
-        figure_row(label, (before[key], after[key]), (None, None), gain.get(key), key in LOWER_IS_BETTER)
-        for key, label in FIGURES.items()
-        if key in after
-    ]
-
-
-def sampled(sampling: Mapping[str, Any]) -> list[BarPanel]:
-    """Shares of the training images before and after sampling by label, of MOST_ROWS at most, the rarest ones.
-
-    Args:
-        sampling: images and drawn, and counts before and after by label.
-    """
-    rarest = sorted(sampling["before"], key=lambda name: (sampling["before"][name], name))[:MOST_ROWS]
+def sampling_panels(sampling: Sampling) -> list[BarPanel]:
+    """Shares of the training images before and after sampling by label; of the MOST_ROWS rarest."""
+    rarest = sorted(sampling.before, key=lambda name: (sampling.before[name], name))[:MOST_ROWS]
     shares = {
         name: (
-            sampling["before"][name] / max(sampling["images"], 1),
-            sampling["after"].get(name, 0) / max(sampling["drawn"], 1),
+            sampling.before[name] / max(sampling.images, 1),
+            sampling.after.get(name, 0) / max(sampling.drawn, 1),
         )
         for name in reversed(rarest)
     }
     return pair_panels(shares, ("unsampled", "sampled")) if shares else []
 
 
-def card(run: Run, entry: Mapping[str, Any], lines: list[tuple[str, str]]) -> dict[str, Any]:
-    """A photograph of the evaluation with lines of a style (good, bad, soft) and a text."""
-    return {
-        "picture": picture(run.evaluation_folder / entry["file"], CARD),
-        "source": entry["source"],
-        "lines": [{"style": style, "text": text} for style, text in lines],
-    }
+def card(run: Run, image: GridImage | Mistake, lines: Sequence[CardLine]) -> Card:
+    """A photograph of the evaluation with lines of text."""
+    return Card(picture(run.evaluation_folder / image.file, CARD), image.source, lines)

@@ -2,21 +2,38 @@
 
 import csv
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby, islice
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
 
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+from kubeface.metrics.figures import ThresholdRow
+from kubeface.records.data import DataRecord
+from kubeface.records.evaluation import (
+    Curves,
+    Evaluation,
+    RecognitionEvaluation,
+    read_curves,
+    read_evaluation,
+)
+from kubeface.records.findings import FindingsRecord
+from kubeface.records.model import ModelRecord
+from kubeface.records.passport import Passport
 from kubeface.records.promotion import PromotionRecord
 from kubeface.records.summary import StepFigures
-from kubeface.records.tasks import task_of
-from kubeface.runtime.errors import require
+from kubeface.report.options import ReportOptions
+from kubeface.runtime.errors import KubefaceError, require
 from kubeface.storage.folders import read_json
 from kubeface.tables.table import Table
 
 METRICS = ("rows_in", "rows_out", "seconds")
+SHARD_STEPS = ("ingest", "align", "filter")
+STEPS = ("gather", "audit", "split", "finetune", "scratch", "evaluate", "promote")
+MOST_REJECTED = 12  # rejected images of a step that are listed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,77 +66,111 @@ class RunOutputs:
     scratch_model: Path | None = None
 
 
+class Epoch(BaseModel):
+    """One epoch of a training, as finetune logs it; what was not measured is None."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+
+    epoch: int
+    stage: int
+    seconds: float = 0.0
+    train_loss: float | None = None
+    val_loss: float | None = None
+    train_accuracy: float | None = None
+    val_accuracy: float | None = None
+    train_auc: float | None = None
+    val_auc: float | None = None
+
+    def figure(self, part: str, name: str) -> float | None:
+        """A figure (loss, accuracy, auc) of training or validation."""
+        value: float | None = getattr(self, f"{part}_{name}")
+        return value
+
+
+_EPOCHS: TypeAdapter[list[Epoch]] = TypeAdapter(list[Epoch])
+
+
 @dataclass(frozen=True)
 class Training:
-    """One training: its model.json, its epochs, and the seconds that the epochs took."""
+    """One training: its model.json, and its epochs, of which there are none for a model of an earlier run."""
 
-    model: dict[str, Any]
-    history: list[dict[str, Any]]
+    model: ModelRecord
+    history: Sequence[Epoch]
 
     def seconds(self, last_stage: int = 2) -> float:
-        """Seconds of the epochs up to a stage; of 1, while the head was trained alone."""
-        return float(sum(row["seconds"] for row in self.history if row["stage"] <= last_stage))
+        """Seconds of the epochs up to a stage; in stage 1 only the head is trained."""
+        return sum(epoch.seconds for epoch in self.history if epoch.stage <= last_stage)
+
+
+@dataclass(frozen=True)
+class RejectedImage:
+    """An image that a step left out."""
+
+    step: str
+    source: str
+    reason: str
+    detail: str
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run: its tables, and what its JSON files hold.
+    """One run: its tables and records.
 
-    `data` is what gather and `audit` what audit says of the images, `rejected` the first images that each step left
-    out (step, source, reason, detail). `thresholds` are the rows of evaluate's threshold table (set, model, threshold,
-    fmr, fnmr, accuracy) and `passport` is what promote says of the run; both are empty where the step left none.
-    `scratch` is the training of the small network beside the fine-tuned one, where there was one.
-    `steps` are rows and seconds by step, in the order of the pipeline.
+    Args:
+        pipeline, seed: for the page.
+        data: what gather found in the images.
+        rejected: the first images that each of ingest, align and filter left out.
+        findings: what audit found in the images.
+        aligned, filtered, split: the tables.
+        training: of the model.
+        scratch: of the small network beside it; None for none.
+        evaluation_folder: of evaluate, with its pictures.
+        evaluation: its figures.
+        roc: the curves by set and model; empty but for recognition.
+        thresholds: error rates by threshold, by set and model; empty where evaluate wrote no such table.
+        promotion: what promote decided.
+        passport: what promote says of the version; None where it wrote none.
+        steps: rows and seconds by step, in the order of the pipeline.
     """
 
     pipeline: str
     seed: int
-    data: dict[str, Any]
-    rejected: list[dict[str, str]]
-    audit: dict[str, Any]
+    data: DataRecord
+    rejected: Sequence[RejectedImage]
+    findings: FindingsRecord
     aligned: Table
     filtered: Table
     split: Table
     training: Training
     scratch: Training | None
     evaluation_folder: Path
-    evaluation: dict[str, Any]
-    roc: dict[str, Any]
-    thresholds: list[dict[str, str]]
+    evaluation: Evaluation
+    roc: Curves
+    thresholds: dict[str, dict[str, list[ThresholdRow]]]
     promotion: PromotionRecord
-    passport: dict[str, Any]
+    passport: Passport | None
     steps: dict[str, StepFigures]
 
     def check(self) -> None:
-        """Raises KubefaceError where a model or the evaluation were made from another split, or for another task."""
+        """Raises KubefaceError where a model or the evaluation was made from another split, or for another task."""
         models = [training.model for training in (self.training, self.scratch) if training]
         # A promoted model that was handed on was trained on the split of an earlier run.
-        trained = models if self.promotion.trained else []
-        for made in (*(model["training"] for model in trained), self.evaluation):
+        for made in (*(model.training for model in models if model.trained), self.evaluation):
             require(
-                made["split"] == self.split.sha256,
-                f"{made['producer']} worked on another split than {self.split.folder}: give the outputs of one run",
+                made.split == self.split.sha256,
+                f"{made.producer} worked on another split than {self.split.folder}: give the outputs of one run",
             )
         for model in models:
             require(
-                task_of(model) == self.task,
-                f"a model is for task {task_of(model)}, its evaluation for {self.task}: give the outputs of one run",
+                model.task == self.evaluation.task,
+                f"a model is for task {model.task}, its evaluation for {self.evaluation.task}: give the outputs of one "
+                "run",
             )
 
     @property
-    def model(self) -> dict[str, Any]:
+    def model(self) -> ModelRecord:
         """model.json of the fine-tuned model."""
         return self.training.model
-
-    @property
-    def history(self) -> list[dict[str, Any]]:
-        """The epochs of the fine-tuned model."""
-        return self.training.history
-
-    @cached_property
-    def task(self) -> str:
-        """The task that was measured."""
-        return task_of(self.evaluation)
 
     @cached_property
     def people(self) -> dict[str, Counter[str]]:
@@ -143,12 +194,64 @@ class Run:
         return sum(part in images for images in self.people.values())
 
 
-def read_object(path: Path, fields: tuple[str, ...]) -> dict[str, Any]:
-    """Reads a JSON object that must have the fields.
+def read_run(outputs: RunOutputs, options: ReportOptions) -> Run:
+    """Reads and checks the outputs of a run.
 
     Raises:
-        KubefaceError: the file is missing, is not JSON, or lacks a field, which is named.
+        KubefaceError: a file is missing, corrupt or lacks a field, or the folders are of several runs.
     """
+    require(
+        (outputs.scratch_model is None) == ("scratch" not in outputs.metrics),
+        "scratch_model and the metrics of scratch go together: give both or neither",
+    )
+    missing = [step for step in STEPS if step != "scratch" and step not in outputs.metrics]
+    require(not missing, f"the metrics of {', '.join(missing)} are missing: give the JSON file of each step")
+    evaluation = read_evaluation(outputs.evaluation / "evaluation.json")
+    passport = outputs.promotion / "passport.json"
+    run = Run(
+        pipeline=options.pipeline,
+        seed=options.seed,
+        data=DataRecord.read(outputs.gathered / "data.json"),
+        rejected=_read_rejected(outputs.gathered / "rejected.csv"),
+        findings=FindingsRecord.read(outputs.audited / "data.json"),
+        aligned=Table(outputs.aligned, "aligned"),
+        filtered=Table(outputs.filtered, "filter"),
+        split=Table(outputs.split, "split"),
+        training=_read_training(outputs.model),
+        scratch=_read_training(outputs.scratch_model) if outputs.scratch_model else None,
+        evaluation_folder=outputs.evaluation,
+        evaluation=evaluation,
+        roc=read_curves(outputs.evaluation / "roc.json") if isinstance(evaluation, RecognitionEvaluation) else {},
+        thresholds=_read_thresholds(outputs.evaluation / "thresholds.csv"),
+        promotion=PromotionRecord.read(outputs.promotion / "promotion.json"),
+        passport=Passport.read(passport) if passport.is_file() else None,
+        steps=_read_steps(outputs),
+    )
+    run.check()
+    return run
+
+
+def _read_steps(outputs: RunOutputs) -> dict[str, StepFigures]:
+    """Rows and seconds of every step, in the order of the pipeline."""
+    path = outputs.gathered / "steps.json"
+    shard_steps = _read_object(path, SHARD_STEPS)
+    return {step: _step_figures(entry, path) for step, entry in shard_steps.items()} | {
+        step: _step_figures(read_json(outputs.metrics[step]), outputs.metrics[step])
+        for step in STEPS
+        if step in outputs.metrics
+    }
+
+
+def _step_figures(result: object, path: Path) -> StepFigures:
+    """Rows and seconds in the result of a step."""
+    given = result if isinstance(result, dict) else {}
+    missing = [name for name in METRICS if name not in given]
+    require(not missing, f"{path} lacks {', '.join(missing)}: run the step that writes it again")
+    return StepFigures.parse({name: given[name] for name in METRICS}, str(path))
+
+
+def _read_object(path: Path, fields: Sequence[str]) -> dict[str, object]:
+    """Reads a JSON object that must have the fields."""
     value = read_json(path)
     require(isinstance(value, dict), f"{path} holds no JSON object: run the step that writes it again")
     missing = [name for name in fields if name not in value]
@@ -156,55 +259,32 @@ def read_object(path: Path, fields: tuple[str, ...]) -> dict[str, Any]:
     return dict(value)
 
 
-def read_training(folder: Path, fields: tuple[str, ...], trained: bool = True) -> Training:
-    """Reads model.json and the epochs of a model folder; a model that the run did not train may have no epochs.
+def _read_training(folder: Path) -> Training:
+    """Reads model.json and the epochs of a model folder; a model that the run did not train may have none."""
+    path = folder / "logs" / "history.json"
+    model = ModelRecord.read(folder / "model.json")
+    try:
+        return Training(model, _EPOCHS.validate_python(read_json(path)) if model.trained or path.is_file() else [])
+    except ValidationError as error:
+        raise KubefaceError(
+            f"{path} is not what this release reads ({error.errors()[0]['msg']}): train again"
+        ) from None
 
-    Raises:
-        KubefaceError: a file is missing, is not JSON, or lacks a field.
-    """
-    history = folder / "logs" / "history.json"
-    config = read_object(folder / "model.json", fields)
-    return Training(config, read_json(history) if trained or history.is_file() else [])
 
-
-def read_rejected(path: Path, most: int) -> list[dict[str, str]]:
-    """The first `most` images that each of ingest, align and filter left out: step, source, reason, detail.
-
-    Raises:
-        KubefaceError: the file is missing.
-    """
+def _read_rejected(path: Path) -> list[RejectedImage]:
+    """The first images that each of ingest, align and filter left out."""
     require(path.is_file(), f"{path} is missing: was the step before it finished?")
     with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
         by_step = groupby(csv.DictReader(file), key=itemgetter("step"))
-        return [row for _, rows in by_step for row in islice(rows, most)]
+        return [RejectedImage(**row) for _, rows in by_step for row in islice(rows, MOST_REJECTED)]
 
 
-def read_thresholds(path: Path) -> list[dict[str, str]]:
-    """The rows of a threshold table, none where the file is missing."""
-    if not path.is_file():
-        return []
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def read_passport(path: Path) -> dict[str, Any]:
-    """A run's passport, empty where the file is missing.
-
-    Raises:
-        KubefaceError: the file holds no JSON object.
-    """
-    return read_object(path, ()) if path.is_file() else {}
-
-
-def read_metrics(path: Path) -> StepFigures:
-    """Rows and seconds of a step.
-
-    Raises:
-        KubefaceError: the file is missing, is not JSON, or lacks one of them.
-    """
-    return step_figures(read_object(path, METRICS))
-
-
-def step_figures(result: dict[str, Any]) -> StepFigures:
-    """Rows and seconds in the result of a step."""
-    return StepFigures(**{name: result[name] for name in METRICS})
+def _read_thresholds(path: Path) -> dict[str, dict[str, list[ThresholdRow]]]:
+    """A threshold table by set and model; empty where the file is missing."""
+    table: dict[str, dict[str, list[ThresholdRow]]] = {}
+    if path.is_file():
+        with open(path, newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                figures = ThresholdRow.model_validate({name: row[name] for name in ThresholdRow.model_fields})
+                table.setdefault(row["set"], {}).setdefault(row["model"], []).append(figures)
+    return table

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from kubeface.storage.folders import sha256_file
-from tests.support.report_runs import attribute_figures, class_figures
+from tests.support.evaluations import attribute_figures, class_figures
 
 FIGURES: dict[str, Any] = {
     "accuracy": 0.98,

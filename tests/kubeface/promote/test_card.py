@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from kubeface.promote.card import model_card
+from tests.support.evaluations import attribute_figures, class_figures, resolutions
 from tests.support.promoted_models import entry, make
-from tests.support.report_runs import attribute_figures, class_figures, resolutions
 
 SECTIONS = [
     "Model details",

@@ -16,8 +16,8 @@ from kubeface.runtime.errors import KubefaceError
 from kubeface.runtime.options import read_options
 from kubeface.storage import objects
 from kubeface.storage.folders import sha256_file
+from tests.support.evaluations import resolutions
 from tests.support.promoted_models import LABELS, make
-from tests.support.report_runs import resolutions
 
 
 def published(folder: Path, name: str = "gate-3") -> PromoteOptions:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from kubeface.records.model import HandedOn, ModelRecord, OnnxRecord, TrainingRecord
+from kubeface.records.model import ModelRecord, OnnxRecord, TrainingRecord
 from kubeface.runtime.errors import KubefaceError
 
 WRITTEN: dict[str, Any] = {
@@ -76,10 +76,3 @@ def test_a_file_of_an_earlier_release_is_read() -> None:
 def test_another_file_is_refused_by_name_and_field(change: dict[str, Any], said: str) -> None:
     with pytest.raises(KubefaceError, match=f"model.json is not what this release reads .*{said}"):
         ModelRecord.parse(WRITTEN | change, "model.json")
-
-
-def test_a_model_that_was_handed_on_belongs_to_the_split_of_its_run_too() -> None:
-    handed_on = HandedOn(uri="s3://models/face/1", reason="the same split and options", split="b")
-    assert TrainingRecord(split="a").belongs_to("a") and not TrainingRecord(split="a").belongs_to("b")
-    assert all(TrainingRecord(split="a", handed_on=handed_on).belongs_to(split) for split in "ab")
-    assert not TrainingRecord().belongs_to("a")

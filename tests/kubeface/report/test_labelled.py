@@ -6,15 +6,16 @@ from typing import Any
 
 import pytest
 
-from kubeface.report.attributes import correlation
+from kubeface.records.labelled_figures import ClassesFigures, LabelCorrelation, Sampling
+from kubeface.report.attributes import CorrelatedPair, correlation
+from kubeface.report.bar_charts import BAR_LEFT, BAR_RIGHT, pair_panels
 from kubeface.report.classes import confused, maps
-from kubeface.report.figures import BAR_LEFT, BAR_RIGHT, heat_map, pair_panels
-from kubeface.report.labelled import sampled
-from kubeface.report.page import PAGES
+from kubeface.report.labelled import sampling_panels
 from kubeface.runtime.errors import KubefaceError
 from kubeface.storage.folders import write_json
 from tests.kubeface.report.test_report import page_of, told_by
-from tests.support.report_runs import HOSTILE, class_figures, make_run
+from tests.support.evaluations import HOSTILE, class_figures
+from tests.support.report_runs import KINDS, make_run
 
 TASKS = ("attributes", "classes")
 
@@ -58,12 +59,14 @@ def test_every_part_that_an_evaluation_may_lack_can_be_left_out(tmp_path: Path, 
     run = make_run(tmp_path, full=True, task=task)
     whole = evaluation_of(tmp_path)
     before = page_of(run)
-    for name, empty in PAGES[task].absent.items():
-        for left in ({key: whole[key] for key in whole if key != name}, whole | {name: empty}):
-            write_json(tmp_path / "evaluation" / "evaluation.json", left)
-            after = page_of(run)
-            # The page shows the thresholds with the labels' figures; attributes have no network from scratch.
-            assert len(after.text) < len(before.text) or name == "thresholds" or name not in whole
+    optional = {name for name, field in KINDS[task].model_fields.items() if not field.is_required()}
+    left_out: list[dict[str, Any]] = [
+        {key: whole[key] for key in whole if key != name} for name in optional & set(whole) - {"schema_version", "task"}
+    ]
+    left_out += [whole | {name: []} for name in ("grid", "mistakes")]
+    for evaluation in left_out:
+        write_json(tmp_path / "evaluation" / "evaluation.json", evaluation)
+        assert len(page_of(run).text) < len(before.text)
 
 
 def test_summary_of_attributes(tmp_path: Path) -> None:
@@ -202,41 +205,37 @@ def test_a_missing_file_is_named(tmp_path: Path, missing: str) -> None:
     assert not run.html.parent.exists()
 
 
-def test_heat_maps_colour_by_sign_and_strength() -> None:
-    drawn = heat_map(["a", "b"], [[1.0, -0.35], [None, 0.0]])
-    assert {(shade.style, shade.opacity) for shade in drawn.shades} == {("above", 1), ("absent", 1), ("below", 0.4)}
-    assert all(shade.path.count("M") == 1 for shade in drawn.shades)  # nothing stands for 0
-    assert [label for _, label in drawn.rows] == ["1 a", "2 b"] and not drawn.texts
-    numbered = heat_map(["a", "b"], [[1.0, 0.0], [0.0, 1.0]], [["7", ""], ["", "9"]])
-    assert [text for _, _, text in numbered.texts] == ["7", "9"]
-    assert [shade.opacity for shade in numbered.shades] == [0.5]  # a number must be legible on it
-
-
 def test_correlations_stand_above_and_predictions_below_the_diagonal() -> None:
-    told = {"labels": ["a", "b", "c"], "true": [[1, 0.5, None]] * 3, "predicted": [[-0.2, -0.2, None]] * 3}
-    drawn, pairs = correlation(told)
+    phi = LabelCorrelation(labels=["a", "b", "c"], true=[[1, 0.5, None]] * 3, predicted=[[-0.2, -0.2, None]] * 3)
+    drawn, pairs = correlation(phi)
     assert drawn is not None
     count = {shade.style: shade.path.count("M") for shade in drawn.shades}
     assert count == {"above": 1, "below": 3, "absent": 2}
-    assert pairs == [{"labels": ("a", "b"), "true": 0.5, "predicted": -0.2}]
-    assert correlation({}) == (None, [])
-    assert correlation({"labels": ["a"], "true": [[1]], "predicted": [[1]]}) == (None, [])
+    assert pairs == [CorrelatedPair(("a", "b"), 0.5, -0.2)]
+    assert correlation(LabelCorrelation(labels=["a"], true=[[1]], predicted=[[1]])) == (None, [])
+
+
+def figures(labels: list[str], confusion: list[list[int]] | None = None) -> ClassesFigures:
+    """Figures of classes, perhaps with a confusion matrix of their own."""
+    made = ClassesFigures.model_validate(class_figures(labels, 0.9))
+    return made.model_copy(update={"confusion": confusion}) if confusion else made
 
 
 def test_confused_pairs_are_those_of_the_fine_tuned_model() -> None:
-    figures = {"confusion": [[5, 0, 2], [3, 4, 0], [0, 0, 0]]}
-    before = {"confusion": [[1, 3, 3], [0, 7, 0], [0, 0, 0]]}
-    first, second = confused(["a", "b", "c"], {"baseline": before, "finetuned": figures})
-    assert (first["true"], first["predicted"], first["counts"]["finetuned"]) == ("b", "a", 3)
-    assert (second["true"], second["predicted"], second["images"]) == ("a", "c", 7)
-    assert second["counts"] == {"baseline": 3, "finetuned": 2}
+    names = ["a", "b", "c"]
+    after = figures(names, [[5, 0, 2], [3, 4, 0], [0, 0, 0]])
+    before = figures(names, [[1, 3, 3], [0, 7, 0], [0, 0, 0]])
+    first, second = confused(names, {"baseline": before, "finetuned": after})
+    assert (first.true, first.predicted, first.counts["finetuned"]) == ("b", "a", 3)
+    assert (second.true, second.predicted, second.images) == ("a", "c", 7)
+    assert second.counts == {"baseline": 3, "finetuned": 2}
 
 
 def test_confusion_is_drawn_with_numbers_without_and_not_at_all() -> None:
     names = [f"n{number}" for number in range(41)]
 
     def drawn(count: int) -> Any:
-        return maps(names[:count], {"finetuned": class_figures(names[:count], 0.9)}).get("finetuned")
+        return maps(names[:count], {"finetuned": figures(names[:count])}).get("finetuned")
 
     assert drawn(20).texts and not drawn(21).texts and drawn(40) and drawn(41) is None
     assert {shade.style for shade in drawn(21).shades} == {"above", "below"}
@@ -248,7 +247,7 @@ def test_bars_are_shares_and_the_rarest_come_last() -> None:
     assert panel.bars[0].blocks[1].width == round(0.95 * (BAR_RIGHT - BAR_LEFT), 1)
     assert [bar.text for bar in panel.bars] == ["95.0", "50.0", "–"]
     before = {f"n{number}": number for number in range(70)}
-    panels = sampled({"images": 100, "drawn": 50, "before": before, "after": {"n0": 5}})
+    panels = sampling_panels(Sampling(images=100, drawn=50, before=before, after={"n0": 5}))
     names = [bar.name for panel in panels for bar in panel.bars]
     assert (names[0], names[-1], len(names)) == ("n59", "n0", 60)
-    assert panels[-1].bars[-1].told == "0.0 % → 10.0 %"
+    assert panels[-1].bars[-1].description == "0.0 % → 10.0 %"

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from kubeface.report.figures import FRAME, size_chart
+from kubeface.report.axes import FRAME
+from kubeface.report.line_charts import size_chart
 from kubeface.storage.folders import read_json, write_json
 from tests.kubeface.report.test_report import Page, page_of
 from tests.support.report_runs import MadeRun, add_resolutions, make_run
@@ -19,7 +20,7 @@ def section(page: Page) -> str:
 
 def made(folder: Path, **how: bool) -> MadeRun:
     run = make_run(folder, full=True, lfw=True)
-    add_resolutions(folder, **how)
+    add_resolutions(run, **how)
     return run
 
 

@@ -1,4 +1,4 @@
-"""Figures in words."""
+"""Figures in formatting."""
 
 from typing import Any
 
@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubeface.report import words
+from kubeface.records.recognition_figures import Compatibility
+from kubeface.report import formatting
+from tests.support.evaluations import COMPATIBILITY
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=3),
@@ -16,11 +18,11 @@ json_values = st.recursive(
 
 
 def test_points_have_a_sign_and_no_minus_zero() -> None:
-    assert [words.points(share) for share in (0.1444, -0.0016, -0.00001)] == ["+14.44", "−0.16", "+0.00"]
+    assert [formatting.points(share) for share in (0.1444, -0.0016, -0.00001)] == ["+14.44", "−0.16", "+0.00"]
 
 
 def test_small_rates_keep_their_digits() -> None:
-    assert [words.rate(share) for share in (0.001, 0.0000123, 0.5, 0)] == [
+    assert [formatting.rate(share) for share in (0.001, 0.0000123, 0.5, 0)] == [
         "0.1\u00a0%",
         "0.00123\u00a0%",
         "50\u00a0%",
@@ -29,9 +31,16 @@ def test_small_rates_keep_their_digits() -> None:
 
 
 def test_what_is_not_known_is_a_dash() -> None:
-    for function in (words.percent, words.rate, words.points, words.score, words.ratio, words.plain):
+    for function in (
+        formatting.percent,
+        formatting.rate,
+        formatting.points,
+        formatting.score,
+        formatting.ratio,
+        formatting.plain,
+    ):
         assert function(None) == "–"
-    assert words.points_range(None, 0.1) == words.percent_range(0.1, None) == "–"
+    assert formatting.points_range(None, 0.1) == formatting.percent_range(0.1, None) == "–"
 
 
 @pytest.mark.parametrize(
@@ -39,29 +48,27 @@ def test_what_is_not_known_is_a_dash() -> None:
     [(1.0, "p = 1"), (0.05, "p = 0.05"), (0.0001, "p = 0.0001"), (9e-5, "p < 0.0001"), (0.0, "p < 0.0001")],
 )
 def test_probability(p: float, told: str) -> None:
-    assert words.probability(p) == told
+    assert formatting.probability(p) == told
 
 
 def test_a_change_that_does_not_show_is_neither_good_nor_bad() -> None:
-    assert [words.style(change) for change in (0.001, -0.001, 0.00001)] == ["good", "bad", ""]
-    assert [words.style(change, lower_is_better=True) for change in (0.001, -0.001)] == ["bad", "good"]
+    assert [formatting.style(change) for change in (0.001, -0.001, 0.00001)] == ["good", "bad", ""]
+    assert [formatting.style(change, lower_is_better=True) for change in (0.001, -0.001)] == ["bad", "good"]
 
 
 def test_flattened_names_each_value_by_its_path() -> None:
     nested = {"files": {"model.onnx": {"sha256": "ab", "bytes": 1}}, "marks": ["x", "y"], "none": {}}
-    assert words.flattened(nested) == {
+    assert formatting.flattened(nested) == {
         "files.model.onnx.sha256": "ab", "files.model.onnx.bytes": 1, "marks.0": "x", "marks.1": "y", "none": None,
     }  # fmt: skip
 
 
 @given(st.dictionaries(st.text(min_size=1, max_size=3), json_values, min_size=1))
 def test_flattened_leaves_nothing_nested(value: dict[str, Any]) -> None:
-    assert not any(isinstance(entry, dict | list) for entry in words.flattened(value).values())
+    assert not any(isinstance(entry, dict | list) for entry in formatting.flattened(value).values())
 
 
-MATCHED = {
-    "comparable": True, "reason": None, "stays": False, "match_change_high": 0.01,
-}  # fmt: skip
+MATCHED = Compatibility.model_validate(COMPATIBILITY | {"match_change_high": 0.01})
 
 
 @pytest.mark.parametrize(
@@ -74,4 +81,4 @@ MATCHED = {
     ],
 )
 def test_enrolment_says_what_was_decided(told: dict[str, Any], sentence: str) -> None:
-    assert sentence in words.enrolment(MATCHED | told)
+    assert sentence in formatting.enrolment(MATCHED.model_copy(update=told))

@@ -1,6 +1,8 @@
 """Figures as the page writes them; a dash stands for what is not known."""
 
-from typing import Any
+from collections.abc import Mapping
+
+from kubeface.records.recognition_figures import Compatibility
 
 SPACE = "\u00a0"  # keeps a number and its unit on one line
 DASH = "–"
@@ -46,8 +48,8 @@ def probability(p: float) -> str:
     return "p < 0.0001" if p < 0.0001 else f"p = {p:.4f}".rstrip("0").rstrip(".")
 
 
-def plain(value: Any) -> str:
-    """A setting as one would type it; a dash for nothing."""
+def plain(value: object) -> str:
+    """A setting as one would type it; a dash where it is empty."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):
@@ -61,27 +63,23 @@ def style(change: float, lower_is_better: bool = False) -> str:
     return "" if shown == 0 else "good" if (shown > 0) != lower_is_better else "bad"
 
 
-def flattened(value: Any, name: str = "") -> dict[str, Any]:
+def flattened(value: object, name: str = "") -> Mapping[str, object]:
     """The values inside nested objects and lists by their path, as `image.digest` or `files.0`."""
     if isinstance(value, dict | list) and value:
         entries = value.items() if isinstance(value, dict) else enumerate(value)
-        found: dict[str, Any] = {}
+        found: dict[str, object] = {}
         for key, entry in entries:
             found |= flattened(entry, f"{name}.{key}" if name else str(key))
         return found
     return {name: value if value not in ({}, []) else None}
 
 
-def enrolment(told: dict[str, Any]) -> str:
-    """Whether a gallery must be enrolled anew, in one sentence.
-
-    Args:
-        told: `compatibility` of the evaluation, which decides it.
-    """
-    if not told["comparable"]:
-        return f"Enrol the gallery anew: {told['reason']}."
-    if told["stays"]:
+def enrolment(compatibility: Compatibility) -> str:
+    """Whether a gallery must be enrolled anew, in one sentence."""
+    if not compatibility.comparable:
+        return f"Enrol the gallery anew: {compatibility.reason}."
+    if compatibility.stays:
         return "The gallery can stay: new probes match it about as often as old ones did."
-    if told["match_change_high"] < 0:
+    if compatibility.match_change_high is not None and compatibility.match_change_high < 0:
         return "Enrol the gallery anew: new probes match it less often than old ones did."
     return "Enrol the gallery anew, to be sure: too few matches are certain, or too many impostors match it."
