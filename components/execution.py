@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ParamSpec, Protocol, TypeVar
 
+from kubeface.records.receipt import Receipt
 from kubeface.records.record import StepResult
 from kubeface.runtime.errors import KubefaceError, exit_on_error, report_error
 
@@ -64,8 +65,7 @@ def run_shard(
         step: function of a step module, with its arguments.
 
     Returns:
-        the receipt as JSON: shard, fingerprint, uri, rows_in, rows_out, seconds. Parameters are collected from a loop
-        where artifacts are not.
+        the Receipt as JSON: KFP collects parameters from a loop, not artifacts.
     """
     number, _, seen = shard.partition(" ")
     start = time.monotonic()
@@ -75,16 +75,14 @@ def run_shard(
         print(f"shard {number}: {_in_one_line(error)}; trying once more", file=sys.stderr, flush=True)
         result = _second_attempt(number, step, *args, **kwargs)
     seconds = _leave(metrics, result, time.monotonic() - start)
-    return json.dumps(
-        {
-            "shard": number,
-            "fingerprint": seen.partition(",")[0],
-            "uri": output.uri,
-            "rows_in": result.rows_in,
-            "rows_out": result.rows_out,
-            "seconds": seconds,
-        }
-    )
+    return Receipt(
+        shard=number,
+        fingerprint=seen.partition(",")[0],
+        uri=output.uri,
+        rows_in=result.rows_in,
+        rows_out=result.rows_out,
+        seconds=seconds,
+    ).model_dump_json()
 
 
 def _second_attempt(

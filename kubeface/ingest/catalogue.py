@@ -131,7 +131,7 @@ def open_catalogue(source: str, options: IngestOptions, forget: frozenset[str]) 
     Args:
         source: folder, s3:// prefix, archive, or a listing of images that lie beside it.
         options: listing and identity_pattern are used.
-        forget: marks of people and images to leave out, as read_forget gives them.
+        forget: marks of people and images to leave out, as read_erasure_list gives them.
 
     Raises:
         KubefaceError: a source that is not there, cannot be reached or holds no image, or a listing or pattern that

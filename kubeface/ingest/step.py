@@ -25,7 +25,7 @@ from kubeface.runtime.errors import require
 from kubeface.runtime.keyed_rng import by_rank
 from kubeface.runtime.progress import Progress
 from kubeface.storage.sources import Source
-from kubeface.tables.erasure import read_forget
+from kubeface.tables.erasure import read_erasure_list
 from kubeface.tables.hashing import perceptual_hash
 from kubeface.tables.table import TableWriter
 
@@ -75,7 +75,7 @@ def plan_shards(source: str, num_shards: int = 1, options: IngestOptions = Inges
         KubefaceError: the source is not there, cannot be reached or holds no image, or the options do not fit it.
     """
     require(1 <= num_shards <= MOST_SHARDS, f"num_shards is {num_shards}: it must lie between 1 and {MOST_SHARDS}")
-    with open_catalogue(source, options, read_forget(options.forget)) as catalogue:
+    with open_catalogue(source, options, read_erasure_list(options.forget)) as catalogue:
         shards = catalogue.shards(num_shards)
         files, forgotten = len(catalogue.files), len(catalogue.forgotten)
     print(f"plan: {files} files in {len(shards)} shards, {forgotten} to be forgotten", file=sys.stderr)
@@ -103,7 +103,7 @@ def ingest(source: str, out: Path, options: IngestOptions = IngestOptions(), *, 
             hold one identity.
     """
     part = Shard.parse(shard)
-    with open_catalogue(source, options, part.forget | read_forget(options.forget)) as whole:
+    with open_catalogue(source, options, part.forget | read_erasure_list(options.forget)) as whole:
         catalogue = whole.part(part)
         if part.fingerprint:
             now = {found.number: found.fingerprint for found in whole.shards(part.count)}

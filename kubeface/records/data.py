@@ -1,4 +1,4 @@
-"""The record of a run's data: data.json, which gather writes."""
+"""The records of a run's data, which gather writes: data.json and steps.json."""
 
 import json
 from typing import Literal
@@ -42,6 +42,25 @@ class DataRecord(Record):
     """The shards that are new or have another fingerprint than in the run before, as <number>/<count>."""
     erasure: Erasure = Field(default_factory=Erasure)
     """What was forgotten."""
+
+
+class StepTotals(Record):
+    """What a step did on all shards together."""
+
+    rows_in: int
+    """Rows (of ingest: files) that it read."""
+    rows_out: int
+    """Rows that it wrote."""
+    seconds: float
+    """Sum of its tasks' times, which may have run side by side."""
+
+
+class ShardStepsRecord(Record):
+    """steps.json: the steps inside the loop over shards."""
+
+    ingest: StepTotals
+    align: StepTotals
+    filter: StepTotals
 
 
 def previous_shards(uri: str) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""People and images that are to be forgotten, known by marks that do not tell their names."""
+"""The erasure list: people and images that are to be forgotten, kept as digests that do not reveal their names."""
 
 import hashlib
 
@@ -7,16 +7,16 @@ from kubeface.storage.downloads import fetch
 
 
 def name_digest(name: str) -> str:
-    """The mark of a person or a file: 32 hex digits of the SHA-256 of the name."""
+    """The digest of a person or file: the first 32 hex digits of the SHA-256 of the name."""
     return hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
 
-def read_forget(uri: str) -> frozenset[str]:
-    """Marks of the people and images in a list: one name a line, of a person or of a file below the source; what
-    follows a # at the beginning of a line is a remark.
+def read_erasure_list(uri: str) -> frozenset[str]:
+    """Reads the digests of the people and images to be forgotten.
 
     Args:
-        uri: text file (path, s3:// or https:// with #sha256=…); empty for nobody.
+        uri: text file (path, s3:// or https:// with #sha256=…) with one name of a person, or of a file below the
+            source, a line; lines that begin with # are comments. Empty for nobody.
 
     Raises:
         KubefaceError: the file cannot be read, is not UTF-8, or names nobody.
@@ -27,6 +27,6 @@ def read_forget(uri: str) -> frozenset[str]:
         lines = [line.strip() for line in fetch(uri).read_text("utf-8-sig").splitlines()]
     except UnicodeDecodeError:
         raise KubefaceError(f"{uri} is not UTF-8: write one name of a person or a file in each line") from None
-    marks = frozenset(name_digest(line) for line in lines if line and not line.startswith("#"))
-    require(bool(marks), f"{uri} names nobody: write one name of a person or a file in each line, or leave it out")
-    return marks
+    digests = frozenset(name_digest(line) for line in lines if line and not line.startswith("#"))
+    require(bool(digests), f"{uri} names nobody: write one name of a person or a file in each line, or leave it out")
+    return digests
