@@ -84,7 +84,6 @@ LONG_FUNCTIONS: frozenset[str] = frozenset(
         "kubeface/evaluate/step.py:evaluate",
         "kubeface/finetune/step.py:finetune",
         "kubeface/finetune/trainjob.py:trainjob",
-        "kubeface/gather/step.py:gather",
         "pipelines/local/run.py:run_local",
         "pipelines/tasks.py:_prepare",
         "tests/kubeface/models/test_keras.py:write_models",
