@@ -31,8 +31,7 @@ from kubeface.audit.leaks import Leak, LeakRule, find_leaks
 from kubeface.audit.options import AuditOptions
 from kubeface.audit.page import render_page
 from kubeface.faces.templates import WHOLE
-from kubeface.records.findings import Distributions, Drift, FindingsRecord, Setting
-from kubeface.records.record import StepResult
+from kubeface.records.findings import AuditFigures, Distributions, Drift, FindingsRecord, Setting
 from kubeface.records.tasks import ATTRIBUTES, RECOGNITION
 from kubeface.runtime.errors import require
 from kubeface.storage.folders import new_file
@@ -42,27 +41,9 @@ WRITTEN_AT_ONCE = 1024  # rows of the result that are Python objects at a time
 Decision = Literal["train", "keep"]
 
 
-class AuditResult(StepResult):
-    """Numbers of what the audit found; rows_out are the images that are kept."""
+class AuditResult(AuditFigures):
+    """What the audit found, and what follows from it for the run."""
 
-    rejected: int
-    """Images that are left out."""
-    identities: int
-    """Identities among the audited images."""
-    identities_out: int
-    """Identities among the images that are kept."""
-    duplicate_clusters: int
-    """Photographs that are there more than once."""
-    duplicates: int
-    """Images too many in these clusters."""
-    same_photo_two_names: int
-    """Images whose photograph stands under several identities."""
-    suspects: int
-    """Images unlike the rest of their identity."""
-    alike_pairs: int
-    """Pairs of identities that look like one person."""
-    leaks: int
-    """Identities that are in an evaluation set."""
     max_drift_found: float
     """Drift of the feature that drifted most since the earlier run; 0 without one."""
     decision: Decision

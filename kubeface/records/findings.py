@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from kubeface.records.record import Record
+from kubeface.records.record import Record, StepResult
 
 Setting = str | int | float
 
@@ -47,13 +47,9 @@ class Drift(Record):
         return max(self.features.values(), default=0.0)
 
 
-class AuditCounts(Record):
-    """Numbers of what the audit found."""
+class AuditFigures(StepResult):
+    """Numbers of what the audit found; rows_out are the images that are kept."""
 
-    rows_in: int
-    """Images that were audited."""
-    rows_out: int
-    """Images that are kept."""
     rejected: int
     """Images that are left out."""
     identities: int
@@ -72,6 +68,11 @@ class AuditCounts(Record):
     """Pairs of identities that look like one person."""
     leaks: int
     """Identities that are in an evaluation set."""
+
+
+class AuditCounts(AuditFigures):
+    """Numbers of what the audit found, with the reasons why images are left out."""
+
     reasons: dict[str, int]
     """Images that the audit leaves out, by reason."""
     filter_reasons: dict[str, int]

@@ -3,11 +3,14 @@
 import json
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from kfp import dsl
 from PIL import Image
 
+from components.audit.component import audit as component
 from kubeface.audit.options import AuditOptions
 from kubeface.audit.step import AuditResult, audit
 from kubeface.cli import main
@@ -280,3 +283,19 @@ def test_command_line(plain_tables: tuple[Path, Path], tmp_path: Path, capsys: p
     with pytest.raises(SystemExit, match="2"):
         main([*arguments, f"--html={tmp_path / 'page.html'}", "--on-leak=perhaps"])
     assert "perhaps" in capsys.readouterr().err
+
+
+def test_the_component_returns_the_decision(plain_tables: tuple[Path, Path], tmp_path: Path) -> None:
+    metrics = dsl.Metrics(uri=str(tmp_path / "metrics"))
+    paths = {
+        "aligned": plain_tables[0],
+        "filtered": plain_tables[1],
+        "audited": tmp_path / "out",
+        "html": tmp_path / "p",
+    }
+    artifacts: dict[str, Any] = {name: SimpleNamespace(path=str(path)) for name, path in paths.items()}
+    audit(*plain_tables, tmp_path / "first", tmp_path / "first.html")
+    options = {"on_drift": "retrain", "max_drift": 0.25, "previous": str(tmp_path / "first" / "data.json")}
+    assert component.python_func(metrics=metrics, options=options, **artifacts) == "keep"
+    assert metrics.metadata["rows_in"] == 15 and (tmp_path / "p").is_file()
+    assert json.loads((tmp_path / "metrics").read_text())["decision"] == "keep"
