@@ -11,6 +11,8 @@ import pytest
 from hypothesis import settings
 
 from kubeface.storage.downloads import WheelFile
+from tests.support import shared
+from tests.support.shared import made_once
 
 # The same examples every time, so that a change fails on what it did; HYPOTHESIS_PROFILE=search looks for new ones.
 settings.register_profile("kubeface", deadline=None, max_examples=50, derandomize=True)
@@ -37,25 +39,33 @@ def orl() -> dict[str, bytes]:
     return {name: data for name, data in ORL.read_all().items() if name.endswith(".pgm")}
 
 
+@pytest.fixture(scope="session", autouse=True)
+def shared_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that all processes of this run of the tests share."""
+    root = tmp_path_factory.getbasetemp()
+    shared.ROOT = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+    return shared.ROOT
+
+
 @pytest.fixture(scope="session")
-def orl_folder(orl: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def orl_folder(orl: dict[str, bytes]) -> Path:
     """A data source: six people with five photographs each, one folder per identity."""
-    root = tmp_path_factory.mktemp("orl")
-    for person in range(1, ORL_PEOPLE + 1):
-        (root / f"s{person}").mkdir()
-        for number in range(1, ORL_PHOTOGRAPHS + 1):
-            (root / f"s{person}" / f"{number}.pgm").write_bytes(orl[f"s{person}/{number}.pgm"])
-    return root
+
+    def make(root: Path) -> None:
+        for person in range(1, ORL_PEOPLE + 1):
+            (root / f"s{person}").mkdir(parents=True)
+            for number in range(1, ORL_PHOTOGRAPHS + 1):
+                (root / f"s{person}" / f"{number}.pgm").write_bytes(orl[f"s{person}/{number}.pgm"])
+
+    return made_once("orl", make)
 
 
 @pytest.fixture(scope="session")
-def faces_table(orl_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def faces_table(orl_folder: Path) -> Path:
     """The face table of `orl_folder`."""
     from kubeface.ingest.step import ingest
 
-    out = tmp_path_factory.mktemp("tables") / "faces"
-    ingest(str(orl_folder), out)
-    return out
+    return made_once("faces", lambda out: ingest(str(orl_folder), out))
 
 
 @pytest.fixture(scope="session")
@@ -63,9 +73,7 @@ def aligned_table(faces_table: Path) -> Path:
     """`faces_table` aligned with MTCNN."""
     from kubeface.align.step import align
 
-    out = faces_table.with_name("aligned")
-    align(faces_table, out)
-    return out
+    return made_once("aligned", lambda out: align(faces_table, out))
 
 
 @pytest.fixture(scope="session")
@@ -73,9 +81,7 @@ def filter_table(faces_table: Path, aligned_table: Path) -> Path:
     """The filter's verdicts on `aligned_table`."""
     from kubeface.filter.step import filter_faces
 
-    out = faces_table.with_name("filter")
-    filter_faces(faces_table, aligned_table, out)
-    return out
+    return made_once("filtered", lambda out: filter_faces(faces_table, aligned_table, out))
 
 
 @pytest.fixture(scope="session")
@@ -84,9 +90,8 @@ def split_table(aligned_table: Path, filter_table: Path) -> Path:
     from kubeface.split.options import SplitOptions
     from kubeface.split.step import split
 
-    out = aligned_table.with_name("split")
-    split(aligned_table, filter_table, out, options=SplitOptions(heldout_fraction=0.5, seed=SPLIT_SEED))
-    return out
+    options = SplitOptions(heldout_fraction=0.5, seed=SPLIT_SEED)
+    return made_once("split", lambda out: split(aligned_table, filter_table, out, options=options))
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ from PIL import Image
 from kubeface.finetune import step as finetune_step
 from kubeface.models.model import FaceModel, load_pretrained
 from tests.support.exported import exported, saved, trained
+from tests.support.shared import made_once
 
 
 @pytest.fixture(scope="session")
@@ -32,63 +33,68 @@ def _one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def tuned(aligned_table: Path, split_table: Path, tmp_path_factory: pytest.TempPathFactory, _one_thread: None) -> Path:
+def tuned(aligned_table: Path, split_table: Path, _one_thread: None) -> Path:
     """The model folder of a short training on noisy crops."""
-    out = tmp_path_factory.mktemp("models") / "tuned"
-    finetune_step.finetune(
-        aligned_table,
-        split_table,
-        out,
-        degradation="noise:60",
-        device="cpu",
-        settings={"strategy": "full", "epochs": 1, "batch_size": 8},
+    settings = {"strategy": "full", "epochs": 1, "batch_size": 8}
+    return made_once(
+        "tuned",
+        lambda out: finetune_step.finetune(
+            aligned_table, split_table, out, degradation="noise:60", device="cpu", settings=settings
+        ),
     )
-    return out
 
 
 @pytest.fixture(scope="session")
-def unchanged(
-    aligned_table: Path, split_table: Path, tmp_path_factory: pytest.TempPathFactory, _one_thread: None
-) -> Path:
+def unchanged(aligned_table: Path, split_table: Path, _one_thread: None) -> Path:
     """The model folder of a training of the head alone: its backbone is the one it started from."""
-    out = tmp_path_factory.mktemp("models") / "unchanged"
-    finetune_step.finetune(aligned_table, split_table, out, device="cpu", settings={"epochs": 0, "batch_size": 8})
-    return out
+    settings = {"epochs": 0, "batch_size": 8}
+    return made_once(
+        "unchanged",
+        lambda out: finetune_step.finetune(aligned_table, split_table, out, device="cpu", settings=settings),
+    )
 
 
 @pytest.fixture(scope="session")
-def damaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def damaged() -> Path:
     """A weights file of the published model with much noise on it and two dimensions of 128 left: it tells
     hardly anybody apart."""
-    model = load_pretrained("sface")
-    torch.manual_seed(0)
-    state = {name: value.clone().contiguous() for name, value in model.network.state_dict().items()}
-    for name, value in state.items():
-        if name.endswith("conv.weight"):
-            value += 1.5 * value.std() * torch.randn_like(value)
-        if name in ("features.weight", "features.bias"):
-            value[2:] = 0
-    path = tmp_path_factory.mktemp("models") / "damaged.safetensors"
-    safetensors.torch.save_file(state, path)
-    return path
+
+    def make(folder: Path) -> None:
+        model = load_pretrained("sface")
+        torch.manual_seed(0)
+        state = {name: value.clone().contiguous() for name, value in model.network.state_dict().items()}
+        for name, value in state.items():
+            if name.endswith("conv.weight"):
+                value += 1.5 * value.std() * torch.randn_like(value)
+            if name in ("features.weight", "features.bias"):
+                value[2:] = 0
+        folder.mkdir()
+        safetensors.torch.save_file(state, folder / "damaged.safetensors")
+
+    return made_once("damaged-weights", make) / "damaged.safetensors"
 
 
 @pytest.fixture(scope="session")
-def damaged_folder(damaged: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def damaged_folder(damaged: Path) -> Path:
     """A model folder of the damaged weights."""
-    return saved(load_pretrained("sface", str(damaged)), tmp_path_factory.mktemp("damaged"))
+    return made_once("damaged", lambda out: saved(load_pretrained("sface", str(damaged)), _empty(out)))
 
 
 @pytest.fixture(scope="session")
-def mended(damaged_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def mended(damaged_folder: Path) -> Path:
     """A model folder that says it started from the damaged weights and holds the published ones."""
-    return trained(damaged_folder, exported(), tmp_path_factory.mktemp("mended"))
+    return made_once("mended", lambda out: trained(damaged_folder, exported(), _empty(out)))
 
 
 @pytest.fixture(scope="session")
-def spoilt(damaged_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def spoilt(damaged_folder: Path) -> Path:
     """A model folder that says it started from the published weights and holds the damaged ones."""
-    return trained(exported(), damaged_folder, tmp_path_factory.mktemp("spoilt"))
+    return made_once("spoilt", lambda out: trained(exported(), damaged_folder, _empty(out)))
+
+
+def _empty(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
 
 
 PEOPLE = ("Ann_Lee", "Bob_de_Vries", "Carl_Orff_Jr", "Dora_Maar", "Eve_O'Hara", "Finn_Bell")

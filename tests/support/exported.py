@@ -2,9 +2,7 @@
 
 import json
 import shutil
-from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -14,6 +12,7 @@ from kubeface.finetune.export import export_onnx
 from kubeface.models.model import FaceModel, load_pretrained, save_model
 from kubeface.records.model import OnnxRecord, TrainingRecord
 from kubeface.storage.folders import read_json, sha256_file, write_json
+from tests.support.shared import made_once
 
 CALIBRATION = {
     "threshold": 0.3,
@@ -24,9 +23,6 @@ CALIBRATION = {
     "intercept": -6.0,
     "fnmr": 0.02,
 }
-
-
-_HOME = TemporaryDirectory(prefix="kubeface-exported-")  # goes with the process
 
 
 def saved(model: FaceModel, folder: Path) -> Path:
@@ -50,14 +46,18 @@ def trained(start: Path, end: Path, to: Path) -> Path:
     return to
 
 
-@cache
 def exported() -> Path:
     """model.json, model.safetensors, model.onnx and mtcnn.zip of the published weights, not calibrated."""
-    folder = saved(load_pretrained("sface"), Path(_HOME.name))
+    return made_once("exported", _export)
+
+
+def _export(folder: Path) -> None:
+    folder.mkdir()
+    saved(load_pretrained("sface"), folder)
     write_mtcnn(folder / "mtcnn.zip")
     training = read_json(folder / "model.json")["training"]
     training["onnx"]["mtcnn_sha256"] = sha256_file(folder / "mtcnn.zip")
-    return configured(folder, training=training)
+    configured(folder, training=training)
 
 
 def copied(folder: Path, to: Path) -> Path:
