@@ -1,4 +1,4 @@
-"""Five landmarks, the template they are moved onto, and the choice of one face among several."""
+"""Alignment to templates by five landmarks, crops, and the choice of one face among several."""
 
 from collections.abc import Callable
 
@@ -18,19 +18,26 @@ ARCFACE_112 = np.array(
     [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]], np.float64
 )
 
-# Where the crop on ArcFace's template begins (x, y) in a portrait of 224×224, which adds hair and shoulders: about
-# what CelebA's own aligned images (178×218) show, whose eyes stand some 38 pixels apart at y = 111 and whose mouth at
-# y = 152 (list_landmarks_align_celeba.txt). Here it is 35 pixels, at y = 112 and 152.
+# Upper left corner (x, y) of ArcFace's crop in a portrait of 224×224, which adds hair and shoulders, about as CelebA's
+# aligned images (178×218) do: there the eyes are some 38 pixels apart at y = 111 and the mouth is at y = 152
+# (list_landmarks_align_celeba.txt), here 35 pixels, at y = 112 and 152.
 PORTRAIT_CORNER = (56, 60)
 
 Points = NDArray[np.float64]
 
 
 def similarity_transform(points: Points, target: Points = ARCFACE_112) -> Points:
-    """The 2×3 matrix of the rotation, scale and shift that best moves `points` (N×2) onto `target` (N×2).
+    """The rotation, scale and translation that map points onto a target with the least squared error.
 
-    Least squares after Umeyama, "Least-squares estimation of transformation parameters between two
-    point patterns", IEEE PAMI 13(4), 1991; reflections are excluded.
+    Umeyama, "Least-squares estimation of transformation parameters between two point patterns", IEEE PAMI 13(4), 1991;
+    reflections are excluded.
+
+    Args:
+        points: N×2.
+        target: N×2.
+
+    Returns:
+        2×3 matrix.
     """
     points, target = np.asarray(points, np.float64), np.asarray(target, np.float64)
     mean, target_mean = points.mean(0), target.mean(0)
@@ -43,13 +50,13 @@ def similarity_transform(points: Points, target: Points = ARCFACE_112) -> Points
 
 
 def align_crop(image: RGB, landmarks: Points, corner: tuple[int, int] = (0, 0), size: int = CROP_SIZE) -> RGB:
-    """The crop of an RGB photograph with its five landmarks moved onto the ArcFace template.
+    """The crop of a photograph with its five landmarks moved onto the ArcFace template.
 
     Args:
-        image: the photograph.
-        landmarks: 5×2.
-        corner: where the template's upper left corner comes to stand in the crop, x and y.
-        size: of the crop, pixels a side.
+        image: the photograph, H×W×3.
+        landmarks: 5×2, in pixels of the photograph.
+        corner: upper left corner (x, y) of the template in the crop.
+        size: side of the crop in pixels.
     """
     matrix = similarity_transform(landmarks)
     matrix[:, 2] += corner
@@ -57,7 +64,7 @@ def align_crop(image: RGB, landmarks: Points, corner: tuple[int, int] = (0, 0), 
 
 
 def face_part(crop: RGB, template: str) -> RGB:
-    """What a crop shows of the face: of a portrait ArcFace's crop (to one grey level of rounding), of others all."""
+    """The face on a crop: of a portrait ArcFace's crop (up to one grey level of rounding), of other templates all."""
     if template != PORTRAIT:
         return crop
     left, top = PORTRAIT_CORNER
@@ -75,16 +82,16 @@ def whole_crop(image: RGB) -> RGB:
     """The middle square of a photograph, scaled to 224×224."""
     left, top, right, bottom = middle_square(image.shape[1], image.shape[0]).astype(int)
     square = Image.fromarray(image[top:bottom, left:right])
-    # Pillow's filter is wide enough where it shrinks, as that of torchvision's Resize is.
+    # When shrinking, Pillow's filter widens as that of torchvision's Resize does.
     return np.array(square.resize((LARGE_SIZE, LARGE_SIZE), Image.Resampling.BILINEAR))
 
 
 def box_crop(image: RGB, box: Points) -> RGB:
-    """The 160×160 crop that facenet-pytorch's MTCNN(image_size=160, margin=0) saves: the face's box, stretched.
+    """The face's box stretched to 160×160, as facenet-pytorch's MTCNN(image_size=160, margin=0) saves it.
 
     Args:
-        image: the photograph.
-        box: x1, y1, x2, y2 in pixels; what lies outside of the photograph is cut off.
+        image: the photograph, H×W×3.
+        box: x1, y1, x2, y2 in pixels; it is clipped to the photograph.
     """
     height, width = image.shape[:2]
     left, top = min(int(max(box[0], 0)), width - 1), min(int(max(box[1], 0)), height - 1)
@@ -94,8 +101,8 @@ def box_crop(image: RGB, box: Points) -> RGB:
 
 
 PORTRAIT = "portrait_224"
-NO_DETECTOR = "none"  # the detector of WHOLE, which looks for no face
-# How a face becomes a crop, by the template's name: photograph, landmarks (5×2) and box in, crop out.
+NO_DETECTOR = "none"  # goes with WHOLE
+# Makes a crop from photograph, landmarks (5×2) and box, by the template's name.
 TEMPLATES: dict[str, Callable[[RGB, Points, Points], RGB]] = {
     "arcface_112": lambda image, landmarks, box: align_crop(image, landmarks),
     "facenet_160": lambda image, landmarks, box: box_crop(image, box),
@@ -106,8 +113,10 @@ TEMPLATE_SIZES = {"arcface_112": CROP_SIZE, "facenet_160": FACENET_SIZE, PORTRAI
 
 
 def require_template(name: str) -> None:
-    """Raises:
-    KubefaceError: no template of this name.
+    """Checks the name of a template.
+
+    Raises:
+        KubefaceError: no template of this name.
     """
     require(name in TEMPLATES, f"template '{name}' is unknown: use {' or '.join(TEMPLATES)}")
 
@@ -124,11 +133,11 @@ def require_alignment(detector: str, template: str) -> None:
     )
 
 
-def turn_of(landmarks: Points) -> float:
-    """How far a face is turned aside, 0 (frontal) to 1 (the nose's tip stands over an eye or beyond it).
+def head_turn(landmarks: Points) -> float:
+    """How far a head is turned aside, 0 (frontal) to 1 (the tip of the nose is over an eye or beyond it).
 
-    The nose's distances from the two eyes along the line through them, their difference over their sum; tilting,
-    scaling and moving the face changes nothing.
+    The difference of the nose's distances from the two eyes, along the line through them, over their sum; it is
+    invariant to rotation, scale and translation.
 
     Args:
         landmarks: 5×2, eyes first, then the nose.
@@ -140,7 +149,7 @@ def turn_of(landmarks: Points) -> float:
 
 
 def overlap(box: Points, other: Points) -> float:
-    """Area that two boxes (x1, y1, x2, y2) share over the area that they cover, 0 to 1."""
+    """Intersection over union of two boxes (x1, y1, x2, y2), 0 to 1."""
     low, high = np.maximum(box[:2], other[:2]), np.minimum(box[2:], other[2:])
     shared = float(np.prod(np.maximum(high - low, 0)))
     covered = float(np.prod(box[2:] - box[:2]) + np.prod(other[2:] - other[:2])) - shared
@@ -148,9 +157,9 @@ def overlap(box: Points, other: Points) -> float:
 
 
 def centre_crop(image: RGB, size: int = CROP_SIZE) -> RGB:
-    """The middle of a photograph as a square crop, for an image in which no face was found.
+    """The middle of a photograph as a square crop, for a photograph in which no face was found.
 
-    The square is half the shorter side, about what the face fills in a portrait cut like LFW's 250×250.
+    The square's side is half the photograph's shorter side, about the size of a face in LFW's photographs of 250×250.
     """
     height, width = image.shape[:2]
     side = max(min(height, width) // 2, 1)
@@ -160,8 +169,8 @@ def centre_crop(image: RGB, size: int = CROP_SIZE) -> RGB:
 
 
 def most_prominent(boxes: Points, width: int, height: int) -> int:
-    """Index of the largest face nearest the centre: box area less twice the squared distance of its
-    centre from the image's centre (the rule of insightface's and facenet-pytorch's aligners).
+    """Index of the largest face nearest the centre, the one with the greatest score as insightface's and
+    facenet-pytorch's aligners have it: area of the box less twice the squared distance of its centre from the image's.
 
     Args:
         boxes: N×4, x1, y1, x2, y2 in pixels, N ≥ 1.

@@ -21,7 +21,7 @@ def decode_rgb(data: bytes) -> RGB:
 
 
 def _uncompressed(data: bytes) -> RGB | None:
-    """The pixels of a PPM file as encode_crop writes it, None for other files; Pillow takes ten times as long."""
+    """The pixels of a PPM file of encode_crop, None for other files; Pillow takes ten times as long."""
     if (header := PPM_HEADER.match(data)) is None:
         return None
     width, height = int(header[1]), int(header[2])
@@ -33,7 +33,7 @@ def _uncompressed(data: bytes) -> RGB | None:
 def encode_png(image: RGB) -> bytes:
     """RGB (H×W×3) or grey (H×W) uint8 pixels to PNG bytes, the same bytes for the same pixels.
 
-    image_id hashes these bytes, and what is random about an image depends on its id: another level is other noise.
+    image_id hashes these bytes, and random numbers depend on it: another compression level would change the noise.
     """
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "PNG", compress_level=4)
@@ -41,10 +41,10 @@ def encode_png(image: RGB) -> bytes:
 
 
 def encode_crop(image: RGB) -> bytes:
-    """RGB pixels (H×W×3) of a face crop to PPM bytes (P6 of Netpbm), which are the pixels behind a short header.
+    """RGB pixels (H×W×3) of a face crop to PPM bytes (P6 of Netpbm), the pixels after a short header.
 
-    A crop is written once and read in every epoch: at 112×112 JPEG takes 0.23 ms to decode and PNG 0.8, PPM nearly
-    nothing, for 38 kB instead of PNG's 19 to 25.
+    A crop is written once and read in every epoch: at 112×112 JPEG takes 0.23 ms to decode and PNG 0.8 ms, PPM next to
+    nothing, for 38 kB instead of PNG's 19 to 25 kB.
     """
     return b"P6\n%d %d\n255\n" % (image.shape[1], image.shape[0]) + image.tobytes()
 

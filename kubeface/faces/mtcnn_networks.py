@@ -1,7 +1,7 @@
-"""MTCNN's three networks as ONNX, made of the weights in facenet-pytorch's wheel.
+"""MTCNN's three networks as ONNX, built from the weights in facenet-pytorch's wheel.
 
-The package itself is not imported, since it imports torch; nor is anything unpickled. Its files are of the kind that
-torch wrote before 1.6, whose `torch/serialization.py` (`_legacy_save`) says what is where.
+The package itself is not imported, since it imports torch, and nothing is unpickled. Its files have the layout that
+torch wrote before 1.6 (`_legacy_save` in `torch/serialization.py`).
 """
 
 import hashlib
@@ -22,16 +22,17 @@ from kubeface.faces.mtcnn_onnx import ONET, PNET, RNET, Floats
 from kubeface.runtime.errors import KubefaceError, require
 
 PACKAGE = "facenet-pytorch"
-OPSET, IR_VERSION = 18, 9  # what onnxruntime has read since 1.17
+OPSET, IR_VERSION = 18, 9  # supported by onnxruntime since 1.17
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A convolution or, with the kernel as large as what comes in, a fully connected layer; then PReLU.
+    """A convolution or, with a kernel as large as its input, a fully connected layer; followed by PReLU.
 
-    name: in the file of weights, its last digit the number of its PReLU.
-    kernel: side in pixels.
-    pool: side of the max pooling that follows, of stride 2; 0 for none.
+    Args:
+        name: in the file of weights; the last digit is the number of its PReLU.
+        kernel: side in pixels.
+        pool: side of the max pooling that follows, with stride 2; 0 for none.
     """
 
     name: str
@@ -41,11 +42,13 @@ class Layer:
 
 @dataclass(frozen=True)
 class Architecture:
-    """One of the networks, as facenet-pytorch 2.6.0 has it in models/mtcnn.py.
+    """One of the networks of facenet-pytorch 2.6.0, models/mtcnn.py.
 
-    sha256: of its file of weights.
-    side: of the images that it takes in pixels, 0 for any.
-    heads: linear layers whose outputs it gives; the last one's are made probabilities.
+    Args:
+        sha256: of its file of weights.
+        side: of its input images in pixels, 0 for any.
+        layers: before the heads.
+        heads: linear layers that give the outputs; a softmax follows the last one.
     """
 
     sha256: str
@@ -80,8 +83,8 @@ ARCHITECTURES = {
 def mtcnn_networks() -> dict[str, bytes]:
     """ONNX of P-Net, R-Net and O-Net by name (pnet, rnet, onet).
 
-    Each takes `images`, N×3×H×W from −1 to 1, and gives moves (shares of the box: left, top, right, bottom), O-Net then
-    points (five x, five y), and last the probabilities of no face and a face.
+    The input is `images`, N×3×H×W from −1 to 1. Outputs are the offsets of the box (left, top, right, bottom, relative
+    to its size), for O-Net then the landmarks (five x, five y), and last the probabilities of no face and a face.
 
     Raises:
         KubefaceError: facenet-pytorch is not installed, or another release of it.
@@ -92,7 +95,7 @@ def mtcnn_networks() -> dict[str, bytes]:
 def write_mtcnn(path: Path) -> None:
     """Writes the networks as one archive, which `load_mtcnn` reads; 2 MB.
 
-    It is not compressed and bears no time, so that equal networks give equal bytes.
+    It is not compressed and has no timestamps, so that equal networks give equal bytes.
 
     Args:
         path: of the archive, `mtcnn.zip` beside model.onnx.
@@ -106,7 +109,7 @@ def write_mtcnn(path: Path) -> None:
 
 
 def _weights(name: str, expected: str) -> dict[str, Floats]:
-    """The numbers of a network by the names of its tensors, each in one row."""
+    """The tensors of a network by name, flattened."""
     try:
         path = Path(str(distribution(PACKAGE).locate_file(f"facenet_pytorch/data/{name}.pt")))
         data = path.read_bytes()
@@ -119,11 +122,11 @@ def _weights(name: str, expected: str) -> dict[str, Floats]:
 
 
 def read_tensors(file: IO[bytes]) -> dict[str, Floats]:
-    """The float32 tensors of a state dict as torch wrote them before 1.6, each in one row.
+    """The float32 tensors of a state dict in torch's layout before 1.6, by name, flattened.
 
-    Only for files of a known checksum: it trusts that every tensor is a whole storage of its own, in order of rows.
+    Only for files of a known checksum: it assumes that every tensor is contiguous and fills a storage of its own.
     """
-    _, _, _, tensors, storages = [list(_texts(file)) for _ in range(5)]  # magic number, protocol and system go first
+    _, _, _, tensors, storages = [list(_texts(file)) for _ in range(5)]  # after magic number, protocol and system
     names = [text for text in tensors if "." in text]
     keys = [text for text in tensors if text.isdecimal()]
     named = dict(zip(keys, names, strict=True))
@@ -135,14 +138,14 @@ def read_tensors(file: IO[bytes]) -> dict[str, Floats]:
 
 
 def _texts(file: IO[bytes]) -> Iterator[str]:
-    """The texts of a pickle in their order, those of its imports (GLOBAL) not among them; nothing is run."""
+    """The strings of a pickle in order, without those of its imports (GLOBAL); nothing is executed."""
     for opcode, argument, _ in pickletools.genops(file):
         if opcode.name == "BINUNICODE":
             yield str(argument)
 
 
 class _Graph:
-    """A graph of ONNX that grows node by node; tensors are known by their names."""
+    """An ONNX graph that grows node by node; tensors are identified by name."""
 
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
@@ -155,18 +158,18 @@ class _Graph:
         return output
 
     def constant(self, values: Floats) -> str:
-        """Adds a constant; returns it."""
+        """Adds a constant; returns its name."""
         name = f"constant_{len(self.constants)}"
         self.constants.append(onnx.numpy_helper.from_array(np.ascontiguousarray(values), name))
         return name
 
     def convolution(self, images: str, weights: Floats, bias: Floats) -> str:
-        """Adds a convolution without a margin."""
+        """Adds a convolution without padding; returns its output."""
         return self.add("Conv", images, self.constant(weights), self.constant(bias))
 
     def prelu(self, images: str, slopes: Floats) -> str:
-        """Adds PReLU as a·x + (1 − a)·relu(x): onnxruntime's own takes a branch at every number, which costs more than
-        the convolutions."""
+        """Adds PReLU as a·x + (1 − a)·relu(x): onnxruntime's own branches at every number, which costs more than the
+        convolutions."""
         slopes = slopes[:, None, None]
         positive = self.add("Mul", self.add("Relu", images), self.constant(1 - slopes))
         return self.add("Add", self.add("Mul", images, self.constant(slopes)), positive)
@@ -204,9 +207,9 @@ def _onnx(name: str, architecture: Architecture) -> bytes:
 
 
 def _kernels(weights: Floats, channels: int, layer: Layer) -> Floats:
-    """A layer's weights as a convolution's, outputs×channels×rows×columns.
+    """A layer's weights in a convolution's layout, outputs×channels×rows×columns.
 
-    A fully connected layer of facenet-pytorch takes its image with columns first and channels last.
+    The fully connected layers of facenet-pytorch expect columns first and channels last.
     """
     side = layer.kernel
     if layer.name.startswith("dense"):

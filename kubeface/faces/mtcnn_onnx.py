@@ -1,9 +1,9 @@
 """MTCNN without torch: the cascade of facenet-pytorch's `detect_face`, its networks run by onnxruntime.
 
 Zhang et al., "Joint Face Detection and Alignment Using Multitask Cascaded Convolutional Networks", IEEE Signal
-Processing Letters 23(10), 2016. What is peculiar to facenet-pytorch 2.6.0 (averages over areas, whole pixels between
-the stages, boxes that are one pixel larger in places) is kept: a model is to see faces aligned as in its training.
-Arithmetic is float32 as there.
+Processing Letters 23(10), 2016. The peculiarities of facenet-pytorch 2.6.0 (area averages, whole pixels between the
+stages, boxes that are one pixel larger in places, float32 arithmetic) are kept, so that a model sees faces aligned as
+in its training.
 """
 
 import zipfile
@@ -22,13 +22,13 @@ from kubeface.runtime.errors import KubefaceError
 from kubeface.runtime.processors import cpu_limit
 
 MTCNN_FILE = "mtcnn.zip"  # beside model.onnx
-PNET, RNET, ONET = "pnet", "rnet", "onet"  # in it, with .onnx
-PNET_SIDE, RNET_SIDE, ONET_SIDE = 12, 24, 48  # pixels that a network looks at
-STRIDE = 2  # pixels between the places that P-Net looks at
-PYRAMID_FACTOR = 0.709  # each level of the pyramid has half the area of the one before
+PNET, RNET, ONET = "pnet", "rnet", "onet"  # its members, with .onnx
+PNET_SIDE, RNET_SIDE, ONET_SIDE = 12, 24, 48  # side of a network's input in pixels
+STRIDE = 2  # pixels between the windows of P-Net
+PYRAMID_FACTOR = 0.709  # each level of the image pyramid has half the area of the one before
 PNET_SCORE, RNET_SCORE, ONET_SCORE = 0.6, 0.7, 0.7
-LEVEL_OVERLAP, OVERLAP = 0.5, 0.7  # above it two boxes are one face: within a level of the pyramid, and later
-BATCH = 16  # crops that go through a network together: what it makes of them stays in a processor's cache
+LEVEL_OVERLAP, OVERLAP = 0.5, 0.7  # above it two boxes are one face: within a level of the pyramid, and afterwards
+BATCH = 16  # crops in a batch: its activations fit into a processor's cache
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -36,12 +36,12 @@ Network = Callable[[Floats], list[Floats]]
 
 
 def load_mtcnn(path: Path, min_face_size: int, threads: int | None = None) -> Detector:
-    """MTCNN by the networks that finetune leaves beside a model; finds what `make_detector("mtcnn", …)` finds.
+    """Loads MTCNN from the archive that finetune leaves beside a model; the same as `make_detector("mtcnn", …)`.
 
     Args:
         path: of mtcnn.zip.
-        min_face_size: in pixels, shorter side of the box; also says where the image pyramid begins.
-        threads: that one call uses; 1 where several threads call it, None for every processor.
+        min_face_size: least shorter side of a face's box in pixels; the image pyramid begins there.
+        threads: threads of one call; 1 where several threads call it, None for all processors.
 
     Raises:
         KubefaceError: the archive cannot be read.
@@ -50,18 +50,18 @@ def load_mtcnn(path: Path, min_face_size: int, threads: int | None = None) -> De
         with zipfile.ZipFile(path) as archive:
             networks = {name: archive.read(f"{name}.onnx") for name in (PNET, RNET, ONET)}
         return mtcnn(networks, min_face_size, threads)
-    except Exception as error:  # zipfile's and onnxruntime's kinds have nothing in common
+    except Exception as error:  # those of zipfile and onnxruntime have no common base
         reason = " ".join(str(error).split())
         raise KubefaceError(f"{path} does not hold MTCNN's networks ({reason}): fetch the model folder anew") from error
 
 
 def mtcnn(networks: dict[str, bytes], min_face_size: int, threads: int | None = None) -> Detector:
-    """MTCNN by its networks.
+    """Makes MTCNN from its networks.
 
     Args:
         networks: ONNX by name, as `mtcnn_networks` makes them.
-        min_face_size: in pixels, shorter side of the box; also says where the image pyramid begins.
-        threads: that one call uses; 1 where several threads call it, None for every processor.
+        min_face_size: least shorter side of a face's box in pixels; the image pyramid begins there.
+        threads: threads of one call; 1 where several threads call it, None for all processors.
     """
     pnet, rnet, onet = (_network(networks[name], threads) for name in (PNET, RNET, ONET))
 
@@ -70,17 +70,17 @@ def mtcnn(networks: dict[str, bytes], min_face_size: int, threads: int | None = 
         boxes = areas.inside(_squared(_proposals(areas, pnet, min_face_size)))
         if not len(boxes):
             return NO_FACES
-        moves, probabilities = rnet(areas.crops(boxes, RNET_SIDE))
+        offsets, probabilities = rnet(areas.crops(boxes, RNET_SIDE))
         kept = np.flatnonzero(probabilities[:, 1] > RNET_SCORE)
         kept = kept[_distinct(boxes[kept], probabilities[kept, 1], OVERLAP)]
-        boxes = areas.inside(_squared(_moved(boxes[kept], moves[kept])))
+        boxes = areas.inside(_squared(_moved(boxes[kept], offsets[kept])))
         if not len(boxes):
             return NO_FACES
-        moves, points, probabilities = onet(areas.crops(boxes, ONET_SIDE))
+        offsets, points, probabilities = onet(areas.crops(boxes, ONET_SIDE))
         kept = np.flatnonzero(probabilities[:, 1] > ONET_SCORE)
         boxes, scores = boxes[kept], probabilities[kept, 1]
         landmarks = _landmarks(boxes, points[kept])
-        boxes = _moved(boxes, moves[kept])
+        boxes = _moved(boxes, offsets[kept])
         kept = _not_contained(boxes, scores, OVERLAP)
         return _faces(boxes[kept], scores[kept], landmarks[kept])
 
@@ -100,22 +100,22 @@ def _network(data: bytes, threads: int | None) -> Network:
 
 
 def _faces(boxes: Floats, scores: Floats, landmarks: Floats) -> Faces:
-    """Largest first, as facenet-pytorch gives them."""
+    """The faces, largest first as in facenet-pytorch."""
     order = np.argsort(-np.prod(boxes[:, 2:] - boxes[:, :2], axis=1), kind="stable")
     return Faces(*(part[order].astype(np.float64) for part in (boxes, scores, landmarks)))
 
 
 class Areas:
-    """Shrinks a photograph and parts of it by averages over areas, as torch's `interpolate(mode="area")` does.
+    """Shrinks a photograph and boxes of it by area averages, as torch's `interpolate(mode="area")` does.
 
-    From one table of sums over the photograph (Crow, "Summed-area tables for texture mapping", SIGGRAPH 1984): the cost
-    does not depend on how much it is shrunk.
+    It uses one summed-area table of the photograph (Crow, "Summed-area tables for texture mapping", SIGGRAPH 1984): the
+    cost does not depend on the factor.
     """
 
     def __init__(self, image: RGB) -> None:
         self.height, self.width = image.shape[:2]
-        # Sums of more than 8 megapixels may run over 32 bits; differences of them modulo 2³² are right all the same.
-        # The fourth channel is for speed: 16 bytes are gathered in half the time that 12 take.
+        # Sums of more than 8 megapixels may overflow 32 bits; their differences modulo 2³² are correct all the same.
+        # The fourth channel is for speed: gathering 16 bytes takes half the time of 12.
         self._sums = cv2.integral(cv2.cvtColor(image, cv2.COLOR_RGB2RGBA)).view(np.uint32).reshape(-1, 4)
 
     def inside(self, boxes: Floats) -> Floats:
@@ -124,17 +124,17 @@ class Areas:
         return boxes[(parts[:, 2:] > parts[:, :2]).all(1)]
 
     def _cut(self, boxes: Floats) -> Ints:
-        """Whole pixels of boxes that count from 1, last one included, as those that count from 0 and are open above."""
+        """Boxes that count pixels from 1, last one included, in whole pixels counted from 0, last one excluded."""
         corners = np.trunc(boxes).astype(np.int64)
         low, high = np.maximum(corners[:, :2], 1) - 1, np.minimum(corners[:, 2:], [self.width, self.height])
         return np.concatenate([low, high], 1)
 
     def whole(self, height: int, width: int) -> Floats:
-        """The photograph in another size, 1×3×height×width, for the networks."""
+        """The photograph in another size, 1×3×height×width, as input of a network."""
         return self._resized(np.array([[0, 0, self.width, self.height]]), height, width)
 
     def crops(self, boxes: Floats, side: int) -> Floats:
-        """What is in boxes (N×4, each with a pixel in the photograph) as squares, N×3×side×side, for the networks."""
+        """The contents of boxes (N×4, each with a pixel in the photograph), N×3×side×side, as input of a network."""
         return self._resized(self._cut(boxes), side, side)
 
     def _resized(self, parts: Ints, height: int, width: int) -> Floats:
@@ -157,62 +157,64 @@ class Areas:
 
 
 def _windows(start: Ints, end: Ints, count: int) -> tuple[Ints, Ints]:
-    """Where `count` windows over each of N stretches of pixels begin and end, N×count: torch's adaptive pooling."""
+    """Start and end of `count` windows over each of N pixel ranges, N×count, as in torch's adaptive pooling."""
     length, index = (end - start)[:, None], np.arange(count)
     return start[:, None] + index * length // count, start[:, None] - (-(index + 1) * length // count)
 
 
 def _proposals(areas: Areas, pnet: Network, min_face_size: int) -> Floats:
-    """What may be faces, N×4, from P-Net's look at each level of the image pyramid."""
+    """Candidate boxes, N×4, of P-Net on each level of the image pyramid."""
     scale = PNET_SIDE / min_face_size
     shorter = min(areas.height, areas.width) * scale
     levels = [np.zeros((0, 9), np.float32)]
     while shorter >= PNET_SIDE:
-        (moves,), (probabilities,) = pnet(areas.whole(int(areas.height * scale + 1), int(areas.width * scale + 1)))
+        (offsets,), (probabilities,) = pnet(areas.whole(int(areas.height * scale + 1), int(areas.width * scale + 1)))
         rows, columns = np.nonzero(probabilities[1] >= PNET_SCORE)
         corner = STRIDE * np.stack([columns, rows], 1).astype(np.float32)
         boxes = np.floor(np.concatenate([corner + 1, corner + PNET_SIDE], 1) / np.float32(scale))
         scores = probabilities[1, rows, columns]
-        level = np.concatenate([boxes, scores[:, None], moves[:, rows, columns].T], 1)
+        level = np.concatenate([boxes, scores[:, None], offsets[:, rows, columns].T], 1)
         levels.append(level[_distinct(boxes, scores, LEVEL_OVERLAP)])
         scale *= PYRAMID_FACTOR
         shorter *= PYRAMID_FACTOR
-    found = np.concatenate(levels)
-    found = found[_distinct(found[:, :4], found[:, 4], OVERLAP)]
-    size = found[:, 2:4] - found[:, :2]
-    return np.asarray(found[:, :4] + found[:, 5:] * np.tile(size, 2), np.float32)
+    candidates = np.concatenate(levels)
+    candidates = candidates[_distinct(candidates[:, :4], candidates[:, 4], OVERLAP)]
+    size = candidates[:, 2:4] - candidates[:, :2]
+    return np.asarray(candidates[:, :4] + candidates[:, 5:] * np.tile(size, 2), np.float32)
 
 
 def _squared(boxes: Floats) -> Floats:
-    """Squares with the middle and the longer side of boxes."""
+    """Squares with the centre and the longer side of boxes."""
     size = boxes[:, 2:] - boxes[:, :2]
     side = size.max(1, keepdims=True, initial=0)
     low = boxes[:, :2] + size * np.float32(0.5) - side * np.float32(0.5)
     return np.concatenate([low, low + side], 1)
 
 
-def _moved(boxes: Floats, moves: Floats) -> Floats:
-    """Boxes whose sides are moved by shares of their size."""
-    return boxes + moves * np.tile(boxes[:, 2:] - boxes[:, :2] + 1, 2)
+def _moved(boxes: Floats, offsets: Floats) -> Floats:
+    """Boxes whose sides are moved by offsets relative to their size."""
+    return boxes + offsets * np.tile(boxes[:, 2:] - boxes[:, :2] + 1, 2)
 
 
 def _landmarks(boxes: Floats, points: Floats) -> Floats:
-    """Five landmarks, N×5×2, from their places in shares of the boxes (N×10: all x, then all y)."""
+    """Five landmarks in pixels, N×5×2, from coordinates relative to the boxes (N×10: all x, then all y)."""
     size = (boxes[:, 2:] - boxes[:, :2] + 1)[:, None]
     return points.reshape(-1, 2, 5).transpose(0, 2, 1) * size + boxes[:, None, :2] - 1
 
 
 def _distinct(boxes: Floats, scores: Floats, overlap: float) -> Ints:
-    """Indices of the boxes that overlap with no likelier one by more than `overlap` (IoU), likeliest first."""
+    """Non-maximum suppression: indices of the boxes whose IoU with each likelier one is at most `overlap`, sorted."""
     sized = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1).astype(np.float64)
     return np.array(cv2.dnn.NMSBoxes(cast(Any, sized), cast(Any, scores), 0.0, overlap), np.int64).reshape(-1)
 
 
 def _not_contained(boxes: Floats, scores: Floats, overlap: float) -> Ints:
-    """Indices of the boxes that no likelier one shares more than `overlap` with, as a share of the smaller of the two:
-    a face within a face goes.
+    """Non-maximum suppression by the intersection over the area of the smaller box, which drops a face within a face.
+
+    Returns:
+        Indices of the boxes whose intersection with each likelier one is at most `overlap`.
     """
-    order = np.argsort(scores)[::-1]  # of equally likely ones the one that facenet-pytorch takes: not a stable sort
+    order = np.argsort(scores)[::-1]  # not stable: ties are broken as in facenet-pytorch
     areas = np.prod(boxes[:, 2:] - boxes[:, :2] + 1, axis=1)
     kept: list[int] = []
     while len(order):

@@ -1,4 +1,4 @@
-"""Photographs as people have them, of any format and turned any way, to upright RGB."""
+"""Decoding photographs of any format and orientation to upright RGB."""
 
 import io
 from contextlib import suppress
@@ -9,24 +9,24 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from kubeface.faces.images import RGB
 
 FORMATS = ["JPEG", "PNG", "PPM", "BMP", "WEBP", "TIFF", "GIF", "AVIF"]
-with suppress(ImportError):  # a package of its own; where it is missing, HEIC is a format that cannot be read
+with suppress(ImportError):  # optional: without it HEIC cannot be read
     from pillow_heif import register_heif_opener
 
     register_heif_opener()
     FORMATS.append("HEIF")
-Image.MAX_IMAGE_PIXELS = None  # max_pixels decides; Pillow's own limit would warn below it and refuse above
+Image.MAX_IMAGE_PIXELS = None  # max_pixels is the limit; Pillow's own would warn and refuse
 MAX_PIXELS = 50_000_000  # ingest's
 
 
 def decode_photograph(data: bytes, max_pixels: int = MAX_PIXELS) -> RGB:
-    """The bytes of a photograph to RGB (H×W×3, uint8), turned as its EXIF says: the pixels that ingest hands on.
+    """Decodes a photograph to RGB (H×W×3, uint8), oriented by its EXIF: the pixels that ingest stores.
 
     Args:
-        data: a file of one of FORMATS.
-        max_pixels: largest width × height; a larger image is not decoded.
+        data: a file in one of FORMATS.
+        max_pixels: greatest width × height; a larger image is not decoded.
 
     Raises:
-        ValueError: it is no image, is damaged or cut off, or is too large; the text says which.
+        ValueError: it is not an image, damaged, truncated or too large; the text says which.
     """
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
@@ -42,10 +42,10 @@ def decode_photograph(data: bytes, max_pixels: int = MAX_PIXELS) -> RGB:
 
 
 def eight_bits(image: Image.Image) -> Image.Image:
-    """Scales grey levels of 16 bits to 8; Pillow's own conversion makes everything above 255 white.
+    """Scales grey levels of 16 bits to 8; Pillow's own conversion clips at 255.
 
     Raises:
-        ValueError: the levels are of another range, so that black and white are unknown.
+        ValueError: the levels have another range, so that black and white are unknown.
     """
     if image.mode != "F" and not image.mode.startswith("I"):
         return image

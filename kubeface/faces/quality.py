@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from kubeface.faces.detector import LIKELY, Detector, Faces
-from kubeface.faces.geometry import Points, align_crop, overlap, turn_of
+from kubeface.faces.geometry import Points, align_crop, head_turn, overlap
 from kubeface.faces.images import RGB
 
 # RetinaFace mobilenet0.25 scores large faces lower than small ones: on photographs shrunk to at most this
@@ -57,7 +57,7 @@ def measure_face(image: RGB, landmarks: Points, box: Points, detect: Detector, c
         detect: RetinaFace.
         crop: the face on the ArcFace template; made from the photograph where it is None.
     """
-    crop_sharpness, turn = sharpness(align_crop(image, landmarks) if crop is None else crop), turn_of(landmarks)
+    crop_sharpness, turn = sharpness(align_crop(image, landmarks) if crop is None else crop), head_turn(landmarks)
     small, scale = _shrink(image, shorter_side(box))
     faces: Faces = detect(small)
     if not len(faces):

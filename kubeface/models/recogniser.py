@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field, ValidationError
 
-from kubeface.faces.degradation import Degradation, reduced
+from kubeface.faces.degradation import Degradation, downsample
 from kubeface.faces.detection import make_detector
 from kubeface.faces.detector import Detector, Faces
 from kubeface.faces.geometry import CROP_SIZE, PORTRAIT, TEMPLATES, Points
@@ -180,7 +180,7 @@ class Recogniser:
         side = _side(found, self.network.template)
         if self.enlarger is None or side >= height / self.enlarger.scale:
             return found.pixels
-        return self.enlarger.to(reduced(found.pixels, max(2, round(side))), width, height)
+        return self.enlarger.to(downsample(found.pixels, max(2, round(side))), width, height)
 
     def embed(self, crop: RGB) -> Vector:
         """The embedding of an aligned RGB crop (H×W×3, uint8), D numbers of length 1; with `flip` that of the sum with

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from kubeface import __version__
-from kubeface.faces.degradation import reduced
+from kubeface.faces.degradation import downsample
 from kubeface.faces.images import RGB, decode_rgb, encode_crop, encode_png
 from kubeface.faces.photographs import MAX_PIXELS
 from kubeface.models.superresolution import Enlarger, open_enlarger
@@ -128,7 +128,7 @@ class _Worker:
                 outcomes[index] = "unreadable", f"{type(error).__name__}: {error}"
         if self.kind == "aligned":
             for index, image in images.items():
-                small = reduced(image, max(1, round(image.shape[0] / self.scale)))
+                small = downsample(image, max(1, round(image.shape[0] / self.scale)))
                 crop = self.enlarger.to(small, image.shape[1], image.shape[0])
                 outcomes[index] = rows[index] | {"image": encode_crop(crop)}
         else:

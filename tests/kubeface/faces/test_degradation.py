@@ -24,7 +24,7 @@ def crop(aligned_table: Path) -> RGB:
     return np.asarray(decode_rgb(row["image"]) * [1.0, 0.7, 0.4], np.uint8)
 
 
-def test_what_is_read_is_what_is_written() -> None:
+def test_parsing_and_printing_agree() -> None:
     assert [str(Degradation.parse(text)) for text in EVERY] == [
         "noise:60",
         "lowres:14",
@@ -55,7 +55,7 @@ def test_what_is_read_is_what_is_written() -> None:
         st.tuples(st.just("rotated"), st.floats(-180, 180)),
     )
 )
-def test_text_comes_back(degradation: tuple[str, float]) -> None:
+def test_every_degradation_survives_its_text(degradation: tuple[str, float]) -> None:
     made = Degradation(*degradation)
     assert Degradation.parse(str(made)) == made
 
@@ -173,7 +173,7 @@ def test_less_quality_is_more_error_and_colours_stay(crop: RGB) -> None:
     assert Degradation.parse("jpeg:90")(red).mean((0, 1)) == pytest.approx([220, 0, 0], abs=4)
 
 
-def test_dark_takes_the_light_away_and_leaves_shot_noise() -> None:
+def test_dark_reduces_the_light_and_adds_shot_noise() -> None:
     grey = np.full((200, 200, 3), 200, np.uint8)
     dark = Degradation.parse("dark")(grey, 1).astype(float)
     assert dark.mean() == pytest.approx(40, rel=0.02)  # a fifth

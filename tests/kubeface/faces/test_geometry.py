@@ -21,12 +21,12 @@ from kubeface.faces.geometry import (
     box_crop,
     centre_crop,
     face_part,
+    head_turn,
     middle_square,
     most_prominent,
     overlap,
     require_alignment,
     similarity_transform,
-    turn_of,
 )
 from kubeface.runtime.errors import KubefaceError
 
@@ -96,7 +96,7 @@ def test_no_neighbouring_similarity_fits_better(values: list[float], angle: floa
         assert error(moved[:2]) >= best - 1e-9
 
 
-def test_landmarks_in_one_point_do_not_break_it() -> None:
+def test_landmarks_in_one_point_give_finite_numbers() -> None:
     assert np.isfinite(similarity_transform(np.full((5, 2), 7.0))).all()
 
 
@@ -197,17 +197,17 @@ def test_the_turn_is_the_same_however_the_face_lies(
 ) -> None:
     face = ARCFACE_112.copy()
     face[2, 0] += nose
-    turn = turn_of(face)
+    turn = head_turn(face)
     assert 0 <= turn <= 1
-    assert turn_of(apply(similarity(angle, scale, x, y), face)) == pytest.approx(turn, abs=1e-6)
-    assert turn_of((face * [-1, 1])[[1, 0, 2, 4, 3]]) == pytest.approx(turn, abs=1e-6)  # in a mirror
+    assert head_turn(apply(similarity(angle, scale, x, y), face)) == pytest.approx(turn, abs=1e-6)
+    assert head_turn((face * [-1, 1])[[1, 0, 2, 4, 3]]) == pytest.approx(turn, abs=1e-6)  # in a mirror
 
 
-def test_turn_of_known_faces() -> None:
-    assert turn_of(ARCFACE_112) < 0.02
+def test_head_turn_of_known_faces() -> None:
+    assert head_turn(ARCFACE_112) < 0.02
     for offset, expected in ((0.25, 0.5), (0.5, 1), (0.8, 1)):  # of the eyes' distance, from the middle between them
-        assert turn_of(np.array([[0, 0], [40, 0], [20 + 40 * offset, 25]], float)) == pytest.approx(expected)
-    assert turn_of(np.zeros((5, 2))) == 0
+        assert head_turn(np.array([[0, 0], [40, 0], [20 + 40 * offset, 25]], float)) == pytest.approx(expected)
+    assert head_turn(np.zeros((5, 2))) == 0
 
 
 def test_each_template_has_its_size() -> None:
@@ -230,7 +230,7 @@ def test_the_middle_square(size: tuple[int, int], square: tuple[int, ...]) -> No
     assert tuple(middle_square(*size)) == square
 
 
-def test_a_portrait_shows_the_face_where_it_is_said_to_be() -> None:
+def test_a_portrait_shows_the_face_at_its_corner() -> None:
     """About where CelebA's aligned images have it: eyes 35 pixels apart at half the height, the mouth below."""
     moved = ARCFACE_112 + PORTRAIT_CORNER
     image = np.zeros((224, 224, 3), np.uint8)
@@ -251,7 +251,7 @@ def test_a_portrait_shows_the_face_where_it_is_said_to_be() -> None:
         ("mtcnn", "whole_224", False),
     ],
 )
-def test_what_goes_with_which_detector(detector: str, template: str, fits: bool) -> None:
+def test_templates_that_go_with_a_detector(detector: str, template: str, fits: bool) -> None:
     said = f"template '{template}' does not go with detector '{detector}'"
     with nullcontext() if fits else pytest.raises(KubefaceError, match=said):
         require_alignment(detector, template)

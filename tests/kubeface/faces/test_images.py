@@ -38,20 +38,20 @@ def test_a_crop_keeps_every_pixel(height: int, width: int, seed: int) -> None:
     "data",
     [b"P5\n2 1\n255\nab", b"P6 2 1 255\nabcdef", b"P6\n# made by hand\n2 1\n255\nabcdef", b"P3\n1 1\n255\n9 8 7"],
 )
-def test_other_netpbm_files_are_pillows(data: bytes) -> None:
+def test_other_netpbm_files_are_decoded_by_pillow(data: bytes) -> None:
     expected = np.array(Image.open(io.BytesIO(data)).convert("RGB"))
     np.testing.assert_array_equal(decode_rgb(data), expected)
 
 
 @given(st.binary(max_size=200), st.integers(0, 100))
-def test_what_is_no_image_is_an_error_and_no_crash(noise: bytes, cut: int) -> None:
+def test_other_data_is_an_error_and_no_crash(noise: bytes, cut: int) -> None:
     whole = encode_crop(np.zeros((9, 9, 3), np.uint8))
     for data in (noise, b"P6\n9 9\n255\n" + noise, whole[: len(whole) - 1 - cut]):
         with pytest.raises((OSError, ValueError)):
             decode_rgb(data)
 
 
-def test_a_page_shows_any_of_them() -> None:
+def test_a_data_uri_is_png_or_jpeg() -> None:
     pixels = np.full((8, 8, 3), 120, np.uint8)
     assert data_uri(encode_png(pixels)).startswith("data:image/png;base64,iVBORw0KGgo")
     shown = data_uri(encode_crop(pixels))

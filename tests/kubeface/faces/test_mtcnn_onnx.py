@@ -18,9 +18,9 @@ from torchvision.ops import nms
 
 from kubeface.faces.detection import make_detector
 from kubeface.faces.detector import NO_FACES, Detector, Faces
-from kubeface.faces.images import decode_rgb
+from kubeface.faces.images import RGB, decode_rgb
 from kubeface.faces.mtcnn_networks import mtcnn_networks, write_mtcnn
-from kubeface.faces.mtcnn_onnx import Areas, _distinct, _not_contained, load_mtcnn
+from kubeface.faces.mtcnn_onnx import Areas, Floats, _distinct, _not_contained, load_mtcnn
 from kubeface.runtime.errors import KubefaceError
 
 
@@ -45,7 +45,7 @@ def facenet_pytorch(min_face_size: int) -> Detector:
     """The package's own MTCNN."""
     network = MTCNN(min_face_size=min_face_size, keep_all=True)
 
-    def find(image: np.ndarray) -> Faces:
+    def find(image: RGB) -> Faces:
         try:
             boxes, scores, landmarks = network.detect(Image.fromarray(image), landmarks=True)
         except (IndexError, RuntimeError, ValueError) as error:  # a stage that leaves nothing, or a box outside
@@ -75,10 +75,10 @@ def test_it_finds_what_facenet_pytorch_finds(detect: Detector, peer: Detector, o
         agree(found, peer(image))
 
 
-def test_of_many_faces_in_one_photograph_too(detect: Detector, peer: Detector, orl: dict[str, bytes]) -> None:
+def test_it_agrees_on_photographs_of_many_faces(detect: Detector, peer: Detector, orl: dict[str, bytes]) -> None:
     images = [decode_rgb(orl[f"s{person}/2.pgm"]) for person in range(1, 13)]
     group = np.concatenate([np.concatenate(images[row : row + 4], 1) for row in (0, 4, 8)])
-    for image in (group, cv2.resize(group, (700, 350)), group[30:, 50:]):
+    for image in (group, np.asarray(cv2.resize(group, (700, 350)), np.uint8), group[30:, 50:]):
         found = detect(image)
         assert len(found) >= 6
         agree(found, peer(image))
@@ -102,7 +102,7 @@ def test_faces_under_the_least_size_are_left_out(networks: Path, orl: dict[str, 
     assert len(load_mtcnn(networks, 100, 1)(image)) == 0
 
 
-def as_torch(part: np.ndarray, height: int, width: int) -> np.ndarray:
+def as_torch(part: RGB, height: int, width: int) -> Floats:
     """facenet-pytorch's imresample and normalisation."""
     planes = torch.from_numpy(part.astype(np.float32)).permute(2, 0, 1)[None]
     return np.asarray((interpolate(planes, size=(height, width), mode="area") - 127.5) * 0.0078125)
@@ -112,7 +112,9 @@ sides = st.integers(1, 40)
 
 
 @given(sides, sides, sides, sides, st.data())
-def test_areas_are_those_of_torch(height: int, width: int, to_height: int, to_width: int, data: st.DataObject) -> None:
+def test_area_averages_are_those_of_torch(
+    height: int, width: int, to_height: int, to_width: int, data: st.DataObject
+) -> None:
     image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
     areas = Areas(image)
     assert np.abs(areas.whole(to_height, to_width) - as_torch(image, to_height, to_width)).max() < 1e-5
@@ -122,7 +124,7 @@ def test_areas_are_those_of_torch(height: int, width: int, to_height: int, to_wi
     assert np.abs(areas.crops(box + 0.5, to_width) - as_torch(image[y1:y2, x1:x2], to_width, to_width)).max() < 1e-5
 
 
-def test_boxes_beyond_the_edge_are_cut_or_left_out() -> None:
+def test_boxes_beyond_the_edge_are_clipped_or_dropped() -> None:
     areas = Areas(np.zeros((10, 20, 3), np.uint8))
     within = [[1, 1, 20, 10], [-5, -5, 1, 1], [20, 10, 40, 40], [-9, -9, 99, 99]]
     outside = [[-9, 1, 0, 5], [21, 1, 30, 5], [1, 11, 5, 30], [5, 5, 4, 9]]
@@ -131,7 +133,7 @@ def test_boxes_beyond_the_edge_are_cut_or_left_out() -> None:
     assert areas.crops(areas.inside(boxes), 24).shape == (4, 3, 24, 24)
 
 
-def test_sums_that_run_over_do_no_harm() -> None:
+def test_sums_may_overflow() -> None:
     white = np.full((2200, 4100, 3), 255, np.uint8)
     assert 255 * 2200 * 4100 > 2**31
     areas = Areas(white)
@@ -146,10 +148,10 @@ boxes_and_scores = st.lists(
 
 
 @given(boxes_and_scores)
-def test_what_overlaps_goes_as_in_facenet_pytorch(drawn: list[tuple[int, ...]]) -> None:
+def test_suppression_is_that_of_facenet_pytorch(drawn: list[tuple[int, ...]]) -> None:
     table = np.array(drawn, np.float32).reshape(-1, 5)
     boxes = np.concatenate([table[:, :2], table[:, :2] + table[:, 2:4]], 1)
-    scores = 0.7 + table[:, 4] / 30
+    scores = np.asarray(0.7 + table[:, 4] / 30, np.float32)
     theirs = nms(torch.from_numpy(boxes), torch.from_numpy(scores), 0.7)
     assert _distinct(boxes, scores, 0.7).tolist() == theirs.tolist()
     if len(table):

@@ -1,9 +1,10 @@
-"""Photographs of every kind become the pixels that ingest hands on."""
+"""Decoding photographs of every format gives the pixels that ingest stores."""
 
 import io
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from kubeface.faces.photographs import FORMATS, decode_photograph
 from kubeface.ingest.step import ingest
 from tests.support.tables import rows_of
 
-KINDS = {
+KINDS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "plain.jpg": ("RGB", "JPEG", {"quality": 90}),
     "grey.jpg": ("L", "JPEG", {"quality": 90}),
     "print.jpg": ("CMYK", "JPEG", {"quality": 90}),
@@ -31,7 +32,7 @@ KINDS = {
 }
 
 
-def saved(image: Image.Image, mode: str, kind: str, **options: object) -> bytes:
+def saved(image: Image.Image, mode: str, kind: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
     image.convert(mode).save(buffer, kind, **options)
     return buffer.getvalue()
@@ -56,7 +57,9 @@ def photographs(face: Image.Image, orl: dict[str, bytes]) -> dict[str, bytes]:
     return found | {"deep.png": buffer.getvalue(), "scan.pgm": orl["s2/1.pgm"]}
 
 
-def test_they_are_the_pixels_of_ingest(photographs: dict[str, bytes], orl: dict[str, bytes], tmp_path: Path) -> None:
+def test_every_format_gives_the_pixels_of_ingest(
+    photographs: dict[str, bytes], orl: dict[str, bytes], tmp_path: Path
+) -> None:
     for name, data in photographs.items() | {("other/1.pgm", orl["s3/1.pgm"])}:
         path = tmp_path / "source" / (name if "/" in name else f"one/{name}")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -70,13 +73,13 @@ def test_they_are_the_pixels_of_ingest(photographs: dict[str, bytes], orl: dict[
         assert np.array_equal(ours, decode_rgb(row["image"])), row["source"]
 
 
-def test_they_are_upright(photographs: dict[str, bytes]) -> None:
+def test_photographs_become_upright(photographs: dict[str, bytes]) -> None:
     upright = decode_photograph(photographs["turned-1.jpg"]).astype(int)
     assert np.abs(decode_photograph(photographs["turned-3.jpg"]).astype(int)[::-1, ::-1] - upright).mean() < 2
     assert decode_photograph(photographs["turned-6.jpg"]).shape == (92, 112, 3)
 
 
-def test_what_is_no_photograph_says_why(photographs: dict[str, bytes]) -> None:
+def test_a_file_that_is_no_photograph_is_refused_with_a_reason(photographs: dict[str, bytes]) -> None:
     with pytest.raises(ValueError, match=r"^the file is empty$"):
         decode_photograph(b"")
     with pytest.raises(ValueError, match=f"^none of {', '.join(FORMATS)}$"):
@@ -87,7 +90,7 @@ def test_what_is_no_photograph_says_why(photographs: dict[str, bytes]) -> None:
             decode_photograph(data[: len(data) // 2])
 
 
-def test_large_ones_are_refused_before_they_are_decoded(photographs: dict[str, bytes]) -> None:
+def test_large_photographs_are_refused_before_they_are_decoded(photographs: dict[str, bytes]) -> None:
     assert decode_photograph(photographs["plain.png"], max_pixels=92 * 112).shape == (112, 92, 3)
     with pytest.raises(ValueError, match=r"^92×112 pixels, 10303 allowed$"):
         decode_photograph(photographs["plain.png"], max_pixels=92 * 112 - 1)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from kubeface.faces.degradation import Degradation, reduced
+from kubeface.faces.degradation import Degradation, downsample
 from kubeface.faces.images import RGB, decode_rgb, encode_crop
 from kubeface.finetune.augment import Augmentation
 from kubeface.finetune.data import FaceCrops
@@ -201,7 +201,7 @@ def test_a_network_enlarges_what_is_trained_on(train: Train, network: Path, alig
     assert told["scale"] == 8 and told["name"].startswith("bright.safetensors@")
     kept = open_enlarger(str(runs[1].folder))
     assert kept.name == told["name"]
-    np.testing.assert_array_equal(kept.to(reduced(crop, 14), 112, 112), bright(crop))
+    np.testing.assert_array_equal(kept.to(downsample(crop, 14), 112, 112), bright(crop))
     assert "superresolution" not in json.loads((runs[0].folder / "model.json").read_text())
     assert not (runs[0].folder / "superresolution.onnx").exists()
 

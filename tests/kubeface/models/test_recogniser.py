@@ -17,7 +17,7 @@ from PIL import Image
 
 from kubeface.align.options import AlignOptions
 from kubeface.align.step import align
-from kubeface.faces.degradation import reduced
+from kubeface.faces.degradation import downsample
 from kubeface.faces.images import decode_rgb
 from kubeface.models import recogniser as module
 from kubeface.models.model import FaceModel
@@ -288,7 +288,7 @@ def test_a_face_of_few_pixels_goes_through_the_models_network(with_network: Path
     assert isinstance(found, Crop), found
     side = native_side(found.landmarks)
     assert 4 < side < 112 / scale
-    small = reduced(found.pixels, round(side))
+    small = downsample(found.pixels, round(side))
     repeats = cv2.resize(repeated(small, scale), (112, 112), interpolation=cv2.INTER_CUBIC)
     assert np.array_equal(known.enlarged(found), repeats)
     assert np.array_equal(face_of(known, few).embedding, known.embed(repeats))

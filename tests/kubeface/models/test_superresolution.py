@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from kubeface.faces.degradation import Degradation, reduced
+from kubeface.faces.degradation import Degradation, downsample
 from kubeface.faces.images import RGB, decode_rgb
 from kubeface.models import superresolution
 from kubeface.models.superresolution import ABOUT_FILE, MARGIN, NETWORK_FILE, TILE, Enlarger, open_enlarger
@@ -177,7 +177,7 @@ def test_processes_share_it(doubling: Enlarger, method: str) -> None:
 def test_it_is_what_a_degradation_enlarges_with(doubling: Enlarger) -> None:
     image = noise(112, 112)
     found = Degradation.parse("lowres:56", doubling)(image, 0)
-    np.testing.assert_array_equal(found, repeated(reduced(image, 56), 2))
+    np.testing.assert_array_equal(found, repeated(downsample(image, 56), 2))
 
 
 # files
