@@ -383,7 +383,7 @@ def test_sharp_images_of_pairs_are_judged_once_and_as_if_alone(
     high = {image_id for image_id, said in groups.items() if "high" in said}
     for table, kind in ((faces, "faces"), (aligned, "aligned")):
         with TableWriter(tmp_path / f"high_{kind}", kind, "test 1", Table(table, kind).manifest.settings) as writer:
-            for row in rows_of(table, kind):
+            for row in rows_of(table):
                 if row["image_id"] in high:
                     writer.add(row)
     filter_faces(tmp_path / "high_faces", tmp_path / "high_aligned", tmp_path / "alone")
