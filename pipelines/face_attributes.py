@@ -4,60 +4,65 @@ from typing import Any
 
 from kfp import dsl
 
-from components.evaluate.component import evaluate_attributes
-from kubeface.records.tasks import ATTRIBUTES
-from pipelines.signatures import LABELLED, OF_RECOGNITION, chosen
-from pipelines.tasks import Data, Given, Trained, compare, decide_and_report, divide, pipeline, train
-
-NAME = "face-attributes"
-SUMMARY = "Trains a model for many binary labels of faces at once, such as CelebA's 40, and says whether it got better."
-PARAMETERS = chosen(
-    leave_out=f"{OF_RECOGNITION} unknown_fraction scratch_settings refuse",
-    **LABELLED
-    | {
-        "source": {"description": "Images: s3://bucket/prefix, a folder, or a .tar, .tgz or .zip."},
-        "name": {"default": NAME},
-        "listing": {
-            "description": "What is known of the source's images, files divided by spaces: CelebA's list_attr_celeba, "
-            "list_eval_partition and identity_CelebA, or CSV and Parquet with path, one column a label (1/0, 1/-1, "
-            "true/false, yes/no; empty where it is not known), and perhaps identity and split."
-        },
-        "template": LABELLED["template"] | {"default": "portrait_224"},
-        "heldout_fraction": {"description": "Share of people held out to measure on, where no partition is given."},
-        "val_fraction": {"description": "Share of the other people used for validation, where no partition is given."},
-        "min_images": {"description": "Least images of a person, 1 or more.", "default": 1},
-        "recipe": LABELLED["recipe"] | {"default": ATTRIBUTES},
-        "gate": {
-            "description": 'When a model is better, as JSON: {"metrics": "auc average_precision", "min_gain": 0.0, '
-            '"max_loss": 0.01, "confidence": 0.95, "over_champion": "better"}.'
-        },
-    },
+from kubeface.plan.parameters import FaceAttributes, defaults
+from pipelines.tasks import (
+    PARALLELISM,
+    Done,
+    Outputs,
+    align_task,
+    audit_task,
+    described,
+    evaluate_attributes_task,
+    filter_task,
+    finetune_task,
+    gather_task,
+    ingest_task,
+    outputs_of,
+    pipeline,
+    plan_task,
+    promote_task,
+    report_task,
+    split_task,
 )
 
-
-def steps(given: Given, data: Data) -> dsl.PipelineTask:
-    """From people that are held out to a report."""
-    divided = divide(given, data, task=ATTRIBUTES)
-    tuned = train(
-        given,
-        data,
-        divided,
-        given.backbone,
-        given.settings,
-        task=ATTRIBUTES,
-        labels=given.labels,
-        pretrained=given.pretrained,
-        fallback=given.fallback,
-        recipe=given.recipe,
-        resume=given.resume,
-    )
-    trained = Trained(divided, tuned)
-    evaluated = compare(evaluate_attributes, given, data, trained)
-    return decide_and_report(given, data, trained, evaluated, NAME)
+SUMMARY = "Trains a model for many binary labels of faces at once, such as CelebA's 40, and says whether it got better."
+DEFAULT = defaults(FaceAttributes)  # kubeface/plan/parameters.py has types, ranges and descriptions
 
 
-def _of_audit(given: Given) -> dict[str, Any]:
-    return {"task": ATTRIBUTES}
+@pipeline("face-attributes", described(FaceAttributes, SUMMARY))
+def face_attributes(
+    source: str,
+    models: str,
+    name: str = DEFAULT["name"],
+    backbone: str = DEFAULT["backbone"],
+    degradation: str = DEFAULT["degradation"],
+    recipe: str = DEFAULT["recipe"],
+    seed: int = DEFAULT["seed"],
+    resources: dict[str, Any] = DEFAULT["resources"],
+    ingest: dict[str, Any] = DEFAULT["ingest"],
+    align: dict[str, Any] = DEFAULT["align"],
+    filter: dict[str, Any] = DEFAULT["filter"],
+    audit: dict[str, Any] = DEFAULT["audit"],
+    split: dict[str, Any] = DEFAULT["split"],
+    finetune: dict[str, Any] = DEFAULT["finetune"],
+    evaluate: dict[str, Any] = DEFAULT["evaluate"],
+    promote: dict[str, Any] = DEFAULT["promote"],
+    notify: dict[str, Any] = DEFAULT["notify"],
+) -> Outputs:
+    """From photographs with labels to a report."""
+    planned = plan_task("face-attributes", **locals())
 
+    with dsl.ParallelFor(planned.outputs["Output"], name="shards", parallelism=PARALLELISM) as shard:
+        ingested = ingest_task(planned, source, shard)
+        aligned = align_task(planned, ingested.outputs["faces"], shard)
+        filtered = filter_task(planned, ingested.outputs["faces"], aligned.outputs["aligned"], shard)
+    gathered = gather_task(planned, ingested, aligned, filtered)
 
-face_attributes = pipeline(NAME, SUMMARY, PARAMETERS, steps, _of_audit)
+    audited = audit_task(planned, gathered)
+    divided = split_task(planned, gathered, audited)
+    tuned = finetune_task(planned, gathered, divided, audited, models, name)
+    evaluated = evaluate_attributes_task(planned, gathered, divided, tuned)
+    promoted = promote_task(planned, gathered, audited, tuned, evaluated)
+
+    done = Done(planned, gathered, audited, divided, tuned, evaluated, promoted)
+    return outputs_of(done, report_task(done, models, name))

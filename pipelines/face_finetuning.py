@@ -1,18 +1,68 @@
-"""The pipeline: images of people in, a fine-tuned model, a comparison and a report out."""
+"""The pipeline: photographs of people in, a fine-tuned model, a comparison and a report out."""
+
+from typing import Any
 
 from kfp import dsl
 
-from pipelines.signatures import OF_FEW_PIXELS, chosen
-from pipelines.tasks import Data, Given, leaks, pipeline, recognise
+from kubeface.plan.parameters import FaceFinetuning, defaults
+from pipelines.tasks import (
+    PARALLELISM,
+    Done,
+    Outputs,
+    align_task,
+    audit_task,
+    described,
+    evaluate_task,
+    filter_task,
+    finetune_task,
+    gather_task,
+    ingest_task,
+    outputs_of,
+    pipeline,
+    plan_task,
+    promote_task,
+    report_task,
+    split_task,
+)
 
-NAME = "face-finetuning"
 SUMMARY = "Fine-tunes a face-recognition model on your own people and says whether it got better."
-PARAMETERS = chosen(leave_out=f"{OF_FEW_PIXELS} labels fallback unknown_fraction scratch_settings refuse")
+DEFAULT = defaults(FaceFinetuning)  # kubeface/plan/parameters.py has types, ranges and descriptions
 
 
-def steps(given: Given, data: Data) -> dsl.PipelineTask:
-    """From people that are held out to a report."""
-    return recognise(given, data, NAME, {}, {})
+@pipeline("face-finetuning", described(FaceFinetuning, SUMMARY))
+def face_finetuning(
+    source: str,
+    models: str,
+    name: str = DEFAULT["name"],
+    backbone: str = DEFAULT["backbone"],
+    degradation: str = DEFAULT["degradation"],
+    recipe: str = DEFAULT["recipe"],
+    seed: int = DEFAULT["seed"],
+    resources: dict[str, Any] = DEFAULT["resources"],
+    ingest: dict[str, Any] = DEFAULT["ingest"],
+    align: dict[str, Any] = DEFAULT["align"],
+    filter: dict[str, Any] = DEFAULT["filter"],
+    audit: dict[str, Any] = DEFAULT["audit"],
+    split: dict[str, Any] = DEFAULT["split"],
+    finetune: dict[str, Any] = DEFAULT["finetune"],
+    evaluate: dict[str, Any] = DEFAULT["evaluate"],
+    promote: dict[str, Any] = DEFAULT["promote"],
+    notify: dict[str, Any] = DEFAULT["notify"],
+) -> Outputs:
+    """From photographs of people to a report."""
+    planned = plan_task("face-finetuning", **locals())
 
+    with dsl.ParallelFor(planned.outputs["Output"], name="shards", parallelism=PARALLELISM) as shard:
+        ingested = ingest_task(planned, source, shard)
+        aligned = align_task(planned, ingested.outputs["faces"], shard)
+        filtered = filter_task(planned, ingested.outputs["faces"], aligned.outputs["aligned"], shard)
+    gathered = gather_task(planned, ingested, aligned, filtered)
 
-face_finetuning = pipeline(NAME, SUMMARY, PARAMETERS, steps, leaks)
+    audited = audit_task(planned, gathered)
+    divided = split_task(planned, gathered, audited)
+    tuned = finetune_task(planned, gathered, divided, audited, models, name)
+    evaluated = evaluate_task(planned, gathered, divided, tuned)
+    promoted = promote_task(planned, gathered, audited, tuned, evaluated)
+
+    done = Done(planned, gathered, audited, divided, tuned, evaluated, promoted)
+    return outputs_of(done, report_task(done, models, name))

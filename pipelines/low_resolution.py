@@ -1,50 +1,73 @@
-"""The pipeline: faces of few pixels in, perhaps with sharp photographs of them, a model that knows them by these and by
-sharp ones, a comparison and a report out."""
+"""The pipeline: faces of low resolution in, perhaps with sharp photographs of them, and a model that knows both out."""
+
+from typing import Any
 
 from kfp import dsl
 
-from pipelines.signatures import chosen
-from pipelines.tasks import Data, Given, leaks, pipeline, recognise
-
-NAME = "low-resolution"
-SUMMARY = "Fine-tunes a model for faces of few pixels, super-resolved or not, and says whether it knows them better."
-PARAMETERS = chosen(
-    leave_out="labels unknown_fraction scratch_settings refuse",
-    source={
-        "description": "Images, one folder per person or named by identity_pattern, perhaps below vlr_images/ and "
-        "hr_images/ with the same names: s3://bucket/prefix, a folder, or a .tar, .tgz or .zip."
-    },
-    name={"default": "few-pixels"},
-    identity_pattern={
-        "description": "Regular expression whose first group, found in a file's name, is the person, as ^(\\d{3}) for "
-        "the first three digits; empty for the folder's name."
-    },
-    degradation={
-        "description": "What makes few pixels of sharp photographs in training, and in the evaluation where the source "
-        "has no images of few pixels: lowres:10-20 draws a size for each; or none.",
-        "default": "lowres:10-20",
-    },
-    backbone={"default": "edgeface_xs_gamma_06"},
-    fallback={"default": "sface"},
-    recipe={
-        "description": "Training settings by name (two-stage, low-resolution) or from a file (s3://, https:// with "
-        "#sha256=…); empty for the defaults.",
-        "default": "two-stage",
-    },
-    gate={
-        "description": 'When a model is better, as JSON: {"target": "heldout_cross", "metrics": "auc tar", "min_gain": '
-        '0.0, "max_loss": 0.01, "max_loss_lfw": 0.01, "max_loss_group": 0.1, "confidence": 0.95, "over_champion": '
-        '"better"}; heldout_cross are few pixels against sharp photographs, heldout few against few.',
-        "default": {"target": "heldout_cross"},
-    },
+from kubeface.plan.parameters import LowResolution, defaults
+from pipelines.tasks import (
+    PARALLELISM,
+    Done,
+    Outputs,
+    align_task,
+    audit_task,
+    described,
+    evaluate_task,
+    filter_task,
+    finetune_task,
+    gather_task,
+    ingest_task,
+    outputs_of,
+    pipeline,
+    plan_task,
+    promote_task,
+    report_task,
+    split_task,
+    superresolve_task,
 )
 
-
-def steps(given: Given, data: Data) -> dsl.PipelineTask:
-    """From people that are held out to a report."""
-    return recognise(
-        given, data, NAME, {"fallback": given.fallback, "superresolver": given.superresolver}, {"sizes": given.sizes}
-    )
+SUMMARY = (
+    "Fine-tunes a model for faces of low resolution, super-resolved or not, and says whether it recognises them better."
+)
+DEFAULT = defaults(LowResolution)  # kubeface/plan/parameters.py has types, ranges and descriptions
 
 
-low_resolution = pipeline(NAME, SUMMARY, PARAMETERS, steps, leaks, enlarged=True)
+@pipeline("low-resolution", described(LowResolution, SUMMARY))
+def low_resolution(
+    source: str,
+    models: str,
+    name: str = DEFAULT["name"],
+    backbone: str = DEFAULT["backbone"],
+    degradation: str = DEFAULT["degradation"],
+    recipe: str = DEFAULT["recipe"],
+    seed: int = DEFAULT["seed"],
+    resources: dict[str, Any] = DEFAULT["resources"],
+    ingest: dict[str, Any] = DEFAULT["ingest"],
+    superresolve: dict[str, Any] = DEFAULT["superresolve"],
+    align: dict[str, Any] = DEFAULT["align"],
+    filter: dict[str, Any] = DEFAULT["filter"],
+    audit: dict[str, Any] = DEFAULT["audit"],
+    split: dict[str, Any] = DEFAULT["split"],
+    finetune: dict[str, Any] = DEFAULT["finetune"],
+    evaluate: dict[str, Any] = DEFAULT["evaluate"],
+    promote: dict[str, Any] = DEFAULT["promote"],
+    notify: dict[str, Any] = DEFAULT["notify"],
+) -> Outputs:
+    """From photographs of low and high resolution to a report."""
+    planned = plan_task("low-resolution", **locals())
+
+    with dsl.ParallelFor(planned.outputs["Output"], name="shards", parallelism=PARALLELISM) as shard:
+        ingested = ingest_task(planned, source, shard)
+        enlarged = superresolve_task(planned, ingested.outputs["faces"], shard)
+        aligned = align_task(planned, enlarged.outputs["enlarged"], shard)
+        filtered = filter_task(planned, enlarged.outputs["enlarged"], aligned.outputs["aligned"], shard)
+    gathered = gather_task(planned, ingested, aligned, filtered)
+
+    audited = audit_task(planned, gathered)
+    divided = split_task(planned, gathered, audited)
+    tuned = finetune_task(planned, gathered, divided, audited, models, name)
+    evaluated = evaluate_task(planned, gathered, divided, tuned)
+    promoted = promote_task(planned, gathered, audited, tuned, evaluated)
+
+    done = Done(planned, gathered, audited, divided, tuned, evaluated, promoted)
+    return outputs_of(done, report_task(done, models, name))

@@ -6,17 +6,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from kubeface.records.tasks import ATTRIBUTES, CLASSES, RECOGNITION
+from kubeface.plan.parameters import PIPELINES
+from kubeface.records.tasks import Task
 from kubeface.runtime.errors import require
 
 FACE_FINETUNING, FACE_ATTRIBUTES, IMAGE_CLASSIFICATION = "face-finetuning", "face-attributes", "image-classification"
 LOW_RESOLUTION = "low-resolution"
-TASKS: Mapping[str, str] = {
-    FACE_FINETUNING: RECOGNITION,
-    FACE_ATTRIBUTES: ATTRIBUTES,
-    IMAGE_CLASSIFICATION: CLASSES,
-    LOW_RESOLUTION: RECOGNITION,
-}
+TASKS: Mapping[str, Task] = {name: kind.task for name, kind in PIPELINES.items()}
 BUILD = Path("build")
 PACKAGE = BUILD / f"{FACE_FINETUNING}.yaml"
 

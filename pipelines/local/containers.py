@@ -1,6 +1,5 @@
-"""python -m pipelines.local.containers: a demo in the steps' real containers, through kfp.local's DockerRunner."""
+"""A demo in the steps' real containers, through kfp.local's DockerRunner."""
 
-import argparse
 import os
 import subprocess
 import tempfile
@@ -16,7 +15,7 @@ import docker.errors
 from kfp import local
 from kfp.local import docker_task_handler
 
-from kubeface.runtime.errors import KubefaceError, exit_on_error, require
+from kubeface.runtime.errors import KubefaceError, require
 from pipelines.build.catalogue import FACE_FINETUNING, kept, load
 from pipelines.build.compile import images_in
 from pipelines.build.images import RECORD, USER, Images, find_engine, read_images
@@ -168,22 +167,13 @@ def _last_words(text: str) -> None:
         path.write_text(text + "\n")
 
 
-def _demo(record: Path, engine: str, which: str) -> None:
-    chosen = demo.DEMOS[which]
+def demo_containers(which: str = "recognition", record: Path = RECORD, engine: str = "") -> None:
+    """Runs a demo with each step in its container, after the images were built.
+
+    Args:
+        which: What is shown: recognition, attributes, classes or low-resolution.
+        record: The images, as `kubeface images` wrote them.
+        engine: docker or podman; the one that answers where it is not given.
+    """
+    chosen = demo.demo_named(which)
     demo.run(chosen, in_containers(read_images(record), find_engine(engine), chosen.pipeline))
-
-
-def main() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m pipelines.local.containers", description=__doc__)
-    parser.add_argument(
-        "--record", type=Path, default=RECORD, help="the images, as 'make images' wrote it (%(default)s)"
-    )
-    parser.add_argument("--engine", default="", help="docker or podman; the one that answers where empty")
-    demo.add_choice(parser)
-    settings = parser.parse_args()
-    exit_on_error(_demo, record=settings.record, engine=settings.engine, which=settings.which)
-
-
-if __name__ == "__main__":
-    main()

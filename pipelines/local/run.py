@@ -1,6 +1,5 @@
 """A pipeline on this machine, step by step in processes of their own, through kfp.local."""
 
-import argparse
 import builtins
 import json
 import os
@@ -13,24 +12,26 @@ import warnings
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+from unittest.mock import patch
 
+from cyclopts import Parameter
 from kfp import local
-from pydantic import BaseModel
+from kfp.local.orchestrator import task_spec_utils
+from pydantic import Field, create_model
 
-from kubeface.finetune.settings import Settings
-from kubeface.records.gate import Gate
+from kubeface.plan.parameters import PIPELINES, merged, read_parameters
 from kubeface.records.tasks import ATTRIBUTES, CLASSES, RECOGNITION, task_of
 from kubeface.runtime.errors import KubefaceError
+from kubeface.runtime.options import Options
 from kubeface.runtime.processors import MALLOC_SETTINGS, limit_threads
-from kubeface.step_cli import add_flags, collected
-from pipelines.build.catalogue import FACE_FINETUNING, TASKS, kept, load
+from pipelines.build.catalogue import FACE_FINETUNING, kept, load
+from pipelines.cluster.parameters import read_parameters as read_file
 from pipelines.cluster.runs import table
 from pipelines.local.console import COLOURS, Console
 
 RUNS = Path("runs")
 Runner = Any  # kfp.local's SubprocessRunner or DockerRunner; kfp has no types
-MODELS: dict[str, type[BaseModel]] = {"settings": Settings, "gate": Gate}
 
 
 def run_local(
@@ -72,6 +73,7 @@ def run_local(
     )
     with (
         _for_this_machine(made),
+        _task_outputs_in_loops(),
         _own_print(),
         _last_words() as words,
         closing(Console(folder / "run.log", sys.stdout)) as console,
@@ -90,13 +92,10 @@ def run_local(
             raise KubefaceError(
                 f"step {step[1] if step else 'unknown'} failed: {said or message} (log: {folder / 'run.log'})"
             ) from error
-    left = json.loads(outputs["left"])
-    shutil.copyfile(left["html"], folder / "report.html")
-    shutil.copyfile(outputs["data"].path, folder / "data.html")
-    shutil.copyfile(left["summary"], folder / "summary.json")
+    for output, name in (("report", "report.html"), ("data", "data.html"), ("summary", "summary.json")):
+        shutil.copyfile(outputs[output].path, folder / name)
+    shutil.copytree(outputs["model"].path, folder / "model")
     summary: dict[str, Any] = json.loads((folder / "summary.json").read_text("utf-8"))
-    if summary.get("trained", True):
-        shutil.copytree(left["model"], folder / "model")
     _point_latest(folder)
     return summary
 
@@ -112,6 +111,22 @@ def _for_this_machine(pipeline: Any) -> Iterator[None]:
                 task.ClearField("retry_policy")
         for executor in spec.deployment_spec.fields["executors"].struct_value.fields.values():
             executor.struct_value.fields["container"].struct_value.fields.pop("env", None)
+        yield
+
+
+@contextmanager
+def _task_outputs_in_loops() -> Iterator[None]:
+    """Outputs of tasks enter a loop as they are: kfp.local (2.17) puts the loop's item in the place of each."""
+    make = task_spec_utils.create_parameter_loop_iteration_task_spec
+
+    def make_iteration(task: Any, item: Any, name: str) -> Any:
+        made = make(task, item, name)
+        for key, value in task.inputs.parameters.items():
+            if value.HasField("task_output_parameter"):
+                made.inputs.parameters[key].CopyFrom(value)
+        return made
+
+    with patch.object(task_spec_utils, make.__name__, make_iteration):
         yield
 
 
@@ -195,26 +210,43 @@ def print_outcome(summary: dict[str, Any], folder: Path) -> None:
     print(f"report:  {(folder / 'report.html').resolve().as_uri()}  ({seconds:.0f} s in the steps)")
 
 
-def main() -> None:
-    """The command line: one flag for each parameter of the pipeline that is chosen."""
-    chosen = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    chosen.add_argument("--pipeline", default=FACE_FINETUNING, choices=TASKS, help="what is run (%(default)s)")
-    name = chosen.parse_known_args()[0].pipeline
-    parser = argparse.ArgumentParser(prog="python -m pipelines.local.run", parents=[chosen])
-    add_flags(parser, load(name).pipeline_func, MODELS)
-    parser.add_argument("--run", type=Path, help=f"folder of the run (runs/{name}-<time>)")
-    parser.add_argument(
-        "--cache", type=Path, help="folder that remembers earlier runs' outputs, to do only what is new"
-    )
-    arguments = collected(vars(parser.parse_args()), MODELS)
-    del arguments["step"], arguments["pipeline"]
-    folder, cache = arguments.pop("run") or new_run(name), arguments.pop("cache")
-    try:
-        print_outcome(run_local(arguments, folder, cache, pipeline=name), folder)
-    except KubefaceError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
+def _flags() -> type[Options]:
+    """The parameters of all pipelines as flags, none of which has to be given; those of steps as --align.detector."""
+    found: dict[str, Any] = {}
+    for kind in PIPELINES.values():
+        for name, field in kind.model_fields.items():
+            annotation: Any = field.annotation
+            if isinstance(annotation, type) and issubclass(annotation, Options):
+                annotation = Annotated[annotation, Parameter(name=f"--{name}", show=False)]
+            found.setdefault(name, (annotation | None, Field(None, description=field.description)))
+    made: type[Options] = create_model("Flags", __base__=Options, **found)
+    return made
 
 
-if __name__ == "__main__":
-    main()
+def run(
+    pipeline: str = FACE_FINETUNING,
+    *,
+    params: Path | None = None,
+    folder: Path | None = None,
+    cache: Path | None = None,
+    flags: Options | None = None,
+) -> None:
+    """Runs a pipeline on this machine.
+
+    Options of a step are flags with its name in front, as --align.detector retinaface or --finetune.epochs 4; `kubeface
+    align --help` and so on list them.
+
+    Args:
+        pipeline: One of face-finetuning, low-resolution, face-attributes or image-classification.
+        params: YAML or JSON file with parameters; flags go before it.
+        folder: Folder of the run; runs/<pipeline>-<time> where it is not given.
+        cache: Folder that remembers the outputs of earlier runs, to do only what is new.
+        flags: The run's parameters.
+    """
+    values = merged(read_file(params) if params else {}, flags.model_dump(exclude_unset=True) if flags else {})
+    read_parameters(pipeline, values)
+    folder = folder or new_run(pipeline)
+    print_outcome(run_local(values, folder, cache, pipeline=pipeline), folder)
+
+
+run.__annotations__["flags"] = _flags()

@@ -12,16 +12,16 @@ import pytest
 import yaml
 from kfp import compiler, dsl, local
 
-from components.notify.component import conclude
 from kubeface.notify.step import WEBHOOK
 from kubeface.runtime.errors import KubefaceError
 from pipelines.build.catalogue import TASKS, load
 from pipelines.local.run import run_local
-from pipelines.tasks import Outputs, told_at_the_end
+from pipelines.tasks import Outputs, pipeline
 
 Json = dict[str, Any]
+SUMMED = {"report": "html", "data": "html", "summary": "summary", "model": "model"}
 IMAGE = "localhost/none"
-BY_PARAMETER = ("align", "audit", "evaluate", "finetune")
+POD_OF = {"align": "shard", "filter": "shard", "audit": "audit", "evaluate": "evaluate", "finetune": "finetune"}
 
 
 @pytest.fixture(scope="module", params=TASKS)
@@ -78,35 +78,46 @@ def test_that_check_finds_what_the_compiler_leaves_open(tmp_path: Path) -> None:
         with dsl.ExitHandler(work(text="end")), dsl.ParallelFor(items) as one:
             work(text=f"item {one}")
 
-    for pipeline, name in ((resources, "memory"), (handler, "items-loop-item")):
-        compiler.Compiler().compile(pipeline, str(tmp_path / "open.yaml"))
+    for open_one, name in ((resources, "memory"), (handler, "items-loop-item")):
+        compiler.Compiler().compile(open_one, str(tmp_path / "open.yaml"))
         found = unknown_inputs(next(yaml.safe_load_all((tmp_path / "open.yaml").read_text("utf-8"))))
         assert [one for one in found if one.endswith(name)], found
 
 
-@pytest.mark.parametrize("step", BY_PARAMETER)
-def test_resources_are_parameters_and_texts(documents: list[Json], step: str) -> None:
-    """KFP's driver takes the text of such a parameter, and a number has none."""
-    parameters = documents[0]["root"]["inputDefinitions"]["parameters"]
+@pytest.mark.parametrize("step", POD_OF)
+def test_resources_are_those_that_plan_gives(documents: list[Json], step: str) -> None:
+    """As texts: KFP's driver takes the text of such a parameter, and a number has none."""
     executors = documents[0]["deploymentSpec"]["executors"]
     resources = next(e["container"]["resources"] for name, e in executors.items() if name.startswith(f"exec-{step}"))
+    outputs = documents[0]["components"]["comp-plan"]["outputDefinitions"]["parameters"]
     for what in ("cpu", "memory"):
-        assert parameters[f"{step}_{what}"]["parameterType"] == "STRING"
+        assert outputs[f"{POD_OF[step]}_{what}"]["parameterType"] == "STRING"
         for kind in ("Limit", "Request"):
-            placeholder = f"{{{{$.inputs.parameters['pipelinechannel--{step}_{what}']}}}}"
+            placeholder = f"{{{{$.inputs.parameters['pipelinechannel--plan-{POD_OF[step]}_{what}']}}}}"
             assert resources[f"resource{what.capitalize()}{kind}"] == placeholder
-    assert parameters["finetune_gpus"]["parameterType"] == parameters["gpu_type"]["parameterType"] == "STRING"
+    assert outputs["gpus"]["parameterType"] == outputs["gpu_type"]["parameterType"] == "STRING"
 
 
 def test_fine_tuning_goes_to_the_nodes_that_are_asked_for(platform: Json) -> None:
     executors = platform["deploymentSpec"]["executors"]
     trainings = [name for name in executors if name.startswith("exec-finetune")]
     assert [name for name, entry in executors.items() if "nodeSelector" in entry] == trainings != []
+
+    def planned(output: str) -> Json:
+        return {"taskOutputParameter": {"outputParameterKey": output, "producerTask": "plan"}}
+
     for tuned in (executors[name] for name in trainings):
-        selector = {"componentInputParameter": "pipelinechannel--node_selector"}
-        assert tuned["nodeSelector"]["nodeSelectorJson"] == selector
-        assert tuned["tolerations"] == [{"tolerationJson": {"componentInputParameter": "pipelinechannel--tolerations"}}]
+        assert tuned["nodeSelector"]["nodeSelectorJson"] == planned("node_selector")
+        assert tuned["tolerations"] == [{"tolerationJson": planned("tolerations")}]
         assert tuned["emptyDirMounts"][0]["mountPath"] == "/dev/shm"  # noqa: S108
+
+
+def test_every_pod_knows_the_deployments_settings(platform: Json) -> None:
+    for name, entry in platform["deploymentSpec"]["executors"].items():
+        found = {key["envVar"] for settings in entry["configMapAsEnv"] for key in settings["keyToEnv"]}
+        gpu_nodes = {"GPU_NODE_SELECTOR", "GPU_TOLERATIONS"} if name == "exec-plan" else set()
+        assert found == {"S3_ENDPOINT", "KUBEFACE_WEIGHTS_MIRROR"} | gpu_nodes, name
+        assert all(settings["optional"] for settings in entry["configMapAsEnv"])
 
 
 def test_every_pod_has_a_time_limit_and_a_run_is_kept_two_weeks(documents: list[Json], platform: Json) -> None:
@@ -144,29 +155,37 @@ def worked(part: str, faulty: bool) -> str:
 
 
 @dsl.component(base_image=IMAGE)
-def summed(parts: list[str], folder: str, html: dsl.Output[dsl.HTML]) -> str:
+def summed(
+    parts: list[str],
+    models: str,
+    name: str,
+    run: str,
+    html: dsl.Output[dsl.HTML],
+    summary: dsl.Output[dsl.Artifact],
+    model: dsl.Output[dsl.Model],
+) -> None:
     """The last step: what report leaves."""
-    import json
     from pathlib import Path
 
-    summary = Path(folder, "summary.json")
-    summary.write_text(json.dumps({"gate": {"promoted": True, "reason": "better"}, "model": {"uri": "s3://m/1"}}))
-    Path(html.path).parent.mkdir(parents=True, exist_ok=True)
-    Path(html.path).write_text(" ".join(parts))
-    return json.dumps({"summary": str(summary), "html": "s3://r/report.html", "model": ""})
+    from kubeface.records.conclusion import ConclusionRecord
+
+    for artifact in (html, summary, model):
+        Path(artifact.path).parent.mkdir(parents=True, exist_ok=True)
+        Path(artifact.path).write_text(" ".join(parts))
+    conclusion = Path(models, name, "runs", f"{run}.json")
+    conclusion.parent.mkdir(parents=True)
+    ConclusionRecord(verdict="promoted", reason="better", model="s3://m/1", report="s3://r/report.html").write(
+        conclusion
+    )
 
 
-@dsl.pipeline(name="small-steps")
-def small_steps(models: str, name: str, faulty: bool = False, ui: str = "", s3_endpoint: str = "") -> Outputs:
-    """As the pipeline's own: a loop, what collects it, and the conclusion."""
+@pipeline("small", "A pipeline as the others: a loop, what collects it, and the report.")
+def small(models: str, name: str, faulty: bool = False, notify: dict[str, Any] = {}) -> Outputs:  # noqa: B006
+    """From a list to a report."""
     with dsl.ParallelFor(listed().output) as part:
         one = worked(part=part, faulty=faulty)
-    last = summed(parts=dsl.Collected(one.output), folder=models)
-    done = conclude(
-        left=last.outputs["Output"], models=models, name=name, run=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
-        s3_endpoint=s3_endpoint,
-    )  # fmt: skip
-    return Outputs(left=done.output, data=last.outputs["html"])
+    last = summed(parts=dsl.Collected(one.output), models=models, name=name, run=dsl.PIPELINE_JOB_ID_PLACEHOLDER)
+    return Outputs(**{output: last.outputs[SUMMED[output]] for output in Outputs._fields})
 
 
 @pytest.fixture
@@ -191,18 +210,18 @@ def webhook(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Json]]:
 
 
 def run_small(folder: Path, faulty: bool) -> Json:
-    small = dsl.pipeline(told_at_the_end(small_steps), name="small")
     (folder / "models").mkdir()
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(folder / "steps"))
-    return dict(small(models=str(folder / "models"), name="door", faulty=faulty, ui="https://kfp.example").outputs)
+    return dict(
+        small(models=str(folder / "models"), name="door", faulty=faulty, notify={"ui": "https://kfp.example"}).outputs
+    )
 
 
 def test_a_run_that_succeeds_tells_its_verdict_and_hands_out_its_outputs(
     tmp_path: Path, webhook: list[Json], capfd: pytest.CaptureFixture[str]
 ) -> None:
     outputs = run_small(tmp_path, faulty=False)
-    assert json.loads(outputs["left"])["html"] == "s3://r/report.html"
-    assert Path(outputs["data"].path).read_text() == "a b"
+    assert Path(outputs["report"].path).read_text() == "a b"
     (entry,) = webhook
     assert re.fullmatch(
         r"door: run \S+ succeeded, promoted: better\. Model: s3://m/1\. https://kfp\.example/#/runs/details/[\w-]+",

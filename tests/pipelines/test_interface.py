@@ -3,63 +3,22 @@
 After a change that is meant: `python -m tests.pipelines.test_interface` writes interface.json anew.
 """
 
-import inspect
 import json
 import re
 from pathlib import Path
-from typing import Any, get_origin
+from typing import Any
 
 import pytest
 import yaml
 
-from components.superresolve.component import train_superresolution as train_superresolution_component
-from kubeface.align.step import align
-from kubeface.audit.step import audit
-from kubeface.evaluate.attributes import evaluate_attributes
-from kubeface.evaluate.classes import evaluate_classes
-from kubeface.evaluate.step import evaluate
-from kubeface.filter.step import filter_faces
-from kubeface.finetune.step import finetune
-from kubeface.gather.step import gather
-from kubeface.ingest.step import ingest, plan
-from kubeface.notify.step import conclude, notify
-from kubeface.promote.step import promote
-from kubeface.report.keep import keep
-from kubeface.report.step import report
+from kubeface.plan.parameters import defaults, parameters_of
 from kubeface.runtime.errors import KubefaceError
-from kubeface.split.step import split
-from kubeface.superresolve.step import superresolve
-from kubeface.superresolve.training import train_superresolution
 from pipelines.build.catalogue import FACE_FINETUNING, IMAGE_CLASSIFICATION, LOW_RESOLUTION, TASKS, load
 from pipelines.build.compile import compile_pipeline
-from pipelines.signatures import PARAMETERS, REQUIRED
 
 GOLDEN = Path(__file__).with_name("interface.json")
-STEPS = {
-    "align": align,
-    "audit": audit,
-    "conclude": conclude,
-    "evaluate": evaluate,
-    "evaluate-attributes": evaluate_attributes,
-    "evaluate-classes": evaluate_classes,
-    "filter-faces": filter_faces,
-    "finetune": finetune,
-    "gather": gather,
-    "ingest": ingest,
-    "keep": keep,
-    "notify": notify,
-    "plan": plan,
-    "promote": promote,
-    "report": report,
-    "split": split,
-    "superresolve": superresolve,
-}
-# Parameters that a pipeline argument reaches under a name of its own.
-RENAMED = {
-    ("filter-faces", "min_score"): "filter_min_score",
-    ("filter-faces", "min_face_size"): "filter_min_face_size",
-    ("evaluate", "superresolver"): "",  # none: it takes what the model folder holds
-}
+UNCACHED = {"plan", "report", "notify"}
+AFTER_THE_LOOP = ["gather", "audit", "split", "finetune", "evaluate", "promote", "report", "notify"]
 
 
 def compiled(folder: Path, pipeline: str = FACE_FINETUNING) -> dict[str, Any]:
@@ -133,75 +92,28 @@ def test_interfaces_are_the_pinned_ones(specs: dict[str, dict[str, Any]]) -> Non
     assert interfaces(specs) == json.loads(GOLDEN.read_text("utf-8"))
 
 
-@pytest.mark.parametrize("name", STEPS)
-def test_component_defaults_are_the_steps_own(specs: dict[str, dict[str, Any]], name: str) -> None:
-    parameters = interfaces(specs)[name]["inputs"]["parameters"]
-    of_step = inspect.signature(STEPS[name]).parameters
-    compared = 0
-    for parameter, entry in parameters.items():
-        if parameter in of_step and of_step[parameter].default is not inspect.Parameter.empty:
-            assert entry["default"] == of_step[parameter].default, f"{name}: {parameter}"
-            compared += 1
-    assert compared or name in ("conclude", "promote")
+def test_the_parameters_are_those_that_plan_checks(spec: dict[str, Any]) -> None:
+    name = spec["pipelineInfo"]["name"]
+    ports = interface(spec)[name]["inputs"]["parameters"]
+    kind = parameters_of(name)
+    assert len(ports) <= 18
+    assert sorted(ports) == sorted(kind.model_fields)
+    assert {port: entry["default"] for port, entry in ports.items() if "default" in entry} == defaults(kind)
+    assert [port for port, entry in ports.items() if "default" not in entry] == ["models", "source"]
+    described = spec["pipelineInfo"]["description"]
+    assert [port for port in ports if f"\n{port}: " not in described] == []
 
 
-@pytest.mark.parametrize("name", STEPS)
-def test_parameter_defaults_are_the_components_own(specs: dict[str, dict[str, Any]], name: str) -> None:
-    """What a pipeline sets otherwise, it says: `test_what_differs_between_the_pipelines`."""
-    for parameter, entry in interfaces(specs)[name]["inputs"]["parameters"].items():
-        outer = PARAMETERS.get(RENAMED.get((name, parameter), parameter))
-        if "default" in entry and outer and outer.default is not REQUIRED:
-            assert entry["default"] == outer.default, f"{name}: {parameter}"
-
-
-def test_a_component_of_no_pipeline_has_the_defaults_of_its_step() -> None:
-    inputs = train_superresolution_component.component_spec.inputs
-    of_step = inspect.signature(train_superresolution).parameters
-    compared = {name for name in inputs if name in of_step and name not in ("aligned", "divided")}
-    assert {name: inputs[name].default for name in compared} == {name: of_step[name].default for name in compared}
-    assert compared >= of_step.keys() - {"aligned", "split", "out"}
-
-
-def test_what_differs_between_the_pipelines(specs: dict[str, dict[str, Any]]) -> None:
-    """Parameters of one name have one type, and one default but for these."""
-    differing = {}
-    for name, spec in specs.items():
-        for parameter, entry in interface(spec)[name]["inputs"]["parameters"].items():
-            first = PARAMETERS[parameter]
-            if first.default is not REQUIRED and entry["default"] != first.default:
-                differing[name, parameter] = entry["default"]
-            assert type_of(first.kind) == entry["type"], f"{name}: {parameter}"
-    assert differing == {
-        ("face-attributes", "backbone"): "resnet50",
-        ("face-attributes", "min_images"): 1,
-        ("face-attributes", "name"): "face-attributes",
-        ("face-attributes", "recipe"): "attributes",
-        ("face-attributes", "template"): "portrait_224",
-        ("image-classification", "backbone"): "resnet50",
-        ("image-classification", "detector"): "none",
-        ("image-classification", "heldout_fraction"): 0.2,
-        ("image-classification", "min_images"): 3,
-        ("image-classification", "name"): "image-classes",
-        ("image-classification", "recipe"): "classes",
-        ("image-classification", "template"): "whole_224",
-        ("low-resolution", "backbone"): "edgeface_xs_gamma_06",
-        ("low-resolution", "degradation"): "lowres:10-20",
-        ("low-resolution", "fallback"): "sface",
-        ("low-resolution", "gate"): {"target": "heldout_cross"},
-        ("low-resolution", "name"): "few-pixels",
-        ("low-resolution", "recipe"): "two-stage",
-    }
-
-
-def type_of(kind: Any) -> str:
-    found = {str: "STRING", int: "NUMBER_INTEGER", float: "NUMBER_DOUBLE", bool: "BOOLEAN"}.get(kind)
-    return found or ("LIST" if get_origin(kind) is list else "STRUCT")
-
-
-def test_every_pipeline_parameter_is_described_for_the_ui(spec: dict[str, Any]) -> None:
-    parameters = spec["root"]["inputDefinitions"]["parameters"]
-    assert len(parameters) > 20
-    assert [name for name, entry in parameters.items() if not entry.get("description")] == []
+def test_a_run_is_linear(spec: dict[str, Any]) -> None:
+    """One loop inside the steps, and no branch: every task can be seen two clicks below the run."""
+    name = spec["pipelineInfo"]["name"]
+    dags = {part for part, entry in spec["components"].items() if "dag" in entry}
+    assert dags == {f"comp-{name}-steps", "comp-for-loop-1"}
+    assert "triggerPolicy:\n        condition" not in yaml.safe_dump(spec) and "oneof" not in json.dumps(spec).lower()
+    tasks = [re.sub(r"-(attributes|classes|2)$", "", task) for task in tasks_of(spec)]
+    loop = {"ingest", "superresolve", "align", "filter-faces"}
+    assert [task for task in dict.fromkeys(tasks) if task not in loop | {"plan"}] == AFTER_THE_LOOP
+    assert len([task for task in tasks if task not in loop]) <= 9 + (name == IMAGE_CLASSIFICATION)
 
 
 def test_every_pipeline_parameter_is_used(spec: dict[str, Any]) -> None:
@@ -222,8 +134,8 @@ def test_a_gpu_is_asked_for_by_finetune_alone(spec: dict[str, Any]) -> None:
     assert with_gpu == {"exec-finetune"} | scratch
     for training in with_gpu:
         assert executors[training]["container"]["resources"]["accelerator"] == {
-            "resourceCount": "{{$.inputs.parameters['pipelinechannel--finetune_gpus']}}",
-            "resourceType": "{{$.inputs.parameters['pipelinechannel--gpu_type']}}",
+            "resourceCount": "{{$.inputs.parameters['pipelinechannel--plan-gpus']}}",
+            "resourceType": "{{$.inputs.parameters['pipelinechannel--plan-gpu_type']}}",
         }
 
 
@@ -232,10 +144,6 @@ def test_each_step_has_its_image_resources_retries_and_cache(spec: dict[str, Any
     for name, executor in executors.items():
         others = {
             "filter-faces": "filter",
-            "plan": "ingest",
-            "keep": "report",
-            "champion": "promote",
-            "conclude": "notify",
             "evaluate-attributes": "evaluate",
             "evaluate-classes": "evaluate",
             "finetune-2": "finetune",
@@ -249,7 +157,7 @@ def test_each_step_has_its_image_resources_retries_and_cache(spec: dict[str, Any
     for name, task in tasks_of(spec).items():
         assert task["retryPolicy"]["maxRetryCount"] == 2, name
         cached = task["cachingOptions"].get("enableCache", False)
-        assert cached == (name not in ("plan", "champion", "conclude", "notify")), name
+        assert cached == (name not in UNCACHED), name
 
 
 @pytest.mark.parametrize(
@@ -272,7 +180,7 @@ def test_secrets_are_referred_to_and_never_written(tmp_path: Path, pipeline: str
     }
     store, steps = (
         ("mlpipeline-minio-artifact", False),
-        f"plan ingest gather audit champion promote conclude {own}",
+        f"plan ingest gather audit promote report {own}",
     )
     assert referred == {f"exec-{step}": [store] for step in steps.split()} | {
         "exec-notify": [store, ("kubeface-webhook", True)]
@@ -317,15 +225,13 @@ def test_a_pipeline_that_is_unknown(tmp_path: Path) -> None:
         compile_pipeline(tmp_path / "none.yaml", pipeline="face")
 
 
-def test_a_scratch_network_is_told_from_the_model(specs: dict[str, dict[str, Any]]) -> None:
+def test_a_scratch_network_has_options_of_its_own(specs: dict[str, dict[str, Any]]) -> None:
     tasks = tasks_of(specs[IMAGE_CLASSIFICATION])
     taken = tasks["finetune-2"]["inputs"]["parameters"]
     assert tasks["finetune-2"]["taskInfo"]["name"] == "scratch"
     assert "finetune" in tasks["finetune-2"]["dependentTasks"]  # one GPU is enough
-    assert taken["backbone"] == {"runtimeValue": {"constant": "small_cnn"}}
-    assert taken["settings"] == {"componentInputParameter": "pipelinechannel--scratch_settings"}
-    assert taken["recipe"] == {"runtimeValue": {"constant": "scratch"}}
-    assert not taken.keys() & {"pretrained", "fallback", "resume"}
+    assert taken["options"] == {"taskOutputParameter": {"outputParameterKey": "scratch", "producerTask": "plan"}}
+    assert not taken.keys() & {"champion", "decision"}
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import pytest
 
 from kubeface.storage.folders import sha256_file
 from kubeface.tables.table import Table
-from pipelines.local.demo import SETTINGS
+from pipelines.local.demo import DEMOS, TRAINING
 from tests.pipelines.local.test_store import weeds
 from tests.support.engine import working_engine
 
@@ -20,10 +20,10 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 def run_in(folder: Path, *command: str, timeout: float) -> str:
-    """Runs a module in a folder elsewhere than in the repository, without what other tests have set; what it said."""
+    """Runs a command in a folder elsewhere than in the repository, without what other tests have set; what it said."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("S3_", "AWS_", "OMP_"))}
     done = subprocess.run(
-        [sys.executable, "-m", *command],
+        [sys.executable, "-m", "kubeface", *command],
         cwd=folder,
         env=kept | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -39,7 +39,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run of the demo, started as `make demo` starts it but in a folder of its own."""
     folder = tmp_path_factory.mktemp("demo")
     processes = weeds()
-    assert "report:  file://" in run_in(folder, "pipelines.local.demo", timeout=1200)
+    assert "report:  file://" in run_in(folder, "demo", timeout=1200)
     assert weeds() == processes
     return folder / "runs" / "latest"
 
@@ -59,7 +59,7 @@ def test_demo_makes_a_better_model_and_promotes_it(demo: Path) -> None:
 @pytest.mark.timeout(1000)
 @pytest.mark.parametrize(("which", "figure"), [("attributes", "auc"), ("classes", "accuracy")])
 def test_the_other_demos_make_better_models_and_promote_them(tmp_path: Path, which: str, figure: str) -> None:
-    told = run_in(tmp_path, "pipelines.local.demo", which, timeout=900)
+    told = run_in(tmp_path, "demo", which, timeout=900)
     assert "start:   sface" in told and "features alone" in told
     summary = json.loads((tmp_path / "runs" / "latest" / "summary.json").read_text("utf-8"))
     assert summary["dataset"]["images"] == 400
@@ -73,7 +73,7 @@ def test_the_other_demos_make_better_models_and_promote_them(tmp_path: Path, whi
 
 @pytest.mark.timeout(1000)
 def test_the_demo_of_few_pixels_makes_a_better_model_and_promotes_it(tmp_path: Path) -> None:
-    run_in(tmp_path, "pipelines.local.demo", "low-resolution", timeout=900)
+    run_in(tmp_path, "demo", "low-resolution", timeout=900)
     run = tmp_path / "runs" / "latest"
     summary = json.loads((run / "summary.json").read_text("utf-8"))
     assert summary["dataset"]["images"] == 800  # each of few pixels and sharp
@@ -92,7 +92,6 @@ def test_the_same_model_comes_out_of_containers(demo: Path, tmp_path: Path) -> N
     run_in(
         *(
             tmp_path,
-            "kubeface",
             "images",
             *given,
             "--registry",
@@ -102,7 +101,7 @@ def test_the_same_model_comes_out_of_containers(demo: Path, tmp_path: Path) -> N
         ),
         timeout=1800,
     )
-    run_in(tmp_path, "pipelines.local.containers", *given, timeout=1800)
+    run_in(tmp_path, "demo-containers", *given, timeout=1800)
     run = tmp_path / "runs" / "latest"
     for name in ("model.safetensors", "model.onnx"):
         assert sha256_file(run / "model" / name) == sha256_file(demo / "model" / name)
@@ -113,7 +112,7 @@ def test_the_same_model_comes_out_of_containers(demo: Path, tmp_path: Path) -> N
         command = [engine, "run", "--rm", "--read-only", "--tmpfs=/tmp", "--cap-drop=all", "--network=none"]
         image = f"localhost/kubeface-test/{step}:test"
         done = subprocess.run(
-            [*command, image, "python", "-m", f"kubeface.{step}", "--self-check"], capture_output=True, text=True
+            [*command, image, "python", "-m", "kubeface", "self-check", step], capture_output=True, text=True
         )
         assert done.stdout.startswith(f"ok: {step}: "), done.stderr
 
@@ -125,17 +124,18 @@ def test_other_divisions_of_the_people_say_the_same(demo: Path, tmp_path: Path, 
     steps = next((demo / "steps").iterdir())
     tables = {"aligned": steps / "gather" / "out_aligned", "split": tmp_path / "split"}
     found = {"filtered": steps / "gather" / "out_filtered", "audited": steps / "audit" / "audited"}
-    run("kubeface", "split", aligned=tables["aligned"], **found, out=tables["split"], seed=seed)
+    run("split", aligned=tables["aligned"], **found, out=tables["split"], seed=seed)
     rows = Table(tables["split"], "split").columns(["identity", "split"]).to_pylist()
     assert 8 <= len({row["identity"] for row in rows if row["split"] == "heldout"}) <= 20
-    training = {"degradation": SETTINGS["degradation"]} | SETTINGS["settings"]
-    run("kubeface.finetune", **tables, out=tmp_path / "model", seed=seed, **training)
+    degradation = DEMOS["recognition"].arguments["degradation"]
+    training = {"degradation": degradation} | TRAINING
+    run("finetune", **tables, out=tmp_path / "model", seed=seed, **training)
     run(
-        *("kubeface", "evaluate"),
+        "evaluate",
         **tables,
         model=tmp_path / "model",
         out=tmp_path / "evaluation",
-        degradation=SETTINGS["degradation"],
+        degradation=degradation,
         seed=seed,
     )
     evaluation = json.loads((tmp_path / "evaluation" / "evaluation.json").read_text("utf-8"))
@@ -143,12 +143,12 @@ def test_other_divisions_of_the_people_say_the_same(demo: Path, tmp_path: Path, 
     assert evaluation["gate"]["better"] is True, evaluation["gate"]["reason"]
 
 
-def run(module: str, *command: str, **flags: object) -> None:
+def run(command: str, **flags: object) -> None:
     """Runs a step's command line, with as many threads as it takes by itself."""
     words = [word for name, value in flags.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     environment = {key: value for key, value in os.environ.items() if not key.startswith("OMP_")}
     done = subprocess.run(
-        [sys.executable, "-m", module, *command, *words], capture_output=True, text=True, cwd=ROOT, env=environment
+        [sys.executable, "-m", "kubeface", command, *words], capture_output=True, text=True, cwd=ROOT, env=environment
     )
     assert done.returncode == 0, done.stderr[-2000:]
 

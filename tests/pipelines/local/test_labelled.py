@@ -13,8 +13,8 @@ PEOPLE, PHOTOGRAPHS = 8, 4
 QUICK: dict[str, Any] = {
     "backbone": "sface",
     "recipe": "",
-    "settings": {"strategy": "full", "head_epochs": 1, "epochs": 1},
-    "bootstrap": 100,
+    "finetune": {"strategy": "full", "head_epochs": 1, "epochs": 1},
+    "evaluate": {"bootstrap": 100},
     "seed": 5,
 }
 Run = tuple[Path, dict[str, Any], dict[str, Any]]  # folder, arguments, summary
@@ -44,10 +44,10 @@ def run(folder: Path, pipeline: str, arguments: dict[str, Any]) -> Run:
 def attributes(people: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     arguments = QUICK | {
         "source": str(people / "people"),
-        "listing": str(people / "labels.csv"),
+        "ingest": {"listing": str(people / "labels.csv")},
         "models": str(people / "models"),
         "name": "labels",
-        "heldout_fraction": 0.5,
+        "split": {"heldout_fraction": 0.5},
     }
     return run(tmp_path_factory.mktemp("runs") / "attributes", "face-attributes", arguments)
 
@@ -58,8 +58,8 @@ def classes(people: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
         "source": str(people / "people"),
         "models": str(people / "models"),
         "name": "people",
-        "unknown_fraction": 0.5,
-        "scratch_settings": {"epochs": 1},
+        "split": {"unknown_fraction": 0.5},
+        "scratch": {"epochs": 1},
         "degradation": "noise:30",
     }
     return run(tmp_path_factory.mktemp("runs") / "classes", "image-classification", arguments)
@@ -116,14 +116,16 @@ def test_classes_with_a_network_from_scratch_and_unknown_people(
     assert "macro-F1" in told and "from scratch" in told
 
 
-def test_without_drift_a_run_that_waits_for_it_trains_nothing(
+def test_without_drift_a_run_that_waits_for_it_hands_on_the_promoted_model(
     attributes: Run, classes: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for done, pipeline in ((attributes, "face-attributes"), (classes, "image-classification")):
+        before, arguments, first = done
         folder = tmp_path / pipeline
-        summary = run_local(done[1] | {"on_drift": "retrain", "max_drift": 0.25}, folder, pipeline=pipeline)
-        assert summary["trained"] is False and summary["pipeline"] == pipeline
-        assert "Nothing new to learn" in (folder / "report.html").read_text("utf-8")
-        assert not any((folder / "steps").glob("*/finetune*"))
+        waiting = {"audit": {"on_drift": "retrain", "max_drift": 0.25}}
+        summary = run_local(arguments | waiting, folder, pipeline=pipeline)
+        assert summary["trained"] is not first["gate"]["promoted"]  # there is something to hand on, or there is not
+        same = (folder / "model" / "model.safetensors").read_bytes()
+        assert same == (before / "model" / "model.safetensors").read_bytes()
         print_outcome(summary, folder)
-        assert "not trained: " in capsys.readouterr().out
+        assert ("not trained: " in capsys.readouterr().out) is first["gate"]["promoted"]

@@ -32,13 +32,11 @@ def done(orl: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory) -> tup
     arguments = {
         "source": str(root / "pairs"),
         "models": str(root / "models"),
-        "identity_pattern": r"^(\d{3})",
-        "superresolver": str(root / "network.safetensors"),
-        "pretrained": str(root / "nowhere" / "edgeface.safetensors"),
-        "settings": {"head_epochs": 1, "epochs": 1},
-        "heldout_fraction": 0.5,
-        "probes": "none",
-        "bootstrap": 100,
+        "ingest": {"identity_pattern": r"^(\d{3})"},
+        "superresolve": {"model": str(root / "network.safetensors")},
+        "finetune": {"pretrained": str(root / "nowhere" / "edgeface.safetensors"), "head_epochs": 1, "epochs": 1},
+        "split": {"heldout_fraction": 0.5},
+        "evaluate": {"probes": "none", "bootstrap": 100},
         "seed": 5,
     }
     return root / "run", run_local(arguments, root / "run", pipeline="low-resolution")

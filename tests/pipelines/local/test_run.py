@@ -20,9 +20,9 @@ ROOT = Path(__file__).resolve().parents[3]
 STEPS = ["ingest", "align", "filter", "gather", "audit", "split", "finetune", "evaluate", "promote"]
 QUICK = {
     "degradation": "noise:60",
-    "settings": {"strategy": "full", "epochs": 1},
-    "bootstrap": 100,
-    "heldout_fraction": 0.5,
+    "finetune": {"strategy": "full", "epochs": 1},
+    "evaluate": {"bootstrap": 100},
+    "split": {"heldout_fraction": 0.5},
 }
 
 
@@ -54,7 +54,7 @@ def runs(people: str, bucket: str, tmp_path_factory: pytest.TempPathFactory) -> 
     done = []
     for name, count, models in (("one", 1, "models"), ("two", 3, "others")):
         arguments = QUICK | {"source": people, "models": f"s3://{bucket}/{models}", "name": "quick", "seed": 5}
-        arguments |= {"num_shards": count}
+        arguments |= {"resources": {"shards": count}}
         done.append((folder / name, run_local(arguments, folder / name)))
         data = folder / "data.json"
         objects.download(f"s3://{bucket}/models/quick/data.json", data)
@@ -134,14 +134,14 @@ def test_without_drift_a_run_that_waits_for_it_trains_nothing(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     arguments = QUICK | {"source": people, "models": f"s3://{bucket}/models", "name": "quick", "seed": 5}
-    arguments |= {"on_drift": "retrain", "max_drift": 0.25}
+    arguments |= {"audit": {"on_drift": "retrain", "max_drift": 0.25}}
     folder = tmp_path / "run"
     summary = run_local(arguments, folder)
     assert summary["trained"] is False and summary["dataset"]["drift"]["compared"]
     assert summary["model"]["uri"] == runs[0][1]["model"]["uri"]
-    assert "Nothing new to learn" in (folder / "report.html").read_text("utf-8")
     assert "Data audit" in (folder / "data.html").read_text("utf-8")
-    assert not any((folder / "steps").glob("*/finetune*"))
+    promoted = objects.read_bytes(f"{summary['model']['uri']}/model.safetensors")
+    assert (folder / "model" / "model.safetensors").read_bytes() == promoted
     print_outcome(summary, folder)
     assert "not trained: " in capsys.readouterr().out
 
@@ -150,10 +150,10 @@ def test_a_failing_step_is_named_with_its_reason(tmp_path: Path, orl_folder: Pat
     before = type(face_finetuning.pipeline_spec)()
     before.CopyFrom(face_finetuning.pipeline_spec)
     with pytest.raises(
-        KubefaceError, match=r"step align failed: shard 0/1 failed twice: detector 'yolo' is unknown.*log: .*run\.log"
+        KubefaceError, match=r"step plan failed: align\.detector is 'yolo': input should be.*log: .*run\.log"
     ):
-        run_local({"source": str(orl_folder), "models": "m", "detector": "yolo"}, tmp_path / "run")
-    assert "Traceback" not in (tmp_path / "run" / "run.log").read_text("utf-8").split("detector 'yolo'")[1]
+        run_local({"source": str(orl_folder), "models": "m", "align": {"detector": "yolo"}}, tmp_path / "run")
+    assert "Traceback" not in (tmp_path / "run" / "run.log").read_text("utf-8").split("'yolo'")[1]
     assert not (tmp_path / "run" / "report.html").exists()
     assert face_finetuning.pipeline_spec == before  # the pipeline that is compiled keeps its retries
 
@@ -163,9 +163,9 @@ def test_a_run_does_not_overwrite_another(tmp_path: Path) -> None:
         run_local({"source": "x", "models": "m"}, tmp_path)
 
 
-def command(module: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", module, *arguments],
+        [sys.executable, "-m", "kubeface", *arguments],
         capture_output=True,
         text=True,
         env=os.environ | environment,
@@ -183,27 +183,25 @@ def one_error_line(done: subprocess.CompletedProcess[str]) -> str:
 
 
 def test_a_prefix_without_images_is_one_line_and_an_exit_code(bucket: str, tmp_path: Path) -> None:
-    done = command(
-        "pipelines.local.run", "--source", f"s3://{bucket}/nobody", "--models", "m", "--run", str(tmp_path / "run")
-    )
+    done = command("run", "--source", f"s3://{bucket}/nobody", "--models", "m", "--folder", str(tmp_path / "run"))
     assert "step plan failed: s3://kubeface/nobody holds no image" in one_error_line(done)
 
 
 def test_a_wrong_key_is_one_line_and_an_exit_code(bucket: str) -> None:
-    line = one_error_line(command("pipelines.local.demo", AWS_SECRET_ACCESS_KEY="wrong"))
+    line = one_error_line(command("demo", AWS_SECRET_ACCESS_KEY="wrong"))
     assert "refuses the access key" in line and "wrong" not in line
 
 
 def test_a_missing_bucket_is_one_line_and_an_exit_code(bucket: str) -> None:
-    line = one_error_line(command("pipelines.local.demo", S3_BUCKET="not-there"))
+    line = one_error_line(command("demo", S3_BUCKET="not-there"))
     assert "bucket 'not-there' does not exist" in line
 
 
 def test_an_endpoint_without_a_bucket_is_one_line_and_an_exit_code(bucket: str) -> None:
-    assert "S3_BUCKET is not" in one_error_line(command("pipelines.local.demo", S3_BUCKET=""))
+    assert "S3_BUCKET is not" in one_error_line(command("demo", S3_BUCKET=""))
 
 
 def test_a_port_in_use_is_one_line_and_an_exit_code(bucket: str) -> None:
     port = os.environ["S3_ENDPOINT"].rpartition(":")[2]
-    line = one_error_line(command("pipelines.local.demo", S3_ENDPOINT="", STORE_PORT=port))
+    line = one_error_line(command("demo", S3_ENDPOINT="", STORE_PORT=port))
     assert f"port {port} on 127.0.0.1 is in use" in line

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from kfp import dsl, local
@@ -10,29 +11,39 @@ from kfp import dsl, local
 from components.align.component import align
 from components.filter.component import filter_faces
 from components.gather.component import gather
-from components.ingest.component import ingest, plan
+from components.ingest.component import ingest
 from kubeface.ingest.catalogue import shard_number
 
 COUNT = 4
 
 
+@dsl.component(base_image="none")
+def listed(source: str, num_shards: int, options: dict[str, Any]) -> list[str]:
+    """The shards, as plan gives them."""
+    from kubeface.ingest.options import IngestOptions
+    from kubeface.ingest.step import plan_shards
+
+    return list(plan_shards(source, num_shards, IngestOptions(**options)).shards)
+
+
 @dsl.pipeline(name="shards")
 def shards(source: str, num_shards: int, forget: str = "", previous: str = "") -> None:
     """What face_finetuning does up to gather."""
-    planned = plan(source=source, num_shards=num_shards, forget=forget)
+    planned = listed(source=source, num_shards=num_shards, options={"forget": forget})
     planned.set_caching_options(False)
     with dsl.ParallelFor(planned.output, parallelism=2) as shard:
-        ingested = ingest(source=source, shard=shard)
-        aligned = align(faces=ingested.outputs["faces"], shard=shard, detector="retinaface")
-        filtered = filter_faces(faces=ingested.outputs["faces"], aligned=aligned.outputs["aligned"], shard=shard)
+        ingested = ingest(source=source, shard=shard, options={})
+        aligned = align(faces=ingested.outputs["faces"], shard=shard, options={"detector": "retinaface"})
+        filtered = filter_faces(
+            faces=ingested.outputs["faces"], aligned=aligned.outputs["aligned"], shard=shard, options={}
+        )
         for task in (ingested, aligned, filtered):
             task.set_caching_options(True)
     gathered = gather(
         ingested=dsl.Collected(ingested.outputs["Output"]),
         aligned=dsl.Collected(aligned.outputs["Output"]),
         filtered=dsl.Collected(filtered.outputs["Output"]),
-        forget=forget,
-        previous=previous,
+        options={"forget": forget, "previous": previous},
     )
     gathered.set_caching_options(False)
 

@@ -1,0 +1,94 @@
+"""Plan: checks a whole run before anything starts, lists its source, and hands each step its options."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from kubeface.faces.degradation import Degradation
+from kubeface.ingest.step import plan_shards
+from kubeface.plan.parameters import StepOptions, read_parameters, step_options
+from kubeface.plan.resources import Resources
+from kubeface.promote.champion import find_champion
+from kubeface.runtime.errors import KubefaceError
+
+# What the deployment says of its GPU nodes, as JSON in the environment.
+DEPLOYMENT = {"node_selector": "GPU_NODE_SELECTOR", "tolerations": "GPU_TOLERATIONS"}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will do.
+
+    Args:
+        shards: text of each shard of the source, for the tasks of the loop.
+        champion: address of the promoted model's version, empty for none.
+        options: of each step.
+        resources: of the pods; GPU nodes as the deployment knows them where the run does not say.
+    """
+
+    shards: list[str]
+    champion: str
+    options: StepOptions
+    resources: Resources
+
+
+def plan(pipeline: str, values: Mapping[str, Any]) -> Plan:
+    """Checks the parameters of a run, lists its source and looks up the promoted model.
+
+    Args:
+        pipeline: name of the pipeline.
+        values: its parameters by name, see `RunParameters`.
+
+    Raises:
+        KubefaceError: one line with all that is wrong with the parameters; a source that is not there, cannot be
+            reached or holds no image; a store of the models that does not answer.
+    """
+    run = read_parameters(pipeline, values)
+    Degradation.parse(run.degradation)
+    options = step_options(pipeline, run)
+    shards = plan_shards(run.source, run.resources.shards, options.ingest).shards
+    return Plan(list(shards), find_champion(run.models, run.name), options, _on_gpu_nodes(run.resources))
+
+
+def _on_gpu_nodes(resources: Resources) -> Resources:
+    """The resources with the deployment's selector and tolerations of GPU nodes, where fine-tuning asks for a GPU."""
+    pod = resources.finetune
+    found = {
+        name: _from_environment(variable) if pod.gpus else None
+        for name, variable in DEPLOYMENT.items()
+        if getattr(pod, name) is None
+    }
+    return resources.model_copy(update={"finetune": type(pod).model_validate(pod.model_dump() | found)})
+
+
+def _from_environment(variable: str) -> Any:
+    try:
+        return json.loads(os.environ.get(variable) or "null")
+    except ValueError:
+        raise KubefaceError(f"{variable} is not JSON: correct it in the config map kubeface-settings") from None
+
+
+def outputs(plan: Plan) -> dict[str, Any]:
+    """The plan as the outputs of its task in Kubeflow: text, lists and dictionaries by name."""
+    pods, steps = plan.resources, fields(plan.options)
+    options = {step.name: getattr(plan.options, step.name) for step in steps}
+    return {
+        "Output": plan.shards,
+        "champion": plan.champion,
+        **{step: model.model_dump(mode="json") if model else {} for step, model in options.items()},
+        "shard_cpu": pods.shard.cpu,
+        "shard_memory": pods.shard.memory,
+        "audit_cpu": pods.audit.cpu,
+        "audit_memory": pods.audit.memory,
+        "finetune_cpu": pods.finetune.cpu,
+        "finetune_memory": pods.finetune.memory,
+        "evaluate_cpu": pods.evaluate.cpu,
+        "evaluate_memory": pods.evaluate.memory,
+        "gpus": str(pods.finetune.gpus),
+        "gpu_type": pods.finetune.gpu_type,
+        "node_selector": pods.finetune.node_selector or {},
+        "tolerations": list(pods.finetune.tolerations or ()),
+        "nodes": pods.nodes.model_dump(mode="json"),
+    }
