@@ -30,10 +30,10 @@ class TrainingPod(Pod):
     """GPUs, which share the work; 0 for none, and with several nodes."""
     gpu_type: str = "nvidia.com/gpu"
     """What a GPU is called in the cluster: nvidia.com/gpu, amd.com/gpu, nvidia.com/mig-1g.5gb …"""
-    node_selector: dict[str, str] | None = None
-    """Labels of the nodes to run on, as {"pool": "gpu"}; by default what the deployment says of its GPU nodes."""
-    tolerations: tuple[dict[str, Any], ...] | None = None
-    """Taints to tolerate, as [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]; by default what
+    node_selector: dict[str, str] = Field(default={})
+    """Labels of the nodes to run on, as {"pool": "gpu"}; empty for what the deployment says of its GPU nodes."""
+    tolerations: tuple[dict[str, Any], ...] = ()
+    """Taints to tolerate, as [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]; empty for what
     the deployment says of its GPU nodes."""
 
 

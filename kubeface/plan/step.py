@@ -56,16 +56,16 @@ def _on_gpu_nodes(resources: Resources) -> Resources:
     """The resources with the deployment's selector and tolerations of GPU nodes, where fine-tuning asks for a GPU."""
     pod = resources.finetune
     found = {
-        name: _from_environment(variable) if pod.gpus else None
+        name: _from_environment(variable)
         for name, variable in DEPLOYMENT.items()
-        if getattr(pod, name) is None
+        if pod.gpus and not getattr(pod, name) and os.environ.get(variable)
     }
     return resources.model_copy(update={"finetune": type(pod).model_validate(pod.model_dump() | found)})
 
 
 def _from_environment(variable: str) -> Any:
     try:
-        return json.loads(os.environ.get(variable) or "null")
+        return json.loads(os.environ[variable])
     except ValueError:
         raise KubefaceError(f"{variable} is not JSON: correct it in the config map kubeface-settings") from None
 
@@ -88,7 +88,7 @@ def outputs(plan: Plan) -> dict[str, Any]:
         "evaluate_memory": pods.evaluate.memory,
         "gpus": str(pods.finetune.gpus),
         "gpu_type": pods.finetune.gpu_type,
-        "node_selector": pods.finetune.node_selector or {},
-        "tolerations": list(pods.finetune.tolerations or ()),
+        "node_selector": pods.finetune.node_selector,
+        "tolerations": list(pods.finetune.tolerations),
         "nodes": pods.nodes.model_dump(mode="json"),
     }

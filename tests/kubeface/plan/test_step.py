@@ -54,7 +54,7 @@ def test_gpu_nodes_are_the_deployments_unless_the_run_names_some(
         return found["node_selector"], found["tolerations"]
 
     assert pod() == ({"pool": "gpu"}, [{"key": "nvidia.com/gpu", "operator": "Exists"}])
-    assert pod(node_selector={"zone": "a"}, tolerations=[]) == ({"zone": "a"}, [])
+    assert pod(node_selector={"zone": "a"}, tolerations=[{"key": "b"}]) == ({"zone": "a"}, [{"key": "b"}])
     assert pod(gpus=0) == ({}, [])  # it can run anywhere
     monkeypatch.setenv("GPU_NODE_SELECTOR", "pool=gpu")
     with pytest.raises(KubefaceError, match="GPU_NODE_SELECTOR is not JSON: correct it in the config map"):
