@@ -60,7 +60,8 @@ def compile_pipeline(
     with kept(made):
         _change(made, parallelism, weights_claim, hours)
         compiler.Compiler().compile(made, str(path))
-    text = path.read_text("utf-8")
+    # kfp's comment at the top shows default dictionaries in whatever order protobuf has them.
+    text = re.sub(r"\A(#.*\n)+", "", path.read_text("utf-8"))
     path.write_text(STEP_IMAGE.sub(lambda name: pinned.get(name[1], f"{registry}/{name[1]}:{tag}"), text), "utf-8")
 
 
