@@ -23,12 +23,17 @@ def write_docs(check: bool = False) -> None:
         check: Change nothing; fail where a page is out of date.
     """
     for path, text in _pages():
-        written = BLOCK.sub(lambda block: f"{block[1]}{options_table(_model(block[2], path))}{block[3]}", text)
+        written = _written(text, path)
         if written == text:
             continue
         require(not check, f"{path.relative_to(ROOT)} is out of date: run 'make docs'")
         path.write_text(written, "utf-8")
         print(f"wrote {path.relative_to(ROOT)}")
+
+
+def _written(text: str, path: Path) -> str:
+    """A page with its tables made anew."""
+    return BLOCK.sub(lambda block: f"{block[1]}{options_table(_model(block[2], path))}{block[3]}", text)
 
 
 def _pages() -> Iterator[tuple[Path, str]]:
