@@ -11,52 +11,39 @@ def finetune(
     divided: dsl.Input[dsl.Dataset],
     model: dsl.Output[dsl.Model],
     metrics: dsl.Output[dsl.Metrics],
-    backbone: str = "sface",
-    pretrained: str = "",
-    degradation: str = "none",
-    recipe: str = "",
-    settings: dict[str, Any] = {},  # noqa: B006 - KFP wants the default as it is
-    checkpoints: str = "",
-    resume: str = "",
-    device: str = "auto",
-    workers: int = -1,
-    seed: int = 0,
-    task: str = "recognition",
-    labels: str = "",
-    fallback: str = "",
-    superresolver: str = "bicubic",
-    s3_endpoint: str = "",
-    weights_mirror: str = "",
-    num_nodes: int = 1,
-    node_resources: dict[str, Any] = {},  # noqa: B006
-    training_runtime: str = "torch-distributed",
+    options: dict[str, Any],
+    nodes: dict[str, Any] = {},  # noqa: B006
+    champion: str = "",
+    decision: str = "train",
 ) -> None:
-    """Fine-tunes a model on the training images of a split; on several GPUs or nodes where there are."""
+    """Fine-tunes."""
     from pathlib import Path
+    from kubeface.finetune.step import finetune as run
+    from kubeface.runtime.process import run_component
+    from kubeface.finetune.settings import Settings
 
-    from kubeface.finetune.launch import Nodes, launch
-    from kubeface.runtime.process import run_component, use_stores
-
-    use_stores(s3_endpoint, weights_mirror)
+    own = {
+        k: options[k]
+        for k in "backbone pretrained fallback degradation checkpoints resume device workers seed task labels superresolver".split()
+    }
+    own["workers"], own["seed"] = int(own["workers"]), int(own["seed"])
+    settings = {
+        k: v
+        for k, v in options.items()
+        if k in Settings.model_fields
+        and v
+        != (
+            Settings.model_fields[k].default
+            if not isinstance(Settings.model_fields[k].default, tuple)
+            else list(Settings.model_fields[k].default)
+        )
+    }
     run_component(
         metrics,
-        launch,
-        nodes=Nodes(num_nodes, node_resources, training_runtime, aligned.uri, divided.uri, model.uri),
+        run,
         aligned=Path(aligned.path),
         split=Path(divided.path),
         out=Path(model.path),
-        backbone=backbone,
-        pretrained=pretrained,
-        degradation=degradation,
-        recipe=recipe,
         settings=settings,
-        checkpoints=checkpoints,
-        resume=resume,
-        device=device,
-        workers=workers,
-        seed=seed,
-        task=task,
-        labels=labels,
-        fallback=fallback,
-        superresolver=superresolver,
+        **own,
     )
