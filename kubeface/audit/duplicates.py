@@ -4,10 +4,10 @@ Two images are one photograph when their perceptual hashes differ in at most 3 b
 is 0.7 or more, or when it is 0.97 or more alone. Measured on 150 photographs of CelebA, each changed and held against
 itself, that finds: JPEG at quality 90 or 50 all, at 20 93 %; half the size 93 %, a third 80 %, half the size at quality
 50 73 %, twice the size 99 %; brighter 95 %; a strip cut off two sides 97 %, 3 % off all four 66 %, 10 % 50 %.
-A cut changes the hash by 8 to 30 bits, so that only the cosine tells.
+A cut changes the hash by 8 to 30 bits, so that only the cosine finds it.
 
 Of CelebA's 50,000 pairs of different photographs of one person 31 count as one, and they are: the data set has them
-twice. Among its 8.8 million pairs across people one is within 6 bits, and is a photograph that stands under two names.
+twice. Among its 8.8 million pairs across people one is within 6 bits, and is a photograph under two names.
 The hardest known are series before a plain background: 24 of ORL's 1,800 pairs are taken for one (8 by hash, 16 by the
 cosine). That keeps them on one side of a division, no more, unless duplicates are dropped.
 """
@@ -56,7 +56,7 @@ class Duplicates:
 
     Args:
         cluster: by row the row that names its cluster, the one with the least image_id.
-        two_names: by row whether its photograph stands under several identities.
+        two_names: by row whether several identities have its photograph.
     """
 
     cluster: Ints
@@ -66,8 +66,8 @@ class Duplicates:
 def find_duplicates(images: AuditedImages, rule: SamePhotograph) -> Duplicates:
     """Puts images of one photograph into one cluster, and the two of a resolution pair too.
 
-    Resolution pairs are compared by their sharp images: where one of a pair stands under two names, so do both. A
-    low-resolution image without a sharp partner is compared by its bytes alone.
+    Resolution pairs are compared by their sharp images: where the photograph of one is under two names, so is
+    that of the other. A low-resolution image without a sharp partner is compared by its bytes alone.
 
     Within an identity all pairs are compared, across identities those with equal bytes or with hashes that differ in
     few bits.
@@ -139,7 +139,7 @@ def _named_by_least_id(images: AuditedImages, roots: Ints) -> Ints:
 
 
 def _under_two_names(images: AuditedImages, roots: Ints) -> Flags:
-    """By row whether its photograph stands under several identities."""
+    """By row whether several identities have its photograph."""
     least = np.full(len(images), len(images.names), np.int32)
     most = np.full(len(images), -1, np.int32)
     np.minimum.at(least, roots, images.identity)

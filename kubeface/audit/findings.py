@@ -1,4 +1,4 @@
-"""What the audit found, as one object, and what follows from it: verdicts, counts, tables."""
+"""Findings of the audit, and what is derived from them: verdicts, counts, CSV files."""
 
 import csv
 from collections import Counter
@@ -26,7 +26,7 @@ Verdicts = NDArray[np.int8]  # by row an index into REASONS, or KEPT
 
 @dataclass(frozen=True)
 class Findings:
-    """What was found."""
+    """Results of all checks."""
 
     duplicates: Duplicates
     centres: Centres
@@ -36,7 +36,7 @@ class Findings:
 
 
 def decide(images: AuditedImages, findings: Findings, options: AuditOptions) -> Verdicts:
-    """Decides which images are left out, and why; with a suspect photograph goes its low-resolution image."""
+    """Decides which images are left out, and why; a suspect photograph takes its low-resolution image with it."""
     verdicts = np.full(len(images), KEPT, np.int8)
 
     def leave_out(reason: str, rows: Flags) -> None:
@@ -44,7 +44,7 @@ def decide(images: AuditedImages, findings: Findings, options: AuditOptions) -> 
 
     leave_out("unreadable", ~images.readable)
     if options.on_leak != "warn":
-        # With a person go all identities that look like the same one.
+        # A leaked person takes all identities with it that look like the same person.
         leaked = np.unique(findings.lookalikes.person[[leak.identity for leak in findings.leaks]])
         leave_out("leak", np.isin(findings.lookalikes.person, leaked)[images.identity])
     leave_out("same_photo_two_names", findings.duplicates.two_names)
@@ -127,7 +127,7 @@ def identity_sizes(images: AuditedImages) -> IdentitySizes:
 
 
 def count_findings(images: AuditedImages, findings: Findings, verdicts: Verdicts) -> AuditCounts:
-    """Numbers of what was found."""
+    """Counts the findings."""
     sizes = Counter(
         count_photographs(images, group) for group in repeated_photographs(images, findings.duplicates.cluster)
     )

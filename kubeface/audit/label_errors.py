@@ -20,7 +20,7 @@ from kubeface.audit.embedder import SIZE, Vectors, to_unit_length
 from kubeface.audit.groups import Codes, DisjointSets, Flags, Ints, round_cosines
 from kubeface.audit.images import AuditedImages
 
-FEWEST_OTHERS = 2  # photographs besides the one that is judged: one alone may be the wrong one itself
+FEWEST_OTHERS = 2  # photographs besides the one that is judged: a single other one may be the wrong one
 MOST_LISTED = 10_000  # pairs of identities: where there are more, labels are wrong everywhere
 NEAR = 0.5  # cosine with another's mean that one image in a hundred of CelebA reaches among 200 people
 SIMILARITIES = 2**18  # that are in memory at a time where all is compared with all

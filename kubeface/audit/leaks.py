@@ -60,7 +60,7 @@ class LeakRule:
 def find_leaks(images: AuditedImages, centres: Centres, evaluation: EvaluationSet, rule: LeakRule) -> list[Leak]:
     """Identities that are in an evaluation set, each with the person there that it is most like.
 
-    A low-resolution image stands for its sharp partner, and without one is compared with nobody.
+    A low-resolution image is compared by its sharp partner, and without one not at all.
     """
     leaks: dict[int, Leak] = {}
     means = evaluation.means

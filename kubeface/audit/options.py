@@ -11,7 +11,7 @@ Cosine = Annotated[float, Field(ge=-1, le=1)]
 
 
 class AuditOptions(Options):
-    """What is looked for in the data, and what follows from it."""
+    """Checks of the data, their thresholds, and what is done about what they find."""
 
     task: Task = "recognition"
     """What the model is trained for: recognition, attributes or classes."""

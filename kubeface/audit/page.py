@@ -1,4 +1,4 @@
-"""The audit's page: figures and pictures of what was found, rendered into template.html."""
+"""The audit's page: figures and pictures of the findings, rendered into template.html."""
 
 import base64
 import io
@@ -52,7 +52,7 @@ class _Clusters:
 
 @dataclass(frozen=True)
 class Card:
-    """A picture with what stands below it; `picture` is empty where there is none."""
+    """A picture with the text below it; `picture` is empty where there is none."""
 
     picture: str
     title: str
@@ -82,7 +82,7 @@ class _Cards:
         self._pictures = {row: thumbnail(picture) for row, picture in pictures.items()}
 
     def card(self, row: int, text: str | None = None) -> Card:
-        """The card of a row; below its identity stands the text, its source where that is None."""
+        """The card of a row: its identity, and below it the text, or its source where that is None."""
         return Card(
             self._pictures[row], self._images.name_of(row), self._images.source_of(row) if text is None else text
         )
@@ -99,7 +99,7 @@ def render_page(
 
     Args:
         images: what was audited.
-        findings: what was found.
+        findings: results of all checks.
         verdicts: why each image is left out.
         record: figures of the audit.
         seed: of the choice of samples.

@@ -1,4 +1,4 @@
-"""The audit step: what is wrong with the data, before anything is trained on them."""
+"""The audit step: checks of the data before anything is trained on them."""
 
 import hashlib
 from collections.abc import Sequence
@@ -42,7 +42,7 @@ Decision = Literal["train", "keep"]
 
 
 class AuditResult(AuditFigures):
-    """What the audit found, and what follows from it for the run."""
+    """Figures of the audit, and what the run does next."""
 
     max_drift_found: float
     """Drift of the feature that drifted most since the earlier run; 0 without one."""
@@ -62,7 +62,7 @@ def audit(aligned: Path, filtered: Path, out: Path, html: Path, options: AuditOp
         filtered: Filter table of this aligned table.
         out: Folder to write the audit table to.
         html: File to write the page to.
-        options: What is looked for, and what follows from it.
+        options: Thresholds, and what is done about findings.
 
     Raises:
         KubefaceError: evaluation sets for whole photographs, tables that do not belong together, a source that cannot
@@ -107,7 +107,7 @@ def _decision(options: AuditOptions, drift: Drift) -> Decision:
 
 
 def _find(images: AuditedImages, options: AuditOptions, embed: Embedder, whole: bool) -> Findings:
-    """All that is looked for."""
+    """Runs every check."""
     same = SamePhotograph.of(options, whole)
     duplicates = find_duplicates(images, same)
     if options.task == ATTRIBUTES:  # names only say what belongs together, and none is wrong

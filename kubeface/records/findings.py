@@ -48,7 +48,7 @@ class Drift(Record):
 
 
 class AuditFigures(StepResult):
-    """Numbers of what the audit found; rows_out are the images that are kept."""
+    """Numbers of findings; rows_out are the images that are kept."""
 
     rejected: int
     """Images that are left out."""
@@ -61,7 +61,7 @@ class AuditFigures(StepResult):
     duplicates: int
     """Images too many in these clusters."""
     same_photo_two_names: int
-    """Images whose photograph stands under several identities."""
+    """Images whose photograph is under several identities."""
     suspects: int
     """Images unlike the rest of their identity."""
     alike_pairs: int
@@ -71,7 +71,7 @@ class AuditFigures(StepResult):
 
 
 class AuditCounts(AuditFigures):
-    """Numbers of what the audit found, with the reasons why images are left out."""
+    """Numbers of findings, with the reasons why images are left out."""
 
     reasons: dict[str, int]
     """Images that the audit leaves out, by reason."""
@@ -95,7 +95,7 @@ class IdentitySizes(Record):
 
 
 class FindingsRecord(Distributions):
-    """What the audit found in the data."""
+    """Findings of the audit."""
 
     schema_version: Literal[1] = 1
     producer: str

@@ -21,7 +21,7 @@ from kubeface.faces.images import decode_rgb, encode_png
 from kubeface.tables.hashing import perceptual_hash
 from kubeface.tables.table import TableWriter
 from tests.support.images import encoded
-from tests.support.tables import rows_of
+from tests.support.tables import DETECTED, JUDGED, rows_of
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def write_tables(root: Path, photos: Iterable[Photo], sharpness: float = 100.0) 
     """An aligned and a filter table; image ids rise with the order of the photographs."""
     with (
         TableWriter(root / "aligned", "aligned", "test 1", {}) as aligned,
-        TableWriter(root / "filtered", "filter", "test 1", {}) as judged,
+        TableWriter(root / "filtered", "filter", "test 1", {}) as filtered,
     ):
         for number, photo in enumerate(photos):
             pixels = decode_rgb(photo.data)
@@ -69,24 +69,12 @@ def write_tables(root: Path, photos: Iterable[Photo], sharpness: float = 100.0) 
                     "height": 112,
                     "content": hashlib.sha256(photo.data).hexdigest()[:16],
                     "phash": perceptual_hash(Image.fromarray(pixels)),
-                    "landmarks": [0.0] * 10,
-                    "det_score": 0.999,
+                    **DETECTED,
                     "det_box": [0.0, 0.0, side, side],
                 }
             )
-            judged.add(
-                {
-                    "image_id": f"{number:016x}",
-                    "kept": photo.reason is None,
-                    "reason": photo.reason,
-                    "score": 0.99,
-                    "face_size": side,
-                    "faces": 1,
-                    "sharpness": sharpness,
-                    "turn": 0.1,
-                    "agreement": 0.9,
-                }
-            )
+            verdict = {"kept": photo.reason is None, "reason": photo.reason, "face_size": side, "sharpness": sharpness}
+            filtered.add({"image_id": f"{number:016x}", **JUDGED, **verdict})
     return root / "aligned", root / "filtered"
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from kubeface.faces.images import encode_png
 from kubeface.tables.table import TableWriter
+from tests.support.tables import DETECTED, JUDGED
 
 PER_IDENTITY = 20
 # The embedder reads from a tiny crop who it is: SFace itself would take half an hour on a hundred thousand. Each thread
@@ -43,7 +44,7 @@ def write(root: Path, images: int) -> None:
     random = np.random.default_rng(0)
     with (
         TableWriter(root / "aligned", "aligned", "test 1", {}) as aligned,
-        TableWriter(root / "filtered", "filter", "test 1", {}) as judged,
+        TableWriter(root / "filtered", "filter", "test 1", {}) as filtered,
     ):
         for number in range(images):
             person = number // PER_IDENTITY
@@ -62,15 +63,10 @@ def write(root: Path, images: int) -> None:
                     "height": 112,
                     "content": f"{content:016x}",
                     "phash": f"{int(random.integers(2**63)):016x}",
-                    "landmarks": [0.0] * 10,
-                    "det_score": 0.99,
-                    "det_box": [0.0, 0.0, 50.0, 60.0],
+                    **DETECTED,
                 }
             )
-            judged.add(
-                {"image_id": image_id, "kept": True, "score": 0.99, "face_size": 50.0, "faces": 1, "sharpness": 100.0,
-                 "turn": 0.1, "agreement": 0.9}
-            )  # fmt: skip
+            filtered.add({"image_id": image_id, **JUDGED})
 
 
 @pytest.mark.slow
