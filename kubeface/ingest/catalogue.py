@@ -1,4 +1,4 @@
-"""What a source holds, by name: who is in which file, who is to be forgotten, and which shard each file belongs to."""
+"""The files of a source by name: their labels, those to be forgotten, and the shard of each."""
 
 import hashlib
 from collections.abc import Iterator
@@ -20,40 +20,50 @@ from kubeface.tables.resolution_pairs import HIGH, LOW, RESOLUTION
 
 @dataclass(frozen=True)
 class Shard:
-    """One of `count` parts of a source; a person's images are in one of them.
+    """One of `count` parts of a source; all images of a person are in the same one.
 
-    Written as `<number>/<count>`; then perhaps the fingerprint that it was seen with and, after commas, the marks of
-    the people and images in it that are to be forgotten. Whatever decides on a shard's content stands in its text, and
-    nothing that does not: equal text, equal work.
+    Its text is `<number>/<count>`, where it was planned followed by a space, the fingerprint, and the digests of the
+    people and images in it that are to be forgotten, separated by commas. The text holds what decides on the shard's
+    content and nothing else, so that Kubeflow's cache serves an unchanged shard.
+
+    Args:
+        number: from 0.
+        count: shards of the source.
+        fingerprint: hash of the shard's files and their labels; empty where it was not planned.
+        erased: digests of names, of `name_digest`.
     """
 
     number: int = 0
     count: int = 1
     fingerprint: str = ""
-    forget: frozenset[str] = frozenset()
+    erased: frozenset[str] = frozenset()
 
     @classmethod
     def parse(cls, text: str) -> "Shard":
-        """Raises KubefaceError where the text is no shard."""
-        place, _, seen = text.partition(" ")
-        number, slash, count = place.partition("/")
+        """Reads the text of a shard.
+
+        Raises:
+            KubefaceError: the text is no shard.
+        """
+        part, _, content = text.partition(" ")
+        number, slash, count = part.partition("/")
         require(
             bool(slash) and number.isdecimal() and count.isdecimal() and int(number) < int(count),
             f"shard is '{text}': write <number>/<count>, the first being 0/<count>",
         )
-        fingerprint, *marks = seen.split(",")
-        return cls(int(number), int(count), fingerprint, frozenset(marks))
+        fingerprint, *digests = content.split(",")
+        return cls(int(number), int(count), fingerprint, frozenset(digests))
 
     def __str__(self) -> str:
-        return f"{self.number}/{self.count} {','.join([self.fingerprint, *sorted(self.forget)])}".strip()
+        return f"{self.number}/{self.count} {','.join([self.fingerprint, *sorted(self.erased)])}".strip()
 
     def holds(self, key: str) -> bool:
-        """Whether the images of the person (or the file that names nobody) are in this shard."""
+        """Whether the shard holds the images of a person, or a file without a label by its name."""
         return shard_number(key, self.count) == self.number
 
 
 def shard_number(key: str, count: int) -> int:
-    """The shard of a person: a hash of the name, so that others who come or go move nobody."""
+    """The shard of a person, by a hash of the name: it does not change as others come and go."""
     digest = hashlib.sha256(f"shard\0{key}".encode("utf-8", "surrogateescape")).digest()
     return int.from_bytes(digest[:8], "big") % count
 
@@ -64,10 +74,10 @@ class Catalogue:
 
     Args:
         source: where they are read from.
-        naming: who is in a file; None where nothing says it.
-        files: those to read, in the order of their names.
-        missing: names that the listing has and the source has not.
-        forgotten: the mark, in the list of those to forget, of each file that is left out, by the file's name.
+        naming: label of a file by its name.
+        files: files to read, in the order of their names.
+        missing: names that the listing has and the source does not.
+        forgotten: digest by which each file is to be forgotten, by the file's name.
     """
 
     source: Source
@@ -77,19 +87,21 @@ class Catalogue:
     forgotten: dict[str, str] = field(default_factory=dict)
 
     def key(self, name: str) -> str:
-        """What decides on a file's shard: the person, or the name where nothing says who it is."""
+        """What a file is sharded by: its identity, or its name where it has no label."""
         label = self.naming(name)
         return label.identity if label else name
 
     def stored_names(self) -> Iterator[str]:
-        """What each file to read is ranked by in the table, in the order of the files."""
+        """Yields the name by which each file's row is ranked, in the order of the files."""
         for name in self.files.names():
             label = self.naming(name)
-            found = label and label.groups.get(RESOLUTION)
-            yield stored_name(name, label.identity, found if found in (LOW, HIGH) else None) if label else name
+            resolution = label and label.groups.get(RESOLUTION)
+            yield (
+                stored_name(name, label.identity, resolution if resolution in (LOW, HIGH) else None) if label else name
+            )
 
     def part(self, shard: Shard) -> "Catalogue":
-        """What belongs to one shard."""
+        """The catalogue of one shard."""
         if shard.count == 1:
             return self
         return Catalogue(
@@ -97,24 +109,24 @@ class Catalogue:
             self.naming,
             self.files.where(lambda file: shard.holds(self.key(file.name))),
             [name for name in self.missing if shard.holds(self.key(name))],
-            {name: mark for name, mark in self.forgotten.items() if shard.holds(self.key(name))},
+            {name: digest for name, digest in self.forgotten.items() if shard.holds(self.key(name))},
         )
 
     def shards(self, count: int) -> list[Shard]:
-        """The shards that hold something, each with its fingerprint and the marks that leave a file of it out."""
-        digests = [hashlib.sha256() for _ in range(count)]
-        marks: dict[int, set[str]] = {}
+        """The shards that hold a file, each with its fingerprint and the digests of those forgotten in it."""
+        hashes = [hashlib.sha256() for _ in range(count)]
+        erased: dict[int, set[str]] = {}
         used = set()
         for file in self.files:
             number = shard_number(self.key(file.name), count)
-            digests[number].update(self._line(file))
+            hashes[number].update(self._line(file))
             used.add(number)
         for name in self.missing:
-            digests[shard_number(self.key(name), count)].update(f"missing\0{name}\n".encode("utf-8", "surrogateescape"))
-        for name, mark in self.forgotten.items():
-            marks.setdefault(shard_number(self.key(name), count), set()).add(mark)
+            hashes[shard_number(self.key(name), count)].update(f"missing\0{name}\n".encode("utf-8", "surrogateescape"))
+        for name, digest in self.forgotten.items():
+            erased.setdefault(shard_number(self.key(name), count), set()).add(digest)
         return [
-            Shard(number, count, digests[number].hexdigest(), frozenset(marks.get(number, ())))
+            Shard(number, count, hashes[number].hexdigest(), frozenset(erased.get(number, ())))
             for number in sorted(used)
         ]
 
@@ -125,19 +137,19 @@ class Catalogue:
 
 
 @contextmanager
-def open_catalogue(source: str, options: IngestOptions, forget: frozenset[str]) -> Iterator[Catalogue]:
-    """Opens a source and looks at its names, without reading an image.
+def open_catalogue(source: str, options: IngestOptions, erased: frozenset[str]) -> Iterator[Catalogue]:
+    """Opens a source and lists its files, without reading an image.
 
     Args:
         source: folder, s3:// prefix, archive, or a listing of images that lie beside it.
         options: listing and identity_pattern are used.
-        forget: marks of people and images to leave out, as read_erasure_list gives them.
+        erased: digests of the people and images to leave out, of `read_erasure_list`.
 
     Raises:
         KubefaceError: a source that is not there, cannot be reached or holds no image, or a listing or pattern that
             cannot be used.
     """
-    source, listing = _apart(source, options.listing)
+    source, listing = _source_and_listing(source, options.listing)
     naming: Naming = by_pattern(options.identity_pattern) if options.identity_pattern else by_folder
     with open_source(source) as opened:
         files, missing = opened.files.where(lambda file: not _hidden(file.name)), list[str]()
@@ -153,9 +165,11 @@ def open_catalogue(source: str, options: IngestOptions, forget: frozenset[str]) 
             require(bool(files), f"{source} holds none of the images that {listing} lists")
         require(bool(files), f"{source} holds no image: check the folder or prefix")
         forgotten = dict[str, str]()
-        if forget:
+        if erased:
             forgotten = {
-                name: mark for name in [*files.names(), *missing] if (mark := _mark(name, naming(name), forget))
+                name: digest
+                for name in [*files.names(), *missing]
+                if (digest := _erased_by(name, naming(name), erased))
             }
             files = files.where(lambda file: file.name not in forgotten)
             missing = [name for name in missing if name not in forgotten]
@@ -163,14 +177,14 @@ def open_catalogue(source: str, options: IngestOptions, forget: frozenset[str]) 
         yield Catalogue(opened, naming, files, missing, forgotten)
 
 
-def _mark(name: str, label: Label | None, forget: frozenset[str]) -> str:
-    """The mark that a file is to be forgotten by, empty where it is not."""
+def _erased_by(name: str, label: Label | None, erased: frozenset[str]) -> str:
+    """The digest by which a file is to be forgotten: of its identity, its person or its name; empty for none."""
     names = ([label.identity, label.groups.get(PERSON, "")] if label else []) + [name]
-    return next((mark for mark in map(name_digest, names) if mark in forget), "")
+    return next((digest for digest in map(name_digest, names) if digest in erased), "")
 
 
-def _apart(source: str, listing: str) -> tuple[str, str]:
-    """Source and listing, where the source is a listing of what lies beside it."""
+def _source_and_listing(source: str, listing: str) -> tuple[str, str]:
+    """The folder and the listing of a source that is a listing beside its images; any other as it is."""
     if listing or not split_checksum(source)[0].lower().endswith(SUFFIXES):
         return source, listing
     folder, slash, _ = split_checksum(source)[0].rpartition("/")

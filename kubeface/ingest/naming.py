@@ -1,4 +1,4 @@
-"""Who is in an image: what its folder, its name or a listing says."""
+"""The label of an image: its identity and what else its folder, its name or a listing tells."""
 
 import re
 from collections.abc import Callable
@@ -9,36 +9,41 @@ from kubeface.runtime.errors import require
 from kubeface.runtime.packed_lists import parts
 from kubeface.tables.resolution_pairs import HIGH, LOW, RESOLUTION
 
-# Folders of the same faces in low and in high resolution, as data sets for super-resolution have them.
+# Folders of the same faces in low and in high resolution, in data sets for super-resolution.
 RESOLUTIONS = {"vlr_images": LOW, "hr_images": HIGH}
 
 
 @dataclass(frozen=True)
 class Label:
-    """What is known of an image.
+    """The label of an image.
 
     Args:
-        identity: the person.
-        place: where the person's images lie; one identity in two places may be two people.
-        given_split: train, val or test where the source came divided.
-        groups: what else is known, by name: camera, age, resolution …
+        identity: the person or class.
+        folder: folder of the identity's images, empty where the folder does not name it; one identity in two folders
+            may be two people.
+        given_split: train, val or test where the source is divided.
+        groups: further values by name: camera, age, resolution …
     """
 
     identity: str
-    place: str = ""
+    folder: str = ""
     given_split: str | None = None
     groups: dict[str, str] = field(default_factory=dict)
 
+    def __str__(self) -> str:
+        """The text that goes into a shard's fingerprint; another text would make every shard look changed."""
+        return (
+            f"Label(identity={self.identity!r}, place={self.folder!r}, given_split={self.given_split!r}, "
+            f"groups={self.groups!r})"
+        )
 
-# The label of a file by its name below the source; None where nothing says who it is.
+
+# The label of a file by its name below the source; None where nothing names the identity.
 Naming = Callable[[str], Label | None]
 
 
 def by_folder(name: str) -> Label | None:
-    """The folder that the file lies in names the person.
-
-    `train`, `val`, `test`, `vlr_images` and `hr_images` may lie above.
-    """
+    """Labels a file with its folder's name; `train`, `val`, `test`, `vlr_images` and `hr_images` may lie above."""
     folders = parts(name)[:-1]
     if not folders:
         return None
@@ -48,22 +53,22 @@ def by_folder(name: str) -> Label | None:
 
 
 def by_pattern(pattern: str) -> Naming:
-    """A regular expression that is searched in the file's name, or in its path where it contains a slash.
+    """Labels files by a regular expression, searched in the file's name, or in its path if it contains a slash.
 
-    Its group `identity`, or else its first group, names the person: `^(\\d{3})_` finds 007 in
-    `007_01_01_010_00_crop_128.png`. Group `split` gives train, val or test, other named groups are kept as groups.
-    The folders of a division and of two resolutions may lie above, in either order; below them others may, too, where
-    there are resolutions.
+    Its group `identity`, or else its first group, is the identity: `^(\\d{3})_` finds 007 in
+    `007_01_01_010_00_crop_128.png`. Group `split` is train, val or test; other named groups are kept as groups. Folders
+    of a division and of resolutions may lie above in either order, and where there are resolutions further folders may
+    lie below them.
 
     Args:
-        pattern: as in IngestOptions, which checks it.
+        pattern: valid regular expression with a group, as IngestOptions checks.
 
     Raises:
         KubefaceError: on use, a split that is none of the three.
     """
     wanted = re.compile(pattern)
 
-    def name_it(name: str) -> Label | None:
+    def label_of(name: str) -> Label | None:
         *folders, file = parts(name) or [""]
         found = wanted.search(name if "/" in pattern else file)
         known = {} if found is None else {key: value for key, value in found.groupdict().items() if value}
@@ -77,42 +82,41 @@ def by_pattern(pattern: str) -> Naming:
         )
         return Label(identity, "", split, groups | known)
 
-    return name_it
+    return label_of
 
 
 def by_listing(listing: Listing, others: Naming) -> Naming:
-    """The listing names the person; where it names nobody, the folder or the pattern does, or else the image itself.
+    """Labels files by a listing; without a column identity by folder or pattern, or else by the image's own name.
 
-    Which of two resolutions an image is its folders say all the same.
+    The resolution is read off the folders in any case.
 
     Args:
-        listing: matched with the files; a column split holds train, val, test or nothing, and all others but identity
-            are kept as groups.
-        others: who is in a file by its name, for a listing without the column identity.
+        listing: matched with the files; its columns but identity and split become groups.
+        others: by folder or by pattern, for a listing without the column identity.
     """
 
-    def name_it(name: str) -> Label | None:
-        known = listing.of(name)
-        if known is None:
+    def label_of(name: str) -> Label | None:
+        listed = listing.of(name)
+        if listed is None:
             return None
-        beside = None if listing.names_people else others(name)
-        label = beside or Label(known.pop(IDENTITY, name), groups=_wrappers(_from_wrappers(parts(name)[:-1]))[1])
-        split = known.pop(SPLIT, label.given_split)
-        return Label(label.identity, label.place, split, label.groups | known)
+        label = None if listing.names_people else others(name)
+        label = label or Label(listed.pop(IDENTITY, name), groups=_wrappers(_from_wrappers(parts(name)[:-1]))[1])
+        split = listed.pop(SPLIT, label.given_split)
+        return Label(label.identity, label.folder, split, label.groups | listed)
 
-    return name_it
+    return label_of
 
 
 def _from_wrappers(folders: list[str]) -> list[str]:
-    """The folders without those below the wrappers, where a resolution is among these: the name tells the person."""
+    """Cuts the folders below the last wrapper where one of the wrappers is a resolution: the name has the identity."""
     if not any(folder in RESOLUTIONS for folder in folders):
         return folders
-    known = [place for place, folder in enumerate(folders) if folder in (*SPLITS, *RESOLUTIONS)]
-    return folders[: known[-1] + 1]
+    wrappers = [index for index, folder in enumerate(folders) if folder in (*SPLITS, *RESOLUTIONS)]
+    return folders[: wrappers[-1] + 1]
 
 
 def _wrappers(folders: list[str]) -> tuple[str | None, dict[str, str], list[str]]:
-    """Split and resolution that the innermost folders stand for, and the folders above them."""
+    """The split and the groups of the innermost wrapper folders, and the folders above them."""
     split, groups = None, {}
     while folders and folders[-1] in (*SPLITS, *RESOLUTIONS):
         folder = folders.pop()

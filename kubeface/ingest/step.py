@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -27,10 +26,10 @@ from kubeface.runtime.progress import Progress
 from kubeface.storage.sources import Source
 from kubeface.tables.erasure import read_erasure_list
 from kubeface.tables.hashing import perceptual_hash
-from kubeface.tables.table import TableWriter
+from kubeface.tables.table import Row, TableWriter
 
 MOST_SHARDS = 10_000
-THREADS = 16  # an object store answers many requests at once, and decoding leaves the interpreter lock
+THREADS = 16  # an object store answers many requests at once, and decoding releases the interpreter lock
 
 
 @dataclass(frozen=True)
@@ -38,8 +37,9 @@ class ShardPlan:
     """How a source is divided into shards.
 
     Args:
-        shards: text of each shard that holds something, as `ingest` takes it. It carries the digests of those in it who
-            are to be forgotten, so a shard's ingest needs no option `forget`.
+        shards: text of each shard that holds a file, as `ingest` takes it. It carries the digests of those in it who
+            are to be forgotten: ingest needs no option `forget` with it, and without one a changed list runs only the
+            shards that it concerns again.
         files: files to read.
         forgotten: files left out because of `forget`.
     """
@@ -103,10 +103,10 @@ def ingest(source: str, out: Path, options: IngestOptions = IngestOptions(), *, 
             hold one identity.
     """
     part = Shard.parse(shard)
-    with open_catalogue(source, options, part.forget | read_erasure_list(options.forget)) as whole:
+    with open_catalogue(source, options, part.erased | read_erasure_list(options.forget)) as whole:
         catalogue = whole.part(part)
         if part.fingerprint:
-            now = {found.number: found.fingerprint for found in whole.shards(part.count)}
+            now = {other.number: other.fingerprint for other in whole.shards(part.count)}
             require(
                 now.get(part.number) == part.fingerprint,
                 f"{source} changed while the run began (shard {part.number}/{part.count}): start it again",
@@ -130,16 +130,16 @@ def _write_table(source: str, catalogue: Catalogue, out: Path, options: IngestOp
     ):
         for name in catalogue.missing:
             table.reject(name, "missing_file", f"{options.listing or source} lists it")
-        places: dict[str, str] = {}
+        folders: dict[str, str] = {}  # by identity
         for image in _read_all(catalogue.source, names, catalogue.naming, options.max_pixels):
             if isinstance(image, Reject):
                 table.reject(image.source, image.reason, image.detail)
             else:
-                _one_place(places, image.label)
+                _require_one_folder(folders, image.label)
                 table.add(image.row())
             progress.advance()
         if complete:
-            _check(source, table, len(files), next(iter(places), ""))
+            _require_identities(source, table, len(files), next(iter(folders), ""))
     return IngestResult(
         rows_in=len(files) + len(catalogue.missing),
         rows_out=table.rows,
@@ -149,7 +149,7 @@ def _write_table(source: str, catalogue: Catalogue, out: Path, options: IngestOp
     )
 
 
-def _check(source: str, table: TableWriter, files: int, first: str) -> None:
+def _require_identities(source: str, table: TableWriter, files: int, first: str) -> None:
     require(table.rows > 0, f"{source}: none of the {files} files is a usable image ({table.rejected})")
     require(
         table.identities > 1,
@@ -160,7 +160,13 @@ def _check(source: str, table: TableWriter, files: int, first: str) -> None:
 
 @dataclass(frozen=True)
 class Reject:
-    """An image that is left out, and why."""
+    """An image that is left out.
+
+    Args:
+        source: name of the file.
+        reason: one word, as rejected.csv has it.
+        detail: one line.
+    """
 
     source: str
     reason: str
@@ -169,7 +175,16 @@ class Reject:
 
 @dataclass(frozen=True)
 class Ingested:
-    """A usable image on its way into the table."""
+    """A usable image.
+
+    Args:
+        source: name of the file.
+        label: its label.
+        image: JPEG or PNG file.
+        width: in pixels.
+        height: in pixels.
+        phash: perceptual hash, 16 hex digits.
+    """
 
     source: str
     label: Label
@@ -178,8 +193,8 @@ class Ingested:
     height: int
     phash: str
 
-    def row(self) -> dict[str, Any]:
-        """The table row. image_id: 16 hex digits of the SHA-256 of name and content."""
+    def row(self) -> Row:
+        """The table row; image_id is 16 hex digits of the SHA-256 of name and content."""
         digest = hashlib.sha256(self.source.encode("utf-8", "surrogateescape") + b"\0" + self.image)
         return {
             "image_id": digest.hexdigest()[:16],
@@ -196,7 +211,7 @@ class Ingested:
 
 
 def _read_all(opened: Source, names: Iterable[str], naming: Naming, max_pixels: int) -> Iterator[Ingested | Reject]:
-    """Reads and decodes in threads, a bounded number ahead, and yields in the order of `names`."""
+    """Reads and decodes files in threads, a bounded number ahead, and yields them in the order of `names`."""
 
     def load(name: str) -> Ingested | Reject:
         label = naming(name)
@@ -219,7 +234,7 @@ def _read_all(opened: Source, names: Iterable[str], naming: Naming, max_pixels: 
 
 
 def _load(name: str, label: Label, data: bytes, max_pixels: int) -> Ingested | Reject:
-    """Decodes one file in full, so that a truncated one is found here and not in training."""
+    """Decodes a file in full, so that a truncated one is found here and not in training."""
     if not data:
         return Reject(name, "empty_file")
     if name.encode("utf-8", "replace").decode() != name:
@@ -238,20 +253,20 @@ def _load(name: str, label: Label, data: bytes, max_pixels: int) -> Ingested | R
                 upright = upright.convert("L" if upright.mode in ("L", "1") else "RGB")
                 data = encode_png(np.array(upright))
             width, height = upright.size
-            seen = perceptual_hash(upright)
+            phash = perceptual_hash(upright)
     except UnidentifiedImageError:
         return Reject(name, "not_an_image", f"none of {', '.join(FORMATS)}")
     except Image.DecompressionBombError as error:
         return Reject(name, "too_large", str(error))
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and others
         return Reject(name, "unreadable", f"{type(error).__name__}: {error}")
-    return Ingested(name, label, data, width, height, seen)
+    return Ingested(name, label, data, width, height, phash)
 
 
-def _one_place(places: dict[str, str], label: Label) -> None:
-    """Two folders of one name may be two people: they are not merged silently."""
-    known = places.setdefault(label.identity, label.place)
+def _require_one_folder(folders: dict[str, str], label: Label) -> None:
+    """Refuses two folders of the same name, which may be two people."""
+    folder = folders.setdefault(label.identity, label.folder)
     require(
-        known == label.place,
-        f"identity '{label.identity}' stands in two folders, '{known}' and '{label.place}': merge or rename them",
+        folder == label.folder,
+        f"identity '{label.identity}' stands in two folders, '{folder}' and '{label.folder}': merge or rename them",
     )

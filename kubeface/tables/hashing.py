@@ -5,6 +5,5 @@ from PIL import Image
 
 
 def perceptual_hash(photograph: Image.Image) -> str:
-    """The 64-bit DCT hash of what is to be seen, as 16 hex digits: few bits differ where a photograph was re-encoded,
-    resized or made brighter."""
+    """The 64-bit DCT hash of a photograph as 16 hex digits; re-encoding, resizing or brightening changes few bits."""
     return str(imagehash.phash(photograph))

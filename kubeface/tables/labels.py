@@ -1,4 +1,4 @@
-"""Labels in tables: columns of `groups` that hold 1 or 0 for each image; classes are identities."""
+"""Binary labels of images: entries of the column `groups`; the label of a class is the identity."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from kubeface.runtime.errors import KubefaceError, require
 from kubeface.tables.table import Table
 
-PERSON = "person"  # the column of `groups` that says who is in an image, where the identity does not; never a label
-# What a label's text says; CelebA writes 1 and -1, its CSV 1 and 0, pandas 1.0 and 0.0 where some are missing.
+PERSON = "person"  # entry of `groups` with the person, where the identity is something else; never a label
+# CelebA writes 1 and -1, its CSV 1 and 0, pandas 1.0 and 0.0 where some are missing.
 VALUES = {
     **dict.fromkeys(("1", "1.0", "true", "yes"), 1),
     **dict.fromkeys(("0", "-1", "0.0", "-1.0", "false", "no"), 0),
@@ -20,18 +20,18 @@ UNKNOWN = -1
 
 
 def binary(text: str) -> int | None:
-    """1 or 0 as a label's text says it, UNKNOWN where it is empty, None where it is something else."""
+    """Parses a label: 1 or 0, UNKNOWN for an empty text, None for anything else."""
     value = text.strip().lower()
     return VALUES.get(value) if value else UNKNOWN
 
 
 def known_labels(table: Table) -> list[str]:
-    """The columns of `groups` whose every value is binary (1/0, 1/-1, true/false, yes/no in any case), sorted.
+    """The entries of `groups` that are binary in every image (1/0, 1/-1, true/false, yes/no in any case), sorted.
 
     Args:
         table: of faces or aligned; read a row group at a time.
     """
-    found: dict[str, bool] = {}  # whether each column has been binary so far
+    found: dict[str, bool] = {}  # whether each entry has been binary so far
     for _, groups in _rows(table):
         for name, text in groups.items():
             value = binary(str(text))
@@ -41,15 +41,15 @@ def known_labels(table: Table) -> list[str]:
 
 
 def choose_labels(table: Table, wanted: str) -> list[str]:
-    """The labels to work with.
+    """Chooses labels by name.
 
     Args:
         table: of faces or aligned.
-        wanted: their names, divided by commas or spaces, in the order that is kept; empty for all that are known,
-            sorted. A name that holds spaces is taken whole where it stands between commas.
+        wanted: names separated by commas or spaces, in the order to keep; between commas a name may hold spaces. Empty
+            for all binary columns, sorted.
 
     Raises:
-        KubefaceError: no binary column, or a name that is none.
+        KubefaceError: the table has no binary column, or a name is not one.
     """
     known = known_labels(table)
     require(
@@ -69,10 +69,10 @@ def read_labels(table: Table, names: Sequence[str]) -> tuple[list[str], NDArray[
 
     Args:
         table: of faces or aligned; read a row group at a time.
-        names: of L labels.
+        names: L labels.
 
     Returns:
-        image ids in stored order, and N×L: 1, 0, and UNKNOWN (−1) where an image's label is empty or absent.
+        N image ids in stored order, and N×L int8: 1, 0, or UNKNOWN (−1) where a label is empty or absent.
 
     Raises:
         KubefaceError: a value that is not binary.
@@ -81,7 +81,7 @@ def read_labels(table: Table, names: Sequence[str]) -> tuple[list[str], NDArray[
     values = np.full((table.rows, len(names)), UNKNOWN, np.int8)
     for row, (image_id, groups) in enumerate(_rows(table)):
         ids.append(image_id)
-        for place, name in enumerate(names):
+        for column, name in enumerate(names):
             text = str(groups.get(name, ""))
             value = binary(text)
             if value is None:
@@ -89,12 +89,12 @@ def read_labels(table: Table, names: Sequence[str]) -> tuple[list[str], NDArray[
                     f"image {image_id} of {table.folder} has {name} '{text}': a label is 1/0, 1/-1, true/false, "
                     "yes/no, or empty where it is not known"
                 )
-            values[row, place] = value
+            values[row, column] = value
     return ids, values
 
 
 def read_people(table: Table) -> list[str | None]:
-    """The person of every image in stored order, where the groups have a column `person`.
+    """The person of every image in stored order, None where its groups name none.
 
     Args:
         table: of faces or aligned; read a row group at a time.
@@ -103,7 +103,7 @@ def read_people(table: Table) -> list[str | None]:
 
 
 def _rows(table: Table) -> Iterator[tuple[str, dict[str, Any]]]:
-    """image_id and what else is known of every image, in stored order."""
+    """Yields the image_id and the groups of every image in stored order."""
     for rows in table.row_groups(["image_id", "groups"]):
         for row in rows:
             yield row["image_id"], json.loads(row["groups"] or "{}")

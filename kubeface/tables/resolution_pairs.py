@@ -1,7 +1,8 @@
-"""Pairs of one photograph in few pixels and in many, as data sets for super-resolution have them.
+"""Resolution pairs: a low-resolution image and the sharp image of the same photograph, as in data sets for
+super-resolution.
 
-What a camera far away sees of a face, and the sharp photograph that it stands for. A table's rows say which they are by
-their group `resolution`; the two of a pair have the same identity and the same file name, up to its suffix.
+A row's group `resolution` says which of the two it is; both have the same identity and the same file name without its
+suffix.
 """
 
 import hashlib
@@ -11,16 +12,16 @@ from pathlib import PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from kubeface.runtime.errors import KubefaceError, require
+from kubeface.runtime.errors import require
 from kubeface.tables.table import Table
 
 LOW, HIGH = "low", "high"
-RESOLUTION = "resolution"  # the group that says which of the two an image is
-ENLARGED = "enlarged"  # the group that says how many times its photograph was enlarged
+RESOLUTION = "resolution"  # group: low or high
+ENLARGED = "enlarged"  # group: the factor by which superresolve enlarged the photograph
 
 
 def resolution_of(groups: str | None) -> str | None:
-    """`low` or `high` by a row's groups (JSON), None where they say neither."""
+    """The resolution in a row's groups (JSON): low, high, or None for neither."""
     if not groups or RESOLUTION not in groups:
         return None
     found = json.loads(groups).get(RESOLUTION)
@@ -28,37 +29,39 @@ def resolution_of(groups: str | None) -> str | None:
 
 
 def enlarged_of(groups: str | None) -> float:
-    """How many times a row's photograph was enlarged before its face was cropped, by its groups (JSON); 1 for never.
+    """The factor in a row's groups (JSON) by which its photograph was enlarged before the face was cropped; 1 for none.
 
     Raises:
-        KubefaceError: the group is no number above 0, as of a listing's column that has the same name.
+        KubefaceError: the group is no number above 0, as where a listing has a column of that name.
     """
-    said = json.loads(groups).get(ENLARGED, 1) if groups and ENLARGED in groups else 1
+    value = json.loads(groups).get(ENLARGED, 1) if groups and ENLARGED in groups else 1
     try:
-        found = float(said)
+        factor = float(value)
     except (TypeError, ValueError):
-        found = 0.0
-    if not 0 < found < float("inf"):
-        raise KubefaceError(
-            f"group {ENLARGED} is '{said}': it must be a number above 0; call the listing's column else"
-        )
-    return found
+        factor = 0.0
+    require(
+        0 < factor < float("inf"),
+        f"group {ENLARGED} is '{value}': it must be a number above 0; rename the listing's column",
+    )
+    return factor
 
 
 def pair_key(identity: str, source: str) -> int:
-    """A number of identity and file name without suffix, the same for both images of a pair; never 0."""
+    """A 64-bit hash of identity and file name without suffix, the same for both images of a pair; never 0."""
     text = f"{identity}\0{PurePosixPath(source).stem}".encode("utf-8", "surrogateescape")
     return int.from_bytes(hashlib.sha256(text).digest()[:8], "big") | 1
 
 
 def partners(table: Table) -> dict[str, str]:
-    """image_id of the sharp image by image_id of each low one that has one; reads names and groups alone.
+    """The image_id of the sharp image for each low image that has one, by the low one's image_id.
+
+    Reads only the columns of names and groups.
 
     Raises:
-        KubefaceError: two images of one resolution make the same pair with one of the other.
+        KubefaceError: two images of one resolution pair with the same image of the other.
     """
     found: dict[str, dict[int, tuple[str, str]]] = {LOW: {}, HIGH: {}}
-    twice: dict[int, str] = {}
+    ambiguous: dict[int, str] = {}  # error by pair
     for rows in table.row_groups(["image_id", "identity", "source", "groups"]):
         for row in rows:
             resolution = resolution_of(row["groups"])
@@ -67,25 +70,23 @@ def partners(table: Table) -> dict[str, str]:
             key = pair_key(row["identity"], row["source"])
             _, other = found[resolution].setdefault(key, (row["image_id"], row["source"]))
             if other != row["source"]:
-                said = (
-                    f"{other} and {row['source']} are both the {resolution} image of one photograph: rename one of them"
-                )
-                twice.setdefault(key, said)
+                message = f"{other} and {row['source']} are both the {resolution} image of one photograph: rename one"
+                ambiguous.setdefault(key, message)
     low, high = found[LOW], found[HIGH]
     both = low.keys() & high.keys()
-    wrong = [said for key, said in twice.items() if key in both]
-    require(not wrong, wrong[0] if wrong else "")
+    errors = [message for key, message in ambiguous.items() if key in both]
+    require(not errors, "".join(errors[:1]))
     return {image_id: high[key][0] for key, (image_id, _) in low.items() if key in both}
 
 
 def native_side(landmarks: NDArray[np.float64], enlarged: float = 1.0) -> float:
-    """The side of the crop on the ArcFace template in pixels of what the camera took.
+    """The side of the ArcFace crop in pixels of the original photograph.
 
     Args:
         landmarks: 5×2, in pixels of the photograph that was aligned.
-        enlarged: how many times that photograph was enlarged before.
+        enlarged: factor by which that photograph had been enlarged.
     """
-    from kubeface.faces.geometry import CROP_SIZE, similarity_transform  # of OpenCV, which ingest and gather lack
+    from kubeface.faces.geometry import CROP_SIZE, similarity_transform  # needs OpenCV, which ingest and gather lack
 
     scale = float(np.linalg.norm(similarity_transform(landmarks)[0, :2]))
     return CROP_SIZE / scale / enlarged

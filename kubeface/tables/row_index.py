@@ -1,4 +1,4 @@
-"""Where images stand in a table, by shard, row group and row, and reading them in any order in flat memory."""
+"""An index of a table's rows by shard, row group and row, and reading crops in any order in constant memory."""
 
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
@@ -16,13 +16,21 @@ from kubeface.storage.ranged import RemoteFile
 from kubeface.tables.resolution_pairs import LOW, partners, resolution_of
 from kubeface.tables.table import Table, open_shard
 
-# Row groups that are shuffled together and kept as encoded bytes: 16 × 128 crops of about 20 KB are 40 MB.
+# Row groups that are shuffled together and kept in memory: 16 × 128 crops of about 20 KB are 40 MB.
 WINDOW = 16
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class FaceLocation:
-    """Where an image stands: its shard, row group and row, with its id and class."""
+    """The row of a face crop in a table.
+
+    Args:
+        image_id: of the crop.
+        label: its class.
+        shard: file that holds it.
+        group: row group in the shard.
+        row: row in the group.
+    """
 
     image_id: str
     label: int
@@ -32,14 +40,14 @@ class FaceLocation:
 
 
 class RowIndex:
-    """The places of many images, in stored order; a million take about 16 MB and their ids.
+    """The locations of many images in stored order; a million take about 16 MB beside their ids.
 
     Args:
-        shards: the shards, on disk or in a store.
-        ids: image ids, as many as there are images.
+        shards: the table's shards, on disk or in a store.
+        ids: N image ids.
         numbers: N×4 int32: label, index into `shards`, row group, row.
-        sharp: by index, of images taken with few pixels: where the sharp image of the same photograph stands, as index
-            into `shards`, row group, row; None for one that has none.
+        sharp: for each low-resolution image by its index, the location of the sharp image of the same photograph (index
+            into `shards`, row group, row), or None where there is none.
     """
 
     def __init__(
@@ -59,25 +67,26 @@ class RowIndex:
         return FaceLocation(self._ids[index].as_py(), label, self.shards[shard], group, row)
 
     def is_low(self, index: int) -> bool:
-        """Whether an image was taken with few pixels, by what the table says of it."""
+        """Whether the table marks an image as low resolution."""
         return index in self._sharp
 
     def sharp(self, index: int) -> FaceLocation | None:
-        """Where the sharp image of the same photograph stands, None where there is none or the image is no low one."""
+        """The location of the sharp image of the same photograph, with the low one's id and class.
+
+        None where there is none, or the image is not of low resolution.
+        """
         found = self._sharp.get(index)
         if found is None:
             return None
-        place, (shard, group, row) = self[index], found
-        return FaceLocation(place.image_id, place.label, self.shards[shard], group, row)
+        low, (shard, group, row) = self[index], found
+        return FaceLocation(low.image_id, low.label, self.shards[shard], group, row)
 
     def low(self) -> "RowIndex":
-        """The images taken with few pixels that have a sharp one."""
+        """The low-resolution images that have a sharp one."""
         chosen = sorted(index for index, found in self._sharp.items() if found is not None)
         rows = np.array(chosen, np.int64)
-        return RowIndex(
-            self.shards, self._ids.take(pa.array(rows)), self._numbers[rows],
-            {place: self._sharp[index] for place, index in enumerate(chosen)},
-        )  # fmt: skip
+        sharp = {new: self._sharp[old] for new, old in enumerate(chosen)}
+        return RowIndex(self.shards, self._ids.take(pa.array(rows)), self._numbers[rows], sharp)
 
     @property
     def labels(self) -> NDArray[np.int32]:
@@ -85,13 +94,17 @@ class RowIndex:
         return self._numbers[:, 0]
 
     def group_starts(self) -> NDArray[np.int64]:
-        """The index at which each row group that holds any of the images begins, and the number of images."""
+        """The index of the first image of each row group that holds any, and at the end the number of images."""
         new = (np.diff(self._numbers[:, 1:3], axis=0, prepend=-1) != 0).any(axis=1)
         return np.append(np.flatnonzero(new), len(self))
 
 
 def row_index(table: Table, labels: dict[str, int]) -> RowIndex:
-    """The places of the images that have a label; reads the columns of ids and groups alone.
+    """Indexes the images that have a label; reads only the columns of ids and groups.
+
+    Args:
+        table: of face crops.
+        labels: class by image id.
 
     Raises:
         KubefaceError: a shard that cannot be read, or two sharp images of one photograph.
@@ -101,9 +114,9 @@ def row_index(table: Table, labels: dict[str, int]) -> RowIndex:
     low: dict[str, int] = {}
     count = 0
     for shard, group, columns in _groups(table, ["image_id", "groups"]):
-        names, said = columns["image_id"].to_pylist(), columns["groups"].to_pylist()
+        names, groups = columns["image_id"].to_pylist(), columns["groups"].to_pylist()
         rows = [row for row, image_id in enumerate(names) if image_id in labels]
-        low |= {names[row]: count + place for place, row in enumerate(rows) if resolution_of(said[row]) == LOW}
+        low |= {names[row]: count + index for index, row in enumerate(rows) if resolution_of(groups[row]) == LOW}
         count += len(rows)
         if rows:
             numbers.append(np.array([(labels[names[row]], shard, group, row) for row in rows], np.int32))
@@ -112,11 +125,11 @@ def row_index(table: Table, labels: dict[str, int]) -> RowIndex:
 
 
 def _sharp(table: Table, low: dict[str, int]) -> dict[int, tuple[int, int, int] | None]:
-    """Where the sharp image of each low one stands (shard, row group, row), by the low one's index.
+    """The location (shard, row group, row) of each low image's sharp partner, by the low image's index.
 
     Args:
-        table: of both.
-        low: index by image id.
+        table: of both images.
+        low: index of each low image by its id.
     """
     pairs = partners(table)
     wanted = {pairs[image_id]: index for image_id, index in low.items() if image_id in pairs}
@@ -129,7 +142,7 @@ def _sharp(table: Table, low: dict[str, int]) -> dict[int, tuple[int, int, int] 
 
 
 def _groups(table: Table, columns: list[str]) -> Iterator[tuple[int, int, dict[str, pa.Array]]]:
-    """Columns of each row group, with the numbers of its shard and of itself."""
+    """Yields columns of each row group, with the numbers of its shard and of the group."""
     for shard, path in enumerate(table.paths):
         with open_shard(path) as file:
             for group in range(file.num_row_groups):
@@ -138,7 +151,7 @@ def _groups(table: Table, columns: list[str]) -> Iterator[tuple[int, int, dict[s
 
 
 class Reader:
-    """Images by place; row groups are read on demand and the last `WINDOW` of them kept.
+    """Reads crops by location; the last `WINDOW` row groups are kept as encoded bytes.
 
     Raises:
         KubefaceError: a shard that cannot be read or an image that cannot be decoded.
@@ -147,22 +160,22 @@ class Reader:
     def __init__(self) -> None:
         self._groups: OrderedDict[tuple[Path | RemoteFile, int], list[bytes]] = OrderedDict()
 
-    def __call__(self, place: FaceLocation) -> RGB:
+    def __call__(self, location: FaceLocation) -> RGB:
         """The crop as stored, H×W×3 uint8."""
-        data = self._bytes(place)
+        data = self._bytes(location)
         try:
             return decode_rgb(data)
         except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and others
             raise KubefaceError(
-                f"image {place.image_id} in {place.shard} cannot be decoded: run the step that wrote it again"
+                f"image {location.image_id} in {location.shard} cannot be decoded: run the step that wrote it again"
             ) from error
 
-    def _bytes(self, place: FaceLocation) -> bytes:
-        key = (place.shard, place.group)
+    def _bytes(self, location: FaceLocation) -> bytes:
+        key = (location.shard, location.group)
         if key not in self._groups:
-            with open_shard(place.shard) as file:
-                self._groups[key] = file.read_row_group(place.group, columns=["image"])["image"].to_pylist()
+            with open_shard(location.shard) as file:
+                self._groups[key] = file.read_row_group(location.group, columns=["image"])["image"].to_pylist()
             if len(self._groups) > WINDOW:
                 self._groups.popitem(last=False)
         self._groups.move_to_end(key)
-        return self._groups[key][place.row]
+        return self._groups[key][location.row]
