@@ -58,7 +58,7 @@ def test_enlarged_is_what_the_groups_say(groups: str | None, found: float) -> No
 @pytest.mark.parametrize("said", ['"yes"', "0", "-2", '"inf"', "[2]", "null"])
 def test_a_column_that_is_called_so_by_chance_is_named(said: str) -> None:
     with pytest.raises(
-        KubefaceError, match=r"^group enlarged is '.+': it must be a number above 0; call the listing's"
+        KubefaceError, match=r"^group enlarged is '.+': it must be a number above 0; rename the listing's"
     ):
         enlarged_of(f'{{"enlarged": {said}}}')
 
