@@ -1,19 +1,20 @@
 """The command `plan`: what a run would do and cost, before it is submitted."""
 
-import json
-import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr
+from contextlib import redirect_stderr
 from dataclasses import dataclass, field
 from io import StringIO
 from math import ceil
 from pathlib import Path
 from typing import Any
 
-from components.ingest.component import plan as plan_component
+from kubeface.ingest.catalogue import Shard
+from kubeface.ingest.options import IngestOptions
+from kubeface.ingest.step import plan_shards
+from kubeface.records.data import previous_shards
 from kubeface.runtime.errors import KubefaceError
-from kubeface.storage import objects
+from kubeface.runtime.options import read_options
 from pipelines.build.catalogue import FACE_FINETUNING
 from pipelines.cluster.client import Client, connect
 from pipelines.cluster.parameters import with_defaults
@@ -194,48 +195,22 @@ def _dirty_outputs(outputs: Mapping[str, Any], given: Mapping[tuple[str, str], C
 
 
 def list_source(values: Mapping[str, Any]) -> Listed:
-    """Looks at the source by names, as the run's first step does, and holds it against the run before.
-
-    The store is the one of S3_ENDPOINT in this environment, else that of the parameters.
+    """Lists the source by names, as the run's first step does, and compares it with the run before.
 
     Args:
-        values: every parameter of the pipeline.
+        values: every parameter of the pipeline; the store is that of S3_ENDPOINT.
     """
-    names = ("source", "listing", "identity_pattern", "forget", "num_shards")
     try:
-        with _in_this_environment() as told:
-            endpoint = "" if os.environ.get("S3_ENDPOINT") else values.get("s3_endpoint", "")
-            shards = plan_component.python_func(**{name: values[name] for name in names}, s3_endpoint=endpoint)
-            seen = re.search(r"plan: (\d+) files", told.getvalue())
-            before = _shards_before(f"{values['models']}/{values['name']}/data.json")
-    except SystemExit:
-        said = [line.removeprefix("error: ") for line in told.getvalue().splitlines() if line.startswith("error: ")]
-        return Listed(None, 1, 1, said[-1] if said else "it cannot be listed")
+        options = read_options(IngestOptions, values["ingest"], "ingest.")
+        with redirect_stderr(StringIO()):
+            planned = plan_shards(values["source"], int(values["resources"]["shards"]), options)
+        before = previous_shards(f"{values['models']}/{values['name']}/data.json")
     except KubefaceError as error:
         return Listed(None, 1, 1, str(error))
-    fresh = [text for text in shards if before.get(text.partition(" ")[0]) != text.partition(" ")[2]]
+    shards = [Shard.parse(text) for text in planned.shards]
+    fresh = [shard for shard in shards if before.get(f"{shard.number}/{shard.count}") != shard.fingerprint]
     note = "" if before else "no training before it is known, all of it is new"
-    return Listed(int(seen[1]) if seen else None, len(shards), len(fresh), note)
-
-
-def _shards_before(uri: str) -> dict[str, str]:
-    """Fingerprints of the shards of the last training, which promote leaves beside the models."""
-    if not objects.exists(uri):
-        return {}
-    return dict(json.loads(objects.read_bytes(uri)).get("shards", {}))
-
-
-@contextmanager
-def _in_this_environment() -> Iterator[StringIO]:
-    """For a step's body: its words are kept, and the variables that it sets are taken back."""
-    kept, told = dict(os.environ), StringIO()
-    os.environ["TERMINATION_LOG"] = os.devnull
-    try:
-        with redirect_stderr(told):
-            yield told
-    finally:
-        os.environ.clear()
-        os.environ.update(kept)
+    return Listed(planned.files, len(shards), len(fresh), note)
 
 
 def gpus(spec: Mapping[str, Any], task: str, values: Mapping[str, Any]) -> float:

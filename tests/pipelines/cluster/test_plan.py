@@ -17,7 +17,7 @@ from pipelines.cluster.versions import Spec, read_package
 from tests.support.stubs.kfp_api import KfpApi, step
 
 pytestmark = pytest.mark.usefixtures("bare_deployment")
-GOOD: dict[str, Any] = {"source": "s3://faces/staff", "models": "s3://faces/models", "num_shards": 2}
+GOOD: dict[str, Any] = {"source": "s3://faces/staff", "models": "s3://faces/models", "resources": {"shards": 2}}
 SHARD_STEPS = {"ingest", "align", "filter-faces"}
 
 
@@ -88,7 +88,7 @@ def test_the_source_is_listed_and_held_against_the_training_before(spec: Spec, p
     first = list_source(values)
     assert (first.files, first.shards, first.fresh, first.images) == (12, 2, 2, 12)
     assert "no training before" in first.note
-    shards = module.plan_component.python_func(source=str(people), num_shards=2)
+    shards = module.plan_shards(str(people), 2).shards
     held = {text.partition(" ")[0]: text.partition(" ")[2] for text in shards}
     (tmp_path / "models" / "m").mkdir(parents=True)
     (tmp_path / "models" / "m" / "data.json").write_text(json.dumps({"shards": held}))
