@@ -1,4 +1,4 @@
-"""make bench-low-resolution: the ways to recognise faces of few pixels, side by side, for docs/low-resolution.md.
+"""make bench-low-resolution: methods for low-resolution faces, side by side, for docs/low-resolution.md.
 
 Trained on the people of CELEBA (an archive of folders by person) but for those who look like somebody in LFW: they
 alone are held out, so that nobody who is measured was trained on. Fifteen of the others are for validation. Every
@@ -47,20 +47,20 @@ LOOKS_ALIKE = 0.5  # cosine of mean embeddings from which on somebody may be in 
 VALIDATION = 15  # people
 SIZES = [10, 14, 20]
 EPOCHS = 3
-SPAN = "lowres:10-20"
+RANGE = "lowres:10-20"
 NETWORK_EPOCHS = 4
 
 
 @dataclass(frozen=True)
 class Method:
-    """One way: what is trained on which few pixels, and whether a network enlarges them.
+    """A method: what is trained on which low resolution, and whether a network enlarges the faces.
 
     recipe: empty for the starting model as it is; settings: in the recipe's place; network: enlarges in the place of
     bicubic interpolation.
     """
 
     name: str
-    degradation: str = SPAN
+    degradation: str = RANGE
     recipe: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
     network: bool = False
@@ -79,14 +79,14 @@ METHODS = [
     Method("two stages, ArcFace", recipe="two-stage", settings={"epochs": EPOCHS, "amp": "bf16"}),
     Method("two stages, AdaFace", recipe="two-stage", settings={"epochs": EPOCHS, "head": "adaface", "amp": "bf16"}),
     Method("distillation at 14 pixels", "lowres:14", "low-resolution", DISTILLED),
-    Method("distillation at 10 to 20", SPAN, "low-resolution", DISTILLED),
+    Method("distillation at 10 to 20", RANGE, "low-resolution", DISTILLED),
     Method(
         "distillation at 10 to 20, LoRA",
-        SPAN,
+        RANGE,
         "low-resolution",
         DISTILLED | {"strategy": "lora", "num_layers": 0, "frozen_layers": 0, "lr": 2e-3, "guard": False},
     ),
-    Method("distillation at 10 to 20, network", SPAN, "low-resolution", DISTILLED, network=True),
+    Method("distillation at 10 to 20, network", RANGE, "low-resolution", DISTILLED, network=True),
 ]
 TRAINED = next(method for method in METHODS if method.recipe)
 
@@ -194,12 +194,13 @@ def trained_network(aligned: Path, split: Path) -> Path:
 def on_lfw(model: OnnxModel, wanted: PairsFile, crops: NDArray[np.uint8], size: int,
            enlarger: Enlarger | None) -> dict[str, Any]:  # fmt: skip
     """View 2's accuracy and its standard error, both photographs of a pair at a size; 0 for the crops as they are."""
-    bad = Degradation("lowres", size, enlarger=enlarger) if size else Degradation()
+    degraded = Degradation("lowres", size, enlarger=enlarger) if size else Degradation()
     embedded: list[NDArray[np.float32]] = []
     with Progress(f"lfw at {size or 'full size'}", len(crops)) as progress:
         for first in range(0, len(crops), 64):
             names = wanted.images[first : first + 64]
-            batch = np.stack([bad(crop, "probe", n) for crop, n in zip(crops[first : first + 64], names, strict=True)])
+            batch = crops[first : first + 64]
+            batch = np.stack([degraded(crop, "probe", name) for crop, name in zip(batch, names, strict=True)])
             embedded.append(model.embed(batch))
             progress.advance(len(names))
     told = verification(wanted.pairs.scores(np.concatenate(embedded)), wanted.pairs.same, wanted.folds)
@@ -208,7 +209,7 @@ def on_lfw(model: OnnxModel, wanted: PairsFile, crops: NDArray[np.uint8], size: 
 
 def on_heldout(aligned: Path, people: dict[str, str], start: OnnxModel, model: OnnxModel,
                enlarger: Enlarger | None) -> list[dict[str, Any]]:  # fmt: skip
-    """Figures of held-out people at each size, few pixels against sharp, the starting model on bicubic crops before."""
+    """Figures of held-out people at each size, low resolution against sharp; before: the start on bicubic crops."""
     known = Heldout(Table(aligned, "aligned"), people)
 
     def views() -> Iterator[View]:

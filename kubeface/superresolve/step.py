@@ -41,7 +41,7 @@ class SuperresolveResult(StepResult):
 def superresolve(faces: Path, out: Path, options: SuperresolveOptions = SuperresolveOptions()) -> SuperresolveResult:
     """Enlarges images of low resolution, by a super-resolution network or bicubic interpolation.
 
-    Before align, whole photographs become `scale` times larger, so that a face of a few pixels can be found and
+    Before align, whole photographs become `scale` times larger, so that a low-resolution face can be found and
     cropped; their group `enlarged` says so. After align, crops keep their size: they are reduced to 1 / `scale` of it,
     the resolution that such a face has, and enlarged again. Other images stay as they are. Images that cannot be
     decoded, or would have more than 50 million pixels, are added to those that rejected.csv lists already.

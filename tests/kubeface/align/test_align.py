@@ -77,7 +77,7 @@ def test_landmarks_and_box_are_in_pixels_of_the_photograph(aligned_table: Path, 
         assert ((landmarks > [x1, y1]) & (landmarks < [x2, y2])).all()
 
 
-def test_eyes_lie_where_the_template_says(aligned_table: Path) -> None:
+def test_eyes_of_a_crop_are_at_the_templates_positions(aligned_table: Path) -> None:
     detect = make_detector("retinaface", 20)
     offsets = []
     for row in rows_of(aligned_table):
@@ -107,7 +107,7 @@ def test_images_without_a_face_are_listed(mixed: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("detector", ["mtcnn", "retinaface"])
-def test_the_central_face_is_taken_though_another_is_larger(
+def test_the_central_face_is_cropped_though_another_is_larger(
     detector: Literal["mtcnn", "retinaface"], mixed: Path, tmp_path: Path
 ) -> None:
     align(mixed, tmp_path / "out", AlignOptions(detector=detector))
@@ -119,7 +119,7 @@ def test_the_central_face_is_taken_though_another_is_larger(
     assert np.corrcoef(crowd.ravel(), alone.ravel())[0, 1] > 0.8
 
 
-def test_settings_decide_what_counts_as_a_face(mixed: Path, tmp_path: Path) -> None:
+def test_options_decide_what_counts_as_a_face(mixed: Path, tmp_path: Path) -> None:
     assert align(mixed, tmp_path / "large", AlignOptions(min_face_size=100)).rows_out == 1
     (row,) = rows_of(tmp_path / "large")
     assert row["source"] == "s3/crowd.png"
@@ -136,7 +136,7 @@ def rows_of_all(mixed: Path, tmp_path: Path) -> list[dict[str, Any]]:
 
 
 def test_no_face_at_all_is_an_empty_table_and_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """It may be one shard of many."""
+    """The table may be one shard of many."""
     for person in "ab":
         (tmp_path / "in" / person).mkdir(parents=True)
         (tmp_path / "in" / person / "1.png").write_bytes(encode_png(np.full((60, 60), ord(person), np.uint8)))
@@ -180,7 +180,7 @@ def test_two_runs_give_the_same_bytes(detector: Literal["mtcnn", "retinaface"], 
     assert Table(tmp_path / "a", "aligned").manifest.settings["detector"] == detector
 
 
-def test_the_other_template_is_the_crop_of_facenet_pytorch(mixed: Path, tmp_path: Path) -> None:
+def test_facenet_160_is_the_crop_of_facenet_pytorch(mixed: Path, tmp_path: Path) -> None:
     align(mixed, tmp_path / "out", AlignOptions(template="facenet_160"))
     assert Table(tmp_path / "out", "aligned").manifest.settings["template"] == "facenet_160"
     photographs = {row["source"]: decode_rgb(row["image"]) for row in rows_of(mixed)}
@@ -200,7 +200,7 @@ def test_the_template_changes_the_crop_alone(mixed: Path, tmp_path: Path) -> Non
         assert {name for name in row if row[name] != twin[name]} == changed
 
 
-def test_a_portrait_is_the_crop_with_room_around_it(mixed: Path, tmp_path: Path) -> None:
+def test_a_portrait_contains_the_arcface_crop(mixed: Path, tmp_path: Path) -> None:
     align(mixed, tmp_path / "arcface_112", AlignOptions(template="arcface_112"))
     align(mixed, tmp_path / "portrait_224", AlignOptions(template="portrait_224"))
     for row, twin in zip(*(rows_of(tmp_path / name) for name in ("arcface_112", "portrait_224")), strict=True):
@@ -210,7 +210,7 @@ def test_a_portrait_is_the_crop_with_room_around_it(mixed: Path, tmp_path: Path)
         assert abs(face_part(portrait, "portrait_224").astype(int) - crop).max() <= 1
 
 
-def test_whole_photographs_are_their_middle_square(mixed: Path, tmp_path: Path) -> None:
+def test_whole_224_is_the_middle_square(mixed: Path, tmp_path: Path) -> None:
     """Also the one that shows no face."""
     result = align(mixed, tmp_path / "out", AlignOptions(detector="none", template="whole_224", min_face_size=400))
     assert (result.rows_in, result.rows_out) == (5, 5)
@@ -240,7 +240,7 @@ def damaged(mixed: Path, tmp_path: Path) -> Path:
     return tmp_path / "damaged"
 
 
-def test_images_that_have_become_unreadable_do_not_end_the_run(damaged: Path, tmp_path: Path) -> None:
+def test_unreadable_images_are_rejected(damaged: Path, tmp_path: Path) -> None:
     spoilt = sorted(row["source"] for row in rows_of(damaged)[:3])
     result = align(damaged, tmp_path / "out", AlignOptions(min_confidence=0.5))
     rejected = [row for row in Table(tmp_path / "out", "aligned").rejected() if row["reason"] == "unreadable"]
@@ -273,7 +273,7 @@ def test_a_failing_worker_ends_the_step(mixed: Path, tmp_path: Path, monkeypatch
 
 @pytest.mark.parametrize("detector", ["mtcnn", "retinaface"])
 def test_it_works_without_torch(detector: Literal["mtcnn", "retinaface"], mixed: Path, tmp_path: Path) -> None:
-    """Its container has none of these to import, of facenet-pytorch only the files."""
+    """The image has none of these packages, and of facenet-pytorch only the files."""
     program = (
         "import sys\nfor name in ('torch', 'torchvision', 'facenet_pytorch'): sys.modules[name] = None\n"
         "from pathlib import Path\nfrom kubeface.align.options import AlignOptions\n"
@@ -381,7 +381,9 @@ def test_without_a_face_on_the_sharp_image_the_low_one_is_rejected(pairs: Path, 
     }
 
 
-def test_low_images_alone_and_of_another_shape_are_looked_at(orl: dict[str, bytes], tmp_path: Path) -> None:
+def test_low_images_without_a_matching_sharp_one_get_a_detection_of_their_own(
+    orl: dict[str, bytes], tmp_path: Path
+) -> None:
     align(pairs_source(tmp_path, orl), tmp_path / "out")
     rows = {row["source"]: row for row in rows_of(tmp_path / "out")}
     detect = make_detector("mtcnn", 20)
@@ -395,9 +397,7 @@ def test_low_images_alone_and_of_another_shape_are_looked_at(orl: dict[str, byte
         assert rows[source]["det_score"] == pytest.approx(found.scores[best], abs=1e-5)
 
 
-def test_the_detector_looks_at_a_sharp_image_once(
-    orl: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_sharp_image_is_detected_once(orl: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[tuple[int, ...]] = []
 
     def counting(*arguments: Any, **named: Any) -> Detector:
@@ -415,7 +415,9 @@ def test_the_detector_looks_at_a_sharp_image_once(
     assert sorted(looked) == [(92, 92, 3), *[(112, 92, 3)] * 10]
 
 
-def test_the_low_image_of_an_unreadable_sharp_one_is_looked_at(orl: dict[str, bytes], tmp_path: Path) -> None:
+def test_the_low_image_of_an_unreadable_sharp_one_gets_a_detection_of_its_own(
+    orl: dict[str, bytes], tmp_path: Path
+) -> None:
     sharp = {"image_id": "a", "identity": "s1", "source": "hr_images/s1/1.pgm", "groups": '{"resolution": "high"}'}
     low = {"image_id": "b", "identity": "s1", "source": "vlr_images/s1/1.pgm", "groups": '{"resolution": "low"}'}
     ends = {"given_split": None, "width": 92, "height": 112, **HASHES}

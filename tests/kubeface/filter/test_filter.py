@@ -35,7 +35,7 @@ def rewrite(table: Path, kind: str, out: Path, rows: list[dict[str, Any]]) -> Pa
 
 @pytest.fixture(scope="module")
 def doctored(faces_table: Path, aligned_table: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Two real faces, one of them enlarged tenfold, and a blank photograph that pretends to be aligned."""
+    """Face and aligned table of two real faces, one of them enlarged tenfold, and of a blank photograph."""
     root = tmp_path_factory.mktemp("doctored")
     faces, aligned = rows_of(faces_table)[:2], rows_of(aligned_table)[:2]
     large = cv2.resize(decode_rgb(faces[1]["image"]), (920, 1120), interpolation=cv2.INTER_CUBIC)
@@ -68,8 +68,8 @@ def test_images_are_not_copied(filter_table: Path, faces_table: Path) -> None:
 
 
 def test_a_blank_photograph_is_no_face(doctored: tuple[Path, Path], tmp_path: Path) -> None:
-    blurred_too = FilterOptions(min_sharpness=0)  # a face enlarged tenfold is not sharp
-    result = filter_faces(*doctored, tmp_path / "out", blurred_too)
+    any_sharpness = FilterOptions(min_sharpness=0)  # a face enlarged tenfold is not sharp
+    result = filter_faces(*doctored, tmp_path / "out", any_sharpness)
     assert result == FilterResult(rows_in=3, rows_out=2, rejected=1)
     rows = {row["image_id"]: row for row in rows_of(tmp_path / "out")}
     blank = rows.pop("blank")
@@ -108,7 +108,7 @@ def test_sizes_are_pixels_of_the_photograph_however_large(doctored: tuple[Path, 
         (FilterOptions(min_sharpness=0, min_score=0, min_face_size=0), [None, None, "no_face"]),
     ],
 )
-def test_thresholds_decide(
+def test_limits_decide_which_images_are_kept(
     options: FilterOptions, expected: list[str | None], doctored: tuple[Path, Path], tmp_path: Path
 ) -> None:
     result = filter_faces(*doctored, tmp_path / "out", options)
@@ -167,10 +167,10 @@ def test_two_runs_give_the_same_bytes(doctored: tuple[Path, Path], tmp_path: Pat
 
 
 @pytest.fixture(scope="module")
-def spoilt(orl: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def damaged(orl: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Six people: one as photographed, one out of focus, one with another face beside it, one whose box is elsewhere,
     one who turns away, and one whose photograph has become unreadable."""
-    root = tmp_path_factory.mktemp("spoilt")
+    root = tmp_path_factory.mktemp("damaged")
     images = {number: decode_rgb(orl[f"s{number}/1.pgm"]) for number in range(1, 8)}
     images[2] = np.asarray(cv2.GaussianBlur(images[2], (0, 0), 3), np.uint8)
     images[3] = np.hstack([images[3], images[7]])
@@ -190,9 +190,9 @@ def spoilt(orl: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory) -> t
     return root / "photographs", root / "aligned"
 
 
-def test_each_fault_is_rejected_for_its_reason(spoilt: tuple[Path, Path], tmp_path: Path) -> None:
-    filter_faces(*spoilt, tmp_path / "out", FilterOptions(max_faces=1))
-    names = {row["image_id"]: row["identity"] for row in rows_of(spoilt[0])}
+def test_each_defect_has_its_reason(damaged: tuple[Path, Path], tmp_path: Path) -> None:
+    filter_faces(*damaged, tmp_path / "out", FilterOptions(max_faces=1))
+    names = {row["image_id"]: row["identity"] for row in rows_of(damaged[0])}
     assert {names[row["image_id"]]: row["reason"] for row in rows_of(tmp_path / "out")} == {
         "s1": None,
         "s2": "blurred",
@@ -203,35 +203,35 @@ def test_each_fault_is_rejected_for_its_reason(spoilt: tuple[Path, Path], tmp_pa
     }
 
 
-def test_each_limit_can_be_lifted(spoilt: tuple[Path, Path], tmp_path: Path) -> None:
-    filter_faces(*spoilt, tmp_path / "out", FilterOptions(min_sharpness=0, max_turn=1, min_agreement=0))
+def test_each_limit_can_be_lifted(damaged: tuple[Path, Path], tmp_path: Path) -> None:
+    filter_faces(*damaged, tmp_path / "out", FilterOptions(min_sharpness=0, max_turn=1, min_agreement=0))
     assert Table(tmp_path / "out", "filter").manifest.rejected == {"unreadable": 1}
 
 
 def test_the_number_of_workers_changes_no_byte(
-    spoilt: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    damaged: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(step, "BATCH_PIXELS", 1)  # each photograph on its own, so that all workers have work
     for workers in (1, 3):
         monkeypatch.setattr(step, "cpu_limit", lambda workers=workers: workers)
-        filter_faces(*spoilt, tmp_path / str(workers))
+        filter_faces(*damaged, tmp_path / str(workers))
     assert contents(tmp_path / "1") == contents(tmp_path / "3")
 
 
 def test_a_failing_worker_ends_the_step(
-    spoilt: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    damaged: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*arguments: object) -> None:
         raise MemoryError("no room")
 
     monkeypatch.setattr(step, "measure_face", fail)
     with pytest.raises(MemoryError, match="no room"):
-        filter_faces(*spoilt, tmp_path / "out")
+        filter_faces(*damaged, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(("max_faces", "expected"), [(0, None), (1, "several_faces"), (2, "several_faces"), (3, None)])
-def test_no_limit_of_faces_is_zero(max_faces: int, expected: str | None) -> None:
+def test_max_faces_zero_is_no_limit(max_faces: int, expected: str | None) -> None:
     quality = FaceQuality(score=1, face_size=50, faces=3, sharpness=100, turn=0, agreement=1)
     assert rejection_reason(quality, FilterOptions(max_faces=max_faces)) == expected
 
@@ -239,7 +239,7 @@ def test_no_limit_of_faces_is_zero(max_faces: int, expected: str | None) -> None
 @pytest.mark.slow
 @pytest.mark.parametrize("archive", ["lfw/lfw-deepfunneled.tar", "celeba/celeba_wild.tar"])
 def test_good_photographs_are_kept(archive: str, shared_data: Path, tmp_path: Path) -> None:
-    """The defaults reject fewer than 2 % for each of the reasons that are no lack of a face."""
+    """The defaults reject fewer than 2 % for each reason but a missing face."""
     with tarfile.open(shared_data / archive) as tar:
         members = sorted((member for member in tar if member.name.endswith(".jpg")), key=lambda member: member.name)
         for member in members[:300]:
@@ -257,7 +257,7 @@ def test_good_photographs_are_kept(archive: str, shared_data: Path, tmp_path: Pa
 
 
 def test_whole_photographs_are_kept_unless_they_cannot_be_decoded(doctored: tuple[Path, Path], tmp_path: Path) -> None:
-    """A blank one too; RetinaFace is not asked."""
+    """Blank ones too, since RetinaFace is not used."""
     faces = doctored[0]
     align(faces, tmp_path / "whole", AlignOptions(detector="none", template="whole_224"))
     strict = FilterOptions(min_sharpness=1e6, max_turn=0, min_agreement=1)
@@ -272,10 +272,10 @@ def test_whole_photographs_are_kept_unless_they_cannot_be_decoded(doctored: tupl
     crops = rows_of(tmp_path / "whole")
     crops[1]["image"] = b"not an image"
     settings = Table(tmp_path / "whole", "aligned").manifest.settings
-    with TableWriter(tmp_path / "spoilt", "aligned", "test 1", settings) as writer:
+    with TableWriter(tmp_path / "damaged", "aligned", "test 1", settings) as writer:
         for row in crops:
             writer.add(row)
-    filter_faces(faces, tmp_path / "spoilt", tmp_path / "again")
+    filter_faces(faces, tmp_path / "damaged", tmp_path / "again")
     assert [row["reason"] for row in rows_of(tmp_path / "again")] == [None, "unreadable", None]
 
 
@@ -324,7 +324,7 @@ def pairs_tables(
 
 
 @pytest.mark.parametrize(("template", "enlarge"), [("arcface_112", 1), ("facenet_160", 1), ("arcface_112", 4)])
-def test_a_low_image_goes_with_its_sharp_one(
+def test_a_low_image_gets_the_decision_of_its_sharp_one(
     template: TemplateName, enlarge: int, orl: dict[str, bytes], tmp_path: Path
 ) -> None:
     faces, aligned = pairs_tables(tmp_path, orl, template, enlarge)
@@ -349,7 +349,7 @@ def test_a_low_image_goes_with_its_sharp_one(
     assert low_one == f"its sharp image: {sharp}"
 
 
-def test_a_low_image_alone_is_judged_but_not_for_being_small(orl: dict[str, bytes], tmp_path: Path) -> None:
+def test_a_low_image_without_a_sharp_one_is_not_rejected_for_its_size(orl: dict[str, bytes], tmp_path: Path) -> None:
     faces, aligned = pairs_tables(tmp_path, orl)
     sources = {row["image_id"]: row["source"] for row in rows_of(aligned)}
     alone = ("vlr_images/s5/1.pgm", "vlr_images/s6/1.png")

@@ -38,21 +38,21 @@ def face(orl: dict[str, bytes]) -> RGB:
     return decode_rgb(orl["s1/1.pgm"])
 
 
-def test_nothing_but_fewer_pixels_is_the_mean_of_those_that_were(face: RGB) -> None:
+def test_downsampling_alone_is_the_mean_of_the_pixels(face: RGB) -> None:
     low = low_resolution(face, 23, 28, PLAIN, keyed_rng(0))
     expected = face.reshape(28, 4, 23, 4, 3).mean((1, 3))
     np.testing.assert_allclose(low, expected, atol=0.51)
 
 
 @given(st.integers(2, 40), st.integers(2, 40), st.integers(0, 9))
-def test_any_size_comes_out_as_asked_and_the_same_for_the_same_key(width: int, height: int, seed: int) -> None:
+def test_size_and_pixels_depend_on_the_arguments_alone(width: int, height: int, seed: int) -> None:
     image = keyed_rng("image").integers(0, 256, (64, 48, 3), np.uint8)
     first, again = (low_resolution(image, width, height, CameraOptions(), keyed_rng(seed)) for _ in range(2))
     assert first.shape == (height, width, 3) and first.dtype == np.uint8
     np.testing.assert_array_equal(first, again)
 
 
-def test_the_blur_is_measured_in_pixels_of_what_is_left(face: RGB) -> None:
+def test_the_blur_is_in_pixels_of_the_low_resolution(face: RGB) -> None:
     """σ of 1 at an eighth of the pixels is σ of 8 in the photograph."""
     low = low_resolution(face, 12, 14, CameraOptions(blur=(1, 1), noise=(0, 0), jpeg=(0, 0)), keyed_rng(0))
     sigma = face.shape[1] / 12
@@ -60,7 +60,7 @@ def test_the_blur_is_measured_in_pixels_of_what_is_left(face: RGB) -> None:
     np.testing.assert_array_equal(low, expected)
 
 
-def test_the_noise_is_as_strong_as_it_says() -> None:
+def test_the_noise_has_its_standard_deviation() -> None:
     grey = np.full((800, 800, 3), 128, np.uint8)
     low = low_resolution(grey, 400, 400, CameraOptions(blur=(0, 0), noise=(5, 5), jpeg=(0, 0)), keyed_rng(0)).astype(
         float
@@ -71,7 +71,7 @@ def test_the_noise_is_as_strong_as_it_says() -> None:
     assert abs(neighbours) < 0.01  # the sensor's, not the photograph's
 
 
-def test_the_file_is_a_jpeg_of_that_quality(face: RGB) -> None:
+def test_jpeg_has_its_quality(face: RGB) -> None:
     low = low_resolution(face, 46, 56, CameraOptions(blur=(0, 0), noise=(0, 0), jpeg=(30, 30)), keyed_rng(0))
     plain = low_resolution(face, 46, 56, PLAIN, keyed_rng(0))
     data = cv2.imencode(".jpg", plain[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 30])[1]
@@ -79,7 +79,7 @@ def test_the_file_is_a_jpeg_of_that_quality(face: RGB) -> None:
     assert (low != plain).any()
 
 
-def test_strengths_are_drawn_from_the_whole_span(face: RGB) -> None:
+def test_strengths_are_drawn_from_the_whole_range(face: RGB) -> None:
     grey = np.full((160, 160, 3), 128, np.uint8)
     camera = CameraOptions(blur=(0, 0), noise=(0, 10), jpeg=(0, 0))
     drawn = [low_resolution(grey, 80, 80, camera, keyed_rng(seed)).std() for seed in range(60)]
@@ -106,7 +106,7 @@ def test_wrong_options_are_named(values: dict[str, object], message: str) -> Non
         read_options(DegradeOptions, values, "degrade.")
 
 
-def test_a_source_of_pairs_comes_of_photographs(orl_folder: Path, tmp_path: Path) -> None:
+def test_photographs_become_a_source_of_pairs(orl_folder: Path, tmp_path: Path) -> None:
     result = degrade(str(orl_folder), tmp_path / "out", DegradeOptions(scale=8))
     assert result == DegradeResult(rows_in=30, rows_out=30, rejected=0)
     made, given_files = files_of(tmp_path / "out"), files_of(orl_folder)
@@ -130,7 +130,7 @@ def test_ingest_finds_every_pair(orl_folder: Path, tmp_path: Path) -> None:
     assert {(resolution[low], resolution[high]) for low, high in pairs.items()} == {("low", "high")}
 
 
-def test_an_image_is_the_same_whatever_others_there_are(orl_folder: Path, tmp_path: Path) -> None:
+def test_an_image_does_not_depend_on_the_others(orl_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "some" / "s1").mkdir(parents=True)
     (tmp_path / "some" / "s1" / "2.pgm").write_bytes((orl_folder / "s1" / "2.pgm").read_bytes())
     degrade(str(tmp_path / "some"), tmp_path / "one", DegradeOptions(seed=3))
@@ -162,8 +162,8 @@ def test_names_of_an_archive_cannot_lead_out_of_the_folder(orl: dict[str, bytes]
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["out"]
 
 
-def test_a_photograph_is_seen_upright_and_kept_as_it_is(face: RGB, tmp_path: Path) -> None:
-    """A telephone's JPEG lies on its side, and says so."""
+def test_the_low_image_is_upright_and_the_file_is_kept(face: RGB, tmp_path: Path) -> None:
+    """A phone's JPEG is rotated by its EXIF orientation."""
     (tmp_path / "in" / "s1").mkdir(parents=True)
     exif = Image.Exif()
     exif[0x0112] = 6  # turn by 90° clockwise to see it
@@ -175,7 +175,7 @@ def test_a_photograph_is_seen_upright_and_kept_as_it_is(face: RGB, tmp_path: Pat
     assert (tmp_path / "out/hr_images/s1/a.jpg").read_bytes() == (tmp_path / "in/s1/a.jpg").read_bytes()
 
 
-def test_bad_photographs_are_counted_and_named(
+def test_unusable_files_are_counted_and_named(
     orl: dict[str, bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "in" / "s1"
@@ -195,7 +195,7 @@ def test_bad_photographs_are_counted_and_named(
     assert sorted(files_of(tmp_path / "out")) == ["hr_images/s1/good.pgm", "vlr_images/s1/good.png"]
 
 
-def test_two_photographs_of_one_name_do_not_become_one_pair(
+def test_two_photographs_of_one_name_make_one_pair(
     orl: dict[str, bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "in" / "s1"

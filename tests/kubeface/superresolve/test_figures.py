@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from kubeface.superresolve.figures import SampleFace, draw_samples
 
 
-def test_the_sheet_says_what_its_columns_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_sample_sheet_labels_its_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[Figure] = []
     save = Figure.savefig
 

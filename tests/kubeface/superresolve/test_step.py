@@ -30,7 +30,7 @@ def resized(image: RGB, width: int, height: int, how: int = cv2.INTER_AREA) -> R
     return np.asarray(cv2.resize(image, (width, height), interpolation=how), np.uint8)
 
 
-def test_low_images_are_enlarged_and_sharp_ones_stay_as_they_are(paired_table: Path, tmp_path: Path) -> None:
+def test_low_images_are_enlarged_and_sharp_ones_unchanged(paired_table: Path, tmp_path: Path) -> None:
     result = superresolve(paired_table, tmp_path / "out")
     assert result == SuperresolveResult(rows_in=2 * PAIRS, rows_out=2 * PAIRS, identities=3, rejected=0, enlarged=PAIRS)
     before, after = rows_of(paired_table), rows_of(tmp_path / "out")
@@ -49,7 +49,7 @@ def test_low_images_are_enlarged_and_sharp_ones_stay_as_they_are(paired_table: P
     assert partners(Table(tmp_path / "out", "faces")) == partners(Table(paired_table, "faces"))
 
 
-def test_a_network_is_what_enlarges(paired_table: Path, tmp_path: Path) -> None:
+def test_a_network_enlarges(paired_table: Path, tmp_path: Path) -> None:
     network = nearest(tmp_path / "nearest.onnx", 3)
     superresolve(paired_table, tmp_path / "out", SuperresolveOptions(model=str(network)))  # its own scale
     superresolve(paired_table, tmp_path / "same", SuperresolveOptions(model=str(network), scale=3))
@@ -61,7 +61,7 @@ def test_a_network_is_what_enlarges(paired_table: Path, tmp_path: Path) -> None:
     assert said["name"].startswith("nearest.onnx@") and said["scale"] == 3
 
 
-def test_what_the_table_was_made_with_is_kept(paired_table: Path, tmp_path: Path) -> None:
+def test_settings_of_the_table_are_kept(paired_table: Path, tmp_path: Path) -> None:
     superresolve(paired_table, tmp_path / "out")
     before, after = (Table(folder, "faces") for folder in (paired_table, tmp_path / "out"))
     superresolved = {"name": "bicubic", "scale": 4, "which": "low", "max_side": 0}
@@ -78,13 +78,13 @@ def test_enlarged_twice_is_enlarged_by_the_product(paired_table: Path, tmp_path:
 
 
 @pytest.mark.parametrize(("max_side", "enlarged"), [(13, 0), (14, PAIRS), (111, PAIRS), (112, 2 * PAIRS)])
-def test_small_goes_by_the_longest_side(paired_table: Path, tmp_path: Path, max_side: int, enlarged: int) -> None:
+def test_small_is_decided_by_the_longest_side(paired_table: Path, tmp_path: Path, max_side: int, enlarged: int) -> None:
     options = SuperresolveOptions(scale=2, which="small", max_side=max_side)
     result = superresolve(paired_table, tmp_path / "out", options)
     assert result.enlarged == enlarged
 
 
-def test_all_are_all(faces_table: Path, tmp_path: Path) -> None:
+def test_all_images_can_be_enlarged(faces_table: Path, tmp_path: Path) -> None:
     assert superresolve(faces_table, tmp_path / "all", SuperresolveOptions(scale=2, which="all")).enlarged == 30
     assert {(row["width"], row["height"]) for row in rows_of(tmp_path / "all")} == {(184, 224)}
     assert json.loads(rows_of(tmp_path / "all")[0]["groups"]) == {"enlarged": "2"}
@@ -99,7 +99,7 @@ def test_without_low_images_the_rows_are_the_same_bytes(faces_table: Path, tmp_p
 
 
 def test_an_enlarged_face_can_be_found_where_a_small_one_is_not(faces_table: Path, tmp_path: Path) -> None:
-    """What the step is for: MTCNN finds no face of 10 pixels, and nearly all of them enlarged."""
+    """MTCNN finds no face of 10 pixels, and nearly all of them once they are enlarged."""
     with TableWriter(tmp_path / "small", "faces", "test", {}) as table:
         for row in rows_of(faces_table):
             small = resized(decode_rgb(row["image"]), 12, 14)
@@ -152,7 +152,7 @@ def test_the_same_bytes_whatever_the_number_of_workers(
     assert contents(tmp_path / "1") == contents(tmp_path / "4")
 
 
-def test_what_cannot_be_enlarged_is_left_out_with_a_reason(
+def test_images_that_cannot_be_enlarged_are_rejected_with_a_reason(
     paired_table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = rows_of(paired_table)
@@ -174,14 +174,14 @@ def test_what_cannot_be_enlarged_is_left_out_with_a_reason(
     assert "2000×2000" in left_out[low[1]["source"]]["detail"]
 
 
-def test_a_broken_image_that_is_not_enlarged_is_none_of_this_step(paired_table: Path, tmp_path: Path) -> None:
+def test_a_broken_image_that_is_not_enlarged_is_passed_on(paired_table: Path, tmp_path: Path) -> None:
     with TableWriter(tmp_path / "broken", "faces", "test", {}) as table:
         for row in rows_of(paired_table):
             table.add(row | {"image": b"none"} if resolution_of(row["groups"]) == "high" else row)
     assert superresolve(tmp_path / "broken", tmp_path / "out").rejected == 0
 
 
-def test_an_empty_table_stays_one(tmp_path: Path) -> None:
+def test_an_empty_table_stays_empty(tmp_path: Path) -> None:
     with TableWriter(tmp_path / "empty", "faces", "test", {}):
         pass
     result = superresolve(tmp_path / "empty", tmp_path / "out", SuperresolveOptions(which="all"))
@@ -220,8 +220,8 @@ def test_another_kind_of_table_is_refused(split_table: Path, tmp_path: Path) -> 
         superresolve(split_table, tmp_path / "out")
 
 
-def test_gather_takes_its_table_for_that_of_ingest(paired_source: Path, tmp_path: Path) -> None:
-    """What ingest left out, and who was forgotten, is told at the end all the same."""
+def test_gather_accepts_its_table_in_place_of_ingests(paired_source: Path, tmp_path: Path) -> None:
+    """Rejections and erasures of ingest are still reported."""
     source = tmp_path / "source"
     shutil.copytree(paired_source, source)
     (source / "hr_images" / "s1" / "bad.jpg").write_bytes(b"none")

@@ -23,7 +23,7 @@ QUICK = TrainSuperresolutionOptions(architecture="espcn", channels=4, blocks=1, 
 
 
 def damaged_heldout(table: Path, split: Path, out: Path) -> Path:
-    """The table with what no picture is in the place of every held-out image."""
+    """The table with the bytes of every held-out image destroyed: nobody may read them."""
     rows = Table(split, "split").columns(["image_id", "split"]).to_pylist()
     heldout = {row["image_id"] for row in rows if row["split"] == "heldout"}
     source = Table(table, "aligned")
@@ -84,7 +84,7 @@ def test_psnr_by_hand() -> None:
 
 
 def test_ssim_by_the_formula() -> None:
-    """As in the paper, on one place of the window, with OpenCV's Gaussian."""
+    """As in the paper, for one position of the window, with OpenCV's Gaussian."""
     random = np.random.default_rng(0)
     pictures = random.random((2, 11, 11))
     line = cv2.getGaussianKernel(11, 1.5)
