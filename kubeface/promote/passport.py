@@ -7,10 +7,19 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version as installed
 from pathlib import Path
-from typing import Any
 
 from kubeface import __version__
-from kubeface.records.passport import FileEntry, Passport, StartingModel, SuperresolutionNetwork
+from kubeface.records.data import Erasure
+from kubeface.records.evaluation import Evaluation
+from kubeface.records.model import ModelRecord
+from kubeface.records.passport import (
+    FileEntry,
+    Passport,
+    PassportMetrics,
+    SetFigures,
+    StartingModel,
+    SuperresolutionNetwork,
+)
 from kubeface.records.record import Record
 from kubeface.runtime.errors import KubefaceError, require
 from kubeface.storage import objects
@@ -29,9 +38,9 @@ LIBRARIES = ("minio", "pydantic", "urllib3")  # of promote; the other steps reco
 
 def make_passport(
     name: str,
-    config: dict[str, Any],
-    evaluation: dict[str, Any],
-    data: dict[str, Any],
+    model: ModelRecord,
+    evaluation: Evaluation,
+    erasure: Erasure | None,
     sources: Mapping[str, Path],
     files: Sequence[Path],
 ) -> Passport:
@@ -39,56 +48,58 @@ def make_passport(
 
     Args:
         name: of the model.
-        config: model.json.
+        model: model.json.
         evaluation: evaluation.json.
-        data: what gather and audit found in the images; empty where they were not given.
+        erasure: what gather left out to be forgotten; None where it was not asked.
         sources: files whose SHA-256 identifies the data of the run, by name.
         files: every file of the version but the passport.
     """
-    training, network = config["training"], config.get("superresolution")
+    training, network = model.training, model.superresolution
     return Passport(
         producer=f"promote {__version__}",
         name=name,
         images={
-            "finetune": training.get("image"),
-            "evaluate": evaluation.get("image"),
+            "finetune": training.image,
+            "evaluate": evaluation.image,
             "promote": os.environ.get("KUBEFACE_IMAGE") or None,
         },
         data={
-            "aligned": training.get("aligned"),
-            "split": training.get("split"),
+            "aligned": training.aligned,
+            "split": training.split,
             **{source: sha256_file(path) for source, path in sources.items()},
         },
-        seed=training.get("seed"),
+        seed=training.seed,
         settings={
-            "training": {key: value for key, value in training.items() if key not in ("versions", "image")},
-            "evaluation": evaluation.get("settings", {}),
+            "training": dict(training.entries(leave_out=("versions", "image"))),
+            "evaluation": evaluation.settings.model_dump(mode="json"),
         },
         versions={
-            "finetune": training.get("versions", {}),
-            "evaluate": evaluation.get("versions", {}),
+            "finetune": dict(training.versions),
+            "evaluate": evaluation.versions,
             "promote": {"python": platform.python_version()} | {library: installed(library) for library in LIBRARIES},
         },
-        start=StartingModel(name=config["start"], license=config["start_license"], sha256=training.get("start_sha256")),
-        superresolution=SuperresolutionNetwork(**{key: network[key] for key in ("name", "scale", "sha256")})
+        start=StartingModel(name=model.start, license=model.start_license, sha256=training.start_sha256),
+        superresolution=SuperresolutionNetwork(name=network.name, scale=network.scale, sha256=network.sha256)
         if network
         else None,
         metrics=_metrics(evaluation),
-        erasure_marks=len((data.get("erasure") or {}).get("marks", [])),
+        erasure_marks=len(erasure.marks) if erasure else 0,
         files={file.name: FileEntry(sha256=sha256_file(file), bytes=file.stat().st_size) for file in files},
     )
 
 
-def _metrics(evaluation: dict[str, Any]) -> dict[str, Any]:
+def _metrics(evaluation: Evaluation) -> PassportMetrics:
     """Verdict, gains and main figures of an evaluation."""
-    figures = {
-        model: {
-            kind: {key: told[key] for key in MAIN_FIGURES if key in told} for kind, told in evaluation[model].items()
-        }
-        for model in MODELS
-        if evaluation.get(model)
-    }
-    return {"gate": evaluation["gate"], "gain": evaluation["gain"]} | figures
+
+    def main_figures(model: str) -> SetFigures | None:
+        return {
+            name: figures.model_dump(mode="json", include=set(MAIN_FIGURES))
+            for name, figures in evaluation.figures_of(model).items()
+        } or None
+
+    return PassportMetrics(
+        gate=evaluation.gate, gain=evaluation.gain, **{model: main_figures(model) for model in MODELS}
+    )
 
 
 class Verification(Record):

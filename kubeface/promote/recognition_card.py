@@ -1,42 +1,22 @@
-"""What the model card says of a recognition model."""
+"""The model card of recognition."""
 
-from kubeface.promote.card_parts import (
-    Json,
-    Section,
-    before_after,
-    change,
-    code,
-    degradation,
-    gains,
-    image_input,
-    interval,
-    percent,
-    table,
-    text,
-)
-
-MODELS = {"baseline": "starting model", "finetuned": "this model"}
-AGAINST = {"cross": "sharp", "same": "as few pixels"}  # what a photograph of few pixels is compared with
-ETHICS = (
-    "- A false match can accuse an innocent person, a false non-match can lock somebody out. Neither is spread "
-    "evenly over people: measure both for the groups that you serve, and leave the last word to a person.",
-    "- Embeddings can give away the person: guard them like the photographs.",
-)
-CAVEATS = (
-    "- Embeddings of this model and of another one are not interchangeable unless it is said above that they are.",
-)
+from kubeface.promote.card_sections import Sections, TaskCard, degradation, gain_cells, gain_tables, image_input
+from kubeface.promote.markdown import Lines, change, code, interval, percent, table, text
+from kubeface.records.evaluation import RecognitionEvaluation
+from kubeface.records.model import ModelRecord
+from kubeface.records.recognition_figures import GroupColumn
 
 
-def told(config: Json, evaluation: Json) -> dict[str, Section]:
-    """The sections that are recognition's own, by title."""
+def sections(model: ModelRecord, evaluation: RecognitionEvaluation) -> Sections:
+    """The sections of recognition alone, by title."""
     return {
-        "Intended use": _use(config),
+        "Intended use": _use(model),
         "Factors": _factors(evaluation),
         "Metrics": _metrics(),
         "Evaluation data": _evaluation_data(evaluation),
         "Quantitative analyses": [
             *_figures(evaluation),
-            *gains(evaluation),
+            *gain_tables(evaluation),
             *_paired(evaluation),
             *_identification(evaluation),
             *_probes(evaluation),
@@ -47,20 +27,20 @@ def told(config: Json, evaluation: Json) -> dict[str, Section]:
     }
 
 
-def _use(config: Json) -> Section:
-    network, enlarged = config.get("superresolution"), ""
+def _use(model: ModelRecord) -> Lines:
+    network, enlarged = model.superresolution, ""
     if network:
-        side = config["alignment"]["size"] // network["scale"]
+        side = model.alignment.size // network.scale
         enlarged = (
             f" A face that fills fewer than {side}×{side} pixels of its photograph goes through the super-resolution "
-            f"network superresolution.onnx ({code(network['name'])}) before it is embedded."
+            f"network superresolution.onnx ({code(network.name)}) before it is embedded."
         )
     return [
         "",
         "To tell whether two photographs show the same person, and to search a gallery of people who are enrolled in "
         "it; as a help to a person who decides, not in the place of one.",
         "",
-        f"{image_input(config, 'faces')}{enlarged} Two faces are compared by the cosine of their "
+        f"{image_input(model, 'faces')}{enlarged} Two faces are compared by the cosine of their "
         "embeddings. A search of a gallery needs a stricter threshold than the comparison of two photographs: every "
         "person in it is one more chance of a false match.",
         "",
@@ -69,157 +49,158 @@ def _use(config: Json) -> Section:
     ]
 
 
-def _factors(evaluation: Json) -> Section:
-    lines: list[str] = []
-    for column, entry in evaluation.get("groups", {}).items():
-        lines += [
-            "",
-            f"False matches (FMR) and false non-matches (FNMR) by {text(column)}, each model at its own threshold; – "
-            "where a group has too few pairs to tell:",
-            "",
-            *table(
-                ["group", "people", "images", "FMR before", "FMR now", "FNMR before", "FNMR now", "change of FNMR"],
-                [
-                    [
-                        text(row["group"]),
-                        row["people"],
-                        row["images"],
-                        *(percent(row[model][rate]) for rate in ("fmr", "fnmr") for model in MODELS),
-                        change(row, "fnmr_change"),
-                    ]
-                    for row in entry["rows"]
-                ],
-            ),
-        ]
-        worst = {
-            rate.upper(): [(entry.get("worst_ratio") or {}).get(model, {}).get(rate) for model in MODELS]
-            for rate in ("fmr", "fnmr")
-        }
-        told = [
-            f"{rate} {' → '.join('–' if ratio is None else f'{ratio:.2f}' for ratio in ratios)}"
-            for rate, ratios in worst.items()
-            if ratios != [None, None]
-        ]
-        if told:
-            lines += ["", f"Largest over smallest rate among the groups: {', '.join(told)}."]
-    return lines
+def _factors(evaluation: RecognitionEvaluation) -> Lines:
+    return [line for name, column in evaluation.groups.items() for line in _group_column(name, column)]
 
 
-def _metrics() -> Section:
+def _group_column(name: str, column: GroupColumn) -> Lines:
+    """The table of a group column, and the ratio of its extremes."""
+    rows = [
+        [
+            text(row.group),
+            row.people,
+            row.images,
+            *(percent(rates.fmr) for rates in (row.baseline, row.finetuned)),
+            *(percent(rates.fnmr) for rates in (row.baseline, row.finetuned)),
+            change(row.fnmr_change, row.fnmr_change_low, row.fnmr_change_high),
+        ]
+        for row in column.rows
+    ]
+    lines = [
+        "",
+        f"False matches (FMR) and false non-matches (FNMR) by {text(name)}, each model at its own threshold; – where a "
+        "group has too few pairs to tell:",
+        "",
+        *table(
+            ["group", "people", "images", "FMR before", "FMR now", "FNMR before", "FNMR now", "change of FNMR"], rows
+        ),
+    ]
+    ratios = [column.worst_ratio.get(model) for model in ("baseline", "finetuned")]
+    told = []
+    for rate, values in (
+        ("FMR", [ratio.fmr if ratio else None for ratio in ratios]),
+        ("FNMR", [ratio.fnmr if ratio else None for ratio in ratios]),
+    ):
+        if values != [None, None]:
+            told.append(f"{rate} {' → '.join('–' if value is None else f'{value:.2f}' for value in values)}")
+    return [*lines, "", f"Largest over smallest rate among the groups: {', '.join(told)}."] if told else lines
+
+
+def _metrics() -> Lines:
     return [
         "",
-        "Accuracy: pairs decided rightly, the threshold taken from the other nine of ten folds. AUC: area under the "
+        "Accuracy: pairs decided correctly, the threshold taken from the other nine of ten folds. AUC: area under the "
         "ROC curve. EER: the rate at which false matches and false non-matches are equally frequent. TAR@FAR: genuine "
         "pairs accepted at a threshold that accepts that share of impostors; given only down to the rate that the "
         "impostor pairs support. Intervals come from resampling people, not pairs.",
     ]
 
 
-def _evaluation_data(evaluation: Json) -> Section:
-    told = (
-        f"Measured on {evaluation['images']} images of {evaluation['people']} people who were not trained on "
-        f"({evaluation['pairs']} pairs)."
+def _evaluation_data(evaluation: RecognitionEvaluation) -> Lines:
+    sentence = (
+        f"Measured on {evaluation.images} images of {evaluation.people} people who were not trained on "
+        f"({evaluation.pairs} pairs)."
     )
-    if lfw := evaluation.get("lfw"):
-        told += f" LFW: {lfw['pairs']} pairs, {len(lfw['fallback'])} of its images without a face that was found."
-    return ["", told + degradation(evaluation)]
+    if lfw := evaluation.lfw:
+        sentence += f" LFW: {lfw.pairs} pairs, {len(lfw.fallback)} of its images without a face that was found."
+    return ["", sentence + degradation(evaluation)]
 
 
-def _figures(evaluation: Json) -> Section:
-    rates = {far for figures in evaluation["finetuned"].values() for far in figures["tar_at_far"]}
+def _figures(evaluation: RecognitionEvaluation) -> Lines:
+    rates = {far for figures in evaluation.finetuned.values() for far in figures.tar_at_far}
     fars = sorted(rates, key=float, reverse=True)
-    rows = []
-    for kind in evaluation["finetuned"]:
-        for model in ("baseline", "champion", "finetuned"):
-            if figures := evaluation.get(model, {}).get(kind):
-                shares = [figures[key] for key in ("accuracy", "auc", "eer")]
-                shares += [figures["tar_at_far"].get(far) for far in fars]
-                rows.append([text(kind), model, *(percent(share) for share in shares)])
+    by_model = {
+        "baseline": evaluation.baseline,
+        "champion": evaluation.champion,
+        "finetuned": evaluation.finetuned,
+    }
+    rows = [
+        [
+            text(name),
+            model,
+            *(percent(share) for share in (figures.accuracy, figures.auc, figures.eer)),
+            *(percent(figures.tar_at_far.get(far)) for far in fars),
+        ]
+        for name in evaluation.finetuned
+        for model, sets in by_model.items()
+        if (figures := sets.get(name))
+    ]
     return ["", *table(["set", "model", "accuracy", "AUC", "EER", *(f"TAR@FAR={far}" for far in fars)], rows)]
 
 
-def _paired(evaluation: Json) -> Section:
-    lines = []
-    for kind, entry in (evaluation.get("paired") or {}).items():
-        test, forgotten, learned = entry["mcnemar"], entry["forgotten"], entry["learned"]
-        lines.append(
-            f"- {text(kind)}: {test['only_after']} pairs are decided rightly by this model alone "
-            f"({learned['genuine']} genuine, {learned['impostor']} impostor) and {test['only_before']} by its starting "
-            f"model alone ({forgotten['genuine']} genuine, {forgotten['impostor']} impostor: forgotten); McNemar's "
-            f"exact test gives p = {test['p']:.2g}"
-        )
+def _paired(evaluation: RecognitionEvaluation) -> Lines:
+    lines = [
+        f"- {text(name)}: {paired.mcnemar.only_after} pairs are decided correctly by this model alone "
+        f"({paired.learned.genuine} genuine, {paired.learned.impostor} impostor) and {paired.mcnemar.only_before} by "
+        f"its starting model alone ({paired.forgotten.genuine} genuine, {paired.forgotten.impostor} impostor: "
+        f"forgotten); McNemar's exact test gives p = {paired.mcnemar.p:.2g}"
+        for name, paired in evaluation.paired.items()
+    ]
     return ["", "Pair by pair:", "", *lines] if lines else []
 
 
-def _identification(evaluation: Json) -> Section:
-    found = evaluation.get("identification") or {}
-    opens = sorted(
-        {
-            fpir
-            for models in found.values()
-            for entry in models.values()
-            for fpir in (entry.get("open") or {}).get("fnir_at_fpir", {})
-        },
-        key=float,
-        reverse=True,
-    )
+def _identification(evaluation: RecognitionEvaluation) -> Lines:
+    found = evaluation.identification
+    rates = {fpir for models in found.values() for entry in models.values() for fpir in entry.open.fnir_at_fpir}
+    fpirs = sorted(rates, key=float, reverse=True)
     rows = [
         [
-            text(kind),
+            text(name),
             model,
-            entry["gallery"],
-            entry["probes"],
-            *(interval(entry, rank) for rank in ("rank1", "rank5")),
-            *(percent((entry.get("open") or {}).get("fnir_at_fpir", {}).get(fpir)) for fpir in opens),
+            entry.gallery,
+            entry.probes,
+            interval(entry.rank1, entry.rank1_low, entry.rank1_high),
+            interval(entry.rank5, entry.rank5_low, entry.rank5_high),
+            *(percent(entry.open.fnir_at_fpir.get(fpir)) for fpir in fpirs),
         ]
-        for kind, models in found.items()
+        for name, models in found.items()
         for model, entry in models.items()
     ]
-    if not rows:
-        return []
-    header = ["set", "model", "people enrolled", "probes", "rank 1", "rank 5", *(f"FNIR@FPIR={fpir}" for fpir in opens)]
-    return ["", "Searching a gallery of one image of each person:", "", *table(header, rows)]
+    header = [
+        "set", "model", "people enrolled", "probes", "rank 1", "rank 5", *(f"FNIR@FPIR={fpir}" for fpir in fpirs),
+    ]  # fmt: skip
+    return ["", "Searching a gallery of one image of each person:", "", *table(header, rows)] if rows else []
 
 
-def _probes(evaluation: Json) -> Section:
+def _probes(evaluation: RecognitionEvaluation) -> Lines:
     rows = [
-        [code(row["probe"]), *before_after(row["gain"]["auc"]), *before_after(row["gain"]["tar"])]
-        for row in evaluation.get("probes") or []
+        [code(row.probe), *gain_cells(row.gain["auc"]), *gain_cells(row.gain["tar"])] for row in evaluation.probes or []
     ]
-    if not rows:
-        return []
-    tar = f"TAR@FAR={evaluation['gate_far']:g}"
+    tar = f"TAR@FAR={evaluation.gate_far:g}"
     header = ["photographs", "AUC before", "now", "change in points", f"{tar} before", "now", "change in points"]
-    return ["", "The same people in worse photographs:", "", *table(header, rows)]
+    return ["", "The same people in worse photographs:", "", *table(header, rows)] if rows else []
 
 
-def _resolutions(evaluation: Json) -> Section:
+def _resolutions(evaluation: RecognitionEvaluation) -> Lines:
     """Every size that was measured, and how."""
-    told = evaluation.get("resolutions") or {}
+    measured, origin = evaluation.resolutions, evaluation.few_pixels
+    if measured is None or not measured.rows:
+        return []
     rows = [
         [
-            size(row["size"]),
+            size_name(row.size),
             against,
-            row["images"],
-            row["people"],
-            *before_after(row[kind]["gain"]["auc"]),
-            *before_after(row[kind]["gain"]["accuracy_fixed"]),
+            row.images,
+            row.people,
+            *gain_cells(pairs.gain["auc"]),
+            *gain_cells(pairs.gain["accuracy_fixed"]),
         ]
-        for row in told.get("rows", [])
-        for kind, against in ({"same": "sharp"} if row["size"] == "clean" else AGAINST).items()
+        for row in measured.rows
+        for against, pairs in (
+            [("sharp", row.same)] if row.size == "clean" else [("sharp", row.cross), ("as few pixels", row.same)]
+        )
     ]
-    if not rows:
-        return []
-    few = evaluation.get("few_pixels") or {}
-    came = "taken by a camera, each of the nearest size" if few.get("paired") else "made of sharp ones"
-    left_out = [size(entry["size"]) for entry in told.get("left_out", [])]
+    if origin and origin.paired:
+        made = "taken by a camera, each of the nearest size"
+    else:
+        made = f"made of sharp ones and enlarged by {code(origin.superresolver if origin else 'bicubic')}"
+    left_out = [size_name(entry.size) for entry in measured.left_out]
+    sizes = ", ".join(dict.fromkeys(size_name(row.size) for row in measured.rows))
     lines = [
         "",
-        f"Measured at {', '.join(dict.fromkeys(row[0] for row in rows))}; faces of few pixels were {came}"
-        + ("" if few.get("paired") else f" and enlarged by {code(few.get('superresolver', 'bicubic'))}")
-        + f". The fixed threshold, {told['threshold']:.4f}, is the starting model's on sharp photographs at a false "
-        f"match rate of {percent(told['fmr'])}, as a system in use has set it."
-        + (f" Too few photographs to tell of: {', '.join(left_out)}." if left_out else ""),
+        f"Measured at {sizes}; faces of few pixels were {made}. The fixed threshold, {measured.threshold:.4f}, is the "
+        f"starting model's on sharp photographs at a false match rate of {percent(measured.fmr)}, as a system in use "
+        "has set it." + (f" Too few photographs to tell of: {', '.join(left_out)}." if left_out else ""),
         "",
     ]
     fixed = "accuracy at the fixed threshold"
@@ -227,46 +208,61 @@ def _resolutions(evaluation: Json) -> Section:
     return [*lines, *table([*header, f"{fixed} before", "now", "change in points"], rows)]
 
 
-def size(name: str) -> str:
+def size_name(size: str) -> str:
     """A size of a crop in words."""
-    return "sharp" if name == "clean" else f"{name} pixels"
+    return "sharp" if size == "clean" else f"{size} pixels"
 
 
-def _threshold(evaluation: Json) -> Section:
-    entry = (evaluation.get("calibration") or {}).get("finetuned")
+def _threshold(evaluation: RecognitionEvaluation) -> Lines:
+    entry = evaluation.calibration.get("finetuned")
     if not entry:
         return []
-    low, high = entry["threshold_low"], entry["threshold_high"]
-    told = (
-        f"{entry['threshold']:.4f} (95 % interval {low:.4f} to {high:.4f}) for a false match rate of "
-        f"{percent(entry['fmr'])}, at which {percent(entry['fnmr'])} of genuine pairs are not matched; from "
-        f"{entry['impostor_pairs']} impostor and {entry['genuine_pairs']} genuine pairs of {entry['people']} people"
-        + (f" of the set {text(evaluation['calibrated_on'])}" if evaluation.get("calibrated_on") else "")
+    sentence = (
+        f"{entry.threshold:.4f} (95 % interval {entry.threshold_low:.4f} to {entry.threshold_high:.4f}) for a false "
+        f"match rate of {percent(entry.fmr)}, at which {percent(entry.fnmr)} of genuine pairs are not matched; from "
+        f"{entry.impostor_pairs} impostor and {entry.genuine_pairs} genuine pairs of {entry.people} people"
+        + (f" of the set {text(evaluation.calibrated_on)}" if evaluation.calibrated_on else "")
         + ". It is in threshold.json."
     )
-    if not entry["supported"]:
-        told += (
-            f" The rate that was asked for, {percent(entry['asked_fmr'])}, cannot be told from so few impostor pairs: "
+    if not entry.supported:
+        sentence += (
+            f" The rate that was asked for, {percent(entry.asked_fmr)}, cannot be told from so few impostor pairs: "
             "the least rate that can be told stands in its place."
         )
-    return ["", told]
+    return ["", sentence]
 
 
-def _compatibility(evaluation: Json) -> Section:
-    entry = evaluation.get("compatibility")
+def _compatibility(evaluation: RecognitionEvaluation) -> Lines:
+    entry = evaluation.compatibility
     if not entry:
         return []
-    if not entry["comparable"]:
-        return ["", f"**Enrol anew:** {text(entry['reason'] or 'the embeddings cannot be compared')}."]
+    if not entry.comparable:
+        return ["", f"**Enrol anew:** {text(entry.reason or 'the embeddings cannot be compared')}."]
     enrolled = ""
-    if entry["gallery_still_matched"] is not None:
-        enrolled = f"{percent(entry['gallery_still_matched'])} of the people who were enrolled are still matched; "
+    if entry.gallery_still_matched is not None:
+        enrolled = f"{percent(entry.gallery_still_matched)} of the people who were enrolled are still matched; "
+    matched = interval(entry.old_gallery_new_probe, entry.old_gallery_new_probe_low, entry.old_gallery_new_probe_high)
     return [
         "",
-        f"**{'The gallery can stay' if entry['stays'] else 'Enrol anew'}.** Of genuine pairs "
-        f"{interval(entry, 'old_gallery_new_probe')} match where one side was embedded by the starting model and the "
-        f"other by this one, at the starting model's threshold of {entry['threshold']:.4f}; with the starting model on "
-        f"both sides {percent(entry['old_with_old'])} do, with this model on both sides, at its own threshold, "
-        f"{percent(entry['new_with_new'])} ({entry['genuine_pairs']} pairs of {entry['people']} people). {enrolled}"
-        f"{percent(entry['false_matches'])} of impostor pairs match where the sides are mixed.",
+        f"**{'The gallery can stay' if entry.stays else 'Enrol anew'}.** Of genuine pairs {matched} match where one "
+        "side was embedded by the starting model and the other by this one, at the starting model's threshold of "
+        f"{entry.threshold:.4f}; with the starting model on both sides {percent(entry.old_with_old)} do, with this "
+        f"model on both sides, at its own threshold, {percent(entry.new_with_new)} ({entry.genuine_pairs} pairs of "
+        f"{entry.people} people). {enrolled}{percent(entry.false_matches)} of impostor pairs match where the sides are "
+        "mixed.",
     ]
+
+
+CARD = TaskCard(
+    kind="face-recognition model",
+    people="people",
+    sections=sections,
+    ethics=(
+        "- A false match can accuse an innocent person, a false non-match can lock somebody out. Neither is spread "
+        "evenly over people: measure both for the groups that you serve, and leave the last word to a person.",
+        "- Embeddings can give away the person: guard them like the photographs.",
+    ),
+    caveats=(
+        "- Embeddings of this model and of another one are not interchangeable unless it is said above that they are.",
+    ),
+)

@@ -5,7 +5,8 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from pydantic import JsonValue
 
 from kubeface import __version__
 from kubeface.promote.card import model_card
@@ -14,6 +15,9 @@ from kubeface.promote.options import PromoteOptions
 from kubeface.promote.passport import MODELS, PASSPORT_FILE, differences, make_passport
 from kubeface.promote.registries import register_kubeflow, register_mlflow
 from kubeface.records.champion import model_home
+from kubeface.records.data import DataRecord
+from kubeface.records.evaluation import Evaluation, RecognitionEvaluation, read_evaluation
+from kubeface.records.model import ModelRecord
 from kubeface.records.promotion import PromotionRecord
 from kubeface.records.record import StepResult
 from kubeface.records.tasks import task_of
@@ -21,11 +25,12 @@ from kubeface.runtime.errors import KubefaceError, require
 from kubeface.storage import objects
 from kubeface.storage.folders import new_folder, read_json, sha256_file, write_json
 
-# What of an evaluation goes with the model: figures, but no names of files, nor of people that labels.json lacks.
-METRICS = ("baseline", "finetuned", "gain", "gate")
-FURTHER_METRICS = (
-    "champion", "gain_over_champion", "paired", "probes", "few_pixels", "resolutions", "groups", "identification",
-    "calibration", "compatibility", "task", "labels", "scratch", "gain_over_scratch", "thresholds", "chosen_on",
+# The part of an evaluation that goes with the model: figures, but no names of files, nor of people that labels.json
+# lacks.
+METRICS = (
+    "task", "baseline", "finetuned", "champion", "scratch", "gain", "gain_over_champion", "gain_over_scratch", "gate",
+    "paired", "probes", "few_pixels", "resolutions", "groups", "identification", "calibration", "compatibility",
+    "labels", "thresholds", "chosen_on",
 )  # fmt: skip
 NETWORK_FILES = ("superresolution.onnx", "superresolution.json")  # the network that enlarges small faces
 BEST = "checkpoints/best.safetensors"
@@ -47,21 +52,21 @@ class Challenger:
     Args:
         model: folder of finetune.
         evaluation: folder of evaluate.
-        config: model.json.
+        record: model.json.
         measured: evaluation.json.
         data: data.json of gather and audit by name, of those that were given.
     """
 
     model: Path
     evaluation: Path
-    config: dict[str, Any]
-    measured: dict[str, Any]
+    record: ModelRecord
+    measured: Evaluation
     data: Mapping[str, Path]
 
     @property
     def version(self) -> str:
         """Made of the SHA-256 of weights and evaluation, so that the same promotion has the same address."""
-        return f"{self.config['weights_sha256'][:12]}-{sha256_file(self.evaluation / 'evaluation.json')[:8]}"
+        return f"{self.record.weights_sha256[:12]}-{sha256_file(self.evaluation / 'evaluation.json')[:8]}"
 
 
 def promote(
@@ -100,14 +105,18 @@ def promote(
     home = model_home(options.destination, options.name)
     data = {kind: path / "data.json" for kind, path in (("gathered", gathered), ("audited", audited)) if path}
     challenger = Challenger(
-        model, evaluation, read_json(model / "model.json"), read_json(evaluation / "evaluation.json"), data
+        model,
+        evaluation,
+        ModelRecord.read(model / "model.json"),
+        read_evaluation(evaluation / "evaluation.json"),
+        data,
     )
     _check_same_model(challenger)
-    _check_network(challenger.config, model)
+    _check_network(challenger.record, model)
     standing = read_champion(home)
-    _check_same_task(standing, task_of(challenger.config))
+    _check_same_task(standing, challenger.record.task)
     with new_folder(out) as folder:
-        if challenger.config.get("trained", True):
+        if challenger.record.trained:
             files = _write_version(challenger, standing, options.name, folder)
             promotion = _decide(challenger, standing, files, options, champion)
         else:
@@ -130,15 +139,14 @@ def _keep(challenger: Challenger, standing: Standing) -> PromotionRecord:
     """
     reason = (
         f"this model is in force already, as version {standing.version}"
-        if standing.version and _weights_of(standing) == challenger.config["weights_sha256"]
+        if standing.version and _weights_of(standing) == challenger.record.weights_sha256
         else f"nothing was trained, and {standing.version or 'no version'} is in force now"
     )
-    because = challenger.config.get("reason")
     return PromotionRecord(
         producer=f"promote {__version__}",
         promoted=False,
         trained=False,
-        reason=f"{reason}: {because}" if because else reason,
+        reason=f"{reason}: {challenger.record.reason}" if challenger.record.reason else reason,
         uri=standing.uri or None,
         version=standing.version or None,
         champion=standing.uri or None,
@@ -155,17 +163,17 @@ def _weights_of(standing: Standing) -> str:
 
 def _write_version(challenger: Challenger, standing: Standing, name: str, folder: Path) -> list[Path]:
     """Writes model card, metrics and passport, and keeps data.json for the next run; returns the version's files."""
-    data: dict[str, Any] = {}
-    for path in challenger.data.values():
-        data |= read_json(path)
-    card = model_card(name, challenger.version, challenger.config, challenger.measured, data)
+    gathered = challenger.data.get("gathered")
+    erasure = DataRecord.read(gathered).erasure if gathered else None
+    card = model_card(name, challenger.version, challenger.record, challenger.measured, erasure)
     (folder / "model_card.md").write_text(card, "utf-8")
     write_json(folder / "metrics.json", _metrics(challenger.measured))
     files = _files(challenger, folder)
-    passport = make_passport(name, challenger.config, challenger.measured, data, challenger.data, files)
+    passport = make_passport(name, challenger.record, challenger.measured, erasure, challenger.data, files)
     passport.write(folder / PASSPORT_FILE)
-    if data:
-        write_json(folder / "data.json", data)
+    if challenger.data:
+        merged = {key: value for path in challenger.data.values() for key, value in read_json(path).items()}
+        write_json(folder / "data.json", merged)
         objects.upload(folder / "data.json", objects.join(standing.home, "data.json"))
     return [*files[:-1], folder / PASSPORT_FILE, files[-1]]
 
@@ -182,9 +190,9 @@ def _decide(
         options: with the registries.
         compared: URI of the champion that evaluate compared with; empty for none.
     """
-    version, gate = challenger.version, challenger.measured["gate"]
+    version, gate = challenger.version, challenger.measured.gate
     uri = objects.join(standing.home, version)
-    promoted, lost_to, reason = bool(gate["better"]), None, gate["reason"]
+    promoted, lost_to, reason = gate.better, None, gate.reason
     if promoted and (winner := _take_over(standing, compared, version, files, reason)):
         promoted, lost_to = False, objects.join(standing.home, winner)
         reason = f"{lost_to} is the champion, which this model was not compared with: run again to compare them"
@@ -197,38 +205,36 @@ def _decide(
         version=version if promoted else None,
         champion=objects.join(standing.home, before) if before else None,
         lost_to=lost_to,
-        registered=_register(version, uri, challenger.config, options) if promoted else {},
+        registered=_register(version, uri, challenger.record, options) if promoted else {},
         sha256={file.name: sha256_file(file) for file in files},
     )
 
 
 def _check_same_model(challenger: Challenger) -> None:
     """Refuses an evaluation or a threshold of other weights, or of the same ones with another head."""
-    config, measured, evaluation = challenger.config, challenger.measured, challenger.evaluation
-    stated = {"evaluation.json": measured.get("models", {}).get("finetuned", {})}
-    if (evaluation / "threshold.json").is_file():
-        stated["threshold.json"] = read_json(evaluation / "threshold.json")
-    ours = {
-        "weights_sha256": config["weights_sha256"],
-        "onnx_sha256": (config["training"].get("onnx") or {}).get("sha256"),
-    }
+    record, folder = challenger.record, challenger.evaluation
+    onnx = record.training.onnx
+    expected = {"weights_sha256": record.weights_sha256, "onnx_sha256": onnx.sha256 if onnx else ""}
+    measured = challenger.measured.models.get("finetuned")
+    stated = {"evaluation.json": measured.model_dump() if measured else {}}
+    if (folder / "threshold.json").is_file():
+        stated["threshold.json"] = read_json(folder / "threshold.json")
     for name, entry in stated.items():
         require(
-            all(sha256 in (None, entry.get(key, sha256)) for key, sha256 in ours.items())
-            and task_of(measured) == task_of(config),
-            f"{evaluation / name} is of another model: give the evaluation of this one",
+            all(not sha256 or entry.get(key, sha256) == sha256 for key, sha256 in expected.items())
+            and challenger.measured.task == record.task,
+            f"{folder / name} is of another model: give the evaluation of this one",
         )
 
 
-def _check_network(config: dict[str, Any], model: Path) -> None:
+def _check_network(record: ModelRecord, model: Path) -> None:
     """Refuses a super-resolution network other than the one that model.json names."""
-    network = config.get("superresolution")
-    if not network:
+    if not record.superresolution:
         return
     for name in NETWORK_FILES:
         require((model / name).is_file(), f"{model / name} is missing, which model.json names: copy the folder anew")
     require(
-        sha256_file(model / NETWORK_FILES[0]) == network["sha256"],
+        sha256_file(model / NETWORK_FILES[0]) == record.superresolution.sha256,
         f"{model / NETWORK_FILES[0]} is not the network that model.json names: copy the folder anew",
     )
 
@@ -248,38 +254,36 @@ def _check_same_task(standing: Standing, task: str) -> None:
     )
 
 
-def _metrics(measured: dict[str, Any]) -> dict[str, Any]:
+def _metrics(evaluation: Evaluation) -> dict[str, JsonValue]:
     """The part of an evaluation that goes with the model; confusion matrices, which grow with the square, do not."""
-    metrics = {key: measured[key] for key in METRICS}
-    metrics |= {key: measured[key] for key in FURTHER_METRICS if measured.get(key)}
-    for model in (model for model in MODELS if model in metrics):
-        metrics[model] = {
-            kind: {key: value for key, value in figures.items() if key != "confusion"}
-            for kind, figures in metrics[model].items()
-        }
-    return metrics
+    without_confusion = {model: {"__all__": {"confusion"}} for model in MODELS if evaluation.figures_of(model)}
+    values = evaluation.model_dump(mode="json", exclude=without_confusion)
+    return {name: values[name] for name in METRICS if values.get(name)}
 
 
 def _files(challenger: Challenger, folder: Path) -> list[Path]:
     """The files of a version but the passport, in the order in which they are written.
 
-    A model that was measured at low resolution takes its super-resolution network with it, where it has one, and
-    best.safetensors, backbone and head of the best epoch, for those who continue training: identities.json names the
-    person of each row of that head. model.json goes last: readers begin with it, and so never find half a version.
+    start.onnx goes with it so that a later run that hands the version on can evaluate it again. A model that was
+    measured at low resolution takes its super-resolution network with it, where it has one, and best.safetensors,
+    backbone and head of the best epoch, for those who continue training: identities.json names the person of each row
+    of that head. model.json goes last: readers begin with it, and so never find half a version.
 
     Args:
         challenger: the model.
         folder: with model card and metrics.
     """
-    model, evaluation, config = challenger.model, challenger.evaluation, challenger.config
+    model, evaluation, record = challenger.model, challenger.evaluation, challenger.record
+    low_resolution = isinstance(challenger.measured, RecognitionEvaluation) and challenger.measured.resolutions
     optional = [
         *([evaluation / "threshold.json"] if (evaluation / "threshold.json").is_file() else []),
         model / "model.safetensors",
         *(path for path in (model / "labels.json", model / "head.safetensors") if path.is_file()),
-        *([model / "model.onnx"] if "onnx" in config["training"] else []),
+        *([model / "model.onnx"] if record.training.onnx else []),
+        *(path for path in (model / "start.onnx",) if path.is_file()),
         *model.glob("mtcnn.zip"),
-        *(model / name for name in NETWORK_FILES if config.get("superresolution")),
-        *(path for path in (model / BEST,) if challenger.measured.get("resolutions") and path.is_file()),
+        *(model / name for name in NETWORK_FILES if record.superresolution),
+        *(path for path in (model / BEST,) if low_resolution and path.is_file()),
     ]
     return [
         folder / "model_card.md",
@@ -314,12 +318,12 @@ def _take_over(standing: Standing, compared: str, version: str, files: Sequence[
     return "" if now == version else now
 
 
-def _register(version: str, uri: str, config: dict[str, Any], options: PromoteOptions) -> dict[str, str]:
+def _register(version: str, uri: str, record: ModelRecord, options: PromoteOptions) -> dict[str, str]:
     """Registers a version in the registries that were asked for; by registry, `registered` or why not."""
     properties = {
-        "weights_sha256": config["weights_sha256"],
-        "backbone": config["backbone"],
-        "start_license": config["start_license"],
+        "weights_sha256": record.weights_sha256,
+        "backbone": record.backbone,
+        "start_license": record.start_license,
     }
     registries: dict[str, tuple[str, Callable[..., None]]] = {
         "model_registry": (options.model_registry, register_kubeflow),

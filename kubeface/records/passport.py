@@ -2,10 +2,13 @@
 
 from typing import Any, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field, JsonValue, SerializerFunctionWrapHandler, model_serializer
 
-from kubeface.metrics.figures import without_absent
+from kubeface.metrics.figures import Gains, without_absent
+from kubeface.records.evaluation import GateVerdict
 from kubeface.records.record import Record
+
+SetFigures = dict[str, dict[str, JsonValue]]  # figures of one model by set
 
 
 class FileEntry(Record):
@@ -39,6 +42,27 @@ class SuperresolutionNetwork(Record):
     """SHA-256 of superresolution.onnx."""
 
 
+class PassportMetrics(Record):
+    """What evaluate measured, and what the gate decided."""
+
+    gate: GateVerdict
+    """Verdict of the gate."""
+    gain: dict[str, Gains]
+    """Gains over the starting model by set."""
+    baseline: SetFigures | None = None
+    """Main figures of the starting model."""
+    finetuned: SetFigures | None = None
+    """Main figures of the fine-tuned model."""
+    champion: SetFigures | None = None
+    """Main figures of the champion before it."""
+    scratch: SetFigures | None = None
+    """Main figures of the small network from scratch."""
+
+    @model_serializer(mode="wrap")
+    def _without_absent(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return without_absent(self, serialize(self))
+
+
 class Passport(Record):
     """What a version was made of; equal runs give equal passports."""
 
@@ -54,7 +78,7 @@ class Passport(Record):
     """SHA-256 of what the run saw: tables aligned and split, data.json of gather and audit."""
     seed: int | None
     """Seed of the training."""
-    settings: dict[str, dict[str, Any]]
+    settings: dict[str, dict[str, JsonValue]]
     """Settings of training and evaluation by name."""
     versions: dict[str, dict[str, str]]
     """Versions of libraries by step."""
@@ -62,8 +86,8 @@ class Passport(Record):
     """The starting model."""
     superresolution: SuperresolutionNetwork | None = None
     """The super-resolution network, where the model has one."""
-    metrics: dict[str, Any]
-    """Verdict of the gate, gains, and main figures by model and set."""
+    metrics: PassportMetrics
+    """What evaluate measured."""
     erasure_marks: int
     """How many people or images were to be forgotten."""
     files: dict[str, FileEntry] = Field(default_factory=dict)

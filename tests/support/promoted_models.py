@@ -4,12 +4,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+from kubeface.records.data import DataRecord, Erasure
 from kubeface.storage.folders import sha256_file
-from tests.support.evaluations import attribute_figures, class_figures
+from tests.support.evaluations import Json, labelled, shared, verdict
 
-FIGURES: dict[str, Any] = {
+LABELS = ["Eyeglasses", "Male|", "Smiling"]
+FIGURES: Json = {
     "accuracy": 0.98,
     "accuracy_standard_error": 0.002,
+    "threshold": 0.4,
     "auc": 0.991,
     "eer": 0.04,
     "tar_at_far": {"0.1": 0.97, "0.01": 0.9},
@@ -24,32 +27,56 @@ def entry(before: float, after: float) -> dict[str, float]:
     return {"before": before, "after": after, "gain": gain, "gain_low": gain - 0.01, "gain_high": gain + 0.02}
 
 
-LABELS = ["Eyeglasses", "Male|", "Smiling"]
-
-
-def labelled(task: str, better: bool, scratch: bool = False) -> dict[str, Any]:
-    """An evaluation of attributes or classes; the last label has too few images."""
-    figures = attribute_figures if task == "attributes" else class_figures
-    models = {"baseline": 0.84, "finetuned": 0.93} | ({"scratch": 0.7} if scratch else {})
-    measured = {model: {"heldout": figures(LABELS, level)} for model, level in models.items()}
+def evaluation_of(task: str, better: bool, weights_sha256: str) -> Json:
+    """An evaluation; of labels the last one has too few images."""
+    models = ("baseline", "finetuned", *(["scratch"] if task == "classes" else []))
+    base = shared(task, "b2" * 32, "noise:60", models)
+    base["models"] = {model: {**told, "weights_sha256": weights_sha256} for model, told in base["models"].items()}
+    if task == "recognition":
+        lfw = FIGURES | {"tar_at_far": {"0.001": 0.98}}
+        return base | {
+            "baseline": {"heldout": FIGURES | {"auc": 0.85}, "lfw": lfw},
+            "finetuned": {"heldout": FIGURES, "lfw": lfw},
+            "gain": {"heldout": {"auc": entry(0.85, 0.991)}},
+            "gate": verdict(f"{'better' if better else 'not better'} on 13 held-out people: AUC", "auc", "AUC", better),
+            "gate_far": 0.01,
+            "people": 13,
+            "images": 130,
+            "pairs": 8385,
+            "hardest": {"genuine": [], "impostor": []},
+        }
+    heldout = [(f"{number:016x}", f"person {number}") for number in range(3)]
+    measured = labelled(task, LABELS, heldout, base, {"scratch": 0.7} if task == "classes" else {})
     key = "auc" if task == "attributes" else "accuracy"
-
-    def over(model: str) -> dict[str, Any]:
-        return {"heldout": {key: entry(measured[model]["heldout"][key], measured["finetuned"]["heldout"][key])}}
-
-    return {
-        "task": task,
-        **measured,
-        "labels": LABELS,
-        "gain": over("baseline"),
-        **({"gain_over_scratch": over("scratch")} if scratch else {}),
-        "gate": {"better": better, "reason": f"{'better' if better else 'not better'} on 130 held-out images"},
-        "degradation": "noise:60",
+    for name in ("gain", *(["gain_over_scratch"] if task == "classes" else [])):
+        before, after = (measured[name]["heldout"][key][side] for side in ("before", "after"))
+        measured[name] = {"heldout": {key: entry(before, after)}}
+    reason = f"{'better' if better else 'not better'} on 130 held-out images"
+    return measured | {
+        **{model: {"heldout": measured[model]["heldout"]} for model in models},
+        "gate": verdict(reason, key, key, better),
         "people": 13,
         "images": 130,
         "chosen_on": {"split": "val", "images": 60},
-        **({"thresholds": {"finetuned": dict.fromkeys(LABELS, 0.4)}} if task == "attributes" else {}),
     }
+
+
+def write_data(folder: Path, **erasure: Any) -> tuple[Path, Path]:
+    """The folders of gather and audit with their data.json."""
+    gathered, audited = folder / "gathered", folder / "audited"
+    for path in (gathered, audited):
+        path.mkdir(parents=True)
+    DataRecord(
+        producer="gather 0.1.0",
+        images=130,
+        identities=13,
+        rejected={},
+        shards={"0/1": "f"},
+        changed_shards=[],
+        erasure=Erasure(**erasure),
+    ).write(gathered / "data.json")
+    (audited / "data.json").write_text(json.dumps({"drift": {"worst": 1}}))
+    return gathered, audited
 
 
 def make(
@@ -94,19 +121,6 @@ def make(
         (model / "labels.json").write_text(json.dumps(LABELS))
         (model / "head.safetensors").write_bytes(b"head")
     (model / "model.json").write_text(json.dumps(config))
-    measured: dict[str, Any] = {
-        "baseline": {"heldout": FIGURES | {"auc": 0.85}},
-        "finetuned": {"heldout": FIGURES, "lfw": FIGURES | {"tar_at_far": {"0.001": 0.98}}},
-        "gain": {"heldout": {"auc": entry(0.85, 0.991)}},
-        "gate": {"better": better, "reason": f"{'better' if better else 'not better'} on 13 held-out people: AUC"},
-        "gate_far": 0.01,
-        "degradation": "noise:60",
-        "people": 13,
-        "images": 130,
-        "pairs": 8385,
-    }
-    measured["baseline"]["lfw"] = measured["finetuned"]["lfw"]
-    if task != "recognition":
-        measured = labelled(task, better, scratch=task == "classes")
-    (evaluation / "evaluation.json").write_text(json.dumps(measured | further))
+    measured = evaluation_of(task, better, config["weights_sha256"]) | further
+    (evaluation / "evaluation.json").write_text(json.dumps(measured))
     return model, evaluation

@@ -9,26 +9,26 @@ import pytest
 from kubeface.promote.options import PromoteOptions
 from kubeface.promote.passport import differences, verify
 from kubeface.promote.step import promote
+from kubeface.records.gate import Gate
 from kubeface.runtime.errors import KubefaceError
 from kubeface.storage.folders import sha256_file
-from tests.support.promoted_models import FIGURES, make
+from tests.support.promoted_models import FIGURES, make, write_data
+
+SETTINGS = {"fmr": 0.001, "gate": {}, "bootstrap": 100, "seed": 0}
 
 
 def promoted(folder: Path, **further: Any) -> Path:
     """The folder of a promoted version."""
     model, evaluation = make(folder, better=True, **further)
-    for name, data in (("gathered", {"erasure": {"marks": ["a", "b"], "files_left_out": 1, "rows_found": 0,
-                                                 "rows_checked": 2}}), ("audited", {})):  # fmt: skip
-        (folder / name).mkdir()
-        (folder / name / "data.json").write_text(json.dumps(data))
+    gathered, audited = write_data(folder, marks=["a", "b"], files_left_out=1, rows_checked=2)
     options = PromoteOptions(name="face", destination=str(folder / "models"))
-    promote(model, evaluation, folder / "out", folder / "gathered", folder / "audited", options)
+    promote(model, evaluation, folder / "out", gathered, audited, options)
     return Path(json.loads((folder / "out" / "promotion.json").read_text())["uri"])
 
 
 def test_the_passport_tells_what_a_version_was_made_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KUBEFACE_IMAGE", "registry/promote@sha256:12")
-    measured = {"image": "registry/evaluate@sha256:34", "settings": {"fmr": 0.001}, "versions": {"scipy": "1.16"}}
+    measured = {"image": "registry/evaluate@sha256:34", "settings": SETTINGS, "versions": {"scipy": "1.16"}}
     version = promoted(tmp_path, champion={"heldout": FIGURES | {"flip": FIGURES}}, **measured)
     passport = json.loads((version / "passport.json").read_text("utf-8"))
     assert passport["name"] == "face"
@@ -44,13 +44,15 @@ def test_the_passport_tells_what_a_version_was_made_of(tmp_path: Path, monkeypat
         "audited": sha256_file(tmp_path / "audited" / "data.json"),
     }
     assert passport["seed"] == 4 and passport["erasure_marks"] == 2
-    assert passport["settings"]["training"]["lr"] == 0.0001 and passport["settings"]["evaluation"] == {"fmr": 0.001}
+    assert passport["settings"]["training"]["lr"] == 0.0001
+    assert passport["settings"]["evaluation"] == SETTINGS | {"gate": Gate().model_dump()}
     assert passport["versions"]["finetune"] == {"torch": "2.14.1"}
     assert passport["versions"]["evaluate"] == {"scipy": "1.16"}
     assert passport["versions"]["promote"]["python"].startswith("3.11.")
     assert passport["start"] == {"name": "somewhere#sha256=12ab", "license": "Apache-2.0", "sha256": "c3" * 32}
     assert passport["metrics"]["gate"]["better"] is True
-    assert passport["metrics"]["finetuned"]["heldout"] == FIGURES
+    main = {name: value for name, value in FIGURES.items() if name != "threshold"}
+    assert passport["metrics"]["finetuned"]["heldout"] == main
     assert "flip" not in passport["metrics"]["champion"]["heldout"]
     files = {p.name: {"sha256": sha256_file(p), "bytes": p.stat().st_size} for p in version.iterdir()}
     del files["passport.json"]

@@ -17,7 +17,9 @@ from kubeface.runtime.options import read_options
 from kubeface.storage import objects
 from kubeface.storage.folders import sha256_file
 from tests.support.evaluations import resolutions
-from tests.support.promoted_models import LABELS, make
+from tests.support.promoted_models import LABELS, make, write_data
+
+OTHER = {"backbone": "sface", "weights_sha256": "0" * 64, "onnx_sha256": "0" * 64}
 
 
 def published(folder: Path, name: str = "gate-3") -> PromoteOptions:
@@ -59,17 +61,21 @@ def test_a_better_model_is_written_with_all_that_belongs_to_it(tmp_path: Path) -
     assert verify(str(written)).whole
 
 
-def test_the_exported_model_goes_with_it_and_its_starting_model_does_not(tmp_path: Path) -> None:
+def test_the_exported_model_goes_with_it_and_its_starting_model_too(tmp_path: Path) -> None:
     model, evaluation = make(tmp_path, better=True)
     for name in ("model.onnx", "start.onnx"):
         (model / name).write_bytes(name.encode())
     config = json.loads((model / "model.json").read_text("utf-8"))
-    config["training"]["onnx"] = {"sha256": sha256_file(model / "model.onnx")}
+    sha256 = sha256_file(model / "model.onnx")
+    config["training"]["onnx"] = {"sha256": sha256}
+    measured = json.loads((evaluation / "evaluation.json").read_text("utf-8"))
+    measured["models"]["finetuned"]["onnx_sha256"] = sha256
+    (evaluation / "evaluation.json").write_text(json.dumps(measured), "utf-8")
     (model / "model.json").write_text(json.dumps(config), "utf-8")
     promote(model, evaluation, tmp_path / "out", options=published(tmp_path))
     written = Path(str(promotion_of(tmp_path / "out")["uri"]))
     assert (written / "model.onnx").read_bytes() == b"model.onnx"
-    assert not (written / "start.onnx").exists()  # a promoted model is compared as it is; nobody asks what it was
+    assert (written / "start.onnx").read_bytes() == b"start.onnx"  # for a run that hands it on and evaluates it again
 
 
 def with_network(model: Path) -> Path:
@@ -117,13 +123,23 @@ def test_a_network_that_is_missing_or_another_one_is_refused(tmp_path: Path) -> 
 
 
 def test_metrics_hold_what_was_measured_and_nobodys_name(tmp_path: Path) -> None:
-    hardest = {"genuine": [{"left": "Ann/1.jpg", "left_identity": "Ann"}], "impostor": []}
-    forgotten = [{"left": "Ann/1.jpg", "left_identity": "Ann"}]
-    groups: dict[str, Any] = {"camera": {"rows": [], "worst_ratio": None}}
-    model, evaluation = make(tmp_path, better=True, hardest=hardest, forgotten=forgotten, groups=groups, probes=[])
+    pair: dict[str, Any] = {
+        "left": "Ann/1.jpg", "right": "Bob/2.jpg", "left_identity": "Ann", "right_identity": "Bob", "before": 0.3,
+        "after": 0.5,
+    }  # fmt: skip
+    lost = pair | {"set": "heldout", "kind": "genuine", "threshold_before": 0.2, "threshold_after": 0.6}
+    ratio = {"fmr": 1.0, "fnmr": None}
+    groups: dict[str, Any] = {"camera": {"rows": [], "worst_ratio": {"baseline": ratio, "finetuned": ratio}}}
+    further: dict[str, Any] = {
+        "hardest": {"genuine": [pair], "impostor": []},
+        "forgotten": [lost],
+        "groups": groups,
+        "probes": [],
+    }
+    model, evaluation = make(tmp_path, better=True, **further)
     promote(model, evaluation, tmp_path / "out", options=published(tmp_path))
     text = (tmp_path / "out" / "metrics.json").read_text("utf-8")
-    assert set(json.loads(text)) == {"baseline", "finetuned", "gain", "gate", "groups"}
+    assert set(json.loads(text)) == {"task", "baseline", "finetuned", "gain", "gate", "groups"}
     assert "Ann" not in text
 
 
@@ -151,7 +167,7 @@ def test_a_version_that_was_damaged_or_left_half_written_is_written_again(tmp_pa
 
 
 def test_an_evaluation_or_threshold_of_another_model_is_refused(tmp_path: Path) -> None:
-    model, evaluation = make(tmp_path / "a", better=True, models={"finetuned": {"weights_sha256": "0" * 64}})
+    model, evaluation = make(tmp_path / "a", better=True, models={"finetuned": OTHER})
     with pytest.raises(KubefaceError, match=r"evaluation\.json is of another model"):
         promote(model, evaluation, tmp_path / "out", options=published(tmp_path))
     model, evaluation = make(tmp_path / "b", better=True)
@@ -258,13 +274,10 @@ def test_a_model_that_was_handed_on_stays_in_force_and_nothing_is_written(
     promote(model, evaluation, tmp_path / "one", options=published(tmp_path))
     uri = find_champion(str(tmp_path / "models"), "gate-3")
     before = {path: path.read_bytes() for path in (tmp_path / "models").rglob("*") if path.is_file()}
-    (tmp_path / "gathered").mkdir()
-    (tmp_path / "gathered" / "data.json").write_text('{"shards": {"0/1": "new"}}')
+    gathered, _ = write_data(tmp_path)
     kept = handed_on(tmp_path / "kept", Path(uri))
     capsys.readouterr()
-    result = promote(
-        kept, evaluation, tmp_path / "two", tmp_path / "gathered", options=published(tmp_path), champion=uri
-    )
+    result = promote(kept, evaluation, tmp_path / "two", gathered, options=published(tmp_path), champion=uri)
     assert result == PromoteResult(rows_in=0, rows_out=0, promoted=False, trained=False)
     promotion = promotion_of(tmp_path / "two")
     assert promotion["promoted"] is promotion["trained"] is False and promotion["uri"] == promotion["champion"] == uri
@@ -302,14 +315,10 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("better", [True, False])
 def test_the_data_is_left_for_the_next_run_whatever_the_gate_says(tmp_path: Path, better: bool) -> None:
     model, evaluation = make(tmp_path, better=better)
-    for name, data in (("gathered", {"shards": {"0/1": "f"}}), ("audited", {"drift": {"worst": 1}})):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "data.json").write_text(json.dumps(data))
-    promote(
-        model, evaluation, tmp_path / "out", tmp_path / "gathered", tmp_path / "audited", options=published(tmp_path)
-    )
+    gathered, audited = write_data(tmp_path)
+    promote(model, evaluation, tmp_path / "out", gathered, audited, options=published(tmp_path))
     left = json.loads((tmp_path / "models" / "gate-3" / "data.json").read_text())
-    assert left == {"shards": {"0/1": "f"}, "drift": {"worst": 1}}
+    assert left["shards"] == {"0/1": "f"} and left["drift"] == {"worst": 1}
 
 
 @pytest.mark.parametrize("task", ["attributes", "classes"])
@@ -362,10 +371,9 @@ def test_an_evaluation_of_another_task_or_head_is_refused(tmp_path: Path) -> Non
     _, other = make(tmp_path / "b", better=True, task="classes")
     with pytest.raises(KubefaceError, match=r"evaluation\.json is of another model"):
         promote(model, other, tmp_path / "out", options=published(tmp_path, "faces"))
-    told = {"finetuned": {"onnx_sha256": "0" * 64}}  # the weights may be the same, the head another one
     model, evaluation = make(tmp_path / "c", better=True, task="attributes")
     measured = json.loads((evaluation / "evaluation.json").read_text())
-    (evaluation / "evaluation.json").write_text(json.dumps(measured | {"models": told}))
+    (evaluation / "evaluation.json").write_text(json.dumps(measured))
     config = json.loads((model / "model.json").read_text())
     config["training"]["onnx"] = {"sha256": "1" * 64}
     (model / "model.json").write_text(json.dumps(config))
