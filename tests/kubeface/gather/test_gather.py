@@ -1,4 +1,4 @@
-"""Gather: one result whatever the number of shards, and nothing merged that does not belong together."""
+"""Gather: the same result for any number of shards; tables that do not belong together are refused."""
 
 import csv
 import json
@@ -16,6 +16,7 @@ from kubeface.gather.step import GatherResult, gather
 from kubeface.ingest.catalogue import shard_number
 from kubeface.ingest.options import IngestOptions
 from kubeface.ingest.step import ingest, plan_shards
+from kubeface.records.data import DataRecord, ShardStepsRecord, StepTotals
 from kubeface.runtime.errors import KubefaceError
 from kubeface.runtime.keyed_rng import rank
 from kubeface.tables.resolution_pairs import partners
@@ -41,7 +42,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(root)
 
 
-def judge(faces: Path, aligned: Path, filtered: Path) -> None:
+def write_aligned_and_filtered(faces: Path, aligned: Path, filtered: Path) -> None:
     """Stands for align and filter: every seventh image has no face, p3's are all rejected, and every fifth."""
     table = Table(faces, "faces")
     with (
@@ -66,13 +67,13 @@ def judge(faces: Path, aligned: Path, filtered: Path) -> None:
                     verdicts.reject(row["source"], "low_score")
 
 
-def shards(source: str, root: Path, count: int, forget: str = "", seed: int = 4) -> dict[str, list[str]]:
+def write_shards(source: str, root: Path, count: int, forget: str = "", seed: int = 4) -> dict[str, list[str]]:
     """The receipts of `count` shards by step."""
     receipts: dict[str, list[str]] = {"ingested": [], "aligned": [], "filtered": []}
     for shard in plan_shards(source, count, IngestOptions(forget=forget)).shards:
         folder = root / shard.partition("/")[0]
         figures = ingest(source, folder / "faces", IngestOptions(seed=seed), shard=shard)
-        judge(folder / "faces", folder / "aligned", folder / "filter")
+        write_aligned_and_filtered(folder / "faces", folder / "aligned", folder / "filter")
         place, _, seen = shard.partition(" ")
         told = {"shard": place, "fingerprint": seen.partition(",")[0], "seconds": 1.25}
         for step, name in (("ingested", "faces"), ("aligned", "aligned"), ("filtered", "filter")):
@@ -81,7 +82,7 @@ def shards(source: str, root: Path, count: int, forget: str = "", seed: int = 4)
     return receipts
 
 
-def gathered(receipts: dict[str, list[str]], root: Path, forget: str = "", previous: str = "") -> GatherResult:
+def gather_all(receipts: dict[str, list[str]], root: Path, forget: str = "", previous: str = "") -> GatherResult:
     options = GatherOptions(forget=forget, previous=previous, seed=4)
     ingested, aligned, filtered = receipts.values()
     return gather(ingested, aligned, filtered, root / "data", root / "aligned", root / "filter", options)
@@ -90,7 +91,7 @@ def gathered(receipts: dict[str, list[str]], root: Path, forget: str = "", previ
 @pytest.fixture(scope="module")
 def whole(source: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("whole")
-    figures = gathered(shards(source, root / "shards", 1), root)
+    figures = gather_all(write_shards(source, root / "shards", 1), root)
     rows = PEOPLE * (IMAGES - 6)
     assert figures == GatherResult(
         rows_in=rows, rows_out=rows, identities=PEOPLE, rejected=0, shards=1, changed_shards=1, forgotten=0
@@ -99,28 +100,28 @@ def whole(source: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("count", [2, 5, 40])
-def test_the_result_does_not_depend_on_the_shards(source: str, whole: Path, tmp_path: Path, count: int) -> None:
-    receipts = shards(source, tmp_path / "shards", count)
+def test_result_does_not_depend_on_the_shards(source: str, whole: Path, tmp_path: Path, count: int) -> None:
+    receipts = write_shards(source, tmp_path / "shards", count)
     assert len(receipts["aligned"]) == len({shard_number(f"p{person}", count) for person in range(PEOPLE)})
-    gathered({step: texts[::-1] for step, texts in receipts.items()}, tmp_path)  # in any order
+    gather_all({step: texts[::-1] for step, texts in receipts.items()}, tmp_path)  # in any order
     for folder in ("aligned", "filter"):
         assert contents(tmp_path / folder) == contents(whole / folder)
     assert (tmp_path / "data" / "rejected.csv").read_bytes() == (whole / "data" / "rejected.csv").read_bytes()
 
 
-def test_what_is_gathered(source: str, whole: Path) -> None:
+def test_merged_tables_and_lists(source: str, whole: Path) -> None:
     faces, verdicts = Table(whole / "aligned", "aligned"), Table(whole / "filter", "filter")
     sources = faces.columns(["source"])["source"].to_pylist()
     assert sources == sorted(sources, key=lambda name: rank(4, name))  # as ingest orders a whole source
     ids = faces.columns(["image_id"])["image_id"].to_pylist()
     assert ids == verdicts.columns(["image_id"])["image_id"].to_pylist()
     assert faces.manifest.settings == {"detector": "test"} and faces.manifest.rejected == {"no_face": 54}
-    data = json.loads((whole / "data" / "data.json").read_text())
-    assert (data["images"], data["identities"], list(data["shards"])) == (PEOPLE * IMAGES, PEOPLE, ["0/1"])
-    assert data["rejected"]["ingest"] == {"empty_file": 1, "not_an_image": 1}
-    assert data["rejected"]["align"] == {"no_face": 54}
-    steps = json.loads((whole / "data" / "steps.json").read_text())
-    assert steps["ingest"] == {"rows_in": PEOPLE * IMAGES + 2, "rows_out": 1, "seconds": 1.25}
+    data = DataRecord.read(whole / "data" / "data.json")
+    assert (data.images, data.identities, list(data.shards)) == (PEOPLE * IMAGES, PEOPLE, ["0/1"])
+    assert data.rejected["ingest"] == {"empty_file": 1, "not_an_image": 1}
+    assert data.rejected["align"] == {"no_face": 54}
+    steps = ShardStepsRecord.read(whole / "data" / "steps.json")
+    assert steps.ingest == StepTotals(rows_in=PEOPLE * IMAGES + 2, rows_out=1, seconds=1.25)
     with open(whole / "data" / "identities.csv", newline="") as file:
         people = list(csv.DictReader(file))
     assert people[0] == {"identity": "p3", "images": "34", "rejected": "34", "share": "1.0000"}
@@ -130,69 +131,69 @@ def test_what_is_gathered(source: str, whole: Path) -> None:
     assert [row["source"] for row in listed if row["step"] == "ingest"] == ["p1/notes.txt", "p7/empty.jpg"]
 
 
-def test_who_loses_most_images_is_told(source: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    gathered(shards(source, tmp_path / "shards", 1), tmp_path)
+def test_identities_that_lose_most_images(source: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    gather_all(write_shards(source, tmp_path / "shards", 1), tmp_path)
     assert "the filter rejects most images of 1 identities: p3" in capsys.readouterr().err
 
 
-def test_shards_that_changed_are_named(source: str, tmp_path: Path) -> None:
+def test_changed_shards_are_recorded(source: str, tmp_path: Path) -> None:
     copy = tmp_path / "source"
     shutil.copytree(source, copy)
-    gathered(shards(str(copy), tmp_path / "one", 6), tmp_path / "first")
+    gather_all(write_shards(str(copy), tmp_path / "one", 6), tmp_path / "first")
     (copy / "p5" / "new.png").write_bytes((copy / "p5" / "1.png").read_bytes())
     (copy / "p5" / "new.png").rename(copy / "p5" / "99.png")
     previous = tmp_path / "first" / "data" / "data.json"
-    figures = gathered(shards(str(copy), tmp_path / "two", 6), tmp_path / "second", previous=str(previous))
-    data = json.loads((tmp_path / "second" / "data" / "data.json").read_text())
-    assert data["changed_shards"] == [f"{shard_number('p5', 6)}/6"] and figures.changed_shards == 1
-    again = gathered(shards(str(copy), tmp_path / "three", 6), tmp_path / "third", previous="no such file")
+    figures = gather_all(write_shards(str(copy), tmp_path / "two", 6), tmp_path / "second", previous=str(previous))
+    data = DataRecord.read(tmp_path / "second" / "data" / "data.json")
+    assert data.changed_shards == [f"{shard_number('p5', 6)}/6"] and figures.changed_shards == 1
+    again = gather_all(write_shards(str(copy), tmp_path / "three", 6), tmp_path / "third", previous="no such file")
     assert again.changed_shards == again.shards  # a first run
 
 
-def test_erasure_is_proven(source: str, tmp_path: Path) -> None:
+def test_erasure_is_recorded(source: str, tmp_path: Path) -> None:
     (tmp_path / "forget.txt").write_text("p4\np6/8.png\n")
-    receipts = shards(source, tmp_path / "shards", 3, forget=str(tmp_path / "forget.txt"))
-    figures = gathered(receipts, tmp_path, forget=str(tmp_path / "forget.txt"))
-    data = json.loads((tmp_path / "data" / "data.json").read_text())
-    assert data["erasure"]["files_left_out"] == figures.forgotten == IMAGES + 1
-    assert data["erasure"]["rows_found"] == 0
-    assert data["erasure"]["rows_checked"] == Table(tmp_path / "aligned", "aligned").rows == 8 * 34 - 1
-    assert len(data["erasure"]["marks"]) == 2
+    receipts = write_shards(source, tmp_path / "shards", 3, forget=str(tmp_path / "forget.txt"))
+    figures = gather_all(receipts, tmp_path, forget=str(tmp_path / "forget.txt"))
+    data = DataRecord.read(tmp_path / "data" / "data.json")
+    assert data.erasure.files_left_out == figures.forgotten == IMAGES + 1
+    assert data.erasure.rows_found == 0
+    assert data.erasure.rows_checked == Table(tmp_path / "aligned", "aligned").rows == 8 * 34 - 1
+    assert len(data.erasure.marks) == 2
 
 
-def test_somebody_who_should_be_forgotten_is_never_handed_on(source: str, tmp_path: Path) -> None:
+def test_image_that_should_be_erased_is_refused(source: str, tmp_path: Path) -> None:
     (tmp_path / "forget.txt").write_text("p4\n")
-    receipts = shards(source, tmp_path / "shards", 3)
+    receipts = write_shards(source, tmp_path / "shards", 3)
     with pytest.raises(KubefaceError, match=r"image \w+ is to be forgotten and is still there"):
-        gathered(receipts, tmp_path, forget=str(tmp_path / "forget.txt"))
+        gather_all(receipts, tmp_path, forget=str(tmp_path / "forget.txt"))
     assert not any((tmp_path / name).exists() for name in ("data", "aligned", "filter"))
 
 
-def test_somebody_is_forgotten_by_the_column_person(source: str, tmp_path: Path) -> None:
+def test_erasure_by_the_column_person(source: str, tmp_path: Path) -> None:
     (tmp_path / "forget.txt").write_text("ann\n")
     rows = [f"p{person}/{number}.png,{'ann' if number == 8 else ''}" for person in (2, 3) for number in (8, 9, 10)]
     (tmp_path / "list.csv").write_text("\n".join(["path,person", *rows]))
     ingest(source, tmp_path / "faces", IngestOptions(listing=str(tmp_path / "list.csv")))
-    judge(tmp_path / "faces", tmp_path / "a", tmp_path / "f")
+    write_aligned_and_filtered(tmp_path / "faces", tmp_path / "a", tmp_path / "f")
     receipts = {"ingested": ["faces"], "aligned": ["a"], "filtered": ["f"]}
     told = {step: [str(tmp_path / name) for name in names] for step, names in receipts.items()}
     with pytest.raises(KubefaceError, match="is to be forgotten and is still there"):
-        gathered(told, tmp_path, forget=str(tmp_path / "forget.txt"))
+        gather_all(told, tmp_path, forget=str(tmp_path / "forget.txt"))
     options = IngestOptions(listing=str(tmp_path / "list.csv"), forget=str(tmp_path / "forget.txt"))
     figures = ingest(source, tmp_path / "less", options)
     assert (figures.rows_out, figures.forgotten) == (4, 2)
 
 
 def test_tables_that_do_not_belong_together_are_refused(source: str, tmp_path: Path) -> None:
-    receipts = shards(source, tmp_path / "shards", 3)
+    receipts = write_shards(source, tmp_path / "shards", 3)
     with pytest.raises(KubefaceError, match="are different shards"):
-        gathered(receipts | {"filtered": receipts["filtered"][::-1]}, tmp_path)
+        gather_all(receipts | {"filtered": receipts["filtered"][::-1]}, tmp_path)
     with pytest.raises(KubefaceError, match="gather was given 3, 3 and 2 tables"):
-        gathered(receipts | {"filtered": receipts["filtered"][:2]}, tmp_path)
+        gather_all(receipts | {"filtered": receipts["filtered"][:2]}, tmp_path)
     plain = {step: [json.loads(text)["uri"] for text in texts] for step, texts in receipts.items()}
     with pytest.raises(KubefaceError, match="was made from another table"):
-        gathered(plain | {"filtered": plain["filtered"][::-1]}, tmp_path)
-    other = shards(source, tmp_path / "other", 3)
+        gather_all(plain | {"filtered": plain["filtered"][::-1]}, tmp_path)
+    other = write_shards(source, tmp_path / "other", 3)
     aligned = Path(json.loads(other["aligned"][0])["uri"])
     manifest = json.loads((aligned / "manifest.json").read_text())
     manifest["settings"]["detector"] = "another"
@@ -203,17 +204,17 @@ def test_tables_that_do_not_belong_together_are_refused(source: str, tmp_path: P
     filtered.write_text(json.dumps(verdicts))
     mixed = {step: [other[step][0], *receipts[step][1:]] for step in receipts}
     with pytest.raises(KubefaceError, match="made with different detector"):
-        gathered(mixed, tmp_path)
+        gather_all(mixed, tmp_path)
 
 
-def test_without_any_face_it_says_so(tmp_path: Path) -> None:
+def test_no_face_at_all_is_refused(tmp_path: Path) -> None:
     write_files(tmp_path / "in", BLACK)
-    receipts = shards(str(tmp_path / "in"), tmp_path / "shards", 2)
+    receipts = write_shards(str(tmp_path / "in"), tmp_path / "shards", 2)
     with pytest.raises(KubefaceError, match="no face was found in any of 2 images"):
-        gathered(receipts, tmp_path)
+        gather_all(receipts, tmp_path)
 
 
-def test_whole_photographs_that_cannot_be_used_say_so(tmp_path: Path) -> None:
+def test_whole_photographs_without_two_classes_are_refused(tmp_path: Path) -> None:
     write_files(tmp_path / "in", BLACK)
     tables = {"ingested": str(tmp_path / "faces"), "aligned": str(tmp_path / "a"), "filtered": str(tmp_path / "f")}
     ingest(str(tmp_path / "in"), tmp_path / "faces")
@@ -227,13 +228,13 @@ def test_whole_photographs_that_cannot_be_used_say_so(tmp_path: Path) -> None:
             for row in rows_of(tmp_path / "a"):
                 verdicts.add({**JUDGED, "image_id": row["image_id"]})
         with pytest.raises(KubefaceError, match=said):
-            gathered({step: [table] for step, table in tables.items()}, tmp_path)
+            gather_all({step: [table] for step, table in tables.items()}, tmp_path)
         for name in ("a", "f"):
             shutil.rmtree(tmp_path / name)
 
 
 def test_command_line(source: str, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    receipts = shards(source, tmp_path / "shards", 2)
+    receipts = write_shards(source, tmp_path / "shards", 2)
     flags = []
     for step, texts in receipts.items():
         flags += [f"--{step}", *(json.loads(text)["uri"] for text in texts)]
@@ -245,7 +246,7 @@ def test_command_line(source: str, whole: Path, tmp_path: Path, capsys: pytest.C
 
 
 @pytest.mark.parametrize("count", [2, 5])
-def test_pairs_of_two_resolutions_stay_side_by_side(orl: dict[str, bytes], tmp_path: Path, count: int) -> None:
+def test_resolution_pairs_stay_side_by_side(orl: dict[str, bytes], tmp_path: Path, count: int) -> None:
     for person in range(1, 7):
         for number in range(1, 7):
             sharp = decode_rgb(orl[f"s{person}/{number}.pgm"])
@@ -255,7 +256,7 @@ def test_pairs_of_two_resolutions_stay_side_by_side(orl: dict[str, bytes], tmp_p
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(encode_png(pixels))
     for parts in (1, count):
-        gathered(shards(str(tmp_path / "source"), tmp_path / f"{parts} shards", parts), tmp_path / str(parts))
+        gather_all(write_shards(str(tmp_path / "source"), tmp_path / f"{parts} shards", parts), tmp_path / str(parts))
         table = Table(tmp_path / str(parts) / "aligned", "aligned")
         rows = rows_of(table)
         pairs = partners(table)

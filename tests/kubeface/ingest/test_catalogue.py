@@ -1,4 +1,4 @@
-"""What a source holds by name: shards that stay what they are, and people who are forgotten."""
+"""Shards and their fingerprints, and the erasure list."""
 
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ def by_number(source: str, count: int, forget: str = "") -> dict[int, str]:
     return {Shard.parse(shard).number: shard for shard in shards}
 
 
-def test_the_fingerprint_tells_every_change(images: dict[str, bytes], tmp_path: Path) -> None:
+def test_fingerprint_changes_whenever_the_source_does(images: dict[str, bytes], tmp_path: Path) -> None:
     source = write_files(tmp_path / "in", images)
     seen = [fingerprint(source)]
     assert fingerprint(source) == seen[0] and len(seen[0]) == 64
@@ -62,7 +62,7 @@ def test_the_fingerprint_tells_every_change(images: dict[str, bytes], tmp_path: 
         plan_shards(str(tmp_path / "void"))
 
 
-def test_a_source_that_changed_is_refused(images: dict[str, bytes], tmp_path: Path) -> None:
+def test_changed_source_is_refused(images: dict[str, bytes], tmp_path: Path) -> None:
     source = write_files(tmp_path / "in", images)
     shards = by_number(source, 4)
     write_files(tmp_path / "in", {"p0/9.png": images["p0/0.png"]})
@@ -75,7 +75,7 @@ def test_a_source_that_changed_is_refused(images: dict[str, bytes], tmp_path: Pa
 
 
 @pytest.mark.parametrize("count", [1, 3, 50])
-def test_shards_are_the_whole_source_each_person_in_one(images: dict[str, bytes], tmp_path: Path, count: int) -> None:
+def test_shards_cover_the_source_with_each_person_in_one(images: dict[str, bytes], tmp_path: Path, count: int) -> None:
     source = write_files(tmp_path / "in", images | {"p1/notes.txt": b"no image", "loose.png": images["p1/0.png"]})
     ingest(source, tmp_path / "whole", IngestOptions(seed=3))
     whole = {row["source"]: row for row in rows_of(tmp_path / "whole")}
@@ -94,7 +94,7 @@ def test_shards_are_the_whole_source_each_person_in_one(images: dict[str, bytes]
     assert rejected == reasons(tmp_path / "whole") == {"p1/notes.txt": "not_an_image", "loose.png": "no_identity"}
 
 
-def test_what_is_added_changes_its_shard_only(images: dict[str, bytes], tmp_path: Path) -> None:
+def test_an_added_image_changes_only_its_shard(images: dict[str, bytes], tmp_path: Path) -> None:
     source = write_files(tmp_path / "in", images)
     before = by_number(source, 8)
     write_files(tmp_path / "in", {"new person/1.png": images["p1/0.png"], "p3/new.png": images["p3/0.png"]})
@@ -115,32 +115,32 @@ def test_every_name_has_one_shard(name: str, count: int) -> None:
     st.text("0123456789abcdef", max_size=64),
     st.frozensets(st.text("0123456789abcdef", min_size=1, max_size=32), max_size=4),
 )
-def test_a_shard_survives_its_text(place: tuple[int, int], fingerprint: str, forget: frozenset[str]) -> None:
+def test_shard_text_round_trip(place: tuple[int, int], fingerprint: str, forget: frozenset[str]) -> None:
     shard = Shard(*place, fingerprint, forget)
     assert Shard.parse(str(shard)) == shard
 
 
 @pytest.mark.parametrize("text", ["", "1", "1/1", "-1/2", "a/b", "2/1 abc", "0/0"])
-def test_what_is_no_shard_is_refused(images: dict[str, bytes], tmp_path: Path, text: str) -> None:
+def test_invalid_shard_text_is_refused(images: dict[str, bytes], tmp_path: Path, text: str) -> None:
     source = write_files(tmp_path / "in", images)
     with pytest.raises(KubefaceError, match="write <number>/<count>"):
         ingest(source, tmp_path / "out", shard=text)
 
 
 @pytest.mark.parametrize("count", [0, -1, 10_001])
-def test_a_number_of_shards_that_makes_no_sense_is_refused(tmp_path: Path, count: int) -> None:
+def test_number_of_shards_out_of_range_is_refused(tmp_path: Path, count: int) -> None:
     with pytest.raises(KubefaceError, match=f"num_shards is {count}"):
         plan_shards(str(tmp_path), count)
 
 
-def forget_list(path: Path, *names: str) -> str:
+def erasure_list(path: Path, *names: str) -> str:
     path.write_text("# asked for by letter\n\n" + "\n".join(names) + "\n", "utf-8")
     return str(path)
 
 
-def test_the_forgotten_are_left_out_and_nobody_else(images: dict[str, bytes], tmp_path: Path) -> None:
+def test_only_the_names_of_the_erasure_list_are_left_out(images: dict[str, bytes], tmp_path: Path) -> None:
     source = write_files(tmp_path / "in", images)
-    forget = forget_list(tmp_path / "forget.txt", "p3", "p5/1.png", "somebody unknown")
+    forget = erasure_list(tmp_path / "forget.txt", "p3", "p5/1.png", "somebody unknown")
     figures = ingest(source, tmp_path / "out", IngestOptions(forget=forget))
     assert {row["source"] for row in rows_of(tmp_path / "out")} == {
         name for name in images if not name.startswith("p3/") and name != "p5/1.png"
@@ -150,10 +150,10 @@ def test_the_forgotten_are_left_out_and_nobody_else(images: dict[str, bytes], tm
         assert b"p3/" not in path.read_bytes() and b"p5/1.png" not in path.read_bytes()
 
 
-def test_forgetting_changes_the_shards_of_the_forgotten_only(images: dict[str, bytes], tmp_path: Path) -> None:
+def test_erasure_changes_only_the_shards_it_concerns(images: dict[str, bytes], tmp_path: Path) -> None:
     source = write_files(tmp_path / "in", images)
     before = by_number(source, 8)
-    lists = [forget_list(tmp_path / "a.txt", "p3"), forget_list(tmp_path / "b.txt", "p3", "p5/1.png")]
+    lists = [erasure_list(tmp_path / "a.txt", "p3"), erasure_list(tmp_path / "b.txt", "p3", "p5/1.png")]
     first, second = (by_number(source, 8, forget=uri) for uri in lists)
     assert {number for number in before if first.get(number) != before[number]} == {shard_number("p3", 8)}
     assert {number for number in before if second.get(number) != first.get(number)} == {shard_number("p5", 8)}
@@ -171,7 +171,7 @@ def test_forgetting_changes_the_shards_of_the_forgotten_only(images: dict[str, b
     ("text", "said"),
     [(b"# nobody\n\n", "names nobody"), (b"\xff\xfe", "is not UTF-8"), (None, "does not exist")],
 )
-def test_a_list_that_cannot_be_read_is_refused(
+def test_unreadable_erasure_list_is_refused(
     images: dict[str, bytes], tmp_path: Path, text: bytes | None, said: str
 ) -> None:
     source, path = write_files(tmp_path / "in", images), tmp_path / "forget.txt"
@@ -181,8 +181,8 @@ def test_a_list_that_cannot_be_read_is_refused(
         plan_shards(source, options=IngestOptions(forget=str(path)))
 
 
-def test_forgetting_everybody_is_refused(images: dict[str, bytes], tmp_path: Path) -> None:
+def test_erasing_everybody_is_refused(images: dict[str, bytes], tmp_path: Path) -> None:
     source = write_files(tmp_path / "in", images)
-    forget = forget_list(tmp_path / "forget.txt", *(f"p{person}" for person in range(12)))
+    forget = erasure_list(tmp_path / "forget.txt", *(f"p{person}" for person in range(12)))
     with pytest.raises(KubefaceError, match=r"every image of .* is to be forgotten"):
         plan_shards(source, options=IngestOptions(forget=forget))

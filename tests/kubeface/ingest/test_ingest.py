@@ -1,4 +1,4 @@
-"""Ingest: every kind of source, every kind of image, and what is said about those that are left out."""
+"""Ingest: kinds of sources and images, rejected files, order and image ids."""
 
 import io
 import os
@@ -22,7 +22,7 @@ from tests.support.images import encoded, smooth_image, write_archive, write_fil
 from tests.support.tables import contents, reasons, rows_of
 
 
-def test_a_folder_becomes_a_table(images: dict[str, bytes], tmp_path: Path) -> None:
+def test_folder(images: dict[str, bytes], tmp_path: Path) -> None:
     figures = ingest(write_files(tmp_path / "in", images), tmp_path / "out")
     assert figures == IngestResult(rows_in=9, rows_out=9, identities=3, rejected=0, forgotten=0)
     rows = rows_of(tmp_path / "out")
@@ -43,14 +43,14 @@ def test_real_photographs(faces_table: Path, orl_folder: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".tar", ".tgz", ".zip"])
-def test_an_archive_gives_the_rows_of_the_folder(suffix: str, images: dict[str, bytes], tmp_path: Path) -> None:
+def test_archive_gives_the_rows_of_its_folder(suffix: str, images: dict[str, bytes], tmp_path: Path) -> None:
     ingest(write_files(tmp_path / "in", images), tmp_path / "a")
     ingest(write_archive(tmp_path / f"faces{suffix}", images), tmp_path / "b")
     assert rows_of(tmp_path / "a") == rows_of(tmp_path / "b")
     assert Table(tmp_path / "a", "faces").manifest.shards == Table(tmp_path / "b", "faces").manifest.shards
 
 
-def test_a_folder_around_the_people_does_not_matter(images: dict[str, bytes], tmp_path: Path) -> None:
+def test_folders_above_the_identities_are_ignored(images: dict[str, bytes], tmp_path: Path) -> None:
     wrapped = {f"my faces/v1/{name}": data for name, data in images.items()}
     ingest(write_archive(tmp_path / "faces.tar", wrapped), tmp_path / "out")
     found = {row["source"]: row["identity"] for row in rows_of(tmp_path / "out")}
@@ -58,7 +58,7 @@ def test_a_folder_around_the_people_does_not_matter(images: dict[str, bytes], tm
 
 
 @pytest.mark.parametrize("wrapper", ["", "faces/"])
-def test_a_given_division_is_kept(wrapper: str, images: dict[str, bytes], tmp_path: Path) -> None:
+def test_given_split_is_kept(wrapper: str, images: dict[str, bytes], tmp_path: Path) -> None:
     given = {
         f"{wrapper}{'val' if name.endswith('2.png') else 'train'}/{name}": data for name, data in images.items()
     } | {f"{wrapper}dan/1.png": encode_png(smooth_image(77))}
@@ -70,7 +70,7 @@ def test_a_given_division_is_kept(wrapper: str, images: dict[str, bytes], tmp_pa
         assert row["given_split"] == (parts[0] if len(parts) == 3 else None)
 
 
-def test_hidden_files_are_no_images(images: dict[str, bytes], tmp_path: Path) -> None:
+def test_hidden_files_are_ignored(images: dict[str, bytes], tmp_path: Path) -> None:
     hidden = {
         ".DS_Store": b"x",
         "ann/.DS_Store": b"x",
@@ -83,7 +83,7 @@ def test_hidden_files_are_no_images(images: dict[str, bytes], tmp_path: Path) ->
     assert figures == IngestResult(rows_in=9, rows_out=9, identities=3, rejected=0, forgotten=0)
 
 
-def test_what_cannot_be_used_is_listed_by_reason(images: dict[str, bytes], tmp_path: Path) -> None:
+def test_unusable_files_are_listed_by_reason(images: dict[str, bytes], tmp_path: Path) -> None:
     jpeg = encoded(smooth_image(1, 200, 200), "JPEG")
     png = encoded(smooth_image(1, 200, 200), "PNG")
     bad = {
@@ -117,7 +117,7 @@ def test_what_cannot_be_used_is_listed_by_reason(images: dict[str, bytes], tmp_p
     assert "truncated" in details["ann/cut.jpg"]
 
 
-def test_names_that_are_no_text_are_listed(images: dict[str, bytes], tmp_path: Path) -> None:
+def test_names_that_are_not_utf8_are_rejected(images: dict[str, bytes], tmp_path: Path) -> None:
     other = {os.fsdecode(name): images["ann/0.png"] for name in (b"jos\xe9/1.png", b"ann/\xff.png")}
     source = write_files(tmp_path / "in", images | other)
     figures = ingest(source, tmp_path / "out")
@@ -162,7 +162,7 @@ def test_formats_keep_their_colours(
     assert np.abs(image.astype(int) - picture).mean() <= error
 
 
-def test_jpeg_and_png_stay_the_files_they_are(images: dict[str, bytes], tmp_path: Path) -> None:
+def test_jpeg_and_png_files_are_kept_unchanged(images: dict[str, bytes], tmp_path: Path) -> None:
     for kind in ("JPEG", "PNG"):
         for mode in ("RGB", "L"):
             data = encoded(Image.fromarray(smooth_image(5)).convert(mode), kind)
@@ -177,7 +177,7 @@ def test_transparency_is_dropped(images: dict[str, bytes], tmp_path: Path) -> No
     assert (image == picture).all()
 
 
-def test_the_first_frame_of_an_animation_is_taken(images: dict[str, bytes], tmp_path: Path) -> None:
+def test_first_frame_of_an_animation_is_taken(images: dict[str, bytes], tmp_path: Path) -> None:
     frames = [Image.new("RGB", (20, 24), colour) for colour in ((250, 0, 0), (0, 250, 0), (0, 0, 250))]
     data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
     with Image.open(io.BytesIO(data)) as animation:
@@ -204,7 +204,7 @@ def test_sixteen_bits_are_scaled_to_eight(kind: str, images: dict[str, bytes], t
     assert (image[..., 0] == image[..., 2]).all()
 
 
-def test_sixteen_bits_a_channel_too(images: dict[str, bytes], tmp_path: Path) -> None:
+def test_sixteen_bits_a_channel_are_scaled_to_eight(images: dict[str, bytes], tmp_path: Path) -> None:
     picture = smooth_image(5)
     written, data = cv2.imencode(".png", picture[..., ::-1].astype(np.uint16) * 257)
     assert written
@@ -239,7 +239,7 @@ def test_photographs_are_turned_upright(kind: str, orientation: int, images: dic
         assert kept.getexif().get(0x0112, 1) == 1  # nobody turns it a second time
 
 
-def test_nothing_to_ingest_is_named(images: dict[str, bytes], tmp_path: Path) -> None:
+def test_source_without_usable_images_is_refused(images: dict[str, bytes], tmp_path: Path) -> None:
     (tmp_path / "void").mkdir()
     cases = {
         "void": "void holds no image: check the folder or prefix",
@@ -258,7 +258,7 @@ def test_nothing_to_ingest_is_named(images: dict[str, bytes], tmp_path: Path) ->
         assert not list(tmp_path.glob("*out*"))
 
 
-def test_an_archive_without_a_file_is_named(tmp_path: Path) -> None:
+def test_empty_archive_is_refused(tmp_path: Path) -> None:
     with pytest.raises(KubefaceError, match=r"faces\.tar holds no image"):
         ingest(write_archive(tmp_path / "faces.tar", {}), tmp_path / "out")
 
@@ -270,7 +270,7 @@ def test_an_archive_without_a_file_is_named(tmp_path: Path) -> None:
         ("train/ann/1.png", "extra/val/ann/2.png", ("ann", "extra/ann")),
     ],
 )
-def test_two_people_of_one_name_are_not_merged(
+def test_two_folders_of_one_name_are_refused(
     first: str, second: str, folders: tuple[str, str], images: dict[str, bytes], tmp_path: Path
 ) -> None:
     files = {first: images["ann/0.png"], second: images["ann/1.png"], "bob/1.png": images["bob/1.png"]}
@@ -281,7 +281,7 @@ def test_two_people_of_one_name_are_not_merged(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_hostile_archive_does_nothing_outside(images: dict[str, bytes], tmp_path: Path) -> None:
+def test_hostile_archive_writes_nothing_outside(images: dict[str, bytes], tmp_path: Path) -> None:
     hostile = {
         "../evil/1.png": images["ann/0.png"],
         f"{tmp_path}/dan/1.png": images["ann/1.png"],
@@ -304,7 +304,7 @@ def test_a_hostile_archive_does_nothing_outside(images: dict[str, bytes], tmp_pa
     assert figures.rows_out == 10
 
 
-def test_a_corrupt_archive_leaves_no_table(images: dict[str, bytes], tmp_path: Path) -> None:
+def test_corrupt_archive_leaves_no_table(images: dict[str, bytes], tmp_path: Path) -> None:
     source = Path(write_archive(tmp_path / "faces.zip", images))
     data = bytearray(source.read_bytes())
     data[200] ^= 0xFF
@@ -323,7 +323,7 @@ def test_two_runs_give_the_same_bytes(orl_folder: Path, faces_table: Path, tmp_p
     assert contents(tmp_path / "other") == contents(faces_table)
 
 
-def test_an_image_is_known_by_name_and_content(images: dict[str, bytes], tmp_path: Path) -> None:
+def test_image_id_depends_on_name_and_content(images: dict[str, bytes], tmp_path: Path) -> None:
     def ids(name: str, files: dict[str, bytes]) -> dict[str, str]:
         ingest(write_files(tmp_path / name / "in", files), tmp_path / name / "out", IngestOptions(seed=len(name)))
         return {row["source"]: row["image_id"] for row in rows_of(tmp_path / name / "out")}
@@ -334,7 +334,7 @@ def test_an_image_is_known_by_name_and_content(images: dict[str, bytes], tmp_pat
     assert {name for name in after if after[name] != before[name]} == {"ann/0.png"}
 
 
-def test_the_order_depends_on_seed_and_name_alone(images: dict[str, bytes], tmp_path: Path) -> None:
+def test_order_depends_on_seed_and_name_alone(images: dict[str, bytes], tmp_path: Path) -> None:
     def order(name: str, files: dict[str, bytes], seed: int = 0) -> list[str]:
         ingest(write_files(tmp_path / name, files), tmp_path / f"{name}-{seed}", IngestOptions(seed=seed))
         return [row["source"] for row in rows_of(tmp_path / f"{name}-{seed}")]

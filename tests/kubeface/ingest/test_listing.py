@@ -1,4 +1,4 @@
-"""Listings: several files of labels joined, CelebA's own among them, and names without folders."""
+"""Listings: joined tables, CelebA's own files, and names without folders."""
 
 import json
 import subprocess
@@ -46,7 +46,7 @@ def known(table: Path) -> dict[str, tuple[str, str | None, dict[str, str]]]:
 
 
 @pytest.mark.parametrize("suffix", [".txt", ".csv"])
-def test_celebas_own_files(suffix: str, celeba: Path, tmp_path: Path) -> None:
+def test_celeba_files(suffix: str, celeba: Path, tmp_path: Path) -> None:
     names = ("list_eval_partition", "list_attr_celeba", "identity_CelebA")
     listing = " ".join(f"{celeba}/{name}{suffix}" for name in names)
     figures = ingest(str(celeba / "img"), tmp_path / "out", IngestOptions(listing=listing))
@@ -58,7 +58,7 @@ def test_celebas_own_files(suffix: str, celeba: Path, tmp_path: Path) -> None:
     }
 
 
-def test_without_people_the_folder_names_them_or_the_image_itself(celeba: Path, tmp_path: Path) -> None:
+def test_without_identity_column_folder_or_image_name_is_the_identity(celeba: Path, tmp_path: Path) -> None:
     listing = f"{celeba}/list_attr_celeba.txt"
     ingest(str(celeba / "img"), tmp_path / "flat", IngestOptions(listing=listing))
     assert {row["identity"] for row in rows_of(tmp_path / "flat")} == {f"{number:06d}.jpg" for number in (1, 2, 3)}
@@ -97,18 +97,18 @@ def test_columns_of_several_files_are_joined(celeba: Path, tmp_path: Path) -> No
     assert dict(zip((names[i] for i in ids), values.tolist(), strict=True))["000004.jpg"] == [-1, 1]
 
 
-def test_a_listing_whose_path_has_a_space(celeba: Path, tmp_path: Path) -> None:
+def test_path_of_a_listing_with_a_space(celeba: Path, tmp_path: Path) -> None:
     (tmp_path / "my lists").mkdir()
     (celeba / "list_attr_celeba.csv").rename(tmp_path / "my lists" / "a.csv")
     assert Listing(str(tmp_path / "my lists" / "a.csv")).of("000001.jpg") == {"Smiling": "1", "Wearing_Hat": "0"}
 
 
-def test_a_listing_beside_its_images(celeba: Path, tmp_path: Path) -> None:
+def test_listing_beside_its_images(celeba: Path, tmp_path: Path) -> None:
     (celeba / "list_attr_celeba.txt").rename(celeba / "img" / "list_attr_celeba.txt")
     assert ingest(str(celeba / "img" / "list_attr_celeba.txt"), tmp_path / "out").rows_out == 3
 
 
-def test_a_name_without_folders_is_that_of_one_file(images: dict[str, bytes], tmp_path: Path) -> None:
+def test_name_without_folders_resolves_to_its_only_file(images: dict[str, bytes], tmp_path: Path) -> None:
     source = write_files(tmp_path / "in", {"a/7.png": images["ann/0.png"], "b/8.png": images["bob/0.png"]})
     (tmp_path / "l.csv").write_text("path,hat\n7.png,1\n8.png,0\n9.png,0\n")
     ingest(source, tmp_path / "out", IngestOptions(listing=str(tmp_path / "l.csv")))
@@ -138,7 +138,7 @@ def test_a_name_without_folders_is_that_of_one_file(images: dict[str, bytes], tm
         ("list_eval_partition.csv", "image_id,partition\na.jpg,0\na.jpg,1\n", "row 3 says something else of 'a.jpg'"),
     ],
 )
-def test_a_file_of_celebas_that_cannot_be_used(
+def test_invalid_celeba_file_is_refused(
     name: str, text: str, said: str, images: dict[str, bytes], tmp_path: Path
 ) -> None:
     (tmp_path / name).write_text(text)
@@ -147,7 +147,7 @@ def test_a_file_of_celebas_that_cannot_be_used(
     assert said in str(raised.value) and "\n" not in str(raised.value) and name in str(raised.value)
 
 
-def test_the_labelled_photographs_of_celeba(shared_data: Path, tmp_path: Path) -> None:
+def test_labelled_photographs_of_celeba(shared_data: Path, tmp_path: Path) -> None:
     source, listing = (shared_data / "celeba" / name for name in ("celeba_wild.tar", "list_attr_celeba.csv"))
     if not listing.is_file():
         pytest.skip(f"{listing} is not there")
@@ -163,7 +163,7 @@ def test_the_labelled_photographs_of_celeba(shared_data: Path, tmp_path: Path) -
     assert values.shape == (215, 40) and set(values.ravel().tolist()) == {0, 1}
 
 
-def test_celebas_size_takes_little_memory(tmp_path: Path) -> None:
+def test_listing_of_celebas_size_takes_little_memory(tmp_path: Path) -> None:
     """200,000 images with 40 labels, in a process of its own: less than 500 MB, all told."""
     script = """
 import re, sys

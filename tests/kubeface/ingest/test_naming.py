@@ -1,4 +1,4 @@
-"""Who is in an image: folders, names, listings."""
+"""Labels of images from folders, file names and listings."""
 
 import json
 from pathlib import Path
@@ -33,7 +33,7 @@ from tests.support.tables import reasons, rows_of
         ("1.png", None),
     ],
 )
-def test_a_folder_names_the_person(name: str, label: Label | None) -> None:
+def test_label_from_folder(name: str, label: Label | None) -> None:
     assert by_folder(name) == label
 
 
@@ -55,7 +55,7 @@ def test_a_folder_names_the_person(name: str, label: Label | None) -> None:
         (r"^(\d*)_", "_1.png", None),
     ],
 )
-def test_a_pattern_finds_the_person_in_the_name(pattern: str, name: str, label: Label | None) -> None:
+def test_label_from_pattern(pattern: str, name: str, label: Label | None) -> None:
     assert by_pattern(pattern)(name) == label
 
 
@@ -63,20 +63,20 @@ def test_a_pattern_finds_the_person_in_the_name(pattern: str, name: str, label: 
     ("pattern", "said"),
     [("(", "identity_pattern '(' is no regular expression"), (r"\d+", r"identity_pattern '\d+' has no group")],
 )
-def test_a_pattern_that_names_nobody(pattern: str, said: str) -> None:
+def test_invalid_pattern_is_refused(pattern: str, said: str) -> None:
     with pytest.raises(KubefaceError) as raised:
         read_options(IngestOptions, {"identity_pattern": pattern}, "ingest.")
     assert said in str(raised.value) and "\n" not in str(raised.value)
 
 
-def test_a_split_found_in_a_name_is_train_val_or_test(images: dict[str, bytes], tmp_path: Path) -> None:
+def test_unknown_split_in_a_name_is_refused(images: dict[str, bytes], tmp_path: Path) -> None:
     source = write_files(tmp_path / "in", {f"dev-{name.replace('/', '-')}": data for name, data in images.items()})
     with pytest.raises(KubefaceError, match=r"finds split 'dev' in dev-\w+-\d.png: it must be train, val or test"):
         ingest(source, tmp_path / "out", IngestOptions(identity_pattern=r"^(?P<split>\w+?)-(?P<identity>\w+)"))
     assert not (tmp_path / "out").exists()
 
 
-def test_flat_files_of_two_resolutions(images: dict[str, bytes], tmp_path: Path) -> None:
+def test_flat_folders_of_two_resolutions(images: dict[str, bytes], tmp_path: Path) -> None:
     """Pairs of folders with the person in the name, as data for super-resolution come."""
     flat = {
         f"{folder}/{number:03d}_01_{name[-5]}.png": data
@@ -106,7 +106,7 @@ def listed(path: Path, rows: list[dict[str, str | None]]) -> str:
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
 @pytest.mark.parametrize("beside", [True, False])
-def test_a_listing_says_who_it_is(suffix: str, beside: bool, images: dict[str, bytes], tmp_path: Path) -> None:
+def test_label_from_listing(suffix: str, beside: bool, images: dict[str, bytes], tmp_path: Path) -> None:
     source = write_files(tmp_path / "in", {name.replace("/", "-"): data for name, data in images.items()})
     rows: list[dict[str, str | None]] = [
         {"path": "ann-0.png", "identity": "007", "split": "val", "camera": "door", "age": None},
@@ -134,7 +134,7 @@ def test_a_listing_says_who_it_is(suffix: str, beside: bool, images: dict[str, b
     }
 
 
-def test_a_listing_of_an_archive_changes_the_fingerprint(images: dict[str, bytes], tmp_path: Path) -> None:
+def test_listing_of_an_archive_changes_the_fingerprint(images: dict[str, bytes], tmp_path: Path) -> None:
     source = write_archive(tmp_path / "faces.tar", images)
     rows: list[dict[str, str | None]] = [{"path": name, "identity": name[:3]} for name in images]
     listing = listed(tmp_path / "people.csv", rows)
@@ -163,7 +163,7 @@ def test_a_listing_of_an_archive_changes_the_fingerprint(images: dict[str, bytes
         (b"path,identity\n\xff.png,ann", "is not a readable listing: 'utf-8' codec"),
     ],
 )
-def test_a_listing_that_cannot_be_used(text: str | bytes, said: str, images: dict[str, bytes], tmp_path: Path) -> None:
+def test_invalid_listing_is_refused(text: str | bytes, said: str, images: dict[str, bytes], tmp_path: Path) -> None:
     source = write_files(tmp_path / "in", images)
     (tmp_path / "people.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(KubefaceError) as raised:
@@ -172,13 +172,13 @@ def test_a_listing_that_cannot_be_used(text: str | bytes, said: str, images: dic
     assert not (tmp_path / "out").exists()
 
 
-def test_a_damaged_parquet_listing(images: dict[str, bytes], tmp_path: Path) -> None:
+def test_damaged_parquet_listing_is_refused(images: dict[str, bytes], tmp_path: Path) -> None:
     (tmp_path / "people.parquet").write_bytes(b"PAR1 is all")
     with pytest.raises(KubefaceError, match=r"people\.parquet is not a readable listing"):
         Listing(str(tmp_path / "people.parquet"))
 
 
-def test_a_listing_does_not_lead_outside(images: dict[str, bytes], tmp_path: Path) -> None:
+def test_listing_cannot_name_files_outside_the_source(images: dict[str, bytes], tmp_path: Path) -> None:
     """Only what lies below the source can be named."""
     source = write_files(tmp_path / "in", images)
     write_files(tmp_path, {"secret.png": images["ann/0.png"]})
@@ -193,7 +193,7 @@ def test_a_listing_does_not_lead_outside(images: dict[str, bytes], tmp_path: Pat
     assert set(reasons(tmp_path / "out").values()) == {"missing_file"}
 
 
-def test_one_way_of_naming_at_a_time(images: dict[str, bytes], tmp_path: Path) -> None:
+def test_listing_with_identities_excludes_a_pattern(images: dict[str, bytes], tmp_path: Path) -> None:
     source = write_files(tmp_path / "in", images)
     listing = listed(tmp_path / "people.csv", [{"path": name, "identity": name[:3]} for name in images])
     with pytest.raises(KubefaceError, match="give one of them"):

@@ -1,4 +1,4 @@
-"""Pairs of two resolutions: labelled alike, stored side by side, and nothing else moves."""
+"""Ingest of resolution pairs: labels, order and shards."""
 
 import io
 import json
@@ -65,7 +65,7 @@ def sources(rows: list[dict[str, Any]]) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", LAYOUTS)
-def test_the_two_of_a_pair_stand_side_by_side(sharp: dict[tuple[str, int], bytes], tmp_path: Path, kind: str) -> None:
+def test_pairs_are_stored_side_by_side(sharp: dict[tuple[str, int], bytes], tmp_path: Path, kind: str) -> None:
     layout, pattern = LAYOUTS[kind]
     source = write_files(tmp_path / "in", pairs(sharp, layout))
     ingest(source, tmp_path / "out", IngestOptions(identity_pattern=pattern))
@@ -82,7 +82,7 @@ def test_the_two_of_a_pair_stand_side_by_side(sharp: dict[tuple[str, int], bytes
     assert sources(rows) != sorted(sources(rows))
 
 
-def test_what_has_no_resolution_keeps_its_place(sharp: dict[tuple[str, int], bytes], tmp_path: Path) -> None:
+def test_images_without_resolution_keep_their_order(sharp: dict[tuple[str, int], bytes], tmp_path: Path) -> None:
     """Beside pairs others stand where their own names put them, and a single one of a pair by its own."""
     plain = {f"more/{person} {number}/{number}.png": data for (person, number), data in sharp.items()}
     ingest(write_files(tmp_path / "plain", plain), tmp_path / "alone", IngestOptions(seed=3))
@@ -95,7 +95,7 @@ def test_what_has_no_resolution_keeps_its_place(sharp: dict[tuple[str, int], byt
     assert together == sources(rows_of(tmp_path / "alone"))
 
 
-def test_the_order_is_that_of_the_seed(sharp: dict[tuple[str, int], bytes], tmp_path: Path) -> None:
+def test_order_depends_on_the_seed(sharp: dict[tuple[str, int], bytes], tmp_path: Path) -> None:
     source = write_files(tmp_path / "in", pairs(sharp, LAYOUTS["folders"][0]))
     orders = []
     for seed in (0, 1):
@@ -105,7 +105,7 @@ def test_the_order_is_that_of_the_seed(sharp: dict[tuple[str, int], bytes], tmp_
 
 
 @pytest.mark.parametrize("count", [2, 5])
-def test_a_pair_is_in_one_shard(sharp: dict[tuple[str, int], bytes], tmp_path: Path, count: int) -> None:
+def test_images_of_a_pair_are_in_one_shard(sharp: dict[tuple[str, int], bytes], tmp_path: Path, count: int) -> None:
     source = write_files(tmp_path / "in", pairs(sharp, LAYOUTS["names"][0]))
     pattern = r"^(\d{3})"
     found = 0
@@ -118,9 +118,7 @@ def test_a_pair_is_in_one_shard(sharp: dict[tuple[str, int], bytes], tmp_path: P
     assert found == 2 * len(sharp)
 
 
-def test_a_listing_that_names_people_leaves_the_resolution_to_the_folders(
-    sharp: dict[tuple[str, int], bytes], tmp_path: Path
-) -> None:
+def test_resolution_comes_from_folders_beside_a_listing(sharp: dict[tuple[str, int], bytes], tmp_path: Path) -> None:
     files = pairs(sharp, "{resolution}/{person}-{number}.png")
     source = write_files(tmp_path / "in", files)
     lines = [f"{name},{name.partition('/')[2].partition('-')[0]}" for name in files]
@@ -131,7 +129,7 @@ def test_a_listing_that_names_people_leaves_the_resolution_to_the_folders(
         assert json.loads(row["groups"])["resolution"] == ("low" if "vlr" in row["source"] else "high")
 
 
-def test_a_listing_may_tell_the_resolution(sharp: dict[tuple[str, int], bytes], tmp_path: Path) -> None:
+def test_resolution_from_listing(sharp: dict[tuple[str, int], bytes], tmp_path: Path) -> None:
     files = {f"{name.replace('_images', '').replace('/', '-', 1)}": data for name, data in
              pairs(sharp, LAYOUTS["folders"][0]).items()}  # fmt: skip
     source = write_files(tmp_path / "in", files)
@@ -146,7 +144,7 @@ def test_a_listing_may_tell_the_resolution(sharp: dict[tuple[str, int], bytes], 
 
 
 @given(st.text(), st.text(), st.sampled_from(["low", "high"]))
-def test_only_what_is_of_a_resolution_is_ranked_by_what_it_shares(stem: str, identity: str, resolution: str) -> None:
+def test_only_images_of_a_resolution_share_a_rank(stem: str, identity: str, resolution: str) -> None:
     name = f"a/{stem.replace('/', '')}x.png"
     assert stored_name(name, identity, None) == name
     other = name.replace("a/", "b/c/", 1).removesuffix(".png") + ".jpg"
@@ -155,5 +153,5 @@ def test_only_what_is_of_a_resolution_is_ranked_by_what_it_shares(stem: str, ide
 
 
 @given(st.lists(st.sampled_from("abcd"), max_size=20), st.integers(0, 3))
-def test_equal_names_keep_their_order(names: list[str], seed: int) -> None:
+def test_equal_ranks_keep_their_order(names: list[str], seed: int) -> None:
     assert by_rank(seed, names).tolist() == sorted(range(len(names)), key=lambda place: rank(seed, names[place]))

@@ -1,4 +1,4 @@
-"""Tasks, and the binary labels that a table knows."""
+"""Tasks and binary labels of tables."""
 
 import json
 from pathlib import Path
@@ -31,7 +31,7 @@ def table(tmp_path: Path) -> Table:
     return labelled(tmp_path / "faces", GROUPS)
 
 
-def test_a_label_is_a_column_whose_every_value_is_binary(table: Table) -> None:
+def test_labels_are_columns_with_binary_values_alone(table: Table) -> None:
     assert known_labels(table) == ["Double Chin", "Male", "Smiling", "young"]
 
 
@@ -49,12 +49,12 @@ def test_labels_are_chosen_by_name(table: Table, wanted: str, names: list[str]) 
     assert choose_labels(table, wanted) == names
 
 
-def test_a_label_that_is_none_is_named(table: Table) -> None:
+def test_unknown_label_is_refused(table: Table) -> None:
     with pytest.raises(KubefaceError, match=r"label 'camera' is no binary column of .*: it has Double Chin, Male, "):
         choose_labels(table, "Smiling camera")
 
 
-def test_a_table_without_labels_says_what_it_needs(tmp_path: Path) -> None:
+def test_table_without_labels_is_refused(tmp_path: Path) -> None:
     cases: list[list[dict[str, str]]] = [[{}], [{"camera": "door"}, {"camera": "1"}]]
     for number, groups in enumerate(cases):
         with pytest.raises(KubefaceError, match=r"no column of binary labels .*listing"):
@@ -68,11 +68,11 @@ def test_labels_are_read_in_stored_order(table: Table) -> None:
     assert values.tolist() == [[0, 1, -1], [-1, 0, -1], [-1, -1, -1], [-1, 1, -1]]
 
 
-def test_the_person_of_an_image(table: Table) -> None:
+def test_person_of_an_image(table: Table) -> None:
     assert read_people(table) == ["1", "0", None, None]
 
 
-def test_a_value_that_is_not_binary_is_named(table: Table) -> None:
+def test_non_binary_value_is_refused(table: Table) -> None:
     with pytest.raises(KubefaceError, match=f"image {0:016x} of .* has camera 'door': a label is 1/0"):
         read_labels(table, ["camera"])
 

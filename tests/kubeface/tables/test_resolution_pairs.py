@@ -1,4 +1,4 @@
-"""Pairs of one photograph in few pixels and in many: which rows are one, and how many pixels a face had."""
+"""Resolution pairs: partners, enlargement, and the native size of a crop."""
 
 import json
 import subprocess
@@ -44,19 +44,19 @@ def table_of(folder: Path, rows: list[tuple[str, str, str | None]]) -> Table:
         ('{"camera": "resolution"}', None),
     ],
 )
-def test_resolution_is_what_the_groups_say(groups: str | None, found: str | None) -> None:
+def test_resolution_from_groups(groups: str | None, found: str | None) -> None:
     assert resolution_of(groups) == found
 
 
 @pytest.mark.parametrize(
     ("groups", "found"), [(None, 1), ("{}", 1), ('{"enlarged": "8"}', 8), ('{"camera": "enlarged"}', 1)]
 )
-def test_enlarged_is_what_the_groups_say(groups: str | None, found: float) -> None:
+def test_enlargement_from_groups(groups: str | None, found: float) -> None:
     assert enlarged_of(groups) == found
 
 
 @pytest.mark.parametrize("said", ['"yes"', "0", "-2", '"inf"', "[2]", "null"])
-def test_a_column_that_is_called_so_by_chance_is_named(said: str) -> None:
+def test_invalid_enlargement_is_refused(said: str) -> None:
     with pytest.raises(
         KubefaceError, match=r"^group enlarged is '.+': it must be a number above 0; rename the listing's"
     ):
@@ -64,7 +64,7 @@ def test_a_column_that_is_called_so_by_chance_is_named(said: str) -> None:
 
 
 @given(st.text(), st.text(min_size=1).filter(lambda name: "/" not in name and "." not in name and "\0" not in name))
-def test_a_pair_is_of_one_name_whatever_its_folder_and_suffix(identity: str, name: str) -> None:
+def test_pair_key_ignores_folder_and_suffix(identity: str, name: str) -> None:
     key = pair_key(identity, f"hr_images/{name}.jpg")
     assert key == pair_key(identity, f"vlr_images/more/{name}.png") == pair_key(identity, name)
     assert 0 < key < 2**64
@@ -72,7 +72,7 @@ def test_a_pair_is_of_one_name_whatever_its_folder_and_suffix(identity: str, nam
     assert key != pair_key(identity, f"{name}x.jpg")
 
 
-def test_a_name_that_is_no_utf8_makes_a_pair_too() -> None:
+def test_pair_key_of_a_name_that_is_not_utf8() -> None:
     name = b"\xff1.jpg".decode("utf-8", "surrogateescape")
     assert pair_key("s1", f"hr_images/{name}") == pair_key("s1", f"vlr_images/{name}")
 
@@ -94,7 +94,7 @@ def test_partners_are_found_in_any_order_of_rows(tmp_path: Path) -> None:
     assert partners(table) == {"0": "2", "3": "1"}
 
 
-def test_a_table_without_pairs_has_none(faces_table: Path) -> None:
+def test_table_without_pairs_has_no_partners(faces_table: Path) -> None:
     assert partners(Table(faces_table, "faces")) == {}
 
 
@@ -112,13 +112,13 @@ def test_two_images_of_one_resolution_are_refused(tmp_path: Path, resolution: st
 
 
 @given(st.floats(4, 400), st.floats(-3.1, 3.1), st.floats(-50, 50), st.sampled_from([1, 2, 4, 8]))
-def test_a_crop_of_so_many_pixels_is_said_to_have_them(side: float, turn: float, shift: float, enlarged: int) -> None:
+def test_native_side_of_a_crop(side: float, turn: float, shift: float, enlarged: int) -> None:
     rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
     landmarks = ARCFACE_112 * (side / 112) @ rotation.T + shift
     assert native_side(landmarks * enlarged, enlarged) == pytest.approx(side, rel=1e-6)
 
 
-def test_steps_without_opencv_know_pairs() -> None:
+def test_pairs_do_not_need_opencv() -> None:
     """ingest and gather carry none."""
     program = "import sys; sys.modules['cv2'] = None; import kubeface.tables.resolution_pairs, kubeface.gather.step"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)

@@ -1,4 +1,4 @@
-"""Face tables on disk: round trips, byte identity, damage that is named, writers that die."""
+"""Tables on disk: round trips, equal bytes, damaged files, failing writers."""
 
 import json
 import subprocess
@@ -40,7 +40,7 @@ def write(out: Path, rows: list[dict[str, Any]], settings: dict[str, Any] | None
     return out
 
 
-def test_rows_come_back_as_they_were_in_the_order_they_were_added(tmp_path: Path) -> None:
+def test_rows_round_trip_in_order(tmp_path: Path) -> None:
     rows = [face(number) for number in (5, 3, 299, *range(100, 300))]
     folder = write(tmp_path / "faces", rows, {"seed": 3})
     assert rows_of(folder) == rows
@@ -53,7 +53,7 @@ def test_rows_come_back_as_they_were_in_the_order_they_were_added(tmp_path: Path
     ]
 
 
-def test_nullable_fields_may_be_left_out_and_others_not(tmp_path: Path) -> None:
+def test_only_nullable_fields_may_be_absent(tmp_path: Path) -> None:
     row = face(1)
     del row["given_split"]
     assert rows_of(write(tmp_path / "faces", [row])) == [row | {"given_split": None}]
@@ -68,7 +68,7 @@ def test_nullable_fields_may_be_left_out_and_others_not(tmp_path: Path) -> None:
     images=st.lists(st.binary(max_size=60), max_size=20),
     names=st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=12), min_size=20, max_size=20),
 )
-def test_any_bytes_and_names_survive(
+def test_bytes_and_names_round_trip(
     tmp_path_factory: pytest.TempPathFactory, images: list[bytes], names: list[str]
 ) -> None:
     rows = [face(index) | {"image": image, "identity": names[index]} for index, image in enumerate(images)]
@@ -77,7 +77,7 @@ def test_any_bytes_and_names_survive(
     assert Table(folder, "faces").identities == len({row["identity"] for row in rows})
 
 
-def test_same_rows_give_the_same_bytes_and_others_do_not(tmp_path: Path) -> None:
+def test_equal_rows_give_equal_bytes(tmp_path: Path) -> None:
     rows = [face(number) for number in range(300)]
     first, second = contents(write(tmp_path / "a", rows)), contents(write(tmp_path / "b", rows))
     assert first == second
@@ -87,7 +87,7 @@ def test_same_rows_give_the_same_bytes_and_others_do_not(tmp_path: Path) -> None
     assert Table(tmp_path / "a", "faces").sha256 != Table(tmp_path / "c", "faces").sha256
 
 
-def test_a_real_table_holds_the_photographs(faces_table: Path, orl: dict[str, bytes]) -> None:
+def test_table_holds_the_photographs(faces_table: Path, orl: dict[str, bytes]) -> None:
     rows = rows_of(faces_table)
     assert len(rows) == 30
     for row in rows:
@@ -118,7 +118,7 @@ def test_many_rows_spread_over_shards(tmp_path: Path, monkeypatch: pytest.Monkey
     assert Table(folder, "faces").columns(["width"])["width"].to_pylist() == [row["width"] for row in rows]
 
 
-def test_an_empty_table_is_a_table(tmp_path: Path) -> None:
+def test_empty_table(tmp_path: Path) -> None:
     table = Table(write(tmp_path / "faces", []), "faces")
     assert (table.rows, list(table.row_groups()), table.columns(["identity"]).num_rows) == (0, [], 0)
 
@@ -140,7 +140,7 @@ def test_rejected_images_are_sorted_and_take_one_line_each(tmp_path: Path) -> No
     assert table.manifest.rejected == {"empty_file": 1, "unreadable": 2}
 
 
-def test_a_writer_that_fails_leaves_nothing(tmp_path: Path) -> None:
+def test_failed_writer_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="disk"), TableWriter(tmp_path / "faces", "faces", "test 1", {}) as writer:
         for number in range(200):
             writer.add(face(number))
@@ -148,7 +148,7 @@ def test_a_writer_that_fails_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_writer_that_fails_at_the_end_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_writer_that_fails_at_the_end_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(path: Path, value: Any) -> None:
         raise OSError("no space left")
 
@@ -170,7 +170,7 @@ with TableWriter(Path(sys.argv[1]), "filter", "test 1", {}) as writer:
 """
 
 
-def test_a_killed_writer_leaves_nothing_that_looks_finished_and_the_next_clears_up(tmp_path: Path) -> None:
+def test_killed_writer_leaves_no_table_and_the_next_cleans_up(tmp_path: Path) -> None:
     out = tmp_path / "faces"
     done = subprocess.run([sys.executable, "-c", KILLED, str(out)], cwd=Path(__file__).parents[3])
     assert done.returncode == -9
@@ -186,7 +186,7 @@ def test_a_killed_writer_leaves_nothing_that_looks_finished_and_the_next_clears_
     assert rows_of(out) == [face(1)]
 
 
-def test_a_changed_byte_of_a_shard_is_found(tmp_path: Path) -> None:
+def test_changed_byte_of_a_shard_is_found(tmp_path: Path) -> None:
     folder = write(tmp_path / "faces", [face(number) for number in range(50)])
     shard = folder / "shard-00000.parquet"
     data = bytearray(shard.read_bytes())
@@ -196,7 +196,7 @@ def test_a_changed_byte_of_a_shard_is_found(tmp_path: Path) -> None:
         Table(folder, "faces")
 
 
-def test_a_missing_shard_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_shard_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(table_module, "SHARD_BYTES", 10_000)
     folder = write(tmp_path / "faces", [face(number, 300) for number in range(300)])
     (folder / "shard-00001.parquet").unlink()
@@ -207,24 +207,24 @@ def test_a_missing_shard_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     "text", ["", "{", '{"kind": "faces"', "[]", '"faces"', '{"kind": "faces", "schema_version": 1}']
 )
-def test_what_is_no_manifest_is_named(tmp_path: Path, text: str) -> None:
+def test_invalid_manifest_is_refused(tmp_path: Path, text: str) -> None:
     folder = write(tmp_path / "faces", [face(1)])
     (folder / "manifest.json").write_text(text)
     with pytest.raises(KubefaceError, match=r"faces/manifest\.json is not"):
         Table(folder, "faces")
 
 
-def test_a_missing_manifest_is_named(tmp_path: Path) -> None:
+def test_missing_manifest_is_named(tmp_path: Path) -> None:
     with pytest.raises(KubefaceError, match=r"nowhere/manifest\.json is missing"):
         Table(tmp_path / "nowhere", "faces")
 
 
-def test_another_kind_is_refused(filter_table: Path) -> None:
-    with pytest.raises(KubefaceError, match="filter holds a 'filter' table where 'split' is needed"):
+def test_other_kind_is_refused(filter_table: Path) -> None:
+    with pytest.raises(KubefaceError, match="filtered holds a 'filter' table where 'split' is needed"):
         Table(filter_table, "split")
 
 
-def test_another_schema_version_is_refused(tmp_path: Path) -> None:
+def test_other_schema_version_is_refused(tmp_path: Path) -> None:
     folder = write(tmp_path / "faces", [face(1)])
     manifest = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps(manifest | {"schema_version": 9}))
@@ -232,7 +232,7 @@ def test_another_schema_version_is_refused(tmp_path: Path) -> None:
         Table(folder, "faces")
 
 
-def test_a_finished_table_is_not_written_over(tmp_path: Path) -> None:
+def test_finished_table_is_not_overwritten(tmp_path: Path) -> None:
     folder = write(tmp_path / "faces", [face(1)])
     with pytest.raises(KubefaceError, match="faces exists already"):
         write(folder, [face(2)])

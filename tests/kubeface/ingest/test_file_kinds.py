@@ -1,6 +1,6 @@
-"""What people's folders are full of: every kind of file among good photographs, listed by reason and never fatal.
+"""Every kind of file that folders of photographs hold: usable ones are kept, others listed by reason, none is fatal.
 
-DIRT is the table of the kinds. All of them lie in one source, as a folder, an archive or objects of a store.
+FILE_KINDS lists them. All are in one source: a folder, an archive, or objects of a store.
 """
 
 import io
@@ -73,7 +73,7 @@ def turned(photograph: Image.Image) -> bytes:
 
 
 def png(width: int, height: int, pixels: bytes, extra: bytes = b"") -> bytes:
-    """A PNG file of one bit a pixel, whatever its pixels say."""
+    """A PNG file of one bit a pixel; the pixel data need not fit."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -82,18 +82,18 @@ def png(width: int, height: int, pixels: bytes, extra: bytes = b"") -> bytes:
     return b"\x89PNG\r\n\x1a\n" + head + extra + chunk(b"IDAT", zlib.compress(pixels, 9)) + chunk(b"IEND", b"")
 
 
-def bomb(photograph: Image.Image) -> bytes:
+def decompression_bomb(photograph: Image.Image) -> bytes:
     """400 million pixels in 50 kilobytes."""
     return png(20_000, 20_000, bytes(2501 * 20_000))
 
 
-def mine(photograph: Image.Image) -> bytes:
-    """A head that promises 3.6 billion pixels."""
+def huge_header(photograph: Image.Image) -> bytes:
+    """A header of 3.6 billion pixels without the data."""
     return png(60_000, 60_000, b"")
 
 
 def text_bomb(photograph: Image.Image) -> bytes:
-    """A remark that unpacks to 80 megabytes."""
+    """A compressed text chunk that unpacks to 80 megabytes."""
     data = b"Comment\0\0" + zlib.compress(bytes(80 * 2**20), 9)
     chunk = struct.pack(">I", len(data)) + b"zTXt" + data + struct.pack(">I", zlib.crc32(b"zTXt" + data))
     return png(8, 8, bytes(2 * 8), chunk)
@@ -104,7 +104,7 @@ def text(content: bytes) -> Callable[[Image.Image], bytes]:
 
 
 # name, the file made from a photograph, and what becomes of it: KEPT, or the reason why not
-DIRT: list[tuple[str, Callable[[Image.Image], bytes], str]] = [
+FILE_KINDS: list[tuple[str, Callable[[Image.Image], bytes], str]] = [
     ("ann/truncated.jpg", truncated, "unreadable"),
     ("ann/zero bytes.jpg", text(b""), "empty_file"),
     ("ann/text.jpg", text(b"To do: find the photographs."), "not_an_image"),
@@ -133,8 +133,8 @@ DIRT: list[tuple[str, Callable[[Image.Image], bytes], str]] = [
     ("bob/20000 wide.jpg", scaled(20_000, 40), KEPT),
     ("bob/51 million.png", text(png(10_200, 5_000, bytes(1276 * 5_000))), "too_large"),
     ("bob/100 million.png", text(png(12_500, 8_000, bytes(1564 * 8_000))), "too_large"),
-    ("bob/bomb.png", bomb, "too_large"),
-    ("bob/mine.png", mine, "too_large"),
+    ("bob/bomb.png", decompression_bomb, "too_large"),
+    ("bob/mine.png", huge_header, "too_large"),
     ("bob/text bomb.png", text_bomb, "unreadable"),
     ("bob/one pixel.png", scaled(1, 1, "PNG"), KEPT),
     ("bob/one line.jpg", scaled(300, 1), KEPT),
@@ -154,27 +154,27 @@ HIDDEN = [".DS_Store", "ann/.DS_Store", "ann/._turned.jpg", ".git/ann/1.jpg", "_
 
 
 @pytest.fixture(scope="module")
-def dirt(orl: dict[str, bytes]) -> dict[str, bytes]:
-    """All files of DIRT, what is hidden, and three good photographs of each of three people."""
+def mixed_files(orl: dict[str, bytes]) -> dict[str, bytes]:
+    """All files of FILE_KINDS, what is hidden, and three good photographs of each of three people."""
     photograph = photograph_of(orl, 1, 1)
     good = {
         f"{person}/{number}.jpg": encoded(photograph_of(orl, label, number), "JPEG")
         for label, person in enumerate(("ann", "bob", "cyd"), 1)
         for number in (1, 2, 3)
     }
-    return good | {name: make(photograph) for name, make, _ in DIRT} | dict.fromkeys(HIDDEN, b"hidden")
+    return good | {name: make(photograph) for name, make, _ in FILE_KINDS} | dict.fromkeys(HIDDEN, b"hidden")
 
 
 def check(table: Path, figures: IngestResult) -> None:
-    """Each file of DIRT became what DIRT says, the good ones were kept, and the numbers fit."""
-    expected = {name: outcome for name, _, outcome in DIRT if outcome != KEPT}
+    """Each file of FILE_KINDS became what FILE_KINDS says, the good ones were kept, and the numbers fit."""
+    expected = {name: outcome for name, _, outcome in FILE_KINDS if outcome != KEPT}
     assert reasons(table) == expected
     assert Table(table, "faces").manifest.rejected == dict(sorted(Counter(expected.values()).items()))
     kept = {row["source"] for row in rows_of(table)}
-    assert kept == {name for name, _, outcome in DIRT if outcome == KEPT} | {
+    assert kept == {name for name, _, outcome in FILE_KINDS if outcome == KEPT} | {
         f"{person}/{number}.jpg" for person in ("ann", "bob", "cyd") for number in (1, 2, 3)
     }
-    assert figures.rows_in == len(DIRT) + 9
+    assert figures.rows_in == len(FILE_KINDS) + 9
     assert figures.rows_out == len(kept)
     assert (figures.rejected, figures.identities) == (len(expected), 4)
     for row in rows_of(table):
@@ -183,10 +183,10 @@ def check(table: Path, figures: IngestResult) -> None:
         assert len(row["content"]) == len(row["phash"]) == 16
 
 
-def test_a_folder_of_dirt(dirt: dict[str, bytes], tmp_path: Path) -> None:
+def test_folder(mixed_files: dict[str, bytes], tmp_path: Path) -> None:
     """With links that lead out of it, a pipe, a socket and folders without a file."""
-    source = Path(write_files(tmp_path / "in", dirt))
-    write_files(tmp_path / "private", {"1.jpg": dirt["ann/1.jpg"]})
+    source = Path(write_files(tmp_path / "in", mixed_files))
+    write_files(tmp_path / "private", {"1.jpg": mixed_files["ann/1.jpg"]})
     (source / "ann" / "link.jpg").symlink_to(tmp_path / "private" / "1.jpg")
     (source / "ann" / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
     (source / "dan").symlink_to(tmp_path / "private")
@@ -203,8 +203,8 @@ def test_a_folder_of_dirt(dirt: dict[str, bytes], tmp_path: Path) -> None:
     check(tmp_path / "out", ingest(str(source), tmp_path / "out"))
 
 
-def test_the_command_line_ends_well_and_gives_the_counts(dirt: dict[str, bytes], tmp_path: Path) -> None:
-    source = write_files(tmp_path / "in", dirt)
+def test_command_line_prints_the_counts(mixed_files: dict[str, bytes], tmp_path: Path) -> None:
+    source = write_files(tmp_path / "in", mixed_files)
     done = subprocess.run(
         [sys.executable, "-m", "kubeface", "ingest", "--source", source, "--out", str(tmp_path / "out")],
         cwd=Path(__file__).parents[3],
@@ -219,11 +219,11 @@ def test_the_command_line_ends_well_and_gives_the_counts(dirt: dict[str, bytes],
 
 
 @pytest.mark.parametrize("suffix", [".tar", ".tgz"])
-def test_a_tar_of_dirt(suffix: str, dirt: dict[str, bytes], tmp_path: Path) -> None:
+def test_tar(suffix: str, mixed_files: dict[str, bytes], tmp_path: Path) -> None:
     """With links, devices, a pipe and names that lead out of it, which are labels only."""
     archive = tmp_path / f"faces{suffix}"
     with tarfile.open(archive, "w:gz" if suffix == ".tgz" else "w") as tar:
-        for name, data in dirt.items():
+        for name, data in mixed_files.items():
             member = tarfile.TarInfo(name)
             member.size = len(data)
             tar.addfile(member, io.BytesIO(data))
@@ -243,21 +243,21 @@ def test_a_tar_of_dirt(suffix: str, dirt: dict[str, bytes], tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-def test_a_bucket_of_dirt(dirt: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bucket(mixed_files: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with local_store("kubeface") as environment:
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
         objects.ensure_bucket("kubeface")
-        objects.upload_folder(Path(write_files(tmp_path / "in", dirt)), "s3://kubeface/dirt")
-        check(tmp_path / "out", ingest("s3://kubeface/dirt", tmp_path / "out"))
+        objects.upload_folder(Path(write_files(tmp_path / "in", mixed_files)), "s3://kubeface/mixed")
+        check(tmp_path / "out", ingest("s3://kubeface/mixed", tmp_path / "out"))
 
 
-def test_names_come_back_out_of_the_list_of_rejected(dirt: dict[str, bytes], tmp_path: Path) -> None:
+def test_names_round_trip_through_rejected_csv(mixed_files: dict[str, bytes], tmp_path: Path) -> None:
     """One record each, whatever is in the names; other programs read the file too."""
     import pandas
 
-    ingest(write_files(tmp_path / "in", dirt), tmp_path / "out")
-    expected = sorted(name for name, _, outcome in DIRT if outcome != KEPT)
+    ingest(write_files(tmp_path / "in", mixed_files), tmp_path / "out")
+    expected = sorted(name for name, _, outcome in FILE_KINDS if outcome != KEPT)
     assert [row["source"] for row in Table(tmp_path / "out", "faces").rejected()] == expected
     assert list(pandas.read_csv(tmp_path / "out" / "rejected.csv", lineterminator="\n")["source"]) == expected
 
@@ -301,10 +301,10 @@ def drawing() -> RGB:
 
 @pytest.fixture(scope="module")
 def aligned(orl: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Photographs that are trouble, aligned with RetinaFace; the face table lies beside it."""
+    """Difficult photographs aligned with RetinaFace; the face table lies beside it."""
     root = tmp_path_factory.mktemp("steps")
     small, large, edge = (photograph_of(orl, person, 1) for person in (5, 6, 7))
-    trouble = {
+    difficult = {
         "ann/three.png": on_canvas((600, 300), (small, 10, 90, 1), (large, 220, 30, 1.7), (edge, 500, 90, 1)),
         "ann/landscape.png": landscape(),
         "ann/noise.png": np.random.default_rng(3).integers(0, 256, (240, 240, 3), dtype=np.uint8),
@@ -318,7 +318,7 @@ def aligned(orl: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory) -> 
         for label, person in enumerate(("ann", "bob", "cyd", "dan", "eve", "fay"), 11)
         for number in (1, 2, 3, 4)
     }
-    write_files(root / "in", {name: encode_png(picture) for name, picture in (good | trouble).items()})
+    write_files(root / "in", {name: encode_png(picture) for name, picture in (good | difficult).items()})
     ingest(str(root / "in"), root / "faces")
     align(root / "faces", root / "aligned", AlignOptions(detector="retinaface"))
     return root / "aligned"
@@ -339,19 +339,19 @@ def by_source(table: Table) -> dict[str, dict[str, Any]]:
     return {row["source"]: row for group in table.row_groups() for row in group}
 
 
-def test_photographs_without_a_face_are_left_out(aligned: Path) -> None:
+def test_photographs_without_a_face_are_rejected(aligned: Path) -> None:
     left = left_out(Table(aligned, "aligned"))
     left.pop("ann/drawing.png", "")
     assert left == dict.fromkeys(("ann/landscape.png", "ann/noise.png", "ann/one pixel.png", "ann/wide.png"), "no_face")
 
 
-def test_of_three_faces_the_large_one_in_the_middle_is_taken(aligned: Path) -> None:
+def test_largest_central_face_of_three_is_taken(aligned: Path) -> None:
     row = by_source(Table(aligned, "aligned"))["ann/three.png"]
     x1, y1, x2, y2 = row["det_box"]
     assert 220 <= x1 < x2 <= 220 + 1.7 * 92 and 30 - 5 <= y1 < y2 <= 30 + 1.7 * 112 + 5
 
 
-def test_a_drawing_is_no_face_or_is_judged(aligned: Path, filtered: Path) -> None:
+def test_drawing_is_rejected_or_judged(aligned: Path, filtered: Path) -> None:
     """Whatever the detector sees in it: it is in one list or the other."""
     table = Table(aligned, "aligned")
     rows = by_source(table)
@@ -360,7 +360,7 @@ def test_a_drawing_is_no_face_or_is_judged(aligned: Path, filtered: Path) -> Non
     assert sorted(judged) == sorted(row["image_id"] for row in rows.values())
 
 
-def test_a_person_with_one_photograph_is_excluded_with_a_reason(aligned: Path, filtered: Path, tmp_path: Path) -> None:
+def test_person_with_one_photograph_is_excluded(aligned: Path, filtered: Path, tmp_path: Path) -> None:
     split(aligned, filtered, tmp_path / "split", options=SplitOptions(heldout_fraction=0.5))
     rows = rows_of(tmp_path / "split")
     (lonely,) = (row for row in rows if row["identity"] == "lonely")
