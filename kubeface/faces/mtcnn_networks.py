@@ -130,11 +130,11 @@ def read_tensors(file: IO[bytes]) -> dict[str, Floats]:
     names = [text for text in tensors if "." in text]
     keys = [text for text in tensors if text.isdecimal()]
     named = dict(zip(keys, names, strict=True))
-    found = {}
+    tensors_by_name = {}
     for key in storages:
         count = int.from_bytes(file.read(8), "little")
-        found[named[key]] = np.frombuffer(file.read(4 * count), "<f4")
-    return found
+        tensors_by_name[named[key]] = np.frombuffer(file.read(4 * count), "<f4")
+    return tensors_by_name
 
 
 def _texts(file: IO[bytes]) -> Iterator[str]:

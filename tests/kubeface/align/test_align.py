@@ -83,9 +83,9 @@ def test_eyes_of_a_crop_are_at_the_templates_positions(aligned_table: Path) -> N
     for row in rows_of(aligned_table):
         # The crop is tight: a margin lets the detector see the whole head.
         framed = cv2.copyMakeBorder(decode_rgb(row["image"]), 40, 40, 40, 40, cv2.BORDER_REPLICATE)
-        found = detect(np.asarray(framed, np.uint8)).confident(0.5)
-        if len(found):
-            eyes = found.landmarks[found.prominent(192, 192)][:2] - 40
+        faces = detect(np.asarray(framed, np.uint8)).confident(0.5)
+        if len(faces):
+            eyes = faces.landmarks[faces.prominent(192, 192)][:2] - 40
             offsets.append(np.linalg.norm(eyes - ARCFACE_112[:2], axis=1))
     assert len(offsets) >= 28
     assert np.median(offsets) < 6
@@ -337,10 +337,10 @@ def pairs(request: pytest.FixtureRequest, orl: dict[str, bytes], tmp_path_factor
 def test_a_low_image_is_cropped_where_its_sharp_one_is(pairs: Path, tmp_path: Path) -> None:
     align(pairs, tmp_path / "out")
     rows = {row["image_id"]: row for row in rows_of(tmp_path / "out")}
-    found = [(rows[low], rows[high]) for low, high in partners(Table(tmp_path / "out", "aligned")).items()]
-    found = [(low, high) for low, high in found if low["identity"] in ("s1", "s2", "s3")]
-    assert len(found) == 6
-    for low, high in found:
+    pairs_of_rows = [(rows[low], rows[high]) for low, high in partners(Table(tmp_path / "out", "aligned")).items()]
+    pairs_of_rows = [(low, high) for low, high in pairs_of_rows if low["identity"] in ("s1", "s2", "s3")]
+    assert len(pairs_of_rows) == 6
+    for low, high in pairs_of_rows:
         assert low["det_score"] == high["det_score"] >= 0.9
         ratio = np.array([low["photo_width"] / high["photo_width"], low["photo_height"] / high["photo_height"]])
         assert (ratio < 0.6).all()
@@ -373,11 +373,11 @@ def test_rows_of_pairs_stay_in_order_and_sharp_ones_as_they_were(pairs: Path, tm
 
 def test_without_a_face_on_the_sharp_image_the_low_one_is_rejected(pairs: Path, tmp_path: Path) -> None:
     align(pairs, tmp_path / "out")
-    said = {row["source"]: (row["reason"], row["detail"]) for row in Table(tmp_path / "out", "aligned").rejected()}
-    nowhere = "mtcnn found none at score 0.9"
-    assert said == {
-        "hr_images/s5/1.png": ("no_face", nowhere),
-        "vlr_images/s5/1.png": ("no_face", f"{nowhere} on the sharp image of the pair"),
+    rejected = {row["source"]: (row["reason"], row["detail"]) for row in Table(tmp_path / "out", "aligned").rejected()}
+    none_found = "mtcnn found none at score 0.9"
+    assert rejected == {
+        "hr_images/s5/1.png": ("no_face", none_found),
+        "vlr_images/s5/1.png": ("no_face", f"{none_found} on the sharp image of the pair"),
     }
 
 
@@ -391,10 +391,10 @@ def test_low_images_without_a_matching_sharp_one_get_a_detection_of_their_own(
         ("vlr_images/s4/1.pgm", decode_rgb(orl["s4/1.pgm"])),
         ("vlr_images/s6/1.png", decode_rgb(orl["s6/1.pgm"])[:92]),
     ):
-        found = detect(image)
-        best = found.prominent(image.shape[1], image.shape[0])
-        assert rows[source]["det_box"] == pytest.approx(found.boxes[best], abs=0.01)
-        assert rows[source]["det_score"] == pytest.approx(found.scores[best], abs=1e-5)
+        faces = detect(image)
+        best = faces.prominent(image.shape[1], image.shape[0])
+        assert rows[source]["det_box"] == pytest.approx(faces.boxes[best], abs=0.01)
+        assert rows[source]["det_score"] == pytest.approx(faces.scores[best], abs=1e-5)
 
 
 def test_a_sharp_image_is_detected_once(orl: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,7 +61,7 @@ def test_every_degradation_survives_its_text(degradation: tuple[str, float]) -> 
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("", "degradation '' is unknown: use none, noise, lowres, blur, jpeg, dark, grey, masked, rotated (as"),
         ("fog:3", "degradation 'fog:3' is unknown: use none, noise"),
@@ -84,10 +84,10 @@ def test_every_degradation_survives_its_text(degradation: tuple[str, float]) -> 
         ("rotated:181", "must lie between -180 and 180"),
     ],
 )
-def test_errors_name_the_text_and_say_what_to_write(text: str, said: str) -> None:
+def test_errors_name_the_text_and_say_what_to_write(text: str, message: str) -> None:
     with pytest.raises(KubefaceError) as raised:
         Degradation.parse(text)
-    assert said in str(raised.value)
+    assert message in str(raised.value)
     assert "\n" not in str(raised.value)
 
 

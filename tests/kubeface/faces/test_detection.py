@@ -19,15 +19,15 @@ def detectors() -> dict[str, Detector]:
 
 
 @pytest.fixture(scope="module")
-def found(detectors: dict[str, Detector], orl: dict[str, bytes]) -> dict[str, list[Faces]]:
+def detections(detectors: dict[str, Detector], orl: dict[str, bytes]) -> dict[str, list[Faces]]:
     """What each detector is sure of in 30 photographs of 30 people."""
     images = [decode_rgb(orl[f"s{person}/1.pgm"]) for person in range(1, 31)]
     return {name: [detect(image).confident(0.9) for image in images] for name, detect in detectors.items()}
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_real_faces_are_found(name: str, found: dict[str, list[Faces]]) -> None:
-    faces = [one for one in found[name] if len(one)]
+def test_real_faces_are_found(name: str, detections: dict[str, list[Faces]]) -> None:
+    faces = [one for one in detections[name] if len(one)]
     assert len(faces) >= 29
     for one in faces:
         assert one.boxes.shape == (len(one), 4)
@@ -40,8 +40,8 @@ def test_real_faces_are_found(name: str, found: dict[str, list[Faces]]) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_landmarks_are_in_order(name: str, found: dict[str, list[Faces]]) -> None:
-    for faces in found[name]:
+def test_landmarks_are_in_order(name: str, detections: dict[str, list[Faces]]) -> None:
+    for faces in detections[name]:
         for box, (left, right, nose, mouth_left, mouth_right) in zip(faces.boxes, faces.landmarks, strict=True):
             assert left[0] < right[0]
             assert mouth_left[0] < mouth_right[0]
@@ -50,10 +50,10 @@ def test_landmarks_are_in_order(name: str, found: dict[str, list[Faces]]) -> Non
             assert box[1] < nose[1] < box[3]
 
 
-def test_landmarks_of_both_detectors_agree(found: dict[str, list[Faces]]) -> None:
+def test_landmarks_of_both_detectors_agree(detections: dict[str, list[Faces]]) -> None:
     distances = [
         np.linalg.norm(a.landmarks[a.prominent(92, 112)] - b.landmarks[b.prominent(92, 112)], axis=1)
-        for a, b in zip(found["mtcnn"], found["retinaface"], strict=True)
+        for a, b in zip(detections["mtcnn"], detections["retinaface"], strict=True)
         if len(a) and len(b)
     ]
     assert len(distances) >= 28
@@ -61,8 +61,8 @@ def test_landmarks_of_both_detectors_agree(found: dict[str, list[Faces]]) -> Non
     assert np.median(distances, axis=0).max() < 6  # no landmark stands for another
 
 
-def test_retinaface_gives_fractions_of_pixels(found: dict[str, list[Faces]]) -> None:
-    points = np.concatenate([faces.landmarks for faces in found["retinaface"]])
+def test_retinaface_gives_fractions_of_pixels(detections: dict[str, list[Faces]]) -> None:
+    points = np.concatenate([faces.landmarks for faces in detections["retinaface"]])
     assert (points != np.round(points)).mean() > 0.9
 
 

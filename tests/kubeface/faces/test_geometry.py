@@ -47,8 +47,8 @@ def apply(matrix: Points, points: Points) -> Points:
 @given(angle=angles, scale=scales, x=shifts, y=shifts)
 def test_a_similarity_is_recovered(angle: float, scale: float, x: float, y: float) -> None:
     truth = similarity(angle, scale, x, y)
-    found = similarity_transform(ARCFACE_112, apply(truth, ARCFACE_112))
-    assert found == pytest.approx(truth, rel=1e-6, abs=1e-6)
+    matrix = similarity_transform(ARCFACE_112, apply(truth, ARCFACE_112))
+    assert matrix == pytest.approx(truth, rel=1e-6, abs=1e-6)
 
 
 @given(angle=angles, scale=scales, x=shifts, y=shifts)
@@ -214,8 +214,8 @@ def test_each_template_has_its_size() -> None:
     image = np.full((90, 70, 3), 50, np.uint8)
     assert TEMPLATES.keys() == TEMPLATE_SIZES.keys()
     for name, crop in TEMPLATES.items():
-        found = crop(image, ARCFACE_112 / 2, np.array([10.0, 10, 50, 60]))
-        assert found.shape == (TEMPLATE_SIZES[name], TEMPLATE_SIZES[name], 3)
+        pixels = crop(image, ARCFACE_112 / 2, np.array([10.0, 10, 50, 60]))
+        assert pixels.shape == (TEMPLATE_SIZES[name], TEMPLATE_SIZES[name], 3)
 
 
 @given(box=st.tuples(*[st.floats(-200, 300)] * 4))
@@ -252,6 +252,6 @@ def test_a_portrait_shows_the_face_at_its_corner() -> None:
     ],
 )
 def test_templates_that_go_with_a_detector(detector: str, template: str, fits: bool) -> None:
-    said = f"template '{template}' does not go with detector '{detector}'"
-    with nullcontext() if fits else pytest.raises(KubefaceError, match=said):
+    message = f"template '{template}' does not go with detector '{detector}'"
+    with nullcontext() if fits else pytest.raises(KubefaceError, match=message):
         require_alignment(detector, template)

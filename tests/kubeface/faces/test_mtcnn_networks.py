@@ -25,9 +25,9 @@ def test_they_give_what_the_package_gives(name: str) -> None:
     session = onnxruntime.InferenceSession(networks.mtcnn_networks()[name], providers=["CPUExecutionProvider"])
     with torch.no_grad():
         theirs = network(torch.from_numpy(images))
-    found = session.run(None, {"images": images})
-    assert len(found) == len(theirs)
-    for one, other in zip(found, theirs, strict=True):
+    ours = session.run(None, {"images": images})
+    assert len(ours) == len(theirs)
+    for one, other in zip(ours, theirs, strict=True):
         assert one.shape == other.shape
         assert np.abs(one - other.numpy()).max() < 1e-5
 
@@ -37,8 +37,8 @@ def test_files_of_torch_are_read_without_torch() -> None:
     file = io.BytesIO()
     torch.save(tensors, file, _use_new_zipfile_serialization=False)
     file.seek(0)
-    found = networks.read_tensors(file)
-    assert {name: values.tolist() for name, values in found.items()} == {
+    read = networks.read_tensors(file)
+    assert {name: values.tolist() for name, values in read.items()} == {
         "a.weight": [0, 1, 2, 3, 4, 5],
         "a.bias": [-1.5],
     }

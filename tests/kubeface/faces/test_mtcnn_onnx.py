@@ -70,18 +70,18 @@ def agree(ours: Faces, theirs: Faces) -> None:
 def test_it_finds_what_facenet_pytorch_finds(detect: Detector, peer: Detector, orl: dict[str, bytes]) -> None:
     for person in range(1, 41):
         image = decode_rgb(orl[f"s{person}/1.pgm"])
-        found = detect(image)
-        assert len(found)
-        agree(found, peer(image))
+        faces = detect(image)
+        assert len(faces)
+        agree(faces, peer(image))
 
 
 def test_it_agrees_on_photographs_of_many_faces(detect: Detector, peer: Detector, orl: dict[str, bytes]) -> None:
     images = [decode_rgb(orl[f"s{person}/2.pgm"]) for person in range(1, 13)]
     group = np.concatenate([np.concatenate(images[row : row + 4], 1) for row in (0, 4, 8)])
     for image in (group, np.asarray(cv2.resize(group, (700, 350)), np.uint8), group[30:, 50:]):
-        found = detect(image)
-        assert len(found) >= 6
-        agree(found, peer(image))
+        faces = detect(image)
+        assert len(faces) >= 6
+        agree(faces, peer(image))
 
 
 @pytest.mark.parametrize("kind", ["black", "white", "noise"])

@@ -46,15 +46,15 @@ def face(orl: dict[str, bytes]) -> Image.Image:
 
 @pytest.fixture(scope="module")
 def photographs(face: Image.Image, orl: dict[str, bytes]) -> dict[str, bytes]:
-    found = {name: saved(face, mode, kind, **options) for name, (mode, kind, options) in KINDS.items()}
+    files = {name: saved(face, mode, kind, **options) for name, (mode, kind, options) in KINDS.items()}
     for orientation in range(1, 9):
         exif = Image.Exif()
         exif[0x0112] = orientation
-        found[f"turned-{orientation}.jpg"] = saved(face, "RGB", "JPEG", exif=exif)
+        files[f"turned-{orientation}.jpg"] = saved(face, "RGB", "JPEG", exif=exif)
     deep = Image.fromarray(np.asarray(face.convert("L")).astype(np.uint16) * 257)
     buffer = io.BytesIO()
     deep.save(buffer, "PNG")
-    return found | {"deep.png": buffer.getvalue(), "scan.pgm": orl["s2/1.pgm"]}
+    return files | {"deep.png": buffer.getvalue(), "scan.pgm": orl["s2/1.pgm"]}
 
 
 def test_every_format_gives_the_pixels_of_ingest(

@@ -180,13 +180,13 @@ def damaged(orl: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory) -> 
     ingest(str(root / "in"), root / "faces")
     align(root / "faces", root / "right")
     faces = {row["identity"]: row for row in rows_of(root / "faces")}
-    found = {row["identity"]: row for row in rows_of(root / "right")}
-    found["s4"]["det_box"] = [value - 50 for value in found["s4"]["det_box"]]
-    left, nose = np.array(found["s5"]["landmarks"]).reshape(5, 2)[[0, 2]]
-    found["s5"]["landmarks"][4:6] = [float(left[0]), float(nose[1])]  # the nose below an eye, as in a profile
+    crops = {row["identity"]: row for row in rows_of(root / "right")}
+    crops["s4"]["det_box"] = [value - 50 for value in crops["s4"]["det_box"]]
+    left, nose = np.array(crops["s5"]["landmarks"]).reshape(5, 2)[[0, 2]]
+    crops["s5"]["landmarks"][4:6] = [float(left[0]), float(nose[1])]  # the nose below an eye, as in a profile
     faces["s6"]["image"] = faces["s6"]["image"][:2000] + b"?" * 500
     rewrite(root, "faces", root / "photographs", list(faces.values()))
-    rewrite(root, "aligned", root / "aligned", list(found.values()))
+    rewrite(root, "aligned", root / "aligned", list(crops.values()))
     return root / "photographs", root / "aligned"
 
 
@@ -380,7 +380,7 @@ def test_sharp_images_of_pairs_are_judged_once_and_as_if_alone(
     filter_faces(faces, aligned, tmp_path / "out")
     assert sorted(looked) == [(56, 46, 3), *[(112, 92, 3)] * 4]  # three sharp ones, two low ones alone
     groups = {row["image_id"]: row["groups"] for row in rows_of(faces)}
-    high = {image_id for image_id, said in groups.items() if "high" in said}
+    high = {image_id for image_id, group in groups.items() if "high" in group}
     for table, kind in ((faces, "faces"), (aligned, "aligned")):
         with TableWriter(tmp_path / f"high_{kind}", kind, "test 1", Table(table, kind).manifest.settings) as writer:
             for row in rows_of(table):

@@ -189,9 +189,11 @@ def test_unusable_files_are_counted_and_named(
     for name, data in files.items():
         (folder / name).write_bytes(data)
     assert degrade(str(tmp_path / "in"), tmp_path / "out") == DegradeResult(rows_in=4, rows_out=1, rejected=3)
-    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("left out ")]
-    assert [line.split(":")[0] for line in said] == [f"left out s1/{n}" for n in ("cut.pgm", "list.csv", "tiny.png")]
-    assert "40×11" in said[2]
+    messages = [line for line in capsys.readouterr().err.splitlines() if line.startswith("left out ")]
+    assert [line.split(":")[0] for line in messages] == [
+        f"left out s1/{n}" for n in ("cut.pgm", "list.csv", "tiny.png")
+    ]
+    assert "40×11" in messages[2]
     assert sorted(files_of(tmp_path / "out")) == ["hr_images/s1/good.pgm", "vlr_images/s1/good.png"]
 
 

@@ -39,10 +39,10 @@ def test_low_images_are_enlarged_and_sharp_ones_unchanged(paired_table: Path, tm
         if resolution_of(old["groups"]) == "high":
             assert new == old
             continue
-        found = decode_rgb(new["image"])
-        np.testing.assert_array_equal(found, resized(decode_rgb(old["image"]), 48, 56, cv2.INTER_CUBIC))
+        pixels = decode_rgb(new["image"])
+        np.testing.assert_array_equal(pixels, resized(decode_rgb(old["image"]), 48, 56, cv2.INTER_CUBIC))
         assert new["image"].startswith(b"\x89PNG")
-        assert (new["height"], new["width"]) == found.shape[:2] == (4 * old["height"], 4 * old["width"])
+        assert (new["height"], new["width"]) == pixels.shape[:2] == (4 * old["height"], 4 * old["width"])
         assert json.loads(new["groups"]) == {"resolution": "low", "enlarged": "4"}
         changed = {"image", "width", "height", "groups"}
         assert {name: new[name] for name in new.keys() - changed} == {name: old[name] for name in old.keys() - changed}
@@ -57,8 +57,8 @@ def test_a_network_enlarges(paired_table: Path, tmp_path: Path) -> None:
     for old, new in zip(rows_of(paired_table), rows_of(tmp_path / "out"), strict=True):
         if resolution_of(old["groups"]) == "low":
             np.testing.assert_array_equal(decode_rgb(new["image"]), repeated(decode_rgb(old["image"]), 3))
-    said = Table(tmp_path / "out", "faces").manifest.settings["superresolved"]
-    assert said["name"].startswith("nearest.onnx@") and said["scale"] == 3
+    superresolved = Table(tmp_path / "out", "faces").manifest.settings["superresolved"]
+    assert superresolved["name"].startswith("nearest.onnx@") and superresolved["scale"] == 3
 
 
 def test_settings_of_the_table_are_kept(paired_table: Path, tmp_path: Path) -> None:
@@ -105,8 +105,8 @@ def test_an_enlarged_face_can_be_found_where_a_small_one_is_not(faces_table: Pat
             small = resized(decode_rgb(row["image"]), 12, 14)
             table.add(row | {"image": encode_png(small), "width": 12, "height": 14})
     superresolve(tmp_path / "small", tmp_path / "large", SuperresolveOptions(scale=4, which="small", max_side=14))
-    found = [align(tmp_path / name, tmp_path / f"{name}-aligned").rows_out for name in ("small", "large")]
-    assert found[0] == 0 and found[1] >= 27
+    counts = [align(tmp_path / name, tmp_path / f"{name}-aligned").rows_out for name in ("small", "large")]
+    assert counts[0] == 0 and counts[1] >= 27
 
 
 def test_crops_keep_their_size_at_low_resolution(aligned_table: Path, tmp_path: Path) -> None:
