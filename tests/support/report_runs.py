@@ -14,7 +14,7 @@ from kubeface.records.data import DataRecord
 from kubeface.records.evaluation import AttributesEvaluation, ClassesEvaluation, EvaluationRecord, RecognitionEvaluation
 from kubeface.records.findings import AuditCounts, Drift, FindingsRecord, IdentitySizes
 from kubeface.records.model import ModelRecord
-from kubeface.records.passport import FileEntry, Passport, StartingModel
+from kubeface.records.passport import FileEntry, Passport, PassportMetrics, StartingModel
 from kubeface.records.promotion import PromotionRecord
 from kubeface.report.options import ReportOptions
 from kubeface.report.run import RunOutputs
@@ -30,6 +30,7 @@ from tests.support.evaluations import (
     labelled,
     recognition,
     resolutions,
+    verdict,
     verification,
 )
 from tests.support.evaluations import shared as shared_fields
@@ -63,7 +64,9 @@ PASSPORT = Passport(
     settings={},
     versions={"finetune": {"torch": "2.14.1"}},
     start=StartingModel(name="wheel#sha256=1", license="MIT"),
-    metrics={"gain": {"heldout": {"auc": 0.1}}},
+    metrics=PassportMetrics.model_validate(
+        {"gate": verdict("better", "auc", "AUC"), "gain": {"heldout": {"auc": gain(0.8, 0.9)}}}
+    ),
     erasure_marks=0,
     files={
         "model.onnx": FileEntry(sha256="3" * 64, bytes=40_000_000),
