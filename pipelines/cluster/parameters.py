@@ -1,4 +1,4 @@
-"""A run's parameters: read from a file and checked before anything is sent."""
+"""A run's parameters as a file has them, and the refusal of those that carry a secret."""
 
 import os
 import re
@@ -8,9 +8,6 @@ from typing import Any
 
 import yaml
 
-from kubeface.faces.degradation import Degradation
-from kubeface.plan.parameters import merged
-from kubeface.plan.parameters import read_parameters as check_parameters
 from kubeface.runtime.errors import KubefaceError, require
 
 SECRETS = re.compile(
@@ -42,34 +39,15 @@ def read_parameters(path: Path) -> dict[str, Any]:
     return values
 
 
-def validated(values: Mapping[str, Any], spec: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters, when the pipeline and its steps take them.
+def refuse_secrets(values: Mapping[str, Any]) -> None:
+    """Refuses parameters that carry a key or password: they are kept in the clear, shown in the UI, and reported.
 
     Args:
         values: by name.
-        spec: compiled pipeline, of `read_spec`.
 
     Raises:
-        KubefaceError: one line with all that is wrong: names that are unknown (with the nearest that is known), missing
-            ones, wrong types, values that a step refuses; or a parameter that carries a key, which is not shown.
+        KubefaceError: one does; its name is given, the key is not shown.
     """
-    _refuse_secrets(values)
-    run = check_parameters(spec["pipelineInfo"]["name"], values)
-    Degradation.parse(run.degradation)
-    known = spec["root"]["inputDefinitions"]["parameters"]
-    new = [name for name in values if name not in known]
-    require(not new, f"the compiled pipeline has no parameter {', '.join(new)}: run 'make compile' again")
-    return dict(values)
-
-
-def with_defaults(values: Mapping[str, Any], spec: Mapping[str, Any]) -> dict[str, Any]:
-    """Every parameter of the pipeline: the given value over the default."""
-    definitions = spec["root"]["inputDefinitions"]["parameters"]
-    return merged({name: entry.get("defaultValue") for name, entry in definitions.items()}, values)
-
-
-def _refuse_secrets(values: Mapping[str, Any]) -> None:
-    """Parameters are kept in the clear, shown in the UI and written into reports: none may carry a key."""
     known = [os.environ[name] for name in SECRET_VARIABLES if len(os.environ.get(name, "")) >= SHORTEST_SECRET]
     for place, text in _texts(values, ""):
         named = SECRET_NAME.search(place) and bool(text)
@@ -81,7 +59,7 @@ def _refuse_secrets(values: Mapping[str, Any]) -> None:
 
 
 def _texts(value: Any, place: str) -> Iterator[tuple[str, str]]:
-    """Every text in a value, and the names that lead to it."""
+    """Every text in a value, with the names that lead to it."""
     if isinstance(value, Mapping):
         for name, inner in value.items():
             yield from _texts(inner, f"{place}.{name}".strip("."))

@@ -1,88 +1,113 @@
 """The command `plan`: what a run would do and cost, before it is submitted."""
 
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from io import StringIO
 from math import ceil
 from pathlib import Path
 from typing import Any
 
-from kubeface.ingest.catalogue import Shard
-from kubeface.ingest.options import IngestOptions
 from kubeface.ingest.step import plan_shards
+from kubeface.plan.parameters import RunParameters, read_parameters, step_options
+from kubeface.plan.resources import Resources
+from kubeface.plan.step import Plan, outputs
 from kubeface.records.data import previous_shards
 from kubeface.runtime.errors import KubefaceError
-from kubeface.runtime.options import read_options
+from kubeface.storage import objects
 from pipelines.build.catalogue import FACE_FINETUNING
+from pipelines.cluster.cache import NONE, Causes, loop_of, uncached_tasks
 from pipelines.cluster.client import Client, connect
-from pipelines.cluster.parameters import with_defaults
-from pipelines.cluster.request import deployed_settings, read_request, with_settings
+from pipelines.cluster.request import Request, read_request
 from pipelines.cluster.runs import RunConfig, Step, containers, minutes, steps_of, table
 from pipelines.cluster.versions import Package, find_pipeline, find_version
 
 RUNS = 20  # earlier runs that are looked at
-SOURCE, CHAMPION = "the source", "the promoted model"  # what no parameter tells the state of
-ASKS = {"plan": SOURCE, "champion": CHAMPION}  # the tasks that look there, and are therefore never cached
-INSTEAD = "keep"  # the branch that a run takes instead of a training; a plan is of the training
-Causes = frozenset[str]
-NONE: Causes = frozenset()
+PLAN, SHARDS, CHAMPION = "plan", "Output", "champion"  # the task that plans a run, and two of its outputs
+THE_SOURCE, THE_CHAMPION = "the source", "the promoted model"  # causes that are no parameter
+TRAINING = "finetune"  # begins the names of the tasks with GPUs
 
 
-@dataclass(frozen=True)
-class Earlier:
-    """What earlier runs tell.
+@dataclass(frozen=True, slots=True)
+class EarlierRuns:
+    """What is known from earlier runs of a pipeline.
 
     Args:
-        run: the newest that succeeded with the same version of the pipeline; None where there is none.
-        runs: of each run that succeeded, newest first, the steps that were not served from the cache.
+        same: the newest that succeeded with the same version, as the client gives it; None where there is none.
+        steps: of each run that succeeded, newest first, the steps that were not served from the cache.
     """
 
-    run: Any
-    runs: list[list[Step]]
+    same: Any
+    steps: Sequence[Sequence[Step]]
 
     def seconds(self, name: str) -> float | None:
-        """What the step took in the newest run that it really ran in, on average of its shards."""
-        newest = next(([s for s in run if s.name == name] for run in self.runs if any(s.name == name for s in run)), [])
-        taken = [step.seconds for step in newest if step.seconds is not None]
-        return sum(taken) / len(taken) if taken else None
+        """What a step took in the newest run that it was not served in, on average of its shards."""
+        for run in self.steps:
+            if found := [step.seconds for step in run if step.name == name]:
+                taken = [seconds for seconds in found if seconds is not None]
+                return sum(taken) / len(taken) if taken else None
+        return None
 
 
-@dataclass(frozen=True)
-class Listed:
+@dataclass(frozen=True, slots=True)
+class Source:
     """What the source holds now.
 
     Args:
-        files: images; None where the source was not looked at.
+        files: images; None where the source could not be listed.
         shards: their number.
-        fresh: shards that are new or have changed since the run before.
-        note: why it was not looked at, or what it was held against.
+        changed: shards that are new or have changed since the run before.
+        note: why it could not be listed, or what it was compared with.
     """
 
     files: int | None
     shards: int
-    fresh: int
+    changed: int
     note: str = ""
 
     @property
     def images(self) -> int | None:
-        """Images in the shards that are worked on: people are divided evenly by a hash, so it is their share."""
-        return None if self.files is None else round(self.files * self.fresh / max(1, self.shards))
+        """Images in the changed shards: people are divided evenly by a hash, so it is their share."""
+        return None if self.files is None else round(self.files * self.changed / max(1, self.shards))
 
 
-@dataclass
-class Plan:
-    """One row for each step: whether it runs, why, how long, how many GPU-hours."""
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What a run would do.
 
-    rows: list[tuple[str, ...]] = field(default_factory=list)
-    seconds: float = 0.0
-    gpu_hours: float = 0.0
-    unknown: list[str] = field(default_factory=list)
+    Args:
+        rows: a row for each step: name, whether it runs, why, how long, GPU-hours.
+        seconds: expected time of all steps.
+        gpu_hours: expected of all steps.
+        unknown: steps that have not been run yet.
+    """
+
+    rows: Sequence[tuple[str, ...]]
+    seconds: float
+    gpu_hours: float
+    unknown: Sequence[str]
 
 
-def earlier_runs(client: Client, package: Package) -> Earlier:
-    """The pipeline's runs that succeeded.
+def plan(params: Path, *, pipeline: str = FACE_FINETUNING, package: Path | None = None) -> None:
+    """Says what a run would do and cost, before it is submitted. Nothing is sent but questions.
+
+    Args:
+        params: YAML or JSON file of the run's parameters.
+        pipeline: Name of the pipeline.
+        package: Compiled pipeline; build/<pipeline>.yaml where it is not given.
+
+    Raises:
+        KubefaceError: a parameter is wrong, or KFP is not reached or refuses.
+    """
+    request = read_request(params, pipeline, package)
+    with connect() as client:
+        earlier = earlier_runs(client, request.package)
+    source = list_source(request)
+    _print(forecast(request, earlier, source), earlier, source)
+
+
+def earlier_runs(client: Client, package: Package) -> EarlierRuns:
+    """The runs of a pipeline that succeeded.
 
     Args:
         client: of `connect`.
@@ -101,225 +126,111 @@ def earlier_runs(client: Client, package: Package) -> Earlier:
     # The list of runs has no tasks in every version of KFP: each is asked for by itself.
     full, names = [client.get_run(run.run_id) for run in good], containers(package.spec)
     steps = [[step for step in steps_of(run, names) if step.state == "SUCCEEDED"] for run in full]
-    return Earlier(same[0] if same else None, steps)
+    return EarlierRuns(same[0] if same else None, steps)
 
 
-def differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> set[str]:
-    """Names of the parameters whose values differ."""
-    return {name for name in now if before.get(name) != now[name]}
-
-
-def fresh_tasks(spec: Mapping[str, Any], changed: set[str], states: set[str]) -> dict[str, Causes]:
-    """The tasks that the cache does not serve, each with the causes; none where it is never cached.
-
-    KFP's key of a step is its image, command and inputs: a changed input has it run anew, and with it whatever takes
-    what it gives out. Followed through loops and branches of the compiled pipeline.
-
-    Args:
-        spec: compiled pipeline.
-        changed: pipeline parameters that differ from the run before.
-        states: of SOURCE and CHAMPION, those that (may) have changed.
-    """
-    found: dict[str, Causes] = {}
-    _follow(spec, spec["root"]["dag"], {name: frozenset([name]) for name in changed}, states, found)
-    return found
-
-
-def _follow(
-    spec: Mapping[str, Any],
-    dag: Mapping[str, Any],
-    dirty: Mapping[str, Causes],
-    states: set[str],
-    found: dict[str, Causes],
-) -> dict[str, Causes]:
-    """Marks the tasks of a DAG; returns its outputs that have changed, each with the causes.
-
-    Args:
-        dirty: inputs of the DAG that have changed, each with the causes.
-    """
-    given: dict[tuple[str, str], Causes] = {}  # outputs of tasks that have changed
-    for name in _in_order(dag["tasks"]):
-        task, part = dag["tasks"][name], spec["components"][dag["tasks"][name]["componentRef"]["name"]]
-        inputs = _dirty_inputs(task, dirty, given)
-        if "dag" in part:
-            inner = _follow(spec, part["dag"], inputs, states, found)
-            given |= {(name, output): causes for output, causes in inner.items()}
-            continue
-        causes = NONE.union(*inputs.values()) | ({ASKS[name]} & states if name in ASKS else set())
-        if causes or not task.get("cachingOptions", {}).get("enableCache", False):
-            found[name] = causes
-        if causes:
-            outputs = part.get("outputDefinitions", {})
-            given |= {(name, key): causes for kind in ("parameters", "artifacts") for key in outputs.get(kind, {})}
-    return _dirty_outputs(dag.get("outputs", {}), given)
-
-
-def _in_order(tasks: Mapping[str, Any]) -> Iterator[str]:
-    """The tasks of a DAG, each behind those that it depends on."""
-    done: set[str] = set()
-    while len(done) < len(tasks):
-        for name, task in tasks.items():
-            if name not in done and done.issuperset(task.get("dependentTasks", ())):
-                done.add(name)
-                yield name
-
-
-def _dirty_inputs(
-    task: Mapping[str, Any], dirty: Mapping[str, Causes], given: Mapping[tuple[str, str], Causes]
-) -> dict[str, Causes]:
-    found: dict[str, Causes] = {}
-    inputs = task.get("inputs", {})
-    for name, entry in {**inputs.get("parameters", {}), **inputs.get("artifacts", {})}.items():
-        outer = entry.get("componentInputParameter") or entry.get("componentInputArtifact")
-        made = entry.get("taskOutputParameter") or entry.get("taskOutputArtifact") or {}
-        key = made.get("outputParameterKey") or made.get("outputArtifactKey") or ""
-        causes = dirty.get(outer) if outer else given.get((made.get("producerTask", ""), key))
-        if causes:
-            found[name] = causes
-    loop = task.get("parameterIterator")
-    if loop and (causes := found.get(loop["items"].get("inputParameter", ""))):
-        found[loop["itemInput"]] = causes
-    return found
-
-
-def _dirty_outputs(outputs: Mapping[str, Any], given: Mapping[tuple[str, str], Causes]) -> dict[str, Causes]:
-    found: dict[str, Causes] = {}
-    for name, entry in {**outputs.get("parameters", {}), **outputs.get("artifacts", {})}.items():
-        one = [entry["valueFromParameter"]] if "valueFromParameter" in entry else []
-        several = entry.get("valueFromOneof", {}).get("parameterSelectors", [])
-        for chosen in [*one, *several, *entry.get("artifactSelectors", [])]:
-            key = chosen.get("outputParameterKey") or chosen.get("outputArtifactKey") or ""
-            if causes := given.get((chosen["producerSubtask"], key)):
-                found[name] = found.get(name, NONE) | causes
-    return found
-
-
-def list_source(values: Mapping[str, Any]) -> Listed:
+def list_source(request: Request) -> Source:
     """Lists the source by names, as the run's first step does, and compares it with the run before.
 
-    Args:
-        values: every parameter of the pipeline; the store is that of S3_ENDPOINT.
+    The store is the one of S3_ENDPOINT in this environment.
     """
+    run = request.read()
     try:
-        options = read_options(IngestOptions, values["ingest"], "ingest.")
         with redirect_stderr(StringIO()):
-            planned = plan_shards(values["source"], int(values["resources"]["shards"]), options)
-        before = previous_shards(f"{values['models']}/{values['name']}/data.json")
+            shards = plan_shards(run.source, run.resources.shards, run.ingest)
+        before = previous_shards(objects.join(objects.join(run.models, run.name), "data.json"))
     except KubefaceError as error:
-        return Listed(None, 1, 1, str(error))
-    shards = [Shard.parse(text) for text in planned.shards]
-    fresh = [shard for shard in shards if before.get(f"{shard.number}/{shard.count}") != shard.fingerprint]
+        return Source(None, 1, 1, str(error))
+    parts = [text.partition(" ") for text in shards.shards]
+    changed = [number for number, _, rest in parts if before.get(number) != rest]
     note = "" if before else "no training before it is known, all of it is new"
-    return Listed(planned.files, len(shards), len(fresh), note)
+    return Source(shards.files, len(parts), len(changed), note)
 
 
-def gpus(spec: Mapping[str, Any], task: str, values: Mapping[str, Any]) -> float:
-    """GPUs that a task asks for, on all its nodes together.
+def planned_changes(pipeline: str, before: RunParameters, now: RunParameters) -> dict[str, Causes]:
+    """Outputs of the task `plan` that differ between two runs, each with the names of the options that differ.
 
     Args:
-        spec: compiled pipeline.
-        task: key of the task.
-        values: every parameter; the number may be one, and so may that of the nodes.
+        pipeline: name of the pipeline.
+        before, now: parameters of the two runs.
     """
-    inputs = containers(spec)[task].get("inputs", {}).get("parameters", {})
-    part = spec["components"][containers(spec)[task]["componentRef"]["name"]]
-    container = spec["deploymentSpec"]["executors"][part["executorLabel"]].get("container", {})
-    asked = container.get("resources", {}).get("accelerator", {})
-    count = str(asked.get("resourceCount") or asked.get("count") or "0")
-    if named := re.search(r"pipelinechannel--(\w+)", count):
-        count = str(values[named[1]])
-    if (
-        "num_nodes" in inputs and values["num_nodes"] > 1
-    ):  # the pods are Kubeflow Trainer's, and get what it says of them
-        count = str(values["num_nodes"] * float(values["node_resources"].get(values["gpu_type"], 0)))
-    return float(count or 0)
+    first, second = (outputs(Plan([], "", step_options(pipeline, run), run.resources)) for run in (before, now))
+    return {name: _differences(name, first[name], second[name]) for name in second if first.get(name) != second[name]}
 
 
-def estimate(spec: Mapping[str, Any], values: Mapping[str, Any], earlier: Earlier, listed: Listed) -> Plan:
-    """What each step would do.
+def _differences(name: str, before: Any, now: Any) -> Causes:
+    if not isinstance(before, Mapping) or not isinstance(now, Mapping):
+        return frozenset({name})
+    return frozenset(f"{name}.{key}" for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+
+
+def forecast(request: Request, earlier: EarlierRuns, source: Source) -> Forecast:
+    """What each step of a run would do.
 
     Args:
-        spec: compiled pipeline.
-        values: every parameter, of `with_defaults`.
+        request: of the run.
         earlier: of `earlier_runs`.
-        listed: of `list_source`.
+        source: of `list_source`.
     """
-    names, plan = containers(spec), Plan()
-    states = {CHAMPION} | ({SOURCE} if listed.fresh or listed.files is None else set())
-    fresh: dict[str, Causes] = dict.fromkeys(names, NONE)
-    if earlier.run is not None:
-        config = earlier.run.runtime_config
-        before = with_defaults((config and config.parameters) or {}, spec)
-        fresh = fresh_tasks(spec, differing(before, values), states)
-    loop, at_a_time = _loop(spec)
+    spec = request.package.spec
+    resources = request.read().resources
+    names, (loop, at_a_time) = containers(spec), loop_of(spec)
+    runs = _uncached(request, earlier, source) if earlier.same is not None else dict.fromkeys(names, NONE)
+    rows: list[tuple[str, ...]] = []
+    seconds = gpu_hours = 0.0
+    unknown: list[str] = []
     for name in names:
-        if name == INSTEAD:
-            continue
-        if name not in fresh:
-            plan.rows.append((name, "cache", "", "-", ""))
+        if name not in runs:
+            rows.append((name, "cache", "", "-", ""))
             continue
         # Where nothing but the source has changed, the shards that have not are served from the cache.
-        shards = (listed.fresh if fresh[name] == {SOURCE} else listed.shards) if name in loop else 1
+        shards = (source.changed if runs[name] == {THE_SOURCE} else source.shards) if name in loop else 1
         each = earlier.seconds(name)
-        hours = gpus(spec, name, values) * (each or 0.0) / 3600
+        hours = gpus(resources) * (each or 0.0) / 3600 if name.startswith(TRAINING) else 0.0
         took = None if each is None else each * ceil(shards / at_a_time if name in loop else 1)
-        plan.seconds, plan.gpu_hours = plan.seconds + (took or 0.0), plan.gpu_hours + hours
-        if each is None:
-            plan.unknown.append(name)
-        why = "no earlier run" if earlier.run is None else ", ".join(sorted(fresh[name])) or "never cached"
-        amount = f" ({shards} of {listed.shards} shards)" if name in loop else ""
-        plan.rows.append((name, "runs", why + amount, minutes(took), f"{hours:.2f}" if hours else ""))
-    return plan
+        seconds, gpu_hours = seconds + (took or 0.0), gpu_hours + hours
+        unknown += [name] if each is None else []
+        why = "no earlier run" if earlier.same is None else ", ".join(sorted(runs[name])) or "never cached"
+        amount = f" ({shards} of {source.shards} shards)" if name in loop else ""
+        rows.append((name, "runs", why + amount, minutes(took), f"{hours:.2f}" if hours else ""))
+    return Forecast(rows, seconds, gpu_hours, unknown)
 
 
-def _loop(spec: Mapping[str, Any]) -> tuple[set[str], int]:
-    """The tasks inside the loop over shards, and how many shards are worked on at a time."""
-    for task in spec["root"]["dag"]["tasks"].values():
-        part = spec["components"][task["componentRef"]["name"]]
-        if "parameterIterator" in task and "dag" in part:
-            return set(part["dag"]["tasks"]), int(task.get("iteratorPolicy", {}).get("parallelismLimit", 1)) or 1
-        if "dag" in part:
-            inner, limit = _loop({**spec, "root": {"dag": part["dag"]}})
-            if inner:
-                return inner, limit
-    return set(), 1
+def _uncached(request: Request, earlier: EarlierRuns, source: Source) -> dict[str, Causes]:
+    """The tasks that the cache does not serve, each with the causes; see `uncached_tasks`."""
+    pipeline, now = request.package.pipeline, request.read()
+    before = read_parameters(pipeline, RunConfig.of(earlier.same).parameters)
+    names = [name for name in type(now).model_fields if getattr(before, name) != getattr(now, name)]
+    planned = planned_changes(pipeline, before, now) | {CHAMPION: frozenset({THE_CHAMPION})}
+    if source.changed or source.files is None:
+        planned |= {SHARDS: frozenset({THE_SOURCE})}
+    return uncached_tasks(request.package.spec, {name: frozenset({name}) for name in names}, {PLAN: planned})
 
 
-def show(plan: Plan, earlier: Earlier, listed: Listed) -> None:
-    """Prints the plan as a table, with what it does not know."""
-    images = "the source was not looked at" if listed.images is None else f"about {listed.images} of {listed.files}"
-    print(f"images to process: {images}{f' ({listed.note})' if listed.note else ''}")
-    if earlier.run is None:
+def gpus(resources: Resources) -> float:
+    """GPUs that a training uses, on all its nodes together."""
+    nodes, pod = resources.nodes, resources.finetune
+    if nodes.num_nodes > 1:  # the pods are Kubeflow Trainer's, and get what it says of them
+        return nodes.num_nodes * float(nodes.resources.get(pod.gpu_type, 0))
+    return pod.gpus
+
+
+def _print(expected: Forecast, earlier: EarlierRuns, source: Source) -> None:
+    """Prints a forecast as a table, with what it does not know."""
+    images = "the source was not looked at" if source.images is None else f"about {source.images} of {source.files}"
+    print(f"images to process: {images}{f' ({source.note})' if source.note else ''}")
+    if earlier.same is None:
         print("earlier run: none of this version of the pipeline succeeded; every step is taken to run")
     else:
-        print(f"earlier run: {earlier.run.display_name} ({earlier.run.run_id}), same version of the pipeline")
+        print(f"earlier run: {earlier.same.display_name} ({earlier.same.run_id}), same version of the pipeline")
     print()
-    print(table([("step", "", "why", "time", "GPU-hours"), *plan.rows]))
-    if not any(earlier.runs):
+    print(table([("step", "", "why", "time", "GPU-hours"), *expected.rows]))
+    if not any(earlier.steps):
         print("\nno step has been run on this cluster yet: there is nothing to tell times from")
         return
     print(
-        f"\nexpected: {minutes(plan.seconds)} and {plan.gpu_hours:.2f} GPU-hours, from earlier runs' times, no waiting"
+        f"\nexpected: {minutes(expected.seconds)} and {expected.gpu_hours:.2f} GPU-hours, from earlier runs' times, no "
+        "waiting"
     )
-    if plan.unknown:
-        print(f"not in it, for they have not been run yet: {', '.join(plan.unknown)}")
-
-
-def plan(*, params: Path, pipeline: str = FACE_FINETUNING, package: Path | None = None) -> None:
-    """Says what a run would do and cost, before it is submitted. Nothing is sent but questions.
-
-    Args:
-        params: YAML or JSON file of the run's parameters.
-        pipeline: Name of the pipeline.
-        package: Compiled pipeline; build/<pipeline>.yaml where it is not given.
-
-    Raises:
-        KubefaceError: a parameter is wrong, or KFP is not reached or refuses.
-    """
-    request = read_request(params, pipeline, package)
-    spec = request.package.spec
-    with connect() as client:
-        earlier = earlier_runs(client, request.package)
-        values = with_defaults(with_settings(request.parameters, deployed_settings(client.cluster)), spec)
-    listed = list_source(values)
-    show(estimate(spec, values, earlier, listed), earlier, listed)
+    if expected.unknown:
+        print(f"not in it, for they have not been run yet: {', '.join(expected.unknown)}")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.build.compile import compile_pipeline
-from pipelines.cluster import plan, request
+from pipelines.cluster import request
 
 PRINT = builtins.print
 
@@ -28,5 +28,4 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def bare_deployment(monkeypatch: pytest.MonkeyPatch) -> None:
     """A deployment that sets nothing; no kubectl asks whatever cluster the machine knows."""
-    for module in (plan, request):
-        monkeypatch.setattr(module, "deployed_settings", lambda cluster: {})
+    monkeypatch.setattr(request, "pipeline_root", lambda client: None)

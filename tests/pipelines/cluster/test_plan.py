@@ -1,6 +1,8 @@
 """What a run would do and cost: followed through the compiled pipeline, the source really listed."""
 
 import json
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -9,68 +11,111 @@ import yaml
 from PIL import Image
 
 from kubeface.cli import main
-from pipelines.cluster import plan as module
-from pipelines.cluster.parameters import with_defaults
-from pipelines.cluster.plan import CHAMPION, SOURCE, Earlier, Listed, estimate, fresh_tasks, gpus, list_source
-from pipelines.cluster.runs import containers
-from pipelines.cluster.versions import Spec, read_package
+from kubeface.ingest.step import plan_shards
+from kubeface.plan.parameters import read_parameters
+from kubeface.plan.resources import Resources
+from pipelines.cluster.cache import uncached_tasks
+from pipelines.cluster.plan import (
+    CHAMPION,
+    PLAN,
+    SHARDS,
+    THE_CHAMPION,
+    THE_SOURCE,
+    EarlierRuns,
+    Source,
+    forecast,
+    gpus,
+    list_source,
+    planned_changes,
+)
+from pipelines.cluster.request import Request
+from pipelines.cluster.runs import Step
+from pipelines.cluster.versions import Package, read_package
 from tests.support.stubs.kfp_api import KfpApi, step
 
 pytestmark = pytest.mark.usefixtures("bare_deployment")
+PIPELINE = "face-finetuning"
 GOOD: dict[str, Any] = {"source": "s3://faces/staff", "models": "s3://faces/models", "resources": {"shards": 2}}
 SHARD_STEPS = {"ingest", "align", "filter-faces"}
+BEFORE_TRAINING = {*SHARD_STEPS, "gather", "audit", "split"}
+FROM_TRAINING = {"finetune", "evaluate", "promote", "report"}
+Told = Callable[..., str]
 
 
 @pytest.fixture(scope="module")
-def spec(package: Path) -> Spec:
-    return read_package(package).spec
+def compiled(package: Path) -> Package:
+    return read_package(package)
 
 
-def runs(spec: Spec, *changed: str, states: set[str] | None = None) -> set[str]:
-    return set(fresh_tasks(spec, set(changed), states or set()))
+def uncached(compiled: Package, *direct: str, planned: dict[str, str] | None = None, **values: Any) -> dict[str, Any]:
+    """The tasks that run, where some values of the run differ; `planned` are outputs of plan and what changed them."""
+    before, now = (read_parameters(PIPELINE, given) for given in (GOOD, GOOD | values))
+    outputs = planned_changes(PIPELINE, before, now) | {key: frozenset({why}) for key, why in (planned or {}).items()}
+    return uncached_tasks(compiled.spec, {name: frozenset({name}) for name in direct}, {PLAN: outputs})
 
 
-def test_where_nothing_has_changed_the_cache_serves_all_but_those_that_ask(spec: Spec) -> None:
-    assert {"plan", "champion"} <= runs(spec)
-    assert not runs(spec) & {*SHARD_STEPS, "gather", "audit", "split", "finetune", "evaluate", "promote", "report"}
+def test_where_nothing_has_changed_the_cache_serves_all_but_what_is_never_cached(compiled: Package) -> None:
+    assert uncached(compiled) == dict.fromkeys(["plan", "report", "notify"], frozenset())
 
 
-def test_a_setting_of_the_training_has_that_and_what_follows_run(spec: Spec) -> None:
-    found = runs(spec, "backbone")
-    assert {"finetune", "evaluate", "promote", "report"} <= found
-    assert not found & {*SHARD_STEPS, "gather", "audit", "split"}
+def test_an_option_of_the_training_has_that_and_what_follows_run(compiled: Package) -> None:
+    for values, cause in (
+        ({"backbone": "iresnet50"}, "finetune.backbone"),
+        ({"finetune": {"epochs": 3}}, "finetune.epochs"),
+    ):
+        found = uncached(compiled, **values)
+        assert found["finetune"] == {cause}
+        assert set(found) >= FROM_TRAINING
+        assert not found.keys() & BEFORE_TRAINING
 
 
-def test_a_setting_of_the_filter_leaves_ingest_and_align_alone(spec: Spec) -> None:
-    found = runs(spec, "max_turn")
-    assert {"filter-faces", "gather", "audit", "split", "finetune", "evaluate", "promote", "report"} <= found
-    assert not found & {"ingest", "align"}
+def test_an_option_of_the_filter_leaves_ingest_and_align_alone(compiled: Package) -> None:
+    found = uncached(compiled, filter={"max_turn": 0.5})
+    assert found["gather"] == {"filter.max_turn"}
+    assert set(found) >= {"filter-faces", "gather", "audit", "split", *FROM_TRAINING}
+    assert not found.keys() & {"ingest", "align"}
 
 
-def test_new_images_have_all_of_it_run_and_say_so(spec: Spec) -> None:
-    found = fresh_tasks(spec, set(), {SOURCE})
-    assert {*SHARD_STEPS, "gather", "finetune"} <= set(found)
-    assert found["ingest"] == {SOURCE}
-    assert fresh_tasks(spec, {"max_pixels"}, {SOURCE})["align"] == {SOURCE, "max_pixels"}
+def test_the_seed_reaches_every_step_that_draws(compiled: Package) -> None:
+    found = uncached(compiled, seed=3)
+    assert found["split"] >= {"split.seed"}
+    assert set(found) >= {"gather", "audit", "split", *FROM_TRAINING}
 
 
-def test_another_champion_has_what_compares_with_it_run(spec: Spec) -> None:
-    found = runs(spec, states={CHAMPION})
-    assert {"evaluate", "promote", "report"} <= found
-    assert not found & {"gather", *SHARD_STEPS}
+def test_amounts_are_inputs_of_the_cache_too(compiled: Package) -> None:
+    found = uncached(compiled, resources={"shards": 2, "evaluate": {"memory": "16Gi", "cpu": "4"}})
+    assert found["evaluate"] == {"evaluate_memory"}
+    assert "finetune" not in found
 
 
-def test_a_parameter_inside_a_text_counts(spec: Spec) -> None:
-    assert {"gather", "audit"} <= runs(spec, "name")  # models/name/data.json
+def test_new_images_have_all_of_it_run_and_say_so(compiled: Package) -> None:
+    found = uncached(compiled, planned={SHARDS: THE_SOURCE})
+    assert set(found) >= {*BEFORE_TRAINING, *FROM_TRAINING}
+    assert found["ingest"] == {THE_SOURCE}
+    found = uncached(compiled, planned={SHARDS: THE_SOURCE}, ingest={"max_pixels": 10**6})
+    assert found["align"] == {THE_SOURCE, "ingest.max_pixels"}
 
 
-def test_the_gpu_is_the_trainings(spec: Spec) -> None:
-    values = with_defaults(GOOD, spec)
-    asked = {name: gpus(spec, name, values) for name in containers(spec)}
-    assert {name: count for name, count in asked.items() if count} == {"finetune": 1}
-    assert gpus(spec, "finetune", values | {"finetune_gpus": "4"}) == 4
-    nodes = {"finetune_gpus": "0", "num_nodes": 3, "node_resources": {"nvidia.com/gpu": "2"}}
-    assert gpus(spec, "finetune", values | nodes) == 6
+def test_another_champion_has_what_compares_with_it_run(compiled: Package) -> None:
+    found = uncached(compiled, planned={CHAMPION: THE_CHAMPION})
+    assert set(found) >= {"evaluate", "promote", "report"}
+    assert not found.keys() & BEFORE_TRAINING
+
+
+def test_a_parameter_inside_a_text_counts(compiled: Package) -> None:
+    assert {"gather", "audit"} <= uncached(compiled, name="door").keys()  # models/name/data.json
+
+
+@pytest.mark.parametrize(
+    ("resources", "count"),
+    [
+        ({}, 1),
+        ({"finetune": {"gpus": 4}}, 4),
+        ({"finetune": {"gpus": 0}, "nodes": {"num_nodes": 3, "resources": {"nvidia.com/gpu": "2"}}}, 6),
+    ],
+)
+def test_the_gpus_are_the_trainings(resources: dict[str, Any], count: float) -> None:
+    assert gpus(Resources.model_validate(resources)) == count
 
 
 @pytest.fixture
@@ -83,87 +128,85 @@ def people(tmp_path: Path) -> Path:
     return tmp_path / "people"
 
 
-def test_the_source_is_listed_and_held_against_the_training_before(spec: Spec, people: Path, tmp_path: Path) -> None:
-    values = with_defaults(GOOD | {"source": str(people), "models": str(tmp_path / "models"), "name": "m"}, spec)
-    first = list_source(values)
-    assert (first.files, first.shards, first.fresh, first.images) == (12, 2, 2, 12)
+def test_the_source_is_listed_and_compared_with_the_training_before(
+    compiled: Package, people: Path, tmp_path: Path
+) -> None:
+    request = Request(compiled, GOOD | {"source": str(people), "models": str(tmp_path / "models"), "name": "m"})
+    first = list_source(request)
+    assert (first.files, first.shards, first.changed, first.images) == (12, 2, 2, 12)
     assert "no training before" in first.note
-    shards = module.plan_shards(str(people), 2).shards
-    held = {text.partition(" ")[0]: text.partition(" ")[2] for text in shards}
+    shards = plan_shards(str(people), 2).shards
+    before = {text.partition(" ")[0]: text.partition(" ")[2] for text in shards}
     (tmp_path / "models" / "m").mkdir(parents=True)
-    (tmp_path / "models" / "m" / "data.json").write_text(json.dumps({"shards": held}))
-    assert list_source(values).fresh == 0
+    (tmp_path / "models" / "m" / "data.json").write_text(json.dumps({"shards": before}))
+    assert list_source(request).changed == 0
     Image.new("RGB", (9, 9)).save(people / "anna" / "new.png")
-    later = list_source(values)
-    assert (later.files, later.fresh) == (13, 1)
+    later = list_source(request)
+    assert (later.files, later.changed) == (13, 1)
     assert later.images == 6
 
 
-def test_a_source_that_is_not_reached_is_said_and_counts_as_new(spec: Spec, tmp_path: Path) -> None:
-    listed = list_source(with_defaults(GOOD | {"source": str(tmp_path / "none"), "models": str(tmp_path)}, spec))
-    assert listed.files is None
-    assert "none" in listed.note
+def test_a_source_that_is_not_reached_is_said_and_counts_as_new(compiled: Package, tmp_path: Path) -> None:
+    source = list_source(Request(compiled, GOOD | {"source": str(tmp_path / "none"), "models": str(tmp_path)}))
+    assert (source.files, source.changed) == (None, 1)
+    assert "none" in source.note
 
 
-def test_times_come_from_the_newest_run_that_the_step_ran_in(spec: Spec) -> None:
-    class Taken:
-        def __init__(self, name: str, seconds: float) -> None:
-            self.name, self.seconds = name, seconds
+def test_times_come_from_the_newest_run_that_the_step_ran_in(compiled: Package) -> None:
+    def taken(name: str, seconds: float) -> Step:
+        begun = datetime(2026, 1, 1, tzinfo=UTC)
+        return Step(name, "SUCCEEDED", begun, begun + timedelta(seconds=seconds), (), "")
 
-    newest, older = [Taken("align", 100.0), Taken("align", 300.0)], [Taken("align", 9.0), Taken("finetune", 3600.0)]
-    earlier = Earlier(None, [newest, older])  # type: ignore[list-item]
+    newest, older = [taken("align", 100), taken("align", 300)], [taken("align", 9), taken("finetune", 3600)]
+    earlier = EarlierRuns(None, [newest, older])
     assert earlier.seconds("align") == 200
     assert earlier.seconds("split") is None
-    plan = estimate(spec, with_defaults(GOOD, spec), earlier, Listed(100, 20, 20))
-    rows = {row[0]: row for row in plan.rows}
+    expected = forecast(Request(compiled, GOOD), earlier, Source(100, 20, 20))
+    rows = {row[0]: row for row in expected.rows}
     assert rows["align"][3] == "10 min"  # three turns of eight shards
     assert rows["finetune"][3:] == ("60 min", "1.00")
-    assert plan.gpu_hours == 1
-    assert {"ingest", "split"} <= set(plan.unknown)
-    assert "keep" not in rows
+    assert expected.gpu_hours == 1
+    assert {"ingest", "split"} <= set(expected.unknown)
 
 
 @pytest.fixture
 def told(
     package: Path, people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Any:
-    """What `make plan` prints, told of a stub."""
+) -> Told:
+    """What a command about a run of `people` prints, told of a stub."""
     parameters = tmp_path / "p.yaml"
-    good = GOOD | {"source": str(people), "models": str(tmp_path / "models")}
 
-    def call(api: KfpApi, **more: Any) -> str:
+    def call(api: KfpApi, command: str, **more: Any) -> str:
+        good = GOOD | {"source": str(people), "models": str(tmp_path / "models")}
         parameters.write_text(yaml.safe_dump(good | more))
         monkeypatch.setenv("KFP_HOST", api.url)
-        main(["plan", "--params", str(parameters), "--package", str(package)])
+        main([command, "--params", str(parameters), "--package", str(package)])
         return capsys.readouterr().out
 
-    call.good = good  # type: ignore[attr-defined]
     return call
 
 
-def test_without_an_earlier_run_that_is_said(told: Any) -> None:
+def test_without_an_earlier_run_that_is_said(told: Told) -> None:
     with KfpApi() as api:
-        text = told(api)
+        text = told(api, "plan")
         assert api.state.writes() == []
     assert "earlier run: none of this version of the pipeline succeeded" in text
     assert "nothing to tell times from" in text
     assert "about 12 of 12" in text
 
 
-def test_the_plan_of_a_second_run(told: Any, package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_plan_of_a_second_run(told: Told) -> None:
     with KfpApi() as api:
-        monkeypatch.setenv("KFP_HOST", api.url)
-        (tmp_path / "first.yaml").write_text(yaml.safe_dump(told.good))
-        main(["submit", "--params", str(tmp_path / "first.yaml"), "--package", str(package)])
+        told(api, "submit")
         run = api.state.runs[0]["run_id"]
         api.finish(run, *step("plan", 10), *step("gather", 60), *step("finetune", 7200), *step("evaluate", 600))
         sent = len(api.state.writes())
-        text = told(api, backbone="iresnet50")
+        text = told(api, "plan", backbone="iresnet50")
         assert len(api.state.writes()) == sent
     rows = {line.split()[0]: " ".join(line.split()[1:]) for line in text.splitlines() if line.strip()}
     assert f"({run}), same version of the pipeline" in text
     assert rows["finetune"].endswith("2 h 00 min 2.00")
-    assert "backbone" in rows["finetune"]
-    assert "runs the promoted model" in rows["champion"]
+    assert "finetune.backbone" in rows["finetune"]
+    assert "the promoted model" in rows["evaluate"]
     assert "2.00 GPU-hours" in text
     assert "not in it, for they have not been run yet" in text

@@ -1,33 +1,30 @@
-"""A deployment's settings go into runs and schedules."""
+"""What a run is started with: checked parameters, and where the deployment keeps artifacts."""
 
 import json
 import stat
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from kubeface.cli import main
 from kubeface.runtime.errors import KubefaceError
-from pipelines.cluster.client import Cluster
-from pipelines.cluster.request import deployed_settings, with_settings
+from pipelines.build.catalogue import TASKS
+from pipelines.build.compile import compile_pipeline
+from pipelines.cluster.request import read_request
+from pipelines.local.demo import DEMOS, Demo
 from tests.support.stubs.kfp_api import KfpApi
 
 ROOT = Path(__file__).resolve().parents[3]
-SETTINGS = {
-    "S3_ENDPOINT": "http://store:8333",
-    "KUBEFACE_WEIGHTS_MIRROR": "",
-    "GPU_NODE_SELECTOR": '{"pool": "gpu"}',
-    "GPU_TOLERATIONS": '[{"key": "gpu", "operator": "Exists"}]',
-    "PIPELINE_ROOT": "s3://kubeface/kfp",
-}
-GOOD = {"source": "s3://faces/staff", "models": "s3://faces/models"}
+SETTINGS = {"S3_ENDPOINT": "http://store:8333", "KUBEFACE_WEIGHTS_MIRROR": "", "PIPELINE_ROOT": "s3://kubeface/kfp"}
+GOOD: dict[str, Any] = {"source": "s3://faces/staff", "models": "s3://faces/models"}
 
 
 @pytest.fixture
 def answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What the kubectl on the PATH prints; what it was asked stands in `asked` beside it."""
+    """What the kubectl on the PATH prints; what it was asked is in `asked` beside it."""
     printed, script = tmp_path / "answer", tmp_path / "kubectl"
     script.write_text(
         f"#!{sys.executable}\nimport sys\nopen({str(tmp_path / 'asked')!r}, 'w').write(' '.join(sys.argv[1:]))\n"
@@ -39,62 +36,102 @@ def answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return printed
 
 
-def test_the_settings_are_those_of_the_runs_namespace(answer: Path) -> None:
-    found = deployed_settings(Cluster(namespace="team-a"))
-    assert found == {name: value for name, value in SETTINGS.items() if value}
-    assert "get configmap kubeface-settings" in (answer.parent / "asked").read_text()
-    assert "--namespace=team-a" in (answer.parent / "asked").read_text()
+@pytest.fixture
+def api(monkeypatch: pytest.MonkeyPatch) -> Any:
+    with KfpApi() as running:
+        monkeypatch.setenv("KFP_HOST", running.url)
+        yield running
 
 
-def test_a_cluster_without_them_is_named(answer: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    answer.write_text("")
-    assert deployed_settings(Cluster()) == {}
-    assert capsys.readouterr().err.startswith(
-        "note: the deployment's settings are not used (there is none in namespace"
-    )
-    (answer.parent / "kubectl").write_text("#!/bin/sh\necho 'Error (Forbidden): configmaps is forbidden' >&2\nexit 1\n")
-    assert deployed_settings(Cluster()) == {}
+@pytest.fixture
+def files(package: Path, tmp_path: Path) -> list[str]:
+    """Flags that name parameters and a compiled pipeline."""
+    (tmp_path / "p.yaml").write_text(yaml.safe_dump(GOOD))
+    return ["--params", str(tmp_path / "p.yaml"), "--package", str(package)]
+
+
+def test_runs_and_schedules_keep_artifacts_where_the_deployment_says(
+    answer: Path, api: KfpApi, files: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("KFP_NAMESPACE", "team-a")
+    main(["submit", *files])
+    for _ in range(2):
+        main(["schedule", "weekly", "--cron", "0 0 3 * * 0", *files])
+    assert "schedule weekly is as it was" in capsys.readouterr().out
+    for made in (*api.state.runs, *api.state.recurring):
+        assert made["runtime_config"]["pipeline_root"] == "s3://kubeface/kfp"
+        assert made["runtime_config"]["parameters"] == GOOD  # the steps read the other settings themselves
+    asked = (answer.parent / "asked").read_text()
+    assert "get configmap kubeface-settings" in asked and "--namespace=team-a" in asked
+
+
+@pytest.mark.parametrize("script", ["echo", "echo 'Error (Forbidden): configmaps is forbidden' >&2; exit 1"])
+def test_settings_that_cannot_be_read_are_a_note(
+    answer: Path, api: KfpApi, files: list[str], script: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (answer.parent / "kubectl").write_text(f"#!/bin/sh\n{script}\n")
+    main(["submit", *files])
     (line,) = capsys.readouterr().err.splitlines()
-    assert "Forbidden" in line
-
-
-def test_what_a_run_says_itself_goes_before() -> None:
-    given = GOOD | {"s3_endpoint": "http://other:9000"}
-    found = with_settings(given, SETTINGS | {"KUBEFACE_WEIGHTS_MIRROR": "s3://w"})
-    assert found == given | {
-        "weights_mirror": "s3://w", "node_selector": {"pool": "gpu"},
-        "tolerations": [{"key": "gpu", "operator": "Exists"}],
-    }  # fmt: skip
-    assert with_settings(GOOD, {}) == GOOD
-    cpu = GOOD | {"finetune_gpus": "0"}
-    assert with_settings(cpu, SETTINGS) == cpu | {"s3_endpoint": "http://store:8333", "weights_mirror": ""}
-    with pytest.raises(KubefaceError, match=r"GPU_TOLERATIONS is not JSON.*settings\.yaml"):
-        with_settings(GOOD, {"GPU_TOLERATIONS": "gpu"})
+    assert line.startswith("note: artifacts go where Kubeflow Pipelines keeps them (")
+    assert "Forbidden" in line or "there is no kubeface-settings in namespace kubeface" in line
+    assert not api.state.runs[0]["runtime_config"].get("pipeline_root")
 
 
 @pytest.mark.parametrize("overlay", ["dev", "existing", "multi-user"])
-def test_each_overlay_says_what_the_runs_need(overlay: str) -> None:
+def test_each_overlay_says_what_the_steps_read(overlay: str) -> None:
     text = (ROOT / "manifests" / "overlays" / overlay / "settings.yaml").read_text("utf-8")
-    found = with_settings(GOOD, yaml.safe_load(text)["data"])
-    assert found["s3_endpoint"] and isinstance(found["node_selector"], dict) and isinstance(found["tolerations"], list)
+    settings = yaml.safe_load(text)["data"]
+    assert settings["S3_ENDPOINT"] and "KUBEFACE_WEIGHTS_MIRROR" in settings and "PIPELINE_ROOT" in settings
+    assert isinstance(json.loads(settings["GPU_NODE_SELECTOR"]), dict)
+    assert isinstance(json.loads(settings["GPU_TOLERATIONS"]), list)
 
 
-def test_runs_and_schedules_have_them(
-    answer: Path, package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Each of the pipelines."""
+    folder = tmp_path_factory.mktemp("compiled")
+    for name in TASKS:
+        compile_pipeline(folder / f"{name}.yaml", pipeline=name)
+    return {name: folder / f"{name}.yaml" for name in TASKS}
+
+
+def write(folder: Path, **values: Any) -> Path:
+    path = folder / "params.yaml"
+    path.write_text(yaml.safe_dump(GOOD | values))
+    return path
+
+
+@pytest.mark.parametrize("demo", DEMOS.values(), ids=DEMOS)
+def test_the_demos_parameters_are_accepted(packages: dict[str, Path], demo: Demo, tmp_path: Path) -> None:
+    path = write(tmp_path, **demo.arguments)
+    assert read_request(path, demo.pipeline, packages[demo.pipeline]).package.pipeline == demo.pipeline
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "more", "said"),
+    [
+        ("face-finetuning", {"sauce": 3}, "sauce is unknown, did you mean source?"),
+        ("face-finetuning", {"seed": -1, "align": {"detector": "yolo"}}, "seed is -1"),
+        ("face-finetuning", {"degradation": "rain"}, "degradation 'rain' is unknown"),
+        ("face-attributes", {"superresolve": {"max_side": 9}}, "superresolve is unknown"),
+        ("image-classification", {"scratch": {"lr": -1}}, "scratch.lr is -1"),
+    ],
+)
+def test_parameters_are_those_of_the_pipeline(
+    packages: dict[str, Path], tmp_path: Path, pipeline: str, more: dict[str, Any], said: str
 ) -> None:
-    parameters = tmp_path / "p.yaml"
-    parameters.write_text(yaml.safe_dump(GOOD))
-    files = ("--params", str(parameters), "--package", str(package))
+    with pytest.raises(KubefaceError) as caught:
+        read_request(write(tmp_path, **more), pipeline, packages[pipeline])
+    assert said in str(caught.value)
 
-    with KfpApi() as api:
-        monkeypatch.setenv("KFP_HOST", api.url)
-        main(["submit", *files])
-        for _ in range(2):
-            main(["schedule", "weekly", "--cron", "0 0 3 * * 0", *files])
-        (run,), (recurring,) = api.state.runs, api.state.recurring
-    assert "schedule weekly is as it was" in capsys.readouterr().out
-    for made in (run, recurring):
-        config = made["runtime_config"]
-        assert config["parameters"]["s3_endpoint"] == "http://store:8333"
-        assert config["parameters"]["node_selector"] == {"pool": "gpu"}
-        assert config["pipeline_root"] == "s3://kubeface/kfp"
+
+def test_a_package_that_is_older_than_a_parameter_is_named(packages: dict[str, Path], tmp_path: Path) -> None:
+    old = tmp_path / "old.yaml"
+    old.write_text(packages["face-finetuning"].read_text("utf-8").replace("degradation:", "conditions:"))
+    with pytest.raises(KubefaceError, match=r"old\.yaml was compiled before degradation was a parameter: run 'make co"):
+        read_request(write(tmp_path, degradation="noise:60"), "face-finetuning", old)
+
+
+def test_a_recipe_in_a_bucket_is_not_fetched(packages: dict[str, Path], tmp_path: Path) -> None:
+    path = write(tmp_path, recipe="s3://faces/recipe.yaml", finetune={"num_layers": 8})
+    assert read_request(path, "face-finetuning", packages["face-finetuning"])

@@ -220,5 +220,5 @@ def test_more_schedules_than_a_page_holds(
 
 def test_nothing_is_sent_when_something_is_wrong(put: Command, api: KfpApi, capsys: pytest.CaptureFixture[str]) -> None:
     assert "has five fields" in failure(put, capsys, "0 3 * * 0")
-    assert "'num_shards'" in failure(put, capsys, num_shards=0)
+    assert "seed is -1" in failure(put, capsys, seed=-1)
     assert api.state.asked == []

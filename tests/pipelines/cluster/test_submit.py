@@ -18,7 +18,7 @@ from pipelines.cluster.versions import read_package
 from tests.support.stubs.kfp_api import Fault, KfpApi, step
 
 pytestmark = pytest.mark.usefixtures("bare_deployment")
-GOOD = {"source": "s3://faces/staff", "models": "s3://faces/models", "num_shards": 2}
+GOOD = {"source": "s3://faces/staff", "models": "s3://faces/models", "resources": {"shards": 2}}
 TOKEN = "token-that-nobody-may-see"
 
 
@@ -91,10 +91,14 @@ def test_submit_sends_the_parameters_and_says_where_the_run_is(
 def test_nothing_is_sent_when_a_parameter_is_wrong(
     command: Command, api: KfpApi, package: Path, parameters: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for wrong in ({"num_shards": "2"}, {"sauce": "s3://a"}, {"mlflow": "https://me:hunter22@mlflow.example"}):
+    for wrong, name in (
+        ({"resources": {"shards": 0}}, "resources.shards is 0"),
+        ({"sauce": "s3://a"}, "sauce is unknown, did you mean source?"),
+        ({"promote": {"mlflow": "https://me:hunter22@mlflow.example"}}, "'promote.mlflow' carries a key"),
+    ):
         parameters.write_text(yaml.safe_dump(GOOD | wrong))
         line = failure(command, capsys, "submit", "--params", parameters, "--package", package)
-        assert next(iter(wrong)) in line
+        assert name in line
         assert "hunter22" not in line
     assert api.state.asked == []
 
