@@ -27,7 +27,7 @@ RUN_FLAGS = $(call flag,params,$(PARAMS)) $(call flag,pipeline,$(PIPELINE)) $(ca
 OVERLAY_FLAGS = $(call flag,overlay,$(OVERLAY)) $(call flag,namespace,$(NAMESPACE))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo demo-attributes demo-classes demo-low-resolution lfw mirror-weights bench-finetune bench-data bench-evaluate bench-low-resolution bench-memory test test-fast lint e2e images push run-step demo-containers secret manifests compile doctor deploy undeploy submit status logs cancel resume schedule schedules pause unpause unschedule plan clean
+.PHONY: help setup lock docs demo demo-attributes demo-classes demo-low-resolution lfw mirror-weights bench-finetune bench-data bench-evaluate bench-low-resolution bench-memory test test-fast lint e2e images push run-step demo-containers secret manifests compile doctor deploy undeploy submit status logs cancel resume schedule schedules pause unpause unschedule plan clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-20s %s\n", $$1, $$2}'
@@ -160,6 +160,9 @@ plan: $(READY) ## What a run would do and cost, before it is submitted: PARAMS=f
 
 e2e: $(READY) ## The whole of it on a kind cluster of its own: needs docker, kind, 16 GB and an hour [KEEP=1]
 	@KEEP="$(KEEP)" BIN="$(BIN)" pipelines/cluster/e2e.sh
+
+docs: $(READY) ## Write the tables of options in docs/ and in the components' pages
+	@$(KUBEFACE) docs
 
 lint: $(READY) ## ruff and mypy
 	@$(BIN)/ruff format --check .

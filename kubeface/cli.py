@@ -124,6 +124,7 @@ COMMANDS: Mapping[str, Mapping[str, Command]] = {
         ),
         "plan": Command("pipelines.cluster.plan:plan", "Say what a run would do and cost."),
         "compile": Command("pipelines.build.compile:compile_pipelines", "Write the pipelines for Kubeflow Pipelines."),
+        "docs": Command("pipelines.build.docs:write_docs", "Write the tables of options in the documentation."),
     },
     "Images": {
         "images": Command("pipelines.build.images:build_images", "Build the steps' images."),

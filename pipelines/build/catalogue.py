@@ -1,4 +1,4 @@
-"""The pipelines by name: what each is for, where it is made, and what its compiled file is called."""
+"""The pipelines by name: the task of each, its module, and its compiled file."""
 
 import importlib
 from collections.abc import Iterator, Mapping
@@ -14,7 +14,6 @@ FACE_FINETUNING, FACE_ATTRIBUTES, IMAGE_CLASSIFICATION = "face-finetuning", "fac
 LOW_RESOLUTION = "low-resolution"
 TASKS: Mapping[str, Task] = {name: kind.task for name, kind in PIPELINES.items()}
 BUILD = Path("build")
-PACKAGE = BUILD / f"{FACE_FINETUNING}.yaml"
 
 
 def require_pipeline(name: str) -> None:
@@ -25,14 +24,14 @@ def require_pipeline(name: str) -> None:
 
 
 def load(name: str) -> Any:
-    """The pipeline that kfp compiles and kfp.local runs: `a_b` of pipelines/a_b.py for `a-b`.
+    """The pipeline as kfp compiles and runs it: `a_b` of pipelines/a_b.py for `a-b`.
 
     Raises:
         KubefaceError: there is none of this name.
     """
     require_pipeline(name)
-    place = name.replace("-", "_")
-    return getattr(importlib.import_module(f"pipelines.{place}"), place)
+    module = name.replace("-", "_")
+    return getattr(importlib.import_module(f"pipelines.{module}"), module)
 
 
 def package_of(name: str) -> Path:
@@ -46,8 +45,8 @@ def package_of(name: str) -> Path:
 
 
 @contextmanager
-def kept(pipeline: Any) -> Iterator[None]:
-    """Whatever is done to a pipeline while the block lasts is undone behind it: kfp makes it once for a process."""
+def restored(pipeline: Any) -> Iterator[None]:
+    """Undoes at the end of the block what was changed of a pipeline in it: kfp makes it once for a process."""
     parts = [pipeline.pipeline_spec, pipeline.platform_spec]
     copies = [type(part)() for part in parts]
     for copy, part in zip(copies, parts, strict=True):

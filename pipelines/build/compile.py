@@ -9,7 +9,7 @@ from kfp import compiler
 
 from kubeface import __version__
 from kubeface.runtime.errors import require
-from pipelines.build.catalogue import FACE_FINETUNING, TASKS, kept, load, package_of
+from pipelines.build.catalogue import FACE_FINETUNING, TASKS, load, package_of, restored
 from pipelines.build.images import REGISTRY, Images, commit, read_images
 from pipelines.tasks import HOUR, PARALLELISM
 
@@ -57,7 +57,7 @@ def compile_pipeline(
         missing = sorted(steps - pinned.keys())
         require(not missing, f"no image of {', '.join(missing)} is named: run 'make push' for all steps")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with kept(made):
+    with restored(made):
         _change(made, parallelism, weights_claim, hours)
         compiler.Compiler().compile(made, str(path))
     # kfp's comment at the top shows default dictionaries in whatever order protobuf has them.

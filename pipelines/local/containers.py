@@ -16,7 +16,7 @@ from kfp import local
 from kfp.local import docker_task_handler
 
 from kubeface.runtime.errors import KubefaceError, require
-from pipelines.build.catalogue import FACE_FINETUNING, kept, load
+from pipelines.build.catalogue import FACE_FINETUNING, load, restored
 from pipelines.build.compile import images_in
 from pipelines.build.images import RECORD, USER, Images, find_engine, read_images
 from pipelines.local import demo
@@ -90,7 +90,7 @@ def _images_of(pipeline: Any, names: dict[str, str]) -> Iterator[None]:
     containers = images_in(pipeline.pipeline_spec)
     missing = sorted({step for step, _ in containers} - names.keys())
     require(not missing, f"no image of {', '.join(missing)} is recorded: run 'make images' for all steps")
-    with kept(pipeline):
+    with restored(pipeline):
         for step, container in containers:
             container["image"] = names[step]
         yield

@@ -25,7 +25,7 @@ from kubeface.records.tasks import ATTRIBUTES, CLASSES, RECOGNITION, task_of
 from kubeface.runtime.errors import KubefaceError
 from kubeface.runtime.options import Options
 from kubeface.runtime.processors import MALLOC_SETTINGS, limit_threads
-from pipelines.build.catalogue import FACE_FINETUNING, kept, load
+from pipelines.build.catalogue import FACE_FINETUNING, load, restored
 from pipelines.cluster.parameters import read_parameters as read_file
 from pipelines.cluster.runs import table
 from pipelines.local.console import COLOURS, Console
@@ -105,7 +105,7 @@ def _for_this_machine(pipeline: Any) -> Iterator[None]:
     """A pipeline without what is the cluster's: retries, for a second try helps against a lost node and would only
     repeat the error here; and the names of images, which are not what runs here."""
     spec = pipeline.pipeline_spec
-    with kept(pipeline):
+    with restored(pipeline):
         for dag in (spec.root.dag, *(component.dag for component in spec.components.values())):
             for task in dag.tasks.values():
                 task.ClearField("retry_policy")
@@ -134,11 +134,11 @@ def _task_outputs_in_loops() -> Iterator[None]:
 def _own_print() -> Iterator[None]:
     """Python's print after the block as before it: kfp.local (2.17) indents it while a step runs, and two steps of a
     loop at the same time leave it indented."""
-    kept = builtins.print
+    print_before = builtins.print
     try:
         yield
     finally:
-        builtins.print = kept
+        builtins.print = print_before
 
 
 @contextmanager

@@ -4,13 +4,13 @@ import pytest
 from kfp import dsl
 
 from kubeface.runtime.errors import KubefaceError
-from pipelines.build.catalogue import PACKAGE, TASKS, kept, load, package_of
+from pipelines.build.catalogue import BUILD, TASKS, load, package_of, restored
 
 
 def test_each_is_found_by_its_name_and_has_a_file_of_its_own() -> None:
     assert [load(name).pipeline_spec.pipeline_info.name for name in TASKS] == list(TASKS)
     assert len({package_of(name) for name in TASKS}) == len(TASKS)
-    assert package_of("face-finetuning") == PACKAGE
+    assert package_of("face-finetuning") == BUILD / "face-finetuning.yaml"
 
 
 @pytest.mark.parametrize("ask", [load, package_of])
@@ -28,7 +28,7 @@ def test_what_is_done_to_one_is_undone() -> None:
         work()
 
     before = small.pipeline_spec.SerializeToString(deterministic=True)
-    with pytest.raises(ValueError, match="stop"), kept(small):
+    with pytest.raises(ValueError, match="stop"), restored(small):
         small.pipeline_spec.pipeline_info.name = "other"
         small.platform_spec.platforms["kubernetes"].deployment_spec.executors["exec-work"]["x"] = "1"
         raise ValueError("stop")
