@@ -9,7 +9,6 @@ import copy
 import json
 import re
 import threading
-import time
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -27,9 +26,9 @@ from tests.support.stubs.kubernetes_objects import (
     Resource,
     check_immutable,
     conflict,
-    fields_of,
     key_of,
     leaves,
+    managed_fields,
     managers_of,
     new_object,
     paths_of,
@@ -304,7 +303,7 @@ class KubernetesApi:
         strict: bool = False,
         check: bool = True,
     ) -> Object:
-        """Merges an object the way `kubectl apply --server-side` has it done, lists as a whole."""
+        """Merges an object as a server does for `kubectl apply --server-side`, lists as a whole."""
         name, namespace = item["metadata"]["name"], item["metadata"].get("namespace", "")
         if check and resource not in self.custom:
             validate(item, resource, strict)
@@ -331,24 +330,11 @@ class KubernetesApi:
             merged["spec"].setdefault("clusterIP", "10.0.0.1")
         if live and check:
             check_immutable(resource, live, merged)
-        unchanged = (
-            live is not None
-            and without_managers(live) == without_managers(merged)
-            and owned.get(manager) == set(wanted)
-        )
-        if unchanged and live is not None:
+        if live and without_managers(live) == without_managers(merged) and owned.get(manager) == set(wanted):
             return live
         owned[manager] = set(wanted)
         merged["metadata"]["managedFields"] = [
-            {
-                "manager": one,
-                "operation": "Apply",
-                "apiVersion": resource.api_version,
-                "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-                "fieldsType": "FieldsV1",
-                "fieldsV1": fields_of(paths),
-            }
-            for one, paths in sorted(owned.items())
+            managed_fields(resource, one, paths) for one, paths in sorted(owned.items())
         ]
         if not dry:
             self.revision += 1

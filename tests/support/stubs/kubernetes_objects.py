@@ -168,6 +168,18 @@ def managers_of(live: Object | None) -> list[Object]:
     return list(live["metadata"].get("managedFields", ())) if live else []
 
 
+def managed_fields(resource: Resource, manager: str, paths: set[tuple[str, ...]]) -> Object:
+    """An entry of metadata.managedFields."""
+    return {
+        "manager": manager,
+        "operation": "Apply",
+        "apiVersion": resource.api_version,
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "fieldsType": "FieldsV1",
+        "fieldsV1": fields_of(paths),
+    }
+
+
 def fields_of(paths: set[tuple[str, ...]]) -> Object:
     tree: Object = {}
     for path in sorted(paths):
