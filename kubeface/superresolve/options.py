@@ -94,4 +94,4 @@ class DegradeOptions(CameraOptions):
     scale: Annotated[int, Field(ge=2, le=16)] = 8
     """How many times fewer pixels across, 2 to 16."""
     seed: Seed = 0
-    """Seed of what is drawn."""
+    """Seed of the strengths that are drawn."""

@@ -58,7 +58,10 @@ class TrainSuperresolutionResult(StepResult):
 
 
 def train_superresolution(
-    aligned: Path, split: Path, out: Path, options: TrainSuperresolutionOptions = TrainSuperresolutionOptions()
+    aligned: str | Path,
+    split: str | Path,
+    out: Path,
+    options: TrainSuperresolutionOptions = TrainSuperresolutionOptions(),
 ) -> TrainSuperresolutionResult:
     """Trains a network that enlarges faces, on the training images of a split.
 
@@ -71,8 +74,8 @@ def train_superresolution(
     logs/history.csv, figures/samples.png and figures/history.png.
 
     Args:
-        aligned: Aligned table; s3:// prefixes are read by ranges.
-        split: Split table; its train and val images are used, and no others.
+        aligned: Aligned table; an s3:// prefix is read by ranges, and not downloaded.
+        split: Split table, a folder or an s3:// prefix; its train and val images are used, and no others.
         out: Folder to write the network to.
         options: The network and its training.
 
