@@ -70,16 +70,17 @@ def add_row(aligned: Any, split: Any, image_id: str, identity: str, jpeg: bytes)
 def engine(folder: Path, backbone: str, threads: int) -> Callable[[], float]:
     """The whole engine, one epoch a round: reading, decoding, augmenting, logging, and the training."""
     from kubeface.finetune import step
+    from kubeface.finetune.options import FinetuneOptions
 
     step.cpu_limit = lambda: threads  # type: ignore[attr-defined]
 
     def run() -> float:
         out = Path(tempfile.mkdtemp(dir=folder), "model")
-        settings = {"strategy": "full", "epochs": 1, "distill": 0, "batch_size": BATCH[backbone], "onnx": False}
-        step.finetune(
-            folder / "aligned", folder / "split", out, backbone=backbone, pretrained=_weights(folder, backbone),
-            settings=settings,
+        options = FinetuneOptions(
+            backbone=backbone, pretrained=_weights(folder, backbone), strategy="full", epochs=1, distill=0,
+            batch_size=BATCH[backbone], onnx=False,
         )  # fmt: skip
+        step.finetune(folder / "aligned", folder / "split", out, options)
         row = json.loads((out / "logs" / "history.json").read_text())[0]
         shutil.rmtree(out.parent)
         return float(row["images_per_second"])
@@ -276,6 +277,7 @@ def train_rows(folder: Path, rows: int) -> None:
     import safetensors.torch
     from torch import nn
 
+    from kubeface.finetune.options import FinetuneOptions
     from kubeface.finetune.step import finetune
     from kubeface.models.backbones import BACKBONES, Backbone, Preprocessing
     from kubeface.tables.table import TableWriter
@@ -296,8 +298,8 @@ def train_rows(folder: Path, rows: int) -> None:
     safetensors.torch.save_file(dict(build().state_dict()), place / "small.safetensors")
     weights = str(place / "small.safetensors")
     BACKBONES["small"] = Backbone("small", build, Preprocessing(112, "rgb", 127.5, 128.0), 64, weights, "none")
-    settings = {"strategy": "full", "epochs": 1, "onnx": False}
-    finetune(place / "aligned", place / "split", place / "model", backbone="small", settings=settings)
+    options = FinetuneOptions(backbone="small", strategy="full", epochs=1, onnx=False)
+    finetune(place / "aligned", place / "split", place / "model", options)
     shutil.rmtree(place)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 

@@ -26,6 +26,7 @@ from kubeface.evaluate.lfw import PairsFile, _crops, read_pairs
 from kubeface.evaluate.pair_sets import Bootstrap
 from kubeface.evaluate.resolutions import Fixed, embed_sizes, measure_sizes, views_as
 from kubeface.faces.degradation import Degradation, Enlarger
+from kubeface.finetune.options import FinetuneOptions
 from kubeface.finetune.step import finetune
 from kubeface.ingest.step import ingest
 from kubeface.metrics.verification import all_pairs, verification
@@ -171,8 +172,11 @@ def trained(method: Method, aligned: Path, split: Path, network: Path) -> Path:
     if not out.exists():
         print(f"\n{method.name}", flush=True)
         start = time.monotonic()
-        finetune(aligned, split, out, degradation=method.degradation, recipe=method.recipe, settings=method.settings,
-                 superresolver=str(network) if method.network else "bicubic", seed=1)  # fmt: skip
+        options = FinetuneOptions(
+            degradation=method.degradation, recipe=method.recipe, seed=1, **method.settings,
+            superresolver=str(network) if method.network else "bicubic",
+        )  # fmt: skip
+        finetune(aligned, split, out, options)
         write_json(out / "seconds.json", {"seconds": time.monotonic() - start})
     return out
 

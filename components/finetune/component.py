@@ -12,38 +12,16 @@ def finetune(
     model: dsl.Output[dsl.Model],
     metrics: dsl.Output[dsl.Metrics],
     options: dict[str, Any],
-    nodes: dict[str, Any] = {},  # noqa: B006
+    nodes: dict[str, Any] = {},  # noqa: B006 - KFP wants the default as it is
     champion: str = "",
     decision: str = "train",
 ) -> None:
-    """Fine-tunes."""
-    from pathlib import Path
-    from kubeface.finetune.step import finetune as run
-    from kubeface.runtime.process import run_component
-    from kubeface.finetune.settings import Settings
+    """Fine-tunes a model on the training images of a split; on several GPUs or nodes where there are."""
+    from components.execution import run_step
+    from components.finetune.nodes import Nodes
+    from components.finetune.training import Training, train
+    from kubeface.finetune.options import read_finetune_options
+    from kubeface.runtime.options import read_options
 
-    own = {
-        k: options[k]
-        for k in "backbone pretrained fallback degradation checkpoints resume device workers seed task labels superresolver".split()
-    }
-    own["workers"], own["seed"] = int(own["workers"]), int(own["seed"])
-    settings = {
-        k: v
-        for k, v in options.items()
-        if k in Settings.model_fields
-        and v
-        != (
-            Settings.model_fields[k].default
-            if not isinstance(Settings.model_fields[k].default, tuple)
-            else list(Settings.model_fields[k].default)
-        )
-    }
-    run_component(
-        metrics,
-        run,
-        aligned=Path(aligned.path),
-        split=Path(divided.path),
-        out=Path(model.path),
-        settings=settings,
-        **own,
-    )
+    training = Training(aligned, divided, model, read_finetune_options(options), champion, decision)
+    run_step(metrics, train, training, read_options(Nodes, nodes, "nodes."))

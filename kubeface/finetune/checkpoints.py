@@ -14,13 +14,16 @@ from typing import Any
 
 import safetensors
 import safetensors.torch
+from pydantic import JsonValue
 from torch import Tensor
 
+from kubeface.finetune.state import TrainingState
 from kubeface.runtime.errors import KubefaceError, require
 from kubeface.storage import objects
 
 LAST, BEST, HEAD = "last.safetensors", "best.safetensors", "stage_1.safetensors"
-State = dict[str, Tensor]
+Tensors = dict[str, Tensor]
+Inputs = Mapping[str, JsonValue]  # everything that decides the outcome of a training, by name
 
 
 class Checkpoints:
@@ -30,23 +33,27 @@ class Checkpoints:
         folder: local folder that is there.
         mirror: folder or s3:// prefix that `last`, `best` and `stage_1` are copied to as well; empty for none.
         keep: checkpoints of epochs that are kept, the newest; 0 for all.
-        run: what the training is: settings, data, start. It stands in `last`, so that no other one goes on from it.
+        inputs: of the training. They stand in `last`, so that no other training goes on from it.
     """
 
-    def __init__(self, folder: Path, mirror: str, keep: int, run: Mapping[str, Any]) -> None:
-        self.folder, self.mirror, self.keep, self.run = folder, mirror, keep, run
+    def __init__(self, folder: Path, mirror: str, keep: int, inputs: Inputs) -> None:
+        self.folder, self.mirror, self.keep, self.inputs = folder, mirror, keep, inputs
 
-    def take(self, place: str) -> bool:
+    def copy_from(self, source: str) -> bool:
         """Copies `last` and what goes with it from another folder or s3:// prefix; says whether there was a `last`."""
-        there = {file.name for file in objects.list_files(place)} if _exists(place) else set()
-        for name in sorted({BEST, HEAD, LAST} & there):
-            objects.download(objects.join(place, name), self.folder / name)
-        return LAST in there
+        names = {file.name for file in objects.list_files(source)} if _exists(source) else set()
+        for name in sorted({BEST, HEAD, LAST} & names):
+            objects.download(objects.join(source, name), self.folder / name)
+        return LAST in names
 
-    def last(self) -> tuple[State, dict[str, Any]]:
-        """Tensors and position of `last`."""
-        state, notes = read_checkpoint(self.folder / LAST)
-        return state, notes["position"]
+    def has_last(self) -> bool:
+        """Whether there is something to go on from."""
+        return (self.folder / LAST).is_file()
+
+    def last(self) -> tuple[Tensors, TrainingState]:
+        """`last`: the tensors, and how far the training had come."""
+        tensors, notes = read_checkpoint(self.folder / LAST)
+        return tensors, TrainingState.from_json(notes["position"])
 
     def notes(self) -> dict[str, Any]:
         """What `last` says of its training: `run` and `position`."""
@@ -54,15 +61,15 @@ class Checkpoints:
         require("run" in notes, f"{self.folder / LAST} is no checkpoint to go on from: give a last.safetensors")
         return notes
 
-    def best(self) -> State:
+    def best(self) -> Tensors:
         """The best epoch's weights."""
         return read_checkpoint(self.folder / BEST)[0]
 
-    def head(self) -> State:
+    def head(self) -> Tensors:
         """The head of the best epoch of stage 1."""
         return part("head", read_checkpoint(self.folder / HEAD)[0])
 
-    def save_epoch(self, state: State, epoch: int, accuracy: float | None, best: bool) -> None:
+    def save_epoch(self, state: Tensors, epoch: int, accuracy: float | None, best: bool) -> None:
         """Writes the weights after an epoch, as the best ones too where they are, and clears the oldest."""
         notes = {"epoch": epoch, "val_accuracy": accuracy}
         suffix = "" if accuracy is None else f"_val_acc_{accuracy:.4f}"
@@ -73,19 +80,19 @@ class Checkpoints:
             for path in self.epochs()[: -self.keep]:
                 path.unlink()
 
-    def save_head(self, state: State, epoch: int) -> None:
+    def save_head(self, state: Tensors, epoch: int) -> None:
         """Writes the head after an epoch of stage 1 that is the best so far."""
         self._save(HEAD, state, {"epoch": epoch})
 
-    def save_last(self, state: State, position: Mapping[str, Any]) -> None:
+    def save_last(self, tensors: Tensors, state: TrainingState) -> None:
         """Writes `last`."""
-        self._save(LAST, state, {"run": self.run, "position": position})
+        self._save(LAST, tensors, {"run": self.inputs, "position": state.to_json()})
 
     def epochs(self) -> list[Path]:
         """The checkpoints of epochs, oldest first."""
         return sorted(self.folder.glob("epoch_*.safetensors"), key=lambda path: int(path.stem.split("_")[1]))
 
-    def _save(self, name: str, state: State, notes: Mapping[str, Any]) -> None:
+    def _save(self, name: str, state: Tensors, notes: Mapping[str, Any]) -> None:
         """Writes under another name and renames when all is on the disk: what bears the name is whole."""
         path = self.folder / name
         partial = path.with_name(f".{name}.partial")
@@ -97,11 +104,11 @@ class Checkpoints:
             objects.upload(path, objects.join(self.mirror, name))
 
 
-def _exists(place: str) -> bool:
-    return objects.is_s3(place) or objects.local_path(place).is_dir()
+def _exists(folder: str) -> bool:
+    return objects.is_s3(folder) or objects.local_path(folder).is_dir()
 
 
-def read_checkpoint(path: Path) -> tuple[State, dict[str, Any]]:
+def read_checkpoint(path: Path) -> tuple[Tensors, dict[str, Any]]:
     """Tensors and notes of a checkpoint.
 
     Raises:
@@ -115,11 +122,11 @@ def read_checkpoint(path: Path) -> tuple[State, dict[str, Any]]:
         raise KubefaceError(f"{path} is not a checkpoint of a training: give its last.safetensors") from error
 
 
-def prefixed(prefix: str, state: Mapping[str, Tensor]) -> State:
+def prefixed(prefix: str, state: Mapping[str, Tensor]) -> Tensors:
     """A state dict with `prefix.` before its names, on the CPU."""
     return {f"{prefix}.{name}": value.detach().cpu().contiguous() for name, value in state.items()}
 
 
-def part(prefix: str, state: Mapping[str, Tensor]) -> State:
+def part(prefix: str, state: Mapping[str, Tensor]) -> Tensors:
     """What stands under `prefix.`, without it."""
     return {name.removeprefix(f"{prefix}."): v for name, v in state.items() if name.startswith(f"{prefix}.")}

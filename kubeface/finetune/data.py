@@ -1,8 +1,7 @@
-"""Training images out of face tables: shuffled, augmented and degraded alike in any process, in flat memory."""
+"""Crops of training images: in what order they come, augmented and degraded, the same in any process."""
 
 import copy
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,8 +13,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from kubeface.faces.degradation import Degradation
 from kubeface.faces.images import RGB
 from kubeface.finetune.augment import MOST_BLENDED, Augmentation, blend
-from kubeface.finetune.sparing import LabelAware
-from kubeface.records.tasks import RECOGNITION, Task
+from kubeface.finetune.distributed import Group
+from kubeface.finetune.label_aware_augmentation import LabelAwareAugmentation
 from kubeface.runtime.errors import KubefaceError, require
 from kubeface.runtime.keyed_rng import keyed_rng
 from kubeface.tables.row_index import WINDOW, Reader, RowIndex
@@ -23,29 +22,6 @@ from kubeface.tables.row_index import WINDOW, Reader, RowIndex
 BALANCES = ("none", "sampler", "loss")
 # What a key's epoch grows by each time that an image comes again within one epoch.
 AGAIN = 1_000_000
-
-
-@dataclass(frozen=True)
-class Data:
-    """Training and validation images with what they are of.
-
-    The label of a place is a number: of the class among `identities`, where people of `val` who are not trained on
-    have numbers from len(identities) up; for attributes of the row of `targets` with the image's labels.
-
-    Args:
-        identities: people or classes trained on, sorted.
-        train, val: the images.
-        task: what the model is made for.
-        labels: names of the scores, in their order: attributes or classes; empty for recognition.
-        targets: R×L for attributes: 1, 0, −1 where not known; at least one of a row is known.
-    """
-
-    identities: list[str]
-    train: RowIndex
-    val: RowIndex
-    task: Task = RECOGNITION
-    labels: tuple[str, ...] = ()
-    targets: NDArray[np.int8] = field(default_factory=lambda: np.empty((0, 0), np.int8))
 
 
 def class_weights(found: RowIndex, classes: int) -> Tensor:
@@ -92,7 +68,7 @@ class FaceCrops(Dataset[tuple[Any, ...]]):
         augmentation: Augmentation | None = None,
         degrade: float = 1.0,
         clean: bool = True,
-        aware: LabelAware | None = None,
+        aware: LabelAwareAugmentation | None = None,
     ) -> None:
         self.row_index, self.degradation, self.seed, self.augmentation = found, degradation, seed, augmentation
         self.degrade, self.clean, self.aware = degrade, clean, aware
@@ -106,22 +82,23 @@ class FaceCrops(Dataset[tuple[Any, ...]]):
         index, epoch = key
         place = self.row_index[index]
         if self.augmentation is None:
-            clean, bad = self._views(index)
+            clean, degraded = self._views(index)
             if not self.row_index.is_low(index):
-                bad = self.degradation(bad, "probe", place.image_id)
+                degraded = self.degradation(degraded, "probe", place.image_id)
         else:
             random = keyed_rng(self.seed, "augment", epoch, place.image_id)
             change = self.aware.of(place.label) if self.aware else self.augmentation
-            clean, bad = self._changed(index, change, random)
+            clean, degraded = self._changed(index, change, random)
             if change.mixes(random):
-                other, other_bad = self._changed(self._neighbour(index, random), change, random)
-                share, alike = random.uniform(0, MOST_BLENDED), bad is clean and other_bad is other
+                other, other_degraded = self._changed(self._neighbour(index, random), change, random)
+                share = random.uniform(0, MOST_BLENDED)
+                alike = degraded is clean and other_degraded is other
                 clean = blend(clean, other, share)
-                bad = clean if alike else blend(bad, other_bad, share)
-            bad = change.student(bad, random)
+                degraded = clean if alike else blend(degraded, other_degraded, share)
+            degraded = change.student(degraded, random)
             if not self.row_index.is_low(index) and random.random() < self.degrade:
-                bad = self.degradation(bad, self.seed, "train", epoch, place.image_id)
-        item = torch.from_numpy(bad).permute(2, 0, 1), place.label
+                degraded = self.degradation(degraded, self.seed, "train", epoch, place.image_id)
+        item = torch.from_numpy(degraded).permute(2, 0, 1), place.label
         return (torch.from_numpy(clean).permute(2, 0, 1), *item) if self.clean else item
 
     def _views(self, index: int) -> tuple[RGB, RGB]:
@@ -175,12 +152,11 @@ class Batches(Sampler[list[tuple[int, int]]]):
             one more), and within a class each image equally often (or once more), those that come more often being
             others in each epoch; an image that comes again has AGAIN added to its key's epoch, so that it is
             augmented in another way. "none" and "loss" take each image once.
+        group: the processes that share the batches.
+        least: images that each process needs in a batch; 2 where batch norm learns from them.
         factors: for attributes, how much more often than others each image is to be drawn (N, see
             objectives.repeat_factors); with "sampler" as many images are drawn as there are, each in proportion to
             its factor.
-        rank: number of this process, from 0.
-        replicas: number of processes.
-        least: images that each process needs in a batch; 2 where batch norm learns from them.
 
     Raises:
         KubefaceError: an unknown balance, a batch size that cannot be divided, or fewer images than are needed.
@@ -192,11 +168,11 @@ class Batches(Sampler[list[tuple[int, int]]]):
         batch_size: int,
         seed: int,
         balance: str = "none",
-        rank: int = 0,
-        replicas: int = 1,
+        group: Group = Group(),
         least: int = 1,
         factors: NDArray[np.float64] | None = None,
     ) -> None:
+        replicas = group.size
         require(balance in BALANCES, f"balance is '{balance}': use one of {', '.join(BALANCES)}")
         require(
             batch_size >= least * replicas and batch_size % replicas == 0,
@@ -209,7 +185,7 @@ class Batches(Sampler[list[tuple[int, int]]]):
             self.images > 0,
             f"{len(found)} images are too few to train on: {replicas} processes need at least {least} each",
         )
-        self.batch_size, self.seed, self.rank, self.replicas = batch_size, seed, rank, replicas
+        self.batch_size, self.seed, self.rank, self.replicas = batch_size, seed, group.rank, replicas
         self.epoch, self.start = 0, 0
         self._starts = found.group_starts()
         self._labels = found.labels if balance == "sampler" else None

@@ -6,7 +6,6 @@ import io
 import logging
 import warnings
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, normalize, prelu, relu
 
 from kubeface.models.model import FaceModel
+from kubeface.records.model import OnnxRecord
 from kubeface.runtime.errors import require
 from kubeface.storage.folders import sha256_file
 
@@ -82,8 +82,8 @@ def export_models(
     folder: Path,
     faces: NDArray[np.uint8],
     heads: tuple[nn.Module, nn.Module] | None = None,
-) -> dict[str, Any]:
-    """Writes model.onnx, and start.onnx with which evaluate compares it; returns what model.json tells of them.
+) -> OnnxRecord:
+    """Writes model.onnx, and start.onnx with which evaluate compares it; returns what model.json says of them.
 
     Args:
         model: the fine-tuned one.
@@ -96,13 +96,16 @@ def export_models(
         KubefaceError: as `export_onnx`.
     """
 
-    def written(exported: FaceModel, name: str, head: nn.Module | None) -> dict[str, Any]:
-        figures = export_onnx(exported, folder / name, faces, head)
-        return {"file": name, "sha256": sha256_file(folder / name)} | figures
-
-    its, starting = heads or (None, None)
-    told = {"opset": OPSET, "faces": len(faces)}
-    return written(model, MODEL_FILE, its) | told | {"start": written(start, START_FILE, starting)}
+    own_head, start_head = heads or (None, None)
+    own = export_onnx(model, folder / MODEL_FILE, faces, own_head)
+    own_sha256 = sha256_file(folder / MODEL_FILE)
+    begun = export_onnx(start, folder / START_FILE, faces, start_head)
+    start_sha256 = sha256_file(folder / START_FILE)
+    return OnnxRecord.model_validate(
+        {"file": MODEL_FILE, "sha256": own_sha256, "opset": OPSET, "faces": len(faces)}
+        | own
+        | {"start": {"file": START_FILE, "sha256": start_sha256} | begun}
+    )
 
 
 def export_onnx(

@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from kubeface.faces.images import RGB
 from kubeface.finetune.augment import MOST_BLENDED, Augmentation, blend
 from kubeface.finetune.data import FaceCrops
-from kubeface.records.tasks import ATTRIBUTES, RECOGNITION
+from kubeface.records.tasks import ATTRIBUTES, RECOGNITION, Task
 from kubeface.runtime.keyed_rng import keyed_rng
 
 # file → (label of the axis, the history's columns with their names in the legend)
@@ -27,7 +27,7 @@ GAP = 6  # pixels between two crops
 MOST_BARS = 60  # as many labels as one can read in a figure
 
 
-def draw_history(history: list[dict[str, Any]], folder: Path, task: str = RECOGNITION) -> None:
+def draw_history(history: list[dict[str, Any]], folder: Path, task: Task = RECOGNITION) -> None:
     """Writes loss, accuracy, verification and learning_rate.png: curves by epoch, with a line where a stage begins.
 
     For attributes auc.png, the mean over the labels, takes the place of verification.png.

@@ -1,94 +1,97 @@
-"""Where a training runs: in this process, in one for each GPU of this pod, or on several nodes."""
+"""A training on this machine: in this process, or in one for each GPU."""
 
 import json
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import torch
+from pydantic import BaseModel, ConfigDict
 
-from kubeface.finetune.step import finetune
+from kubeface.finetune.options import FinetuneOptions
+from kubeface.finetune.result import FinetuneResult
+from kubeface.finetune.step import Decision, finetune
 from kubeface.models.model import choose_device
 from kubeface.runtime.errors import require
 
-ERROR = "error: "  # what the lines of kubeface.runtime.process.report_error begin with
+ERROR = "error: "  # what the lines of kubeface.runtime.errors.report_error begin with
 
 
-@dataclass(frozen=True)
-class Nodes:
-    """The nodes of a training and, where there are several, what they need to find the data and hand on the model.
+class Job(BaseModel):
+    """A training as its processes are told of it, in JSON on their command line."""
 
-    count: how many; resources: what each one's pod gets, by name; runtime: Kubeflow Trainer's ClusterTrainingRuntime;
-    aligned, split, model: addresses of the inputs and of the model, in a store that all of them reach.
-    """
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
-    count: int = 1
-    resources: Mapping[str, Any] = field(default_factory=dict)
-    runtime: str = "torch-distributed"
-    aligned: str = ""
-    split: str = ""
-    model: str = ""
+    aligned: str
+    split: str
+    out: Path
+    options: FinetuneOptions
+    champion: str = ""
+    decision: Decision = "train"
+    result: str
+    """File or s3:// address for what the step returns."""
+    upload: str = ""
+    """s3:// address to copy the model folder to; empty where `out` is where it is wanted."""
+
+    def text(self) -> str:
+        """The job as one argument; options that nobody set are left out, so that a recipe's stand in their place."""
+        options = self.options.model_dump(mode="json", include=set(self.options.model_fields_set))
+        return json.dumps(self.model_dump(mode="json") | {"options": options})
 
 
-def launch(nodes: Nodes, **arguments: Any) -> dict[str, Any]:
-    """Fine-tunes in as many processes as there are GPUs, on as many nodes as asked for.
-
-    Args:
-        nodes: where to.
-        arguments: of `kubeface.finetune.step.finetune`.
-
-    Returns:
-        the figures of the step.
+def launch(
+    aligned: str | Path,
+    split: str | Path,
+    out: Path,
+    options: FinetuneOptions,
+    champion: str = "",
+    decision: Decision = "train",
+) -> FinetuneResult:
+    """Fine-tunes in as many processes as there are GPUs; otherwise as `finetune`.
 
     Raises:
-        KubefaceError: as the step; a process or a node failed, whose last words it has.
+        KubefaceError: as `finetune`; a process failed, whose last words it has.
     """
-    require(nodes.count >= 1, f"num_nodes is {nodes.count}: it must be at least 1")
-    if nodes.count > 1:
-        from kubeface.finetune.trainjob import run_trainjob
+    count = local_processes(options.device)
+    if count == 1:
+        return finetune(aligned, split, out, options, champion, decision)
+    with TemporaryDirectory() as scratch:
+        result = Path(scratch, "result.json")
+        job = Job(
+            aligned=str(aligned), split=str(split), out=out, options=options, champion=champion, decision=decision,
+            result=str(result),
+        )  # fmt: skip
+        run_torchrun(count, job)
+        return FinetuneResult.read(result)
 
-        return run_trainjob(nodes, arguments)
-    count = processes(arguments["device"])
-    return finetune(**arguments) if count == 1 else torchrun(count, arguments)
 
-
-def processes(device: str) -> int:
+def local_processes(device: str) -> int:
     """One process for each GPU that this pod sees; one on the CPU, whose threads share the work."""
     return max(1, torch.cuda.device_count()) if choose_device(device).type == "cuda" else 1
 
 
-def torchrun(count: int, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Fine-tunes in several processes of this machine, whose output is shown as it comes.
+def run_torchrun(count: int, job: Job) -> None:
+    """Runs a job in several processes of this machine, whose output is shown as it comes.
 
     Raises:
         KubefaceError: one of them failed, with its last words.
     """
-    with TemporaryDirectory() as scratch:
-        figures = Path(scratch, "figures.json")
-        command = ["--standalone", "--nproc-per-node", str(count), "-m", "kubeface.finetune.node"]
-        process = subprocess.Popen(
-            [sys.executable, "-m", "torch.distributed.run", *command, job(arguments, str(figures))],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-        )
-        try:
-            said = first_error(shown(process.stdout or ()))
-            status = process.wait()
-        finally:
-            process.terminate()
-        require(status == 0, said or f"fine-tuning in {count} processes ended with exit code {status}: see the log")
-        return dict(json.loads(figures.read_text("utf-8")))
-
-
-def job(arguments: dict[str, Any], figures: str, upload: str = "") -> str:
-    """What kubeface.finetune.node is told, as JSON."""
-    return json.dumps({"arguments": arguments, "figures": figures, "upload": upload}, default=str)
+    command = ["--standalone", "--nproc-per-node", str(count), "-m", "kubeface.finetune.node"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "torch.distributed.run", *command, job.text()],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    )
+    try:
+        message = first_error(shown(process.stdout or ()))
+        status = process.wait()
+    finally:
+        process.terminate()
+    require(status == 0, message or f"fine-tuning in {count} processes ended with exit code {status}: see the log")
 
 
 def shown(lines: Iterable[str]) -> Iterable[str]:

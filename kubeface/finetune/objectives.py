@@ -1,4 +1,4 @@
-"""What a task makes of embeddings and labels: head, losses, what counts as right, figures of validation images.
+"""The objectives of the tasks: head, losses, correct answers, and figures of validation images.
 
 A batch says of each image one number: its class, or for attributes the row in which its labels stand.
 """
@@ -10,9 +10,10 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, linear, normalize, softplus
 
-from kubeface.finetune.data import Data, class_weights
+from kubeface.finetune.data import class_weights
 from kubeface.finetune.heads import AdaptiveHead, LinearHead, MarginHead, make_head
-from kubeface.finetune.settings import Settings
+from kubeface.finetune.options import FinetuneOptions
+from kubeface.finetune.training_data import TrainingData
 from kubeface.metrics.verification import all_pairs, verification
 from kubeface.records.tasks import RECOGNITION
 from kubeface.tables.labels import UNKNOWN
@@ -27,22 +28,22 @@ MOST_WEIGHT = 10.0
 RARE = 0.1
 
 
-class OneOfMany:
+class ClassificationObjective:
     """One class an image, recognition's people among them: a head with or without margins and cross entropy.
 
     Args:
-        settings: head, its margins, label_smoothing, balance.
+        options: head, its margins, label_smoothing, balance.
         data: what is trained on.
         centres: where the head's class centres start, classes×D; on the device of the training.
     """
 
-    def __init__(self, settings: Settings, data: Data, centres: Tensor) -> None:
-        self.classes, self.smoothing = len(data.identities), settings.label_smoothing
+    def __init__(self, options: FinetuneOptions, data: TrainingData, centres: Tensor) -> None:
+        self.classes, self.smoothing = len(data.identities), options.label_smoothing
         self.verified = data.task == RECOGNITION
         self.head = make_head(
-            settings.head, centres, settings.scale, settings.margin, settings.margins, settings.sub_centers
+            options.head, centres, options.scale, options.margin, options.margins, options.sub_centers
         ).to(centres.device)
-        weighted = settings.balance == "loss"
+        weighted = options.balance == "loss"
         self.weights = class_weights(data.train, self.classes).to(centres.device) if weighted else None
 
     def known(self, labels: Tensor) -> Tensor:
@@ -54,7 +55,7 @@ class OneOfMany:
         losses = cross_entropy(logits, labels, reduction="none", label_smoothing=self.smoothing)
         return losses if self.weights is None else losses * self.weights[labels]
 
-    def right(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+    def correct(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """How many images have their own class as the likeliest; a single number."""
         logits: Tensor = self.head(embeddings)
         return (logits.argmax(1) == labels).sum()
@@ -79,7 +80,7 @@ class OneOfMany:
         return float(verification(pairs.scores(embeddings), pairs.same)["auc"])
 
 
-class Attributes:
+class AttributeObjective:
     """Many binary labels at once: a linear head with one output for each, and binary cross entropy or focal loss.
 
     Labels that are not known have no loss, and an image's loss is the mean over its known ones.
@@ -87,17 +88,17 @@ class Attributes:
     The head starts at the frequencies of the training images, whatever the embedding.
 
     Args:
-        settings: focal_gamma, balance.
+        options: focal_gamma, balance.
         data: what is trained on, with `targets`.
         size: length of the embeddings.
         device: of the training.
     """
 
-    def __init__(self, settings: Settings, data: Data, size: int, device: torch.device) -> None:
-        self.gamma = settings.focal_gamma
+    def __init__(self, options: FinetuneOptions, data: TrainingData, size: int, device: torch.device) -> None:
+        self.gamma = options.focal_gamma
         self.targets = torch.from_numpy(data.targets).to(device)
         positives, negatives = counts(data.targets[data.train.labels])
-        weights = positive_weights(positives, negatives) if settings.balance == "loss" else np.ones(len(positives))
+        weights = positive_weights(positives, negatives) if options.balance == "loss" else np.ones(len(positives))
         # Without anything to go by, the weighted loss is least at these odds; one more of each keeps them finite.
         odds = np.log(weights * (positives + 1) / (negatives + 1))
         self.weights = torch.from_numpy(weights.astype(np.float32)).to(device)
@@ -114,13 +115,13 @@ class Attributes:
         each = focal_loss(logits, targets.clamp(min=0).to(logits.dtype), self.gamma, self.weights)
         return torch.where(known, each, 0).sum(1) / known.sum(1)
 
-    def right(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+    def correct(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """The images' shares of known labels that are right at a score of 0.5, added up; a single number."""
         targets = self.targets[labels]
         known = targets != UNKNOWN
         logits: Tensor = self.head(embeddings)
-        right = ((logits > 0) == (targets == 1)) & known
-        return (right.sum(1).double() / known.sum(1)).sum()
+        correct = ((logits > 0) == (targets == 1)) & known
+        return (correct.sum(1).double() / known.sum(1)).sum()
 
     def evidence(self, embeddings: Tensor) -> Tensor:
         """The images' logits, N×L."""

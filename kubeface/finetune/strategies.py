@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kubeface.finetune.settings import Settings
+from kubeface.finetune.options import FinetuneOptions
 from kubeface.runtime.errors import require
 
 WEIGHTED = (nn.Conv2d, nn.Linear)
@@ -55,35 +55,35 @@ def _inside_out(module: nn.Module) -> Iterator[nn.Module]:
     yield module
 
 
-def trained_parts(network: nn.Module, settings: Settings) -> list[Part]:
+def trained_parts(network: nn.Module, options: FinetuneOptions) -> list[Part]:
     """The parts of the backbone that the strategy trains, as they are before any adapter is put in.
 
     Raises:
         KubefaceError: partial training of more layers than there are, or none that is not frozen.
     """
     found = layers(network)
-    if settings.strategy == "head_only":
+    if options.strategy == "head_only":
         return []
-    if settings.strategy == "partial":
-        count = settings.num_layers
+    if options.strategy == "partial":
+        count = options.num_layers
         require(
             abs(count) <= len(found),
             f"num_layers is {count}: the backbone has {len(found)} convolutions and linear layers",
         )
-        chosen = range(len(found) - count, len(found)) if count > 0 else range(settings.frozen_layers, -count)
+        chosen = range(len(found) - count, len(found)) if count > 0 else range(options.frozen_layers, -count)
         return [Part([module for layer in chosen for module in found[layer]])]
-    if settings.strategy == "differential":
+    if options.strategy == "differential":
         # Layer-wise learning-rate decay (Howard and Ruder, ULMFiT, arXiv 1801.06146; Clark et al., arXiv 2003.10555).
-        return [Part(layer, settings.layer_decay**depth) for depth, layer in enumerate(reversed(found))]
+        return [Part(layer, options.layer_decay**depth) for depth, layer in enumerate(reversed(found))]
     require(
-        settings.frozen_layers < len(found),
-        f"frozen_layers is {settings.frozen_layers}: the backbone has {len(found)} convolutions and linear layers",
+        options.frozen_layers < len(found),
+        f"frozen_layers is {options.frozen_layers}: the backbone has {len(found)} convolutions and linear layers",
     )
-    return [Part([module for layer in found[settings.frozen_layers :] for module in layer])]
+    return [Part([module for layer in found[options.frozen_layers :] for module in layer])]
 
 
-def add_adapters(network: nn.Module, settings: Settings) -> nn.Module:
-    """LoRA (Hu et al., arXiv 2106.09685) around the layers that the settings name; all else is frozen.
+def add_adapters(network: nn.Module, options: FinetuneOptions) -> nn.Module:
+    """LoRA (Hu et al., arXiv 2106.09685) around the layers that the options name; all else is frozen.
 
     Raises:
         KubefaceError: no layer has such a name.
@@ -93,13 +93,13 @@ def add_adapters(network: nn.Module, settings: Settings) -> nn.Module:
         for name, module in network.named_modules()
         if isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1)
     ]
-    if settings.lora_targets:
-        names = [name for name in names if re.fullmatch(settings.lora_targets, name)]
-    require(bool(names), f"lora_targets is '{settings.lora_targets}': no linear layer or plain convolution is named so")
+    if options.lora_targets:
+        names = [name for name in names if re.fullmatch(options.lora_targets, name)]
+    require(bool(names), f"lora_targets is '{options.lora_targets}': no linear layer or plain convolution is named so")
     import peft  # slow to import
 
     exactly = "|".join(map(re.escape, names))  # in a list, peft takes a name for the end of others too
-    config = peft.LoraConfig(r=settings.lora_rank, lora_alpha=settings.lora_alpha, target_modules=exactly)
+    config = peft.LoraConfig(r=options.lora_rank, lora_alpha=options.lora_alpha, target_modules=exactly)
     adapted: nn.Module = peft.get_peft_model(network, config)
     return adapted
 
@@ -120,25 +120,30 @@ def plain_state(network: nn.Module) -> dict[str, Tensor]:
     return {name: value.detach().cpu().clone().contiguous() for name, value in network.state_dict().items()}
 
 
-def set_modes(network: nn.Module, trained: list[Part], settings: Settings) -> None:
+def set_modes(network: nn.Module, trained: list[Part], options: FinetuneOptions) -> None:
     """Training mode for what is trained, evaluation mode for the rest.
 
     So the statistics of frozen batch norms stay as they are, byte for byte; those of trained ones too with
     `freeze_batch_norm`. From scratch there are no statistics to keep.
     """
     network.eval()
-    scratch = settings.strategy == "scratch"
+    scratch = options.strategy == "scratch"
     for part in trained:
         for module in part.modules:
-            if isinstance(module, BATCH_NORMS) and settings.freeze_batch_norm and not scratch:
+            if isinstance(module, BATCH_NORMS) and options.freeze_batch_norm and not scratch:
                 continue
-            if isinstance(module, DROPOUTS) and not settings.dropout:
+            if isinstance(module, DROPOUTS) and not options.dropout:
                 continue
             module.training = True
 
 
 def make_optimizer(
-    parts: list[Part], adapters: list[nn.Parameter], head: nn.Module, rate: float, head_rate: float, settings: Settings
+    parts: list[Part],
+    adapters: list[nn.Parameter],
+    head: nn.Module,
+    rate: float,
+    head_rate: float,
+    options: FinetuneOptions,
 ) -> torch.optim.Optimizer:
     """The optimizer of a stage; every group knows its full rate as `base`.
 
@@ -150,24 +155,24 @@ def make_optimizer(
     groups: list[dict[str, Any]] = []
     for parameters, base in rated:
         for decay, chosen in (
-            (settings.weight_decay, [p for p in parameters if p.requires_grad and p.dim() > 1]),
+            (options.weight_decay, [p for p in parameters if p.requires_grad and p.dim() > 1]),
             (0.0, [p for p in parameters if p.requires_grad and p.dim() <= 1]),
         ):
             if chosen:
                 groups.append({"params": chosen, "lr": base, "base": base, "weight_decay": decay})
-    if settings.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=rate, momentum=settings.momentum, fused=True)
+    if options.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=rate, momentum=options.momentum, fused=True)
     return torch.optim.AdamW(groups, lr=rate, fused=True)
 
 
-def rate_factor(settings: Settings, step: int, steps_per_epoch: int, epochs: int) -> float:
+def rate_factor(options: FinetuneOptions, step: int, steps_per_epoch: int, epochs: int) -> float:
     """What the full rates are multiplied by in a step (from 0) of a stage, 0 to 1."""
-    warmup = round(settings.warmup_epochs * steps_per_epoch)
+    warmup = round(options.warmup_epochs * steps_per_epoch)
     if step < warmup:
         return (step + 1) / (warmup + 1)
-    if settings.schedule == "constant":
+    if options.schedule == "constant":
         return 1.0
-    if settings.schedule == "step":
-        return float(settings.step_factor ** (step // (settings.step_epochs * steps_per_epoch)))
+    if options.schedule == "step":
+        return float(options.step_factor ** (step // (options.step_epochs * steps_per_epoch)))
     share = (step - warmup) / max(1, epochs * steps_per_epoch - warmup)
     return 0.5 * (1 + math.cos(math.pi * share))

@@ -58,7 +58,7 @@ def explain(error: ValidationError, kind: type[BaseModel], where: str = "") -> s
 
 
 def _explain(entry: ErrorDetails, kind: type[BaseModel], where: str) -> str:
-    place = [str(part) for part in entry["loc"] if not str(part).startswith(("function-", "literal["))]
+    place = [str(part) for part in entry["loc"] if not str(part).startswith(("function-", "literal[", "constrained-"))]
     name = where + ".".join(place)
     if entry["type"] == "extra_forbidden":
         return f"{name} is unknown{nearest(place[-1], _names(kind, place[:-1]))}"

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from kubeface.finetune import step as finetune_step
+from kubeface.finetune.options import FinetuneOptions
 from kubeface.models.model import FaceModel, load_pretrained
 from tests.support.exported import exported, saved, trained
 from tests.support.shared import made_once
@@ -35,23 +36,15 @@ def _one_thread() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def tuned(aligned_table: Path, split_table: Path, _one_thread: None) -> Path:
     """The model folder of a short training on noisy crops."""
-    settings = {"strategy": "full", "epochs": 1, "batch_size": 8}
-    return made_once(
-        "tuned",
-        lambda out: finetune_step.finetune(
-            aligned_table, split_table, out, degradation="noise:60", device="cpu", settings=settings
-        ),
-    )
+    options = FinetuneOptions(degradation="noise:60", device="cpu", strategy="full", epochs=1, batch_size=8)
+    return made_once("tuned", lambda out: finetune_step.finetune(aligned_table, split_table, out, options))
 
 
 @pytest.fixture(scope="session")
 def unchanged(aligned_table: Path, split_table: Path, _one_thread: None) -> Path:
     """The model folder of a training of the head alone: its backbone is the one it started from."""
-    settings = {"epochs": 0, "batch_size": 8}
-    return made_once(
-        "unchanged",
-        lambda out: finetune_step.finetune(aligned_table, split_table, out, device="cpu", settings=settings),
-    )
+    options = FinetuneOptions(device="cpu", epochs=0, batch_size=8)
+    return made_once("unchanged", lambda out: finetune_step.finetune(aligned_table, split_table, out, options))
 
 
 @pytest.fixture(scope="session")

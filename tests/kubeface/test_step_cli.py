@@ -394,26 +394,6 @@ def test_of_several_processes_the_first_prints(
         assert bool(capsys.readouterr().out) == lines
 
 
-@pytest.mark.slow
-def test_the_real_finetune_takes_every_setting_as_a_flag(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from kubeface.finetune.settings import Settings
-    from kubeface.finetune.step import finetune
-
-    with pytest.raises(SystemExit):
-        main(finetune, ["--help"], {"settings": Settings})
-    text = capsys.readouterr().out
-    for name in Settings.model_fields:
-        assert f"--{name.replace('_', '-')} " in text or f"--{name.replace('_', '-')}," in text
-    done = run(
-        *("kubeface.finetune", "--aligned", str(tmp_path / "a"), "--split", str(tmp_path / "s")),
-        *("--out", str(tmp_path / "out"), "--epochs", "4", "--strategy", "frozen"),
-        TERMINATION_LOG=str(tmp_path / "log"),
-    )
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("error: setting strategy is 'frozen': input should be 'two_stage', 'full'")
-    assert len(done.stderr.splitlines()) == 1
-
-
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", *arguments],

@@ -8,6 +8,7 @@ import pytest
 from kubeface.align.options import AlignOptions
 from kubeface.align.step import align
 from kubeface.filter.step import filter_faces
+from kubeface.finetune.options import FinetuneOptions
 from kubeface.finetune.step import finetune
 from kubeface.models.model import load_model, load_pretrained
 from kubeface.runtime.errors import KubefaceError
@@ -27,8 +28,8 @@ def test_from_alignment_to_evaluation(
     align(faces_table, aligned, AlignOptions(template="facenet_160"))
     filter_faces(faces_table, aligned, filtered)
     split(aligned, filtered, divided, options=SplitOptions(heldout_fraction=0.5, seed=SPLIT_SEED))
-    chosen = {"strategy": "full", "epochs": 1, "batch_size": 4}
-    finetune(aligned, divided, model, settings=chosen, workers=0)
+    options = FinetuneOptions(strategy="full", epochs=1, batch_size=4, workers=0)
+    finetune(aligned, divided, model, options)
     assert json.loads((model / "model.json").read_text())["alignment"] == {
         "template": "facenet_160",
         "size": 160,
@@ -43,6 +44,6 @@ def test_from_alignment_to_evaluation(
     with pytest.raises(KubefaceError, match=r"was aligned to another template than facenet_160"):
         evaluate(aligned_table, split_table, model, tmp_path / "other", bootstrap=100)
     with pytest.raises(KubefaceError, match=r"trained on crops of template facenet_160, these are of arcface_112"):
-        finetune(aligned_table, split_table, tmp_path / "more", pretrained=str(model), settings=chosen, workers=0)
+        finetune(aligned_table, split_table, tmp_path / "more", options.model_copy(update={"pretrained": str(model)}))
     assert load_pretrained("sface", str(model)).template == "facenet_160"
     assert Table(aligned, "aligned").manifest.settings["template"] == "facenet_160"

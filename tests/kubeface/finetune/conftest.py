@@ -12,10 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from kubeface.finetune import model_folder
 from kubeface.finetune import step as step_module
-from kubeface.finetune.settings import Settings
+from kubeface.finetune.options import FinetuneOptions
+from kubeface.finetune.result import FinetuneResult
 from kubeface.finetune.step import finetune
 from kubeface.models.backbones import BACKBONES, Backbone, Preprocessing
+from kubeface.runtime.options import read_options
 from kubeface.tables.table import Table, TableWriter
 from tests.support.tables import rows_of
 
@@ -51,7 +54,7 @@ def register_tiny(weights: Path) -> None:
 def without_figures(patch: pytest.MonkeyPatch) -> None:
     """Drawing takes longer than these trainings."""
     for name in ("draw_history", "draw_augmentations"):
-        patch.setattr(step_module, name, lambda *_: None)
+        patch.setattr(model_folder, name, lambda *_: None)
 
 
 @pytest.fixture(scope="session")
@@ -80,11 +83,10 @@ def tiny(tiny_file: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str,
 
 
 @dataclass(frozen=True)
-class Run:
-    """A training that is done: its folder and figures."""
+class ModelFolder:
+    """What a training left."""
 
     folder: Path
-    figures: dict[str, Any]
 
     @property
     def weights(self) -> dict[str, Tensor]:
@@ -107,20 +109,27 @@ class Run:
         return {key.removeprefix(f"{prefix}."): state[key] for key in state if key.startswith(f"{prefix}.")}
 
 
+@dataclass(frozen=True)
+class Run(ModelFolder):
+    """A training that is done: its folder, and what the step returned."""
+
+    result: FinetuneResult
+
+
 Train = Callable[..., Run]
 
 
 def arguments(choices: dict[str, Any]) -> dict[str, Any]:
-    """Parameters of `finetune`: settings and others told apart, over those of a quick training."""
-    settings = {name: value for name, value in choices.items() if name in Settings.model_fields}
-    others = {name: value for name, value in choices.items() if name not in settings}
-    usual = {"backbone": "tiny", "degradation": "noise:60", "device": "cpu", "settings": QUICK | settings}
-    return usual | others
+    """Arguments of `finetune`: options over those of a quick training, and the others."""
+    options = {name: value for name, value in choices.items() if name in FinetuneOptions.model_fields}
+    usual = {"backbone": "tiny", "degradation": "noise:60", "device": "cpu"} | QUICK
+    others = {name: value for name, value in choices.items() if name not in options}
+    return {"options": read_options(FinetuneOptions, usual | options)} | others
 
 
 @pytest.fixture
 def train(tiny: dict[str, Tensor], aligned_table: Path, split_table: Path, tmp_path: Path) -> Train:
-    """Trains `tiny` for a moment: settings and parameters of `finetune` by name; `out` names the folder."""
+    """Trains `tiny` for a moment: options and other arguments of `finetune` by name; `out` names the folder."""
 
     def action(out: str = "model", **choices: Any) -> Run:
         where = {"aligned": aligned_table, "split": split_table, "out": tmp_path / out}

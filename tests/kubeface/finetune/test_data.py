@@ -30,6 +30,7 @@ from kubeface.finetune.data import (
     collate,
     loaded,
 )
+from kubeface.finetune.distributed import Group
 from kubeface.runtime.errors import KubefaceError
 from kubeface.storage import objects
 from kubeface.tables import table as table_module
@@ -215,7 +216,7 @@ def test_the_processes_share_what_one_would_see(
     found, batch_size = made_up(groups, [index % 3 for index in range(sum(groups))]), least * size * replicas
     whole = walk(Batches(found, batch_size, 3, balance), 2, start)
     try:
-        samplers = [Batches(found, batch_size, 3, balance, rank, replicas, least) for rank in range(replicas)]
+        samplers = [Batches(found, batch_size, 3, balance, Group(rank, replicas), least) for rank in range(replicas)]
     except KubefaceError:
         assert len(found) < least * replicas
         return

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from kubeface.finetune.distributed import Group, processes
+from kubeface.finetune.options import FinetuneOptions
 from pipelines.local.store import free_ports
 
-from .conftest import Run, Train, arguments, same, splitting
+from .conftest import ModelFolder, Train, arguments, same, splitting
 
 ROOT = Path(__file__).parents[3]
 LONG: dict[str, Any] = {"epochs": 3, "head_epochs": 1, "lr": 3e-3, "patience": 0}
@@ -44,7 +45,8 @@ import pytest
 import torch
 
 from kubeface.finetune import step
-from kubeface.finetune.training import Trainer
+from kubeface.finetune.gradients import Gradients
+from kubeface.finetune.options import FinetuneOptions
 from tests.kubeface.finetune.conftest import register_tiny, without_figures
 
 weights, trainings, fault = sys.argv[1:]
@@ -52,17 +54,22 @@ rank = int(os.environ["RANK"])
 register_tiny(Path(weights))
 without_figures(pytest.MonkeyPatch())
 step.cpu_limit = lambda: 1
-losses, forward = Trainer._losses, None
+losses, compute, epochs = Gradients._losses, Gradients.compute, 0
+
+def watched(self, batch, whole, label, state):
+    global epochs
+    epochs = len(state.history)
+    return compute(self, batch, whole, label, state)
 
 def faulty(self, images):
     embeddings, found = losses(self, images)
-    if rank == 1 and fault == "nan" and len(self.position.history) == 2:
+    if rank == 1 and fault == "nan" and epochs == 2:
         found = found * float("nan")
-    if rank == 1 and fault == "exception" and len(self.position.history) == 2:
+    if rank == 1 and fault == "exception" and epochs == 2:
         raise OSError("the disk is gone")
     return embeddings, found
 
-Trainer._losses = faulty
+Gradients.compute = watched
 os.environ.pop("TORCHELASTIC_USE_AGENT_STORE")  # in which a training would find the addresses of the one before
 every = json.loads(Path(trainings).read_text())
 for given in every:
@@ -74,16 +81,24 @@ for given in every:
             raise torch.OutOfMemoryError("no more")
         return faulty(self, images)
 
-    Trainer._losses = short
+    Gradients._losses = short
     if len(every) > 1 and (process := os.fork()):  # each in a process of its own, which has nothing left to import
         if os.waitpid(process, 0)[1]:
             sys.exit(1)
         continue
-    step.finetune(**{k: Path(v) if k in ("aligned", "split", "out") else v for k, v in given.items()})
+    options = FinetuneOptions(**given.pop("options"))
+    step.finetune(**{name: Path(value) for name, value in given.items()}, options=options)
     if len(every) > 1:
         sys.stdout.flush()
         os._exit(0)  # torch's threads are not the child's to end
 """
+
+
+def written(given: dict[str, Any]) -> dict[str, Any]:
+    """The arguments as JSON has them."""
+    options: FinetuneOptions = given["options"]
+    return given | {"options": options.model_dump(mode="json", include=set(options.model_fields_set))}
+
 
 Launch = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -97,7 +112,7 @@ def launch(tiny_file: Path, aligned_table: Path, split_table: Path, tmp_path_fac
     def action(trainings: dict[Path, dict[str, Any]], fault: str = "") -> subprocess.CompletedProcess[str]:
         where = {"aligned": aligned_table, "split": split_table}
         given = [
-            where | {"out": out, "port": port} | arguments(choices)
+            where | {"out": out, "port": port} | written(arguments(choices))
             for port, (out, choices) in zip(free_ports(len(trainings)), trainings.items(), strict=True)
         ]
         driver.with_name("trainings.json").write_text(json.dumps(given, default=str))
@@ -124,7 +139,7 @@ def pairs(aligned_table: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 @pytest.fixture(scope="module")
 def together(
     launch: Launch, pairs: Path, tables: dict[str, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
-) -> tuple[dict[str, Run], list[str], str]:
+) -> tuple[dict[str, ModelFolder], list[str], str]:
     """The trainings in two processes, the lines that they printed, and their standard error."""
     folder = tmp_path_factory.mktemp("together")
     trainings = {
@@ -133,7 +148,7 @@ def together(
     }
     done = launch(trainings)
     assert done.returncode == 0, done.stderr[-3000:]
-    return {out.name: Run(out, {}) for out in trainings}, done.stdout.splitlines(), done.stderr
+    return {out.name: ModelFolder(out) for out in trainings}, done.stdout.splitlines(), done.stderr
 
 
 def close(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
@@ -148,7 +163,7 @@ def close(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
 @pytest.mark.parametrize("name", ALIKE)
 def test_two_processes_give_what_one_gives(
     name: str,
-    together: tuple[dict[str, Run], list[str], str],
+    together: tuple[dict[str, ModelFolder], list[str], str],
     train: Train,
     pairs: Path,
     tables: dict[str, dict[str, Any]],
@@ -173,14 +188,14 @@ def test_two_processes_give_what_one_gives(
 
 
 @pytest.mark.slow
-def test_they_stop_together_and_early(together: tuple[dict[str, Run], list[str], str]) -> None:
+def test_they_stop_together_and_early(together: tuple[dict[str, ModelFolder], list[str], str]) -> None:
     rows = together[0]["ends"].history
     assert 1 < len(rows) < 9
     assert rows[-1]["val_loss"] >= min(row["val_loss"] for row in rows[:-1])
 
 
 @pytest.mark.slow
-def test_every_line_is_printed_once(together: tuple[dict[str, Run], list[str], str]) -> None:
+def test_every_line_is_printed_once(together: tuple[dict[str, ModelFolder], list[str], str]) -> None:
     runs, lines, told = together
     epochs = [line for line in lines if ": loss " in line]
     assert len(epochs) == sum(len(run.history) for run in runs.values())
@@ -208,7 +223,7 @@ def test_a_training_of_two_goes_on(launch: Launch, tmp_path: Path) -> None:
     done = launch({tmp_path / "model": LONG | {"resume": str(left)}})
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("finetune: going on from") == 1
-    one, other = Run(tmp_path / "whole", {}), Run(tmp_path / "model", {})
+    one, other = ModelFolder(tmp_path / "whole"), ModelFolder(tmp_path / "model")
     assert same(one.weights, other.weights)
     for ours, theirs in zip(one.history, other.history, strict=True):
         assert {k: v for k, v in ours.items() if "second" not in k} == {

@@ -180,9 +180,9 @@ def test_scores_are_the_heads_on_embeddings_as_they_are(tiny: dict[str, Tensor],
         models[0].network[8].weight.mul_(2)  # type: ignore[index,union-attr]
     heads = linear(5, torch.nn.Sigmoid()), linear(3, torch.nn.Softmax(1))
     told = export_models(*models, tmp_path, crops, heads)
-    for entry, model, head, name in zip((told, told["start"]), models, heads, ("model", "start"), strict=True):
-        assert set(entry) >= {"file", "sha256", "least_cosine", "score_gap"}
-        assert entry["score_gap"] < 1e-5
+    for entry, model, head, name in zip((told, told.start), models, heads, ("model", "start"), strict=True):
+        assert entry is not None and entry.model_fields_set >= {"file", "sha256", "least_cosine", "score_gap"}
+        assert entry.score_gap is not None and entry.score_gap < 1e-5
         session = onnxruntime.InferenceSession(str(tmp_path / f"{name}.onnx"), providers=["CPUExecutionProvider"])
         assert [output.name for output in session.get_outputs()] == ["embeddings", "scores"]
         for count in (1, 3, 7):

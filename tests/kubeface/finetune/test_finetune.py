@@ -15,10 +15,13 @@ from PIL import Image
 from torch import Tensor
 
 from kubeface.faces.images import decode_rgb
-from kubeface.finetune import step as step_module
+from kubeface.finetune import model_folder
 from kubeface.finetune.figures import draw_augmentations, draw_history
+from kubeface.finetune.gradients import Gradients
+from kubeface.finetune.options import FinetuneOptions
+from kubeface.finetune.state import TrainingState, Validation
 from kubeface.finetune.step import finetune
-from kubeface.finetune.training import Best, Trainer
+from kubeface.finetune.validation import Validator
 from kubeface.models.model import load_model, load_pretrained
 from kubeface.runtime.errors import KubefaceError
 from kubeface.storage.folders import sha256_file
@@ -52,8 +55,8 @@ def close(one: dict[str, Tensor], other: dict[str, Tensor], tolerance: float = 2
 
 
 def test_folder_is_complete(train: Train, pairs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(step_module, "draw_history", draw_history)
-    monkeypatch.setattr(step_module, "draw_augmentations", draw_augmentations)
+    monkeypatch.setattr(model_folder, "draw_history", draw_history)
+    monkeypatch.setattr(model_folder, "draw_augmentations", draw_augmentations)
     run = train(split=pairs, onnx=True, keep_checkpoints=0)
     names = sorted(path.relative_to(run.folder).as_posix() for path in run.folder.rglob("*") if path.is_file())
     (board,) = [name for name in names if "tfevents" in name]
@@ -84,16 +87,18 @@ def test_people_are_named_in_the_order_of_the_classes(train: Train, pairs: Path)
 def test_figures_are_those_of_the_history(train: Train, pairs: Path) -> None:
     run = train(split=pairs, epochs=3)
     best = min(run.history, key=lambda row: row["val_loss"])
-    assert run.figures == {
+    assert run.result.model_dump() == {
         "rows_in": 9 + 8,
         "rows_out": 9,
+        "trained": 1,
         "identities": 3,
+        "labels": 0,
         "epochs": 4,
         "best_epoch": best["epoch"],
         **{name: best[name] for name in ("val_loss", "val_accuracy", "val_auc")},
     }
     assert {name: run.training[name] for name in ("best_epoch", "val_loss", "val_accuracy", "val_auc")} == {
-        name: run.figures[name] for name in ("best_epoch", "val_loss", "val_accuracy", "val_auc")
+        name: getattr(run.result, name) for name in ("best_epoch", "val_loss", "val_accuracy", "val_auc")
     }
 
 
@@ -125,7 +130,7 @@ def test_checkpoints_of_epochs_are_kept(keep: int, epochs: list[int], train: Tra
         row = run.history[epoch - 1]
         with safetensors.safe_open(path, "pt") as file:
             assert json.loads(file.metadata()["kubeface"]) == {"epoch": epoch, "val_accuracy": row["val_accuracy"]}
-    best = run.figures["best_epoch"]
+    best = run.result.best_epoch
     if best in epochs:
         for prefix in ("backbone", "head"):
             assert same(run.checkpoint("best", prefix), run.checkpoint(f"epoch_{best:02d}", prefix))
@@ -253,13 +258,13 @@ def test_the_sampler_draws_all_people_equally_often(
     train: Train, aligned_table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Counter[int]] = []
-    gradients = Trainer._gradients
+    gradients = Gradients.compute
 
-    def spied(self: Trainer, batch: list[Tensor], *given: Any) -> Any:
+    def spied(self: Gradients, batch: list[Tensor], *given: Any) -> Any:
         seen.append(Counter(batch[-1].tolist()))
         return gradients(self, batch, *given)
 
-    monkeypatch.setattr(Trainer, "_gradients", spied)
+    monkeypatch.setattr(Gradients, "compute", spied)
     parts = splitting(aligned_table, tmp_path / "split", {"s1": "ttttt", "s3": "t", "s5": "ttt"})
     train(**FULL | {"batch_size": 16, "epochs": 2}, split=parts, balance="sampler")
     assert seen == [Counter({0: 3, 1: 3, 2: 3})] * 2
@@ -351,11 +356,11 @@ def scripted(monkeypatch: pytest.MonkeyPatch, losses: list[float], aucs: list[fl
     """Validation losses and AUCs as given, one an epoch."""
     left = iter(zip(losses, aucs or [0.5] * len(losses), strict=True))
 
-    def validate(self: Trainer, _: Any) -> Best:
+    def validate(self: Validator, _: Any) -> Validation:
         loss, auc = next(left)
-        return Best(0, loss, 0.5, auc)
+        return Validation(0, loss, 0.5, auc)
 
-    monkeypatch.setattr(Trainer, "validate", validate)
+    monkeypatch.setattr(Validator, "validate", validate)
 
 
 @pytest.mark.parametrize(
@@ -372,7 +377,7 @@ def test_the_best_epoch(
 ) -> None:
     scripted(monkeypatch, losses, aucs)
     run = train(epochs=2, monitor=monitor, keep_checkpoints=0)
-    assert (run.figures["best_epoch"], run.figures["val_loss"], run.figures["epochs"]) == (best, losses[best - 1], 3)
+    assert (run.result.best_epoch, run.result.val_loss, run.result.epochs) == (best, losses[best - 1], 3)
     assert same(run.weights, run.checkpoint(f"epoch_0{best}"))
     assert same(run.checkpoint("best", "head"), run.checkpoint(f"epoch_0{best}", "head"))
 
@@ -388,7 +393,7 @@ def test_patience_stops_early(
     """Stage 1 is never cut short. Of the last stage's four epochs the first is the best: one more is run with 1 …"""
     scripted(monkeypatch, [4.0, 5.0, 3.0, 4.0, 3.5, 3.2])
     run = train(head_epochs=2, epochs=4, patience=patience)
-    assert (run.figures["epochs"], run.figures["best_epoch"]) == (epochs, 3)
+    assert (run.result.epochs, run.result.best_epoch) == (epochs, 3)
     assert len(run.history) == epochs
     stopped = [line for line in capsys.readouterr().out.splitlines() if "stopped early" in line]
     said = f"finetune: stopped early, val_loss has not improved for {patience} epochs"
@@ -400,8 +405,8 @@ def test_without_validation_images_the_last_epoch_is_the_best(
 ) -> None:
     divided = splitting(aligned_table, tmp_path / "split", {"s1": "ttt", "s3": "ttt"})
     run = train(split=divided, patience=1, keep_checkpoints=0)
-    assert (run.figures["best_epoch"], run.figures["rows_in"], run.figures["rows_out"]) == (3, 6, 6)
-    assert all(run.figures[name] is None for name in ("val_loss", "val_accuracy", "val_auc"))
+    assert (run.result.best_epoch, run.result.rows_in, run.result.rows_out) == (3, 6, 6)
+    assert all(getattr(run.result, name) is None for name in ("val_loss", "val_accuracy", "val_auc"))
     assert same(run.checkpoint("best"), run.checkpoint("last"))
     assert (run.folder / "checkpoints" / "epoch_01.safetensors").is_file()
 
@@ -416,14 +421,14 @@ def test_people_who_are_not_trained_on_are_verified(
     for row in run.history:
         assert row["val_loss"] is None and row["val_accuracy"] is None
         assert 0 <= row["val_auc"] <= 1
-    assert run.figures["val_auc"] == max(row["val_auc"] for row in run.history)
+    assert run.result.val_auc == max(row["val_auc"] for row in run.history)
     assert json.loads((run.folder / "identities.json").read_text()) == ["s1", "s3"]
 
 
 def test_a_person_with_one_image_trains(train: Train, aligned_table: Path, tmp_path: Path) -> None:
     divided = splitting(aligned_table, tmp_path / "split", {"s1": "t", "s3": "tttv"})
     run = train(split=divided)
-    assert run.figures["rows_out"] == 4
+    assert run.result.rows_out == 4
     assert all(math.isfinite(row["train_loss"]) for row in run.history)
 
 
@@ -489,8 +494,7 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"optimizer": "adam"}, "setting optimizer is 'adam'"),
-        ({"settings": {"rate": 1}}, "setting 'rate' is unknown"),
+        ({"optimizer": "adam"}, "optimizer is 'adam'"),
         ({"recipe": "fog"}, "recipe 'fog' is unknown"),
         ({"seed": 2**70}, "seed is"),
         ({"degradation": "fog:3"}, "degradation 'fog:3' is unknown"),
@@ -498,7 +502,7 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(
         ({"backbone": "resnet"}, "backbone 'resnet' is unknown"),
         ({"head": "softmax", "sub_centers": 3}, "sub_centers is 3: the softmax head has one centre"),
         ({"head": "combined", "margins": [3.0, 0.0, 0.0]}, "margins are 3, 0, 0"),
-        ({"device": "tpu"}, "device 'tpu' is unknown"),
+        ({"device": "tpu"}, "device is 'tpu'"),
         ({"pretrained": "/nowhere/model.safetensors"}, "/nowhere/model.safetensors does not exist"),
         ({"pretrained": "/nowhere/model"}, "/nowhere/model/model.json is missing"),
         ({"resume": "/nowhere"}, "/nowhere holds no last.safetensors"),
@@ -515,14 +519,19 @@ def test_a_wrong_parameter_is_named(wrong: dict[str, Any], said: str, train: Tra
 
 def broken_losses(monkeypatch: pytest.MonkeyPatch, epoch: int) -> None:
     """Losses that are no numbers from the second step of an epoch on."""
-    original = Trainer._losses
+    compute, losses, wrong = Gradients.compute, Gradients._losses, False
 
-    def broken(self: Trainer, *given: Any) -> tuple[Tensor, Tensor]:
-        embeddings, losses = original(self, *given)
-        wrong = len(self.position.history) + 1 == epoch and self.position.step == 1
-        return embeddings, losses * math.nan if wrong else losses
+    def watched(self: Gradients, batch: list[Tensor], whole: int, label: str, state: TrainingState) -> Any:
+        nonlocal wrong
+        wrong = len(state.history) + 1 == epoch and state.step == 1
+        return compute(self, batch, whole, label, state)
 
-    monkeypatch.setattr(Trainer, "_losses", broken)
+    def broken(self: Gradients, images: Any) -> tuple[Tensor, Tensor]:
+        embeddings, found = losses(self, images)
+        return embeddings, found * math.nan if wrong else found
+
+    monkeypatch.setattr(Gradients, "compute", watched)
+    monkeypatch.setattr(Gradients, "_losses", broken)
 
 
 def test_a_loss_that_is_no_number_before_the_first_checkpoint(
@@ -633,6 +642,6 @@ def test_training_goes_on_from_a_model_folder(train: Train) -> None:
 def test_the_function_takes_what_the_docs_say(
     aligned_table: Path, split_table: Path, tmp_path: Path, tiny: dict[str, Tensor]
 ) -> None:
-    """By position too: tables and output folder."""
-    figures = finetune(aligned_table, split_table, tmp_path / "model", "tiny", settings=QUICK)
-    assert Run(tmp_path / "model", figures).training["degradation"] == "none"
+    """By position: tables, output folder and options."""
+    result = finetune(aligned_table, split_table, tmp_path / "model", FinetuneOptions(backbone="tiny", **QUICK))
+    assert Run(tmp_path / "model", result).training["degradation"] == "none"

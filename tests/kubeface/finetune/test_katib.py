@@ -1,4 +1,4 @@
-"""Katib's experiment: the settings that it tries are settings, and the figure that it looks for is printed."""
+"""Katib's experiment: what it varies are options, and the figure that it looks for is printed."""
 
 import json
 import re
@@ -9,9 +9,9 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from kubeface.finetune.settings import Settings, read_settings
-from kubeface.finetune.step import finetune
-from kubeface.step_cli import parser_of
+from kubeface.cli import COMMANDS, make_app
+from kubeface.finetune.options import FinetuneOptions, with_recipe
+from kubeface.finetune.result import FinetuneResult
 
 EXPERIMENT = Path(__file__).resolve().parents[3] / "manifests" / "katib" / "experiment.yaml"
 
@@ -35,22 +35,22 @@ def arguments(spec: dict[str, Any], values: dict[str, Any]) -> list[str]:
     """The command's flags with values in the place of trial parameters."""
     references = {one["name"]: one["reference"] for one in spec["trialTemplate"]["trialParameters"]}
     (container,) = spec["trialTemplate"]["trialSpec"]["spec"]["template"]["spec"]["containers"]
-    assert container["command"] == ["python", "-m", "kubeface.finetune"]
+    assert container["command"] == ["python", "-m", "kubeface", "finetune"]
     pattern = r"\$\{trialParameters\.(\w+)\}"
     return [re.sub(pattern, lambda found: str(values[references[found[1]]]), flag) for flag in container["args"]]
 
 
 @pytest.mark.parametrize("end", [0, -1])
-def test_both_ends_of_the_space_are_settings_that_a_training_takes(spec: dict[str, Any], end: int) -> None:
+def test_both_ends_of_the_space_are_options_that_a_training_takes(spec: dict[str, Any], end: int) -> None:
     values = {parameter["name"]: tried(parameter)[end] for parameter in spec["parameters"]}
-    assert values.keys() <= Settings.model_fields.keys()
-    flags = arguments(spec, values)
-    given = vars(parser_of(finetune, {"settings": Settings}).parse_args(flags))
-    settings = {name.partition(".")[2]: value for name, value in given.items() if name.startswith("settings.")}
-    chosen = read_settings("", settings)
+    assert values.keys() <= FinetuneOptions.model_fields.keys()
+    app = make_app("finetune", COMMANDS["Steps"]["finetune"])
+    _, bound, _ = app.parse_args(arguments(spec, values))
+    given = bound.arguments
+    chosen = with_recipe(given["options"])
     assert {name: getattr(chosen, name) for name in values} == pytest.approx(values)
     assert chosen.strategy == "partial" and not chosen.onnx
-    assert given["split"] == "SPLIT" and given["aligned"] == "ALIGNED"
+    assert (str(given["split"]), str(given["aligned"])) == ("SPLIT", "ALIGNED")
 
 
 def test_every_parameter_is_used_once(spec: dict[str, Any]) -> None:
@@ -61,12 +61,11 @@ def test_every_parameter_is_used_once(spec: dict[str, Any]) -> None:
 
 
 def test_the_figures_are_found_in_what_finetune_prints(spec: dict[str, Any]) -> None:
-    documented = (finetune.__doc__ or "").partition("Returns:")[2].partition("Raises:")[0]
     wanted = [spec["objective"]["objectiveMetricName"], *spec["objective"]["additionalMetricNames"]]
     printed = json.dumps(dict.fromkeys(wanted, 0.5) | {"rows_in": 3}, indent=2, sort_keys=True)
     (pattern,) = spec["metricsCollectorSpec"]["source"]["filter"]["metricsFormat"]
     assert sorted(name for name, _ in re.findall(pattern, printed)) == sorted(wanted)
-    assert all(name in documented for name in wanted)
+    assert set(wanted) <= FinetuneResult.model_fields.keys()
 
 
 def test_a_trial_is_a_valid_job_that_keeps_the_rules(spec: dict[str, Any]) -> None:

@@ -161,25 +161,25 @@ def test_a_guard_needs_something_to_tell_apart(train: Train) -> None:
 
 def test_centres_are_those_of_sharp_images(train: Train, paired: Path, halves: Path, monkeypatch: Any) -> None:
     """The head begins at the people's means as they are known: by their sharp images."""
-    from kubeface.finetune import training
+    from kubeface.finetune import trainer
 
     wanted: list[torch.Tensor] = []
-    real = training.Trainer._class_means
+    real = trainer.Trainer._class_means
 
     def class_means(self: Any) -> torch.Tensor:
         means = real(self)
-        found = self.data.train
-        self.model.network.eval()
+        found = self.setup.data.train
+        self.setup.model.network.eval()
         crops = FaceCrops(found, Degradation(), 0)
         with torch.no_grad():
             clean = torch.stack([crops[index, 0][0] for index in range(len(found))])
-            embeddings = torch.nn.functional.normalize(self.model.network(self.model.prepare(clean)))
+            embeddings = torch.nn.functional.normalize(self.setup.model.network(self.setup.model.prepare(clean)))
         sums = torch.zeros_like(means).index_add_(0, torch.from_numpy(found.labels).long(), embeddings)
         wanted.append(torch.nn.functional.normalize(sums))
         torch.testing.assert_close(means, wanted[0])
         return means
 
-    monkeypatch.setattr(training.Trainer, "_class_means", class_means)
+    monkeypatch.setattr(trainer.Trainer, "_class_means", class_means)
     train(aligned=paired, split=halves, degradation="none")
     assert wanted
 

@@ -14,19 +14,20 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from kubeface.finetune.augment import KINDS, Augmentation
-from kubeface.finetune.data import Batches, Data
+from kubeface.finetune.data import Batches
 from kubeface.finetune.heads import LinearHead, MarginHead
+from kubeface.finetune.label_aware_augmentation import FAKES, HIDES, STRONG, STRONGER, LabelAwareAugmentation
 from kubeface.finetune.objectives import (
     MOST_WEIGHT,
     RARE,
-    Attributes,
+    AttributeObjective,
     Scores,
     focal_loss,
     positive_weights,
     repeat_factors,
 )
-from kubeface.finetune.settings import Settings
-from kubeface.finetune.sparing import FAKES, HIDES, STRONG, STRONGER, LabelAware
+from kubeface.finetune.options import FinetuneOptions
+from kubeface.finetune.training_data import TrainingData
 from kubeface.tables.row_index import RowIndex
 
 SIZE = 5
@@ -42,11 +43,11 @@ def some_places(rows: int, group: int = 128) -> RowIndex:
     )
 
 
-def attributes(targets: NDArray[np.int8], **settings: Any) -> Attributes:
+def attributes(targets: NDArray[np.int8], **options: Any) -> AttributeObjective:
     names = tuple(f"l{number}" for number in range(targets.shape[1]))
     found = some_places(len(targets))
-    data = Data([], found, found, "attributes", names, targets)
-    return Attributes(Settings(**settings), data, SIZE, torch.device("cpu"))
+    data = TrainingData([], found, found, "attributes", names, targets)
+    return AttributeObjective(FinetuneOptions(task="attributes", **options), data, SIZE, torch.device("cpu"))
 
 
 def random_targets(seed: int, rows: int = 40, labels: int = 4) -> NDArray[np.int8]:
@@ -119,7 +120,7 @@ def test_an_images_loss_and_share_are_means_over_its_known_labels() -> None:
     right, wrong = np.log1p(np.exp(-1)), np.log1p(np.exp(1))
     losses = objective.losses(objective.head(embeddings), rows)
     assert losses.tolist() == pytest.approx([(right + wrong) / 2, (2 * right + wrong) / 3])
-    assert float(objective.right(embeddings, rows)) == pytest.approx(1 / 2 + 2 / 3)
+    assert float(objective.correct(embeddings, rows)) == pytest.approx(1 / 2 + 2 / 3)
 
 
 @pytest.mark.parametrize("balance", ["none", "loss"])
@@ -212,7 +213,7 @@ EVERYTHING = Augmentation(**dict.fromkeys((*KINDS, "mix"), 0.4))
 
 
 def change(name: str, value: int, rare: bool = False) -> Augmentation:
-    return LabelAware(EVERYTHING, [name], np.array([[value]], np.int8), np.array([rare])).of(0)
+    return LabelAwareAugmentation(EVERYTHING, [name], np.array([[value]], np.int8), np.array([rare])).of(0)
 
 
 @pytest.mark.parametrize(
@@ -242,6 +243,8 @@ def test_the_tables_name_changes_that_there_are() -> None:
 def test_images_of_rare_labels_change_more() -> None:
     found = change("Smiling", 1, rare=True)
     assert {name for name in KINDS if getattr(found, name) == pytest.approx(0.4 * STRONGER)} == set(STRONG)
-    most = LabelAware(Augmentation(warp=1, jitter=0.9), ["l"], np.array([[1]], np.int8), np.array([True])).of(0)
+    most = LabelAwareAugmentation(
+        Augmentation(warp=1, jitter=0.9), ["l"], np.array([[1]], np.int8), np.array([True])
+    ).of(0)
     assert (most.warp, most.jitter) == (1, 0.99)
     assert change("Gray_Hair", 1, rare=True).jitter == 0

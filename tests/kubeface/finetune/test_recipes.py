@@ -1,8 +1,10 @@
 """The recipes of attributes and classes: they are for their task, and their numbers of layers are what they say."""
 
+from typing import Any
+
 import pytest
 
-from kubeface.finetune.settings import read_settings
+from kubeface.finetune.options import read_finetune_options
 from kubeface.finetune.strategies import layers, trained_parts
 from kubeface.models.backbones import backbone_named
 from kubeface.runtime.errors import KubefaceError
@@ -10,16 +12,16 @@ from kubeface.runtime.errors import KubefaceError
 
 @pytest.mark.parametrize("task", ["attributes", "classes"])
 def test_a_recipe_is_for_its_task(task: str) -> None:
-    found = read_settings(task, {}, task)
-    assert found.stages(task) == [1, 2] and found.head_patience > 0
+    found = read_finetune_options({"recipe": task, "task": task})
+    assert found.stages() == [1, 2] and found.head_patience > 0
     assert found.lr * found.head_factor < found.head_lr
     with pytest.raises(KubefaceError, match="task recognition has no use for it"):
-        read_settings(task)
+        read_finetune_options({"recipe": task})
 
 
 def test_from_scratch_the_start_is_what_differs() -> None:
-    ours, theirs = read_settings("scratch", {}, "classes"), read_settings("classes", {}, "classes")
-    assert ours.stages("classes") == [2]
+    ours, theirs = (read_finetune_options({"recipe": name, "task": "classes"}) for name in ("scratch", "classes"))
+    assert ours.stages() == [2]
     alike = ("head", "balance", "label_smoothing", "monitor", "degrade", "flip", "jitter", "warp", "crop")
     assert [getattr(ours, name) for name in alike] == [getattr(theirs, name) for name in alike]
 
@@ -33,10 +35,11 @@ def test_from_scratch_the_start_is_what_differs() -> None:
     ],
 )
 def test_the_layers_that_are_trained_are_whole_blocks(
-    task: str, backbone: str, changes: dict[str, int], begins: str
+    task: str, backbone: str, changes: dict[str, Any], begins: str
 ) -> None:
     network = backbone_named(backbone).build()
-    trained = {id(m) for part in trained_parts(network, read_settings(task, changes, task)) for m in part.modules}
+    options = read_finetune_options({"recipe": task, "task": task} | changes)
+    trained = {id(m) for part in trained_parts(network, options) for m in part.modules}
     weighted = [name for name, module in network.named_modules() if module in [layer[0] for layer in layers(network)]]
     chosen = [name for name in weighted if id(network.get_submodule(name)) in trained]
     assert chosen[0] == begins and chosen == weighted[weighted.index(begins) :]

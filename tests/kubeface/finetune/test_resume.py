@@ -15,7 +15,7 @@ import safetensors.torch
 
 from kubeface.finetune import step as step_module
 from kubeface.finetune.step import finetune
-from kubeface.finetune.training import Trainer
+from kubeface.finetune.trainer import Trainer
 from kubeface.runtime.errors import KubefaceError
 from kubeface.storage import objects
 from kubeface.storage.folders import sha256_file
@@ -132,7 +132,7 @@ def equal(one: Run, other: Run) -> None:
     timeless = [[{k: v for k, v in row.items() if "second" not in k} for row in run.history] for run in (one, other)]
     assert timeless[0] == timeless[1]
     assert one.training == other.training
-    assert one.figures == other.figures
+    assert one.result == other.result
 
 
 def clean(folder: Path, *names: str) -> None:

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from kubeface.finetune.settings import Settings, read_settings
+from kubeface.finetune.gradients import Gradients
+from kubeface.finetune.options import FinetuneOptions, read_finetune_options
 from kubeface.finetune.strategies import (
     WEIGHTED,
     add_adapters,
@@ -22,7 +23,6 @@ from kubeface.finetune.strategies import (
     set_modes,
     trained_parts,
 )
-from kubeface.finetune.training import Trainer
 from kubeface.models.backbones import BACKBONES, backbone_named
 from kubeface.runtime.errors import KubefaceError
 
@@ -39,8 +39,8 @@ STATISTICS = [
 ]
 
 
-def settings_of(**chosen: Any) -> Settings:
-    return read_settings("", chosen)
+def options_of(**chosen: Any) -> FinetuneOptions:
+    return read_finetune_options(chosen)
 
 
 # --- layers of every backbone ---------------------------------------------------------------------------------------
@@ -164,8 +164,8 @@ def test_head_only_trains_a_head(train: Train) -> None:
 
 def test_rates_of_differential_training_fall_from_layer_to_layer() -> None:
     network, head = Tiny(), nn.Linear(16, 3)
-    settings = settings_of(strategy="differential", layer_decay=0.5, lr=1e-2)
-    optimizer = make_optimizer(trained_parts(network, settings), [], head, 1e-2, 3e-2, settings)
+    options = options_of(strategy="differential", layer_decay=0.5, lr=1e-2)
+    optimizer = make_optimizer(trained_parts(network, options), [], head, 1e-2, 3e-2, options)
     rates = {id(p): group["base"] for group in optimizer.param_groups for p in group["params"]}
     for depth, names in enumerate(reversed(LAYERS)):
         for name in names:
@@ -196,8 +196,8 @@ def test_more_layers_than_there_are(number: int, train: Train, tmp_path: Path) -
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_weight_decay_falls_on_kernels_and_matrices_alone(optimizer: str) -> None:
     network, head = Tiny(), nn.Linear(16, 3)
-    settings = settings_of(strategy="full", weight_decay=0.25, optimizer=optimizer)
-    groups = make_optimizer(trained_parts(network, settings), [], head, 1e-2, 1e-2, settings).param_groups
+    options = options_of(strategy="full", weight_decay=0.25, optimizer=optimizer)
+    groups = make_optimizer(trained_parts(network, options), [], head, 1e-2, 1e-2, options).param_groups
     decays = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
     for name, parameter in [*network.named_parameters(), *head.named_parameters()]:
         assert decays[id(parameter)] == (0.25 if parameter.dim() > 1 else 0), name
@@ -237,7 +237,7 @@ def test_lora_targets_that_name_nothing(train: Train, tmp_path: Path) -> None:
 )
 def test_lora_fits_every_family(name: str) -> None:
     """All linear layers and plain convolutions get an adapter, each learns, and the names come out as they were."""
-    known, settings = backbone_named(name), settings_of(strategy="lora", lora_rank=1)
+    known, options = backbone_named(name), options_of(strategy="lora", lora_rank=1)
     network = known.build().eval()
     start = {key: value.clone() for key, value in network.state_dict().items()}
     wanted = {
@@ -245,8 +245,8 @@ def test_lora_fits_every_family(name: str) -> None:
         for key, module in network.named_modules()
         if isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1)
     }
-    adapted = add_adapters(network, settings)
-    set_modes(adapted, [], settings)
+    adapted = add_adapters(network, options)
+    set_modes(adapted, [], options)
     size = known.preprocessing.size
     adapted(torch.randn(2, 3, size, size)).square().sum().backward()
     adapters = {key: p for key, p in adapted.named_parameters() if p.requires_grad}
@@ -287,8 +287,8 @@ def test_scratch_learns_statistics(train: Train, tiny: dict[str, Tensor]) -> Non
 @pytest.mark.parametrize("freeze", [False, True])
 def test_modes(dropout: bool, freeze: bool) -> None:
     network = Tiny().train()
-    settings = settings_of(strategy="partial", num_layers=2, dropout=dropout, freeze_batch_norm=freeze)
-    set_modes(network, trained_parts(network, settings), settings)
+    options = options_of(strategy="partial", num_layers=2, dropout=dropout, freeze_batch_norm=freeze)
+    set_modes(network, trained_parts(network, options), options)
     assert [name for name, module in network.named_children() if module.training] == [
         "3", *([] if freeze else ["4"]), "5", "6", *(["7"] if dropout else []), "8", *([] if freeze else ["9"]),
     ]  # fmt: skip
@@ -306,7 +306,7 @@ def test_dropout_makes_a_difference_and_depends_on_the_seed(train: Train) -> Non
 # --- rates ----------------------------------------------------------------------------------------------------------
 
 SCHEDULES = st.builds(
-    Settings,
+    FinetuneOptions,
     schedule=st.sampled_from(["cosine", "step", "constant"]),
     warmup_epochs=st.floats(0, 5),
     step_epochs=st.integers(1, 4),
@@ -315,16 +315,16 @@ SCHEDULES = st.builds(
 
 
 @given(SCHEDULES, st.integers(1, 50), st.integers(1, 12))
-def test_rates_rise_in_the_warm_up_and_fall_thereafter(settings: Settings, steps: int, epochs: int) -> None:
-    factors = [rate_factor(settings, step, steps, epochs) for step in range(steps * epochs)]
-    warmup = round(settings.warmup_epochs * steps)
+def test_rates_rise_in_the_warm_up_and_fall_thereafter(options: FinetuneOptions, steps: int, epochs: int) -> None:
+    factors = [rate_factor(options, step, steps, epochs) for step in range(steps * epochs)]
+    warmup = round(options.warmup_epochs * steps)
     assert all(0 < factor <= 1 for factor in factors)
     rising, falling = factors[:warmup], factors[warmup:]
     assert all(a < b for a, b in pairwise(rising))
     assert all(a >= b for a, b in pairwise(falling))
-    if settings.schedule == "constant":
+    if options.schedule == "constant":
         assert set(falling) <= {1.0}
-    elif settings.schedule == "cosine" and falling:
+    elif options.schedule == "cosine" and falling:
         assert falling[0] == 1
         assert all(a > b for a, b in pairwise(falling))
         left = steps * epochs - warmup
@@ -333,29 +333,29 @@ def test_rates_rise_in_the_warm_up_and_fall_thereafter(settings: Settings, steps
 
 @given(st.integers(1, 30), st.integers(1, 4), st.floats(0.01, 0.99))
 def test_steps_are_where_they_should_be(steps: int, every: int, factor: float) -> None:
-    settings = Settings(schedule="step", step_epochs=every, step_factor=factor)
+    options = FinetuneOptions(schedule="step", step_epochs=every, step_factor=factor)
     for epoch in range(10):
         for step in (0, steps - 1):
-            found = rate_factor(settings, epoch * steps + step, steps, 10)
+            found = rate_factor(options, epoch * steps + step, steps, 10)
             assert found == pytest.approx(factor ** (epoch // every))
 
 
 def test_the_optimizer_has_the_rates_of_the_schedule(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     """Four epochs of three steps, one and a third of an epoch of it warm-up; stage 2 warms up once more."""
     seen: list[tuple[float, float]] = []
-    original = Trainer._gradients
+    original = Gradients.compute
 
-    def spied(self: Trainer, *given: Any) -> Any:
+    def spied(self: Gradients, *given: Any) -> Any:
         groups = self.optimizer.param_groups
         seen.append((groups[0]["lr"], groups[-1]["lr"]))
         return original(self, *given)
 
-    monkeypatch.setattr(Trainer, "_gradients", spied)
+    monkeypatch.setattr(Gradients, "compute", spied)
     chosen = {"warmup_epochs": 1.34, "head_epochs": 1, "epochs": 4, "patience": 0, "head_factor": 10.0}
     run = train(**chosen, lr=1e-3, head_lr=1e-1)
-    settings = settings_of(**chosen)
-    assert [rate for rate, _ in seen[:3]] == pytest.approx([1e-1 * rate_factor(settings, s, 3, 1) for s in range(3)])
-    expected = [rate_factor(settings, step, 3, 4) for step in range(12)]
+    options = options_of(**chosen)
+    assert [rate for rate, _ in seen[:3]] == pytest.approx([1e-1 * rate_factor(options, s, 3, 1) for s in range(3)])
+    expected = [rate_factor(options, step, 3, 4) for step in range(12)]
     assert [rate for rate, _ in seen[3:]] == pytest.approx([1e-3 * factor for factor in expected])
     assert [rate for _, rate in seen[3:]] == pytest.approx([1e-2 * factor for factor in expected])
     assert expected[:4] == pytest.approx([0.2, 0.4, 0.6, 0.8])

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import linear, normalize
 
 from kubeface.finetune.distributed import Group
-from kubeface.finetune.training import Trainer
+from kubeface.finetune.trainer import Trainer
 from kubeface.models.model import load_pretrained
 from kubeface.runtime.errors import KubefaceError
 
@@ -33,8 +33,8 @@ TASKS = pytest.mark.parametrize("task", ["attributes", "classes"])
 @pytest.mark.parametrize("head", ["softmax", "arcface"])
 def test_what_a_training_leaves(learn: Train, task: str, head: str) -> None:
     if (task, head) == ("attributes", "arcface"):
-        with pytest.raises(KubefaceError, match="setting head is 'arcface': task attributes has no use for it"):
-            learn(task, head=head)
+        with pytest.raises(KubefaceError, match="head is 'cosface': task attributes has no use for it"):
+            learn(task, head="cosface")
         return
     found = learn(task, onnx=True, **({"head": head} if task == "classes" else {}))
     names = sorted(LABELS) if task == "attributes" else ["s1", "s2", "s3", "s4"]
@@ -43,8 +43,8 @@ def test_what_a_training_leaves(learn: Train, task: str, head: str) -> None:
     assert found.training["labels"] == told(found, "labels.json") == names
     assert told(found, "identities.json") == (["s1", "s2", "s3"] if task == "attributes" else names)
     assert [row["stage"] for row in found.history] == [1, 1, 2, 2]
-    assert found.figures["labels"] == len(names)
-    assert (found.figures["val_auc"] is None) == (task == "classes")
+    assert found.result.labels == len(names)
+    assert (found.result.val_auc is None) == (task == "classes")
     kept = safetensors.torch.load_file(found.folder / "head.safetensors")
     assert {name: tuple(value.shape) for name, value in kept.items()} == {
         "weight": (len(names), 16),
@@ -97,9 +97,9 @@ def test_fine_tuning_that_does_not_help(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(Trainer, "_better", lambda self, _: len(self.position.history) < 2)
+    monkeypatch.setattr(Trainer, "_is_better", lambda self, _: len(self.state.history) < 2)
     found = learn(task)
-    assert found.figures["best_epoch"] == 2
+    assert found.result.best_epoch == 2
     assert same(found.weights, tiny)
     assert "the model is the starting backbone with the head of epoch 2" in capsys.readouterr().out
 
@@ -147,8 +147,8 @@ def test_all_labels_or_those_named(learn: Train, capsys: pytest.CaptureFixture[s
     assert told(found, "labels.json") == ["Smiling", "Eyeglasses"]
     said = capsys.readouterr().out.splitlines()[0]
     left_out = int(said.split(";")[1].split()[0])
-    assert said.startswith(f"finetune: 2 labels of {found.figures['rows_out']} images to train on")
-    assert found.figures["rows_in"] + left_out == 25
+    assert said.startswith(f"finetune: 2 labels of {found.result.rows_out} images to train on")
+    assert found.result.rows_in + left_out == 25
     with pytest.raises(KubefaceError, match="label 'Beard' is no binary column"):
         learn("attributes", "other", labels="Beard")
     with pytest.raises(KubefaceError, match="labels is 'Smiling': task classes has none, leave it out"):
@@ -170,10 +170,10 @@ def test_sampling_is_told(learn: Train) -> None:
 @pytest.mark.parametrize(
     ("choices", "message"),
     [
-        ({"distill": 1.0}, "setting distill is 1.0: task {} has no use for it"),
-        ({"wise_ft": "auto"}, "setting wise_ft is 'auto': task {} has no use for it"),
-        ({"guard": True}, "setting guard is True: task {} has no use for it"),
-        ({"sub_centers": 3}, "setting sub_centers is 3: task {} has no use for it"),
+        ({"distill": 1.0}, "distill is 1.0: task {} has no use for it"),
+        ({"wise_ft": "auto"}, "wise_ft is 'auto': task {} has no use for it"),
+        ({"guard": True}, "guard is True: task {} has no use for it"),
+        ({"sub_centers": 3}, "sub_centers is 3: task {} has no use for it"),
         ({"head_epochs": 0}, "head_epochs is 0: task {} begins with the head alone"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
@@ -215,4 +215,4 @@ def test_a_real_backbone(learn: Train, task: str) -> None:
     found = learn(
         task, backbone="sface", degradation="none", head_epochs=3, epochs=1, strategy="partial", num_layers=2, lr=1e-4
     )
-    assert found.figures["val_accuracy"] > 0.7
+    assert found.result.val_accuracy > 0.7

@@ -1,4 +1,4 @@
-"""Augmentation that looks at labels: what would make one wrong is left out, and images of rare ones change more."""
+"""Augmentation by label: leaves out changes that would make a label wrong, and changes images of rare labels more."""
 
 import re
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from kubeface.finetune.augment import Augmentation
 from kubeface.tables.labels import UNKNOWN
 
 COLOURS, EDGES = ("jitter", "greyscale"), ("cutout", "crop")
-# CelebA's names (and other tables' that are alike) without the labels that stand everything. A change can take away
+# CelebA's names (and other tables' that are alike) without the labels that survive everything. A change can hide
 # what an image shows, so that a positive becomes wrong …
 HIDES: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("Black_Hair", "Blond_Hair", "Brown_Hair", "Gray_Hair"), COLOURS),
@@ -21,7 +21,7 @@ HIDES: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("Bald", "Receding_Hairline", "Wearing_Hat"), EDGES),
     **dict.fromkeys(("Wearing_Earrings", "Wearing_Necklace", "Wearing_Necktie"), EDGES),
 }
-# … or put there what it does not show, so that a negative does.
+# … or show what it did not, so that a negative becomes wrong.
 FAKES: dict[str, tuple[str, ...]] = {
     "Blurry": ("blur", "low_resolution", "jpeg"),
     **dict.fromkeys(("Black_Hair", "Gray_Hair", "Pale_Skin"), ("greyscale",)),
@@ -31,11 +31,11 @@ STRONGER = 1.5  # of probabilities and of jitter, for images of rare labels
 STRONG = ("crop", "warp", "jitter", "cutout", "blur", "low_resolution", "greyscale", "jpeg")
 
 
-class LabelAware:
-    """The augmentation of each image.
+class LabelAwareAugmentation:
+    """The augmentation of each image by its labels.
 
     Args:
-        augmentation: of an image whose labels stand all of it.
+        augmentation: of an image whose labels survive all of it.
         names: of the L labels.
         targets: R×L: 1, 0, −1 where not known.
         rare: R, which of the rows show a rare label: their changes are half as likely and strong again.
@@ -57,7 +57,7 @@ class LabelAware:
             kind
             for name, value in zip(self._names, self._targets[row], strict=True)
             if value != UNKNOWN
-            for kind in spared(name, bool(value))
+            for kind in harmful_changes(name, bool(value))
         }
         return _with(change, dict.fromkeys(wrong, 0.0)) if wrong else change
 
@@ -66,11 +66,11 @@ def _with(augmentation: Augmentation, values: dict[str, Any]) -> Augmentation:
     return replace(augmentation, **values)
 
 
-def spared(name: str, shown: bool) -> tuple[str, ...]:
-    """The changes that an image with this label does not stand, by the names that Augmentation has for them.
+def harmful_changes(name: str, shown: bool) -> tuple[str, ...]:
+    """The changes that would make this label wrong, by the names that Augmentation has for them.
 
     Args:
-        name: of the label; one that is not in the tables stands all, but for a side.
+        name: of the label; one that is not in the tables survives all, but for a side.
         shown: whether the image shows it.
     """
     sided = ("flip",) if SIDED.search(name) else ()

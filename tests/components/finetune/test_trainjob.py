@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,14 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from kubernetes import client
 
-from kubeface.finetune import launch, trainjob
-from kubeface.finetune.launch import Nodes
+from components.finetune import training, trainjob
+from components.finetune.nodes import Nodes
+from components.finetune.training import Training, train
+from kubeface.finetune.options import FinetuneOptions
+from kubeface.finetune.result import FinetuneResult
 from kubeface.runtime.errors import KubefaceError
+from kubeface.runtime.options import read_options
 from kubeface.storage import objects
-from tests.kubeface.finetune.conftest import QUICK
 
 ROOT = Path(__file__).resolve().parents[3]
 UID = "0123abcd-0000-0000-0000-000000000000"
@@ -49,9 +53,11 @@ POD = {
         ],
     },
 }
-NODES = Nodes(
-    2, {"cpu": "8", "memory": "32Gi", "nvidia.com/gpu": 4}, "torch-distributed", "s3://b/a", "s3://b/s", "s3://b/m"
-)
+NODES = Nodes(num_nodes=2, resources={"cpu": "8", "memory": "32Gi", "nvidia.com/gpu": 4.0})  # KFP has no integers
+RESULT = FinetuneResult(
+    rows_in=3, rows_out=3, trained=1, identities=2, labels=0, epochs=1, best_epoch=1, val_loss=None, val_accuracy=None,
+    val_auc=None,
+)  # fmt: skip
 LOG = ["2026-01-01T00:00:00.1Z epoch 1 loss 2.0", "2026-01-01T00:00:01.2Z epoch 2 loss 1.0"]
 
 
@@ -138,27 +144,34 @@ def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
     monkeypatch.setattr(trainjob, "POLL_SECONDS", 0.01)
     monkeypatch.setattr(trainjob, "PATIENCE_SECONDS", 5.0)
     monkeypatch.setattr(objects, "download_folder", lambda uri, path, step: path.mkdir())
-    monkeypatch.setattr(objects, "read_bytes", lambda uri: json.dumps({"rows_in": 3, "from": uri}).encode())
+    monkeypatch.setattr(objects, "read_bytes", lambda uri: RESULT.model_dump_json().encode())
     found = Api()
+    monkeypatch.setattr(
+        training, "run_trainjob", lambda nodes, job: trainjob.run_trainjob(nodes, job, found.client(), "team")
+    )
     yield found
     found.server.shutdown()
     found.server.server_close()
 
 
-def run(api: Api, folder: Path, **changes: Any) -> dict[str, Any]:
-    arguments = {
-        "aligned": folder / "a",
-        "split": folder / "s",
-        "out": folder / "model",
-        "seed": 7,
-        "settings": {"lr": 1e-3},
-    }
-    nodes = Nodes(**vars(NODES) | changes)
-    return trainjob.run_trainjob(nodes, arguments, api.client(), "team")
+@dataclass
+class Stored:
+    """An artifact as KFP hands it over."""
+
+    uri: str
+    path: str
+
+
+def run(folder: Path, split: str = "s3://b/s", nodes: Nodes = NODES, **changes: Any) -> FinetuneResult:
+    aligned, divided, model = (
+        Stored(uri, str(folder / name)) for uri, name in (("s3://b/a", "a"), (split, "s"), ("s3://b/m", "model"))
+    )
+    options = FinetuneOptions(seed=7, lr=1e-3)
+    return train(Training(aligned, divided, model, options, **{"champion": "", "decision": "train"} | changes), nodes)
 
 
 def test_the_nodes_are_made_after_the_steps_own_pod(api: Api, tmp_path: Path) -> None:
-    assert run(api, tmp_path) == {"rows_in": 3, "from": "s3://b/m.figures.json"}
+    assert run(tmp_path) == RESULT
     made, trainer = api.made, api.made["spec"]["trainer"]
     assert (made["apiVersion"], made["kind"]) == ("trainer.kubeflow.org/v1alpha1", "TrainJob")
     assert re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", made["metadata"]["name"])  # RFC 1035, as the API wants it
@@ -179,20 +192,19 @@ def test_the_nodes_are_made_after_the_steps_own_pod(api: Api, tmp_path: Path) ->
 
 
 def test_the_nodes_run_the_step_on_what_all_of_them_reach(api: Api, tmp_path: Path) -> None:
-    run(api, tmp_path)
+    run(tmp_path)
     trainer = api.made["spec"]["trainer"]
     assert trainer["command"] == ["python", "-m", "torch.distributed.run", "-m", "kubeface.finetune.node"]
-    told = json.loads(trainer["args"][0])
-    assert told["upload"] == "s3://b/m" and told["figures"] == "s3://b/m.figures.json"
-    assert told["arguments"] == {
-        "aligned": "s3://b/a", "split": "s3://b/s", "out": trainjob.MODEL, "seed": 7, "settings": {"lr": 1e-3},
+    assert json.loads(trainer["args"][0]) == {
+        "aligned": "s3://b/a", "split": "s3://b/s", "out": training.MODEL, "options": {"seed": 7, "lr": 1e-3},
+        "champion": "", "decision": "train", "result": "s3://b/m.result.json", "upload": "s3://b/m",
     }  # fmt: skip
 
 
 def test_the_log_is_shown_once_and_the_job_is_gone(
     api: Api, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run(api, tmp_path)
+    run(tmp_path)
     lines = capsys.readouterr().out.splitlines()
     assert [line for line in lines if line.startswith("epoch")] == ["epoch 1 loss 2.0", "epoch 2 loss 1.0"]
     assert lines[0] == "finetune: made TrainJob finetune-0123abcd of 2 nodes"
@@ -215,7 +227,7 @@ def test_a_node_that_fails_is_named_with_its_last_words(
 ) -> None:
     api.states, api.pods[1] = FAILED, api.pod(1, ended)
     with pytest.raises(KubefaceError) as caught:
-        run(api, tmp_path)
+        run(tmp_path)
     assert str(caught.value) == f"TrainJob finetune-0123abcd failed: {said}"
     assert api.jobs == {} and not (tmp_path / "model").exists()
 
@@ -236,25 +248,25 @@ def test_a_refusal_is_one_line_that_says_what_to_do(
 ) -> None:
     api.faults[fault] = [status]
     with pytest.raises(KubefaceError) as caught:
-        run(api, tmp_path)
+        run(tmp_path)
     assert said in str(caught.value) and "for you" in str(caught.value) and "\n" not in str(caught.value)
     assert api.jobs == {}
 
 
 def test_an_api_that_is_away_for_a_while_costs_nothing(api: Api, tmp_path: Path) -> None:
     api.faults = {"GET trainjob": [503, 500, 429]}
-    assert run(api, tmp_path)["rows_in"] == 3
+    assert run(tmp_path).rows_in == 3
 
 
 def test_a_job_that_somebody_deletes_ends_the_step(api: Api, tmp_path: Path) -> None:
     api.faults["GET trainjob"] = [404]
     with pytest.raises(KubefaceError, match="see who deleted it"):
-        run(api, tmp_path)
+        run(tmp_path)
 
 
 def test_data_that_not_all_nodes_reach_are_refused(api: Api, tmp_path: Path) -> None:
     with pytest.raises(KubefaceError, match=r"the split lies at '/data/s': it must be s3://"):
-        run(api, tmp_path, split="/data/s")
+        run(tmp_path, split="/data/s")
     assert api.asked == []
 
 
@@ -263,22 +275,22 @@ def test_data_that_not_all_nodes_reach_are_refused(api: Api, tmp_path: Path) -> 
     [({}, 1), ({"cpu": "8"}, 1), ({"amd.com/gpu": "2"}, 2), ({"nvidia.com/mig-1g.5gb": 3, "rdma/hca": 1}, 3)],
 )
 def test_a_process_for_each_gpu_of_a_node(resources: dict[str, Any], count: int) -> None:
-    assert trainjob.gpus(resources) == count
+    assert Nodes(resources=resources).gpus() == count
 
 
 def test_a_number_of_gpus_that_is_none_is_refused() -> None:
     with pytest.raises(KubefaceError, match=r"nvidia\.com/gpu is 'two'"):
-        trainjob.gpus({"nvidia.com/gpu": "two"})
+        Nodes(resources={"nvidia.com/gpu": "two"}).gpus()
 
 
 PROGRAM = """
 import sys
 from kubernetes import client
-from kubeface.finetune import trainjob
-from kubeface.finetune.launch import Nodes
+from components.finetune import trainjob
+from components.finetune.nodes import Nodes
 trainjob.POLL_SECONDS = 0.05
-nodes = Nodes(2, {}, "torch-distributed", "s3://b/a", "s3://b/s", "s3://b/m")
-trainjob.run_trainjob(nodes, {"out": "/nowhere"}, client.ApiClient(client.Configuration(host=sys.argv[1])), "team")
+api = client.ApiClient(client.Configuration(host=sys.argv[1]))
+trainjob.run_trainjob(Nodes(num_nodes=2), "{}", api, "team")
 """
 
 
@@ -300,27 +312,16 @@ def test_a_step_that_is_ended_takes_its_nodes_with_it(api: Api) -> None:
     assert api.jobs == {} and api.asked[-1][0] == "DELETE"
 
 
-@pytest.mark.slow
-def test_two_processes_of_the_pods_own_train_the_model_and_hand_on_the_figures(
-    tmp_path: Path, aligned_table: Path, split_table: Path, monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    """The entry point that a TrainJob's nodes run, under a real torchrun, with gloo."""
-    monkeypatch.setattr(launch, "processes", lambda device: 2)
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    arguments = {"aligned": aligned_table, "split": split_table, "device": "cpu", "workers": 0}
-    settings = QUICK | {"strategy": "head_only"}
-    figures = launch.launch(Nodes(), out=tmp_path / "model", settings=settings, **arguments)
-    assert figures["identities"] == 3 and figures["rows_out"] == 12
-    assert (tmp_path / "model" / "model.safetensors").is_file()
-    assert capfd.readouterr().out.count("epoch 1") == 1  # of two processes, one tells
-    with pytest.raises(KubefaceError, match="setting 'speed' is unknown"):
-        launch.launch(Nodes(), out=tmp_path / "other", settings={"speed": 1}, **arguments)
+def test_what_a_keeping_run_hands_on_needs_no_nodes(api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "find_promoted", lambda champion: champion)
+    monkeypatch.setattr(training, "hand_on", lambda promoted, out, reason: (promoted, out))
+    result: object = run(tmp_path, champion="s3://models/face", decision="keep")
+    assert result == ("s3://models/face", tmp_path / "model")
+    assert api.asked == []
 
 
-def test_one_processor_or_gpu_is_trained_on_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert launch.processes("cpu") == 1
-    monkeypatch.setattr(launch, "finetune", lambda **given: {"given": given})
-    assert launch.launch(Nodes(), device="cpu", seed=3) == {"given": {"device": "cpu", "seed": 3}}
-    with pytest.raises(KubefaceError, match="num_nodes is 0"):
-        launch.launch(Nodes(0), device="cpu")
+def test_decision_and_nodes_are_checked(tmp_path: Path) -> None:
+    with pytest.raises(KubefaceError, match="decision is 'stop': it is train or keep"):
+        run(tmp_path, decision="stop")
+    with pytest.raises(KubefaceError, match=r"nodes\.num_nodes is 0"):
+        read_options(Nodes, {"num_nodes": 0}, "nodes.")

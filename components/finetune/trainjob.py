@@ -22,9 +22,9 @@ from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException
 from urllib3.exceptions import HTTPError
 
-from kubeface.finetune.launch import Nodes, first_error, job, shown
-from kubeface.runtime.errors import KubefaceError, require
-from kubeface.storage import objects
+from components.finetune.nodes import Nodes
+from kubeface.finetune.launch import first_error, shown
+from kubeface.runtime.errors import KubefaceError
 
 GROUP, VERSION, PLURAL = "trainer.kubeflow.org", "v1alpha1", "trainjobs"
 POLL_SECONDS = 5.0
@@ -33,44 +33,33 @@ REQUEST_SECONDS = 30
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 # What of the step's environment the nodes need: the store, published weights, the image's name, MLflow.
 NEEDED = ("AWS_", "S3_", "KUBEFACE_", "MLFLOW_")
+FROM_THE_CONFIG_MAP = ("S3_ENDPOINT", "KUBEFACE_WEIGHTS_MIRROR")  # a pod's `env` does not list what `envFrom` gives
 # How Trainer's torch-distributed runtime calls the replicated job and its container (manifests/base/runtimes).
 NODE = "node"
 # Labels of the pods: JobSet's name, and the index that Kubernetes gives each pod of an indexed Job.
 JOBSET, INDEX = "jobset.sigs.k8s.io/jobset-name", "batch.kubernetes.io/job-completion-index"
-MODEL = "/tmp/model"  # noqa: S108 - in the pod's own volume
-
 Json = dict[str, Any]
 Result = TypeVar("Result")
 
 
-def run_trainjob(nodes: Nodes, arguments: Json, api: client.ApiClient | None = None, namespace: str = "") -> Json:
-    """Fine-tunes on several nodes; the model comes back through the store.
+def run_trainjob(nodes: Nodes, job: str, api: client.ApiClient | None = None, namespace: str = "") -> None:
+    """Runs kubeface.finetune.node on several nodes, and waits for them.
 
     The log of the first node is shown as it comes. The TrainJob is deleted when it is done, when it fails, and when
     the step is ended (SIGTERM); where nothing of the step is left to do so, it goes with the step's pod, its owner.
 
     Args:
-        nodes: count, resources, runtime and addresses.
-        arguments: of `kubeface.finetune.step.finetune`.
+        nodes: where to.
+        job: argument of kubeface.finetune.node.
         api: of Kubernetes; None for the cluster that this pod is in.
         namespace: of the step's pod; empty for the one that its service account names.
 
-    Returns:
-        the figures of the step.
-
     Raises:
-        KubefaceError: the data lie where not all nodes reach them, Trainer refuses or is not there, or a node failed.
+        KubefaceError: Trainer refuses or is not there, or a node failed.
     """
-    places = {"data": nodes.aligned, "split": nodes.split, "model": nodes.model}
-    for what, uri in places.items():
-        require(objects.is_s3(uri), f"num_nodes is {nodes.count} and the {what} lies at '{uri}': it must be s3://")
     cluster = Cluster(api or _in_cluster(), namespace or NAMESPACE_FILE.read_text("utf-8").strip())
-    figures = f"{nodes.model}.figures.json"
-    told = job(arguments | {"aligned": nodes.aligned, "split": nodes.split, "out": MODEL}, figures, nodes.model)
-    with cluster.running(trainjob(cluster.own_pod(), nodes, told)) as name:
-        cluster.wait(name, nodes.count)
-    objects.download_folder(nodes.model, Path(arguments["out"]), "finetune")
-    return dict(json.loads(objects.read_bytes(figures)))
+    with cluster.running(make_trainjob(cluster.own_pod(), nodes, job)) as name:
+        cluster.wait(name, nodes.num_nodes)
 
 
 def _in_cluster() -> client.ApiClient:
@@ -81,98 +70,84 @@ def _in_cluster() -> client.ApiClient:
     return client.ApiClient()
 
 
-def trainjob(pod: Json, nodes: Nodes, told: str) -> Json:
+def make_trainjob(pod: Json, nodes: Nodes, job: str) -> Json:
     """The TrainJob that trains on several nodes.
 
     Args:
         pod: the step's own, as the API gives it.
-        nodes: count, resources and runtime.
-        told: argument of kubeface.finetune.node.
+        nodes: how many, and what each gets.
+        job: argument of kubeface.finetune.node.
     """
-    spec = pod["spec"]
+    spec, owner = pod["spec"], pod["metadata"]
     container = next((one for one in spec["containers"] if one["name"] == "main"), spec["containers"][0])
-    env = {one["name"]: one for one in container.get("env", []) if one["name"].startswith(NEEDED)}
-    for name in ("S3_ENDPOINT", "KUBEFACE_WEIGHTS_MIRROR"):  # the pipeline's parameters go before the pod's settings
-        if name in os.environ:
-            env[name] = {"name": name, "value": os.environ[name]}
-    resources = {name: str(amount) for name, amount in nodes.resources.items()}
-    patched = {name: spec[name] for name in ("serviceAccountName", "nodeSelector", "tolerations") if spec.get(name)}
-    volumes = {"shared-memory": ("/dev/shm", {"medium": "Memory"}), "scratch": ("/tmp", {})}  # noqa: S108
+    resources = nodes.quantities()
     return {
         "apiVersion": f"{GROUP}/{VERSION}",
         "kind": "TrainJob",
         "metadata": {
-            "name": f"finetune-{pod['metadata']['uid'][:8]}",
+            "name": f"finetune-{owner['uid'][:8]}",
             "labels": {"app.kubernetes.io/part-of": "kubeface", "app.kubernetes.io/component": "finetune"},
-            "ownerReferences": [
-                {"apiVersion": "v1", "kind": "Pod", "name": pod["metadata"]["name"], "uid": pod["metadata"]["uid"]}
-            ],
+            "ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": owner["name"], "uid": owner["uid"]}],
         },
         "spec": {
-            "runtimeRef": {"name": nodes.runtime},
+            "runtimeRef": {"name": nodes.training_runtime},
             "trainer": {
                 "image": container["image"],
                 "command": ["python", "-m", "torch.distributed.run", "-m", "kubeface.finetune.node"],
-                "args": [told],
-                "env": list(env.values()),
-                "numNodes": nodes.count,
-                "numProcPerNode": gpus(nodes.resources),
+                "args": [job],
+                "env": _environment(container),
+                "numNodes": nodes.num_nodes,
+                "numProcPerNode": nodes.gpus(),
                 "resourcesPerNode": {"requests": resources, "limits": resources},
             },
-            "runtimePatches": [
-                {
-                    "manager": "kubeface.dev/finetune",
-                    "trainingRuntimeSpec": _patch(
-                        patched
-                        | {
-                            "securityContext": {
-                                "runAsNonRoot": True,
-                                "runAsUser": 10001,
-                                "fsGroup": 10001,
-                                "seccompProfile": {"type": "RuntimeDefault"},
-                            },
-                            "volumes": [{"name": name, "emptyDir": kind} for name, (_, kind) in volumes.items()],
-                            "containers": [
-                                {
-                                    "name": NODE,
-                                    "volumeMounts": [
-                                        {"name": name, "mountPath": path} for name, (path, _) in volumes.items()
-                                    ],
-                                    "securityContext": {
-                                        "allowPrivilegeEscalation": False,
-                                        "readOnlyRootFilesystem": True,
-                                        "capabilities": {"drop": ["ALL"]},
-                                    },
-                                }
-                            ],
-                        }
-                    ),
-                }
-            ],
+            "runtimePatches": [{"manager": "kubeface.dev/finetune", "trainingRuntimeSpec": _runtime_patch(spec)}],
         },
     }
 
 
-def _patch(pod: Json) -> Json:
-    """A patch of the nodes' pods, in the place where Trainer wants it. A service mesh would keep them from ending."""
-    template = {"metadata": {"labels": {"sidecar.istio.io/inject": "false"}}, "spec": pod}
+def _environment(container: Json) -> list[Json]:
+    """What the nodes need of the step's environment."""
+    env = {one["name"]: one for one in container.get("env", []) if one["name"].startswith(NEEDED)}
+    for name in FROM_THE_CONFIG_MAP:
+        if name in os.environ:
+            env[name] = {"name": name, "value": os.environ[name]}
+    return list(env.values())
+
+
+def _runtime_patch(spec: Json) -> Json:
+    """A patch of the nodes' pods, in the place where Trainer wants it.
+
+    Args:
+        spec: of the step's own pod, which they resemble.
+    """
+    volumes = {"shared-memory": ("/dev/shm", {"medium": "Memory"}), "scratch": ("/tmp", {})}  # noqa: S108
+    patch = {name: spec[name] for name in ("serviceAccountName", "nodeSelector", "tolerations") if spec.get(name)} | {
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": 10001,
+            "fsGroup": 10001,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "volumes": [{"name": name, "emptyDir": kind} for name, (_, kind) in volumes.items()],
+        "containers": [
+            {
+                "name": NODE,
+                "volumeMounts": [{"name": name, "mountPath": path} for name, (path, _) in volumes.items()],
+                "securityContext": {
+                    "allowPrivilegeEscalation": False,
+                    "readOnlyRootFilesystem": True,
+                    "capabilities": {"drop": ["ALL"]},
+                },
+            }
+        ],
+    }
+    # A service mesh's sidecar would keep the pods from ending.
+    template = {"metadata": {"labels": {"sidecar.istio.io/inject": "false"}}, "spec": patch}
     return {"template": {"spec": {"replicatedJobs": [{"name": NODE, "template": {"spec": {"template": template}}}]}}}
 
 
-def gpus(resources: Any) -> int:
-    """Processes of a node: one for each of its GPUs (nvidia.com/gpu, amd.com/gpu, nvidia.com/mig-…), 1 without any.
-
-    Raises:
-        KubefaceError: a number of GPUs that is none.
-    """
-    found = {name: str(count) for name, count in resources.items() if name.endswith("/gpu") or "/mig-" in name}
-    for name, count in found.items():
-        require(count.isdigit(), f"node_resources: {name} is '{count}': give a whole number")
-    return max(1, sum(int(count) for count in found.values()))
-
-
 @dataclass
-class Seen:
+class LogPosition:
     """How far a log was read: the time that its last line bears, and when it was asked for."""
 
     line: str = ""
@@ -248,7 +223,7 @@ class Cluster:
         Raises:
             KubefaceError: a node failed (its last words), somebody deleted the TrainJob, or the API stays away.
         """
-        seen, active = Seen(), -1
+        seen, active = LogPosition(), -1
         while True:
             found = self._asked(f"TrainJob {name}", lambda: self.jobs.get_namespaced_custom_object(
                 **self.place, name=name, _request_timeout=REQUEST_SECONDS
@@ -267,7 +242,7 @@ class Cluster:
                 return
             time.sleep(POLL_SECONDS)
 
-    def _show_log(self, name: str, seen: Seen) -> None:
+    def _show_log(self, name: str, seen: LogPosition) -> None:
         """Prints what the first node said since the last look."""
         for pod in self._pods(name, f",{INDEX}=0")[-1:]:
             with suppress(ApiException, HTTPError):  # it has not started yet, or the next look gets it

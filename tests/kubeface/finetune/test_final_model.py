@@ -12,9 +12,11 @@ from torch import Tensor, nn
 
 from kubeface.faces.degradation import Degradation
 from kubeface.faces.images import RGB, decode_rgb
-from kubeface.finetune.keeping import ALPHAS, choose_alpha, fine_structure_of, fit_guard, interpolated
+from kubeface.finetune.interpolation import ALPHAS, choose_alpha, interpolated
+from kubeface.finetune.quality_gate import fine_structure_of, fit_quality_routing
 from kubeface.models.model import load_model
 from kubeface.models.quality_routing import QualityRouted, fine_structure
+from kubeface.records.model import GateErrors
 from kubeface.runtime.errors import KubefaceError
 from kubeface.tables.table import Table
 from tests.support.tables import rows_of
@@ -131,6 +133,12 @@ def crops(aligned_table: Path) -> list[RGB]:
     return [decode_rgb(row["image"]) for row in rows_of(aligned_table)]
 
 
+def shares_of(errors: GateErrors) -> tuple[float, float]:
+    """Shares of clean and of degraded crops that go the wrong way, where both were measured."""
+    assert errors.wrong_clean is not None and errors.wrong_degraded is not None
+    return errors.wrong_clean, errors.wrong_degraded
+
+
 def structure(crops: list[RGB], kind: str = "none") -> Tensor:
     bad = Degradation.parse(kind)
     stacked = np.stack([bad(crop, "test", number) for number, crop in enumerate(crops)])
@@ -144,34 +152,38 @@ def test_a_photographs_border_in_few_crops_hardly_misleads_the_gate(crops: list[
     bad[::3, :, -28:] = 0
     degraded = fine_structure((torch.from_numpy(bad).permute(0, 3, 1, 2).float() - 127.5) / 128)
     half, clean = len(crops) // 2, structure(crops)
-    _, wrong = fit_guard(nn.Identity(), nn.Identity(), clean[:half], degraded[:half], clean[half:], degraded[half:])
-    assert wrong["wrong_clean"] == 0
-    assert wrong["wrong_degraded"] is not None and wrong["wrong_degraded"] <= 0.1
+    _, errors = fit_quality_routing(
+        nn.Identity(), nn.Identity(), clean[:half], degraded[:half], clean[half:], degraded[half:]
+    )
+    shares = shares_of(errors)
+    assert shares[0] == 0 and shares[1] <= 0.1
 
 
 @pytest.mark.parametrize("kind", ["noise:60", "noise:10", "lowres:14", "blur:4", "jpeg:5", "dark"])
 def test_the_gate_tells_faces_from_degraded_faces(kind: str, crops: list[RGB]) -> None:
     """Learnt on half of the people, measured on the others."""
     half = len(crops) // 2
-    clean, bad = structure(crops), structure(crops, kind)
-    model, wrong = fit_guard(nn.Identity(), nn.Identity(), clean[:half], bad[:half], clean[half:], bad[half:])
-    assert set(wrong) == {"wrong_clean", "wrong_degraded"}
+    clean, degraded = structure(crops), structure(crops, kind)
+    model, errors = fit_quality_routing(
+        nn.Identity(), nn.Identity(), clean[:half], degraded[:half], clean[half:], degraded[half:]
+    )
     # JPEG takes little from faces that were enlarged to begin with.
-    assert max(wrong.values()) <= (0.3 if kind == "jpeg:5" else 0)
-    for rows, share in ((clean[half:], 1 - wrong["wrong_clean"]), (bad[half:], wrong["wrong_degraded"])):
+    shares = shares_of(errors)
+    assert max(shares) <= (0.3 if kind == "jpeg:5" else 0)
+    for rows, share in ((clean[half:], 1 - shares[0]), (degraded[half:], shares[1])):
         assert float((rows @ model.weight + model.bias <= 0).double().mean()) == pytest.approx(share)
 
 
 def test_a_gate_that_cannot_tell_says_so(crops: list[RGB]) -> None:
     clean = structure(crops)
-    _, wrong = fit_guard(nn.Identity(), nn.Identity(), clean, clean, clean, clean)
-    assert wrong["wrong_clean"] + wrong["wrong_degraded"] == pytest.approx(1)
+    _, errors = fit_quality_routing(nn.Identity(), nn.Identity(), clean, clean, clean, clean)
+    assert sum(shares_of(errors)) == pytest.approx(1)
 
 
 def test_without_validation_crops_nothing_is_measured(crops: list[RGB]) -> None:
     clean, bad, none = structure(crops), structure(crops, "noise:60"), fine_structure_of([])
     assert none.shape == (0, 4)
-    assert fit_guard(nn.Identity(), nn.Identity(), clean, bad, none, none)[1] == {
+    assert fit_quality_routing(nn.Identity(), nn.Identity(), clean, bad, none, none)[1].model_dump() == {
         "wrong_clean": None,
         "wrong_degraded": None,
     }

@@ -1,0 +1,270 @@
+"""Options and recipes: what is accepted, and the one line that everything else ends with."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import pytest
+
+from kubeface.finetune.augment import KINDS
+from kubeface.finetune.data import BALANCES
+from kubeface.finetune.heads import HEADS
+from kubeface.finetune.options import (
+    NOT_FOR,
+    OF_A_RUN,
+    RECIPES,
+    WITHOUT_EFFECT,
+    FinetuneOptions,
+    read_finetune_options,
+    recipe_names,
+    with_recipe,
+)
+from kubeface.runtime.errors import KubefaceError
+from kubeface.storage.folders import sha256_file
+
+
+def read(values: dict[str, Any]) -> FinetuneOptions:
+    return read_finetune_options(values, "")
+
+
+def test_nothing_given_is_the_defaults() -> None:
+    assert read({}) == FinetuneOptions() == with_recipe(FinetuneOptions())
+
+
+def test_every_option_is_described() -> None:
+    for name, field in FinetuneOptions.model_fields.items():
+        assert (field.description or "").endswith("."), name
+        assert field.default is not None, name
+    names = set(FinetuneOptions.model_fields)
+    assert {*WITHOUT_EFFECT, *OF_A_RUN, *(name for unused in NOT_FOR.values() for name in unused)} < names
+
+
+def test_choices_are_those_of_the_modules_that_make_them() -> None:
+    hints = get_type_hints(FinetuneOptions)
+    assert get_args(hints["head"]) == HEADS
+    assert get_args(hints["balance"]) == BALANCES
+    assert set(KINDS) <= set(FinetuneOptions.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("name", "tasks"),
+    [
+        ("attributes", ["attributes"]),
+        ("classes", ["classes"]),
+        ("low-resolution", ["recognition"]),
+        ("noise", ["recognition"]),
+        ("scratch", ["classes"]),
+    ],
+)
+def test_recipes_that_ship(name: str, tasks: list[str]) -> None:
+    assert recipe_names() == sorted(path.stem for path in RECIPES.iterdir())
+    assert name in recipe_names()
+    for task in tasks:
+        assert read({"recipe": name, "task": task}).guard == (task == "recognition")
+
+
+def test_options_that_are_set_go_before_the_recipe(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("# slowly\nlr: 1.0e-5\nepochs: 3\nmargins: [1.0, 0.4, 0.1]\nwise_ft: auto\n")
+    recipe = str(tmp_path / "mine.yaml")
+    found = read({"recipe": recipe, "epochs": 4})
+    expected = FinetuneOptions(recipe=recipe, lr=1e-5, epochs=4, margins=(1.0, 0.4, 0.1), wise_ft="auto")
+    assert found == expected == with_recipe(FinetuneOptions(recipe=recipe, epochs=4))
+
+
+def test_of_a_complete_dictionary_only_what_differs_from_the_default_goes_before_the_recipe() -> None:
+    """As a pipeline hands it over; in Python and on the command line an option can be set to its default too."""
+    complete = FinetuneOptions(recipe="noise", epochs=6).model_dump(mode="json")
+    assert read(complete) == read({"recipe": "noise", "epochs": 6})
+    assert read(complete).guard and read(complete).epochs == 6
+    assert not with_recipe(FinetuneOptions(recipe="noise", guard=False)).guard
+
+
+@pytest.mark.parametrize("name", ["noise", "two-stage"])
+def test_resolving_a_recipe_again_changes_nothing(name: str) -> None:
+    once = read({"recipe": name, "distill": 3})
+    assert with_recipe(once) == once and read(once.model_dump(mode="json")) == once
+
+
+def test_json_and_yaml_say_the_same(tmp_path: Path) -> None:
+    values = {"lr": 1e-5, "head": "cosface", "guard": True, "margins": [1, 0.3, 0.2], "wise_ft": 0.5}
+    for name in ("recipe.json", "recipe.yaml", "recipe.yml", "recipe"):
+        (tmp_path / name).write_text(json.dumps(values))
+    checksum = sha256_file(tmp_path / "recipe.json")
+    for name in ("recipe.json", "recipe.yaml", "recipe.yml", "recipe", f"recipe.json#sha256={checksum}"):
+        recipe = f"{tmp_path}/{name}"
+        expected = FinetuneOptions(recipe=recipe, lr=1e-5, head="cosface", guard=True, wise_ft=0.5)
+        assert read({"recipe": recipe}) == expected
+
+
+def test_words_of_a_command_line_and_numbers_of_a_pipeline() -> None:
+    """Every flag is text on a command line; Kubeflow makes a float of every number."""
+    words = {"epochs": "4", "lr": "1e-3", "margins": ["1", "0.4", "0.1"], "wise_ft": "0.5", "guard": True}
+    assert read(words) == FinetuneOptions(epochs=4, lr=1e-3, margins=(1, 0.4, 0.1), wise_ft=0.5, guard=True)
+    assert read({"epochs": 4.0, "lora_rank": 8.0}) == FinetuneOptions(epochs=4, lora_rank=8)
+    assert read({"wise_ft": "auto"}).wise_ft == "auto"
+
+
+def test_options_survive_json() -> None:
+    given = FinetuneOptions(margins=(1.0, 0.25, 0.1), wise_ft="auto", lr=0.1 + 0.2)
+    assert read(json.loads(given.model_dump_json())) == given
+
+
+@pytest.mark.parametrize(
+    ("chosen", "stages"),
+    [
+        ({}, [1, 2]),
+        ({"head_epochs": 0}, [2]),
+        ({"epochs": 0}, [1]),
+        ({"strategy": "head_only"}, [1]),
+        ({"strategy": "head_only", "epochs": 0}, [1]),
+        *(({"strategy": name}, [2]) for name in ("full", "differential", "lora", "scratch")),
+        ({"strategy": "partial", "num_layers": 2}, [2]),
+    ],
+)
+def test_stages(chosen: dict[str, Any], stages: list[int]) -> None:
+    assert read(chosen).stages() == stages
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"optimizer": "adam"}, "optimizer is 'adam': input should be 'adamw' or 'sgd'"),
+        ({"strategy": "frozen"}, "strategy is 'frozen': input should be 'two_stage', 'full', "),
+        ({"head": "triplet"}, "head is 'triplet'"),
+        ({"strategy": "scratch", "guard": True}, "strategy is scratch: wise_ft and guard have no starting weights"),
+        ({"strategy": "scratch", "wise_ft": 0.5}, "strategy is scratch: wise_ft and guard have no starting weights"),
+        ({"amp": "fp8"}, "amp is 'fp8'"),
+        ({"schedule": "linear"}, "schedule is 'linear'"),
+        ({"balance": "all"}, "balance is 'all'"),
+        ({"monitor": "accuracy"}, "monitor is 'accuracy'"),
+        ({"head_epochs": -1}, "head_epochs is -1: input should be greater than or equal to 0"),
+        ({"epochs": 1.5}, "epochs is 1.5: input should be a valid integer"),
+        ({"epochs": "many"}, "epochs is 'many'"),
+        ({"distill": -0.1}, "distill is -0.1"),
+        ({"weight_decay": -1e-4}, "weight_decay is -0.0001"),
+        ({"patience": -1}, "patience is -1"),
+        ({"head_lr": 0.0}, "head_lr is 0.0: input should be greater than 0"),
+        ({"lr": -1e-4}, "lr is -0.0001"),
+        ({"lr": math.nan}, "lr is nan"),
+        ({"lr": None}, "lr is None"),
+        ({"scale": math.inf}, "scale is inf"),
+        ({"margin": 9.0}, "margin is 9.0"),
+        ({"margins": [1, 2]}, "margins.2 is missing"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"accumulate": 0}, "accumulate is 0"),
+        ({"layer_decay": 1.5}, "layer_decay is 1.5"),
+        ({"lora_rank": 0}, "lora_rank is 0"),
+        ({"label_smoothing": 1.0}, "label_smoothing is 1.0"),
+        ({"momentum": 1.0}, "momentum is 1.0"),
+        ({"ema": 1.0}, "ema is 1.0"),
+        ({"wise_ft": 1.1}, "wise_ft is 1.1: input should be less than or equal to 1"),
+        ({"wise_ft": "often"}, "wise_ft is 'often'"),
+        ({"flip": 1.1}, "flip is 1.1"),
+        ({"jitter": 1.0}, "jitter is 1.0"),
+        ({"save_minutes": 0}, "save_minutes is 0"),
+        ({"guard": "perhaps"}, "guard is 'perhaps'"),
+        (
+            {"learning_rate": 1e-3},
+            "learning_rate is unknown: use one of backbone, ",
+        ),
+        ({"epochs": 0, "head_epochs": 0}, "strategy two_stage with its epochs at 0: there is nothing to train"),
+        ({"strategy": "full", "epochs": 0}, "strategy full with its epochs at 0: there is nothing to train"),
+        ({"strategy": "head_only", "head_epochs": 0}, "strategy head_only with its epochs at 0"),
+        ({"strategy": "partial"}, "strategy is partial and num_layers is 0: partial needs one"),
+        (
+            {"strategy": "partial", "num_layers": -3, "frozen_layers": 3},
+            "frozen_layers is 3 and num_layers is -3: it takes some away from the first layers",
+        ),
+        ({"strategy": "partial", "num_layers": 3, "frozen_layers": 1}, "frozen_layers is 1 and num_layers is 3"),
+        ({"strategy": "lora", "frozen_layers": 1}, "frozen_layers is 1 and num_layers is 0"),
+        ({"focal_gamma": 2.0}, "focal_gamma is 2.0: task recognition has no use for it, leave it out"),
+        ({"label_aware": True}, "label_aware is True: task recognition has no use for it"),
+        ({"head_patience": 3}, "head_patience is 3: task recognition has no use for it"),
+        ({"num_layers": 3}, "strategy is two_stage and num_layers is 3: partial needs one, the others have none"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_a_wrong_option_is_named(wrong: dict[str, Any], said: str) -> None:
+    with pytest.raises(KubefaceError) as caught:
+        read(wrong)
+    assert str(caught.value).startswith(said)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("r.yaml", "lr: [1", "{path} is not a readable recipe: while parsing a flow sequence"),
+        ("r.json", "{lr: 1}", "{path} is not a readable recipe: Expecting property name"),
+        ("r.yaml", b"\xff\xfe\x00", "{path} is not a readable recipe: 'utf-8' codec"),
+        ("r.yaml", "", "{path} is not a recipe: it must be a mapping of options to values"),
+        ("r.json", "[1, 2]", "{path} is not a recipe: it must be a mapping of options to values"),
+        ("r.yaml", "noise", "{path} is not a recipe: it must be a mapping of options to values"),
+        ("r.yaml", "1: 2", "1 is 1: keys should be strings"),
+        ("r.yaml", "rate: 2", "rate is unknown"),
+        ("r.yaml", "lr: -2", "lr is -2: input should be greater than 0"),
+    ],
+)
+def test_a_recipe_that_is_none(name: str, text: str | bytes, said: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(KubefaceError) as caught:
+        read({"recipe": str(path)})
+    assert str(caught.value).startswith(said.format(path=path))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "said"),
+    [
+        (
+            "fog",
+            "recipe 'fog' is unknown: use attributes, classes, low-resolution, noise, scratch, two-stage or a file",
+        ),
+        ("/nowhere/recipe.yaml", "/nowhere/recipe.yaml does not exist"),
+        ("recipe.json", "recipe.json does not exist"),
+    ],
+)
+def test_a_recipe_that_is_not_there(recipe: str, said: str) -> None:
+    with pytest.raises(KubefaceError) as caught:
+        read({"recipe": recipe})
+    assert str(caught.value).startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("task", "wrong", "said"),
+    [
+        ("classes", {"monitor": "val_auc"}, "monitor is val_auc: task classes has no such figure"),
+        ("classes", {"focal_gamma": 1}, "focal_gamma is 1.0: task classes has no use for it"),
+        ("attributes", {"label_smoothing": 0.1}, "label_smoothing is 0.1: task attributes has no use for it"),
+        ("attributes", {"scale": 32}, "scale is 32.0: task attributes has no use for it"),
+        ("attributes", {"margin": 0.5}, "margin is 0.5: task attributes has no use for it"),
+        ("attributes", {"margins": [1, 0.4, 0.2]}, "margins is (1.0, 0.4, 0.2): task attributes has no use"),
+        ("ages", {}, "task is 'ages': input should be 'recognition', 'attributes' or 'classes'"),
+    ],
+)
+def test_options_of_another_task(task: str, wrong: dict[str, Any], said: str) -> None:
+    with pytest.raises(KubefaceError) as caught:
+        read(wrong | {"task": task})
+    assert str(caught.value).startswith(said)
+
+
+@pytest.mark.parametrize("task", ["attributes", "classes"])
+@pytest.mark.parametrize("strategy", ["two_stage", "full", "partial", "differential", "lora"])
+def test_other_tasks_begin_with_the_head(task: str, strategy: str) -> None:
+    chosen = {"strategy": strategy, "num_layers": 2 * (strategy == "partial"), "distill": 0}
+    assert read(chosen | {"task": task}).stages() == [1, 2]
+    assert read({"strategy": "scratch"} | {"task": task}).stages() == [2]
+    assert read({"task": task}).distill == 0
+
+
+def test_a_complete_dictionary_of_options_is_for_every_task() -> None:
+    assert read(FinetuneOptions(task="attributes").model_dump()).distill == 0
+
+
+@pytest.mark.parametrize("name", ["seed", "backbone", "recipe"])
+def test_a_recipe_sets_no_option_of_a_run(name: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(f"{name}: 1\n")
+    with pytest.raises(KubefaceError, match=f"mine.yaml sets {name}, which is for the run"):
+        read({"recipe": str(tmp_path / "mine.yaml")})
