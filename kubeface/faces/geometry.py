@@ -121,18 +121,6 @@ def require_template(name: str) -> None:
     require(name in TEMPLATES, f"template '{name}' is unknown: use {' or '.join(TEMPLATES)}")
 
 
-def require_alignment(detector: str, template: str) -> None:
-    """Raises:
-    KubefaceError: no template of this name, or one that does not go with the detector.
-    """
-    require_template(template)
-    require(
-        (detector == NO_DETECTOR) == (template == WHOLE),
-        f"template '{template}' does not go with detector '{detector}': {WHOLE} is for detector {NO_DETECTOR}, and the "
-        "others are for detectors that find faces",
-    )
-
-
 def head_turn(landmarks: Points) -> float:
     """How far a head is turned aside, 0 (frontal) to 1 (the tip of the nose is over an eye or beyond it).
 

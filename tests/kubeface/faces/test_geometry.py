@@ -1,7 +1,6 @@
 """Similarity transforms, crops, and the choice of one face among several."""
 
 import math
-from contextlib import nullcontext
 from random import Random
 
 import cv2
@@ -25,10 +24,8 @@ from kubeface.faces.geometry import (
     middle_square,
     most_prominent,
     overlap,
-    require_alignment,
     similarity_transform,
 )
-from kubeface.runtime.errors import KubefaceError
 
 angles = st.floats(-math.pi, math.pi)
 scales = st.floats(0.05, 20)
@@ -240,18 +237,3 @@ def test_a_portrait_shows_the_face_at_its_corner() -> None:
     assert abs(portrait.astype(int) - image).mean() < 0.1
     assert (face_part(portrait, "portrait_224") == portrait[60:172, 56:168]).all()
     assert face_part(portrait, "whole_224") is portrait
-
-
-@pytest.mark.parametrize(
-    ("detector", "template", "fits"),
-    [
-        ("mtcnn", "portrait_224", True),
-        ("none", "whole_224", True),
-        ("none", "portrait_224", False),
-        ("mtcnn", "whole_224", False),
-    ],
-)
-def test_templates_that_go_with_a_detector(detector: str, template: str, fits: bool) -> None:
-    message = f"template '{template}' does not go with detector '{detector}'"
-    with nullcontext() if fits else pytest.raises(KubefaceError, match=message):
-        require_alignment(detector, template)
