@@ -19,8 +19,9 @@ from pipelines.build.catalogue import FACE_FINETUNING
 from pipelines.cluster.cache import NONE, Causes, loop_of, uncached_tasks
 from pipelines.cluster.client import Client, connect
 from pipelines.cluster.request import Request, read_request
-from pipelines.cluster.runs import RunConfig, Step, containers, minutes, steps_of, table
+from pipelines.cluster.runs import RunConfig, Step, containers, steps_of
 from pipelines.cluster.versions import Package, find_pipeline, find_version
+from pipelines.formatting import minutes, table
 
 RUNS = 20  # earlier runs that are looked at
 PLAN, SHARDS, CHAMPION = "plan", "Output", "champion"  # the task that plans a run, and two of its outputs

@@ -13,8 +13,9 @@ from kubeface.runtime.errors import KubefaceError, require
 from pipelines.build.catalogue import FACE_FINETUNING, TASKS
 from pipelines.cluster.client import Client, connect
 from pipelines.cluster.request import Request, configure, read_request
-from pipelines.cluster.runs import RunConfig, table
+from pipelines.cluster.runs import RunConfig
 from pipelines.cluster.versions import find_pipeline
+from pipelines.formatting import table
 
 SCHEDULE_NAME = re.compile(r"[a-zA-Z0-9][\w.-]{0,62}")
 # Six fields, seconds first: github.com/robfig/cron, which KFP's scheduler reads them with.

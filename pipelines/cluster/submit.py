@@ -13,7 +13,8 @@ from kubeface.runtime.errors import KubefaceError, require
 from pipelines.build.catalogue import FACE_FINETUNING
 from pipelines.cluster.client import Client, connect, server_message
 from pipelines.cluster.request import Request, configure, read_request
-from pipelines.cluster.runs import RunConfig, Step, containers, get_run, minutes, spec_of_run, steps_of, table
+from pipelines.cluster.runs import RunConfig, Step, containers, get_run, spec_of_run, steps_of
+from pipelines.formatting import minutes, table
 
 UNFINISHED = ("PENDING", "RUNNING", "PAUSED")
 RUN_LABEL = "pipeline/runid"  # that KFP puts on the pods of a run

@@ -27,7 +27,7 @@ from kubeface.runtime.options import Options
 from kubeface.runtime.processors import MALLOC_SETTINGS, limit_threads
 from pipelines.build.catalogue import FACE_FINETUNING, load, restored
 from pipelines.cluster.parameters import read_parameters as read_file
-from pipelines.cluster.runs import table
+from pipelines.formatting import table
 from pipelines.local.console import COLOURS, Console
 
 RUNS = Path("runs")
