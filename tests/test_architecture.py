@@ -35,7 +35,6 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"records"}),
     frozenset({"models"}),
     frozenset({"self_check"}),
-    frozenset({"step_cli"}),
     STEPS,
     frozenset({"plan"}),
     frozenset({"api", "cli"}),
