@@ -69,21 +69,21 @@ def _group_column(name: str, column: GroupColumn) -> Lines:
     lines = [
         "",
         f"False matches (FMR) and false non-matches (FNMR) by {text(name)}, each model at its own threshold; – where a "
-        "group has too few pairs to tell:",
+        "group has too few pairs:",
         "",
         *table(
             ["group", "people", "images", "FMR before", "FMR now", "FNMR before", "FNMR now", "change of FNMR"], rows
         ),
     ]
     ratios = [column.worst_ratio.get(model) for model in ("baseline", "finetuned")]
-    told = []
+    extremes = []
     for rate, values in (
         ("FMR", [ratio.fmr if ratio else None for ratio in ratios]),
         ("FNMR", [ratio.fnmr if ratio else None for ratio in ratios]),
     ):
         if values != [None, None]:
-            told.append(f"{rate} {' → '.join('–' if value is None else f'{value:.2f}' for value in values)}")
-    return [*lines, "", f"Largest over smallest rate among the groups: {', '.join(told)}."] if told else lines
+            extremes.append(f"{rate} {' → '.join('–' if value is None else f'{value:.2f}' for value in values)}")
+    return [*lines, "", f"Largest over smallest rate among the groups: {', '.join(extremes)}."] if extremes else lines
 
 
 def _metrics() -> Lines:
@@ -200,7 +200,7 @@ def _resolutions(evaluation: RecognitionEvaluation) -> Lines:
         "",
         f"Measured at {sizes}; faces of few pixels were {made}. The fixed threshold, {measured.threshold:.4f}, is the "
         f"starting model's on sharp photographs at a false match rate of {percent(measured.fmr)}, as a system in use "
-        "has set it." + (f" Too few photographs to tell of: {', '.join(left_out)}." if left_out else ""),
+        "has set it." + (f" Too few photographs to measure: {', '.join(left_out)}." if left_out else ""),
         "",
     ]
     fixed = "accuracy at the fixed threshold"
@@ -226,8 +226,8 @@ def _threshold(evaluation: RecognitionEvaluation) -> Lines:
     )
     if not entry.supported:
         sentence += (
-            f" The rate that was asked for, {percent(entry.asked_fmr)}, cannot be told from so few impostor pairs: "
-            "the least rate that can be told stands in its place."
+            f" The rate that was asked for, {percent(entry.asked_fmr)}, cannot be estimated from so few impostor "
+            "pairs: the lowest rate that can stands in its place."
         )
     return ["", sentence]
 

@@ -1,4 +1,4 @@
-"""Registries that a promoted model may be told to: Kubeflow Model Registry and MLflow."""
+"""Registration of a promoted model in Kubeflow Model Registry and MLflow."""
 
 import os
 import re
@@ -13,8 +13,9 @@ SECONDS = 10.0
 
 
 def register_kubeflow(url: str, name: str, version: str, uri: str, properties: dict[str, str]) -> None:
-    """Tells Kubeflow Model Registry of a version: registered model, model version and artifact, each made unless it is
-    there. Doing it twice changes nothing.
+    """Registers a version in Kubeflow Model Registry: model, version and artifact, each created unless it exists.
+
+    A second registration changes nothing.
 
     After the registry's REST API v1alpha3 (kubeflow/model-registry, api/openapi/model-registry.yaml).
 
@@ -30,15 +31,15 @@ def register_kubeflow(url: str, name: str, version: str, uri: str, properties: d
     """
     base = url.rstrip("/").removesuffix(API) + API
     custom = {key: {"metadataType": "MetadataStringValue", "string_value": value} for key, value in properties.items()}
-    model = _found_or_made(f"{base}/registered_model", f"{base}/registered_models", {"name": name}, {})
-    made = _found_or_made(
+    model = _get_or_create(f"{base}/registered_model", f"{base}/registered_models", {"name": name}, {})
+    made = _get_or_create(
         f"{base}/model_version",
         f"{base}/model_versions",
         {"name": version, "parentResourceId": model},
         {"name": version, "registeredModelId": model, "customProperties": custom},
     )
     artifact = f"{name}-{version}"
-    _found_or_made(
+    _get_or_create(
         f"{base}/model_artifact",
         f"{base}/model_versions/{made}/artifacts",
         {"name": artifact, "parentResourceId": made},
@@ -46,28 +47,30 @@ def register_kubeflow(url: str, name: str, version: str, uri: str, properties: d
     )
 
 
-def _found_or_made(find: str, make: str, query: dict[str, str], body: dict[str, Any]) -> str:
-    """The id of the entity that the query finds; where there is none it is made of the body, or of the query."""
-    status, found = _asked("GET", find, fields=query)
+def _get_or_create(find: str, create: str, query: dict[str, str], body: dict[str, Any]) -> str:
+    """The id of the entity that the query finds; where there is none, it is created of the body, or of the query."""
+    status, found = _request("GET", find, fields=query)
     if status == 404:
-        status, found = _asked("POST", make, json=body or query)
-        if status == 409:  # somebody made it at the same moment
-            status, found = _asked("GET", find, fields=query)
+        status, found = _request("POST", create, json=body or query)
+        if status == 409:  # created by somebody else at the same moment
+            status, found = _request("GET", find, fields=query)
     if status not in (200, 201) or not isinstance(found, dict) or not found.get("id"):
-        told = found.get("message") if isinstance(found, dict) else None
-        raise KubefaceError(f"{_shown(find)} answers HTTP {status}{f' ({told})' if told else ''}: check model_registry")
+        message = found.get("message") if isinstance(found, dict) else None
+        raise KubefaceError(
+            f"{_without_passwords(find)} answers HTTP {status}{f' ({message})' if message else ''}: check model_registry"
+        )
     return str(found["id"])
 
 
-def _asked(method: str, url: str, **content: Any) -> tuple[int, Any]:
-    """Status and JSON of an answer; None for JSON where it is none."""
+def _request(method: str, url: str, **content: Any) -> tuple[int, Any]:
+    """Status and JSON of a response; None where it is not JSON."""
     try:
         response = urllib3.request(
             method, url, timeout=SECONDS, retries=urllib3.Retry(2, backoff_factor=0.5, redirect=False), **content
         )
     except (urllib3.exceptions.HTTPError, ValueError) as error:
         raise KubefaceError(
-            f"no registry answers at {_shown(url)} ({type(error).__name__}): check model_registry"
+            f"no registry answers at {_without_passwords(url)} ({type(error).__name__}): check model_registry"
         ) from None
     try:
         return response.status, response.json()
@@ -76,9 +79,10 @@ def _asked(method: str, url: str, **content: Any) -> tuple[int, Any]:
 
 
 def register_mlflow(tracking_uri: str, name: str, version: str, uri: str, tags: dict[str, str]) -> None:
-    """Tells MLflow's model registry of a version: a registered model, and a model version whose source is `uri`.
+    """Registers a version in MLflow: a registered model, and a model version whose source is `uri`.
 
-    MLflow numbers versions itself; ours is the tag `version`. A source that is registered already is left as it is.
+    MLflow numbers versions itself; the version's name is its tag `version`. A source that is registered already is
+    left as it is.
 
     Args:
         tracking_uri: of the MLflow server.
@@ -107,10 +111,12 @@ def register_mlflow(tracking_uri: str, name: str, version: str, uri: str, tags: 
             client.create_model_version(name, uri, tags={"version": version, **tags})
     except MlflowException as error:
         raise KubefaceError(
-            _shown(f"MLflow at {tracking_uri} does not register {name}: {' '.join(str(error).split())[:200]}")
+            _without_passwords(
+                f"MLflow at {tracking_uri} does not register {name}: {' '.join(str(error).split())[:200]}"
+            )
         ) from None
 
 
-def _shown(text: str) -> str:
-    """A text without the passwords of the addresses in it."""
+def _without_passwords(text: str) -> str:
+    """A text without the passwords of addresses in it."""
     return re.sub(r"//[^/@\s]+@", "//", text)

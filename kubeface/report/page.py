@@ -171,8 +171,12 @@ def _curves(training: Training, figures: Sequence[str]) -> list[tuple[str, LineC
 def _passport(passport: Passport) -> dict[str, Mapping[str, object]]:
     """The passport in tables: single values under `run`, and each object on its own; the page shows its metrics."""
     values = passport.model_dump(mode="json", exclude={"metrics"})
-    single = {name: value for name, value in values.items() if not isinstance(value, dict | list)}
-    return {"run": single} | {name: formatting.flattened(values[name]) for name in values if name not in single}
+    single = {name: value for name, value in sorted(values.items()) if not isinstance(value, dict | list)}
+    tables: dict[str, Mapping[str, object]] = {"run": single}
+    for name in sorted(values.keys() - single.keys()):
+        if values[name]:
+            tables[name] = dict(sorted(formatting.flattened(values[name]).items()))
+    return tables
 
 
 def _kept(run: Run) -> list[Kept]:

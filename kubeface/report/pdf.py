@@ -36,7 +36,7 @@ def print_pdf(browser: str, page: bytes, out: Path) -> None:
         out: PDF file to write.
 
     Raises:
-        KubefaceError: the browser failed or took too long; its last words are told.
+        KubefaceError: the browser failed or took too long; the error has its last line.
     """
     with tempfile.TemporaryDirectory() as folder:
         html = Path(folder) / "page.html"

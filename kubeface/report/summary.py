@@ -50,7 +50,7 @@ def summarise(run: Run) -> SummaryRecord:
             backbone=run.model.backbone,
             weights_sha256=run.model.weights_sha256,
         ),
-        settings=dict(training.entries(leave_out=NOT_SETTINGS)),
+        settings=dict(sorted(training.entries(leave_out=NOT_SETTINGS).items())),
         versions={"python": platform.python_version(), "kubeface": __version__} | dict(training.versions),
     )
     return _with_task(run, shared)

@@ -163,7 +163,7 @@ def test_a_full_evaluation_fills_every_section(tmp_path: Path) -> None:
         "0.4321 (95 % interval 0.4100 to 0.4500) for a false match rate of 0.10 %, at which 8.00 % of genuine",
     ):
         assert told in text, told
-    assert "None" not in text and "cannot be told" not in text
+    assert "None" not in text and "cannot be estimated" not in text
 
 
 def test_the_card_tells_of_few_pixels(tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_the_card_tells_of_few_pixels(tmp_path: Path) -> None:
         "fewer than 14×14 pixels of its photograph goes through the super-resolution network superresolution.onnx",
         "Measured at 10 pixels, 14 pixels, 20 pixels, sharp; faces of few pixels were made of sharp ones and enlarged "
         "by `edsr.onnx@12ab34cd56ef`. The fixed threshold, 0.3612, is the starting model's on sharp photographs at a "
-        "false match rate of 0.10 %, as a system in use has set it. Too few photographs to tell of: 28 pixels.",
+        "false match rate of 0.10 %, as a system in use has set it. Too few photographs to measure: 28 pixels.",
         "| 10 pixels | sharp | 120 | 12 | 62.00 % | 68.00 % | +6.00 (+1.00 to +11.00) | 55.00 % | 61.00 % |",
         "| sharp | sharp | 120 | 12 | 95.00 % |",
     ):
@@ -207,7 +207,7 @@ def test_each_part_may_be_missing(tmp_path: Path, missing: str) -> None:
 def test_a_rate_that_cannot_be_told_is_said_to_be_so(tmp_path: Path) -> None:
     entry_ = CALIBRATION | {"asked_fmr": 0.00001, "fmr": 0.0004, "supported": False}
     text = card(tmp_path, calibration={"finetuned": entry_})
-    assert "for a false match rate of 0.04 %" in text and "asked for, 0.001 %, cannot be told from so few" in text
+    assert "for a false match rate of 0.04 %" in text and "asked for, 0.001 %, cannot be estimated from so few" in text
 
 
 @pytest.mark.parametrize(

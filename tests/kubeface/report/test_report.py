@@ -187,12 +187,12 @@ def test_page_tells_all_that_was_measured(tmp_path: Path) -> None:
         "Over all 10,000,000 pairs that the images make, AUC went from 80.00 % to 90.00 % and EER from 20.00 %",
         "baseline fine-tuned change 95 % interval champion change 95 % interval baseline fine-tuned",
         "80.00 ± 0.40 90.00 ± 0.40 +10.00 +5.00 to +15.00",  # accuracy's interval
-        "Of 7,600 pairs 120 are decided rightly only by the fine-tuned model and 9 only by the baseline; "
+        "Of 7,600 pairs 120 are decided correctly only by the fine-tuned model and 9 only by the baseline; "
         "McNemar's exact p < 0.0001. Learned: 100 genuine and 20 impostor pairs; forgotten: 4 and 5.",
         "McNemar's exact p = 0.0215.",
         "DET, Held-out people under noise:60",
         "At an FMR of 0.1 % the threshold is 0.412 (95 % interval 0.380 to 0.450); there 8.2 % of the genuine",
-        "An FMR of 0.01 % cannot be told from 7,800 impostor pairs; 0.04 % is the least that can",
+        "An FMR of 0.01 % cannot be estimated from 7,800 impostor pairs; 0.04 % is the least that can",
         "1 / (1 + exp(−(21.5 s − 8.25)))",
         "Errors by threshold: Labeled Faces in the Wild",
         "masked 10.00 % 55.00 % +45.00 +40.00 to +50.00 25.00 % 28.00 % +3.00",
