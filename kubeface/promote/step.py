@@ -34,6 +34,7 @@ METRICS = (
 )  # fmt: skip
 NETWORK_FILES = ("superresolution.onnx", "superresolution.json")  # the network that enlarges small faces
 BEST = "checkpoints/best.safetensors"
+FOR_ANOTHER_EVALUATION = ("start.onnx", "logs/history.json", "sampling.json")
 
 
 class PromoteResult(StepResult):
@@ -264,10 +265,11 @@ def _metrics(evaluation: Evaluation) -> dict[str, JsonValue]:
 def _files(challenger: Challenger, folder: Path) -> list[Path]:
     """The files of a version but the passport, in the order in which they are written.
 
-    start.onnx goes with it so that a later run that hands the version on can evaluate it again. A model that was
-    measured at low resolution takes its super-resolution network with it, where it has one, and best.safetensors,
-    backbone and head of the best epoch, for those who continue training: identities.json names the person of each row
-    of that head. model.json goes last: readers begin with it, and so never find half a version.
+    start.onnx, the epochs and the sampling go with it, so that a later run that hands the version on can evaluate it
+    again and report how it was trained. A model that was measured at low resolution takes its super-resolution network
+    with it, where it has one, and best.safetensors, backbone and head of the best epoch, for those who continue
+    training: identities.json names the person of each row of that head. model.json goes last: readers begin with it,
+    and so never find half a version.
 
     Args:
         challenger: the model.
@@ -280,7 +282,7 @@ def _files(challenger: Challenger, folder: Path) -> list[Path]:
         model / "model.safetensors",
         *(path for path in (model / "labels.json", model / "head.safetensors") if path.is_file()),
         *([model / "model.onnx"] if record.training.onnx else []),
-        *(path for path in (model / "start.onnx",) if path.is_file()),
+        *(path for path in (model / name for name in FOR_ANOTHER_EVALUATION) if path.is_file()),
         *model.glob("mtcnn.zip"),
         *(model / name for name in NETWORK_FILES if record.superresolution),
         *(path for path in (model / BEST,) if low_resolution and path.is_file()),

@@ -26,6 +26,12 @@ def code_of(step: str) -> list[str]:
     return ["kubeface/*.py", *(f"kubeface/{name}" for name in SHARED), f"kubeface/{step}"]
 
 
+def modules_of(step: str) -> list[str]:
+    """Modules of a component beside its KFP interface."""
+    names = {path.stem for path in (ROOT / "components" / step).glob("*.py")} - {"__init__", "component"}
+    return sorted(f"components.{step}.{name}" for name in names)
+
+
 def lines_of(image: str) -> list[str]:
     """The instructions of an image's Dockerfile, one a line."""
     text = (ROOT / "images" / image / "Dockerfile").read_text("utf-8").replace("\\\n", "")
@@ -68,7 +74,8 @@ def test_a_step_adds_its_packages_and_itself_to_the_base(step: str) -> None:
     assert lines[:2] == ["ARG KUBEFACE_BASE=localhost/kubeface/base", "FROM ${KUBEFACE_BASE}"]
     code = [line.split()[1:] for line in lines if re.match("COPY (components|kubeface)", line)]
     assert all(target.rstrip("/") == source.removesuffix("/*.py") for source, target in code)
-    assert [source for source, _ in code] == ["components/*.py", *code_of(step)]
+    own = [f"components/{step}"] if modules_of(step) else []
+    assert [source for source, _ in code] == ["components/*.py", *own, *code_of(step)]
     user = [line for line in lines if line.startswith("USER ")]
     assert user == [f"USER {USER}:{USER}"]
     assert instructions.index("USER") > max(i for i, name in enumerate(instructions) if name in ("RUN", "COPY"))
@@ -149,7 +156,7 @@ class Hidden:
         if name in {hidden + others!r}:
             raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 sys.meta_path.insert(0, Hidden())
-import components.execution, kubeface.{step}.step
+import {", ".join(["components.execution", f"kubeface.{step}.step", *modules_of(step)])}
 from kubeface.cli import COMMANDS, make_app
 for commands in COMMANDS.values():
     if {step!r} in commands and {step != WHOLE}:
