@@ -56,9 +56,8 @@ def _get_or_create(find: str, create: str, query: dict[str, str], body: dict[str
             status, found = _request("GET", find, fields=query)
     if status not in (200, 201) or not isinstance(found, dict) or not found.get("id"):
         message = found.get("message") if isinstance(found, dict) else None
-        raise KubefaceError(
-            f"{_without_passwords(find)} answers HTTP {status}{f' ({message})' if message else ''}: check model_registry"
-        )
+        reason = f" ({message})" if message else ""
+        raise KubefaceError(f"{_without_passwords(find)} answers HTTP {status}{reason}: check model_registry")
     return str(found["id"])
 
 
