@@ -1,13 +1,13 @@
 """Promotion: only what is better, whole, and at the same address for the same model."""
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from kubeface.finetune.promoted import find_promoted, hand_on
 from kubeface.promote.champion import find_champion
 from kubeface.promote.options import PromoteOptions
 from kubeface.promote.passport import verify
@@ -258,12 +258,14 @@ def test_without_a_destination_it_is_asked_for(tmp_path: Path) -> None:
         promote(model, evaluation, tmp_path / "out")
 
 
-def handed_on(folder: Path, version: Path) -> Path:
-    """The model folder of a run that handed on a promoted version instead of training."""
-    shutil.copytree(version, folder)
-    config = json.loads((folder / "model.json").read_text("utf-8"))
-    config |= {"trained": False, "reason": "the data and options are those that it was trained with"}
-    (folder / "model.json").write_text(json.dumps(config), "utf-8")
+REASON = "the data and options are those that it was trained with"
+
+
+def handed_on(folder: Path, models: Path) -> Path:
+    """The model folder of a run in which finetune handed on the promoted model instead of training."""
+    promoted = find_promoted(str(models))
+    assert promoted is not None
+    hand_on(promoted, folder, REASON)
     return folder
 
 
@@ -271,20 +273,19 @@ def test_a_model_that_was_handed_on_stays_in_force_and_nothing_is_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model, evaluation = make(tmp_path, better=True)
+    (model / "start.onnx").write_bytes(b"start")
     promote(model, evaluation, tmp_path / "one", options=published(tmp_path))
     uri = find_champion(str(tmp_path / "models"), "gate-3")
     before = {path: path.read_bytes() for path in (tmp_path / "models").rglob("*") if path.is_file()}
     gathered, _ = write_data(tmp_path)
-    kept = handed_on(tmp_path / "kept", Path(uri))
+    kept = handed_on(tmp_path / "kept", tmp_path / "models" / "gate-3")
     capsys.readouterr()
     result = promote(kept, evaluation, tmp_path / "two", gathered, options=published(tmp_path), champion=uri)
     assert result == PromoteResult(rows_in=0, rows_out=0, promoted=False, trained=False)
     promotion = promotion_of(tmp_path / "two")
     assert promotion["promoted"] is promotion["trained"] is False and promotion["uri"] == promotion["champion"] == uri
     version = uri.rpartition("/")[2]
-    said = (
-        f"this model is in force already, as version {version}: the data and options are those that it was trained with"
-    )
+    said = f"this model is in force already, as version {version}: {REASON}"
     assert promotion["reason"] == said and f"promote: not promoted: {said}" in capsys.readouterr().out
     # data.json too is that of the last training: drift is measured against it.
     assert {path: path.read_bytes() for path in (tmp_path / "models").rglob("*") if path.is_file()} == before
@@ -293,9 +294,10 @@ def test_a_model_that_was_handed_on_stays_in_force_and_nothing_is_written(
 
 def test_of_a_model_that_was_handed_on_and_replaced_meanwhile_nothing_is_claimed(tmp_path: Path) -> None:
     model, evaluation = make(tmp_path / "a", better=True)
+    (model / "start.onnx").write_bytes(b"start")
     promote(model, evaluation, tmp_path / "one", options=published(tmp_path))
     uri = find_champion(str(tmp_path / "models"), "gate-3")
-    kept = handed_on(tmp_path / "kept", Path(uri))
+    kept = handed_on(tmp_path / "kept", tmp_path / "models" / "gate-3")
     other = make(tmp_path / "b", better=True, weights=b"other")
     promote(*other, tmp_path / "two", options=published(tmp_path), champion=uri)
     now = find_champion(str(tmp_path / "models"), "gate-3")
