@@ -91,7 +91,8 @@ def bench_embedding(folder: Path) -> dict[str, Any]:
         for batch in prepared:
             session.run(None, {"crops": batch})
 
-    bare(), ours()
+    bare()
+    ours()
     ratios = []
     for number in range(ROUNDS):
         pair = [seconds(call) for call in ((ours, bare) if number % 2 else (bare, ours))]

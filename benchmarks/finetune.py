@@ -108,7 +108,7 @@ def bare(folder: Path, backbone: str, threads: int) -> Callable[[], float]:
         start = time.monotonic()
         for _ in range(STEPS):
             optimizer.zero_grad(set_to_none=True)
-            torch.nn.functional.cross_entropy(head(network(images), labels), labels).backward()
+            torch.nn.functional.cross_entropy(head(network(images), labels), labels).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
         return STEPS * batch / (time.monotonic() - start)
 
@@ -137,7 +137,7 @@ def peer(folder: Path, backbone: str, threads: int) -> Callable[[], float]:
     trans = transforms.Compose([np.float32, transforms.ToTensor(), fixed_image_standardization])
     dataset = datasets.ImageFolder(str(folder / "images"), transform=trans)
     loader = torch.utils.data.DataLoader(
-        dataset, batch_size=BATCH[backbone], sampler=torch.utils.data.SubsetRandomSampler(np.arange(len(dataset)))
+        dataset, batch_size=BATCH[backbone], sampler=torch.utils.data.SubsetRandomSampler(range(len(dataset)))
     )
     metrics = {"fps": training.BatchTimer(), "acc": training.accuracy}
 
@@ -201,7 +201,7 @@ class Contestant:
         for line in self.process.stdout:
             if line.startswith("rate "):
                 return float(line.split()[1])
-        raise RuntimeError(f"{self.process.args} ended with {self.process.wait()}")
+        raise RuntimeError(f"{self.process.args!r} ended with {self.process.wait()}")
 
     def end(self) -> None:
         """Lets the process end."""

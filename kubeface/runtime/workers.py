@@ -1,7 +1,7 @@
 """The same work on many items, on every processor, with results in the order of the items."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -10,7 +10,7 @@ Result = TypeVar("Result")
 Row = dict[str, Any]
 
 
-def in_order(work: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
+def in_order(work: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Generator[Result, None, None]:
     """The results of `work` on each item, in the order of the items whatever the number of workers.
 
     Workers are threads: the networks, OpenCV, Pillow and zlib work without Python's lock. At most twice as many items

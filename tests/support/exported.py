@@ -14,7 +14,7 @@ from kubeface.records.model import OnnxRecord, TrainingRecord
 from kubeface.storage.folders import read_json, sha256_file, write_json
 from tests.support.shared import made_once
 
-CALIBRATION = {
+CALIBRATION: dict[str, Any] = {
     "threshold": 0.3,
     "threshold_low": 0.27,
     "threshold_high": 0.33,

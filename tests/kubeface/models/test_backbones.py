@@ -21,8 +21,15 @@ from kubeface.runtime.errors import KubefaceError
 from kubeface.storage.downloads import WheelFile
 
 REFERENCE = Path(__file__).resolve().parents[4] / "shared" / "reference" / "backbones.json"
-REFERENCED = ("iresnet18", "iresnet50", "iresnet100")
-REFERENCED += ("edgeface_xxs", "edgeface_xs_gamma_06", "edgeface_s_gamma_05", "edgeface_base")
+REFERENCED = (
+    "iresnet18",
+    "iresnet50",
+    "iresnet100",
+    "edgeface_xxs",
+    "edgeface_xs_gamma_06",
+    "edgeface_s_gamma_05",
+    "edgeface_base",
+)
 # More of the same layers as a smaller one has: exporting them as well would tell nothing new.
 LARGER = {"iresnet50", "iresnet100", "edgeface_s_gamma_05", "edgeface_base", "resnet50_keras"}
 PARAMETERS = {
@@ -65,7 +72,8 @@ def images_for(name: str, count: int, seed: int = 0) -> Tensor:
 
 def distances(one: Tensor, other: Tensor) -> Tensor:
     """Between embeddings of unit length; in double precision, as with the fixed weights some have a length of 1e-9."""
-    return (normalize(one.double(), eps=1e-30) - normalize(other.double(), eps=1e-30)).norm(dim=1)
+    difference = normalize(one.double(), eps=1e-30) - normalize(other.double(), eps=1e-30)
+    return difference.square().sum(1).sqrt()
 
 
 def network_of(name: str) -> nn.Module:
@@ -110,7 +118,8 @@ def test_mobilefacenet_adds_the_input_where_it_is_published_so() -> None:
     network = network_of("mobilefacenet")
     around = [name for name, module in network.named_modules() if getattr(module, "residual", False)]
     assert around == [f"layers.{stage}.layers.{i}" for stage, count in ((3, 4), (5, 6), (7, 2)) for i in range(count)]
-    block, maps = network.get_submodule("layers.3.layers.0"), torch.randn(1, 128, 28, 28)
+    block: Any = network.get_submodule("layers.3.layers.0")
+    maps = torch.randn(1, 128, 28, 28)
     with torch.inference_mode():
         assert torch.equal(block(maps), maps + block.layers(maps))
 
@@ -127,7 +136,8 @@ def test_torchvisions_names_without_the_classifier(name: str, dropped: str) -> N
 
 
 def test_vgg16_gives_the_mean_of_its_maps() -> None:
-    network, images = network_of("vgg16"), torch.randn(2, 3, 64, 64)
+    network: Any = network_of("vgg16")
+    images = torch.randn(2, 3, 64, 64)
     with torch.inference_mode():
         torch.testing.assert_close(network(images), network.features(images).flatten(2).mean(2))
         assert network(images).std() > 0
@@ -164,7 +174,7 @@ def test_every_parameter_can_be_trained(name: str) -> None:
     # arcface_torch keeps the last batch norm's weights at 1.
     assert still == (["features.weight"] if name.startswith("iresnet") else [])
     if still:
-        assert (network.features.weight == 1).all()
+        assert (network.get_parameter("features.weight") == 1).all()
 
 
 def test_rank_of_the_factors() -> None:
@@ -271,6 +281,7 @@ def test_preprocessing_that_is_none(change: dict[str, Any], said: str) -> None:
     assert Preprocessing.read(settings, "here") == Preprocessing(112, "rgb", 127.5, 128.0)
     with pytest.raises(KubefaceError, match=f"^here: .*{said}"):
         Preprocessing.read(settings | change, "here")
-    for missing in ([], None, {"size": 112}):
+    several: tuple[Any, ...] = ([], None, {"size": 112})
+    for missing in several:
         with pytest.raises(KubefaceError, match=r"^here: preprocessing is "):
             Preprocessing.read(missing, "here")

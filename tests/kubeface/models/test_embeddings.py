@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 from torch import nn
 
 from kubeface.models.backbones import Preprocessing
-from kubeface.models.embeddings import Embeddings, embed_batch
+from kubeface.models.embeddings import Embeddings, Vectors, embed_batch
 from kubeface.models.model import FaceModel
 
 
-def unit(seed: int, count: int = 5, size: int = 6) -> np.ndarray:
+def unit(seed: int, count: int = 5, size: int = 6) -> Vectors:
     vectors = np.random.default_rng(seed).normal(size=(count, size))
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def test_batch_is_embedded_as_it_is_and_mirrored(model: FaceModel) -> None:
     np.testing.assert_array_equal(mirrored, model.embed(crops[:, :, ::-1].copy()))
     assert np.abs(plain - mirrored).max() > 0.05
     pixels = torch.from_numpy(crops).permute(0, 3, 1, 2).float().flatten(1)
-    expected = nn.functional.normalize(model.network[1]((pixels - 127.5) / 128)).detach().numpy()
+    expected = nn.functional.normalize(model.network.get_submodule("1")((pixels - 127.5) / 128)).detach().numpy()
     np.testing.assert_allclose(plain, expected, atol=1e-5)
 
 

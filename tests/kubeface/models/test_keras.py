@@ -44,7 +44,7 @@ def write_models(folder: Path) -> None:
     }  # fmt: skip
     crops = np.load(folder / "crops.npy")
 
-    class CosFace(layers.Layer):
+    class CosFace(layers.Layer):  # type: ignore[misc]
         """A classifier of embeddings, or of [embeddings, labels], that Keras knows nothing of."""
 
         def build(self, shape: Any) -> None:
@@ -193,7 +193,8 @@ def embeddings(state: dict[str, Tensor], crops: RGB) -> np.ndarray:
     network.load_state_dict(state)
     images = (torch.from_numpy(crops).permute(0, 3, 1, 2).float() - 127.5) / 128
     with torch.no_grad():
-        return network.eval()(images).numpy()
+        found: np.ndarray = network.eval()(images).numpy()
+    return found
 
 
 def cosines(found: np.ndarray, expected: np.ndarray) -> np.ndarray:

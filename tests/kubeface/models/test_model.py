@@ -582,9 +582,10 @@ def test_embedding_runs_in_evaluation_mode(sface: FaceModel, crops: RGB) -> None
 
 def test_folded_batch_norm_is_batch_norm() -> None:
     torch.manual_seed(0)
-    network = SFace()
+    network: Any = SFace()
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None and module.running_var is not None
             nn.init.uniform_(module.running_mean, -0.5, 0.5)
             nn.init.uniform_(module.running_var, 0.5, 2)
             nn.init.uniform_(module.weight, 0.5, 2)

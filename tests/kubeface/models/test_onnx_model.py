@@ -78,9 +78,9 @@ def test_a_gpu_takes_batches(crops: Crops, monkeypatch: pytest.MonkeyPatch) -> N
         monkeypatch.setattr(made, "get_providers", lambda: [CUDA, CPU], raising=False)
         return made
 
-    monkeypatch.setattr(module.onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
-    monkeypatch.setattr(module.onnxruntime, "preload_dlls", lambda: asked.setdefault("preloaded", True))
-    monkeypatch.setattr(module.onnxruntime, "InferenceSession", opened)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: asked.setdefault("preloaded", True))
+    monkeypatch.setattr(onnxruntime, "InferenceSession", opened)
     model = open_model(str(exported()), "cuda")
     assert asked == {"providers": [(CUDA, {"use_tf32": "0"}), CPU], "preloaded": True}
     assert model.batch == module.GPU_BATCH
@@ -96,11 +96,9 @@ def test_a_device_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(KubefaceError, match=r"^device 'cuda' is asked for but this onnxruntime runs on CPUs alone"):
         open_model(folder, "cuda")
     session = onnxruntime.InferenceSession
-    monkeypatch.setattr(module.onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
-    monkeypatch.setattr(module.onnxruntime, "preload_dlls", lambda: None)
-    monkeypatch.setattr(
-        module.onnxruntime, "InferenceSession", lambda path, options, providers: session(path, options, [CPU])
-    )
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", lambda path, options, providers: session(path, options, [CPU]))
     with pytest.raises(KubefaceError, match=r"^device 'cuda' is asked for but onnxruntime finds no GPU: request one"):
         open_model(folder, "cuda")
     assert open_model(folder).batch == 1  # auto goes without

@@ -289,7 +289,7 @@ def test_a_face_of_few_pixels_goes_through_the_models_network(with_network: Path
     side = native_side(found.landmarks)
     assert 4 < side < 112 / scale
     small = downsample(found.pixels, round(side))
-    repeats = cv2.resize(repeated(small, scale), (112, 112), interpolation=cv2.INTER_CUBIC)
+    repeats = np.asarray(cv2.resize(repeated(small, scale), (112, 112), interpolation=cv2.INTER_CUBIC), np.uint8)
     assert np.array_equal(known.enlarged(found), repeats)
     assert np.array_equal(face_of(known, few).embedding, known.embed(repeats))
     assert not np.array_equal(known.embed(repeats), known.embed(found.pixels))

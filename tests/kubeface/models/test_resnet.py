@@ -1,6 +1,5 @@
 """ResNet-50 against torchvision's, and the variant that Keras has."""
 
-import io
 from collections.abc import Callable
 
 import numpy as np
@@ -25,8 +24,10 @@ def randomised(network: ResNet50, seed: int = 1) -> ResNet50:
                 (module.running_mean, -0.3, 0.3),
                 (module.running_var, 0.5, 2.0),
             ):
+                assert tensor is not None
                 tensor.data.uniform_(low, high, generator=generator)
-    return network.eval()
+    network.eval()
+    return network
 
 
 @pytest.fixture
@@ -123,10 +124,10 @@ def test_channels_last_changes_nothing(images: Tensor) -> None:
 @pytest.mark.parametrize("build", [resnet50, lambda: resnet50_keras(FULL)])
 def test_onnx_export(build: Callable[[], ResNet50], images: Tensor) -> None:
     network = randomised(build())
-    file = io.BytesIO()
     batch = torch.export.Dim("batch")
-    torch.onnx.export(network, (images,), dynamo=True, dynamic_shapes=({0: batch},), verbose=False).save(file)
-    session = onnxruntime.InferenceSession(file.getvalue(), providers=["CPUExecutionProvider"])
+    program = torch.onnx.export(network, (images,), dynamo=True, dynamic_shapes=({0: batch},), verbose=False)
+    assert program is not None
+    session = onnxruntime.InferenceSession(program.model_proto.SerializeToString(), providers=["CPUExecutionProvider"])
     more = torch.randn(3, 3, 64, 64)
     with torch.no_grad():
         expected = network(more)

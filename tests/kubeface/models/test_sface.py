@@ -15,9 +15,11 @@ from torch import nn
 from kubeface.faces.images import RGB, decode_rgb
 from kubeface.models.backbones import backbone_named
 from kubeface.models.backbones.sface import ConvBlock, SFace
-from kubeface.models.model import FaceModel, load_model, load_pretrained, load_state, save_model
+from kubeface.models.model import FaceModel, load_model, load_pretrained, save_model
+from kubeface.models.weights import load_state
 from kubeface.records.model import TrainingRecord
 from kubeface.runtime.errors import KubefaceError
+from kubeface.storage.downloads import WheelFile
 from kubeface.tables.table import Table
 from tests.support.tables import rows_of
 
@@ -30,7 +32,7 @@ def model() -> FaceModel:
 @pytest.fixture(scope="module")
 def onnx_data() -> bytes:
     weights = backbone_named("sface").weights
-    assert not isinstance(weights, str)
+    assert isinstance(weights, WheelFile)
     return weights.read()
 
 
@@ -156,7 +158,7 @@ def test_gradients_in_bf16(stride: int, groups: int) -> None:
 
 
 def test_the_whole_network_is_the_plain_one(model: FaceModel, crops: RGB) -> None:
-    network = model.network
+    network: Any = model.network
     images = model.prepare(torch.from_numpy(crops[:3]).permute(0, 3, 1, 2))
     with torch.inference_mode():
         maps = images
@@ -169,14 +171,14 @@ def test_the_whole_network_is_the_plain_one(model: FaceModel, crops: RGB) -> Non
 def test_the_network_can_be_trained() -> None:
     torch.manual_seed(0)
     network = SFace().train()
-    before = network.blocks[0].bn.running_mean.clone()
+    before = network.get_buffer("blocks.0.bn.running_mean").clone()
     embeddings = network(torch.randn(4, 3, 112, 112))
     assert embeddings.shape == (4, 128)
     embeddings.square().mean().backward()
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, name
         assert torch.isfinite(parameter.grad).all(), name
-    assert not torch.equal(network.blocks[0].bn.running_mean, before)
+    assert not torch.equal(network.get_buffer("blocks.0.bn.running_mean"), before)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.999])

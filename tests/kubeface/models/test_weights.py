@@ -182,8 +182,9 @@ def test_files_of_one_backbone_only(suffix: str, only: str, tmp_path: Path) -> N
 def test_half_precision_becomes_float32(state: State, tmp_path: Path) -> None:
     torch.save({name: value.half() if value.ndim else value for name, value in state.items()}, tmp_path / "weights.pt")
     loaded = load_pretrained("small", str(tmp_path / "weights.pt")).network
-    assert loaded.features.weight.dtype == torch.float32
-    assert torch.equal(loaded.features.weight, state["features.weight"].half().float())
+    weight = loaded.get_parameter("features.weight")
+    assert weight.dtype == torch.float32
+    assert torch.equal(weight, state["features.weight"].half().float())
 
 
 # --- layers that depend on the weights --------------------------------------------------------------------------------
@@ -309,7 +310,7 @@ def test_mirror(file: Path, state: State, tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv(MIRROR_VARIABLE, str(mirror))
     model = load_pretrained("small")
     assert model.start == address  # the mirror is a copy, not an origin
-    assert torch.equal(model.network.features.weight, state["features.weight"])
+    assert torch.equal(model.network.get_parameter("features.weight"), state["features.weight"])
 
 
 @pytest.mark.slow

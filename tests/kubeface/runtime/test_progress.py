@@ -3,6 +3,7 @@
 import io
 import re
 import time
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,7 @@ from kubeface.runtime.progress import Progress
 LINE = re.compile(r"^align: (\d+)(?:/(\d+) (\d+) %)? images, (\d+\.\d)/s, (.*)$")
 
 
-def lines(capsys: pytest.CaptureFixture[str]) -> list[tuple[str, ...]]:
+def lines(capsys: pytest.CaptureFixture[str]) -> list[tuple[Any, ...]]:
     captured = capsys.readouterr()
     assert captured.out == ""  # standard output belongs to the figures
     matches = [LINE.match(line) for line in captured.err.splitlines()]
