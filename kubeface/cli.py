@@ -29,7 +29,7 @@ Function = Callable[..., Any]
 USAGE_ERROR = 2
 HELP_FLAGS = ("--help", "-h")
 EMPTY_DEFAULTS = ("None", "", "''", '""', "()", "[]", "{}")  # that the help does not show
-SCREEN_LINES = 50  # of a command's help; where the descriptions take more, each is cut to one line
+SCREEN_LINES = 50  # of a command's help; see `_fitting`
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,15 +172,20 @@ def overview() -> str:
     lines = [
         "Fine-tune a face-recognition model on your own people, and know whether it got better.",
         "",
-        "usage: kubeface COMMAND …        kubeface COMMAND --help        kubeface --version",
+        "usage: kubeface COMMAND …        kubeface COMMAND --help [WORD]        kubeface --version",
     ]
     for group, commands in COMMANDS.items():
         lines += ["", f"{group}:", *(f"  {name:{width}}  {command.help}" for name, command in commands.items())]
     return "\n".join(lines)
 
 
-def make_app(name: str, command: Command) -> Any:
+def make_app(name: str, command: Command, word: str = "") -> Any:
     """The command line of one command, a `cyclopts.App`.
+
+    Args:
+        name: of the command.
+        command: itself.
+        word: that its help is about; empty for all of it.
 
     Raises:
         KubefaceError: the command's function cannot be imported.
@@ -192,7 +197,7 @@ def make_app(name: str, command: Command) -> Any:
         help=command.help,
         version_flags=(),
         help_format="plaintext",
-        help_formatter=_print_parameters,
+        help_formatter=functools.partial(_print_parameters, word),
         print_error=False,
         exit_on_error=False,
         result_action="return_value",
@@ -233,8 +238,12 @@ def _with_keyword_options(function: Function) -> Function:
     return call
 
 
-def _print_parameters(console: Any, options: Any, panel: Any) -> None:
-    """Prints a command's parameters as plain text, on one screen: cyclopts' `HelpFormatter`."""
+def _print_parameters(word: str, console: Any, options: Any, panel: Any) -> None:
+    """Prints a command's parameters as plain text, on one screen: cyclopts' `HelpFormatter`.
+
+    Args:
+        word: of the name or the description of the parameters to print; empty for all.
+    """
     if panel.format != "parameter":
         return
     rows = []
@@ -244,7 +253,9 @@ def _print_parameters(console: Any, options: Any, panel: Any) -> None:
             label = label.replace("CHOICE", "|".join(entry.choices))
         default = "required" if entry.required else str(entry.default)
         rows.append((label, text, "" if default in EMPTY_DEFAULTS else f" [{default}]"))
-    print("\n".join(_fitting(rows, shutil.get_terminal_size().columns)), file=console.file)
+    rows = [row for row in rows if word.lower() in f"{row[0]} {row[1]}".lower()]
+    lines = _fitting(rows, shutil.get_terminal_size().columns)
+    print("\n".join(lines or [f"no parameter has '{word}' in its name or description"]), file=console.file)
 
 
 def _plain(description: Any) -> str:
@@ -253,7 +264,7 @@ def _plain(description: Any) -> str:
 
 
 def _fitting(rows: Sequence[tuple[str, str, str]], columns: int) -> list[str]:
-    """Lines of labels and descriptions: whole ones where they fit on a screen, else the beginning of each."""
+    """Lines of labels and descriptions that fit on a screen: whole, or the beginning of each, or the options' names."""
     indent = 32
     whole = []
     for label, text, default in rows:
@@ -269,7 +280,20 @@ def _fitting(rows: Sequence[tuple[str, str, str]], columns: int) -> list[str]:
     for label, text, default in rows:
         room = columns - max(indent, len(label) + 4) - len(default)
         short.append(f"  {label:{indent - 4}}  {textwrap.shorten(text, max(10, room), placeholder='…')}{default}")
-    return short
+    if len(short) <= SCREEN_LINES:
+        return short
+    places = [line for line, (label, *_) in zip(short, rows, strict=True) if not label.startswith("-")]
+    flags = [f"{label}{default}".replace(" ", "\u00a0") for label, _, default in rows if label.startswith("-")]
+    names = textwrap.wrap(
+        "  ".join(flags), columns, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False
+    )
+    return [
+        *places,
+        "",
+        *(name.replace("\u00a0", " ") for name in names),
+        "",
+        "  --help WORD describes those with WORD.",
+    ]
 
 
 def _explain_usage(error: Exception, function: Function) -> str:
@@ -285,6 +309,14 @@ def _explain_usage(error: Exception, function: Function) -> str:
 def _fail_usage(message: str) -> NoReturn:
     report_error(message)
     raise SystemExit(USAGE_ERROR)
+
+
+def _help_word(arguments: list[str]) -> tuple[str, list[str]]:
+    """What help is asked about, and the arguments: --help alone where it is among them."""
+    places = [index for index, word in enumerate(arguments) if word in HELP_FLAGS]
+    if not places:
+        return "", arguments
+    return "".join(arguments[places[0] + 1 : places[0] + 2]), ["--help"]
 
 
 def _prepare_process() -> None:
@@ -312,10 +344,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         command = find_command(name)
     except KubefaceError as error:
         _fail_usage(str(error))
-    asks_help = any(flag in rest for flag in HELP_FLAGS)
-    if arguments is None and command.heavy and not asks_help:
+    word, rest = _help_word(rest)
+    if arguments is None and command.heavy and rest[:1] != ["--help"]:
         _prepare_process()
-    app = exit_on_error(make_app, name, command)
+    app = exit_on_error(make_app, name, command, word)
     try:
         function, bound, _ = app.parse_args(rest)
     except Exception as error:
