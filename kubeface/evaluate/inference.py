@@ -22,7 +22,7 @@ from kubeface.storage import objects
 from kubeface.storage.downloads import fetch
 from kubeface.storage.folders import new_file
 from kubeface.storage.sources import Source, open_source
-from kubeface.tables.table import REJECTED_FIELDS
+from kubeface.tables.table import Rejection
 
 ROW_GROUP_ROWS = 256
 _NAMES = ("identity", "source")
@@ -127,7 +127,7 @@ def embed(folder: str, /, model: str, out: Path, flip: bool = False) -> dict[str
             open(list_file, "w", encoding="utf-8", errors="surrogateescape") as text,
         ):
             reasons = csv.writer(text, lineterminator="\n")
-            reasons.writerow(REJECTED_FIELDS)
+            reasons.writerow(Rejection._fields)
             for name, face in in_order(_reader(recogniser, folder, source), source.files.names(), cpu_limit()):
                 if isinstance(face, LeftOut):
                     rejected[face.reason] += 1

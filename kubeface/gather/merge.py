@@ -69,8 +69,8 @@ def merge(
             count.rejected += not verdict["kept"]
             progress.advance()
         for tables, writer in ((aligned, crops), (filtered, verdicts)):
-            for row in (row for table in tables for row in table.rejected()):
-                writer.reject(row["source"], row["reason"], row["detail"])
+            for rejection in (rejection for table in tables for rejection in table.rejected()):
+                writer.reject(*rejection)
         images = sum(shard.ingest.table.rows for shard in shards)
         _require_identities(crops, images, whole=settings.get("template") == WHOLE)
     return identities

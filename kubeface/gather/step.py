@@ -16,7 +16,7 @@ from kubeface.records.record import StepResult
 from kubeface.runtime.errors import require
 from kubeface.storage.folders import new_folder
 from kubeface.tables.erasure import read_erasure_list
-from kubeface.tables.table import REJECTED_FIELDS
+from kubeface.tables.table import Rejection
 
 
 class GatherResult(StepResult):
@@ -124,12 +124,12 @@ def _write_rejected(shards: Sequence[ShardTables], path: Path) -> dict[str, dict
     counts: dict[str, Counter[str]] = {step: Counter() for step in STEPS}
     with open(path, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("step", *REJECTED_FIELDS))
+        writer.writerow(("step", *Rejection._fields))
         for step in STEPS:
             lists = (shard.of(step).table.rejected() for shard in shards)
-            for row in heapq.merge(*lists, key=lambda row: row["source"]):
-                writer.writerow((step, *(row[name] for name in REJECTED_FIELDS)))
-                counts[step][row["reason"]] += 1
+            for rejection in heapq.merge(*lists, key=lambda rejection: rejection.source):
+                writer.writerow((step, *rejection))
+                counts[step][rejection.reason] += 1
     return {step: dict(sorted(found.items())) for step, found in counts.items()}
 
 

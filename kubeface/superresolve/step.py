@@ -72,7 +72,7 @@ def superresolve(faces: Path, out: Path, options: SuperresolveOptions = Superres
         Progress("superresolve", table.rows) as progress,
     ):
         for earlier in table.rejected():
-            result.reject(earlier["source"], earlier["reason"], earlier["detail"])
+            result.reject(*earlier)
         for rows, outcomes in in_order(_Worker(kind, enlarger, scale, options), batches, cpu_limit()):
             for row, outcome in zip(rows, outcomes, strict=True):
                 if isinstance(outcome, tuple):

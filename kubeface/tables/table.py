@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -34,7 +34,12 @@ SHARD_BYTES = 128 * 2**20
 Row = dict[str, Any]  # by column of the table's schema
 
 
-REJECTED_FIELDS = ("source", "reason", "detail")
+class Rejection(NamedTuple):
+    """An image that a step left out: its name in the source, why in one word, and a line of detail."""
+
+    source: str
+    reason: str
+    detail: str
 
 
 class _Rejected:
@@ -170,7 +175,7 @@ class TableWriter:
         self._close_shard()
         with open(self.folder / "rejected.csv", "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
             writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(REJECTED_FIELDS)
+            writer.writerow(Rejection._fields)
             writer.writerows(self._rejected.in_order())
         manifest = Manifest(
             schema_version=SCHEMA_VERSION,
@@ -272,10 +277,10 @@ class Table:
                 for group in range(file.num_row_groups):
                     yield file.read_row_group(group, columns=list(names) if names else None).to_pylist()
 
-    def rejected(self) -> list[dict[str, str]]:
-        """Reads the rejected images: source, reason, detail."""
+    def rejected(self) -> list[Rejection]:
+        """Reads the rejected images."""
         text = self._read("rejected.csv").decode("utf-8", "surrogateescape")
-        return list(csv.DictReader(io.StringIO(text, newline="")))
+        return [Rejection(**row) for row in csv.DictReader(io.StringIO(text, newline=""))]
 
 
 def _remote_json(uri: str) -> Any:

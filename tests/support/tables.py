@@ -35,7 +35,7 @@ def rows_of(table: Path | Table, columns: Sequence[str] | None = None) -> list[d
 
 def reasons(folder: Path) -> dict[str, str]:
     """Why each image of rejected.csv was left out, by source."""
-    return {row["source"]: row["reason"] for row in open_table(folder).rejected()}
+    return {row.source: row.reason for row in open_table(folder).rejected()}
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -27,7 +27,7 @@ from kubeface.ingest.step import ingest
 from kubeface.runtime.errors import KubefaceError
 from kubeface.runtime.options import read_options
 from kubeface.tables.resolution_pairs import partners
-from kubeface.tables.table import Table, TableWriter
+from kubeface.tables.table import Rejection, Table, TableWriter
 from tests.support.tables import HASHES, contents, rows_of
 
 
@@ -95,9 +95,7 @@ def test_images_without_a_face_are_listed(mixed: Path, tmp_path: Path) -> None:
     result = align(mixed, tmp_path / "out")
     assert result == AlignResult(rows_in=5, rows_out=4, identities=3, rejected=1)
     table = Table(tmp_path / "out", "aligned")
-    assert table.rejected() == [
-        {"source": "s1/blank.png", "reason": "no_face", "detail": "mtcnn found none at score 0.9"}
-    ]
+    assert table.rejected() == [Rejection("s1/blank.png", "no_face", "mtcnn found none at score 0.9")]
     assert {row["source"] for row in rows_of(tmp_path / "out")} == {
         "s1/1.pgm",
         "s2/1.pgm",
@@ -144,7 +142,7 @@ def test_no_face_at_all_is_an_empty_table_and_a_warning(tmp_path: Path, capsys: 
     result = align(tmp_path / "faces", tmp_path / "out")
     assert (result.rows_in, result.rows_out, result.rejected) == (2, 0, 2)
     assert "warning: mtcnn found no face in any of the 2 images" in capsys.readouterr().err
-    assert {row["reason"] for row in Table(tmp_path / "out", "aligned").rejected()} == {"no_face"}
+    assert {row.reason for row in Table(tmp_path / "out", "aligned").rejected()} == {"no_face"}
     filter_faces(tmp_path / "faces", tmp_path / "out", tmp_path / "filter")
     assert Table(tmp_path / "filter", "filter").rows == 0
 
@@ -243,9 +241,9 @@ def damaged(mixed: Path, tmp_path: Path) -> Path:
 def test_unreadable_images_are_rejected(damaged: Path, tmp_path: Path) -> None:
     spoilt = sorted(row["source"] for row in rows_of(damaged)[:3])
     result = align(damaged, tmp_path / "out", AlignOptions(min_confidence=0.5))
-    rejected = [row for row in Table(tmp_path / "out", "aligned").rejected() if row["reason"] == "unreadable"]
-    assert [row["source"] for row in rejected] == spoilt
-    assert all(row["detail"] for row in rejected)
+    rejected = [row for row in Table(tmp_path / "out", "aligned").rejected() if row.reason == "unreadable"]
+    assert [row.source for row in rejected] == spoilt
+    assert all(row.detail for row in rejected)
     assert result.rows_out + result.rejected == result.rows_in == 5
     assert result.rows_out >= 1
 
@@ -373,7 +371,7 @@ def test_rows_of_pairs_stay_in_order_and_sharp_ones_as_they_were(pairs: Path, tm
 
 def test_without_a_face_on_the_sharp_image_the_low_one_is_rejected(pairs: Path, tmp_path: Path) -> None:
     align(pairs, tmp_path / "out")
-    rejected = {row["source"]: (row["reason"], row["detail"]) for row in Table(tmp_path / "out", "aligned").rejected()}
+    rejected = {row.source: (row.reason, row.detail) for row in Table(tmp_path / "out", "aligned").rejected()}
     none_found = "mtcnn found none at score 0.9"
     assert rejected == {
         "hr_images/s5/1.png": ("no_face", none_found),
@@ -428,7 +426,7 @@ def test_the_low_image_of_an_unreadable_sharp_one_gets_a_detection_of_its_own(
     (row,) = rows_of(tmp_path / "out")
     assert row["source"] == low["source"]
     (rejected,) = Table(tmp_path / "out", "aligned").rejected()
-    assert (rejected["source"], rejected["reason"]) == (sharp["source"], "unreadable")
+    assert (rejected.source, rejected.reason) == (sharp["source"], "unreadable")
 
 
 def test_without_a_detector_pairs_are_whole_photographs(orl: dict[str, bytes], tmp_path: Path) -> None:

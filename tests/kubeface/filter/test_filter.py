@@ -23,7 +23,7 @@ from kubeface.runtime.errors import KubefaceError
 from kubeface.runtime.options import read_options
 from kubeface.tables.resolution_pairs import partners
 from kubeface.tables.table import Table, TableWriter
-from tests.support.tables import contents, rows_of
+from tests.support.tables import contents, reasons, rows_of
 
 
 def rewrite(table: Path, kind: str, out: Path, rows: list[dict[str, Any]]) -> Path:
@@ -86,8 +86,8 @@ def test_a_blank_photograph_is_no_face(doctored: tuple[Path, Path], tmp_path: Pa
     }
     assert all(row["kept"] for row in rows.values())
     (rejected,) = Table(tmp_path / "out", "filter").rejected()
-    assert (rejected["source"], rejected["reason"]) == ("s1/blank.png", "no_face")
-    assert rejected["detail"].startswith("score 0.000, face 0 pixels, 0 faces, sharpness 0, turn 0.")
+    assert (rejected.source, rejected.reason) == ("s1/blank.png", "no_face")
+    assert rejected.detail.startswith("score 0.000, face 0 pixels, 0 faces, sharpness 0, turn 0.")
 
 
 def test_sizes_are_pixels_of_the_photograph_however_large(doctored: tuple[Path, Path], filter_table: Path) -> None:
@@ -117,7 +117,7 @@ def test_limits_decide_which_images_are_kept(
     assert [row["kept"] for row in rows] == [reason is None for reason in expected]
     assert result.rows_out == expected.count(None) == 3 - result.rejected
     rejected = Table(tmp_path / "out", "filter").rejected()
-    assert sorted(row["reason"] for row in rejected) == sorted(reason for reason in expected if reason)
+    assert sorted(row.reason for row in rejected) == sorted(reason for reason in expected if reason)
 
 
 def test_images_that_align_left_out_are_not_judged(faces_table: Path, aligned_table: Path, tmp_path: Path) -> None:
@@ -343,7 +343,7 @@ def test_a_low_image_gets_the_decision_of_its_sharp_one(
         assert rows[low]["sharpness"] != rows[high]["sharpness"]
         assert rows[low]["reason"] == ("blurred" if images[low]["identity"] == "s3" else None)
     sharp, low_one = (
-        next(row["detail"] for row in Table(tmp_path / "out", "filter").rejected() if row["source"] == source)
+        next(row.detail for row in Table(tmp_path / "out", "filter").rejected() if row.source == source)
         for source in ("hr_images/s3/1.png", "vlr_images/s3/1.png")
     )
     assert low_one == f"its sharp image: {sharp}"
@@ -354,16 +354,20 @@ def test_a_low_image_without_a_sharp_one_is_not_rejected_for_its_size(orl: dict[
     sources = {row["image_id"]: row["source"] for row in rows_of(aligned)}
     alone = ("vlr_images/s5/1.pgm", "vlr_images/s6/1.png")
 
-    def reasons(options: FilterOptions) -> list[str | None]:
+    def reasons_with(options: FilterOptions) -> list[str | None]:
         out = tmp_path / f"out{len(list(tmp_path.iterdir()))}"
         filter_faces(faces, aligned, out, options)
         rows = {sources[row["image_id"]]: row for row in rows_of(out)}
         assert all(rows[source]["score"] > 0.5 for source in alone)  # RetinaFace looked
         return [rows[source]["reason"] for source in (*alone, "hr_images/s1/1.png")]
 
-    assert reasons(FilterOptions(min_score=0.5, min_face_size=1000, min_sharpness=1e6)) == [None, None, "small_face"]
-    assert reasons(FilterOptions(min_score=0.5, min_sharpness=1e6)) == [None, None, "blurred"]
-    assert reasons(FilterOptions(min_score=1)) == ["low_score"] * 3
+    assert reasons_with(FilterOptions(min_score=0.5, min_face_size=1000, min_sharpness=1e6)) == [
+        None,
+        None,
+        "small_face",
+    ]
+    assert reasons_with(FilterOptions(min_score=0.5, min_sharpness=1e6)) == [None, None, "blurred"]
+    assert reasons_with(FilterOptions(min_score=1)) == ["low_score"] * 3
 
 
 def test_sharp_images_of_pairs_are_judged_once_and_as_if_alone(
@@ -397,7 +401,7 @@ def test_a_low_image_that_cannot_be_decoded_is_unreadable(orl: dict[str, bytes],
         if row["source"] in ("vlr_images/s1/1.png", "hr_images/s2/1.png"):
             row["image"] = row["image"][:40]
     filter_faces(rewrite(faces, "faces", tmp_path / "cut", rows), aligned, tmp_path / "out")
-    rejected = {row["source"]: row["reason"] for row in Table(tmp_path / "out", "filter").rejected()}
+    rejected = reasons(tmp_path / "out")
     assert {source for source, reason in rejected.items() if reason == "unreadable"} == {
         "vlr_images/s1/1.png",
         "hr_images/s2/1.png",

@@ -258,7 +258,7 @@ def test_names_round_trip_through_rejected_csv(mixed_files: dict[str, bytes], tm
 
     ingest(write_files(tmp_path / "in", mixed_files), tmp_path / "out")
     expected = sorted(name for name, _, outcome in FILE_KINDS if outcome != KEPT)
-    assert [row["source"] for row in Table(tmp_path / "out", "faces").rejected()] == expected
+    assert [row.source for row in Table(tmp_path / "out", "faces").rejected()] == expected
     assert list(pandas.read_csv(tmp_path / "out" / "rejected.csv", lineterminator="\n")["source"]) == expected
 
 
@@ -331,16 +331,12 @@ def filtered(aligned: Path) -> Path:
     return aligned.with_name("filter")
 
 
-def left_out(table: Table) -> dict[str, str]:
-    return {row["source"]: row["reason"] for row in table.rejected()}
-
-
 def by_source(table: Table) -> dict[str, dict[str, Any]]:
     return {row["source"]: row for group in table.row_groups() for row in group}
 
 
 def test_photographs_without_a_face_are_rejected(aligned: Path) -> None:
-    left = left_out(Table(aligned, "aligned"))
+    left = reasons(aligned)
     left.pop("ann/drawing.png", "")
     assert left == dict.fromkeys(("ann/landscape.png", "ann/noise.png", "ann/one pixel.png", "ann/wide.png"), "no_face")
 
@@ -355,7 +351,7 @@ def test_drawing_is_rejected_or_judged(aligned: Path, filtered: Path) -> None:
     """Whatever the detector sees in it: it is in one list or the other."""
     table = Table(aligned, "aligned")
     rows = by_source(table)
-    assert ("ann/drawing.png" in rows) != (left_out(table).get("ann/drawing.png") == "no_face")
+    assert ("ann/drawing.png" in rows) != (reasons(aligned).get("ann/drawing.png") == "no_face")
     judged = [row["image_id"] for row in rows_of(filtered)]
     assert sorted(judged) == sorted(row["image_id"] for row in rows.values())
 

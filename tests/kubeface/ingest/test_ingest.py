@@ -112,7 +112,7 @@ def test_unusable_files_are_listed_by_reason(images: dict[str, bytes], tmp_path:
         "too_large": 1,
         "unreadable": 4,
     }
-    details = {row["source"]: row["detail"] for row in table.rejected()}
+    details = {row.source: row.detail for row in table.rejected()}
     assert details["cyd/huge.png"] == "200×201 pixels, 40000 allowed"
     assert "truncated" in details["ann/cut.jpg"]
 

@@ -166,12 +166,12 @@ def test_images_that_cannot_be_enlarged_are_rejected_with_a_reason(
     monkeypatch.setattr(step, "MAX_PIXELS", 16 * 500 * 500 - 1)
     result = superresolve(tmp_path / "broken", tmp_path / "out")
     assert (result.rows_out, result.rejected, result.enlarged) == (2 * PAIRS - 2, 2, PAIRS - 2)
-    left_out = {row["source"]: row for row in Table(tmp_path / "out", "faces").rejected()}
+    left_out = {row.source: row for row in Table(tmp_path / "out", "faces").rejected()}
     assert left_out.keys() == {"s9/earlier.jpg", low[0]["source"], low[1]["source"]}
-    assert left_out["s9/earlier.jpg"]["detail"] == "it was there before"
-    assert left_out[low[0]["source"]]["reason"] == "unreadable" and left_out[low[0]["source"]]["detail"]
-    assert left_out[low[1]["source"]]["reason"] == "too_large"
-    assert "2000×2000" in left_out[low[1]["source"]]["detail"]
+    assert left_out["s9/earlier.jpg"].detail == "it was there before"
+    assert left_out[low[0]["source"]].reason == "unreadable" and left_out[low[0]["source"]].detail
+    assert left_out[low[1]["source"]].reason == "too_large"
+    assert "2000×2000" in left_out[low[1]["source"]].detail
 
 
 def test_a_broken_image_that_is_not_enlarged_is_passed_on(paired_table: Path, tmp_path: Path) -> None:

@@ -136,7 +136,7 @@ def test_rejected_images_are_sorted_and_take_one_line_each(tmp_path: Path) -> No
         'z/1.jpg,unreadable,"OSError: cut off, twice"\n'
     )
     table = Table(tmp_path / "faces", "faces")
-    assert [row["source"] for row in table.rejected()] == ["a/1, really.jpg", "a/2.jpg", "z/1.jpg"]
+    assert [row.source for row in table.rejected()] == ["a/1, really.jpg", "a/2.jpg", "z/1.jpg"]
     assert table.manifest.rejected == {"empty_file": 1, "unreadable": 2}
 
 
