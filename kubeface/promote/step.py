@@ -104,16 +104,7 @@ def promote(
             written to. A registry that does not answer is a warning.
     """
     home = model_home(options.destination, options.name)
-    data = {kind: path / "data.json" for kind, path in (("gathered", gathered), ("audited", audited)) if path}
-    challenger = Challenger(
-        model,
-        evaluation,
-        ModelRecord.read(model / "model.json"),
-        read_evaluation(evaluation / "evaluation.json"),
-        data,
-    )
-    _check_same_model(challenger)
-    _check_network(challenger.record, model)
+    challenger = _read_challenger(model, evaluation, gathered, audited)
     standing = read_champion(home)
     _check_same_task(standing, challenger.record.task)
     with new_folder(out) as folder:
@@ -131,6 +122,16 @@ def promote(
         promoted=promotion.promoted,
         trained=promotion.trained,
     )
+
+
+def _read_challenger(model: Path, evaluation: Path, gathered: Path | None, audited: Path | None) -> Challenger:
+    """Reads what the run made; refuses parts that do not belong together."""
+    data = {kind: path / "data.json" for kind, path in (("gathered", gathered), ("audited", audited)) if path}
+    record = ModelRecord.read(model / "model.json")
+    challenger = Challenger(model, evaluation, record, read_evaluation(evaluation / "evaluation.json"), data)
+    _check_same_model(challenger)
+    _check_network(record, model)
+    return challenger
 
 
 def _keep(challenger: Challenger, standing: Standing) -> PromotionRecord:
