@@ -28,6 +28,7 @@ from kubeface.runtime.errors import KubefaceError
 from kubeface.runtime.options import read_options
 from kubeface.tables.resolution_pairs import partners
 from kubeface.tables.table import Rejection, Table, TableWriter
+from tests.support.images import write_files
 from tests.support.tables import HASHES, contents, rows_of
 
 
@@ -45,10 +46,7 @@ def mixed(orl: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory) -> Pa
         "s3/1.pgm": orl["s3/1.pgm"],
         "s3/crowd.png": encode_png(crowd),
     }
-    for name, data in files.items():
-        (root / "in" / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / "in" / name).write_bytes(data)
-    ingest(str(root / "in"), root / "faces")
+    ingest(write_files(root / "in", files), root / "faces")
     return root / "faces"
 
 
@@ -135,10 +133,8 @@ def rows_of_all(mixed: Path, tmp_path: Path) -> list[dict[str, Any]]:
 
 def test_no_face_at_all_is_an_empty_table_and_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The table may be one shard of many."""
-    for person in "ab":
-        (tmp_path / "in" / person).mkdir(parents=True)
-        (tmp_path / "in" / person / "1.png").write_bytes(encode_png(np.full((60, 60), ord(person), np.uint8)))
-    ingest(str(tmp_path / "in"), tmp_path / "faces")
+    files = {f"{person}/1.png": encode_png(np.full((60, 60), ord(person), np.uint8)) for person in "ab"}
+    ingest(write_files(tmp_path / "in", files), tmp_path / "faces")
     result = align(tmp_path / "faces", tmp_path / "out")
     assert (result.rows_in, result.rows_out, result.rejected) == (2, 0, 2)
     assert "warning: mtcnn found no face in any of the 2 images" in capsys.readouterr().err
@@ -310,10 +306,7 @@ def pairs_source(root: Path, orl: dict[str, bytes], enlarge: int = 1) -> Path:
     files["vlr_images/s5/1.png"] = encode_png(shrunk(decode_rgb(orl["s5/1.pgm"])))
     files["hr_images/s6/1.pgm"] = orl["s6/1.pgm"]
     files["vlr_images/s6/1.png"] = encode_png(decode_rgb(orl["s6/1.pgm"])[:92])
-    for name, data in files.items():
-        (root / "in" / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / "in" / name).write_bytes(data)
-    ingest(str(root / "in"), root / "ingested")
+    ingest(write_files(root / "in", files), root / "ingested")
     with TableWriter(root / "faces", "faces", "test 1", {}) as table:
         for row in sorted(rows_of(root / "ingested"), key=lambda row: ("low" in row["groups"]) == (enlarge > 1)):
             if "low" in row["groups"] and enlarge > 1:

@@ -13,6 +13,7 @@ from PIL import Image
 from kubeface.faces.images import decode_rgb
 from kubeface.faces.photographs import FORMATS, decode_photograph
 from kubeface.ingest.step import ingest
+from tests.support.images import write_files
 from tests.support.tables import rows_of
 
 KINDS: dict[str, tuple[str, str, dict[str, Any]]] = {
@@ -60,11 +61,8 @@ def photographs(face: Image.Image, orl: dict[str, bytes]) -> dict[str, bytes]:
 def test_every_format_gives_the_pixels_of_ingest(
     photographs: dict[str, bytes], orl: dict[str, bytes], tmp_path: Path
 ) -> None:
-    for name, data in photographs.items() | {("other/1.pgm", orl["s3/1.pgm"])}:
-        path = tmp_path / "source" / (name if "/" in name else f"one/{name}")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-    ingest(str(tmp_path / "source"), tmp_path / "faces")
+    files = {f"one/{name}": data for name, data in photographs.items()} | {"other/1.pgm": orl["s3/1.pgm"]}
+    ingest(write_files(tmp_path / "source", files), tmp_path / "faces")
     rows = rows_of(tmp_path / "faces")
     assert len(rows) == len(photographs) + 1
     for row in rows:

@@ -23,6 +23,7 @@ from kubeface.runtime.errors import KubefaceError
 from kubeface.runtime.options import read_options
 from kubeface.tables.resolution_pairs import partners
 from kubeface.tables.table import Table, TableWriter
+from tests.support.images import write_files
 from tests.support.tables import contents, reasons, rows_of
 
 
@@ -174,10 +175,8 @@ def damaged(orl: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory) -> 
     images = {number: decode_rgb(orl[f"s{number}/1.pgm"]) for number in range(1, 8)}
     images[2] = np.asarray(cv2.GaussianBlur(images[2], (0, 0), 3), np.uint8)
     images[3] = np.hstack([images[3], images[7]])
-    for number in range(1, 7):
-        (root / "in" / f"s{number}").mkdir(parents=True)
-        (root / "in" / f"s{number}" / "1.png").write_bytes(encode_png(images[number]))
-    ingest(str(root / "in"), root / "faces")
+    files = {f"s{number}/1.png": encode_png(images[number]) for number in range(1, 7)}
+    ingest(write_files(root / "in", files), root / "faces")
     align(root / "faces", root / "right")
     faces = {row["identity"]: row for row in rows_of(root / "faces")}
     crops = {row["identity"]: row for row in rows_of(root / "right")}
@@ -312,10 +311,7 @@ def pairs_tables(
     files["vlr_images/s6/1.png"] = encode_png(
         np.asarray(cv2.GaussianBlur(small(decode_rgb(orl["s6/1.pgm"]), 1 / 2), (0, 0), 2), np.uint8)
     )
-    for name, data in files.items():
-        (root / "in" / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / "in" / name).write_bytes(data)
-    ingest(str(root / "in"), root / "ingested")
+    ingest(write_files(root / "in", files), root / "ingested")
     ordered = sorted(rows_of(root / "ingested"), key=lambda row: "high" in row["groups"])
     faces = rewrite(root, "faces", root / "faces", ordered)
     align(faces, root / "aligned", AlignOptions(template=template))

@@ -1,4 +1,4 @@
-"""A source of pairs: three people of ORL, sharp and with an eighth of the pixels across."""
+"""A source of pairs: three people of ORL, sharp and at an eighth of the resolution."""
 
 from pathlib import Path
 
@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from kubeface.faces.images import decode_rgb, encode_png
+from tests.support.images import write_files
 
 PEOPLE, PHOTOGRAPHS, FEWER = 3, 2, 8
 PAIRS = PEOPLE * PHOTOGRAPHS
@@ -15,18 +16,16 @@ PAIRS = PEOPLE * PHOTOGRAPHS
 @pytest.fixture(scope="session")
 def paired_source(orl: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """hr_images/s1/1.pgm … (92×112) and vlr_images/s1/1.png … (12×14)."""
-    root = tmp_path_factory.mktemp("paired")
+    files: dict[str, bytes] = {}
     for person in range(1, PEOPLE + 1):
-        for folder in ("hr_images", "vlr_images"):
-            (root / folder / f"s{person}").mkdir(parents=True)
         for number in range(1, PHOTOGRAPHS + 1):
             data = orl[f"s{person}/{number}.pgm"]
             sharp = decode_rgb(data)
             size = round(sharp.shape[1] / FEWER), round(sharp.shape[0] / FEWER)
             low = np.asarray(cv2.resize(sharp, size, interpolation=cv2.INTER_AREA), np.uint8)
-            (root / "hr_images" / f"s{person}" / f"{number}.pgm").write_bytes(data)
-            (root / "vlr_images" / f"s{person}" / f"{number}.png").write_bytes(encode_png(low))
-    return root
+            files[f"hr_images/s{person}/{number}.pgm"] = data
+            files[f"vlr_images/s{person}/{number}.png"] = encode_png(low)
+    return Path(write_files(tmp_path_factory.mktemp("paired"), files))
 
 
 @pytest.fixture(scope="session")
