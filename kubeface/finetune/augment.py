@@ -1,4 +1,4 @@
-"""Random changes of training crops; `Augmentation.both` and `.student` say which model sees them.
+"""Augmentations of training crops: those that teacher and student see, and those of the student alone.
 
 A crop is RGB, uint8, H×W×3. All random numbers come from the generator that is given, so that a crop is changed alike
 in whichever process, and the crop that is given is never written to. Blur, JPEG and low resolution are the
@@ -96,8 +96,7 @@ class Augmentation:
             )
 
     def both(self, image: RGB, random: np.random.Generator) -> RGB:
-        """What makes another picture of the same face, for the trained model and for its teacher alike: mirrored,
-        cropped, warped, in other colours."""
+        """Changes that teacher and student both see: mirroring, cropping, warping, colour jitter."""
         if _happens(self.flip, random):
             image = np.asarray(cv2.flip(image, 1), np.uint8)
         if _happens(self.crop, random):
@@ -109,12 +108,12 @@ class Augmentation:
         return image
 
     def mixes(self, random: np.random.Generator) -> bool:
-        """Whether it is this crop's turn to have another blended in."""
+        """Whether another crop is blended into this one."""
         return _happens(self.mix, random)
 
     def student(self, image: RGB, random: np.random.Generator) -> RGB:
-        """What a poor camera makes of the picture, for the trained model only, in the order of a camera: something in
-        front of the face, a soft lens, few pixels, no colours, a small file."""
+        """Changes that only the student sees, in the order in which a camera makes them: occlusion, blur, low
+        resolution, no colour, compression."""
         if _happens(self.cutout, random):
             image = _cutout(image, random.uniform(*self.cutout_area), random)
         if _happens(self.blur, random):
@@ -136,7 +135,7 @@ class Augmentation:
 
 
 def _happens(probability: float, random: np.random.Generator) -> bool:
-    """Whether it is this crop's turn; a change that is switched off draws no number and so alters no other."""
+    """Whether a change is made; one that is switched off draws no number and so alters no other."""
     return probability > 0 and random.random() < probability
 
 

@@ -246,11 +246,11 @@ def test_an_epoch_can_be_taken_up_in_the_middle(groups: list[int], batch_size: i
     [
         ({"batch_size": 0}, "batch_size is 0: it must be a multiple of the 1 processes and at least 1"),
         (
-            {"batch_size": 10, "replicas": 4},
+            {"batch_size": 10, "group": Group(0, 4)},
             "batch_size is 10: it must be a multiple of the 4 processes and at least 4",
         ),
         ({"batch_size": 1, "least": 2}, "batch_size is 1: it must be a multiple of the 1 processes and at least 2"),
-        ({"batch_size": 16, "replicas": 8}, "7 images are too few to train on: 8 processes need at least 1 each"),
+        ({"batch_size": 16, "group": Group(0, 8)}, "7 images are too few to train on: 8 processes need at least 1 each"),
         ({"batch_size": 4, "balance": "both"}, "balance is 'both': use one of none, sampler, loss"),
     ],
 )

@@ -14,6 +14,7 @@ import pytest
 import safetensors.torch
 
 from kubeface.finetune import step as step_module
+from kubeface.finetune.logs import Mlflow
 from kubeface.finetune.step import finetune
 from kubeface.finetune.trainer import Trainer
 from kubeface.runtime.errors import KubefaceError
@@ -59,7 +60,7 @@ def at_step(number: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return original(self, *given)
 
-    Trainer._step = step  # type: ignore[method-assign]
+    pytest.MonkeyPatch().setattr(Trainer, "_step", step)
 
 
 def at_write(number: int) -> None:
@@ -72,12 +73,12 @@ def at_write(number: int) -> None:
             os.truncate(path, Path(path).stat().st_size // 2)
             os.kill(os.getpid(), signal.SIGKILL)
 
-    safetensors.torch.save_file = save
+    pytest.MonkeyPatch().setattr(safetensors.torch, "save_file", save)
 
 
 def at_end(_: int) -> None:
     """SIGKILL when the model folder is written but for its name."""
-    step_module.Mlflow.end = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[method-assign,assignment]
+    pytest.MonkeyPatch().setattr(Mlflow, "end", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
 
 
 def train_until(
@@ -87,7 +88,7 @@ def train_until(
     os.environ.update(environment)
     register_tiny(tiny_file)
     without_figures(pytest.MonkeyPatch())
-    step_module.cpu_limit = lambda: 1
+    pytest.MonkeyPatch().setattr(step_module, "cpu_limit", lambda: 1)
     moment(number)
     finetune(**given)
 

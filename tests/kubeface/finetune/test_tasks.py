@@ -215,4 +215,4 @@ def test_a_real_backbone(learn: Train, task: str) -> None:
     found = learn(
         task, backbone="sface", degradation="none", head_epochs=3, epochs=1, strategy="partial", num_layers=2, lr=1e-4
     )
-    assert found.result.val_accuracy > 0.7
+    assert found.result.val_accuracy is not None and found.result.val_accuracy > 0.7
