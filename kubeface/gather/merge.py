@@ -86,8 +86,8 @@ def _require_not_erased(crop: Row, erased: frozenset[str]) -> None:
     if not erased:
         return
     person = str(json.loads(crop["groups"] or "{}").get(PERSON, ""))
-    found = erased.intersection(map(name_digest, (crop["identity"], crop["source"], person)))
-    require(not found, f"image {crop['image_id']} is to be forgotten and is still there: this is a bug")
+    hits = erased.intersection(map(name_digest, (crop["identity"], crop["source"], person)))
+    require(not hits, f"image {crop['image_id']} is to be forgotten and is still there: this is a bug")
 
 
 def _require_identities(crops: TableWriter, images: int, whole: bool) -> None:

@@ -130,7 +130,7 @@ def _write_rejected(shards: Sequence[ShardTables], path: Path) -> dict[str, dict
             for rejection in heapq.merge(*lists, key=lambda rejection: rejection.source):
                 writer.writerow((step, *rejection))
                 counts[step][rejection.reason] += 1
-    return {step: dict(sorted(found.items())) for step, found in counts.items()}
+    return {step: dict(sorted(reasons.items())) for step, reasons in counts.items()}
 
 
 def _write_identities(identities: Mapping[str, IdentityCount], path: Path) -> None:

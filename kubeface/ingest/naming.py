@@ -66,21 +66,21 @@ def by_pattern(pattern: str) -> Naming:
     Raises:
         KubefaceError: on use, a split that is none of the three.
     """
-    wanted = re.compile(pattern)
+    regex = re.compile(pattern)
 
     def label_of(name: str) -> Label | None:
         *folders, file = parts(name) or [""]
-        found = wanted.search(name if "/" in pattern else file)
-        known = {} if found is None else {key: value for key, value in found.groupdict().items() if value}
-        identity = found and (known.pop("identity", None) or found.group(1))
+        match = regex.search(name if "/" in pattern else file)
+        values = {} if match is None else {key: value for key, value in match.groupdict().items() if value}
+        identity = match and (values.pop("identity", None) or match.group(1))
         if not identity:
             return None
         split, groups, _ = _wrappers(_from_wrappers(folders))
-        split = known.pop("split", split)
+        split = values.pop("split", split)
         require(
             split in (None, *SPLITS), f"identity_pattern finds split '{split}' in {name}: it must be train, val or test"
         )
-        return Label(identity, "", split, groups | known)
+        return Label(identity, "", split, groups | values)
 
     return label_of
 

@@ -31,13 +31,13 @@ def known_labels(table: Table) -> list[str]:
     Args:
         table: of faces or aligned; read a row group at a time.
     """
-    found: dict[str, bool] = {}  # whether each entry has been binary so far
+    is_binary: dict[str, bool] = {}  # whether each entry has been binary so far
     for _, groups in _rows(table):
         for name, text in groups.items():
             value = binary(str(text))
-            if value != UNKNOWN and found.get(name, True):
-                found[name] = value is not None
-    return sorted(name for name, fits in found.items() if fits and name != PERSON)
+            if value != UNKNOWN and is_binary.get(name, True):
+                is_binary[name] = value is not None
+    return sorted(name for name, fits in is_binary.items() if fits and name != PERSON)
 
 
 def choose_labels(table: Table, wanted: str) -> list[str]:

@@ -59,13 +59,13 @@ class Manifest(BaseModel):
         """
         folder = where.removesuffix(f"/{MANIFEST_FILE}")
         try:
-            found = cls.model_validate(value)
+            manifest = cls.model_validate(value)
         except ValidationError:
             raise KubefaceError(f"{where} is not a table's manifest: run the step again") from None
-        require(found.kind == kind, f"{folder} holds a '{found.kind}' table where '{kind}' is needed")
+        require(manifest.kind == kind, f"{folder} holds a '{manifest.kind}' table where '{kind}' is needed")
         require(
-            found.schema_version == SCHEMA_VERSION,
-            f"{folder} has schema version {found.schema_version}, this release reads {SCHEMA_VERSION}: run the step "
+            manifest.schema_version == SCHEMA_VERSION,
+            f"{folder} has schema version {manifest.schema_version}, this release reads {SCHEMA_VERSION}: run the step "
             "that wrote it again",
         )
-        return found
+        return manifest

@@ -24,8 +24,8 @@ def resolution_of(groups: str | None) -> str | None:
     """The resolution in a row's groups (JSON): low, high, or None for neither."""
     if not groups or RESOLUTION not in groups:
         return None
-    found = json.loads(groups).get(RESOLUTION)
-    return found if found in (LOW, HIGH) else None
+    resolution = json.loads(groups).get(RESOLUTION)
+    return resolution if resolution in (LOW, HIGH) else None
 
 
 def enlarged_of(groups: str | None) -> float:
@@ -60,7 +60,7 @@ def partners(table: Table) -> dict[str, str]:
     Raises:
         KubefaceError: two images of one resolution pair with the same image of the other.
     """
-    found: dict[str, dict[int, tuple[str, str]]] = {LOW: {}, HIGH: {}}
+    images: dict[str, dict[int, tuple[str, str]]] = {LOW: {}, HIGH: {}}
     ambiguous: dict[int, str] = {}  # error by pair
     for rows in table.row_groups(["image_id", "identity", "source", "groups"]):
         for row in rows:
@@ -68,11 +68,11 @@ def partners(table: Table) -> dict[str, str]:
             if resolution is None:
                 continue
             key = pair_key(row["identity"], row["source"])
-            _, other = found[resolution].setdefault(key, (row["image_id"], row["source"]))
+            _, other = images[resolution].setdefault(key, (row["image_id"], row["source"]))
             if other != row["source"]:
                 message = f"{other} and {row['source']} are both the {resolution} image of one photograph: rename one"
                 ambiguous.setdefault(key, message)
-    low, high = found[LOW], found[HIGH]
+    low, high = images[LOW], images[HIGH]
     both = low.keys() & high.keys()
     errors = [message for key, message in ambiguous.items() if key in both]
     require(not errors, "".join(errors[:1]))

@@ -75,15 +75,15 @@ class RowIndex:
 
         None where there is none, or the image is not of low resolution.
         """
-        found = self._sharp.get(index)
-        if found is None:
+        location = self._sharp.get(index)
+        if location is None:
             return None
-        low, (shard, group, row) = self[index], found
+        low, (shard, group, row) = self[index], location
         return FaceLocation(low.image_id, low.label, self.shards[shard], group, row)
 
     def low(self) -> "RowIndex":
         """The low-resolution images that have a sharp one."""
-        chosen = sorted(index for index, found in self._sharp.items() if found is not None)
+        chosen = sorted(index for index, location in self._sharp.items() if location is not None)
         rows = np.array(chosen, np.int64)
         sharp = {new: self._sharp[old] for new, old in enumerate(chosen)}
         return RowIndex(self.shards, self._ids.take(pa.array(rows)), self._numbers[rows], sharp)
@@ -133,12 +133,12 @@ def _sharp(table: Table, low: dict[str, int]) -> dict[int, tuple[int, int, int] 
     """
     pairs = partners(table)
     wanted = {pairs[image_id]: index for image_id, index in low.items() if image_id in pairs}
-    found: dict[int, tuple[int, int, int] | None] = dict.fromkeys(low.values())
+    locations: dict[int, tuple[int, int, int] | None] = dict.fromkeys(low.values())
     for shard, group, columns in _groups(table, ["image_id"]):
         for row, image_id in enumerate(columns["image_id"].to_pylist()):
             if image_id in wanted:
-                found[wanted[image_id]] = shard, group, row
-    return found
+                locations[wanted[image_id]] = shard, group, row
+    return locations
 
 
 def _groups(table: Table, columns: list[str]) -> Iterator[tuple[int, int, dict[str, pa.Array]]]:
