@@ -49,8 +49,8 @@ class RunOutputs:
         model: Model folder of finetune.
         evaluation: Folder of evaluate.
         promotion: Folder of promote.
-        metrics: JSON file with the result of each step: gather, audit, split, finetune, evaluate, promote; and scratch
-            with scratch_model.
+        metrics: JSON file with the result of each step (metrics.gather …): gather, audit, split, finetune, evaluate,
+            promote; and scratch with scratch_model.
         scratch_model: Model folder of the small network that was trained from scratch beside it, if one was.
     """
 
