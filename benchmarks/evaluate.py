@@ -103,9 +103,11 @@ def bench_embedding(folder: Path) -> dict[str, Any]:
 
 def bench_metrics() -> dict[str, Any]:
     """Seconds for all figures, curves and the bootstrap of two models on as many pairs as LFW's View 2 has."""
-    from kubeface.evaluate.pair_sets import Bootstrap, PairSet, tell, thresholds
+    from kubeface.evaluate.pair_sets import PairSet
+    from kubeface.metrics.bootstrap import Bootstrap
     from kubeface.metrics.calibration import calibrate
-    from kubeface.metrics.verification import Pairs, roc_points, verification
+    from kubeface.metrics.pairs import Pairs
+    from kubeface.metrics.verification import roc_points, verification
 
     random = np.random.default_rng(0)
     same = np.tile(np.repeat([True, False], PAIRS // 20), 10)
@@ -119,21 +121,13 @@ def bench_metrics() -> dict[str, Any]:
     folds = np.repeat(np.arange(10), PAIRS // 10)
 
     def all_of_it() -> None:
-        told: dict[str, Any] = {
-            "baseline": {},
-            "finetuned": {},
-            "gain": {},
-            "paired": {},
-            "forgotten": [],
-            "histograms": {},
-        }
         made = {which: verification(values, same, folds) for which, values in scores.items()}
         roc = {which: roc_points(values, same) for which, values in scores.items()}
         names = [str(number) for number in range(2 * PAIRS)]
         found = PairSet("lfw", names, names, people, pairs, folds, scores, made, roc)
-        tell(told, found, Bootstrap(SAMPLES, 0, 0.95, 0.01))
-        thresholds(found)
-        calibrate(scores["finetuned"], pairs, people, 0.001, SAMPLES)
+        found.gain("baseline", 0.01, Bootstrap(SAMPLES))
+        found.paired(), found.forgotten(), found.histograms(), found.threshold_rows()
+        calibrate(scores["finetuned"], pairs, people, 0.001, Bootstrap(SAMPLES))
 
     return figures("metrics_seconds", [seconds(all_of_it) for _ in range(ROUNDS)]) | {
         "pairs": PAIRS,

@@ -22,14 +22,15 @@ from numpy.typing import NDArray
 from kubeface.align.options import AlignOptions
 from kubeface.align.step import align
 from kubeface.evaluate.heldout import Heldout, View
-from kubeface.evaluate.lfw import PairsFile, _crops, read_pairs
-from kubeface.evaluate.pair_sets import Bootstrap
-from kubeface.evaluate.resolutions import Fixed, embed_sizes, measure_sizes, views_as
+from kubeface.evaluate.lfw import PairsFile, aligned_crops, read_pairs
+from kubeface.evaluate.resolutions import FixedThresholds, embed_sizes, measure_sizes
 from kubeface.faces.degradation import Degradation, Enlarger
 from kubeface.finetune.options import FinetuneOptions
 from kubeface.finetune.step import finetune
 from kubeface.ingest.step import ingest
-from kubeface.metrics.verification import all_pairs, verification
+from kubeface.metrics.bootstrap import Bootstrap
+from kubeface.metrics.pairs import all_pairs
+from kubeface.metrics.verification import verification
 from kubeface.models.embeddings import Embeddings, embed_batch
 from kubeface.models.model import choose_device, load_start
 from kubeface.models.onnx_model import OnnxModel, open_model, open_start
@@ -111,7 +112,7 @@ def lfw_crops(wanted: PairsFile) -> NDArray[np.uint8]:
     if not out.exists():
         found: list[Any] = []
         with Progress("lfw", len(wanted.images)) as progress:
-            for names, crops, _ in _crops(_lfw("lfw-deepfunneled.tar"), wanted.images, "pairs.txt", "retinaface",
+            for names, crops, _ in aligned_crops(_lfw("lfw-deepfunneled.tar"), wanted.images, "pairs.txt", "retinaface",
                                           "arcface_112"):  # fmt: skip
                 found += crops
                 progress.advance(len(names))
@@ -208,7 +209,7 @@ def on_lfw(model: OnnxModel, wanted: PairsFile, crops: NDArray[np.uint8], size: 
             embedded.append(model.embed(batch))
             progress.advance(len(names))
     told = verification(wanted.pairs.scores(np.concatenate(embedded)), wanted.pairs.same, wanted.folds)
-    return {name: told[name] for name in ("accuracy", "accuracy_standard_error", "auc")}
+    return {name: getattr(told, name) for name in ("accuracy", "accuracy_standard_error", "auc")}
 
 
 def on_heldout(aligned: Path, people: dict[str, str], start: OnnxModel, model: OnnxModel,
@@ -220,18 +221,17 @@ def on_heldout(aligned: Path, people: dict[str, str], start: OnnxModel, model: O
         return known.views(people)
 
     models = {"baseline": start, "finetuned": model}
-    order, sharp, found = embed_sizes(models, map(views_as, views()), len(people), SIZES, enlarger, None)
-    _, numbers = np.unique([people[image_id] for image_id in order], return_inverse=True)
-    compared = all_pairs(numbers, 200_000, 1)
-    scores = compared.scores(sharp["baseline"].plain())
+    sized = embed_sizes(models, views(), people, SIZES, enlarger, None)
+    compared = all_pairs(sized.people, 200_000, 1)
+    scores = compared.scores(sized.sharp["baseline"].plain())
     threshold = float(np.quantile(scores[~compared.same], 0.999))
-    told = measure_sizes(found, sharp, numbers, Bootstrap(500, 1, 0.95, 0.001), Fixed(0.001, threshold, threshold))
-    which = "gain" if enlarger is None else "gain_over_bicubic"
+    fixed = FixedThresholds(0.001, threshold, threshold)
+    told = measure_sizes(sized, 0.001, Bootstrap(500, 1), fixed)
+    gains = [row.cross.gain_over_bicubic or row.cross.gain for row in told.rows]
     return [
-        {"size": row["size"], "images": row["images"], "people": row["people"], "far": row["cross"]["far"],
-         "tar": row["cross"].get(which, row["cross"]["gain"])["tar"],
-         "auc": row["cross"].get(which, row["cross"]["gain"])["auc"]}
-        for row in told["rows"]
+        {"size": row.size, "images": row.images, "people": row.people, "far": row.cross.far,
+         "tar": gain["tar"].model_dump(), "auc": gain["auc"].model_dump()}
+        for row, gain in zip(told.rows, gains, strict=True)
     ]  # fmt: skip
 
 

@@ -1,15 +1,15 @@
-"""Evaluate many labels at once: the fine-tuned model beside its features before, on people it was not tuned on."""
+"""Evaluation of attributes: the fine-tuned model beside its features before, on people it was not tuned on."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from kubeface.evaluate.contestants import load_models, told_of
-from kubeface.evaluate.gate import decide, require_target
-from kubeface.evaluate.heldout import Heldout, heldout_people, refuse_known_people
+from kubeface.evaluate.compared_models import describe_models, load_models
+from kubeface.evaluate.gate import Evidence, decide, require_target
+from kubeface.evaluate.heldout import Heldout, heldout_people, refuse_overlap
 from kubeface.evaluate.label_figures import (
     GAINED,
     Truth,
@@ -23,25 +23,36 @@ from kubeface.evaluate.label_figures import (
 )
 from kubeface.evaluate.options import EvaluateAttributesOptions
 from kubeface.evaluate.pictures import SAMPLES, write_samples
-from kubeface.evaluate.record import record
+from kubeface.evaluate.provenance import provenance
 from kubeface.evaluate.scored import (
     GRID,
     MISTAKES,
     Scored,
     Scores,
-    evenly,
+    draw_images,
     score_crops,
     write_predictions,
     write_shown,
 )
 from kubeface.faces.degradation import Degradation
-from kubeface.metrics.intervals import Spread, spread, tell_gains
-from kubeface.metrics.verification import Ints
+from kubeface.metrics.bootstrap import Bootstrap
+from kubeface.metrics.figures import Gains
+from kubeface.metrics.intervals import Spread, gains, spread
+from kubeface.metrics.pairs import Ints
 from kubeface.models.onnx_model import OnnxModel
+from kubeface.records.evaluation import AttributesEvaluation, AttributesThreshold, EvaluationSettings
+from kubeface.records.labelled_figures import (
+    AttributesFigures,
+    ChosenOn,
+    GridImage,
+    LabelCorrelation,
+    Mistake,
+    Sampling,
+)
 from kubeface.records.record import StepResult
 from kubeface.records.tasks import ATTRIBUTES
 from kubeface.runtime.errors import require
-from kubeface.storage.folders import new_folder, read_json, write_json
+from kubeface.storage.folders import new_folder
 from kubeface.tables.labels import UNKNOWN, read_labels, read_people
 from kubeface.tables.table import Table
 
@@ -122,185 +133,218 @@ def evaluate_attributes(
         KubefaceError: an unknown degradation, corrupt tables or model, fewer than two held-out people, one of them was
             trained on, or no label with enough held-out images.
     """
-    rule, bad = options.gate, Degradation.parse(options.degradation)
-    sets = {"heldout": bad, "heldout_clean": Degradation()} if bad else {"heldout": bad}
-    require_target(rule, list(sets))
+    degradation = Degradation.parse(options.degradation)
+    sets = {"heldout": degradation} | ({"heldout_clean": Degradation()} if degradation else {})
+    require_target(options.gate, list(sets))
     table, divided = Table(aligned, "aligned"), Table(split, "split")
     heldout = heldout_people(divided, model)
-    refuse_known_people(table, divided)
+    refuse_overlap(table, divided)
     models = load_models(model, champion, table, options.device, ATTRIBUTES)
-    names = models["finetuned"].labels
-    labels = dict(zip(*read_labels(table, names), strict=True))
-    people = dict(zip(labels, read_people(table), strict=True))
-    known = {i: name for i, name in heldout.items() if (labels[i] != UNKNOWN).any()}
-    require(bool(known), f"{divided.folder}: no held-out image has a label that the model knows")
-    rows = divided.columns(["image_id", "identity", "split"]).to_pylist()
-    validation = {
-        row["image_id"]: row["identity"]
-        for row in rows
-        if row["split"] == "val" and (labels[row["image_id"]] != UNKNOWN).any()
-    }
+    labelled = _Labelled(table, divided, models["finetuned"].labels)
     with new_folder(out) as folder:
-        thresholds, chosen_on = _thresholds(table, validation, models, bad, labels)
-        found = score_crops(table, known, models, sets)
-        truth = np.stack([labels[image_id] for image_id in found.ids])
-        settings = {"bootstrap": options.bootstrap, "seed": options.seed}
-        shown = [people[image_id] or name for image_id, name in zip(found.ids, found.identities, strict=True)]
-        units = np.unique(shown, return_inverse=True)[1]
-        evaluation = record(table, divided, bad, rule, settings, models) | {
-            "task": ATTRIBUTES,
-            "people": int(units.max()) + 1,
-            "images": len(found),
-            "labels": list(names),
-            "models": told_of(model, models, champion, heldout),
-            "thresholds": {which: dict(zip(names, values, strict=True)) for which, values in thresholds.items()},
+        thresholds, chosen_on = _thresholds(labelled, models, degradation)
+        found = score_crops(table, labelled.known_of(heldout), models, sets)
+        described = describe_models(model, models, champion, heldout)
+        settings = EvaluationSettings(gate=options.gate, bootstrap=options.bootstrap, seed=options.seed)
+        common = provenance(table, divided, degradation, settings, described) | {
             "chosen_on": chosen_on,
-            "sampling": read_json(model / "sampling.json"),
+            "sampling": Sampling.read(model / "sampling.json"),
         }
-        for name in sets:
-            _tell(evaluation, name, found, truth, thresholds, units)
-        require(
-            bool(evaluation["gain"]["heldout"]),
-            f"{divided.folder}: none of {', '.join(names[:3])}{', …' if len(names) > 3 else ''} has enough held-out "
-            "images with and without it to measure on: hold out more people",
-        )
-        evaluation["gate"] = decide(evaluation, rule)
-        scores = found.scores["heldout"]["finetuned"]
-        predicted = np.where(truth == UNKNOWN, UNKNOWN, predict(scores, thresholds["finetuned"])).astype(np.int8)
-        evaluation["correlation"] = {
-            "labels": list(names),
-            "true": correlation(truth),
-            "predicted": correlation(predicted),
-        }
-        evaluation["grid"] = _grid(found, truth, predicted, names, options.seed)
-        evaluation["mistakes"] = _mistakes(found, truth, predicted, scores, names)
-        write_json(folder / "evaluation.json", evaluation)
-        write_json(
-            folder / "threshold.json",
-            {
-                "weights_sha256": models["finetuned"].weights_sha256,
-                "onnx_sha256": models["finetuned"].sha256,  # which the head is part of
-                "task": ATTRIBUTES,
-                "labels": evaluation["thresholds"]["finetuned"],
-                "degradation": str(bad),
-                "chosen_on": chosen_on,
-            },
-        )
-        write_predictions(folder / "predictions.parquet", PREDICTIONS, _predictions(found, truth, names, thresholds))
-        write_shown(folder, table, {"grid": evaluation["grid"], "mistakes": evaluation["mistakes"]}, bad)
-        write_samples(folder, Heldout(table, {}), found.ids[:SAMPLES], bad)
-    print(f"evaluate: {evaluation['gate']['reason']}", flush=True)
-    main = {f"{which}_{key}": evaluation[which]["heldout"][key] for which in models for key in GAINED}
+        evaluation = _record(labelled, found, thresholds, options, common)
+        evaluation.write(folder / "evaluation.json")
+        AttributesThreshold(
+            weights_sha256=models["finetuned"].weights_sha256,
+            onnx_sha256=models["finetuned"].sha256,  # which the head is part of
+            labels=evaluation.thresholds["finetuned"],
+            degradation=evaluation.degradation,
+            chosen_on=chosen_on,
+        ).write(folder / "threshold.json")
+        predictions = _predictions(found, labelled.truth(found.ids), labelled.names, thresholds)
+        write_predictions(folder / "predictions.parquet", PREDICTIONS, predictions)
+        write_shown(folder, table, {"grid": evaluation.grid, "mistakes": evaluation.mistakes}, degradation)
+        write_samples(folder, Heldout(table, {}), found.ids[:SAMPLES], degradation)
+    print(f"evaluate: {evaluation.gate.reason}", flush=True)
+    target = {which: evaluation.figures_of(which)["heldout"] for which in models}
     return EvaluateAttributesResult(
         rows_in=len(heldout),
         rows_out=len(found),
-        identities=evaluation["people"],
-        labels=evaluation["finetuned"]["heldout"]["measured_labels"],
-        **main,
+        identities=evaluation.people,
+        labels=target["finetuned"].measured_labels,
+        **{f"{which}_{key}": getattr(figures, key) for which, figures in target.items() for key in GAINED},
     )
 
 
+class _Labelled:
+    """The labels and people of a table's images."""
+
+    def __init__(self, table: Table, divided: Table, names: tuple[str, ...]) -> None:
+        self.table, self.divided, self.names = table, divided, names
+        self._labels = dict(zip(*read_labels(table, names), strict=True))
+        self._people = dict(zip(self._labels, read_people(table), strict=True))
+
+    def truth(self, ids: Sequence[str]) -> Truth:
+        """The labels of images, N×L."""
+        return np.array([self._labels[image_id] for image_id in ids], np.int8).reshape(-1, len(self.names))
+
+    def people(self, found: Scored) -> Ints:
+        """A number for each image's person, who may have several identities."""
+        names = [self._people[i] or name for i, name in zip(found.ids, found.identities, strict=True)]
+        return np.unique(names, return_inverse=True)[1]
+
+    def known_of(self, images: Mapping[str, str]) -> dict[str, str]:
+        """Those of some images (identity by id) with a known label.
+
+        Raises:
+            KubefaceError: there are none.
+        """
+        known = {i: name for i, name in images.items() if (self._labels[i] != UNKNOWN).any()}
+        require(bool(known), f"{self.divided.folder}: no held-out image has a label that the model knows")
+        return known
+
+    def validation(self) -> dict[str, str]:
+        """Identity by id of the validation images with a known label."""
+        rows = self.divided.columns(["image_id", "identity", "split"]).to_pylist()
+        images = {row["image_id"]: row["identity"] for row in rows if row["split"] == "val"}
+        return {i: name for i, name in images.items() if (self._labels[i] != UNKNOWN).any()}
+
+
 def _thresholds(
-    table: Table,
-    validation: Mapping[str, str],
-    models: Mapping[str, OnnxModel],
-    degradation: Degradation,
-    labels: Mapping[str, Truth],
-) -> tuple[dict[str, list[float]], dict[str, Any]]:
+    labelled: _Labelled, models: Mapping[str, OnnxModel], degradation: Degradation
+) -> tuple[dict[str, list[float]], ChosenOn]:
     """The labels' thresholds by model, from validation images under the degradation; and what they were chosen on."""
-    names = models["finetuned"].labels
-    seen = score_crops(table, validation, models, {"val": degradation})
-    truth = np.array([labels[image_id] for image_id in seen.ids], np.int8).reshape(-1, len(names))
-    few = [name for name, lacking in zip(names, too_few(truth), strict=True) if lacking]
-    chosen_on = {"split": "val", "images": len(seen), "too_few": few}
+    seen = score_crops(labelled.table, labelled.validation(), models, {"val": degradation})
+    truth = labelled.truth(seen.ids)
+    lacking = [name for name, lacks in zip(labelled.names, too_few(truth), strict=True) if lacks]
+    chosen_on = ChosenOn(split="val", images=len(seen), too_few=lacking)
     return {which: choose_thresholds(truth, scores) for which, scores in seen.scores["val"].items()}, chosen_on
 
 
-def _tell(
-    evaluation: dict[str, Any],
-    name: str,
+def _record(
+    labelled: _Labelled,
     found: Scored,
-    truth: Truth,
     thresholds: Mapping[str, list[float]],
+    options: EvaluateAttributesOptions,
+    common: Mapping[str, Any],
+) -> AttributesEvaluation:
+    """evaluation.json out of the scores.
+
+    Args:
+        labelled: labels and people of the images.
+        found: scores of the held-out images.
+        thresholds: of the labels, by model.
+        options: of the step.
+        common: fields that do not depend on the scores.
+
+    Raises:
+        KubefaceError: no label has enough images.
+    """
+    names, truth, units = labelled.names, labelled.truth(found.ids), labelled.people(found)
+    bootstrap = Bootstrap(options.bootstrap, options.seed, options.gate.confidence)
+    figures: dict[str, dict[str, AttributesFigures]] = {which: {} for which in thresholds}
+    gain: dict[str, dict[str, Gains]] = {"baseline": {}, "champion": {}}
+    for name, by_model in found.scores.items():
+        spreads: dict[str, Spread] = {}
+        for which, scores in by_model.items():
+            spreads[which], figures[which][name] = _figures(truth, scores, thresholds[which], names, units, bootstrap)
+        for which in spreads.keys() & gain.keys():
+            gain[which][name] = gains(spreads[which], spreads["finetuned"], GAINED, bootstrap.confidence)
+    require(
+        bool(gain["baseline"]["heldout"]),
+        f"{labelled.divided.folder}: none of {', '.join(names[:3])}{', …' if len(names) > 3 else ''} has enough "
+        "held-out images with and without it to measure on: hold out more people",
+    )
+    people = int(units.max()) + 1
+    evidence = Evidence(ATTRIBUTES, people, len(found), gain["baseline"], gain["champion"])
+    scores = found.scores["heldout"]["finetuned"]
+    predicted = np.where(truth == UNKNOWN, UNKNOWN, predict(scores, thresholds["finetuned"])).astype(np.int8)
+    return AttributesEvaluation(
+        **common,
+        people=people,
+        images=len(found),
+        labels=list(names),
+        baseline=figures["baseline"],
+        finetuned=figures["finetuned"],
+        champion=figures.get("champion", {}),
+        gain=gain["baseline"],
+        gain_over_champion=gain["champion"],
+        gate=decide(evidence, options.gate),
+        thresholds={which: dict(zip(names, values, strict=True)) for which, values in thresholds.items()},
+        correlation=LabelCorrelation(labels=list(names), true=correlation(truth), predicted=correlation(predicted)),
+        grid=_grid(found, truth, predicted, names, options.seed),
+        mistakes=_mistakes(found, truth, predicted, scores, names),
+    )
+
+
+def _figures(
+    truth: Truth,
+    scores: Scores,
+    thresholds: list[float],
+    names: Sequence[str],
     units: Ints,
-) -> None:
-    """Adds a set's figures by model, with the labels' intervals, and the gains."""
-    names, settings = evaluation["labels"], evaluation["settings"]
-    confidence = settings["gate"]["confidence"]
-    spreads: dict[str, Spread] = {}
-    for which, scores in found.scores[name].items():
-        by_label = {
-            label: label_figures(truth[:, place], scores[:, place], thresholds[which][place])
-            for place, label in enumerate(names)
-        }
-        measured = [place for place, entry in enumerate(by_label.values()) if not entry["too_few"]]
-        weighted = Weighted(truth, scores, thresholds[which], measured)
-        spreads[which] = spread(weighted.figures, units, settings["bootstrap"], settings["seed"])
-        bounds = {
-            names[place]: spreads[which].bounds(len(GAINED) + number, confidence)
-            for number, place in enumerate(measured)
-        }
-        for label, entry in by_label.items():
-            entry["auc_low"], entry["auc_high"] = bounds.get(label) or (None, None)
-        evaluation[which][name] = mean_figures(by_label) | {"images": len(found)}
-    tell_gains(evaluation, name, spreads, GAINED, confidence)
+    bootstrap: Bootstrap,
+) -> tuple[Spread, AttributesFigures]:
+    """A model's figures on a set, and how they spread over draws of people."""
+    lacking = too_few(truth)
+    measured = [label for label in range(len(names)) if not lacking[label]]
+    spreads = spread(Weighted(truth, scores, thresholds, measured).figures, units, bootstrap)
+    bounds = {
+        label: spreads.bounds(len(GAINED) + number, bootstrap.confidence) for number, label in enumerate(measured)
+    }
+    by_label = {
+        name: label_figures(truth[:, label], scores[:, label], thresholds[label], bounds.get(label))
+        for label, name in enumerate(names)
+    }
+    return spreads, mean_figures(by_label, len(truth))
 
 
-def _grid(found: Scored, truth: Truth, predicted: Truth, names: tuple[str, ...], seed: int) -> list[dict[str, Any]]:
+def _grid(found: Scored, truth: Truth, predicted: Truth, names: Sequence[str], seed: int) -> list[GridImage]:
     """Some images with the labels that they have and those that are predicted of them."""
-    chosen = []
-    for number, place in enumerate(evenly(found.ids, GRID, seed)):
-        true, told = (
-            [name for name, value in zip(names, row[place], strict=True) if value == 1] for row in (truth, predicted)
+    return [
+        GridImage(
+            file=f"grid/{number:03d}.png",
+            image_id=found.ids[index],
+            source=found.sources[index],
+            true=_names(truth[index], names),
+            predicted=_names(predicted[index], names),
+            right=_names(truth[index], names) == _names(predicted[index], names),
         )
-        chosen.append(
-            {
-                "file": f"grid/{number:03d}.png",
-                "image_id": found.ids[place],
-                "source": found.sources[place],
-                "true": true,
-                "predicted": told,
-                "right": true == told,
-            }
-        )
-    return chosen
+        for number, index in enumerate(draw_images(found.ids, GRID, seed))
+    ]
 
 
-def _names(row: Truth, names: tuple[str, ...]) -> list[str]:
+def _names(row: Truth, names: Sequence[str]) -> list[str]:
     return [name for name, value in zip(names, row, strict=True) if value == 1]
 
 
-def _mistakes(
-    found: Scored, truth: Truth, predicted: Truth, scores: Scores, names: tuple[str, ...]
-) -> list[dict[str, Any]]:
+def _mistakes(found: Scored, truth: Truth, predicted: Truth, scores: Scores, names: Sequence[str]) -> list[Mistake]:
     """The wrong labels that the model is surest of, one an image."""
     rows, columns = np.nonzero((truth != UNKNOWN) & (truth != predicted))
     sure = np.where(predicted[rows, columns] == 1, scores[rows, columns], 1 - scores[rows, columns])
-    chosen: dict[int, dict[str, Any]] = {}
-    for place in np.argsort(-sure, kind="stable"):
-        row, column = int(rows[place]), int(columns[place])
+    chosen: dict[int, Mistake] = {}
+    for index in np.argsort(-sure, kind="stable"):
+        row, column = int(rows[index]), int(columns[index])
         if row not in chosen and len(chosen) < MISTAKES:
-            chosen[row] = {
-                "file": f"mistakes/{len(chosen):03d}.png",
-                "image_id": found.ids[row],
-                "source": found.sources[row],
-                "label": names[column],
-                "true": int(truth[row, column]),
-                "predicted": int(predicted[row, column]),
-                "score": float(scores[row, column]),
-            }
+            chosen[row] = Mistake(
+                file=f"mistakes/{len(chosen):03d}.png",
+                image_id=found.ids[row],
+                source=found.sources[row],
+                label=names[column],
+                true=int(truth[row, column]),
+                predicted=int(predicted[row, column]),
+                score=float(scores[row, column]),
+            )
     return list(chosen.values())
 
 
 def _predictions(
-    found: Scored, truth: Truth, names: tuple[str, ...], thresholds: Mapping[str, list[float]]
+    found: Scored, truth: Truth, names: Sequence[str], thresholds: Mapping[str, list[float]]
 ) -> Iterator[Mapping[str, Any]]:
     """Columns of predictions.parquet, for each set, model and label."""
     rows = len(found)
     for name, by_model in found.scores.items():
         for which, scores in by_model.items():
-            for place, label in enumerate(names):
-                unknown = truth[:, place] == UNKNOWN
+            for column, label in enumerate(names):
+                unknown = truth[:, column] == UNKNOWN
                 yield {
                     "image_id": found.ids,
                     "source": found.sources,
@@ -308,7 +352,7 @@ def _predictions(
                     "set": [name] * rows,
                     "model": [which] * rows,
                     "label": [label] * rows,
-                    "y": pa.array(truth[:, place], pa.int8(), mask=unknown),
-                    "predicted": predict(scores[:, place], thresholds[which][place]),
-                    "score": scores[:, place],
+                    "y": pa.array(truth[:, column], pa.int8(), mask=unknown),
+                    "predicted": predict(scores[:, column], thresholds[which][column]),
+                    "score": scores[:, column],
                 }

@@ -8,7 +8,7 @@ recognition/arcface_torch/eval/verification.py).
 import io
 import mmap
 from collections.abc import Mapping, Sequence
-from typing import IO, Any, cast
+from typing import IO, cast
 
 import numpy as np
 from PIL import Image
@@ -16,12 +16,14 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import KFold
 
-from kubeface.evaluate.lfw import BATCH, CLEAN, PairsFile, measure
+from kubeface.evaluate.lfw import BATCH, CLEAN, PairsFile, measure_benchmark
+from kubeface.evaluate.pair_sets import PairSet
 from kubeface.evaluate.plain_pickle import read_plain_pickle
 from kubeface.faces.degradation import Degradation
 from kubeface.faces.geometry import CROP_SIZE
 from kubeface.faces.images import RGB, decode_rgb
-from kubeface.metrics.verification import FOLDS, Ints, Pairs
+from kubeface.metrics.pairs import Ints, Pairs
+from kubeface.metrics.verification import FOLDS
 from kubeface.models.embeddings import Embeddings, Model, embed_batch
 from kubeface.runtime.errors import KubefaceError, require
 from kubeface.runtime.progress import Progress
@@ -56,38 +58,39 @@ def read_bin(uri: str) -> tuple[list[bytes], list[bool]]:
 
 
 def evaluate_bin(
-    uri: str, models: Mapping[str, Model], template: str, degradation: Degradation = CLEAN
-) -> dict[str, Any]:
+    name: str, uri: str, models: Mapping[str, Model], template: str, degradation: Degradation = CLEAN
+) -> PairSet:
     """Runs models over a .bin set: ten folds of pairs in their order, as insightface's evaluation makes them.
 
-    Differing from insightface's, a threshold is the best of all, not of a grid of 400, and `flip` stands beside the
-    figures without it. Equal images are embedded once; one batch of crops is in memory at a time.
+    Unlike insightface's, a threshold is the best of all, not of a grid of 400, and the figures are measured with and
+    without flip. Equal images are embedded once; one batch of crops is in memory at a time.
 
     Args:
+        name: of the set.
         uri: the .bin file.
         models: by name.
         template: how the models' crops were made; only arcface_112 will do.
         degradation: put on every crop, on both sides of a pair.
 
     Returns:
-        What `measure` gives. In `pairs_file` the images are the file's different ones, named by their place in it
-        (00000 …), and people are told apart as far as the file allows: whom it shows is not written in it.
+        the pairs with scores and figures. Images are the file's different ones, named by the set and their index in the
+        file (<name>/00000 …); people are told apart as far as the pairs allow, since the file names nobody.
 
     Raises:
         KubefaceError: another template, a file that is no .bin set, or an image in it that is no 112×112 crop.
     """
     require(template == TEMPLATE, f"{uri} holds crops of template {TEMPLATE}, the models were trained on {template}")
     wanted, images = _pairs(uri)
-    collected = {name: Embeddings() for name in models}
+    collected = {which: Embeddings() for which in models}
     with Progress("evaluate", len(images)) as progress:
         for start in range(0, len(images), BATCH):
             names = wanted.images[start : start + BATCH]
-            crops = [_crop(images[name], name, uri) for name in names]
-            batch = np.stack([degradation(crop, "probe", name) for crop, name in zip(crops, names, strict=True)])
+            crops = [_crop(images[image], image, uri) for image in names]
+            batch = np.stack([degradation(crop, "probe", image) for crop, image in zip(crops, names, strict=True)])
             for which, model in models.items():
                 collected[which].append(*embed_batch(model, batch))
             progress.advance(len(names))
-    return measure(wanted, collected)
+    return measure_benchmark(name, wanted, collected)
 
 
 def bin_pictures(uri: str, names: Sequence[str]) -> dict[str, RGB]:
@@ -103,7 +106,7 @@ def bin_pictures(uri: str, names: Sequence[str]) -> dict[str, RGB]:
 
 
 def _pairs(uri: str) -> tuple[PairsFile, dict[str, bytes]]:
-    """The pairs of a .bin set, and its different images by name: the place of the first of equal ones."""
+    """The pairs of a .bin set, and its different images by name: the index of the first of equal ones."""
     encoded, truths = read_bin(uri)
     same = np.array(truths, bool)
     genuine = int(same.sum())
@@ -111,16 +114,16 @@ def _pairs(uri: str) -> tuple[PairsFile, dict[str, bytes]]:
         len(same) >= FOLDS and 0 < genuine < len(same),
         f"{uri} has {genuine} pairs of one person and {len(same) - genuine} of two: both must occur, {FOLDS} in all",
     )
-    places: dict[bytes, int] = {}
-    for place, image in enumerate(encoded):
-        places.setdefault(image, place)
-    numbers = {image: number for number, image in enumerate(places)}
+    firsts: dict[bytes, int] = {}
+    for index, image in enumerate(encoded):
+        firsts.setdefault(image, index)
+    numbers = {image: number for number, image in enumerate(firsts)}
     images = np.array([numbers[image] for image in encoded])
     pairs = Pairs(images[::2], images[1::2], same)
     folds = np.zeros(len(same), np.int64)
     for fold, (_, test) in enumerate(KFold(FOLDS).split(same)):
         folds[test] = fold
-    names = {f"{place:05d}": image for image, place in places.items()}
+    names = {f"{index:05d}": image for image, index in firsts.items()}
     return PairsFile(list(names), pairs, folds, _people(pairs, len(names))), names
 
 

@@ -1,54 +1,52 @@
 """Figures of one class of many, and of refusing what belongs to none."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from sklearn.metrics import log_loss, precision_recall_fscore_support
 
 from kubeface.evaluate.label_figures import calibration_error
 from kubeface.evaluate.scored import Scores
-from kubeface.metrics.verification import Floats, Ints
+from kubeface.metrics.pairs import Floats, Ints
+from kubeface.records.labelled_figures import ClassesFigures, ClassFigures, RefusalFigures
 
 
-def class_figures(truth: Ints, scores: Scores, names: Sequence[str]) -> dict[str, Any]:
+def class_figures(truth: Ints, scores: Scores, names: Sequence[str], unknown: RefusalFigures | None) -> ClassesFigures:
     """Figures of images of known classes.
 
     Args:
         truth: class of each image, N ≥ 1.
         scores: N×C, each row a distribution.
         names: of the C classes.
-
-    Returns:
-        accuracy, macro_f1 and balanced_accuracy (means over the classes that have images), log_loss, calibration_error
-        (of the likeliest class's score), images, classes (images, precision, recall, f1 by name; precision is null
-        where a class is never predicted, recall and f1 where it has no image), confusion (C×C, rows true).
+        unknown: how well unknown classes are refused.
     """
     predicted = scores.argmax(1)
-    places = np.arange(len(names))
+    numbers = np.arange(len(names))
     confusion = np.bincount(truth * len(names) + predicted, minlength=len(names) ** 2).reshape(len(names), -1)
     precision, recall, f1, images = precision_recall_fscore_support(
-        truth, predicted, labels=places, average=None, zero_division=0.0
+        truth, predicted, labels=numbers, average=None, zero_division=0.0
     )
     accuracy, macro, balanced = figures_of(confusion.astype(np.float64))
-    return {
-        "accuracy": accuracy,
-        "macro_f1": macro,
-        "balanced_accuracy": balanced,
-        "log_loss": float(log_loss(truth, _distribution(scores), labels=places)) if len(names) > 1 else 0.0,
-        "calibration_error": calibration_error(truth == predicted, scores.max(1).astype(np.float64)),
-        "images": len(truth),
-        "classes": {
-            name: {
-                "images": int(images[place]),
-                "precision": float(precision[place]) if confusion[:, place].any() else None,
-                "recall": float(recall[place]) if images[place] else None,
-                "f1": float(f1[place]) if images[place] else None,
-            }
-            for place, name in enumerate(names)
-        },
-        "confusion": confusion.tolist(),
+    classes = {
+        name: ClassFigures(
+            images=int(images[number]),
+            precision=float(precision[number]) if confusion[:, number].any() else None,
+            recall=float(recall[number]) if images[number] else None,
+            f1=float(f1[number]) if images[number] else None,
+        )
+        for number, name in enumerate(names)
     }
+    return ClassesFigures(
+        accuracy=accuracy,
+        macro_f1=macro,
+        balanced_accuracy=balanced,
+        log_loss=float(log_loss(truth, _distribution(scores), labels=numbers)) if len(names) > 1 else 0.0,
+        calibration_error=calibration_error(truth == predicted, scores.max(1).astype(np.float64)),
+        images=len(truth),
+        classes=classes,
+        confusion=confusion.tolist(),
+        unknown=unknown,
+    )
 
 
 def _distribution(scores: Scores) -> Floats:
@@ -62,10 +60,10 @@ def figures_of(confusion: Floats) -> tuple[float, float, float]:
 
     The means go over the classes that have images.
     """
-    right, true, predicted = np.diag(confusion), confusion.sum(1), confusion.sum(0)
-    there = true > 0
-    f1 = 2 * right[there] / (true[there] + predicted[there])
-    return float(right.sum() / true.sum()), float(f1.mean()), float((right[there] / true[there]).mean())
+    correct, true, predicted = np.diag(confusion), confusion.sum(1), confusion.sum(0)
+    present = true > 0
+    f1 = 2 * correct[present] / (true[present] + predicted[present])
+    return float(correct.sum() / true.sum()), float(f1.mean()), float((correct[present] / true[present]).mean())
 
 
 class Weighted:
@@ -95,26 +93,21 @@ def refusal_threshold(scores: Scores, refuse: float) -> float | None:
     return float(best[int(refuse * len(best))]) if len(best) else None
 
 
-def refusal_figures(threshold: float, truth: Ints, scores: Scores, strangers: Scores) -> dict[str, Any]:
+def refusal_figures(threshold: float, truth: Ints, scores: Scores, unknown: Scores) -> RefusalFigures:
     """How well a threshold refuses what belongs to no known class.
 
     Args:
         threshold: score of the likeliest class under which an image is refused.
         truth, scores: N and N×C of images of known classes.
-        strangers: M×C of images of other classes.
-
-    Returns:
-        threshold, images (M), refused (share of the strangers, null without any), known_refused (share of the others),
-        accuracy_of_accepted (share of right ones among all images that are not refused, where a stranger is always
-        wrong; null where all are refused).
+        unknown: M×C of images of other classes; one that is not refused counts as wrong.
     """
-    accepted, taken = (found.max(1, initial=0).astype(np.float64) >= threshold for found in (scores, strangers))
-    right = accepted & (scores.argmax(1) == truth)
+    accepted, taken = (found.max(1, initial=0).astype(np.float64) >= threshold for found in (scores, unknown))
+    correct = accepted & (scores.argmax(1) == truth)
     count = int(accepted.sum() + taken.sum())
-    return {
-        "threshold": threshold,
-        "images": len(strangers),
-        "refused": float((~taken).mean()) if len(strangers) else None,
-        "known_refused": float((~accepted).mean()),
-        "accuracy_of_accepted": float(right.sum() / count) if count else None,
-    }
+    return RefusalFigures(
+        threshold=threshold,
+        images=len(unknown),
+        refused=float((~taken).mean()) if len(unknown) else None,
+        known_refused=float((~accepted).mean()),
+        accuracy_of_accepted=float(correct.sum() / count) if count else None,
+    )

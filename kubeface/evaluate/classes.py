@@ -1,4 +1,4 @@
-"""Evaluate one class of many: the fine-tuned model beside its features before and a small network from scratch."""
+"""Evaluation of classes: the fine-tuned model beside its features before, and one trained from scratch."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -8,31 +8,35 @@ import numpy as np
 import pyarrow as pa
 
 from kubeface.evaluate.class_figures import Weighted, class_figures, refusal_figures, refusal_threshold
-from kubeface.evaluate.contestants import load_models, told_of
-from kubeface.evaluate.gate import decide, require_target
-from kubeface.evaluate.heldout import Heldout, refuse_known_people
+from kubeface.evaluate.compared_models import describe_models, load_models
+from kubeface.evaluate.gate import Evidence, decide, require_target
+from kubeface.evaluate.heldout import Heldout, refuse_overlap
 from kubeface.evaluate.options import EvaluateClassesOptions
 from kubeface.evaluate.pictures import SAMPLES, write_samples
-from kubeface.evaluate.record import record
+from kubeface.evaluate.provenance import provenance
 from kubeface.evaluate.scored import (
     GRID,
     MISTAKES,
     Scored,
-    evenly,
+    Scores,
+    draw_images,
     score_crops,
     write_predictions,
     write_shown,
 )
 from kubeface.faces.degradation import Degradation
-from kubeface.metrics.intervals import spread, tell_gains
-from kubeface.metrics.verification import Ints
-from kubeface.models.onnx_model import OnnxModel
+from kubeface.metrics.bootstrap import Bootstrap
+from kubeface.metrics.figures import Gains
+from kubeface.metrics.intervals import Spread, gains, spread
+from kubeface.metrics.pairs import Ints
+from kubeface.records.evaluation import ClassesEvaluation, ClassesThreshold, EvaluationSettings
 from kubeface.records.gate import METRICS
+from kubeface.records.labelled_figures import ChosenOn, ClassesFigures, GridImage, Mistake, Sampling
 from kubeface.records.model import ModelRecord
 from kubeface.records.record import StepResult
 from kubeface.records.tasks import CLASSES
 from kubeface.runtime.errors import require
-from kubeface.storage.folders import new_folder, read_json, write_json
+from kubeface.storage.folders import new_folder
 from kubeface.tables.labels import read_people
 from kubeface.tables.table import Table
 
@@ -108,70 +112,46 @@ def evaluate_classes(
         KubefaceError: an unknown degradation, corrupt tables or model, a split that the model was not trained with, or
             no held-out image of a known class.
     """
-    rule, bad = options.gate, Degradation.parse(options.degradation)
-    sets = {"heldout": bad, "heldout_clean": Degradation()} if bad else {"heldout": bad}
-    require_target(rule, list(sets))
+    degradation = Degradation.parse(options.degradation)
+    sets = {"heldout": degradation} | ({"heldout_clean": Degradation()} if degradation else {})
+    require_target(options.gate, list(sets))
     table, divided = Table(aligned, "aligned"), Table(split, "split")
     models = load_models(model, champion, table, options.device, CLASSES, scratch)
     names = models["finetuned"].labels
     for folder in (model, *([scratch] if scratch else [])):
         _require_split(folder, divided)
-    refuse_known_people(table, divided)
-    train, validated, heldout = _parts(divided)
-    leaked = sorted(heldout.keys() & (train.keys() | validated.keys()))
-    require(
-        not leaked,
-        f"{divided.folder} has {len(leaked)} images both held out and not, {leaked[0] if leaked else ''} first: run "
-        "split again",
-    )
-    require(
-        bool(set(heldout.values()) & set(names)),
-        f"{divided.folder} holds out no image of a class that {model} knows: raise heldout_fraction",
-    )
-    validated = {image_id: name for image_id, name in validated.items() if name in names}
+    refuse_overlap(table, divided)
+    validation, heldout = _parts(divided, model, names)
     with new_folder(out) as folder:
-        seen = score_crops(table, validated, models, {"val": bad}).scores["val"]
-        thresholds = {which: refusal_threshold(scores, options.refuse) for which, scores in seen.items()}
+        validated = score_crops(table, validation, models, {"val": degradation}).scores["val"]
+        thresholds = {which: refusal_threshold(scores, options.refuse) for which, scores in validated.items()}
         found = score_crops(table, heldout, models, sets)
-        place = {name: number for number, name in enumerate(names)}
-        truth = np.array([place.get(name, -1) for name in found.identities], np.int64)
-        known = truth >= 0
-        people = dict(zip(table.columns(["image_id"])["image_id"].to_pylist(), read_people(table), strict=True))
-        units = np.unique([people[i] or i for i in np.array(found.ids)[known].tolist()], return_inverse=True)[1]
-        settings = {"bootstrap": options.bootstrap, "seed": options.seed, "refuse": options.refuse}
-        evaluation = record(table, divided, bad, rule, settings, models) | {
-            "task": CLASSES,
-            "people": len(names),
-            "images": int(known.sum()),
-            "labels": list(names),
-            "models": _told_of(model, models, champion),
-            "chosen_on": {"split": "val", "images": len(validated)},
-            "sampling": read_json(model / "sampling.json"),
-        }
-        for name in sets:
-            _tell(evaluation, name, found, truth, thresholds, units)
-        evaluation["gate"] = decide(evaluation, rule)
-        evaluation["grid"] = _grid(found, truth, names, thresholds["finetuned"], options.seed)
-        evaluation["mistakes"] = _mistakes(found, truth, names, thresholds["finetuned"])
-        write_json(folder / "evaluation.json", evaluation)
-        write_json(
-            folder / "threshold.json",
-            {
-                "weights_sha256": models["finetuned"].weights_sha256,
-                "onnx_sha256": models["finetuned"].sha256,  # which the head is part of
-                "task": CLASSES,
-                "unknown": evaluation["finetuned"]["heldout"]["unknown"],
-                "refuse": options.refuse,
-                "degradation": str(bad),
-                "chosen_on": evaluation["chosen_on"],
-            },
+        chosen_on = ChosenOn(split="val", images=len(validation))
+        settings = EvaluationSettings(
+            gate=options.gate, bootstrap=options.bootstrap, seed=options.seed, refuse=options.refuse
         )
+        described = describe_models(model, models, champion, None)
+        common = provenance(table, divided, degradation, settings, described) | {
+            "chosen_on": chosen_on,
+            "sampling": Sampling.read(model / "sampling.json"),
+        }
+        evaluation = _record(_Classes(table, found, names), thresholds, options, common)
+        evaluation.write(folder / "evaluation.json")
+        ClassesThreshold(
+            weights_sha256=models["finetuned"].weights_sha256,
+            onnx_sha256=models["finetuned"].sha256,  # which the head is part of
+            unknown=evaluation.finetuned["heldout"].unknown,
+            refuse=options.refuse,
+            degradation=evaluation.degradation,
+            chosen_on=chosen_on,
+        ).write(folder / "threshold.json")
         write_predictions(folder / "predictions.parquet", PREDICTIONS, _predictions(found, names, thresholds))
-        write_shown(folder, table, {"grid": evaluation["grid"], "mistakes": evaluation["mistakes"]}, bad)
-        write_samples(folder, Heldout(table, {}), found.ids[:SAMPLES], bad)
-    print(f"evaluate: {evaluation['gate']['reason']}", flush=True)
-    main = {f"{which}_{key}": evaluation[which]["heldout"][key] for which in models for key in GAINED}
-    return EvaluateClassesResult(rows_in=len(found), rows_out=int(known.sum()), identities=len(names), **main)
+        write_shown(folder, table, {"grid": evaluation.grid, "mistakes": evaluation.mistakes}, degradation)
+        write_samples(folder, Heldout(table, {}), found.ids[:SAMPLES], degradation)
+    print(f"evaluate: {evaluation.gate.reason}", flush=True)
+    target = {which: evaluation.figures_of(which)["heldout"] for which in models}
+    main = {f"{which}_{key}": getattr(figures, key) for which, figures in target.items() for key in GAINED}
+    return EvaluateClassesResult(rows_in=len(found), rows_out=evaluation.images, identities=len(names), **main)
 
 
 def _require_split(folder: Path, divided: Table) -> None:
@@ -187,83 +167,137 @@ def _require_split(folder: Path, divided: Table) -> None:
     )
 
 
-def _parts(divided: Table) -> list[dict[str, str]]:
-    """Class by image id of the images trained on, validated on and held out."""
+def _parts(divided: Table, model: Path, names: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Class by image id of the validation images of known classes, and of all held-out images.
+
+    Raises:
+        KubefaceError: an image is both held out and not, or no held-out image is of a known class.
+    """
     rows = divided.columns(["image_id", "identity", "split"]).to_pylist()
-    return [
+    train, validation, heldout = (
         {row["image_id"]: row["identity"] for row in rows if row["split"] == part}
         for part in ("train", "val", "heldout")
-    ]
+    )
+    leaked = sorted(heldout.keys() & (train.keys() | validation.keys()))
+    require(
+        not leaked,
+        f"{divided.folder} has {len(leaked)} images both held out and not, {leaked[0] if leaked else ''} first: run "
+        "split again",
+    )
+    require(
+        bool(set(heldout.values()) & set(names)),
+        f"{divided.folder} holds out no image of a class that {model} knows: raise heldout_fraction",
+    )
+    return {image_id: name for image_id, name in validation.items() if name in names}, heldout
 
 
-def _told_of(model: Path, models: Mapping[str, OnnxModel], champion: str) -> dict[str, Any]:
-    """What is compared; nothing tells which images the promoted model was trained on."""
-    told = told_of(model, models, champion, {})
-    told.get("champion", {}).pop("heldout_people_trained_on", None)
-    return told
+class _Classes:
+    """Scored images with their classes.
+
+    Args:
+        table: aligned table.
+        found: scores of the held-out images.
+        names: of the known classes.
+    """
+
+    def __init__(self, table: Table, found: Scored, names: Sequence[str]) -> None:
+        self.found, self.names = found, names
+        number = {name: index for index, name in enumerate(names)}
+        self.truth: Ints = np.array([number.get(name, -1) for name in found.identities], np.int64)
+        self.known = self.truth >= 0
+        people = dict(zip(table.columns(["image_id"])["image_id"].to_pylist(), read_people(table), strict=True))
+        units = [people[i] or i for i in np.array(found.ids)[self.known].tolist()]
+        self.units: Ints = np.unique(units, return_inverse=True)[1]
+
+    def figures(self, scores: Scores, threshold: float | None, bootstrap: Bootstrap) -> tuple[Spread, ClassesFigures]:
+        """A model's figures on a set, and how they spread over draws of people or images."""
+        truth, known = self.truth[self.known], scores[self.known]
+        unknown = None if threshold is None else refusal_figures(threshold, truth, known, scores[~self.known])
+        spreads = spread(Weighted(truth, known).figures, self.units, bootstrap)
+        return spreads, class_figures(truth, known, self.names, unknown)
+
+    def grid(self, threshold: float | None, seed: int) -> list[GridImage]:
+        """Some images with their class and the predicted one; none where it is refused."""
+        found, scores = self.found, self.found.scores["heldout"]["finetuned"]
+        chosen = []
+        for number, index in enumerate(draw_images(found.ids, GRID, seed)):
+            refused = _refused(float(scores[index].max()), threshold)
+            predicted = int(scores[index].argmax())
+            is_known = bool(self.known[index])
+            chosen.append(
+                GridImage(
+                    file=f"grid/{number:03d}.png",
+                    image_id=found.ids[index],
+                    source=found.sources[index],
+                    true=[found.identities[index]],
+                    predicted=[] if refused else [self.names[predicted]],
+                    right=not refused and predicted == int(self.truth[index]) if is_known else refused,
+                )
+            )
+        return chosen
+
+    def mistakes(self, threshold: float | None) -> list[Mistake]:
+        """The wrong classes that the model is surest of, unknown images that it does not refuse among them."""
+        scores = self.found.scores["heldout"]["finetuned"]
+        best, predicted = scores.max(1), scores.argmax(1)
+        accepted = np.array([not _refused(float(score), threshold) for score in best])
+        wrong = np.flatnonzero(accepted & (predicted != self.truth))
+        wrong = wrong[np.argsort(-best[wrong], kind="stable")][:MISTAKES]
+        return [
+            Mistake(
+                file=f"mistakes/{number:03d}.png",
+                image_id=self.found.ids[index],
+                source=self.found.sources[index],
+                label=None,
+                true=self.found.identities[index],
+                predicted=self.names[int(predicted[index])],
+                score=float(best[index]),
+            )
+            for number, index in enumerate(wrong.tolist())
+        ]
 
 
-def _tell(
-    evaluation: dict[str, Any],
-    name: str,
-    found: Scored,
-    truth: Ints,
+def _record(
+    images: _Classes,
     thresholds: Mapping[str, float | None],
-    units: Ints,
-) -> None:
-    """Adds a set's figures by model, and the gains."""
-    known, settings = truth >= 0, evaluation["settings"]
-    spreads = {}
-    for which, scores in found.scores[name].items():
-        threshold = thresholds[which]
-        unknown = None if threshold is None else refusal_figures(threshold, truth[known], scores[known], scores[~known])
-        evaluation[which][name] = class_figures(truth[known], scores[known], evaluation["labels"]) | {
-            "unknown": unknown
-        }
-        weighted = Weighted(truth[known], scores[known])
-        spreads[which] = spread(weighted.figures, units, settings["bootstrap"], settings["seed"])
-    tell_gains(evaluation, name, spreads, GAINED, settings["gate"]["confidence"])
+    options: EvaluateClassesOptions,
+    common: Mapping[str, Any],
+) -> ClassesEvaluation:
+    """evaluation.json out of the scores.
 
-
-def _grid(found: Scored, truth: Ints, names: Sequence[str], threshold: float | None, seed: int) -> list[dict[str, Any]]:
-    """Some images with their class and the one that is predicted of them; none where it is refused."""
-    scores = found.scores["heldout"]["finetuned"]
-    chosen = []
-    for number, place in enumerate(evenly(found.ids, GRID, seed)):
-        refused = _refused(float(scores[place].max()), threshold)
-        predicted = int(scores[place].argmax())
-        chosen.append(
-            {
-                "file": f"grid/{number:03d}.png",
-                "image_id": found.ids[place],
-                "source": found.sources[place],
-                "true": [found.identities[place]],
-                "predicted": [] if refused else [names[predicted]],
-                "right": refused if truth[place] < 0 else not refused and predicted == int(truth[place]),
-            }
-        )
-    return chosen
-
-
-def _mistakes(found: Scored, truth: Ints, names: Sequence[str], threshold: float | None) -> list[dict[str, Any]]:
-    """The wrong classes that the model is surest of, unknown images that it does not refuse among them."""
-    scores = found.scores["heldout"]["finetuned"]
-    best, predicted = scores.max(1), scores.argmax(1)
-    accepted = np.array([not _refused(float(score), threshold) for score in best])
-    wrong = np.flatnonzero(accepted & (predicted != truth))
-    wrong = wrong[np.argsort(-best[wrong], kind="stable")][:MISTAKES]
-    return [
-        {
-            "file": f"mistakes/{number:03d}.png",
-            "image_id": found.ids[place],
-            "source": found.sources[place],
-            "label": None,
-            "true": found.identities[place],
-            "predicted": names[int(predicted[place])],
-            "score": float(best[place]),
-        }
-        for number, place in enumerate(wrong.tolist())
-    ]
+    Args:
+        images: the held-out images.
+        thresholds: of the refusal, by model.
+        options: of the step.
+        common: fields that do not depend on the scores.
+    """
+    bootstrap = Bootstrap(options.bootstrap, options.seed, options.gate.confidence)
+    figures: dict[str, dict[str, ClassesFigures]] = {which: {} for which in thresholds}
+    gain: dict[str, dict[str, Gains]] = {"baseline": {}, "champion": {}, "scratch": {}}
+    for name, by_model in images.found.scores.items():
+        spreads: dict[str, Spread] = {}
+        for which, scores in by_model.items():
+            spreads[which], figures[which][name] = images.figures(scores, thresholds[which], bootstrap)
+        for which in spreads.keys() & gain.keys():
+            gain[which][name] = gains(spreads[which], spreads["finetuned"], GAINED, bootstrap.confidence)
+    known = int(images.known.sum())
+    evidence = Evidence(CLASSES, len(images.names), known, gain["baseline"], gain["champion"])
+    return ClassesEvaluation(
+        **common,
+        people=len(images.names),
+        images=known,
+        labels=list(images.names),
+        baseline=figures["baseline"],
+        finetuned=figures["finetuned"],
+        champion=figures.get("champion", {}),
+        scratch=figures.get("scratch", {}),
+        gain=gain["baseline"],
+        gain_over_champion=gain["champion"],
+        gain_over_scratch=gain["scratch"],
+        gate=decide(evidence, options.gate),
+        grid=images.grid(thresholds["finetuned"], options.seed),
+        mistakes=images.mistakes(thresholds["finetuned"]),
+    )
 
 
 def _refused(score: float, threshold: float | None) -> bool:
@@ -285,7 +319,7 @@ def _predictions(
                 "set": [name] * rows,
                 "model": [which] * rows,
                 "y": found.identities,
-                "predicted": [names[place] for place in scores.argmax(1).tolist()],
+                "predicted": [names[number] for number in scores.argmax(1).tolist()],
                 "refused": [_refused(float(score), thresholds[which]) for score in best],
                 "score": best,
             }

@@ -1,4 +1,4 @@
-"""The held-out people's crops: which they are, and their embeddings by every model."""
+"""Held-out people: which images show them, their crops, and their embeddings by every model."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from kubeface.evaluate.pair_sets import PairSet, of_embeddings
+from kubeface.evaluate.pair_sets import PairSet, measure_set
 from kubeface.faces.degradation import Degradation
 from kubeface.faces.images import RGB, decode_rgb
-from kubeface.metrics.verification import Ints, Pairs
+from kubeface.metrics.pairs import Ints, Pairs
 from kubeface.models.embeddings import Embeddings, Model, embed_batch
 from kubeface.runtime.errors import require
 from kubeface.runtime.progress import Progress
@@ -21,14 +21,17 @@ from kubeface.tables.row_index import Reader, RowIndex, row_index
 from kubeface.tables.table import Table
 
 BATCH = 64
-CLEAN_PREFIX = "clean/"  # before the image ids of the set of clean crops, whose pictures are others
+CLEAN_PREFIX = "clean/"  # before the image ids of the set of clean crops, which have pictures of their own
 
 
 @dataclass(frozen=True)
 class HeldoutCrops:
     """The embedded crops of held-out people.
 
-    ids, identities: of each image; people: the person's number of each image; embeddings: by set and model.
+    Args:
+        ids, identities: of each image.
+        people: the person's number of each image.
+        embeddings: by set and model.
     """
 
     ids: list[str]
@@ -39,22 +42,22 @@ class HeldoutCrops:
     def pair_set(self, name: str, of: str, pairs: Pairs) -> PairSet:
         """Pairs of these images with the embeddings of a set."""
         images = [CLEAN_PREFIX + image_id for image_id in self.ids] if of == "heldout_clean" else self.ids
-        return of_embeddings(name, images, self.identities, self.people, pairs, self.embeddings[of])
+        return measure_set(name, images, self.identities, self.people, pairs, self.embeddings[of])
 
     def index(self, table: Table) -> dict[str, int]:
-        """The place of each image by its id and by its path below the data source."""
-        places = {image_id: place for place, image_id in enumerate(self.ids)}
+        """The index of each image by its id and by its path below the data source."""
+        index = {image_id: number for number, image_id in enumerate(self.ids)}
         sources = table.columns(["image_id", "source"]).to_pylist()
-        return places | {row["source"]: places[row["image_id"]] for row in sources if row["image_id"] in places}
+        return index | {row["source"]: index[row["image_id"]] for row in sources if row["image_id"] in index}
 
 
 @dataclass(frozen=True)
 class View:
-    """Some held-out photographs: ids, sharp crops, and what a camera took of them with few pixels, if there is that."""
+    """A batch of held-out photographs: ids, sharp crops, and low-resolution images where a camera took both."""
 
     ids: list[str]
     sharp: list[RGB]
-    few: list[RGB] | None = None
+    low: list[RGB] | None = None
 
 
 @dataclass(frozen=True)
@@ -64,8 +67,8 @@ class Heldout:
     Args:
         table: aligned table.
         people: identity by image_id; of pairs of a low and a high image by that of the low one.
-        pairs: where both images of each photograph stand; None for a table without pairs.
-        alone: images of few pixels, or sharp ones beside pairs, that have no other half and are left out.
+        pairs: rows of both images of each photograph; None for a table without pairs.
+        alone: images beside pairs that have no partner in the other resolution and are left out.
     """
 
     table: Table
@@ -86,7 +89,7 @@ class Heldout:
         chosen = [index for index in range(len(pairs)) if pairs[index].image_id in wanted]
         for start in range(0, len(chosen), BATCH):
             batch = chosen[start : start + BATCH]
-            sharp = [read(place) for index in batch if (place := pairs.sharp(index)) is not None]
+            sharp = [read(row) for index in batch if (row := pairs.sharp(index)) is not None]
             yield View([pairs[i].image_id for i in batch], sharp, [read(pairs[i]) for i in batch])
 
 
@@ -94,15 +97,16 @@ def heldout_photographs(table: Table, divided: Table, model: Path) -> Heldout:
     """The held-out people's photographs; where there are pairs of a low and a high image, those alone.
 
     Raises:
-        KubefaceError: as `heldout_people`; or images of both resolutions, but hardly any two of one photograph.
+        KubefaceError: as `heldout_people`; or images of both resolutions, but no two of one photograph, or pairs of one
+            person only.
     """
     people = heldout_people(divided, model)
-    # What split leaves out, as a filter refused it, is no other half either.
-    halves = {low: high for low, high in partners(table).items() if low in people and high in people}
-    if not halves:
-        _refuse_strangers(table, divided, people)
+    # An image that split leaves out, since the filter refused it, is no partner either.
+    partner_of = {low: high for low, high in partners(table).items() if low in people and high in people}
+    if not partner_of:
+        _refuse_unpaired(table, divided, people)
         return Heldout(table, people)
-    chosen = {low: people[low] for low in halves}
+    chosen = {low: people[low] for low in partner_of}
     require(
         len(set(chosen.values())) >= 2,
         f"{divided.folder} holds out pairs of low and high images of {len(set(chosen.values()))} people, at least 2 "
@@ -111,16 +115,16 @@ def heldout_photographs(table: Table, divided: Table, model: Path) -> Heldout:
     return Heldout(table, chosen, row_index(table, dict.fromkeys(chosen, 0)), len(people) - 2 * len(chosen))
 
 
-def _refuse_strangers(table: Table, divided: Table, people: Mapping[str, str]) -> None:
+def _refuse_unpaired(table: Table, divided: Table, people: Mapping[str, str]) -> None:
     """Raises KubefaceError where there are held-out images of both resolutions, and no two of one photograph."""
-    found = {
+    resolutions = {
         resolution_of(row["groups"])
         for rows in table.row_groups(["image_id", "groups"])
         for row in rows
         if row["image_id"] in people
     }
     require(
-        not {LOW, HIGH} <= found,
+        not {LOW, HIGH} <= resolutions,
         f"{divided.folder} holds out low and high images, but no two of one photograph: give both of a photograph the "
         "same file name",
     )
@@ -134,7 +138,7 @@ def heldout_people(divided: Table, model: Path) -> dict[str, str]:
     require(len(people) >= 2, f"{divided.folder} holds out {len(people)} people, at least 2 are needed")
     config = read_json(model / "model.json")
     training = config.get("training", {})
-    refuse_seen(config.get("superresolution", {}).get("identities", []), people, f"of {model}", divided)
+    refuse_leaked_network(config.get("superresolution", {}).get("identities", []), people, f"of {model}", divided)
     require("start_sha256" in training, f"{model / 'model.json'} tells of no training: give finetune's folder")
     leaked = sorted(people & set(read_json(model / "identities.json")))
     require(
@@ -145,7 +149,7 @@ def heldout_people(divided: Table, model: Path) -> dict[str, str]:
     return heldout
 
 
-def refuse_seen(identities: Iterable[str], people: Iterable[str], network: str, divided: Table) -> None:
+def refuse_leaked_network(identities: Iterable[str], people: Iterable[str], network: str, divided: Table) -> None:
     """Raises KubefaceError where a super-resolution network was trained on held-out people."""
     seen = sorted(set(people) & set(identities))
     require(
@@ -155,7 +159,7 @@ def refuse_seen(identities: Iterable[str], people: Iterable[str], network: str, 
     )
 
 
-def refuse_known_people(table: Table, divided: Table) -> None:
+def refuse_overlap(table: Table, divided: Table) -> None:
     """Raises KubefaceError where the group column `person` has somebody both trained on and held out."""
     people = dict(zip(table.columns(["image_id"])["image_id"].to_pylist(), read_people(table), strict=True))
     sides: dict[str, set[str]] = {"train": set(), "heldout": set()}
@@ -192,7 +196,7 @@ def embed_crops(heldout: Heldout, models: Mapping[str, Model], sets: Mapping[str
     Args:
         heldout: the photographs.
         models: by name.
-        sets: what is put on the crops, by name; of pairs the set `heldout` has the low images as they are.
+        sets: degradation of each set, by name; of pairs the set `heldout` has the low images as they are.
     """
     wanted = heldout.people
     collected = {name: {which: Embeddings() for which in models} for name in sets}
@@ -202,8 +206,8 @@ def embed_crops(heldout: Heldout, models: Mapping[str, Model], sets: Mapping[str
             ids = view.ids
             order += ids
             for name, degradation in sets.items():
-                if name == "heldout" and view.few is not None:
-                    batch = np.stack(view.few)
+                if name == "heldout" and view.low is not None:
+                    batch = np.stack(view.low)
                 else:
                     batch = np.stack([degradation(crop, "probe", i) for crop, i in zip(view.sharp, ids, strict=True)])
                 for which, model in models.items():

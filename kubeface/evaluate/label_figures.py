@@ -1,4 +1,4 @@
-"""Figures of many binary labels at once, each by itself and their means; labels that are not known do not count."""
+"""Figures of many binary labels, each by itself and their means; images whose label is unknown do not count."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,8 +16,9 @@ from sklearn.metrics import (
 )
 
 from kubeface.evaluate.scored import Scores
-from kubeface.metrics.verification import Floats
+from kubeface.metrics.pairs import Floats
 from kubeface.records.gate import METRICS
+from kubeface.records.labelled_figures import AttributesFigures, LabelFigures
 from kubeface.records.tasks import ATTRIBUTES
 from kubeface.tables.labels import UNKNOWN
 
@@ -27,33 +28,31 @@ MEANS = (
     "auc", "average_precision", "precision", "recall", "f1", "accuracy", "balanced_accuracy", "calibration_error",
 )  # fmt: skip
 # Images that must have a label, and must not, for its figures to count: with one or two an AUC is an anecdote.
-LEAST = 5
+MIN_IMAGES = 5
 BINS = 15  # of the calibration error, as in Guo et al., arXiv 1706.04599
 MIDDLE = 0.5  # threshold where nothing better is known
 
 
-def label_figures(truth: Truth, scores: Scores, threshold: float) -> dict[str, Any]:
-    """Figures of one label.
+def label_figures(
+    truth: Truth, scores: Scores, threshold: float, auc_bounds: tuple[float, float] | None = None
+) -> LabelFigures:
+    """Figures of one label; None where the label is constant, precision where it is never predicted.
 
     Args:
         truth: N: 1, 0, and UNKNOWN, which is left out.
         scores: N, 0 to 1.
         threshold: score from which on the label is predicted.
-
-    Returns:
-        auc, average_precision, precision, recall, f1, accuracy, balanced_accuracy, calibration_error, positives,
-        negatives, threshold, too_few. Figures are null where the label is constant, precision where it is never
-        predicted.
+        auc_bounds: interval of the AUC.
     """
     known = truth != UNKNOWN
     y, score = truth[known] == 1, scores[known].astype(np.float64)
     predicted = predict(scores[known], threshold) == 1
     positives, negatives = int(y.sum()), int((~y).sum())
-    told: dict[str, Any] = dict.fromkeys(MEANS)
+    figures: dict[str, Any] = dict.fromkeys(MEANS)
     if len(y):
-        told |= {"accuracy": float(accuracy_score(y, predicted)), "calibration_error": calibration_error(y, score)}
+        figures |= {"accuracy": float(accuracy_score(y, predicted)), "calibration_error": calibration_error(y, score)}
     if positives and negatives:
-        told |= {
+        figures |= {
             "auc": float(roc_auc_score(y, score)),
             "average_precision": float(average_precision_score(y, score)),
             "precision": float(precision_score(y, predicted)) if predicted.any() else None,
@@ -61,8 +60,16 @@ def label_figures(truth: Truth, scores: Scores, threshold: float) -> dict[str, A
             "f1": float(f1_score(y, predicted)),
             "balanced_accuracy": float(balanced_accuracy_score(y, predicted)),
         }
-    few = bool(too_few(truth))
-    return told | {"positives": positives, "negatives": negatives, "threshold": threshold, "too_few": few}
+    low, high = auc_bounds or (None, None)
+    return LabelFigures(
+        **figures,
+        positives=positives,
+        negatives=negatives,
+        threshold=threshold,
+        too_few=bool(too_few(truth)),
+        auc_low=low,
+        auc_high=high,
+    )
 
 
 def predict(scores: Scores, thresholds: float | Sequence[float]) -> Truth:
@@ -88,36 +95,43 @@ def calibration_error(y: NDArray[np.bool_], score: Floats) -> float:
     return float(np.abs(gaps).sum() / len(y))
 
 
-def mean_figures(labels: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The labels' figures with their means over those that have enough images, as evaluation.json has them of a set."""
-    measured = [entry for entry in labels.values() if not entry["too_few"]]
+def mean_figures(labels: dict[str, LabelFigures], images: int) -> AttributesFigures:
+    """The labels' figures with their means over those that have enough images.
+
+    Args:
+        labels: by name.
+        images: that were measured on.
+    """
+    measured = [entry for entry in labels.values() if not entry.too_few]
     means: dict[str, Any] = {}
     for name in MEANS:
-        values = [entry[name] for entry in measured if entry[name] is not None]
+        values = [value for entry in measured if (value := getattr(entry, name)) is not None]
         means[name] = float(np.mean(values)) if values else None
-    return means | {"labels": labels, "measured_labels": len(measured)}
+    return AttributesFigures(**means, labels=labels, measured_labels=len(measured), images=images)
 
 
 def choose_thresholds(truth: Truth, scores: Scores) -> list[float]:
     """The threshold of each label with the best balanced accuracy (Youden's J) on validation images.
 
-    Midway between two scores; of equally good ones the nearest to MIDDLE, which also stands where fewer than LEAST
-    images have the label or have it not.
+    Midway between two scores; of equally good ones the nearest to MIDDLE, which also stands where fewer than MIN_IMAGES
+    images have the label or lack it.
 
     Args:
         truth, scores: N×L of validation images.
     """
-    few = too_few(truth)
-    return [MIDDLE if few[place] else _threshold(truth[:, place], scores[:, place]) for place in range(len(few))]
+    lacking = too_few(truth)
+    return [
+        MIDDLE if lacking[label] else _threshold(truth[:, label], scores[:, label]) for label in range(len(lacking))
+    ]
 
 
 def too_few(truth: Truth) -> Any:
-    """Which labels (L, bool) fewer than LEAST images have, or have not.
+    """Which labels (L, bool) fewer than MIN_IMAGES images have, or lack.
 
     Args:
         truth: N×L, or N of one label.
     """
-    return np.minimum((truth == 1).sum(0), (truth == 0).sum(0)) < LEAST
+    return np.minimum((truth == 1).sum(0), (truth == 0).sum(0)) < MIN_IMAGES
 
 
 def _threshold(truth: Truth, scores: Scores) -> float:
@@ -141,38 +155,40 @@ class Weighted:
         truth: N×L.
         scores: N×L of one model.
         thresholds: of the labels.
-        measured: places of the labels that count for the means.
+        measured: indices of the labels that count for the means.
     """
 
     def __init__(self, truth: Truth, scores: Scores, thresholds: list[float], measured: list[int]) -> None:
         self._measured = measured
-        self._kinds = [(truth[:, place] == 1, truth[:, place] == 0) for place in measured]
-        self._levels = [np.unique(scores[:, place], return_inverse=True) for place in measured]
-        self._predicted = [predict(scores[:, place], thresholds[place]) for place in measured]
+        self._kinds = [(truth[:, label] == 1, truth[:, label] == 0) for label in measured]
+        self._levels = [np.unique(scores[:, label], return_inverse=True) for label in measured]
+        self._predicted = [predict(scores[:, label], thresholds[label]) for label in measured]
 
     def figures(self, weights: Floats) -> list[float]:
-        """Means of GAINED, then the AUC of each measured label; not a number where the weights leave none."""
-        rows = np.array([self._label(place, weights) for place in range(len(self._measured))]).reshape(-1, len(GAINED))
-        told = np.isfinite(rows[:, 0])
-        means = rows[told].mean(0) if told.any() else np.full(len(GAINED), np.nan)
+        """Means of GAINED, then the AUC of each measured label; NaN where the weights leave none."""
+        rows = np.array([self._label(number, weights) for number in range(len(self._measured))]).reshape(
+            -1, len(GAINED)
+        )
+        known = np.isfinite(rows[:, 0])
+        means = rows[known].mean(0) if known.any() else np.full(len(GAINED), np.nan)
         return [*means.tolist(), *rows[:, 0].tolist()]
 
-    def _label(self, place: int, weights: Floats) -> list[float]:
-        has, lacks = (weights * kind for kind in self._kinds[place])
+    def _label(self, number: int, weights: Floats) -> list[float]:
+        has, lacks = (weights * kind for kind in self._kinds[number])
         total, other = has.sum(), lacks.sum()
         if not total or not other:
             return [np.nan] * len(GAINED)
-        levels, level = self._levels[place]
+        levels, level = self._levels[number]
         positives = np.bincount(level, has, len(levels))[::-1]  # the highest score first
         negatives = np.bincount(level, lacks, len(levels))[::-1]
         true, false = np.cumsum(positives), np.cumsum(negatives)
         auc = float(positives @ (other - false + negatives / 2) / (total * other))
         precision = float(positives @ (true / np.maximum(true + false, 1e-12)) / total)
-        predicted = self._predicted[place]
-        found, wrong = float(has @ predicted), float(lacks @ predicted)
-        f1 = 2 * found / max(total + found + wrong, 1e-12)
-        accuracy = (found + other - wrong) / (total + other)
-        return [auc, precision, f1, accuracy, (found / total + 1 - wrong / other) / 2]
+        predicted = self._predicted[number]
+        hits, false_alarms = float(has @ predicted), float(lacks @ predicted)
+        f1 = 2 * hits / max(total + hits + false_alarms, 1e-12)
+        accuracy = (hits + other - false_alarms) / (total + other)
+        return [auc, precision, f1, accuracy, (hits / total + 1 - false_alarms / other) / 2]
 
 
 def correlation(truth: Truth) -> list[list[float | None]]:

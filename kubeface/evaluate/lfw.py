@@ -4,16 +4,17 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any
 
 import numpy as np
 
+from kubeface.evaluate.pair_sets import PairSet, measure_set
 from kubeface.faces.degradation import Degradation
 from kubeface.faces.detection import make_detector
 from kubeface.faces.detector import Faces
 from kubeface.faces.geometry import TEMPLATE_SIZES, TEMPLATES, centre_crop, require_template
 from kubeface.faces.images import RGB, decode_rgb
-from kubeface.metrics.verification import Floats, Ints, Pairs, roc_points, verification
+from kubeface.metrics.figures import VerificationFigures
+from kubeface.metrics.pairs import Ints, Pairs
 from kubeface.models.embeddings import Embeddings, Model, embed_batch
 from kubeface.runtime.errors import KubefaceError, require
 from kubeface.runtime.progress import Progress
@@ -26,12 +27,13 @@ CLEAN = Degradation()
 
 @dataclass(frozen=True)
 class PairsFile:
-    """Pairs as a benchmark gives them.
+    """Pairs as a benchmark lists them.
 
-    images: names; LFW's are `<person>/<person>_%04d`.
-    pairs: of images by their place in `images`.
-    folds: of each pair (0…folds−1).
-    people: the person's number of each image.
+    Args:
+        images: names; LFW's are `<person>/<person>_%04d`.
+        pairs: of images by their index in `images`.
+        folds: of each pair (0…folds−1).
+        people: the person's number of each image.
     """
 
     images: list[str]
@@ -90,6 +92,21 @@ def _named(numbers: dict[str, int], left: list[int], right: list[int]) -> list[t
     return [(names[a], names[b]) for a, b in zip(left, right, strict=True)]
 
 
+@dataclass(frozen=True)
+class Lfw:
+    """What was measured on LFW.
+
+    Args:
+        measured: the pairs with scores and figures by model.
+        fallback: names of the images without a face, of which a centre crop was taken.
+        further: figures by model under each of the further degradations.
+    """
+
+    measured: PairSet
+    fallback: list[str]
+    further: list[Mapping[str, VerificationFigures]]
+
+
 def evaluate_lfw(
     archive: str,
     pairs_uri: str,
@@ -98,7 +115,7 @@ def evaluate_lfw(
     degradation: Degradation = CLEAN,
     template: str = "arcface_112",
     further: Sequence[Degradation] = (),
-) -> dict[str, Any]:
+) -> Lfw:
     """Runs models over LFW's pairs.
 
     Args:
@@ -108,11 +125,7 @@ def evaluate_lfw(
         models: by name.
         degradation: put on every aligned crop, on both sides of a pair.
         template: how the models' crops were made, as align has it.
-        further: other degradations to measure on the same crops, in the place of the first.
-
-    Returns:
-        fallback (names of the images that got a centre crop since no face was found), detector, further (figures by
-        model under each of the other degradations, without roc), and what `measure` gives.
+        further: other degradations to measure on the same crops, instead of the first.
 
     Raises:
         KubefaceError: the archive or the pairs file cannot be read, or an image of a pair is not in the archive.
@@ -122,46 +135,30 @@ def evaluate_lfw(
     collected: list[dict[str, Embeddings]] = [{name: Embeddings() for name in models} for _ in kinds]
     fallback: list[str] = []
     with Progress("lfw", len(wanted.images)) as progress:
-        for names, crops, without in _crops(archive, wanted.images, pairs_uri, detector, template):
+        for names, crops, without in aligned_crops(archive, wanted.images, pairs_uri, detector, template):
             fallback += without
             for kind, into in zip(kinds, collected, strict=True):
                 batch = np.stack([kind(crop, "probe", name) for crop, name in zip(crops, names, strict=True)])
                 for name, model in models.items():
                     into[name].append(*embed_batch(model, batch))
             progress.advance(len(names))
-    first, *others = (measure(wanted, into) for into in collected)
-    return {"detector": detector, "fallback": fallback, "further": [found["models"] for found in others]} | first
+    first, *others = (measure_benchmark("lfw", wanted, into) for into in collected)
+    return Lfw(first, fallback, [found.figures for found in others])
 
 
-def measure(wanted: PairsFile, collected: dict[str, Embeddings]) -> dict[str, Any]:
-    """Figures of models on a benchmark's pairs.
+def measure_benchmark(name: str, wanted: PairsFile, embeddings: Mapping[str, Embeddings]) -> PairSet:
+    """Scores and figures of models on a benchmark's pairs, with the file's folds where it has several.
 
     Args:
+        name: of the set; images of sets other than LFW have it in front, and no person.
         wanted: the pairs.
-        collected: by model, the embeddings of `wanted.images` in their order.
-
-    Returns:
-        pairs, images: how many.
-        models: verification figures by model, with the file's folds where it has several; `flip` with test-time
-            augmentation and `roc` in them.
-        scores: by model, the similarity of each pair (float64) without flip.
-        pairs_file: `wanted`.
+        embeddings: by model, of `wanted.images` in their order.
     """
-    figures: dict[str, Any] = {}
-    scores: dict[str, Floats] = {}
-    same, folds = wanted.pairs.same, wanted.folds if wanted.folds.max() > 0 else None
-    for name, embeddings in collected.items():
-        scores[name] = wanted.pairs.scores(embeddings.plain())
-        figures[name] = verification(scores[name], same, folds)
-        figures[name]["flip"] = verification(wanted.pairs.scores(embeddings.flipped()), same, folds)
-        figures[name]["roc"] = roc_points(scores[name], same)
-    return {
-        "pairs": len(wanted.pairs),
-        "images": len(wanted.images),
-        "models": figures,
-        "scores": scores,
-        "pairs_file": wanted,
-    }
+    is_lfw = name == "lfw"
+    images = wanted.images if is_lfw else [f"{name}/{image}" for image in wanted.images]
+    identities = [image.partition("/")[0] if is_lfw else "" for image in images]
+    folds = wanted.folds if wanted.folds.max() > 0 else None
+    return measure_set(name, images, identities, wanted.people, wanted.pairs, embeddings, folds)
 
 
 def lfw_pictures(archive: str, names: Sequence[str], detector: str, template: str = "arcface_112") -> dict[str, RGB]:
@@ -170,11 +167,11 @@ def lfw_pictures(archive: str, names: Sequence[str], detector: str, template: st
     Raises:
         KubefaceError: the archive cannot be read, or lacks one of the images.
     """
-    found = _crops(archive, names, "the ones asked for", detector, template)
+    found = aligned_crops(archive, names, "the ones asked for", detector, template)
     return {name: crop for batch, crops, _ in found for name, crop in zip(batch, crops, strict=True)}
 
 
-def _crops(
+def aligned_crops(
     archive: str, names: Sequence[str], listed: str, detector: str, template: str
 ) -> Iterator[tuple[Sequence[str], list[RGB], list[str]]]:
     """Names and aligned crops of LFW's images a batch at a time, and which of them have no face.

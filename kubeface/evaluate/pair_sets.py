@@ -1,14 +1,24 @@
-"""A set of pairs with the scores that each model gives them, and what is told of it: figures, gains, losses."""
+"""A set of pairs as several models score them, and what follows: figures, gains, changed decisions, hard pairs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
-from kubeface.metrics.mcnemar import forgotten_pairs, paired
+import numpy as np
+
+from kubeface.metrics.bootstrap import Bootstrap
+from kubeface.metrics.figures import (
+    ForgottenPair,
+    Gains,
+    PairedTest,
+    RocPoints,
+    ScoreHistogram,
+    VerificationFigures,
+)
+from kubeface.metrics.mcnemar import forgotten, paired_test
+from kubeface.metrics.pairs import Bools, Floats, Ints, Pairs
 from kubeface.metrics.verification import (
-    Floats,
-    Ints,
-    Pairs,
     bootstrap_difference,
     decisions,
     roc_points,
@@ -17,14 +27,23 @@ from kubeface.metrics.verification import (
     verification,
 )
 from kubeface.models.embeddings import Embeddings
+from kubeface.records.recognition_figures import HardestPairs, HardPair
+
+HARDEST = 8  # pairs of each kind that are kept as pictures
+FORGOTTEN = 12  # pairs that are listed one by one
 
 
 @dataclass(frozen=True)
 class PairSet:
     """Pairs of images of one set, as several models score them.
 
-    images, identities: name and person of each image; people: the person's number; folds: fold of each pair, None for
-    stratified ones; scores, figures, roc: by model, figures with those of flip test-time augmentation under `flip`.
+    Args:
+        name: of the set.
+        images, identities: name and person of each image.
+        people: the person's number of each image.
+        pairs: of images by index.
+        folds: fold of each pair; None for stratified ones.
+        scores, figures, roc: by model; figures with those of flip test-time augmentation.
     """
 
     name: str
@@ -34,67 +53,95 @@ class PairSet:
     pairs: Pairs
     folds: Ints | None
     scores: Mapping[str, Floats]
-    figures: Mapping[str, dict[str, Any]]
-    roc: Mapping[str, dict[str, list[float]]]
+    figures: Mapping[str, VerificationFigures]
+    roc: Mapping[str, RocPoints]
+
+    def gain(self, before: str, far: float, bootstrap: Bootstrap) -> Gains:
+        """Gains of the fine-tuned model over another one; `far` is the false accept rate of the TAR."""
+        scores = self.scores[before], self.scores["finetuned"]
+        return bootstrap_difference(*scores, self.pairs, self.people, far, bootstrap, self.folds)
+
+    def paired(self) -> PairedTest:
+        """How the decisions of the starting and the fine-tuned model differ."""
+        (before, _), (after, _) = self._decisions
+        return paired_test(self.pairs.same, before, after)
+
+    def forgotten(self) -> list[ForgottenPair]:
+        """The pairs that the fine-tuned model no longer decides correctly, the largest fall of the margin first."""
+        (_, thresholds_before), (_, thresholds_after) = self._decisions
+        before, after = self.scores["baseline"], self.scores["finetuned"]
+        lost = forgotten(before, after, self.pairs.same, thresholds_before, thresholds_after)
+        return [
+            ForgottenPair(
+                set=self.name,
+                kind="genuine" if self.pairs.same[index] else "impostor",
+                threshold_before=float(thresholds_before[index]),
+                threshold_after=float(thresholds_after[index]),
+                **self._described(index),
+            )
+            for index in lost[:FORGOTTEN].tolist()
+        ]
+
+    def histograms(self) -> dict[str, ScoreHistogram]:
+        """Scores by model."""
+        return {which: score_histogram(scores, self.pairs.same) for which, scores in self.scores.items()}
+
+    def hardest(self) -> HardestPairs:
+        """The genuine pairs that the fine-tuned model finds least alike and the impostors it finds most alike."""
+        after = self.scores["finetuned"]
+        genuine, impostor = np.flatnonzero(self.pairs.same), np.flatnonzero(~self.pairs.same)
+        least = genuine[np.argsort(after[genuine], kind="stable")][:HARDEST].tolist()
+        most = impostor[np.argsort(-after[impostor], kind="stable")][:HARDEST].tolist()
+        return HardestPairs(
+            genuine=[HardPair(**self._described(index)) for index in least],
+            impostor=[HardPair(**self._described(index)) for index in most],
+        )
+
+    def threshold_rows(self) -> list[dict[str, Any]]:
+        """Rows of thresholds.csv."""
+        return [
+            {"set": self.name, "model": which} | row.model_dump()
+            for which, scores in self.scores.items()
+            for row in threshold_table(scores, self.pairs.same)
+        ]
+
+    @cached_property
+    def _decisions(self) -> list[tuple[Bools, Floats]]:
+        """Decisions and thresholds of the starting and the fine-tuned model."""
+        return [decisions(self.scores[which], self.pairs.same, self.folds) for which in ("baseline", "finetuned")]
+
+    def _described(self, index: int) -> dict[str, Any]:
+        """A pair by the names of its images and people, with both models' scores."""
+        left, right = self.pairs.left[index], self.pairs.right[index]
+        return {
+            "left": self.images[left],
+            "right": self.images[right],
+            "left_identity": self.identities[left],
+            "right_identity": self.identities[right],
+            "before": float(self.scores["baseline"][index]),
+            "after": float(self.scores["finetuned"][index]),
+        }
 
 
-def of_embeddings(
+def measure_set(
     name: str,
     images: Sequence[str],
     identities: Sequence[str],
     people: Ints,
     pairs: Pairs,
     embeddings: Mapping[str, Embeddings],
+    folds: Ints | None = None,
 ) -> PairSet:
-    """The set from the embeddings of its images, by model."""
-    scores = {which: pairs.scores(found.plain()) for which, found in embeddings.items()}
-    figures = {
-        which: verification(scores[which], pairs.same)
-        | {"flip": verification(pairs.scores(found.flipped()), pairs.same)}
-        for which, found in embeddings.items()
-    }
+    """Scores and figures of a set from the embeddings of its images, by model."""
+    scores, figures = {}, {}
+    for which, found in embeddings.items():
+        scores[which] = pairs.scores(found.plain())
+        flip = verification(pairs.scores(found.flipped()), pairs.same, folds)
+        figures[which] = verification(scores[which], pairs.same, folds).model_copy(update={"flip": flip})
     roc = {which: roc_points(values, pairs.same) for which, values in scores.items()}
-    return PairSet(name, images, identities, people, pairs, None, scores, figures, roc)
+    return PairSet(name, images, identities, people, pairs, folds, scores, figures, roc)
 
 
-@dataclass(frozen=True)
-class Bootstrap:
-    """How intervals are made: samples of people, seed, share of the samples inside, and the FAR of the TAR."""
-
-    samples: int
-    seed: int
-    confidence: float
-    far: float
-
-    def gain(self, found: PairSet, before: str, after: str) -> dict[str, dict[str, float]]:
-        """AUC, TAR and accuracy of two models with the interval of the gain, as `bootstrap_difference`."""
-        return bootstrap_difference(
-            found.scores[before], found.scores[after], found.pairs, found.people, self.far, self.samples, self.seed,
-            self.confidence, found.folds,
-        )  # fmt: skip
-
-
-def tell(evaluation: dict[str, Any], found: PairSet, bootstrap: Bootstrap) -> None:
-    """Adds a set to evaluation.json: figures by model, gains, paired decisions, forgotten pairs and histograms."""
-    name, same = found.name, found.pairs.same
-    for which, figures in found.figures.items():
-        evaluation[which][name] = figures
-    evaluation["gain"][name] = bootstrap.gain(found, "baseline", "finetuned")
-    if "champion" in found.scores:
-        evaluation["gain_over_champion"][name] = bootstrap.gain(found, "champion", "finetuned")
-    before, after = (decisions(found.scores[which], same, found.folds) for which in ("baseline", "finetuned"))
-    evaluation["paired"][name] = paired(same, before[0], after[0])
-    evaluation["forgotten"] += forgotten_pairs(
-        name, found.scores["baseline"], found.scores["finetuned"], found.pairs, before[1], after[1],
-        found.images, found.identities,
-    )  # fmt: skip
-    evaluation["histograms"][name] = {which: score_histogram(scores, same) for which, scores in found.scores.items()}
-
-
-def thresholds(found: PairSet) -> list[dict[str, Any]]:
-    """Rows of thresholds.csv."""
-    return [
-        {"set": found.name, "model": which} | row
-        for which, scores in found.scores.items()
-        for row in threshold_table(scores, found.pairs.same)
-    ]
+def largest_falls(pairs: Iterable[ForgottenPair]) -> list[ForgottenPair]:
+    """The forgotten pairs of several sets whose margin fell furthest, those first."""
+    return sorted(pairs, key=lambda pair: pair.margin_fall, reverse=True)[:FORGOTTEN]

@@ -1,14 +1,16 @@
-"""Degradation probes: what each camera fault costs the model before and after the training."""
+"""Degradation probes: both models measured under one degradation after another."""
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from kubeface.faces.degradation import Degradation
 from kubeface.faces.images import RGB
-from kubeface.metrics.verification import all_pairs, bootstrap_difference, supported_fars
+from kubeface.metrics.bootstrap import Bootstrap
+from kubeface.metrics.pairs import all_pairs
+from kubeface.metrics.verification import bootstrap_difference, supported_fars
 from kubeface.models.embeddings import Model, Vectors
+from kubeface.records.recognition_figures import ProbeFigures, ProbeRow
 from kubeface.runtime.errors import KubefaceError, require
 from kubeface.runtime.keyed_rng import by_rank
 from kubeface.runtime.progress import Progress
@@ -68,12 +70,10 @@ def probe(
     models: Mapping[str, Model],
     crops: Crops,
     identities: Mapping[str, str],
-    probes: list[Degradation],
+    probes: Sequence[Degradation],
     far: float,
-    samples: int = 1000,
-    seed: int = 0,
-    confidence: float = 0.95,
-) -> list[dict[str, Any]]:
+    bootstrap: Bootstrap = Bootstrap(),
+) -> list[ProbeRow]:
     """Measures the models on held-out people under each degradation; both see the same images and pairs.
 
     Crops are read once; what grows with images and probes are embeddings alone. At most PROBE_IMAGES images of people
@@ -84,34 +84,28 @@ def probe(
         crops: gives the clean crops of the images it is called with, as {image id: identity}.
         identities: the held-out images, identity by image id.
         probes: as `parse_probes` gives them.
-        far: the false accept rate of the TAR; the least that the pairs can tell where that is larger.
-        samples: of people, for the intervals.
-        seed: of the choice and the samples.
-        confidence: share of the samples that lie inside the intervals.
-
-    Returns:
-        A row for each probe: probe, far, for each model accuracy, auc and tar at far; gain: what bootstrap_difference
-        gives.
+        far: the false accept rate of the TAR; the least that the pairs support where that is larger.
+        bootstrap: how the intervals are made; its seed also draws images and pairs.
 
     Raises:
         KubefaceError: the crops lack an image, or the people are too few to measure on.
     """
     if not probes:
         return []
-    wanted = choose_images(identities, seed)
+    wanted = choose_images(identities, bootstrap.seed)
     order: list[str] = []
-    collected: dict[tuple[Degradation, str], list[Vectors]] = {(bad, which): [] for bad in probes for which in MODELS}
+    collected: dict[tuple[Degradation, str], list[Vectors]] = {}
     with Progress("probes", len(wanted)) as progress:
         for ids, clean in crops(wanted):
             order += ids
-            for bad in probes:
-                batch = np.stack([bad(crop, "probe", i) for crop, i in zip(clean, ids, strict=True)])
+            for degradation in probes:
+                batch = np.stack([degradation(crop, "probe", i) for crop, i in zip(clean, ids, strict=True)])
                 for which in MODELS:
-                    collected[bad, which].append(models[which].embed(batch))
+                    collected.setdefault((degradation, which), []).append(models[which].embed(batch))
             progress.advance(len(ids))
     require(sorted(order) == sorted(wanted), f"probes: {len(order)} crops were given, {len(wanted)} are wanted")
     _, people = np.unique([wanted[image_id] for image_id in order], return_inverse=True)
-    pairs = all_pairs(people, PROBE_PAIRS, seed)
+    pairs = all_pairs(people, PROBE_PAIRS, bootstrap.seed)
     fars = supported_fars(int(np.sum(~pairs.same)))
     require(
         bool(fars) and bool(pairs.same.any()),
@@ -119,13 +113,18 @@ def probe(
     )
     far = max(far, min(fars))
     rows = []
-    for bad in probes:
-        before, after = (pairs.scores(np.concatenate(collected.pop((bad, which)))) for which in MODELS)
-        gain = bootstrap_difference(before, after, pairs, people, far, samples, seed, confidence)
-        row: dict[str, Any] = {"probe": probe_name(bad), "far": far, "gain": gain}
-        for which, side in zip(MODELS, ("before", "after"), strict=True):
-            row[which] = {key: entry[side] for key, entry in gain.items()}
-        rows.append(row)
+    for degradation in probes:
+        before, after = (pairs.scores(np.concatenate(collected.pop((degradation, which)))) for which in MODELS)
+        gain = bootstrap_difference(before, after, pairs, people, far, bootstrap)
+        rows.append(
+            ProbeRow(
+                probe=probe_name(degradation),
+                far=far,
+                baseline=ProbeFigures(**{name: entry.before for name, entry in gain.items()}),
+                finetuned=ProbeFigures(**{name: entry.after for name, entry in gain.items()}),
+                gain=gain,
+            )
+        )
     return rows
 
 

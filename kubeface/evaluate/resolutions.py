@@ -1,64 +1,60 @@
-"""Faces of few pixels: against sharp photographs and against each other, at each size, before and after a training.
+"""Low-resolution faces: against sharp images and against each other, at each size, before and after a training.
 
-What stands for a face of few pixels is either made of its crop, by a degradation `lowres`, or what a camera took, where
-the table has the low and the high image of one photograph. Either way a held-out photograph has two views, few pixels
-and sharp, and the two views of one photograph are never compared.
+A low-resolution face is either made of its crop, by a degradation `lowres`, or was taken by a camera, where the table
+has the low and the high image of one photograph. Either way a held-out photograph has two views, low resolution and
+sharp, and the two views of one photograph are never compared.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kubeface.evaluate.heldout import CLEAN_PREFIX, HeldoutCrops, View
-from kubeface.evaluate.pair_sets import Bootstrap, PairSet, of_embeddings
+from kubeface.evaluate.pair_sets import PairSet, measure_set
 from kubeface.evaluate.probes import CLEAN, MODELS, PROBE_PAIRS
 from kubeface.faces.degradation import Degradation, Enlarger
-from kubeface.faces.images import RGB
+from kubeface.metrics.bootstrap import Bootstrap
 from kubeface.metrics.calibration import threshold_at
-from kubeface.metrics.verification import (
-    Bools,
-    Floats,
-    Ints,
-    Pairs,
-    all_pairs,
-    bootstrap_difference,
-    interval,
-    people_weights,
-    supported_fars,
-    verification,
-)
+from kubeface.metrics.figures import Gain, Gains
+from kubeface.metrics.pairs import Bools, Floats, Ints, Pairs, all_pairs
+from kubeface.metrics.verification import bootstrap_difference, gain_of, supported_fars, verification
 from kubeface.models.embeddings import Embeddings, Model, Vectors, embed_batch
+from kubeface.records.recognition_figures import (
+    LeftOutSize,
+    ResolutionFigures,
+    ResolutionPairs,
+    ResolutionRow,
+    Resolutions,
+)
 from kubeface.runtime.progress import Progress
 from kubeface.tables.resolution_pairs import enlarged_of, native_side
 from kubeface.tables.table import Table
 
 CROSS = "heldout_cross"
 BICUBIC = "bicubic"  # the starting model on crops that no network enlarged
-Batches = Iterator[tuple[list[str], list[RGB], list[RGB]]]  # ids, sharp crops, crops of few pixels
 
 
-def cross_set(crops: HeldoutCrops, most: int, seed: int) -> PairSet:
-    """Every photograph of few pixels against every other sharp one; at most `most` pairs."""
-    both = _both_ways(all_pairs(crops.people, max(1, most // 2), seed))
+def cross_set(crops: HeldoutCrops, limit: int, seed: int) -> PairSet:
+    """Every low-resolution image with every sharp one of another photograph; at most `limit` pairs."""
+    both = _both_ways(all_pairs(crops.people, max(1, limit // 2), seed))
     count = len(crops.ids)
     pairs = Pairs(both.left, both.right + count, both.same)
-    few, sharp = crops.embeddings["heldout"], crops.embeddings["heldout_clean"]
-    return of_embeddings(
+    low, sharp = crops.embeddings["heldout"], crops.embeddings["heldout_clean"]
+    return measure_set(
         CROSS,
         [*crops.ids, *(CLEAN_PREFIX + image_id for image_id in crops.ids)],
         [*crops.identities, *crops.identities],
         np.tile(crops.people, 2),
         pairs,
-        {which: _joined(few[which], sharp[which]) for which in few},
+        {which: _joined(low[which], sharp[which]) for which in low},
     )
 
 
 def _both_ways(pairs: Pairs) -> Pairs:
-    """The pairs and the same ones turned round: the one of few pixels stands on the left."""
-    back = pairs.turned()
+    """The pairs and the same ones swapped, so that either image is the low-resolution one, on the left."""
+    back = pairs.swapped()
     return Pairs(
         np.concatenate([pairs.left, back.left]),
         np.concatenate([pairs.right, back.right]),
@@ -74,95 +70,118 @@ def _joined(one: Embeddings, other: Embeddings) -> Embeddings:
 
 
 @dataclass(frozen=True)
-class Fixed:
-    """Thresholds that a system in use has set: the starting model's on sharp photographs, without and with flip, for a
-    false match rate."""
+class FixedThresholds:
+    """Thresholds of a system in use: the starting model's on sharp images, for a false match rate.
+
+    Args:
+        fmr: the rate.
+        plain, flipped: thresholds without and with flip test-time augmentation.
+    """
 
     fmr: float
     plain: float
     flipped: float
 
 
-def fixed_thresholds(crops: HeldoutCrops, compared: Pairs, fmr: float) -> Fixed:
-    """The starting model's thresholds on the sharp photographs of held-out people."""
+def fixed_thresholds(crops: HeldoutCrops, compared: Pairs, fmr: float) -> FixedThresholds:
+    """The starting model's thresholds on the sharp images of held-out people."""
     sharp = crops.embeddings["heldout_clean"]["baseline"]
     plain, flipped = (
         threshold_at(compared.scores(vectors), compared.same, fmr) for vectors in (sharp.plain(), sharp.flipped())
     )
-    return Fixed(fmr, plain, flipped)
+    return FixedThresholds(fmr, plain, flipped)
 
 
 @dataclass(frozen=True)
 class Size:
-    """Photographs of few pixels of one size.
+    """Low-resolution images of one size.
 
-    name: the side in pixels, or `clean`; images: places among all photographs (N); few: their embeddings by model,
-    under BICUBIC those of the starting model on bicubic crops, where others were enlarged by a network.
+    Args:
+        name: the side in pixels, or `clean`.
+        images: indices among all photographs (N).
+        low: their embeddings by model; under BICUBIC those of the starting model on crops enlarged by bicubic
+            interpolation, where a network enlarged the others.
     """
 
     name: str
     images: Ints
-    few: Mapping[str, Embeddings]
+    low: Mapping[str, Embeddings]
 
 
-def sides_of(table: Table, ids: Sequence[str]) -> Floats:
-    """The side of each crop in pixels of what its camera took, N."""
-    wanted = {image_id: place for place, image_id in enumerate(ids)}
+@dataclass(frozen=True)
+class Sized:
+    """Photographs embedded at each size.
+
+    Args:
+        ids: of the photographs in their order.
+        people: the person's number of each.
+        sharp: embeddings of the sharp images by model.
+        sizes: low-resolution images by size, `clean` last.
+    """
+
+    ids: list[str]
+    people: Ints
+    sharp: Mapping[str, Embeddings]
+    sizes: list[Size]
+
+
+def native_sides(table: Table, ids: Sequence[str]) -> Floats:
+    """The side of each crop in pixels of the photograph as its camera took it, N."""
+    index = {image_id: number for number, image_id in enumerate(ids)}
     sides = np.zeros(len(ids))
     for rows in table.row_groups(["image_id", "landmarks", "groups"]):
         for row in rows:
-            if row["image_id"] in wanted:
+            if row["image_id"] in index:
                 landmarks = np.reshape(row["landmarks"], (5, 2)).astype(np.float64)
-                sides[wanted[row["image_id"]]] = native_side(landmarks, enlarged_of(row["groups"]))
+                sides[index[row["image_id"]]] = native_side(landmarks, enlarged_of(row["groups"]))
     return sides
 
 
 def embed_sizes(
     models: Mapping[str, Model],
-    batches: Batches,
-    total: int,
+    views: Iterator[View],
+    identities: Mapping[str, str],
     sizes: Sequence[int],
     enlarger: Enlarger | None,
     sides: Mapping[str, float] | None,
-) -> tuple[list[str], Mapping[str, Embeddings], list[Size]]:
+) -> Sized:
     """Embeds photographs at each size.
 
     Args:
         models: baseline and finetuned.
-        batches: of the photographs.
-        total: their number.
+        views: the photographs, a batch at a time.
+        identities: of the photographs by id.
         sizes: in pixels.
-        enlarger: what enlarges few pixels that are made; None for bicubic.
-        sides: where cameras took the few pixels, their sides by image_id: each belongs to the nearest size.
-
-    Returns:
-        ids in their order, embeddings of the sharp crops by model, and what was found of each size.
+        enlarger: what enlarges low-resolution crops that are made; None for bicubic.
+        sides: where cameras took the low-resolution images, their sides by id: each belongs to the nearest size.
     """
     order: list[str] = []
     sharp = {which: Embeddings() for which in MODELS}
     kinds = [*MODELS, *([BICUBIC] if enlarger is not None and sides is None else [])]
-    few = {size: {kind: Embeddings() for kind in kinds} for size in sizes}
-    places: dict[int, list[int]] = {size: [] for size in sizes}
-    with Progress("sizes", total) as progress:
-        for ids, clean, taken in batches:
-            _embed(models, sharp, np.stack(clean))
+    low = {size: {kind: Embeddings() for kind in kinds} for size in sizes}
+    members: dict[int, list[int]] = {size: [] for size in sizes}
+    with Progress("sizes", len(identities)) as progress:
+        for view in views:
+            _embed(models, sharp, np.stack(view.sharp))
             for size in sizes:
                 if sides is None:
-                    chosen = list(range(len(ids)))
-                    made = _reduced(clean, ids, Degradation("lowres", size, enlarger=enlarger))
+                    chosen = list(range(len(view.ids)))
+                    made = _reduced(view, Degradation("lowres", size, enlarger=enlarger))
                     if BICUBIC in kinds:
-                        plain = _reduced(clean, ids, Degradation("lowres", size))
-                        few[size][BICUBIC].append(*embed_batch(models["baseline"], plain))
+                        plain = _reduced(view, Degradation("lowres", size))
+                        low[size][BICUBIC].append(*embed_batch(models["baseline"], plain))
                 else:
-                    chosen = [place for place, i in enumerate(ids) if nearest(sides[i], sizes) == size]
-                    made = np.stack([taken[place] for place in chosen]) if chosen else np.empty((0, 1, 1, 3), np.uint8)
-                if chosen:
-                    _embed(models, few[size], made)
-                    places[size] += [len(order) + place for place in chosen]
-            order += ids
-            progress.advance(len(ids))
-    found = [Size(str(size), np.array(places[size], np.int64), few[size]) for size in sizes]
-    return order, sharp, [*found, Size(CLEAN, np.arange(len(order)), sharp)]
+                    near = [number for number, i in enumerate(view.ids) if nearest(sides[i], sizes) == size]
+                    if not near:
+                        continue
+                    chosen, made = near, np.stack([(view.low or view.sharp)[number] for number in near])
+                _embed(models, low[size], made)
+                members[size] += [len(order) + number for number in chosen]
+            order += view.ids
+            progress.advance(len(view.ids))
+    people = np.unique([identities[image_id] for image_id in order], return_inverse=True)[1]
+    found = [Size(str(size), np.array(members[size], np.int64), low[size]) for size in sizes]
+    return Sized(order, people, sharp, [*found, Size(CLEAN, np.arange(len(order)), sharp)])
 
 
 def nearest(side: float, sizes: Sequence[int]) -> int:
@@ -170,8 +189,8 @@ def nearest(side: float, sizes: Sequence[int]) -> int:
     return min(sizes, key=lambda size: abs(np.log(max(side, 1e-6) / size)))
 
 
-def _reduced(crops: Sequence[RGB], ids: Sequence[str], degradation: Degradation) -> NDArray[np.uint8]:
-    return np.stack([degradation(crop, "probe", image_id) for crop, image_id in zip(crops, ids, strict=True)])
+def _reduced(view: View, degradation: Degradation) -> NDArray[np.uint8]:
+    return np.stack([degradation(crop, "probe", i) for crop, i in zip(view.sharp, view.ids, strict=True)])
 
 
 def _embed(models: Mapping[str, Model], into: Mapping[str, Embeddings], crops: NDArray[np.uint8]) -> None:
@@ -179,54 +198,43 @@ def _embed(models: Mapping[str, Model], into: Mapping[str, Embeddings], crops: N
         into[which].append(*embed_batch(models[which], crops))
 
 
-def measure_sizes(
-    sizes: Sequence[Size], sharp: Mapping[str, Embeddings], people: Ints, intervals: Bootstrap, fixed: Fixed
-) -> dict[str, Any]:
+def measure_sizes(sized: Sized, far: float, bootstrap: Bootstrap, fixed: FixedThresholds) -> Resolutions:
     """Figures of each size, before and after.
 
     Args:
-        sizes: of `embed_sizes`.
-        sharp: embeddings of all sharp photographs, by model.
-        people: the person's number of each.
-        intervals: how they are made; its FAR is the one of the TAR, or the least that the pairs tell.
+        sized: the embedded photographs.
+        far: false accept rate of the TAR; the least that the pairs support where that is larger.
+        bootstrap: how the intervals are made; its seed also draws the pairs.
         fixed: the thresholds of a system in use.
 
     Returns:
-        fmr, threshold, threshold_flip: what `fixed` is.
-        rows: for each size its name, images, people, probes, rank1 by model, and for `cross` (few pixels against other
-        sharp photographs) and `same` (few pixels against each other; of `clean` both are the same) pairs, far, figures
-        by model (accuracy of ten folds and its standard error, accuracy_fixed, tmr_fixed and fmr_fixed at the fixed
-        threshold, auc, tar, and in flip the same with flip) and gain (auc, tar, accuracy, accuracy_fixed, as
-        bootstrap_difference). Where a network enlarged, there are also the model bicubic and gain_over_bicubic.
-        left_out: sizes of which there are too few photographs.
+        for each size low-resolution against sharp images of other photographs (cross) and against each other (same; of
+        `clean` both are the same), and the sizes with too few images.
     """
-    turned = _both_ways(all_pairs(people, PROBE_PAIRS // 2, intervals.seed))
+    people = sized.people
+    crossed = _both_ways(all_pairs(people, PROBE_PAIRS // 2, bootstrap.seed))
     rows, left_out = [], []
-    for size in sizes:
-        kinds = {"cross": _of_left(turned, size.images), "same": _within(people, size.images, intervals.seed)}
+    for size in sized.sizes:
+        kinds = {"cross": _of_left(crossed, size.images), "same": _within(people, size.images, bootstrap.seed)}
         if not all(pairs.same.any() and supported_fars(int(np.sum(~pairs.same))) for pairs in kinds.values()):
-            left_out.append({"size": size.name, "images": len(size.images)})
+            left_out.append(LeftOutSize(size=size.name, images=len(size.images)))
             continue
-        same = _measured(size, sharp, people, kinds["same"], "same", intervals, fixed)
-        clean = size.name == CLEAN
-        cross = same if clean else _measured(size, sharp, people, kinds["cross"], "cross", intervals, fixed)
+        measure = _Measure(sized, size, far, bootstrap, fixed)
+        same = measure.pairs(kinds["same"], with_sharp=False)
+        cross = same if size.name == CLEAN else measure.pairs(kinds["cross"], with_sharp=True)
+        probes, rank1 = _rank1(sized, size)
         rows.append(
-            {
-                "size": size.name,
-                "images": len(size.images),
-                "people": len(np.unique(people[size.images])),
-                "cross": cross,
-                "same": same,
-            }
-            | _rank1(size, sharp, people)
+            ResolutionRow(
+                size=size.name,
+                images=len(size.images),
+                people=len(np.unique(people[size.images])),
+                probes=probes,
+                rank1=rank1,
+                cross=cross,
+                same=same,
+            )
         )
-    return {
-        "fmr": fixed.fmr,
-        "threshold": fixed.plain,
-        "threshold_flip": fixed.flipped,
-        "rows": rows,
-        "left_out": left_out,
-    }
+    return Resolutions(fmr=fixed.fmr, threshold=fixed.plain, threshold_flip=fixed.flipped, rows=rows, left_out=left_out)
 
 
 def _of_left(pairs: Pairs, images: Ints) -> Pairs:
@@ -236,114 +244,100 @@ def _of_left(pairs: Pairs, images: Ints) -> Pairs:
 
 
 def _within(people: Ints, images: Ints, seed: int) -> Pairs:
-    """Pairs of some of the photographs, by their places among all."""
+    """Pairs of some of the photographs, by their indices among all."""
     own = all_pairs(people[images], PROBE_PAIRS, seed)
     return Pairs(images[own.left], images[own.right], own.same)
 
 
-def _measured(
-    size: Size, sharp: Mapping[str, Embeddings], people: Ints, pairs: Pairs, kind: str, intervals: Bootstrap,
-    fixed: Fixed,
-) -> dict[str, Any]:  # fmt: skip
-    """Figures by model and gains of one kind of pairs."""
-    far = max(intervals.far, min(supported_fars(int(np.sum(~pairs.same)))))
-    plain, flipped = (
-        {which: _scores(size, sharp, len(people), pairs, kind, which, flip) for which in size.few}
-        for flip in (False, True)
-    )
+@dataclass(frozen=True)
+class _Measure:
+    """Measures the pairs of one size."""
 
-    after = plain["finetuned"]
+    sized: Sized
+    size: Size
+    far: float
+    bootstrap: Bootstrap
+    fixed: FixedThresholds
 
-    def gain(of: str) -> dict[str, dict[str, float]]:
-        found = bootstrap_difference(
-            plain[of], after, pairs, people, far, intervals.samples, intervals.seed, intervals.confidence
+    def pairs(self, pairs: Pairs, with_sharp: bool) -> ResolutionPairs:
+        """Figures by model and gains; the left image is the low-resolution one, the right one sharp or low too."""
+        far = max(self.far, min(supported_fars(int(np.sum(~pairs.same)))))
+        scores, figures = {}, {}
+        for which in self.size.low:
+            scores[which] = self._scores(pairs, with_sharp, which, flip=False)
+            flip = _figures(self._scores(pairs, with_sharp, which, flip=True), pairs.same, far, self.fixed.flipped)
+            plain = _figures(scores[which], pairs.same, far, self.fixed.plain)
+            figures[which] = plain.model_copy(update={"flip": flip})
+        has_bicubic = BICUBIC in scores
+        return ResolutionPairs(
+            pairs=len(pairs),
+            far=far,
+            baseline=figures["baseline"],
+            finetuned=figures["finetuned"],
+            bicubic=figures.get(BICUBIC),
+            gain=self._gain(scores["baseline"], scores["finetuned"], pairs, far),
+            gain_over_bicubic=self._gain(scores[BICUBIC], scores["finetuned"], pairs, far) if has_bicubic else None,
         )
-        return found | {"accuracy_fixed": _fixed_gain(plain[of], after, pairs, people, intervals, fixed.plain)}
 
-    told: dict[str, Any] = {"pairs": len(pairs), "far": far}
-    for which in size.few:
-        told[which] = _figures(plain[which], pairs.same, far, fixed.plain)
-        told[which]["flip"] = _figures(flipped[which], pairs.same, far, fixed.flipped)
-    told["gain"] = gain("baseline")
-    if BICUBIC in size.few:
-        told["gain_over_bicubic"] = gain(BICUBIC)
-    return told
+    def _scores(self, pairs: Pairs, with_sharp: bool, which: str, flip: bool) -> Floats:
+        """Cosines of the pairs (N)."""
+
+        def vectors(found: Embeddings) -> Vectors:
+            return found.flipped() if flip else found.plain()
+
+        own = vectors(self.size.low[which])
+        low = np.zeros((len(self.sized.people), own.shape[1]), np.float32)
+        low[self.size.images] = own
+        return pairs.scores(low, vectors(self.sized.sharp[_enroller(which)]) if with_sharp else None)
+
+    def _gain(self, before: Floats, after: Floats, pairs: Pairs, far: float) -> Gains:
+        gain = bootstrap_difference(before, after, pairs, self.sized.people, far, self.bootstrap)
+        return gain | {"accuracy_fixed": self._fixed_gain(before, after, pairs)}
+
+    def _fixed_gain(self, before: Floats, after: Floats, pairs: Pairs) -> Gain:
+        """Accuracy at the fixed threshold."""
+        correct = np.array([(scores > self.fixed.plain) == pairs.same for scores in (before, after)], np.float64)
+        weights = self.bootstrap.weights(pairs, self.sized.people)
+        draws = np.array([correct @ weight / weight.sum() for weight in weights])
+        return gain_of(correct.mean(axis=1), draws, self.bootstrap)
 
 
-def _figures(scores: Floats, same: Bools, far: float, threshold: float) -> dict[str, Any]:
-    """What is told of one model's scores of pairs (N)."""
+def _figures(scores: Floats, same: Bools, far: float, threshold: float) -> ResolutionFigures:
+    """Figures of one model's scores of pairs (N)."""
     found, called = verification(scores, same), scores > threshold
-    return {
-        "accuracy": found["accuracy"],
-        "accuracy_standard_error": found["accuracy_standard_error"],
-        "accuracy_fixed": float(np.mean(called == same)),
-        "tmr_fixed": float(np.mean(called[same])),
-        "fmr_fixed": float(np.mean(called[~same])),
-        "auc": found["auc"],
-        "tar": found["tar_at_far"][f"{far:g}"],
-    }
-
-
-def _fixed_gain(
-    before: Floats, after: Floats, pairs: Pairs, people: Ints, intervals: Bootstrap, threshold: float
-) -> dict[str, float]:
-    """Accuracy at a threshold that stays, before, after and gain with intervals over people."""
-    right = np.array([(scores > threshold) == pairs.same for scores in (before, after)], np.float64)
-    draws = people_weights(pairs, people, intervals.samples, intervals.seed)
-    spread = np.array([right @ weights / weights.sum() for weights in draws])
-    point = right.mean(axis=1)
-    told = {}
-    for key, value, sample in (
-        ("before", point[0], spread[:, 0]),
-        ("after", point[1], spread[:, 1]),
-        ("gain", point[1] - point[0], spread[:, 1] - spread[:, 0]),
-    ):
-        told[key] = float(value)
-        told[f"{key}_low"], told[f"{key}_high"] = interval(sample, intervals.confidence)
-    return told
-
-
-def _scores(
-    size: Size, sharp: Mapping[str, Embeddings], total: int, pairs: Pairs, kind: str, which: str, flip: bool
-) -> Floats:
-    """Cosines of pairs of which the left image has few pixels; the right one is sharp, or has few pixels too."""
-
-    def vectors(found: Embeddings) -> Vectors:
-        return found.flipped() if flip else found.plain()
-
-    own = vectors(size.few[which])
-    few = np.zeros((total, own.shape[1]), np.float32)
-    few[size.images] = own
-    return pairs.scores(few, vectors(sharp[_enroller(which)]) if kind == "cross" else None)
+    return ResolutionFigures(
+        accuracy=found.accuracy,
+        accuracy_standard_error=found.accuracy_standard_error,
+        accuracy_fixed=float(np.mean(called == same)),
+        tmr_fixed=float(np.mean(called[same])),
+        fmr_fixed=float(np.mean(called[~same])),
+        auc=found.auc,
+        tar=found.tar_at_far[f"{far:g}"],
+    )
 
 
 def _enroller(which: str) -> str:
-    """The model that a sharp photograph is enrolled by."""
+    """The model that a sharp image is enrolled by."""
     return "baseline" if which == BICUBIC else which
 
 
-def _rank1(size: Size, sharp: Mapping[str, Embeddings], people: Ints) -> dict[str, Any]:
-    """The share of photographs of few pixels whose person comes first in a gallery of one sharp photograph of each.
+def _rank1(sized: Sized, size: Size) -> tuple[int, dict[str, float | None]]:
+    """Closed-set identification of low-resolution images in a gallery of one sharp image a person.
 
     The first photograph of each person is enrolled, and no probe.
 
     Returns:
-        probes: how many; rank1: the share by model, None without a probe.
+        number of probes, and by model the share whose person comes first, None without a probe.
     """
-    _, enrolled = np.unique(people, return_index=True)
+    _, enrolled = np.unique(sized.people, return_index=True)
     probes = ~np.isin(size.images, enrolled)
-    wanted = people[size.images[probes]]
+    wanted = sized.people[size.images[probes]]
 
     def share(which: str) -> float | None:
         if not len(wanted):
             return None
-        gallery = sharp[_enroller(which)].plain()[enrolled]
-        found = (size.few[which].plain()[probes] @ gallery.T).argmax(axis=1)
-        return float(np.mean(people[enrolled][found] == wanted))
+        gallery = sized.sharp[_enroller(which)].plain()[enrolled]
+        best = (size.low[which].plain()[probes] @ gallery.T).argmax(axis=1)
+        return float(np.mean(sized.people[enrolled][best] == wanted))
 
-    return {"probes": len(wanted), "rank1": {which: share(which) for which in size.few}}
-
-
-def views_as(view: View) -> tuple[list[str], list[RGB], list[RGB]]:
-    """A batch of held-out photographs as `embed_sizes` takes it."""
-    return view.ids, view.sharp, view.few if view.few is not None else view.sharp
+    return len(wanted), {which: share(which) for which in size.low}

@@ -1,4 +1,4 @@
-"""Images as models of labels or classes score them: the scores, the table of predictions, and pictures of some."""
+"""Scores of images by models of labels or classes, the table of predictions, and pictures of some images."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +15,7 @@ from kubeface.evaluate.heldout import crops_of
 from kubeface.faces.degradation import Degradation
 from kubeface.faces.images import encode_png
 from kubeface.models.onnx_model import OnnxModel
+from kubeface.records.labelled_figures import GridImage, Mistake
 from kubeface.runtime.errors import require
 from kubeface.runtime.keyed_rng import keyed_rng
 from kubeface.runtime.progress import Progress
@@ -55,7 +56,7 @@ def score_crops(
     Raises:
         KubefaceError: the table lacks a wanted image.
     """
-    order = {which: _places(model.labels, models["finetuned"].labels) for which, model in models.items()}
+    order = {which: _indices(model.labels, models["finetuned"].labels) for which, model in models.items()}
     found: dict[str, dict[str, list[Scores]]] = {name: {which: [] for which in models} for name in sets}
     ids: list[str] = []
     with Progress("evaluate", len(wanted)) as progress:
@@ -76,10 +77,10 @@ def score_crops(
     return Scored(ids, [wanted[i] for i in ids], [sources[i] for i in ids], scores)
 
 
-def _places(labels: Sequence[str], wanted: Sequence[str]) -> list[int]:
-    """Where the wanted labels stand among a model's own."""
-    place = {name: number for number, name in enumerate(labels)}
-    return [place[name] for name in wanted]
+def _indices(labels: Sequence[str], wanted: Sequence[str]) -> list[int]:
+    """The indices of the wanted labels among a model's own."""
+    index = {name: number for number, name in enumerate(labels)}
+    return [index[name] for name in wanted]
 
 
 def write_predictions(path: Path, schema: pa.Schema, batches: Iterator[Mapping[str, Any]]) -> None:
@@ -89,21 +90,21 @@ def write_predictions(path: Path, schema: pa.Schema, batches: Iterator[Mapping[s
             file.write_table(pa.Table.from_pydict(dict(batch), schema))
 
 
-def evenly(ids: Sequence[str], most: int, seed: int) -> list[int]:
-    """Places of up to `most` images, drawn by the seed, in stored order."""
-    drawn = keyed_rng(seed, "grid").choice(len(ids), min(most, len(ids)), replace=False)
+def draw_images(ids: Sequence[str], limit: int, seed: int) -> list[int]:
+    """Indices of up to `limit` images, drawn by the seed, in stored order."""
+    drawn = keyed_rng(seed, "grid").choice(len(ids), min(limit, len(ids)), replace=False)
     return sorted(drawn.tolist())
 
 
 def write_shown(
-    folder: Path, table: Table, shown: Mapping[str, Sequence[dict[str, Any]]], degradation: Degradation
+    folder: Path, table: Table, shown: Mapping[str, Sequence[GridImage | Mistake]], degradation: Degradation
 ) -> None:
-    """Writes the pictures that entries of evaluation.json name (`file`, `image_id`), as the models saw them."""
+    """Writes the pictures of the record's grid and mistakes as the models saw them."""
     wanted: dict[str, list[str]] = {}
     for name, entries in shown.items():
         (folder / name).mkdir()
         for entry in entries:
-            wanted.setdefault(entry["image_id"], []).append(entry["file"])
+            wanted.setdefault(entry.image_id, []).append(entry.file)
     for ids, crops in crops_of(table, dict.fromkeys(wanted, "")):
         for image_id, crop in zip(ids, crops, strict=True):
             picture = Image.fromarray(degradation(crop, "probe", image_id))

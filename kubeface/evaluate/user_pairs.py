@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from kubeface.metrics.verification import Pairs
+from kubeface.metrics.pairs import Pairs
 from kubeface.runtime.errors import KubefaceError, require
 from kubeface.storage.downloads import fetch
 

@@ -14,7 +14,8 @@ from kubeface.finetune.data import class_weights
 from kubeface.finetune.heads import AdaptiveHead, LinearHead, MarginHead, make_head
 from kubeface.finetune.options import FinetuneOptions
 from kubeface.finetune.training_data import TrainingData
-from kubeface.metrics.verification import all_pairs, verification
+from kubeface.metrics.pairs import all_pairs
+from kubeface.metrics.verification import verification
 from kubeface.records.tasks import RECOGNITION
 from kubeface.tables.labels import UNKNOWN
 
@@ -77,7 +78,7 @@ class ClassificationObjective:
         pairs = all_pairs(labels[:VERIFIED], PAIRS)
         if not np.isfinite(embeddings).all() or pairs.same.all() or not pairs.same.any():
             return None
-        return float(verification(pairs.scores(embeddings), pairs.same)["auc"])
+        return float(verification(pairs.scores(embeddings), pairs.same).auc)
 
 
 class AttributeObjective:

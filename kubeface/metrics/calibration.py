@@ -1,14 +1,12 @@
-"""The decision threshold for a wanted FMR, how sure it is, and what a score says about one person or two.
-
-Saved beside the model as threshold.json, which inference decides with.
-"""
-
-from typing import Any
+"""The decision threshold for a wanted FMR with its interval, and the probability that a score means one person."""
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
-from kubeface.metrics.verification import LEAST_IMPOSTORS, Bools, Floats, Ints, Pairs, interval, people_weights, tells
+from kubeface.metrics.bootstrap import Bootstrap
+from kubeface.metrics.figures import Calibration
+from kubeface.metrics.pairs import Bools, Floats, Ints, Pairs
+from kubeface.metrics.verification import MIN_IMPOSTORS, is_supported
 from kubeface.runtime.errors import require
 
 
@@ -17,24 +15,22 @@ def calibrate(
     pairs: Pairs,
     people: Ints,
     fmr: float = 0.001,
-    samples: int = 1000,
-    seed: int = 0,
-    confidence: float = 0.95,
-) -> dict[str, Any]:
+    bootstrap: Bootstrap = Bootstrap(),
+) -> Calibration:
     """The threshold at which no more than the share `fmr` of the impostor pairs matches, and the FNMR there.
 
-    A rate below three of the impostor pairs cannot be told from them: the least rate that can is used instead, and
-    `supported` is false. The interval is by resampling people.
+    The impostor pairs support no rate below three of them: the least supported rate is used instead, and `supported` is
+    false. The interval is by resampling people.
 
     Args:
         scores: similarity of each pair (N); above the threshold is a match.
         pairs, people: the pairs, both kinds and at least four impostor ones, and the person's number of each image.
         fmr: false match rate wanted, above 0 and below 1.
+        bootstrap: how the interval is made.
 
     Returns:
-        asked_fmr, fmr (the one used), threshold, threshold_low, threshold_high, fnmr, impostor_pairs,
-        genuine_pairs, people, supported, and slope and intercept of the confidence: logistic(slope · score + intercept)
-        is the probability that a pair shows one person, where both cases are equally likely beforehand.
+        the calibration; logistic(slope · score + intercept) is the probability that a pair shows one person, where both
+        cases are equally likely beforehand.
 
     Raises:
         KubefaceError: fmr is not a rate, or the pairs are too few.
@@ -42,48 +38,43 @@ def calibrate(
     require(0 < fmr < 1, f"fmr is {fmr}: a false match rate lies between 0 and 1")
     impostors = np.flatnonzero(~pairs.same)
     require(
-        len(impostors) > LEAST_IMPOSTORS and len(impostors) < len(pairs),
+        len(impostors) > MIN_IMPOSTORS and len(impostors) < len(pairs),
         f"{len(impostors)} impostor and {len(pairs) - len(impostors)} genuine pairs are too few to calibrate a "
-        f"threshold with: {LEAST_IMPOSTORS + 1} and 1 are needed at least",
+        f"threshold with: {MIN_IMPOSTORS + 1} and 1 are needed at least",
     )
-    supported, used = tells(fmr, len(impostors)), _told_rate(fmr, len(impostors))
+    supported, used = is_supported(fmr, len(impostors)), _supported_rate(fmr, len(impostors))
     order = impostors[np.argsort(-scores[impostors], kind="stable")]
     ranked = scores[order]
     threshold = _threshold(ranked, np.ones(len(order)), used)
-    alike_first = Pairs(pairs.left[order], pairs.right[order], pairs.same[order])
-    spread = [_threshold(ranked, weights, used) for weights in people_weights(alike_first, people, samples, seed)]
-    low, high = interval(np.array(spread), confidence)
+    ranked_pairs = Pairs(pairs.left[order], pairs.right[order], pairs.same[order])
+    draws = [_threshold(ranked, weights, used) for weights in bootstrap.weights(ranked_pairs, people)]
+    low, high = bootstrap.interval(np.array(draws))
     slope, intercept = _platt(scores, pairs.same)
-    return {
-        "asked_fmr": fmr,
-        "fmr": used,
-        "supported": supported,
-        "threshold": threshold,
-        "threshold_low": low,
-        "threshold_high": high,
-        "fnmr": float(np.mean(scores[pairs.same] <= threshold)),
-        "impostor_pairs": len(impostors),
-        "genuine_pairs": len(pairs) - len(impostors),
-        "people": len(np.unique(people[np.concatenate([pairs.left, pairs.right])])),
-        "slope": slope,
-        "intercept": intercept,
-    }
+    return Calibration(
+        asked_fmr=fmr,
+        fmr=used,
+        supported=supported,
+        threshold=threshold,
+        threshold_low=low,
+        threshold_high=high,
+        fnmr=float(np.mean(scores[pairs.same] <= threshold)),
+        impostor_pairs=len(impostors),
+        genuine_pairs=len(pairs) - len(impostors),
+        people=len(np.unique(people[np.concatenate([pairs.left, pairs.right])])),
+        slope=slope,
+        intercept=intercept,
+    )
 
 
 def threshold_at(scores: Floats, same: Bools, fmr: float) -> float:
     """The threshold alone, as `calibrate` finds it, from the same scores and kinds of pairs (N)."""
     ranked = -np.sort(-scores[~same])
-    return _threshold(ranked, np.ones(len(ranked)), _told_rate(fmr, len(ranked)))
+    return _threshold(ranked, np.ones(len(ranked)), _supported_rate(fmr, len(ranked)))
 
 
-def _told_rate(fmr: float, impostors: int) -> float:
-    """The wanted rate, or the least that so many impostor pairs tell."""
-    return fmr if tells(fmr, impostors) else LEAST_IMPOSTORS / impostors
-
-
-def threshold_file(calibration: dict[str, Any], weights_sha256: str) -> dict[str, Any]:
-    """Content of threshold.json: the calibration, and the SHA-256 of the weights that it holds for."""
-    return {**calibration, "weights_sha256": weights_sha256}
+def _supported_rate(fmr: float, impostors: int) -> float:
+    """The wanted rate, or the least that so many impostor pairs support."""
+    return fmr if is_supported(fmr, impostors) else MIN_IMPOSTORS / impostors
 
 
 def _threshold(ranked: Floats, weights: Floats, fmr: float) -> float:

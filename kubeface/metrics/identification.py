@@ -4,12 +4,16 @@ Terms and rates as in ISO/IEC 19795-1 and NIST's FRVT 1:N (NIST IR 8271): a prob
 that holds one image of each enrolled person.
 """
 
+from itertools import islice
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kubeface.metrics.verification import Bools, Floats, Ints, interval, people_draws, tells
+from kubeface.metrics.bootstrap import Bootstrap, people_draws
+from kubeface.metrics.figures import IdentificationFigures, OpenSetFigures
+from kubeface.metrics.pairs import Bools, Floats, Ints
+from kubeface.metrics.verification import is_supported
 
 DIVISIONS = 10  # of the people into enrolled and unknown, for the open set
 BLOCK_SCORES = 2**21  # scores held at a time: 8 MB
@@ -18,11 +22,9 @@ BLOCK_SCORES = 2**21  # scores held at a time: 8 MB
 def identification_rates(
     embeddings: NDArray[np.float32],
     people: Ints,
-    seed: int = 0,
-    samples: int = 1000,
+    bootstrap: Bootstrap = Bootstrap(),
     fpirs: tuple[float, ...] = (0.1, 0.01),
-    confidence: float = 0.95,
-) -> dict[str, Any]:
+) -> IdentificationFigures:
     """Closed-set rank-1 and rank-5 rates, and the open set's FNIR at given FPIRs, in flat memory.
 
     Closed set: the first image of everybody with two or more is the gallery, the rest of their images are the
@@ -30,31 +32,30 @@ def identification_rates(
     interval is by resampling people. Open set: half of the people, drawn at random, are enrolled with their
     first image, and every other image of everybody is searched for. FPIR is the share of unknown people's
     probes with anybody above the threshold; FNIR the share of enrolled people's probes whose person is
-    not the best candidate, or not above it. FNIR is the mean over DIVISIONS such drawings, and is told only
+    not the best candidate, or not above it. FNIR is the mean over DIVISIONS such drawings, and is given only
     where each has known probes and an FPIR that is at least three of its unknown probes.
 
     Args:
         embeddings: images × D, of unit length.
         people: the person's number of each image (N).
+        bootstrap: how the intervals are made; its seed also draws who is enrolled.
         fpirs: false positive identification rates that FNIR is wanted at.
 
     Returns:
-        gallery, probes, rank1, rank1_low, rank1_high, rank5, … (null with fewer than two, for rank-5 five, people
-        in the gallery); open: enrolled, known_probes and unknown_probes (means over the divisions),
-        fnir_at_fpir (by rate as text).
+        the rates; rank-1 is None with fewer than two people in the gallery, rank-5 with fewer than five.
     """
     names, first, person, images = np.unique(people, return_index=True, return_inverse=True, return_counts=True)
     probe = np.ones(len(people), bool)
     probe[first] = False
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(bootstrap.seed)
     enrolled = [np.sort(random.permutation(len(names))[: len(names) // 2]) for _ in range(DIVISIONS)]
     ranks, mates, best = _search(embeddings, first, person, np.flatnonzero(images > 1), enrolled)
-    return {
-        "gallery": int(np.sum(images > 1)),
-        "probes": int(np.sum(probe)),
-        **_rank_rates(ranks[probe], person[probe], seed, samples, confidence),
-        "open": _open_set(mates, best, person, probe, enrolled, fpirs),
-    }
+    return IdentificationFigures(
+        gallery=int(np.sum(images > 1)),
+        probes=int(np.sum(probe)),
+        **_rank_rates(ranks[probe], person[probe], bootstrap),
+        open=_open_set(mates, best, person, probe, enrolled, fpirs),
+    )
 
 
 def _search(
@@ -83,7 +84,7 @@ def _search(
     return ranks, mates, best
 
 
-def _rank_rates(ranks: Ints, person: Ints, seed: int, samples: int, confidence: float) -> dict[str, float | None]:
+def _rank_rates(ranks: Ints, person: Ints, bootstrap: Bootstrap) -> dict[str, Any]:
     """rank1 and rank5 with the bounds of their intervals, from the probes' ranks and people."""
     _, number, probes = np.unique(person, return_inverse=True, return_counts=True)
     rates: dict[str, float | None] = {}
@@ -92,37 +93,35 @@ def _rank_rates(ranks: Ints, person: Ints, seed: int, samples: int, confidence: 
         if len(probes) < least:
             rates |= dict.fromkeys(keys)
             continue
-        found = np.bincount(number, ranks <= rank)
-        draws = people_draws(len(probes), seed)
-        spread = np.array(
-            [counts @ found / (counts @ probes) for counts, _ in zip(draws, range(samples), strict=False)]
-        )
-        rates |= dict(zip(keys, (float(np.mean(ranks <= rank)), *interval(spread, confidence)), strict=True))
+        hits = np.bincount(number, ranks <= rank)
+        draws = islice(people_draws(len(probes), bootstrap.seed), bootstrap.samples)
+        shares = np.array([counts @ hits / (counts @ probes) for counts in draws])
+        rates |= dict(zip(keys, (float(np.mean(ranks <= rank)), *bootstrap.interval(shares)), strict=True))
     return rates
 
 
 def _open_set(
     mates: Floats, best: Floats, person: Ints, probe: Bools, enrolled: list[Ints], fpirs: tuple[float, ...]
-) -> dict[str, Any]:
+) -> OpenSetFigures:
     """Sizes of the open set, and FNIR by FPIR over its divisions."""
     inside = [np.isin(person, chosen) for chosen in enrolled]
     known_probes = [int(np.sum(known & probe)) for known in inside]
     unknown_probes = [int(np.sum(~known)) for known in inside]
     rates: dict[str, float] = {}
     for fpir in fpirs:
-        if not all(known_probes) or not tells(fpir, min(unknown_probes)):
+        if not all(known_probes) or not is_supported(fpir, min(unknown_probes)):
             continue
         missed = []
         for others, known in zip(best, inside, strict=True):
             threshold = _threshold(others[~known], fpir)
             missed.append(np.mean(mates[known & probe] <= np.maximum(others[known & probe], threshold)))
         rates[f"{fpir:g}"] = float(np.mean(missed))
-    return {
-        "enrolled": len(enrolled[0]),
-        "known_probes": round(float(np.mean(known_probes))),
-        "unknown_probes": round(float(np.mean(unknown_probes))),
-        "fnir_at_fpir": rates,
-    }
+    return OpenSetFigures(
+        enrolled=len(enrolled[0]),
+        known_probes=round(float(np.mean(known_probes))),
+        unknown_probes=round(float(np.mean(unknown_probes))),
+        fnir_at_fpir=rates,
+    )
 
 
 def _threshold(scores: Floats, rate: float) -> float:

@@ -1,12 +1,13 @@
-"""Paired bootstrap: how far figures, and the differences of two models, would be others with other images."""
+"""Paired bootstrap of any figures of images: intervals of the figures and of the differences of two models."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from kubeface.metrics.verification import Floats, Ints, interval, people_draws
+from kubeface.metrics.bootstrap import Bootstrap, interval, people_draws
+from kubeface.metrics.figures import Gain, Gains
+from kubeface.metrics.pairs import Floats, Ints
 from kubeface.runtime.errors import require
 
 Figures = Callable[[Floats], Sequence[float]]  # weights of the images (N) to figures
@@ -14,25 +15,24 @@ Figures = Callable[[Floats], Sequence[float]]  # weights of the images (N) to fi
 
 @dataclass(frozen=True)
 class Spread:
-    """Figures of a model: as measured (F), and in every draw (draws×F); not a number where a draw tells none."""
+    """Figures of a model: as measured (F), and in every draw (draws×F); NaN where a draw has too few images."""
 
     point: Floats
     draws: Floats
 
-    def bounds(self, place: int, confidence: float) -> tuple[float, float] | None:
-        """The interval of a figure; None where no draw tells it."""
-        return _interval(self.draws[:, place], confidence)
+    def bounds(self, index: int, confidence: float) -> tuple[float, float] | None:
+        """The interval of a figure; None where no draw has one."""
+        return _interval(self.draws[:, index], confidence)
 
 
-def spread(figures: Figures, units: Ints, samples: int, seed: int) -> Spread:
+def spread(figures: Figures, units: Ints, bootstrap: Bootstrap) -> Spread:
     """Figures under draws of units with replacement; equal seeds give equal draws, so that two models are paired.
 
     Args:
         figures: of the images when each counts as often as its weight says.
         units: what is drawn, a number for each image: people, or the images themselves. An image counts as often as
             its unit was drawn.
-        samples: draws.
-        seed: of the draws.
+        bootstrap: number and seed of the draws.
 
     Raises:
         KubefaceError: one unit alone, whose interval would have no width.
@@ -40,36 +40,27 @@ def spread(figures: Figures, units: Ints, samples: int, seed: int) -> Spread:
     _, numbers = np.unique(units, return_inverse=True)
     count = int(numbers.max()) + 1
     require(count >= 2, "what is held out is one image, or one person's: hold out more, intervals need two at least")
-    draws = people_draws(count, seed)
-    found = [figures(next(draws)[numbers].astype(np.float64)) for _ in range(samples)]
+    draws = people_draws(count, bootstrap.seed)
+    found = [figures(next(draws)[numbers].astype(np.float64)) for _ in range(bootstrap.samples)]
     return Spread(np.array(figures(np.ones(len(units))), np.float64), np.array(found, np.float64))
 
 
-def gains(before: Spread, after: Spread, names: Sequence[str], confidence: float) -> dict[str, dict[str, float]]:
-    """before, after, gain, gain_low and gain_high of each figure; those that cannot be measured are left out."""
-    told: dict[str, dict[str, float]] = {}
-    for place, name in enumerate(names):
-        bounds = _interval(after.draws[:, place] - before.draws[:, place], confidence)
-        if bounds and np.isfinite([before.point[place], after.point[place]]).all():
-            told[name] = {
-                "before": float(before.point[place]),
-                "after": float(after.point[place]),
-                "gain": float(after.point[place] - before.point[place]),
-                "gain_low": bounds[0],
-                "gain_high": bounds[1],
-            }
-    return told
-
-
-def tell_gains(
-    evaluation: dict[str, Any], name: str, spreads: Mapping[str, Spread], metrics: Sequence[str], confidence: float
-) -> None:
-    """Adds a set's gains over the starting model, and over the promoted one and one from scratch where they are."""
-    for key, other in (("gain", "baseline"), ("gain_over_champion", "champion"), ("gain_over_scratch", "scratch")):
-        if other in spreads:
-            evaluation.setdefault(key, {})[name] = gains(spreads[other], spreads["finetuned"], metrics, confidence)
+def gains(before: Spread, after: Spread, names: Sequence[str], confidence: float) -> Gains:
+    """The gain of each figure with its interval; figures that cannot be measured are left out."""
+    measured: Gains = {}
+    for index, name in enumerate(names):
+        bounds = _interval(after.draws[:, index] - before.draws[:, index], confidence)
+        if bounds and np.isfinite([before.point[index], after.point[index]]).all():
+            measured[name] = Gain(
+                before=float(before.point[index]),
+                after=float(after.point[index]),
+                gain=float(after.point[index] - before.point[index]),
+                gain_low=bounds[0],
+                gain_high=bounds[1],
+            )
+    return measured
 
 
 def _interval(values: Floats, confidence: float) -> tuple[float, float] | None:
-    told = values[np.isfinite(values)]
-    return interval(told, confidence) if len(told) else None
+    finite = values[np.isfinite(values)]
+    return interval(finite, confidence) if len(finite) else None

@@ -1,12 +1,13 @@
 """Figures over all pairs of a set in flat memory, from counts of scores instead of the scores."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kubeface.metrics.verification import Floats, Ints, equal_error_rate, supported_fars
+from kubeface.metrics.figures import PairFigures, ScoreHistogram
+from kubeface.metrics.pairs import Floats, Ints
+from kubeface.metrics.verification import equal_error_rate, tar_at_far
 from kubeface.runtime.errors import require
 
 BINS = 20_000  # of the cosine from −1 to 1: 0.0001 each
@@ -43,33 +44,31 @@ class ScoreCounts:
         )
         return false_matches, true_matches
 
-    def figures(self) -> dict[str, Any]:
-        """auc, eer, tar_at_far (by rate as text, only rates that the impostors support), genuine_pairs, impostor_pairs.
+    def figures(self) -> PairFigures:
+        """The figures over every pair.
 
         Raises:
             KubefaceError: pairs of one kind only.
         """
         false_matches, true_matches = self.rates()
         impostors = int(self.impostor.sum())
-        return {
-            "auc": float(np.trapezoid(true_matches, false_matches)),
-            "eer": equal_error_rate(false_matches, true_matches),
-            "tar_at_far": {
-                f"{far:g}": float(true_matches[false_matches <= far].max()) for far in supported_fars(impostors)
-            },
-            "genuine_pairs": int(self.genuine.sum()),
-            "impostor_pairs": impostors,
-        }
+        return PairFigures(
+            auc=float(np.trapezoid(true_matches, false_matches)),
+            eer=equal_error_rate(false_matches, true_matches),
+            tar_at_far=tar_at_far(false_matches, true_matches, impostors),
+            genuine_pairs=int(self.genuine.sum()),
+            impostor_pairs=impostors,
+        )
 
-    def histogram(self, bins: int = 60) -> dict[str, list[float]]:
-        """For charts: edges (bins + 1 at most, over the scores that occur) and genuine and impostor counts."""
+    def histogram(self, bins: int = 60) -> ScoreHistogram:
+        """For charts, in at most so many bins over the scores that occur."""
         used = np.flatnonzero(self.genuine + self.impostor)
-        places = np.unique(np.linspace(used[0], used[-1] + 1, bins + 1).round().astype(int))
-        return {
-            "edges": self.edges[places].tolist(),
-            "genuine": np.add.reduceat(self.genuine, places[:-1]).tolist(),
-            "impostor": np.add.reduceat(self.impostor, places[:-1]).tolist(),
-        }
+        borders = np.unique(np.linspace(used[0], used[-1] + 1, bins + 1).round().astype(int))
+        return ScoreHistogram(
+            edges=self.edges[borders].tolist(),
+            genuine=np.add.reduceat(self.genuine, borders[:-1]).tolist(),
+            impostor=np.add.reduceat(self.impostor, borders[:-1]).tolist(),
+        )
 
 
 def count_scores(embeddings: NDArray[np.float32], people: Ints, bins: int = BINS) -> ScoreCounts:
@@ -87,7 +86,7 @@ def count_scores(embeddings: NDArray[np.float32], people: Ints, bins: int = BINS
         scores = embeddings[block] @ embeddings[others].T
         same = people[block, None] == people[others]
         later = np.arange(size - start) > np.arange(len(scores))[:, None]  # each pair once, no image with itself
-        places = np.clip((scores + 1) * np.float32(bins / 2), 0, bins - 1).astype(np.int32)
-        every += np.bincount(places[later], minlength=bins)
-        genuine += np.bincount(places[later & same], minlength=bins)
+        bin_of = np.clip((scores + 1) * np.float32(bins / 2), 0, bins - 1).astype(np.int32)
+        every += np.bincount(bin_of[later], minlength=bins)
+        genuine += np.bincount(bin_of[later & same], minlength=bins)
     return ScoreCounts(genuine, every - genuine)

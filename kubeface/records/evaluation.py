@@ -44,6 +44,7 @@ from kubeface.records.tasks import ATTRIBUTES, CLASSES, RECOGNITION, require_tas
 from kubeface.storage.folders import read_json
 
 SCHEMA_VERSION = 1
+OF_OPTIONAL_MODELS = ("champion", "scratch", "gain_over_scratch")  # absent from JSON where they are empty
 
 Curves = dict[str, dict[str, RocPoints]]  # by set and model
 _CURVES: TypeAdapter[Curves] = TypeAdapter(Curves)
@@ -147,7 +148,8 @@ class EvaluationRecord(Record):
 
     @model_serializer(mode="wrap")
     def _without_absent(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return without_absent(self, serialize(self))
+        values = without_absent(self, serialize(self))
+        return {name: value for name, value in values.items() if value or name not in OF_OPTIONAL_MODELS}
 
     def figures_of(self, model: str) -> Mapping[str, Any]:
         """A model's figures by set; empty where the model was not measured."""

@@ -1,10 +1,11 @@
 """Parts of an evaluation of attributes or classes: figures by label and class, thresholds, predictions shown."""
 
 from kubeface.metrics.figures import Figures
+from kubeface.records.record import Record
 
 
-class Sampling(Figures):
-    """How often labels or classes occur among the training images, and among those that an epoch draws."""
+class Sampling(Record):
+    """sampling.json: how often labels or classes occur among the training images, and among an epoch's."""
 
     images: int
     """Training images."""

@@ -12,11 +12,11 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from kubeface.evaluate.attributes import PREDICTIONS, EvaluateAttributesResult
-from kubeface.evaluate.label_figures import GAINED, LEAST, MEANS, predict
+from kubeface.evaluate.label_figures import GAINED, MEANS, MIN_IMAGES, predict
 from kubeface.evaluate.scored import GRID, LARGEST, MISTAKES
 from kubeface.runtime.errors import KubefaceError
 from kubeface.storage.folders import read_json, write_json
-from tests.support.evaluations import evaluate_attributes
+from tests.support.evaluating import evaluate_attributes
 from tests.support.labelled import Photo, write_model, write_tables
 
 LABELS = ("Smiling", "Glasses", "Rare", "Constant", "Unknown")
@@ -284,7 +284,7 @@ def one_person(_: Path, made: list[Photo]) -> dict[str, Any]:
 
 def few_heldout(_: Path, made: list[Photo]) -> dict[str, Any]:
     places = [number for number, photo in enumerate(made) if photo.part == "heldout"]
-    for number in places[2 * (LEAST - 1) :]:
+    for number in places[2 * (MIN_IMAGES - 1) :]:
         made[number] = replace(made[number], part="excluded")
     return {}
 

@@ -1,7 +1,6 @@
 """insightface's .bin sets: what a file must hold, and figures on one made of real faces."""
 
 import io
-import json
 import pickle
 import zlib
 from collections.abc import Callable
@@ -110,7 +109,7 @@ def test_what_is_written_is_read(
 def test_file_that_is_no_set(value: object, said: str, written: Callable[[object], str], linear: FaceModel) -> None:
     uri = written(value)
     with pytest.raises(KubefaceError, match=said) as raised:
-        evaluate_bin(uri, {"m": linear}, "arcface_112")
+        evaluate_bin("set", uri, {"m": linear}, "arcface_112")
     assert "x.bin" in str(raised.value)
     assert "\n" not in str(raised.value)
 
@@ -119,13 +118,13 @@ def test_hostile_file_does_nothing(written: Callable[[object], str], linear: Fac
     sign = tmp_path / "pwned"
     uri = written(([Hostile(f"touch {sign}")] * 40, [True, False] * 10))
     with pytest.raises(KubefaceError, match=r"x\.bin: opcode \w+ at byte \d+ is refused"):
-        evaluate_bin(uri, {"m": linear}, "arcface_112")
+        evaluate_bin("set", uri, {"m": linear}, "arcface_112")
     assert not sign.exists()
 
 
 def test_missing_file(linear: FaceModel, tmp_path: Path) -> None:
     with pytest.raises(KubefaceError, match=r"none\.bin does not exist"):
-        evaluate_bin(str(tmp_path / "none.bin"), {"m": linear}, "arcface_112")
+        evaluate_bin("set", str(tmp_path / "none.bin"), {"m": linear}, "arcface_112")
 
 
 @pytest.mark.parametrize(
@@ -149,7 +148,7 @@ def test_image_that_is_no_crop_is_named(
     images, same = lists
     uri = written(([*images[:5], image, *images[6:]], same))
     with pytest.raises(KubefaceError, match=rf"x\.bin: {said}"):
-        evaluate_bin(uri, {"m": linear}, "arcface_112")
+        evaluate_bin("set", uri, {"m": linear}, "arcface_112")
 
 
 def test_an_image_that_claims_to_be_huge_is_not_decoded(
@@ -160,14 +159,14 @@ def test_an_image_that_claims_to_be_huge_is_not_decoded(
     huge[29:33] = zlib.crc32(huge[12:29]).to_bytes(4, "big")
     images, same = lists
     with pytest.raises(KubefaceError, match="image 00000"):
-        evaluate_bin(written(([bytes(huge), *images[1:]], same)), {"m": linear}, "arcface_112")
+        evaluate_bin("set", written(([bytes(huge), *images[1:]], same)), {"m": linear}, "arcface_112")
 
 
 def test_models_of_another_template_are_refused(
     lists: tuple[list[bytes], list[bool]], written: Callable[[object], str], linear: FaceModel
 ) -> None:
     with pytest.raises(KubefaceError, match=r"holds crops of template arcface_112, the models were .* on facenet_160"):
-        evaluate_bin(written(lists), {"m": linear}, "facenet_160")
+        evaluate_bin("set", written(lists), {"m": linear}, "facenet_160")
 
 
 # --- figures --------------------------------------------------------------------------------------------------------
@@ -176,28 +175,27 @@ def test_models_of_another_template_are_refused(
 def test_figures_are_those_by_hand(
     lists: tuple[list[bytes], list[bool]], written: Callable[[object], str], sface: FaceModel, linear: FaceModel
 ) -> None:
-    found = evaluate_bin(written(lists), {"published": sface, "linear": linear}, "arcface_112")
+    found = evaluate_bin("set", written(lists), {"published": sface, "linear": linear}, "arcface_112")
     images, same = lists
     crops = np.stack([decode_rgb(image) for image in images])
     plain, mirrored = embed_batch(sface, crops)
     both = (plain + mirrored) / np.linalg.norm(plain + mirrored, axis=1, keepdims=True)
     folds = np.array([0] * 3 + [1] * 3 + [f for f in range(2, 10) for _ in range(2)])  # KFold's: the first are larger
     for figures, vectors in (
-        (found["models"]["published"], plain),
-        (found["models"]["published"]["flip"], both),
+        (found.figures["published"], plain),
+        (found.figures["published"].flip, both),
     ):
         scores = np.einsum("nd,nd->n", vectors[::2], vectors[1::2], dtype=np.float64)
         expected = verification(scores, np.array(same), folds)
         for key in ("accuracy", "accuracy_standard_error", "threshold", "auc", "eer"):
-            assert figures[key] == pytest.approx(expected[key], abs=1e-5)
-    assert found["models"]["published"]["auc"] > 0.99
-    assert set(found["models"]) == set(found["scores"]) == {"published", "linear"}
+            assert getattr(figures, key) == pytest.approx(getattr(expected, key), abs=1e-5)
+    assert found.figures["published"].auc > 0.99
+    assert set(found.figures) == set(found.scores) == {"published", "linear"}
     by_hand = np.einsum("nd,nd->n", plain[::2], plain[1::2])
-    np.testing.assert_allclose(found["scores"]["published"], by_hand, atol=1e-5)
-    assert found["pairs_file"].folds.tolist() == folds.tolist()
-    assert found["pairs_file"].pairs.same.tolist() == same
-    assert (found["pairs"], found["images"]) == (PAIRS, len(set(images)))
-    json.dumps(found["models"], allow_nan=False)
+    np.testing.assert_allclose(found.scores["published"], by_hand, atol=1e-5)
+    assert found.folds is not None and found.folds.tolist() == folds.tolist()
+    assert found.pairs.same.tolist() == same
+    assert (len(found.pairs), len(found.images)) == (PAIRS, len(set(images)))
 
 
 def test_equal_images_are_embedded_once_and_batches_do_not_matter(
@@ -214,11 +212,11 @@ def test_equal_images_are_embedded_once_and_batches_do_not_matter(
         return embed_batch(model, crops)
 
     monkeypatch.setattr(bin_sets, "embed_batch", counted)
-    whole = evaluate_bin(uri, {"m": linear}, "arcface_112")["scores"]["m"]
+    whole = evaluate_bin("set", uri, {"m": linear}, "arcface_112").scores["m"]
     assert sum(sizes) == len(set(lists[0])) < len(lists[0])
     sizes.clear()
     monkeypatch.setattr(bin_sets, "BATCH", 5)
-    np.testing.assert_allclose(evaluate_bin(uri, {"m": linear}, "arcface_112")["scores"]["m"], whole, atol=1e-6)
+    np.testing.assert_allclose(evaluate_bin("set", uri, {"m": linear}, "arcface_112").scores["m"], whole, atol=1e-6)
     assert max(sizes) == 5
 
 
@@ -227,10 +225,8 @@ def test_people_are_whom_genuine_pairs_join(
 ) -> None:
     a, b, c, d, e = list(dict.fromkeys(lists[0]))[:5]
     images = [a, b, b, c, a, d] + [d, e] * 7
-    found = evaluate_bin(written((images, [True, True, False] + [False] * 7)), {"m": linear}, "arcface_112")[
-        "pairs_file"
-    ]
-    assert found.images == ["00000", "00001", "00003", "00005", "00007"]
+    found = evaluate_bin("set", written((images, [True, True, False] + [False] * 7)), {"m": linear}, "arcface_112")
+    assert found.images == [f"set/{name}" for name in ("00000", "00001", "00003", "00005", "00007")]
     assert found.people[0] == found.people[1] == found.people[2]  # c is joined to a by b
     assert len(set(found.people.tolist())) == 3
 
@@ -239,10 +235,10 @@ def test_degradation_and_pictures(
     lists: tuple[list[bytes], list[bool]], written: Callable[[object], str], sface: FaceModel
 ) -> None:
     uri = written(lists)
-    clean = evaluate_bin(uri, {"m": sface}, "arcface_112")
-    bad = evaluate_bin(uri, {"m": sface}, "arcface_112", Degradation.parse("lowres:5"))
-    assert bad["models"]["m"]["auc"] < clean["models"]["m"]["auc"]
-    name = clean["pairs_file"].images[3]
+    clean = evaluate_bin("set", uri, {"m": sface}, "arcface_112")
+    bad = evaluate_bin("set", uri, {"m": sface}, "arcface_112", Degradation.parse("lowres:5"))
+    assert bad.figures["m"].auc < clean.figures["m"].auc
+    name = clean.images[3].removeprefix("set/")
     found = bin_pictures(uri, [name])
     np.testing.assert_array_equal(found[name], decode_rgb(lists[0][int(name)]))
     with pytest.raises(KubefaceError, match=r"x\.bin has no image 99999"):

@@ -16,7 +16,7 @@ from kubeface.evaluate.scored import GRID, LARGEST, MISTAKES
 from kubeface.records.tasks import CLASSES
 from kubeface.runtime.errors import KubefaceError
 from kubeface.storage.folders import read_json, write_json
-from tests.support.evaluations import evaluate_classes
+from tests.support.evaluating import evaluate_classes
 from tests.support.labelled import Photo, Weights, write_model, write_tables
 
 NAMES = ("ruby", "emerald", "sapphire")  # not sorted: the scores' order is the model's own

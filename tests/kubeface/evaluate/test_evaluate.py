@@ -25,7 +25,7 @@ from kubeface.models.model import load_model, load_pretrained
 from kubeface.runtime.errors import KubefaceError
 from kubeface.tables.table import Table, TableWriter
 from tests.kubeface.conftest import PEOPLE, SmallLfw
-from tests.support.evaluations import evaluate, lfw
+from tests.support.evaluating import evaluate, lfw
 
 ROOT = Path(__file__).resolve().parents[3]
 SETS, MODELS = ("heldout", "heldout_clean"), ("baseline", "finetuned")
@@ -154,9 +154,9 @@ def test_figures_follow_from_the_scores(evaluated: tuple[Path, EvaluateResult]) 
             figures = found[model][name]
             assert figures["auc"] == pytest.approx(roc_auc_score(same, measured), abs=1e-9)
             expected = verification(measured, same)
-            assert figures["accuracy"] == pytest.approx(expected["accuracy"])
-            assert figures["eer"] == pytest.approx(expected["eer"])
-            assert figures["threshold"] == pytest.approx(expected["threshold"], abs=1e-6)
+            assert figures["accuracy"] == pytest.approx(expected.accuracy)
+            assert figures["eer"] == pytest.approx(expected.eer)
+            assert figures["threshold"] == pytest.approx(expected.threshold, abs=1e-6)
     for name in SETS:
         for key, rate in (("auc", lambda f: f["auc"]), ("tar", lambda f: f["tar_at_far"]["0.1"])):
             entry = found["gain"][name][key]

@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kubeface.evaluate.groups import LEAST_GENUINE, group_errors
-from kubeface.metrics.verification import Pairs, all_pairs
+from kubeface.evaluate.groups import MIN_GENUINE, group_errors
+from kubeface.metrics.bootstrap import Bootstrap
+from kubeface.metrics.pairs import Pairs, all_pairs
+from kubeface.records.recognition_figures import ErrorRates, GroupColumn
 
 THRESHOLDS = {"baseline": 0.5, "finetuned": 0.4}
 
@@ -27,33 +29,33 @@ def made(
     return values, pairs, person, {"baseline": before, "finetuned": after}
 
 
-def errors(*arguments: Any, fmr: float = 0.01, **options: Any) -> dict[str, Any]:
-    return group_errors(*arguments, THRESHOLDS, fmr, **{"samples": 200, **options})
+def errors(*arguments: Any, fmr: float = 0.01, bootstrap: Bootstrap = Bootstrap(200)) -> GroupColumn:
+    return group_errors(*arguments, THRESHOLDS, fmr, bootstrap)
 
 
 def test_rates_are_counted_within_the_group() -> None:
     values, pairs, person, scores = made()
     found = errors(values, pairs, person, scores)
-    assert [row["group"] for row in found["rows"]] == ["a", "b"]
-    for row in found["rows"]:
-        inside = [values[a] == values[b] == row["group"] for a, b in zip(pairs.left, pairs.right, strict=True)]
-        assert row["images"] == values.count(row["group"])
-        assert row["people"] == row["images"] / 6 == 10
+    assert [row.group for row in found.rows] == ["a", "b"]
+    for row in found.rows:
+        inside = [values[a] == values[b] == row.group for a, b in zip(pairs.left, pairs.right, strict=True)]
+        assert row.images == values.count(row.group)
+        assert row.people == row.images / 6 == 10
         for model, threshold in THRESHOLDS.items():
             genuine = [s for s, i, t in zip(scores[model], inside, pairs.same, strict=True) if i and t]
             impostors = [s for s, i, t in zip(scores[model], inside, pairs.same, strict=True) if i and not t]
-            assert (row["genuine"], row["impostor"]) == (len(genuine), len(impostors))
-            assert row[model]["fnmr"] == pytest.approx(sum(s <= threshold for s in genuine) / len(genuine))
-            assert row[model]["fmr"] == pytest.approx(sum(s > threshold for s in impostors) / len(impostors))
-        assert row["fnmr_change"] == pytest.approx(row["finetuned"]["fnmr"] - row["baseline"]["fnmr"])
-        assert row["fnmr_change_low"] < row["fnmr_change"] < row["fnmr_change_high"]
-    a, b = found["rows"]
+            assert (row.genuine, row.impostor) == (len(genuine), len(impostors))
+            assert getattr(row, model).fnmr == pytest.approx(sum(s <= threshold for s in genuine) / len(genuine))
+            assert getattr(row, model).fmr == pytest.approx(sum(s > threshold for s in impostors) / len(impostors))
+        assert row.fnmr_change == pytest.approx(row.finetuned.fnmr - row.baseline.fnmr)
+        assert row.fnmr_change_low < row.fnmr_change < row.fnmr_change_high
+    a, b = found.rows
     for model in THRESHOLDS:
         for rate in ("fmr", "fnmr"):
-            both = a[model][rate], b[model][rate]
-            assert found["worst_ratio"][model][rate] == max(both) / min(both) >= 1
-    assert found["worst_ratio"]["baseline"]["fnmr"] > found["worst_ratio"]["finetuned"]["fnmr"]
-    assert b["fnmr_change_high"] < 0
+            both = getattr(getattr(a, model), rate), getattr(getattr(b, model), rate)
+            assert getattr(found.worst_ratio[model], rate) == max(both) / min(both) >= 1
+    assert found.worst_ratio["baseline"].fnmr > found.worst_ratio["finetuned"].fnmr
+    assert b.fnmr_change_high < 0
 
 
 @given(seed=st.integers(0, 2**32 - 1))
@@ -71,42 +73,42 @@ def test_order_and_sides_of_pairs_do_not_matter_and_models_turn(seed: int) -> No
         {"baseline": scores["finetuned"], "finetuned": scores["baseline"]},
         {"baseline": THRESHOLDS["finetuned"], "finetuned": THRESHOLDS["baseline"]},
         0.01,
-        samples=200,
+        Bootstrap(200),
     )
-    for row, same, other in zip(found["rows"], again["rows"], turned["rows"], strict=True):
-        assert row["baseline"] == same["baseline"] == other["finetuned"]
-        assert same["fnmr_change_low"] == pytest.approx(row["fnmr_change_low"])
-        assert other["fnmr_change"] == pytest.approx(-row["fnmr_change"])
-        assert other["fnmr_change_low"] == pytest.approx(-row["fnmr_change_high"])
-    assert turned["worst_ratio"]["baseline"] == found["worst_ratio"]["finetuned"]
+    for row, same, other in zip(found.rows, again.rows, turned.rows, strict=True):
+        assert row.baseline == same.baseline == other.finetuned
+        assert same.fnmr_change_low == pytest.approx(row.fnmr_change_low)
+        assert other.fnmr_change == pytest.approx(-row.fnmr_change)
+        assert other.fnmr_change_low == pytest.approx(-row.fnmr_change_high)
+    assert turned.worst_ratio["baseline"] == found.worst_ratio["finetuned"]
 
 
 def test_separable_scores_have_no_errors_and_no_ratio() -> None:
     values, pairs, person, _ = made()
     scores = np.where(pairs.same, 0.9, 0.1)
     found = errors(values, pairs, person, {"baseline": scores, "finetuned": scores})
-    for row in found["rows"]:
-        assert row["baseline"] == row["finetuned"] == {"fmr": 0.0, "fnmr": 0.0}
-        assert row["fnmr_change"] == row["fnmr_change_low"] == row["fnmr_change_high"] == 0.0
-    assert found["worst_ratio"]["baseline"] == {"fmr": None, "fnmr": None}
+    for row in found.rows:
+        assert row.baseline == row.finetuned == ErrorRates(fmr=0.0, fnmr=0.0)
+        assert row.fnmr_change == row.fnmr_change_low == row.fnmr_change_high == 0.0
+    assert found.worst_ratio["baseline"] == ErrorRates(fmr=None, fnmr=None)
 
 
 def test_too_few_pairs_tell_no_rate() -> None:
-    """FMR from three impostor pairs beyond the threshold on, FNMR from LEAST_GENUINE genuine pairs on."""
+    """FMR from three impostor pairs beyond the threshold on, FNMR from MIN_GENUINE genuine pairs on."""
     person = np.repeat(np.arange(2), 6)  # 30 genuine and 36 impostor pairs
     pairs = all_pairs(person, 1000)
     scores = dict.fromkeys(THRESHOLDS, np.linspace(0, 1, len(pairs)))
-    assert LEAST_GENUINE == 30
-    (row,) = errors(["x"] * 12, pairs, person, scores, fmr=3 / 36)["rows"]
-    assert None not in row["baseline"].values()
-    (row,) = errors(["x"] * 12, pairs, person, scores, fmr=2.9 / 36)["rows"]
-    assert row["baseline"]["fmr"] is None
-    assert row["baseline"]["fnmr"] is not None
-    (row,) = errors(["x"] * 11 + [None], pairs, person, scores, fmr=0.1)["rows"]
-    assert row["genuine"] == 25
-    assert row["baseline"]["fmr"] is not None
-    assert row["baseline"]["fnmr"] is None
-    assert row["fnmr_change"] is row["fnmr_change_low"] is row["fnmr_change_high"] is None
+    assert MIN_GENUINE == 30
+    (row,) = errors(["x"] * 12, pairs, person, scores, fmr=3 / 36).rows
+    assert None not in (row.baseline.fmr, row.baseline.fnmr)
+    (row,) = errors(["x"] * 12, pairs, person, scores, fmr=2.9 / 36).rows
+    assert row.baseline.fmr is None
+    assert row.baseline.fnmr is not None
+    (row,) = errors(["x"] * 11 + [None], pairs, person, scores, fmr=0.1).rows
+    assert row.genuine == 25
+    assert row.baseline.fmr is not None
+    assert row.baseline.fnmr is None
+    assert row.fnmr_change is row.fnmr_change_low is row.fnmr_change_high is None
 
 
 def test_one_person_is_no_group() -> None:
@@ -114,13 +116,14 @@ def test_one_person_is_no_group() -> None:
     pairs = all_pairs(person, 1000)
     scores = dict.fromkeys(THRESHOLDS, np.linspace(0, 1, len(pairs)))
     found = errors(["x"] * 10 + [None] * 10, pairs, person, scores)
-    (row,) = found["rows"]
-    assert (row["people"], row["genuine"], row["impostor"]) == (1, 45, 0)
-    assert row["baseline"] == {"fmr": None, "fnmr": None}
-    assert found["worst_ratio"]["finetuned"] == {"fmr": None, "fnmr": None}
+    (row,) = found.rows
+    assert (row.people, row.genuine, row.impostor) == (1, 45, 0)
+    assert row.baseline == ErrorRates(fmr=None, fnmr=None)
+    assert found.worst_ratio["finetuned"] == ErrorRates(fmr=None, fnmr=None)
 
 
 def test_a_column_without_values_has_no_groups() -> None:
     _, pairs, person, scores = made()
     found = errors([None] * len(person), pairs, person, scores)
-    assert found == {"rows": [], "worst_ratio": {model: {"fmr": None, "fnmr": None} for model in THRESHOLDS}}
+    assert found.rows == []
+    assert found.worst_ratio == dict.fromkeys(THRESHOLDS, ErrorRates(fmr=None, fnmr=None))

@@ -21,9 +21,9 @@ from sklearn.metrics import (
 from kubeface.evaluate.label_figures import (
     BINS,
     GAINED,
-    LEAST,
     MEANS,
     MIDDLE,
+    MIN_IMAGES,
     Truth,
     Weighted,
     calibration_error,
@@ -69,9 +69,9 @@ def test_figures_are_scikit_learns_on_known_labels(seed: int) -> None:
         known = truth[:, place] != UNKNOWN
         told = label_figures(truth[:, place], scores[:, place], 0.55)
         expected = learned(truth[known, place], scores[known, place], 0.55)
-        assert {name: told[name] for name in expected} == pytest.approx(expected)
-        assert told["positives"] + told["negatives"] == known.sum()
-        assert not told["too_few"]
+        assert {name: getattr(told, name) for name in expected} == pytest.approx(expected)
+        assert told.positives + told.negatives == known.sum()
+        assert not told.too_few
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -95,9 +95,9 @@ def test_equal_weights_give_the_means_that_are_told() -> None:
     labels = {
         str(place): label_figures(truth[:, place], scores[:, place], thresholds[place]) for place in range(LABELS)
     }
-    means = mean_figures(labels)
+    means = mean_figures(labels, IMAGES)
     found = Weighted(truth, scores, thresholds, list(range(LABELS))).figures(np.ones(IMAGES))
-    assert found[: len(GAINED)] == pytest.approx([means[name] for name in GAINED])
+    assert found[: len(GAINED)] == pytest.approx([getattr(means, name) for name in GAINED])
 
 
 def test_a_draw_without_a_label_leaves_it_out() -> None:
@@ -114,32 +114,34 @@ def test_no_label_gives_no_figure() -> None:
     assert np.isnan(Weighted(truth, scores, [0.5] * LABELS, []).figures(np.ones(IMAGES))).all()
 
 
-@pytest.mark.parametrize(("y", "too_few"), [([1] * LEAST + [0] * LEAST, False), ([1] * (LEAST - 1) + [0] * 30, True)])
+@pytest.mark.parametrize(
+    ("y", "too_few"), [([1] * MIN_IMAGES + [0] * MIN_IMAGES, False), ([1] * (MIN_IMAGES - 1) + [0] * 30, True)]
+)
 def test_labels_with_too_few_images_are_shown_and_not_in_the_means(y: list[int], too_few: bool) -> None:
     random = np.random.default_rng(0)
     entry = label_figures(np.array(y, np.int8), random.random(len(y)).astype(np.float32), 0.5)
     good = label_figures(np.array([1] * 9 + [0] * 9, np.int8), np.linspace(1, 0, 18, dtype=np.float32), 0.5)
-    means = mean_figures({"one": entry, "good": good})
-    assert entry["too_few"] is too_few
-    assert entry["auc"] is not None
-    assert means["measured_labels"] == 2 - too_few
-    assert means["auc"] == pytest.approx(1.0 if too_few else (entry["auc"] + 1) / 2)
+    means = mean_figures({"one": entry, "good": good}, 18)
+    assert entry.too_few is too_few
+    assert entry.auc is not None
+    assert means.measured_labels == 2 - too_few
+    assert means.auc == pytest.approx(1.0 if too_few else (entry.auc + 1) / 2)
 
 
 def test_a_constant_and_an_unknown_label_have_no_figures() -> None:
     scores = np.linspace(0, 1, 9, dtype=np.float32)
     constant = label_figures(np.ones(9, np.int8), scores, 0.5)
     unknown = label_figures(np.full(9, UNKNOWN, np.int8), scores, 0.5)
-    assert constant["auc"] is None
-    assert constant["accuracy"] == pytest.approx(5 / 9)
-    assert all(unknown[name] is None for name in MEANS)
-    assert mean_figures({"a": constant, "b": unknown})["auc"] is None
+    assert constant.auc is None
+    assert constant.accuracy == pytest.approx(5 / 9)
+    assert all(getattr(unknown, name) is None for name in MEANS)
+    assert mean_figures({"a": constant, "b": unknown}, 9).auc is None
 
 
 def test_a_label_that_is_never_predicted_has_no_precision() -> None:
     truth = np.array([0, 1] * 6, np.int8)
     told = label_figures(truth, np.full(12, 0.2, np.float32), 0.5)
-    assert (told["precision"], told["recall"], told["f1"]) == (None, 0.0, 0.0)
+    assert (told.precision, told.recall, told.f1) == (None, 0.0, 0.0)
 
 
 def test_calibration_error_is_the_sum_over_bins() -> None:
@@ -162,7 +164,7 @@ def test_no_other_threshold_is_better_on_validation_images(seed: int) -> None:
     known = truth[:, 0] != UNKNOWN
     y, score = truth[known, 0], scores[known, 0]
     (threshold,) = choose_thresholds(truth, scores)
-    if min((y == 1).sum(), (y == 0).sum()) < LEAST:
+    if min((y == 1).sum(), (y == 0).sum()) < MIN_IMAGES:
         assert threshold == MIDDLE
         return
     reached = balanced_accuracy_score(y, predict(score, threshold))
@@ -171,8 +173,8 @@ def test_no_other_threshold_is_better_on_validation_images(seed: int) -> None:
 
 
 def test_few_validation_images_leave_the_threshold_in_the_middle() -> None:
-    truth = np.array([[1, 1]] * (LEAST - 1) + [[0, 0]] * 20, np.int8)
-    truth[LEAST - 1, 1] = 1
+    truth = np.array([[1, 1]] * (MIN_IMAGES - 1) + [[0, 0]] * 20, np.int8)
+    truth[MIN_IMAGES - 1, 1] = 1
     scores = np.where(truth == 1, 0.3, 0.1).astype(np.float32)
     rare, enough = choose_thresholds(truth, scores)
     assert rare == MIDDLE

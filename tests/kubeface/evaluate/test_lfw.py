@@ -187,27 +187,26 @@ def test_small_lfw(
 ) -> None:
     models = {"published": sface, "damaged": load_pretrained("sface", str(damaged))}
     found = evaluate_lfw(str(small_lfw.archive), str(small_lfw.pairs), "retinaface", models)
-    assert (found["pairs"], found["images"], found["fallback"]) == (16, 18, [])
-    assert found["detector"] == "retinaface"
-    published, bad = found["models"]["published"], found["models"]["damaged"]
-    assert published["auc"] == published["flip"]["auc"] == 1.0
-    assert published["accuracy"] >= 0.9
-    assert bad["auc"] < 0.95
-    assert (published["genuine_pairs"], published["impostor_pairs"]) == (8, 8)
-    assert published["roc"]["fmr"][0] == 0 and published["roc"]["tmr"][-1] == 1
-    for figures, scores in zip((published, published["flip"]), by_hand, strict=True):
+    assert (len(found.measured.pairs), len(found.measured.images), found.fallback) == (16, 18, [])
+    published, bad = found.measured.figures["published"], found.measured.figures["damaged"]
+    assert published.flip is not None and published.auc == published.flip.auc == 1.0
+    assert published.accuracy >= 0.9
+    assert bad.auc < 0.95
+    assert (published.genuine_pairs, published.impostor_pairs) == (8, 8)
+    assert found.measured.roc["published"].fmr[0] == 0 and found.measured.roc["published"].tmr[-1] == 1
+    for figures, scores in zip((published, published.flip), by_hand, strict=True):
         expected = verification(scores, SAME, np.repeat([0, 1], 8))
-        assert figures["threshold"] == pytest.approx(expected["threshold"], abs=1e-5)
-        assert figures["accuracy"] == pytest.approx(expected["accuracy"])
-    assert published["threshold"] != published["flip"]["threshold"]
-    assert list(found["scores"]) == ["published", "damaged"]
-    np.testing.assert_allclose(found["scores"]["published"], by_hand[0], atol=1e-5)
-    assert found["scores"]["published"].dtype == np.float64
+        assert figures.threshold == pytest.approx(expected.threshold, abs=1e-5)
+        assert figures.accuracy == pytest.approx(expected.accuracy)
+    assert published.threshold != published.flip.threshold
+    assert list(found.measured.scores) == ["published", "damaged"]
+    np.testing.assert_allclose(found.measured.scores["published"], by_hand[0], atol=1e-5)
+    assert found.measured.scores["published"].dtype == np.float64
     wanted = read_pairs(str(small_lfw.pairs))
-    assert (found["pairs_file"].images, found["pairs_file"].folds.tolist()) == (wanted.images, [0] * 8 + [1] * 8)
-    assert (
-        found["pairs_file"].people[wanted.pairs.left] == found["pairs_file"].people[wanted.pairs.right]
-    ).tolist() == (SAME.tolist())
+    measured = found.measured
+    assert measured.folds is not None and measured.folds.tolist() == [0] * 8 + [1] * 8
+    assert measured.images == wanted.images
+    assert (measured.people[wanted.pairs.left] == measured.people[wanted.pairs.right]).tolist() == SAME.tolist()
 
 
 def test_archives_of_any_form(small_lfw: SmallLfw, linear: FaceModel, tmp_path: Path) -> None:
@@ -223,8 +222,8 @@ def test_archives_of_any_form(small_lfw: SmallLfw, linear: FaceModel, tmp_path: 
         evaluate_lfw(str(archive), str(small_lfw.pairs), "retinaface", {"m": linear})
         for archive in (small_lfw.archive, packed, folder)
     ]
-    assert found[0]["models"] == found[1]["models"] == found[2]["models"]
-    assert len({one["scores"]["m"].tobytes() for one in found}) == 1
+    assert found[0].measured.figures == found[1].measured.figures == found[2].measured.figures
+    assert len({one.measured.scores["m"].tobytes() for one in found}) == 1
 
 
 def test_accuracy_of_a_fold_uses_the_threshold_of_the_other(
@@ -233,20 +232,20 @@ def test_accuracy_of_a_fold_uses_the_threshold_of_the_other(
     """Two folds: what is measured is not the accuracy at the best threshold of all."""
     first, second = by_hand[0][:8], by_hand[0][8:]
     middle = [(half[:4].min() + half[4:].max()) / 2 for half in (first, second)]
-    found = evaluate_lfw(str(small_lfw.archive), str(small_lfw.pairs), "retinaface", {"m": sface})["models"]["m"]
-    assert found["threshold"] == pytest.approx(np.mean(middle), abs=1e-4)
-    right = [np.mean((half > cut) == SAME[:8]) for half, cut in ((first, middle[1]), (second, middle[0]))]
-    assert found["accuracy"] == pytest.approx(np.mean(right))
-    assert found["accuracy_standard_error"] == pytest.approx(np.std(right, ddof=1) / np.sqrt(2))
+    found = evaluate_lfw(str(small_lfw.archive), str(small_lfw.pairs), "retinaface", {"m": sface}).measured.figures["m"]
+    assert found.threshold == pytest.approx(np.mean(middle), abs=1e-4)
+    correct = [np.mean((half > cut) == SAME[:8]) for half, cut in ((first, middle[1]), (second, middle[0]))]
+    assert found.accuracy == pytest.approx(np.mean(correct))
+    assert found.accuracy_standard_error == pytest.approx(np.std(correct, ddof=1) / np.sqrt(2))
 
 
 def test_degradation_is_put_on_every_crop(small_lfw: SmallLfw, sface: FaceModel) -> None:
     where = str(small_lfw.archive), str(small_lfw.pairs), "retinaface", {"m": sface}
     clean, again, bad = (
-        evaluate_lfw(*where, Degradation.parse(d))["models"]["m"] for d in ("none", "none", "lowres:6")
+        evaluate_lfw(*where, Degradation.parse(d)).measured.figures["m"] for d in ("none", "none", "lowres:6")
     )
     assert clean == again != bad
-    assert bad["auc"] < clean["auc"]
+    assert bad.auc < clean.auc
 
 
 def test_photograph_without_a_face_gets_a_centre_crop(small_lfw: SmallLfw, linear: FaceModel, tmp_path: Path) -> None:
@@ -257,13 +256,13 @@ def test_photograph_without_a_face_gets_a_centre_crop(small_lfw: SmallLfw, linea
     changed = small_lfw.photographs | {name: buffer.getvalue()}
     archive = write_tar(tmp_path / "lfw.tar", changed)
     found = evaluate_lfw(str(archive), str(small_lfw.pairs), "retinaface", {"m": linear})
-    assert found["fallback"] == [name]
-    assert (found["pairs"], found["images"]) == (16, 18)
-    figures = found["models"]["m"]
-    assert figures["genuine_pairs"] + figures["impostor_pairs"] == 16
+    assert found.fallback == [name]
+    assert (len(found.measured.pairs), len(found.measured.images)) == (16, 18)
+    figures = found.measured.figures["m"]
+    assert figures.genuine_pairs + figures.impostor_pairs == 16
     scores, _ = scores_by_hand(linear, changed, str(small_lfw.pairs))
     expected = verification(scores, SAME, np.repeat([0, 1], 8))
-    assert figures["threshold"] == pytest.approx(expected["threshold"], abs=1e-5)
+    assert figures.threshold == pytest.approx(expected.threshold, abs=1e-5)
     intact, _ = scores_by_hand(linear, small_lfw.photographs, str(small_lfw.pairs))
     assert np.count_nonzero(np.abs(intact - scores) > 1e-5) == 3  # the three pairs that it is in
 
@@ -348,9 +347,9 @@ def test_two_folds_of_lfw(shared_data: Path, tmp_path: Path) -> None:
     assert found["rows_out"] == 1200
     assert found["rows_in"] == len(read_pairs(pairs).images)
     assert "pairs scored 1200 of 1200" in told
-    assert len(found["fallback"]) < 5
-    assert (found["genuine_pairs"], found["impostor_pairs"]) == (600, 600)
-    assert found["accuracy"] > 0.985
-    assert found["flip"]["accuracy"] > 0.985
-    assert found["auc"] > 0.995
-    assert 0.2 < found["threshold"] < 0.5
+    assert len(found.fallback) < 5
+    assert (found.genuine_pairs, found.impostor_pairs) == (600, 600)
+    assert found.accuracy > 0.985
+    assert found.flip.accuracy > 0.985
+    assert found.auc > 0.995
+    assert 0.2 < found.threshold < 0.5

@@ -2,7 +2,6 @@
 
 import pickle
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -11,6 +10,7 @@ from kubeface.evaluate.heldout import CLEAN_PREFIX, Heldout
 from kubeface.evaluate.pictures import write_benchmark_pictures, write_pictures, write_samples
 from kubeface.faces.degradation import Degradation
 from kubeface.faces.images import RGB, decode_rgb, encode_png
+from kubeface.metrics.figures import ForgottenPair
 from kubeface.tables.table import Table
 from tests.support.tables import rows_of
 
@@ -22,8 +22,19 @@ def crops_by_id(table: Table, count: int) -> dict[str, RGB]:
     return {row["image_id"]: decode_rgb(row["image"]) for row in rows[:count]}
 
 
-def pair(name: str, left: str, right: str) -> dict[str, Any]:
-    return {"set": name, "left": left, "right": right}
+def pair(name: str, left: str, right: str) -> ForgottenPair:
+    return ForgottenPair(
+        set=name,
+        kind="genuine",
+        left=left,
+        right=right,
+        left_identity="",
+        right_identity="",
+        before=0.6,
+        after=0.4,
+        threshold_before=0.5,
+        threshold_after=0.5,
+    )
 
 
 def written(folder: Path) -> dict[str, RGB]:
@@ -35,7 +46,7 @@ def test_a_pair_is_shown_as_its_set_has_it(aligned_table: Path, tmp_path: Path) 
     crops = crops_by_id(table, 3)
     a, b, c = crops
     forgotten = [pair("heldout_clean", CLEAN_PREFIX + a, CLEAN_PREFIX + b), pair("heldout", a, c)]
-    write_pictures(tmp_path, Heldout(table, {}), {"hardest": {}, "forgotten": forgotten}, NOISE)
+    write_pictures(tmp_path, Heldout(table, {}), [], forgotten, NOISE)
     found = written(tmp_path)
     assert set(found) == {f"clean__{a}", f"clean__{b}", a, c}
     for name in (a, b):
@@ -67,8 +78,8 @@ def test_an_image_of_a_bin_set_is_found_by_its_place(aligned_table: Path, tmp_pa
     data = ([encode_png(crops[number]) for number in order], [True, True, False, False] * 3)
     (tmp_path / "set.bin").write_bytes(pickle.dumps(data, protocol=4))
     (tmp_path / "pairs").mkdir()
-    evaluation = {"hardest": {}, "forgotten": [pair("set", "set/00004", "set/00005")]}
-    write_benchmark_pictures(tmp_path, evaluation, "", "arcface_112", {"set": str(tmp_path / "set.bin")})
+    forgotten = [pair("set", "set/00004", "set/00005")]
+    write_benchmark_pictures(tmp_path, forgotten, "", "mtcnn", "arcface_112", {"set": str(tmp_path / "set.bin")})
     found = written(tmp_path)
     assert set(found) == {"set__00004", "set__00005"}
     np.testing.assert_array_equal(found["set__00004"], crops[2])

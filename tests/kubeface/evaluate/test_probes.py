@@ -1,6 +1,5 @@
 """Degradation probes: which there are, on which images, and what they say about models."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +14,9 @@ from kubeface.evaluate import probes as module
 from kubeface.evaluate.probes import PROBES, choose_images, parse_probes, probe, probe_name
 from kubeface.faces.degradation import Degradation
 from kubeface.faces.images import RGB, decode_rgb
-from kubeface.metrics.verification import Pairs, verification
+from kubeface.metrics.bootstrap import Bootstrap
+from kubeface.metrics.pairs import Pairs
+from kubeface.metrics.verification import verification
 from kubeface.models.backbones import Preprocessing
 from kubeface.models.model import FaceModel, load_pretrained
 from kubeface.runtime.errors import KubefaceError
@@ -135,10 +136,9 @@ def test_figures_are_those_by_hand(
     images, identities = faces
     models = {"baseline": load_pretrained("sface", str(damaged)), "finetuned": sface}
     crops = Crops(images)
-    rows = probe(models, crops, identities, parse_probes("clean lowres:10 dark"), 0.01, 100)
+    rows = probe(models, crops, identities, parse_probes("clean lowres:10 dark"), 0.01, Bootstrap(100))
     assert crops.given == len(images)  # once, whatever the number of probes
-    assert [row["probe"] for row in rows] == ["clean", "lowres:10", "dark:0.2"]
-    assert json.loads(json.dumps(rows, allow_nan=False)) == rows
+    assert [row.probe for row in rows] == ["clean", "lowres:10", "dark:0.2"]
     left, right = np.triu_indices(len(images), 1)
     names = np.array(list(identities.values()))
     pairs = Pairs(left, right, names[left] == names[right])
@@ -146,14 +146,14 @@ def test_figures_are_those_by_hand(
         batch = np.stack([bad(crop, "probe", image_id) for image_id, crop in images.items()])
         for which, side in (("baseline", "before"), ("finetuned", "after")):
             expected = verification(pairs.scores(models[which].embed(batch)), pairs.same)
-            assert row[which]["auc"] == pytest.approx(expected["auc"], abs=2e-3)
-            assert row[which]["accuracy"] == pytest.approx(expected["accuracy"], abs=0.01)
-            assert row[which]["tar"] == row["gain"]["tar"][side]
-        assert row["gain"]["auc"]["gain"] == pytest.approx(row["finetuned"]["auc"] - row["baseline"]["auc"])
-        assert row["gain"]["auc"]["gain_low"] <= row["gain"]["auc"]["gain"] <= row["gain"]["auc"]["gain_high"]
-        assert row["far"] == 0.01  # what 375 impostor pairs can tell
-    assert rows[0]["gain"]["auc"]["gain_low"] > 0
-    clean, *worse = [row["finetuned"]["auc"] for row in rows]
+            assert getattr(row, which).auc == pytest.approx(expected.auc, abs=2e-3)
+            assert getattr(row, which).accuracy == pytest.approx(expected.accuracy, abs=0.01)
+            assert getattr(row, which).tar == row.gain["tar"].model_dump()[side]
+        assert row.gain["auc"].gain == pytest.approx(row.finetuned.auc - row.baseline.auc)
+        assert row.gain["auc"].gain_low <= row.gain["auc"].gain <= row.gain["auc"].gain_high
+        assert row.far == 0.01  # what 375 impostor pairs can tell
+    assert rows[0].gain["auc"].gain_low > 0
+    clean, *worse = [row.finetuned.auc for row in rows]
     assert clean > 0.99
     assert min(worse) < clean
 
@@ -164,15 +164,15 @@ def test_same_seed_same_rows_and_batches_do_not_matter(
     images, identities = faces
     models = {"baseline": linear, "finetuned": linear}
     rows = [
-        probe(models, Crops(images, batch), identities, parse_probes("clean dark"), 0.01, 100, seed)
+        probe(models, Crops(images, batch), identities, parse_probes("clean dark"), 0.01, Bootstrap(100, seed))
         for batch, seed in ((7, 3), (7, 3), (64, 3), (7, 4))
     ]
     assert rows[0] == rows[1]
     assert rows[0] != rows[3]
     for row, other in zip(rows[0], rows[2], strict=True):
-        assert row["baseline"] == pytest.approx(other["baseline"], abs=1e-6)
+        assert row.baseline.model_dump() == pytest.approx(other.baseline.model_dump(), abs=1e-6)
     for row in rows[0]:  # one model beside itself
-        assert row["gain"]["auc"]["gain"] == row["gain"]["tar"]["gain_low"] == row["gain"]["tar"]["gain_high"] == 0
+        assert row.gain["auc"].gain == row.gain["tar"].gain_low == row.gain["tar"].gain_high == 0
 
 
 def test_no_more_images_and_pairs_than_said(
@@ -188,9 +188,11 @@ def test_no_more_images_and_pairs_than_said(
         lambda b, a, pairs, *rest: seen.append(len(pairs)) or original(b, a, pairs, *rest),
     )
     crops = Crops(images)
-    (row,) = probe({"baseline": linear, "finetuned": linear}, crops, identities, parse_probes("grey"), 0.001, 100)
+    (row,) = probe(
+        {"baseline": linear, "finetuned": linear}, crops, identities, parse_probes("grey"), 0.001, Bootstrap(100)
+    )
     assert seen == [120]
-    assert row["far"] == 0.1  # sixty impostor pairs cannot tell 0.001
+    assert row.far == 0.1  # sixty impostor pairs cannot tell 0.001
 
 
 def test_no_probe_reads_no_crop(faces: tuple[dict[str, RGB], dict[str, str]], linear: FaceModel) -> None:
@@ -204,9 +206,9 @@ def test_too_few_people_and_missing_images(faces: tuple[dict[str, RGB], dict[str
     models = {"baseline": linear, "finetuned": linear}
     few = dict(list(identities.items())[:6])
     with pytest.raises(KubefaceError, match=r"probes: 6 images of \d people are too few to measure on"):
-        probe(models, Crops(images), few, parse_probes("dark"), 0.01, 100)
+        probe(models, Crops(images), few, parse_probes("dark"), 0.01, Bootstrap(100))
     alone = {image_id: image_id for image_id in identities}
     with pytest.raises(KubefaceError, match="are too few to measure on"):
-        probe(models, Crops(images), alone, parse_probes("dark"), 0.01, 100)
+        probe(models, Crops(images), alone, parse_probes("dark"), 0.01, Bootstrap(100))
     with pytest.raises(KubefaceError, match="probes: 30 crops were given, 31 are wanted"):
-        probe(models, Crops(images), identities | {"other": "s9"}, parse_probes("dark"), 0.01, 100)
+        probe(models, Crops(images), identities | {"other": "s9"}, parse_probes("dark"), 0.01, Bootstrap(100))

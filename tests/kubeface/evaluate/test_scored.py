@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kubeface.evaluate.contestants import load_models
-from kubeface.evaluate.scored import LARGEST, evenly, score_crops, write_shown
+from kubeface.evaluate.compared_models import load_models
+from kubeface.evaluate.scored import LARGEST, draw_images, score_crops, write_shown
 from kubeface.faces.degradation import Degradation
 from kubeface.models.onnx_model import OnnxModel
+from kubeface.records.labelled_figures import GridImage
 from kubeface.records.tasks import ATTRIBUTES, CLASSES
 from kubeface.runtime.errors import KubefaceError
 from kubeface.tables.table import Table
@@ -69,18 +70,18 @@ def test_a_model_from_scratch_for_another_task_is_refused(table: Table, tmp_path
 
 def test_images_are_drawn_once_and_in_stored_order() -> None:
     ids = [str(number) for number in range(100)]
-    places = evenly(ids, 10, 0)
-    assert places == sorted(set(places)) == evenly(ids, 10, 0)
+    places = draw_images(ids, 10, 0)
+    assert places == sorted(set(places)) == draw_images(ids, 10, 0)
     assert len(places) == 10
-    assert places != evenly(ids, 10, 1)
-    assert evenly(ids[:4], 10, 0) == [0, 1, 2, 3]
+    assert places != draw_images(ids, 10, 1)
+    assert draw_images(ids[:4], 10, 0) == [0, 1, 2, 3]
 
 
 def test_one_image_may_be_shown_twice(table: Table, tmp_path: Path) -> None:
     shown = {
         kind: [
-            {"image_id": f"{1:016d}", "file": f"{kind}/000.png"},
-            {"image_id": f"{2:016d}", "file": f"{kind}/001.png"},
+            GridImage(file=f"{kind}/000.png", image_id=f"{1:016d}", source="", true=[], predicted=[], right=True),
+            GridImage(file=f"{kind}/001.png", image_id=f"{2:016d}", source="", true=[], predicted=[], right=True),
         ]
         for kind in ("grid", "mistakes")
     }

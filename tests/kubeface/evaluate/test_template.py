@@ -17,7 +17,7 @@ from kubeface.split.step import split
 from kubeface.tables.table import Table
 from tests.conftest import SPLIT_SEED
 from tests.kubeface.conftest import SmallLfw
-from tests.support.evaluations import evaluate
+from tests.support.evaluating import evaluate
 
 
 @pytest.mark.slow

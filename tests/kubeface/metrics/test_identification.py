@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from kubeface.faces.images import decode_rgb
 from kubeface.metrics import identification
+from kubeface.metrics.bootstrap import Bootstrap
 from kubeface.metrics.identification import DIVISIONS, identification_rates
 from kubeface.models.model import FaceModel
 from tests.support.tables import rows_of
@@ -72,102 +73,97 @@ def test_rates_are_what_the_definitions_say(seed: int, people: int, images: int,
     embeddings, person = made(seed, people, images, noise)
     embeddings = np.round(embeddings * 8) / 8  # exact sums, and ties
     person[person == 0] = np.arange(np.sum(person == 0)) + 100  # some with one image only
-    found = identification_rates(embeddings, person, seed % 100, samples=20, fpirs=(0.5, 0.2))
+    found = identification_rates(embeddings, person, Bootstrap(20, seed % 100), fpirs=(0.5, 0.2))
     expected = by_hand(embeddings, person, seed % 100, 0.5)
-    assert (found["gallery"], found["probes"]) == (expected["gallery"], expected["probes"])
-    assert found["rank1"] == pytest.approx(expected["rank1"])
-    assert found["rank5"] == pytest.approx(expected["rank5"])
-    assert found["open"]["fnir_at_fpir"]["0.5"] == pytest.approx(expected["fnir"])
+    assert (found.gallery, found.probes) == (expected["gallery"], expected["probes"])
+    assert found.rank1 == pytest.approx(expected["rank1"])
+    assert found.rank5 == pytest.approx(expected["rank5"])
+    assert found.open.fnir_at_fpir["0.5"] == pytest.approx(expected["fnir"])
 
 
 def test_people_far_apart_are_all_found() -> None:
     embeddings, person = made(0, 30, 4, noise=0.01)
-    found = identification_rates(embeddings, person, samples=100)
-    assert [found[key] for key in ("rank1", "rank1_low", "rank1_high", "rank5")] == [1.0] * 4
-    assert found["gallery"] == 30
-    assert found["probes"] == 90
-    assert found["open"] == {
-        "enrolled": 15,
-        "known_probes": 45,
-        "unknown_probes": 60,
-        "fnir_at_fpir": {"0.1": 0.0},  # 0.01 of 60 unknown probes is less than three
-    }
+    found = identification_rates(embeddings, person, bootstrap=Bootstrap(100))
+    assert [getattr(found, key) for key in ("rank1", "rank1_low", "rank1_high", "rank5")] == [1.0] * 4
+    assert found.gallery == 30
+    assert found.probes == 90
+    assert (found.open.enrolled, found.open.known_probes, found.open.unknown_probes) == (15, 45, 60)
+    assert found.open.fnir_at_fpir == {"0.1": 0.0}  # 0.01 of 60 unknown probes is less than three
 
 
 def test_random_embeddings_are_at_chance() -> None:
     random = np.random.default_rng(0)
     embeddings = unit(random.normal(size=(4000, 32)))
-    found = identification_rates(embeddings, np.arange(4000) % 50, samples=200)
-    assert found["rank1"] == pytest.approx(1 / 50, abs=0.008)
-    assert found["rank5"] == pytest.approx(5 / 50, abs=0.015)
-    assert found["rank1_low"] < found["rank1"] < found["rank1_high"]
-    assert list(found["open"]["fnir_at_fpir"]) == ["0.1", "0.01"]
-    assert 0.98 < found["open"]["fnir_at_fpir"]["0.1"] < found["open"]["fnir_at_fpir"]["0.01"] <= 1
+    found = identification_rates(embeddings, np.arange(4000) % 50, bootstrap=Bootstrap(200))
+    assert found.rank1 == pytest.approx(1 / 50, abs=0.008)
+    assert found.rank5 == pytest.approx(5 / 50, abs=0.015)
+    assert found.rank1_low < found.rank1 < found.rank1_high
+    assert list(found.open.fnir_at_fpir) == ["0.1", "0.01"]
+    assert 0.98 < found.open.fnir_at_fpir["0.1"] < found.open.fnir_at_fpir["0.01"] <= 1
 
 
 def test_one_embedding_for_everybody_finds_nobody() -> None:
     """A tie counts against the model: who says the same of all must not come out best."""
     embeddings = np.ones((60, 4), np.float32) / 2
-    found = identification_rates(embeddings, np.arange(60) % 12, samples=100)
-    assert found["rank1"] == found["rank5"] == 0.0
-    assert found["open"]["fnir_at_fpir"]["0.1"] == 1.0
+    found = identification_rates(embeddings, np.arange(60) % 12, bootstrap=Bootstrap(100))
+    assert found.rank1 == found.rank5 == 0.0
+    assert found.open.fnir_at_fpir["0.1"] == 1.0
 
 
 @given(seed=st.integers(0, 2**32 - 1), factor=st.sampled_from([0.25, 2.0]))
 @settings(max_examples=15)
 def test_order_of_people_names_and_scale_do_not_matter(seed: int, factor: float) -> None:
     embeddings, person = made(seed, 8, 5, noise=1.0)
-    found = identification_rates(embeddings, person, samples=50)
-    assert identification_rates(factor * embeddings, person, samples=50) == found
-    assert identification_rates(embeddings, person * 3 + 7, samples=50) == found
+    found = identification_rates(embeddings, person, bootstrap=Bootstrap(50))
+    assert identification_rates(factor * embeddings, person, bootstrap=Bootstrap(50)) == found
+    assert identification_rates(embeddings, person * 3 + 7, bootstrap=Bootstrap(50)) == found
     order = np.argsort(person, kind="stable")  # each person's first image stays the first
-    sorted_ = identification_rates(embeddings[order], person[order], samples=50)
-    assert {k: v for k, v in sorted_.items() if k != "open"} == pytest.approx(
-        {k: v for k, v in found.items() if k != "open"}
-    )
-    assert sorted_["open"] == found["open"] | {"fnir_at_fpir": pytest.approx(found["open"]["fnir_at_fpir"])}
+    sorted_ = identification_rates(embeddings[order], person[order], bootstrap=Bootstrap(50))
+    rates = found.model_dump(exclude={"open"})
+    assert sorted_.model_dump(exclude={"open"}) == pytest.approx(rates)
+    assert sorted_.open.fnir_at_fpir == pytest.approx(found.open.fnir_at_fpir)
     for rank in ("rank1", "rank5"):
-        assert 0 <= found[f"{rank}_low"] <= found[rank] <= found[f"{rank}_high"] <= 1
-    assert found["rank1"] <= found["rank5"]
+        assert 0 <= rates[f"{rank}_low"] <= rates[rank] <= rates[f"{rank}_high"] <= 1
+    assert rates["rank1"] <= rates["rank5"]
 
 
 def test_the_seed_divides_the_people() -> None:
     embeddings, person = made(1, 20, 6, noise=1.2)
-    one, again, other = (identification_rates(embeddings, person, seed, samples=50) for seed in (1, 1, 2))
+    one, again, other = (identification_rates(embeddings, person, Bootstrap(50, seed)) for seed in (1, 1, 2))
     assert one == again
-    assert one["open"]["fnir_at_fpir"] != other["open"]["fnir_at_fpir"]
-    assert one["rank1"] == other["rank1"]
+    assert one.open.fnir_at_fpir != other.open.fnir_at_fpir
+    assert one.rank1 == other.rank1
 
 
 @pytest.mark.parametrize("images", [[3], [1, 1, 1], [1]])
 def test_too_few_people_tell_no_rate(images: list[int]) -> None:
     person = np.repeat(np.arange(len(images)), images)
-    found = identification_rates(made(0, 1, len(person), 1.0)[0], person, samples=10)
-    assert found["rank1"] is found["rank1_low"] is found["rank5"] is None
-    assert found["open"]["fnir_at_fpir"] == {}
+    found = identification_rates(made(0, 1, len(person), 1.0)[0], person, bootstrap=Bootstrap(10))
+    assert found.rank1 is found.rank1_low is found.rank5 is None
+    assert found.open.fnir_at_fpir == {}
 
 
 def test_rank_five_needs_five_people() -> None:
-    four, five = (identification_rates(*made(0, people, 3, 0.1), samples=10) for people in (4, 5))
-    assert four["rank1"] == 1.0
-    assert four["rank5"] is four["rank5_low"] is four["rank5_high"] is None
-    assert five["rank5"] == 1.0
+    four, five = (identification_rates(*made(0, people, 3, 0.1), bootstrap=Bootstrap(10)) for people in (4, 5))
+    assert four.rank1 == 1.0
+    assert four.rank5 is four.rank5_low is four.rank5_high is None
+    assert five.rank5 == 1.0
 
 
 def test_blocks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     embeddings, person = made(2, 9, 7, noise=1.0)
     embeddings = np.round(embeddings * 8) / 8  # exact in any order of summing
-    whole = identification_rates(embeddings, person, samples=20)
+    whole = identification_rates(embeddings, person, bootstrap=Bootstrap(20))
     for scores in (1, 40, 250):
         monkeypatch.setattr(identification, "BLOCK_SCORES", scores)
-        assert identification_rates(embeddings, person, samples=20) == whole
+        assert identification_rates(embeddings, person, bootstrap=Bootstrap(20)) == whole
 
 
 def test_real_faces_are_found(sface: FaceModel, aligned_table: Path) -> None:
     rows = rows_of(aligned_table, ["identity", "image"])
     embeddings = sface.embed(np.stack([decode_rgb(row["image"]) for row in rows]))
     _, person = np.unique([row["identity"] for row in rows], return_inverse=True)
-    found = identification_rates(embeddings, person, samples=50, fpirs=(0.5,))
-    assert found["gallery"] == 6
-    assert found["rank1"] == 1.0
-    assert found["open"]["fnir_at_fpir"]["0.5"] < 0.1
+    found = identification_rates(embeddings, person, bootstrap=Bootstrap(50), fpirs=(0.5,))
+    assert found.gallery == 6
+    assert found.rank1 == 1.0
+    assert found.open.fnir_at_fpir["0.5"] < 0.1

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from kubeface.metrics.mcnemar import FORGOTTEN, forgotten, forgotten_pairs, largest_falls, mcnemar, paired
-from kubeface.metrics.verification import Pairs
+from kubeface.metrics.figures import McNemar
+from kubeface.metrics.mcnemar import forgotten, mcnemar, paired_test
 
 Decided = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -27,41 +27,41 @@ def test_mcnemar_by_the_coin(data: Decided) -> None:
     """The chance of a split of the changed pairs that is at least as uneven, each a fair coin."""
     _, before, after = data
     found = mcnemar(before, after)
-    lost, won = found["only_before"], found["only_after"]
+    lost, won = found.only_before, found.only_after
     assert lost == sum(b and not a for b, a in zip(before, after, strict=True))
     assert won == sum(a and not b for b, a in zip(before, after, strict=True))
     coins = lost + won
     expected = sum(comb(coins, k) for k in range(coins + 1) if abs(2 * k - coins) >= abs(lost - won)) / 2**coins
-    assert found["p"] == pytest.approx(expected, abs=1e-12)
-    assert 0 < found["p"] <= 1
+    assert found.p == pytest.approx(expected, abs=1e-12)
+    assert 0 < found.p <= 1
 
 
 @given(data=decided(), seed=st.integers(0, 2**32 - 1))
 def test_mcnemar_turns_with_the_models_and_not_with_the_order(data: Decided, seed: int) -> None:
     _, before, after = data
     found, turned = mcnemar(before, after), mcnemar(after, before)
-    assert (turned["only_before"], turned["only_after"]) == (found["only_after"], found["only_before"])
-    assert turned["p"] == found["p"]
+    assert (turned.only_before, turned.only_after) == (found.only_after, found.only_before)
+    assert turned.p == found.p
     order = np.random.default_rng(seed).permutation(len(before))
     assert mcnemar(before[order], after[order]) == found
 
 
 def test_mcnemar_of_equal_models_and_of_a_clear_gain() -> None:
-    right = np.arange(20) % 3 == 0
-    assert mcnemar(right, right) == {"only_before": 0, "only_after": 0, "p": 1.0}
+    correct = np.arange(20) % 3 == 0
+    assert mcnemar(correct, correct) == McNemar(only_before=0, only_after=0, p=1.0)
     better = mcnemar(np.zeros(12, bool), np.ones(12, bool))
-    assert better == {"only_before": 0, "only_after": 12, "p": pytest.approx(2 / 2**12)}
+    assert (better.only_before, better.only_after, better.p) == (0, 12, pytest.approx(2 / 2**12))
 
 
 @given(data=decided())
 def test_forgotten_and_learned_are_the_changed_decisions(data: Decided) -> None:
     same, before, after = data
-    found, turned = paired(same, before, after), paired(same, after, before)
-    assert sum(found["forgotten"].values()) == found["mcnemar"]["only_before"]
-    assert sum(found["learned"].values()) == found["mcnemar"]["only_after"]
-    assert turned["forgotten"] == found["learned"]
+    found, turned = paired_test(same, before, after), paired_test(same, after, before)
+    assert found.forgotten.genuine + found.forgotten.impostor == found.mcnemar.only_before
+    assert found.learned.genuine + found.learned.impostor == found.mcnemar.only_after
+    assert turned.forgotten == found.learned
     for kind, truth in (("genuine", True), ("impostor", False)):
-        assert found["forgotten"][kind] == sum((same == truth) & (before == same) & (after != same))
+        assert getattr(found.forgotten, kind) == sum((same == truth) & (before == same) & (after != same))
 
 
 def test_the_largest_fall_is_told_first() -> None:
@@ -89,54 +89,9 @@ def test_forgotten_agrees_with_the_counts_and_turns_with_the_kinds(
     thresholds = np.random.default_rng(seed).integers(-15, 15, (2, 30)) / 20 + 0.01  # never on a score
     found = forgotten(before, after, same, *thresholds)
     called_before, called_after = before > thresholds[0], after > thresholds[1]
-    assert len(found) == sum(paired(same, called_before, called_after)["forgotten"].values())
+    lost = paired_test(same, called_before, called_after).forgotten
+    assert len(found) == lost.genuine + lost.impostor
     falls = ((before - thresholds[0]) - (after - thresholds[1])) * np.where(same, 1, -1)
     assert (np.diff(falls[found]) <= 0).all()
     assert (falls[found] > 0).all()
     assert forgotten(-before, -after, ~same, *-thresholds).tolist() == found.tolist()
-
-
-def test_forgotten_pairs_are_written_out() -> None:
-    pairs = Pairs(np.array([0, 1]), np.array([1, 2]), np.array([True, False]))
-    images, people = ["a1", "a2", "b1"], ["a", "a", "b"]
-    rows = forgotten_pairs(
-        "lfw",
-        np.array([0.6, 0.1]),
-        np.array([0.3, 0.9]),
-        pairs,
-        np.array([0.5, 0.4]),
-        np.array([0.55, 0.45]),
-        images,
-        people,
-    )
-    assert [row["kind"] for row in rows] == ["impostor", "genuine"]
-    assert rows[1] == {
-        "set": "lfw",
-        "kind": "genuine",
-        "left": "a1",
-        "right": "a2",
-        "left_identity": "a",
-        "right_identity": "a",
-        "before": 0.6,
-        "after": 0.3,
-        "threshold_before": 0.5,
-        "threshold_after": 0.55,
-    }
-
-
-def test_several_sets_share_the_twelve_places() -> None:
-    random = np.random.default_rng(0)
-    pairs = Pairs(np.arange(20), np.arange(20) + 1, random.random(20) < 0.5)
-    half = np.full(20, 0.5)
-    before = np.where(pairs.same, 0.9, 0.1)
-    rows = []
-    for name in ("one", "other"):
-        after = np.where(pairs.same, 0.5 - random.random(20) / 2, 0.5 + random.random(20) / 2)
-        after[5] = before[5]
-        rows += forgotten_pairs(name, before, after, pairs, half, half, [str(i) for i in range(21)], ["x"] * 21)
-    assert len(rows) == 2 * FORGOTTEN
-    found = largest_falls(rows)
-    assert len(found) == FORGOTTEN
-    assert {row["set"] for row in found} == {"one", "other"}
-    falls = [abs(row["before"] - row["after"]) for row in rows]
-    assert [abs(row["before"] - row["after"]) for row in found] == sorted(falls, reverse=True)[:FORGOTTEN]

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from kubeface.metrics import score_counts as gallery
+from kubeface.metrics.pairs import all_pairs
 from kubeface.metrics.score_counts import BINS, ScoreCounts, count_scores
-from kubeface.metrics.verification import all_pairs, verification
+from kubeface.metrics.verification import verification
 from kubeface.runtime.errors import KubefaceError
 
 
@@ -32,11 +33,11 @@ def test_figures_are_those_of_the_scores(seed: int, people: int, images: int, no
     found = count_scores(embeddings, person).figures()
     pairs = all_pairs(person, 10**6)
     exact = verification(pairs.scores(embeddings), pairs.same)
-    assert (found["genuine_pairs"], found["impostor_pairs"]) == (exact["genuine_pairs"], exact["impostor_pairs"])
-    ties = 0.02 + 2 / min(found["genuine_pairs"], found["impostor_pairs"])  # what may fall into one bin
-    assert found["auc"] == pytest.approx(exact["auc"], abs=0.002)
-    assert found["eer"] == pytest.approx(exact["eer"], abs=ties)
-    assert found["tar_at_far"] == pytest.approx(exact["tar_at_far"], abs=ties)
+    assert (found.genuine_pairs, found.impostor_pairs) == (exact.genuine_pairs, exact.impostor_pairs)
+    ties = 0.02 + 2 / min(found.genuine_pairs, found.impostor_pairs)  # what may fall into one bin
+    assert found.auc == pytest.approx(exact.auc, abs=0.002)
+    assert found.eer == pytest.approx(exact.eer, abs=ties)
+    assert found.tar_at_far == pytest.approx(exact.tar_at_far, abs=ties)
 
 
 @given(seed=st.integers(0, 2**32 - 1), bins=st.sampled_from([7, 40, 1000]))
@@ -50,9 +51,9 @@ def test_figures_are_exactly_those_of_rounded_scores(seed: int, bins: int) -> No
     for kind, truth in ((counts.genuine, True), (counts.impostor, False)):
         np.testing.assert_array_equal(kind, np.bincount(rounded[pairs.same == truth].astype(int), minlength=bins))
     found, exact = counts.figures(), verification(rounded, pairs.same)
-    assert found["auc"] == pytest.approx(roc_auc_score(pairs.same, rounded), abs=1e-12)
-    assert found["eer"] == pytest.approx(exact["eer"], abs=1e-12)
-    assert found["tar_at_far"] == pytest.approx(exact["tar_at_far"], abs=1e-12)
+    assert found.auc == pytest.approx(roc_auc_score(pairs.same, rounded), abs=1e-12)
+    assert found.eer == pytest.approx(exact.eer, abs=1e-12)
+    assert found.tar_at_far == pytest.approx(exact.tar_at_far, abs=1e-12)
 
 
 @given(seed=st.integers(0, 2**32 - 1))
@@ -72,13 +73,13 @@ def test_order_of_images_and_names_of_people_do_not_matter(seed: int) -> None:
 def test_people_far_apart_are_perfect_and_random_ones_at_chance() -> None:
     embeddings = np.repeat(np.eye(16, dtype=np.float32), 3, axis=0)
     found = count_scores(embeddings, np.repeat(np.arange(16), 3)).figures()
-    assert (found["auc"], found["eer"]) == (1.0, 0.0)
-    assert set(found["tar_at_far"].values()) == {1.0}
-    assert list(found["tar_at_far"]) == ["0.1", "0.01"]  # 1,080 impostor pairs
+    assert (found.auc, found.eer) == (1.0, 0.0)
+    assert set(found.tar_at_far.values()) == {1.0}
+    assert list(found.tar_at_far) == ["0.1", "0.01"]  # 1,080 impostor pairs
     random = np.random.default_rng(0)
     chance = count_scores(unit(random.normal(size=(600, 32))), np.arange(600) % 40).figures()
-    assert chance["auc"] == pytest.approx(0.5, abs=0.02)
-    assert chance["eer"] == pytest.approx(0.5, abs=0.02)
+    assert chance.auc == pytest.approx(0.5, abs=0.02)
+    assert chance.eer == pytest.approx(0.5, abs=0.02)
 
 
 def test_equal_and_opposite_images_fall_into_the_outer_bins() -> None:
@@ -106,15 +107,15 @@ def test_the_chart_holds_every_pair_once(seed: int, bins: int) -> None:
     embeddings, person = made(seed, people=8)
     counts = count_scores(embeddings, person)
     chart = counts.histogram(bins)
-    assert len(chart["edges"]) == bins + 1
-    assert (np.diff(chart["edges"]) > 0).all()
+    assert len(chart.edges) == bins + 1
+    assert (np.diff(chart.edges) > 0).all()
     scores = all_pairs(person, 10**6).scores(embeddings)
-    assert chart["edges"][0] == pytest.approx(scores.min(), abs=2 / BINS)
-    assert chart["edges"][-1] == pytest.approx(scores.max(), abs=2 / BINS)
+    assert chart.edges[0] == pytest.approx(scores.min(), abs=2 / BINS)
+    assert chart.edges[-1] == pytest.approx(scores.max(), abs=2 / BINS)
     for kind, fine in (("genuine", counts.genuine), ("impostor", counts.impostor)):
-        assert sum(chart[kind]) == fine.sum()
-        edges = np.searchsorted(counts.edges, np.array(chart["edges"]) - 1e-9)
-        assert chart[kind] == [fine[low:high].sum() for low, high in pairwise(edges)]
+        assert sum(getattr(chart, kind)) == fine.sum()
+        edges = np.searchsorted(counts.edges, np.array(chart.edges) - 1e-9)
+        assert getattr(chart, kind) == [fine[low:high].sum() for low, high in pairwise(edges)]
 
 
 @pytest.mark.parametrize("person", [[0, 0, 0], [0, 1, 2], [0], []])

@@ -2,7 +2,6 @@
 
 import time
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import pytest
@@ -11,24 +10,21 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from sklearn.metrics import roc_auc_score
 
+from kubeface.metrics.bootstrap import Bootstrap, interval, people_draws, people_weights
+from kubeface.metrics.pairs import Pairs, all_pairs
 from kubeface.metrics.verification import (
     FARS,
-    Pairs,
     _Ranked,
-    all_pairs,
     best_threshold,
     bootstrap_difference,
     decisions,
     equal_error_rate,
     fold_accuracies,
-    interval,
-    people_draws,
-    people_weights,
+    is_supported,
     roc_points,
     score_histogram,
     stratified_folds,
     supported_fars,
-    tells,
     threshold_table,
     verification,
 )
@@ -71,24 +67,24 @@ def test_separable_scores_are_perfect(seed: int, genuine: int, impostors: int) -
     same = random.permutation(np.repeat([True, False], [genuine, impostors]))
     scores = np.where(same, 1, -1) * random.uniform(0.8, 1.0, len(same))
     found = verification(scores, same)
-    assert found["accuracy"] == found["auc"] == 1.0
-    assert found["accuracy_standard_error"] == found["eer"] == 0.0
-    assert -0.1 <= found["threshold"] <= 0.1
-    assert found["tar_at_far"] == {f"{far:g}": 1.0 for far in supported_fars(impostors)}
+    assert found.accuracy == found.auc == 1.0
+    assert found.accuracy_standard_error == found.eer == 0.0
+    assert -0.1 <= found.threshold <= 0.1
+    assert found.tar_at_far == {f"{far:g}": 1.0 for far in supported_fars(impostors)}
     # The other way round every figure is the worst there is.
     worst = verification(-scores, same)
-    assert (worst["auc"], worst["eer"]) == (0.0, 1.0)
-    assert set(worst["tar_at_far"].values()) == {0.0}
+    assert (worst.auc, worst.eer) == (0.0, 1.0)
+    assert set(worst.tar_at_far.values()) == {0.0}
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_random_scores_are_at_chance(seed: int) -> None:
     scores, same = made(seed, 5000, 5000, gap=0.0)
     found = verification(scores, same)
-    assert found["auc"] == pytest.approx(0.5, abs=0.03)
-    assert found["eer"] == pytest.approx(0.5, abs=0.03)
-    assert found["accuracy"] == pytest.approx(0.5, abs=0.03)
-    for far, rate in found["tar_at_far"].items():
+    assert found.auc == pytest.approx(0.5, abs=0.03)
+    assert found.eer == pytest.approx(0.5, abs=0.03)
+    assert found.accuracy == pytest.approx(0.5, abs=0.03)
+    for far, rate in found.tar_at_far.items():
         assert rate == pytest.approx(float(far), abs=0.02)
 
 
@@ -96,11 +92,11 @@ def test_figures_of_normal_scores_are_the_textbook_ones() -> None:
     """Two normal distributions two deviations apart: AUC Φ(√2), EER Φ(−1), TAR@FAR=0.1 Φ(2 − 1.2816)."""
     scores, same = made(0, 60_000, 60_000, gap=2.0)
     found = verification(scores, same)
-    assert found["auc"] == pytest.approx(0.92135, abs=0.003)
-    assert found["eer"] == pytest.approx(0.15866, abs=0.004)
-    assert found["accuracy"] == pytest.approx(1 - 0.15866, abs=0.004)
-    assert found["threshold"] == pytest.approx(1.0, abs=0.1)
-    assert found["tar_at_far"]["0.1"] == pytest.approx(0.76377, abs=0.01)
+    assert found.auc == pytest.approx(0.92135, abs=0.003)
+    assert found.eer == pytest.approx(0.15866, abs=0.004)
+    assert found.accuracy == pytest.approx(1 - 0.15866, abs=0.004)
+    assert found.threshold == pytest.approx(1.0, abs=0.1)
+    assert found.tar_at_far["0.1"] == pytest.approx(0.76377, abs=0.01)
 
 
 @given(data=scored())
@@ -108,13 +104,13 @@ def test_figures_are_bounded_and_ordered(data: tuple[np.ndarray, np.ndarray]) ->
     scores, same = data
     found = verification(scores, same)
     for key in ("accuracy", "auc", "eer"):
-        assert 0 <= found[key] <= 1
-    assert found["accuracy_standard_error"] >= 0
-    rates = [found["tar_at_far"][key] for key in sorted(found["tar_at_far"], key=float)]
+        assert 0 <= getattr(found, key) <= 1
+    assert found.accuracy_standard_error >= 0
+    rates = [found.tar_at_far[key] for key in sorted(found.tar_at_far, key=float)]
     assert rates == sorted(rates)
     assert all(0 <= rate <= 1 for rate in rates)
-    assert found["genuine_pairs"] + found["impostor_pairs"] == len(same)
-    assert found["genuine_pairs"] == np.count_nonzero(same)
+    assert found.genuine_pairs + found.impostor_pairs == len(same)
+    assert found.genuine_pairs == np.count_nonzero(same)
 
 
 @given(data=scored(), seed=st.integers(0, 2**32 - 1))
@@ -131,8 +127,8 @@ def test_increasing_affine_change_moves_only_the_threshold(
 ) -> None:
     scores, same = np.round(data[0] * 24) / 32, data[1]  # dyadic, so that the change below is exact
     before, after = verification(scores, same), verification(factor * scores + shift, same)
-    assert after.pop("threshold") == pytest.approx(factor * before.pop("threshold") + shift, abs=1e-4)
-    assert after == before
+    assert after.threshold == pytest.approx(factor * before.threshold + shift, abs=1e-4)
+    assert after.model_copy(update={"threshold": before.threshold}) == before
 
 
 @given(seed=st.integers(0, 2**32 - 1))
@@ -166,7 +162,7 @@ def test_scores_of_two_models_take_left_from_one_and_right_from_the_other() -> N
     pairs = all_pairs(np.arange(12) % 4, 100)
     expected = (one.astype(np.float64) @ other.T.astype(np.float64))[pairs.left, pairs.right]
     np.testing.assert_allclose(pairs.scores(one, other), expected, atol=1e-12)
-    np.testing.assert_array_equal(pairs.scores(one, other), pairs.turned().scores(other, one))
+    np.testing.assert_array_equal(pairs.scores(one, other), pairs.swapped().scores(other, one))
     np.testing.assert_array_equal(pairs.scores(one, one), pairs.scores(one))
 
 
@@ -188,14 +184,14 @@ def test_pairs_of_a_kind_keep_their_order() -> None:
 def test_tar_at_far_is_what_the_definition_says(data: tuple[np.ndarray, np.ndarray]) -> None:
     scores, same = data
     same[20:50] = False  # 40 impostors at least, so that 0.1 is told
-    found = verification(scores, same)["tar_at_far"]
+    found = verification(scores, same).tar_at_far
     assert "0.1" in found
     assert found == {far: pytest.approx(brute_tar(scores, same, float(far)), abs=1e-12) for far in found}
 
 
 def test_tar_at_far_with_continuous_scores() -> None:
     scores, same = made(3, 200, 3000, gap=2.0)
-    found = verification(scores, same)["tar_at_far"]
+    found = verification(scores, same).tar_at_far
     assert list(found) == ["0.1", "0.01", "0.001"]
     assert len(set(found.values())) == 3
     for far, rate in found.items():
@@ -212,8 +208,8 @@ def test_a_rate_is_told_from_three_impostors_on(far: float) -> None:
 
 @given(impostors=st.integers(3, 10**6))
 def test_the_least_rate_that_pairs_tell_is_three_of_them(impostors: int) -> None:
-    assert tells(3 / impostors, impostors)
-    assert not tells(2.9 / impostors, impostors)
+    assert is_supported(3 / impostors, impostors)
+    assert not is_supported(2.9 / impostors, impostors)
 
 
 def test_no_rate_is_told_from_no_impostors() -> None:
@@ -284,10 +280,10 @@ def test_standard_error_is_that_of_the_mean_of_ten_folds() -> None:
     scores, same, folds = planted_fold()
     found = verification(scores, same, folds)
     each = np.array([1.0] * 9 + [0.5])
-    assert found["accuracy"] == pytest.approx(0.95)
-    assert found["accuracy_standard_error"] == pytest.approx(np.sqrt(np.sum((each - 0.95) ** 2) / 9) / np.sqrt(10))
-    assert found["accuracy_standard_error"] == pytest.approx(0.05)
-    assert found["threshold"] == pytest.approx(0.3875)
+    assert found.accuracy == pytest.approx(0.95)
+    assert found.accuracy_standard_error == pytest.approx(np.sqrt(np.sum((each - 0.95) ** 2) / 9) / np.sqrt(10))
+    assert found.accuracy_standard_error == pytest.approx(0.05)
+    assert found.threshold == pytest.approx(0.3875)
 
 
 @given(seed=st.integers(0, 2**32 - 1), size=st.integers(40, 200))
@@ -307,8 +303,8 @@ def test_folds_by_the_definition(seed: int, size: int) -> None:
         cut = max(cuts, key=lambda t: np.mean((scores[train] > t) == same[train]))
         expected.append(np.mean((scores[test] > cut) == same[test]))
     found = verification(scores, same, folds)
-    assert found["accuracy"] == pytest.approx(np.mean(expected))
-    assert found["accuracy_standard_error"] == pytest.approx(np.std(expected, ddof=1) / np.sqrt(10))
+    assert found.accuracy == pytest.approx(np.mean(expected))
+    assert found.accuracy_standard_error == pytest.approx(np.std(expected, ddof=1) / np.sqrt(10))
 
 
 @given(data=scored(), seed=st.integers(0, 2**32 - 1))
@@ -355,7 +351,7 @@ def test_equal_error_rate_by_hand() -> None:
     # Genuine 0.9 0.8 0.4, impostors 0.7 0.3 0.2 0.1. Down to 0.7 one impostor of four is in and one genuine of
     # three is out; down to 0.4 the impostor is still in and no genuine is out: they cross at FMR 1/4.
     scores = np.array([0.9, 0.8, 0.4, 0.7, 0.3, 0.2, 0.1])
-    assert verification(np.tile(scores, 10), np.tile([True] * 3 + [False] * 4, 10))["eer"] == pytest.approx(0.25)
+    assert verification(np.tile(scores, 10), np.tile([True] * 3 + [False] * 4, 10)).eer == pytest.approx(0.25)
 
 
 def test_equal_error_rate_within_a_tie_is_interpolated() -> None:
@@ -363,13 +359,13 @@ def test_equal_error_rate_within_a_tie_is_interpolated() -> None:
     # FNMR = FMR in the middle.
     assert equal_error_rate(np.array([0, 0, 0.5, 1]), np.array([0, 0.5, 1, 1])) == pytest.approx(0.25)
     scores = np.tile([0.9, 0.5, 0.5, 0.1], 10)
-    assert verification(scores, np.tile([True, True, False, False], 10))["eer"] == pytest.approx(0.25)
+    assert verification(scores, np.tile([True, True, False, False], 10)).eer == pytest.approx(0.25)
 
 
 @given(data=scored())
 def test_equal_error_rate_lies_between_the_rates_around_the_crossing(data: tuple[np.ndarray, np.ndarray]) -> None:
     scores, same = data
-    found = verification(scores, same)["eer"]
+    found = verification(scores, same).eer
     low, high = 0.0, 1.0
     for threshold in np.unique(scores)[::-1]:
         fmr, fnmr = float(np.mean(scores[~same] >= threshold)), float(np.mean(scores[same] < threshold))
@@ -444,7 +440,7 @@ def test_drawn_impostors_are_spread_over_all_images() -> None:
 def test_roc_points_are_finite_monotone_and_true(data: tuple[np.ndarray, np.ndarray]) -> None:
     scores, same = data
     points = roc_points(scores, same)
-    fmr, tmr, threshold = (np.array(points[key]) for key in ("fmr", "tmr", "threshold"))
+    fmr, tmr, threshold = (np.array(getattr(points, key)) for key in ("fmr", "tmr", "threshold"))
     assert len(fmr) == len(tmr) == len(threshold) <= 200
     assert np.isfinite([fmr, tmr, threshold]).all()
     assert (np.diff(fmr) >= 0).all() and (np.diff(tmr) >= 0).all() and (np.diff(threshold) <= 0).all()
@@ -458,11 +454,11 @@ def test_roc_points_keep_the_low_rates_of_many_pairs() -> None:
     """The thinned curve still tells FMR 0.001 from 0.01, and its area is the AUC."""
     scores, same = made(1, 5000, 50_000, gap=2.0)
     points = roc_points(scores, same)
-    assert len(points["fmr"]) <= 200
+    assert len(points.fmr) <= 200
     for far in (0.001, 0.01, 0.1):
-        below = [tmr for fmr, tmr in zip(points["fmr"], points["tmr"], strict=True) if fmr <= far]
-        assert max(below) == pytest.approx(verification(scores, same)["tar_at_far"][f"{far:g}"], abs=0.02)
-    assert np.trapezoid(points["tmr"], points["fmr"]) == pytest.approx(roc_auc_score(same, scores), abs=0.003)
+        below = [tmr for fmr, tmr in zip(points.fmr, points.tmr, strict=True) if fmr <= far]
+        assert max(below) == pytest.approx(verification(scores, same).tar_at_far[f"{far:g}"], abs=0.02)
+    assert np.trapezoid(points.tmr, points.fmr) == pytest.approx(roc_auc_score(same, scores), abs=0.003)
 
 
 @given(data=scored())
@@ -470,28 +466,28 @@ def test_threshold_table_by_the_definition(data: tuple[np.ndarray, np.ndarray]) 
     scores, same = data
     rows = threshold_table(scores, same, steps=9)
     assert len(rows) == 9
-    assert [row["threshold"] for row in rows] == sorted(row["threshold"] for row in rows)
+    assert [row.threshold for row in rows] == sorted(row.threshold for row in rows)
     for row in rows:
-        called = scores > row["threshold"]
-        assert row["fmr"] == pytest.approx(np.count_nonzero(called & ~same) / np.count_nonzero(~same))
-        assert row["fnmr"] == pytest.approx(np.count_nonzero(~called & same) / np.count_nonzero(same))
-        assert row["accuracy"] == pytest.approx(1 - np.count_nonzero(called != same) / len(same))
+        called = scores > row.threshold
+        assert row.fmr == pytest.approx(np.count_nonzero(called & ~same) / np.count_nonzero(~same))
+        assert row.fnmr == pytest.approx(np.count_nonzero(~called & same) / np.count_nonzero(same))
+        assert row.accuracy == pytest.approx(1 - np.count_nonzero(called != same) / len(same))
 
 
 @given(data=scored(), bins=st.integers(1, 80))
 def test_histogram_holds_every_pair_once(data: tuple[np.ndarray, np.ndarray], bins: int) -> None:
     scores, same = data
     found = score_histogram(scores, same, bins)
-    edges = np.array(found["edges"])
-    assert len(edges) == bins + 1 == len(found["genuine"]) + 1 == len(found["impostor"]) + 1
-    assert sum(found["genuine"]) == np.sum(same)
-    assert sum(found["impostor"]) == np.sum(~same)
+    edges = np.array(found.edges)
+    assert len(edges) == bins + 1 == len(found.genuine) + 1 == len(found.impostor) + 1
+    assert sum(found.genuine) == np.sum(same)
+    assert sum(found.impostor) == np.sum(~same)
     if np.ptp(scores):
         assert (edges[0], edges[-1]) == (scores.min(), scores.max())
     for kind, truth in (("genuine", True), ("impostor", False)):
         inside = [(scores >= low) & (scores < high) & (same == truth) for low, high in pairwise(edges)]
         inside[-1] |= (scores == edges[-1]) & (same == truth)
-        assert found[kind] == [int(np.sum(each)) for each in inside]
+        assert getattr(found, kind) == [int(np.sum(each)) for each in inside]
 
 
 # --- bootstrap ------------------------------------------------------------------------------------------------------
@@ -530,23 +526,23 @@ def clustered(seed: int = 0, people: int = 25, images: int = 6) -> tuple[np.ndar
 
 def test_bootstrap_tells_figures_of_the_pairs_themselves() -> None:
     before, after, pairs, people = clustered()
-    found = bootstrap_difference(before, after, pairs, people, far=0.1, samples=100)
+    found = bootstrap_difference(before, after, pairs, people, far=0.1, bootstrap=Bootstrap(100))
     for name, scores in (("before", before), ("after", after)):
         measured = verification(scores, pairs.same)
-        assert found["auc"][name] == pytest.approx(measured["auc"], abs=1e-12)
-        assert found["tar"][name] == pytest.approx(measured["tar_at_far"]["0.1"], abs=1e-12)
+        assert getattr(found["auc"], name) == pytest.approx(measured.auc, abs=1e-12)
+        assert getattr(found["tar"], name) == pytest.approx(measured.tar_at_far["0.1"], abs=1e-12)
     for entry in found.values():
-        assert entry["gain"] == pytest.approx(entry["after"] - entry["before"])
+        assert entry.gain == pytest.approx(entry.after - entry.before)
+        values = entry.model_dump()
         for name in ("before", "after", "gain"):
-            assert entry[f"{name}_low"] < entry[name] < entry[f"{name}_high"]
-        assert set(entry) == {f"{n}{e}" for n in ("before", "after", "gain") for e in ("", "_low", "_high")}
-    assert found["auc"]["gain"] > 0.02
+            assert values[f"{name}_low"] < values[name] < values[f"{name}_high"]
+    assert found["auc"].gain > 0.02
 
 
 def test_intervals_are_quantiles_over_drawn_people() -> None:
     """Each draw written out: a genuine pair as often as its person, an impostor pair by the product of its two."""
     before, after, pairs, people = clustered(people=8, images=3)
-    found = bootstrap_difference(before, after, pairs, people, far=0.1, samples=100, seed=7)
+    found = bootstrap_difference(before, after, pairs, people, far=0.1, bootstrap=Bootstrap(100, 7))
     random = np.random.default_rng(7)
     areas, rates = [], []
     for _ in range(100):
@@ -562,49 +558,48 @@ def test_intervals_are_quantiles_over_drawn_people() -> None:
     for name, values in (("auc", np.array(areas)), ("tar", np.array(rates))):
         for key, column in (("before", values[:, 0]), ("after", values[:, 1]), ("gain", values[:, 1] - values[:, 0])):
             low, high = np.quantile(column, [0.025, 0.975])
-            assert found[name][f"{key}_low"] == pytest.approx(low, abs=1e-12)
-            assert found[name][f"{key}_high"] == pytest.approx(high, abs=1e-12)
+            assert getattr(found[name], f"{key}_low") == pytest.approx(low, abs=1e-12)
+            assert getattr(found[name], f"{key}_high") == pytest.approx(high, abs=1e-12)
 
 
 def test_bootstrap_depends_on_its_seed_alone() -> None:
-    arguments: Any = (*clustered(), 0.1, 100)
-    assert bootstrap_difference(*arguments, seed=4) == bootstrap_difference(*arguments, seed=4)
-    assert bootstrap_difference(*arguments, seed=4) != bootstrap_difference(*arguments, seed=5)
+    one, again, other = (bootstrap_difference(*clustered(), 0.1, Bootstrap(100, seed)) for seed in (4, 4, 5))
+    assert one == again != other
 
 
 def test_bootstrap_of_two_equal_models_has_no_gain() -> None:
     before, _, pairs, people = clustered()
-    for entry in bootstrap_difference(before, before.copy(), pairs, people, 0.1, samples=100).values():
-        assert entry["gain"] == entry["gain_low"] == entry["gain_high"] == 0.0
-        assert entry["before_low"] < entry["before_high"]
+    for entry in bootstrap_difference(before, before.copy(), pairs, people, 0.1, bootstrap=Bootstrap(100)).values():
+        assert entry.gain == entry.gain_low == entry.gain_high == 0.0
+        assert entry.before_low < entry.before_high
 
 
 def test_bootstrap_sees_both_models_on_the_same_draws() -> None:
     """A gain that everybody shares is told more narrowly than the figures themselves."""
     before, _, pairs, people = clustered()
-    entry = bootstrap_difference(before, before + 0.2 * pairs.same, pairs, people, 0.1, samples=200)["auc"]
-    assert 0 < entry["gain_low"] < entry["gain_high"]
-    assert entry["gain_high"] - entry["gain_low"] < 0.5 * (entry["before_high"] - entry["before_low"])
+    entry = bootstrap_difference(before, before + 0.2 * pairs.same, pairs, people, 0.1, bootstrap=Bootstrap(200))["auc"]
+    assert 0 < entry.gain_low < entry.gain_high
+    assert entry.gain_high - entry.gain_low < 0.5 * (entry.before_high - entry.before_low)
 
 
 def test_intervals_over_people_are_wider_than_over_pairs() -> None:
     before, after, pairs, people = clustered()
-    found = bootstrap_difference(before, after, pairs, people, 0.1, samples=300)["auc"]
+    found = bootstrap_difference(before, after, pairs, people, 0.1, bootstrap=Bootstrap(300))["auc"]
     random = np.random.default_rng(0)
     naive = []
     for _ in range(300):
         counts = np.bincount(random.integers(0, len(pairs), len(pairs)), minlength=len(pairs)).astype(np.float64)
         naive.append(_Ranked(before, pairs.same).figures(counts, 0.1)[0])
     low, high = np.quantile(naive, [0.025, 0.975])
-    assert low < found["before"] < high
-    assert found["before_high"] - found["before_low"] > 2 * (high - low)
+    assert low < found.before < high
+    assert found.before_high - found.before_low > 2 * (high - low)
 
 
 def test_names_of_people_do_not_matter() -> None:
     before, after, pairs, people = clustered()
     renamed = people * 17 + 5
-    assert bootstrap_difference(before, after, pairs, people, 0.1, 100) == bootstrap_difference(
-        before, after, pairs, renamed, 0.1, 100
+    assert bootstrap_difference(before, after, pairs, people, 0.1, Bootstrap(100)) == bootstrap_difference(
+        before, after, pairs, renamed, 0.1, Bootstrap(100)
     )
 
 
@@ -612,28 +607,29 @@ def test_accuracy_of_the_bootstrap_is_that_of_the_folds() -> None:
     """Even where folds differ in size; each draw counts the folds' decisions, whose thresholds stay."""
     before, after, pairs, people = clustered(people=9, images=3)
     folds = np.arange(len(pairs)) % 7
-    found = bootstrap_difference(before, after, pairs, people, 0.1, samples=100, seed=3, folds=folds)["accuracy"]
+    found = bootstrap_difference(before, after, pairs, people, 0.1, Bootstrap(100, 3), folds=folds)["accuracy"]
     random = np.random.default_rng(3)
     drawn = [np.bincount(random.integers(0, 9, 9), minlength=9) for _ in range(100)]
     for name, scores in (("before", before), ("after", after)):
-        assert found[name] == pytest.approx(fold_accuracies(scores, pairs.same, folds)[0].mean(), abs=1e-12)
-        right = decisions(scores, pairs.same, folds)[0] == pairs.same
+        assert getattr(found, name) == pytest.approx(fold_accuracies(scores, pairs.same, folds)[0].mean(), abs=1e-12)
+        correct = decisions(scores, pairs.same, folds)[0] == pairs.same
         accuracies = []
         for counts in drawn:
             left, other = counts[people[pairs.left]], counts[people[pairs.right]]
             times = np.where(pairs.same, left, left * other) / np.bincount(folds)[folds]
-            accuracies.append(np.sum(times * right) / np.sum(times))
-        assert (found[f"{name}_low"], found[f"{name}_high"]) == pytest.approx(interval(np.array(accuracies)), abs=1e-12)
+            accuracies.append(np.sum(times * correct) / np.sum(times))
+        bounds = getattr(found, f"{name}_low"), getattr(found, f"{name}_high")
+        assert bounds == pytest.approx(interval(np.array(accuracies)), abs=1e-12)
 
 
 def test_bootstrap_of_separable_scores_is_perfect() -> None:
     _, _, pairs, people = clustered(people=6, images=3)
     scores = np.where(pairs.same, 0.8, 0.1)
-    for name, entry in bootstrap_difference(-scores, scores, pairs, people, 0.1, samples=100).items():
-        assert (entry["after"], entry["after_low"], entry["after_high"]) == (1.0, 1.0, 1.0)
+    for name, entry in bootstrap_difference(-scores, scores, pairs, people, 0.1, bootstrap=Bootstrap(100)).items():
+        assert (entry.after, entry.after_low, entry.after_high) == (1.0, 1.0, 1.0)
         if name != "accuracy":
-            assert (entry["before"], entry["before_low"], entry["before_high"]) == (0.0, 0.0, 0.0)
-            assert (entry["gain"], entry["gain_low"], entry["gain_high"]) == (1.0, 1.0, 1.0)
+            assert (entry.before, entry.before_low, entry.before_high) == (0.0, 0.0, 0.0)
+            assert (entry.gain, entry.gain_low, entry.gain_high) == (1.0, 1.0, 1.0)
 
 
 @given(seed=st.integers(0, 2**32 - 1))
@@ -643,30 +639,33 @@ def test_bootstrap_does_not_depend_on_the_order_of_pairs_or_their_sides(seed: in
     folds = stratified_folds(pairs.same)
     order = np.random.default_rng(seed).permutation(len(pairs))
     moved = Pairs(pairs.right[order], pairs.left[order], pairs.same[order])
-    found = bootstrap_difference(before, after, pairs, people, 0.1, 50, folds=folds)
-    again = bootstrap_difference(before[order], after[order], moved, people, 0.1, 50, folds=folds[order])
+    found = bootstrap_difference(before, after, pairs, people, 0.1, Bootstrap(50), folds=folds)
+    again = bootstrap_difference(before[order], after[order], moved, people, 0.1, Bootstrap(50), folds=folds[order])
     for name, entry in found.items():
-        assert entry == pytest.approx(again[name], abs=1e-12)
+        values = entry.model_dump()
+        assert values == pytest.approx(again[name].model_dump(), abs=1e-12)
         for figure in ("before", "after"):
-            assert 0 <= entry[f"{figure}_low"] <= entry[f"{figure}_high"] <= 1
+            assert 0 <= values[f"{figure}_low"] <= values[f"{figure}_high"] <= 1
 
 
 def test_swapping_the_models_turns_the_gain() -> None:
     before, after, pairs, people = clustered()
-    one = bootstrap_difference(before, after, pairs, people, 0.1, 100)
-    other = bootstrap_difference(after, before, pairs, people, 0.1, 100)
+    one = bootstrap_difference(before, after, pairs, people, 0.1, Bootstrap(100))
+    other = bootstrap_difference(after, before, pairs, people, 0.1, Bootstrap(100))
     for name, entry in one.items():
-        assert entry["gain"] == pytest.approx(-other[name]["gain"])
-        assert entry["gain_low"] == pytest.approx(-other[name]["gain_high"])
-        assert entry["before_low"] == other[name]["after_low"]
+        assert entry.gain == pytest.approx(-other[name].gain)
+        assert entry.gain_low == pytest.approx(-other[name].gain_high)
+        assert entry.before_low == other[name].after_low
 
 
 def test_more_confidence_is_a_wider_interval() -> None:
     before, after, pairs, people = clustered()
-    wide, narrow = (bootstrap_difference(before, after, pairs, people, 0.1, 200, confidence=c) for c in (0.99, 0.8))
+    wide, narrow = (
+        bootstrap_difference(before, after, pairs, people, 0.1, Bootstrap(200, confidence=c)) for c in (0.99, 0.8)
+    )
     for name in wide:
-        assert wide[name]["gain"] == narrow[name]["gain"]
-        assert wide[name]["gain_low"] < narrow[name]["gain_low"] < narrow[name]["gain_high"] < wide[name]["gain_high"]
+        assert wide[name].gain == narrow[name].gain
+        assert wide[name].gain_low < narrow[name].gain_low < narrow[name].gain_high < wide[name].gain_high
 
 
 @given(people=st.lists(st.integers(0, 3), min_size=4, max_size=10), seed=st.integers(0, 2**32 - 1))
@@ -692,8 +691,8 @@ def test_few_people_never_break_the_bootstrap() -> None:
     people = np.array([0, 0, 1, 1])
     pairs = all_pairs(people, 100)
     scores = np.array([0.9, 0.1, 0.2, 0.3, 0.4, 0.8])
-    for entry in bootstrap_difference(scores, scores, pairs, people, 0.5, 200).values():
-        assert np.isfinite(list(entry.values())).all()
+    for entry in bootstrap_difference(scores, scores, pairs, people, 0.5, Bootstrap(200)).values():
+        assert np.isfinite(list(entry.model_dump().values())).all()
 
 
 def test_pairs_of_one_kind_cannot_be_compared() -> None:
@@ -723,5 +722,5 @@ def test_two_thousand_samples_of_lfw_are_quick() -> None:
         roc_points(scores, same)
         threshold_table(scores, same)
         score_histogram(scores, same)
-    bootstrap_difference(before, after, pairs, people, 0.001, 2000)
+    bootstrap_difference(before, after, pairs, people, 0.001, Bootstrap(2000))
     assert time.process_time() - start < 6

@@ -1,8 +1,8 @@
-"""What every evaluation records besides its figures: tables, settings, programs, and room for what is compared."""
+"""What every evaluation records besides its figures: tables, settings, image and versions."""
 
 import os
 import platform
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,33 +11,31 @@ import sklearn
 
 from kubeface import __version__
 from kubeface.faces.degradation import Degradation
-from kubeface.records.gate import Gate
+from kubeface.records.evaluation import ComparedModel, EvaluationSettings
 from kubeface.tables.table import Table
 
 
-def record(
+def provenance(
     table: Table,
     divided: Table,
     degradation: Degradation,
-    rule: Gate,
-    settings: Mapping[str, Any],
-    models: Collection[str],
+    settings: EvaluationSettings,
+    models: Mapping[str, ComparedModel],
 ) -> dict[str, Any]:
-    """The beginning of evaluation.json.
+    """Fields of an `EvaluationRecord` that do not depend on the task.
 
     Args:
         table, divided: aligned table and split.
         degradation: put on the target set.
-        rule: of the gate.
-        settings: what else decides on the figures.
-        models: names of what is compared; each gets a place for its figures by set.
+        settings: what besides the data decides on the figures.
+        models: that are compared.
     """
     return {
         "producer": f"evaluate {__version__}",
         "aligned": table.sha256,
         "split": divided.sha256,
         "degradation": str(degradation),
-        "settings": {"gate": rule.model_dump(), **settings},
+        "settings": settings,
         "image": os.environ.get("KUBEFACE_IMAGE"),
         "versions": {
             "python": platform.python_version(),
@@ -45,7 +43,5 @@ def record(
             "scikit-learn": sklearn.__version__,
             "onnxruntime": onnxruntime.__version__,
         },
-        "gain": {},
-        "gain_over_champion": {},
-        **{which: {} for which in models},
+        "models": dict(models),
     }

@@ -1,5 +1,5 @@
-"""What an evaluation compares: the starting model, the fine-tuned one, where there is one the promoted one, and of
-classes one that was trained from scratch."""
+"""The models that an evaluation compares: the starting model, the fine-tuned one, the promoted one, and of classes one
+trained from scratch."""
 
 import json
 from collections.abc import Mapping
@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from kubeface.models.onnx_model import OnnxModel, open_model, open_start, read_model_record
+from kubeface.records.evaluation import ComparedModel
+from kubeface.records.model import ModelRecord
 from kubeface.records.tasks import RECOGNITION
 from kubeface.runtime.errors import KubefaceError, require
 from kubeface.storage import objects
-from kubeface.storage.folders import read_json
 from kubeface.tables.table import Table
 
 FIRST_TEMPLATE = "arcface_112"  # what tables were aligned to before their manifest said it
@@ -19,7 +20,7 @@ FIRST_TEMPLATE = "arcface_112"  # what tables were aligned to before their manif
 def load_models(
     model: Path, champion: str, table: Table, device: str, task: str = RECOGNITION, scratch: Path | None = None
 ) -> dict[str, OnnxModel]:
-    """baseline, finetuned, where it is given scratch, and where one is promoted champion; fit for the table's crops.
+    """The models by name: baseline, finetuned, where given scratch and champion; fit for the table's crops.
 
     Each is the ONNX file of a model folder: what is measured is what is served.
 
@@ -32,8 +33,8 @@ def load_models(
         scratch: folder of the model that was trained from scratch on the same images; None for none.
 
     Raises:
-        KubefaceError: a model cannot be had, is not the one that it was, is for another task or other labels, or wants
-            crops made otherwise.
+        KubefaceError: a model cannot be read, has changed, is for another task or other labels, or wants crops made
+            otherwise.
     """
     folders = [str(model), *([str(scratch)] if scratch else []), *([champion] if champion else [])]
     for folder in folders:
@@ -65,26 +66,33 @@ def load_models(
     return models
 
 
-def told_of(model: Path, models: Mapping[str, OnnxModel], champion: str, heldout: Mapping[str, str]) -> dict[str, Any]:
-    """What is compared, by model; `onnx_sha256` is of the file that was measured."""
-    config = read_json(model / "model.json")
-    told: dict[str, Any] = {
-        which: {
-            "backbone": entry.backbone,
-            "weights_sha256": entry.weights_sha256,
-            "onnx_sha256": entry.sha256,
-        }
+def describe_models(
+    model: Path, models: Mapping[str, OnnxModel], champion: str, heldout: Mapping[str, str] | None
+) -> dict[str, ComparedModel]:
+    """The compared models for the record, by name.
+
+    Args:
+        model: folder of finetune.
+        models: of `load_models`.
+        champion: folder of the promoted model; empty for none.
+        heldout: identity by image id of held-out people, of whom the promoted model may know some; None where nothing
+            says which images it was trained on.
+    """
+    described = {
+        which: ComparedModel(backbone=entry.backbone, weights_sha256=entry.weights_sha256, onnx_sha256=entry.sha256)
         for which, entry in models.items()
     }
-    told["baseline"] |= {"start": config["start"], "weights_sha256": config["training"]["start_sha256"]}
+    config = ModelRecord.read(model / "model.json")
+    start = {"start": config.start, "weights_sha256": config.training.start_sha256}
+    described["baseline"] = described["baseline"].model_copy(update=start)
     if champion:
-        known = set(_remote_json(champion, "identities.json"))
-        told["champion"] |= {
-            "uri": champion,
+        known: dict[str, Any] = {"uri": champion}
+        if heldout is not None:
             # People who are held out now and were not then speak for the promoted model, never against it.
-            "heldout_people_trained_on": len(known & set(heldout.values())),
-        }
-    return told
+            trained_on = set(_remote_json(champion, "identities.json"))
+            known["heldout_people_trained_on"] = len(trained_on & set(heldout.values()))
+        described["champion"] = described["champion"].model_copy(update=known)
+    return described
 
 
 def _remote_json(folder: str, name: str) -> Any:

@@ -1,0 +1,41 @@
+"""The evaluations with their options as keywords."""
+
+from pathlib import Path
+from typing import Any
+
+from kubeface.evaluate import attributes, classes, step
+from kubeface.evaluate.options import (
+    EvaluateAttributesOptions,
+    EvaluateClassesOptions,
+    EvaluateOptions,
+    LfwOptions,
+)
+from kubeface.runtime.options import read_options
+
+
+def evaluate(
+    aligned: Path, split: Path, model: Path, out: Path, champion: str = "", **options: Any
+) -> step.EvaluateResult:
+    """`kubeface.evaluate.step.evaluate`."""
+    return step.evaluate(aligned, split, model, out, read_options(EvaluateOptions, options), champion)
+
+
+def evaluate_attributes(
+    aligned: Path, split: Path, model: Path, out: Path, champion: str = "", **options: Any
+) -> attributes.EvaluateAttributesResult:
+    """`kubeface.evaluate.attributes.evaluate_attributes`."""
+    settings = read_options(EvaluateAttributesOptions, options)
+    return attributes.evaluate_attributes(aligned, split, model, out, settings, champion)
+
+
+def evaluate_classes(
+    aligned: Path, split: Path, model: Path, out: Path, scratch: Path | None = None, champion: str = "", **options: Any
+) -> classes.EvaluateClassesResult:
+    """`kubeface.evaluate.classes.evaluate_classes`."""
+    settings = read_options(EvaluateClassesOptions, options)
+    return classes.evaluate_classes(aligned, split, model, out, settings, champion, scratch)
+
+
+def lfw(archive: str, pairs: str, model: str = "", **options: Any) -> step.LfwResult:
+    """`kubeface.evaluate.step.lfw`."""
+    return step.lfw(archive, pairs, read_options(LfwOptions, {"model": model} | options))
