@@ -298,7 +298,7 @@ def test_every_size_is_measured(reduced_faces: Path, held: dict[str, RGB]) -> No
     rows = pq.read_table(reduced_faces / "scores.parquet").to_pylist()
     scores = [eight[names.index(row["left"])] @ eight[names.index(row["right"])] for row in rows]
     expected = verification(np.array(scores, np.float64), np.array([row["same"] for row in rows]))
-    assert told["rows"][0]["same"]["finetuned"]["auc"] == pytest.approx(expected["auc"], abs=2e-3)
+    assert told["rows"][0]["same"]["finetuned"]["auc"] == pytest.approx(expected.auc, abs=2e-3)
     aucs = [row["cross"]["finetuned"]["auc"] for row in told["rows"]]
     assert aucs[0] < aucs[2] and aucs[0] <= aucs[1]
     clean = told["rows"][2]["same"]
@@ -316,7 +316,7 @@ def test_lfw_is_measured_at_every_size(reduced_faces: Path, small_lfw: SmallLfw,
     row = told["sizes"][0]
     for name in ("accuracy", "accuracy_standard_error", "auc"):
         assert row["finetuned"][name] == pytest.approx(getattr(one, name), abs=1e-6)
-        assert row["finetuned"]["flip"][name] == pytest.approx(one["flip"][name], abs=1e-6)
+        assert row["finetuned"]["flip"][name] == pytest.approx(getattr(one.flip, name), abs=1e-6)
     assert set(row) == {"size", *MODELS} and "roc" not in row["baseline"]
     assert row["finetuned"]["auc"] > row["baseline"]["auc"]
 
