@@ -152,13 +152,7 @@ def evaluate_attributes(
         }
         evaluation = _record(labelled, found, thresholds, options, common)
         evaluation.write(folder / "evaluation.json")
-        AttributesThreshold(
-            weights_sha256=models["finetuned"].weights_sha256,
-            onnx_sha256=models["finetuned"].sha256,  # which the head is part of
-            labels=evaluation.thresholds["finetuned"],
-            degradation=evaluation.degradation,
-            chosen_on=chosen_on,
-        ).write(folder / "threshold.json")
+        _threshold(evaluation).write(folder / "threshold.json")
         predictions = _predictions(found, labelled.truth(found.ids), labelled.names, thresholds)
         write_predictions(folder / "predictions.parquet", PREDICTIONS, predictions)
         write_shown(folder, table, {"grid": evaluation.grid, "mistakes": evaluation.mistakes}, degradation)
@@ -171,6 +165,18 @@ def evaluate_attributes(
         identities=evaluation.people,
         labels=target["finetuned"].measured_labels,
         **{f"{which}_{key}": getattr(figures, key) for which, figures in target.items() for key in GAINED},
+    )
+
+
+def _threshold(evaluation: AttributesEvaluation) -> AttributesThreshold:
+    """threshold.json of the fine-tuned model."""
+    model = evaluation.models["finetuned"]
+    return AttributesThreshold(
+        weights_sha256=model.weights_sha256,
+        onnx_sha256=model.onnx_sha256,  # of the file, which the head is part of
+        labels=evaluation.thresholds["finetuned"],
+        degradation=evaluation.degradation,
+        chosen_on=evaluation.chosen_on,
     )
 
 

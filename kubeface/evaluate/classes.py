@@ -127,9 +127,7 @@ def evaluate_classes(
         thresholds = {which: refusal_threshold(scores, options.refuse) for which, scores in validated.items()}
         found = score_crops(table, heldout, models, sets)
         chosen_on = ChosenOn(split="val", images=len(validation))
-        settings = EvaluationSettings(
-            gate=options.gate, bootstrap=options.bootstrap, seed=options.seed, refuse=options.refuse
-        )
+        settings = EvaluationSettings(**options.model_dump(exclude={"degradation", "device"}))
         described = describe_models(model, models, champion, None)
         common = provenance(table, divided, degradation, settings, described) | {
             "chosen_on": chosen_on,
@@ -137,21 +135,26 @@ def evaluate_classes(
         }
         evaluation = _record(_Classes(table, found, names), thresholds, options, common)
         evaluation.write(folder / "evaluation.json")
-        ClassesThreshold(
-            weights_sha256=models["finetuned"].weights_sha256,
-            onnx_sha256=models["finetuned"].sha256,  # which the head is part of
-            unknown=evaluation.finetuned["heldout"].unknown,
-            refuse=options.refuse,
-            degradation=evaluation.degradation,
-            chosen_on=chosen_on,
-        ).write(folder / "threshold.json")
+        _threshold(evaluation).write(folder / "threshold.json")
         write_predictions(folder / "predictions.parquet", PREDICTIONS, _predictions(found, names, thresholds))
         write_shown(folder, table, {"grid": evaluation.grid, "mistakes": evaluation.mistakes}, degradation)
         write_samples(folder, Heldout(table, {}), found.ids[:SAMPLES], degradation)
     print(f"evaluate: {evaluation.gate.reason}", flush=True)
-    target = {which: evaluation.figures_of(which)["heldout"] for which in models}
-    main = {f"{which}_{key}": getattr(figures, key) for which, figures in target.items() for key in GAINED}
+    main = {f"{w}_{key}": getattr(evaluation.figures_of(w)["heldout"], key) for w in models for key in GAINED}
     return EvaluateClassesResult(rows_in=len(found), rows_out=evaluation.images, identities=len(names), **main)
+
+
+def _threshold(evaluation: ClassesEvaluation) -> ClassesThreshold:
+    """threshold.json of the fine-tuned model."""
+    model = evaluation.models["finetuned"]
+    return ClassesThreshold(
+        weights_sha256=model.weights_sha256,
+        onnx_sha256=model.onnx_sha256,  # of the file, which the head is part of
+        unknown=evaluation.finetuned["heldout"].unknown,
+        refuse=evaluation.settings.refuse or 0.0,
+        degradation=evaluation.degradation,
+        chosen_on=evaluation.chosen_on,
+    )
 
 
 def _require_split(folder: Path, divided: Table) -> None:

@@ -37,10 +37,9 @@ def compatibility(
     """Shares of pairs that match when one side was embedded by the old model and the other by the new one.
 
     Backward compatibility as in Shen et al., "Towards backward-compatible representation learning" (CVPR 2020). Every
-    pair is taken both ways: either image can be the enrolled one. A score above the threshold is a match; mixed
-    pairs are decided at the old model's threshold, which a system with an old gallery uses. The gallery can stay if by
-    its lower bound the share of matches falls by at most GALLERY_LOSS, and no more than FALSE_MATCHES times as many
-    impostors match as the threshold is calibrated for.
+    pair is taken both ways. A score above the threshold is a match; mixed pairs are decided at the old model's
+    threshold, which a system with an old gallery uses. The gallery can stay if by its lower bound the share of matches
+    falls by at most GALLERY_LOSS, and at most FALSE_MATCHES times as many impostors match as was calibrated for.
 
     Args:
         old, new: embeddings of the same images by both models, images × D of unit length; D may differ.

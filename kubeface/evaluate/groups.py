@@ -69,14 +69,13 @@ def group_errors(
                 fnmr_change_high=bounds[1],
             )
         )
-    ratios = {
-        model: ErrorRates(
-            fmr=_ratio([getattr(row, model).fmr for row in rows]),
-            fnmr=_ratio([getattr(row, model).fnmr for row in rows]),
-        )
-        for model in scores
-    }
-    return GroupColumn(rows=rows, worst_ratio=ratios)
+    return GroupColumn(rows=rows, worst_ratio={model: _worst_ratio(rows, model) for model in scores})
+
+
+def _worst_ratio(rows: Sequence[GroupErrors], model: str) -> ErrorRates:
+    """A model's largest over its smallest rate of the groups."""
+    rates: list[ErrorRates] = [getattr(row, model) for row in rows]
+    return ErrorRates(fmr=_ratio([rate.fmr for rate in rates]), fnmr=_ratio([rate.fnmr for rate in rates]))
 
 
 def _rates(same: Bools, matches: Mapping[str, Bools], people: int, fmr: float) -> dict[str, ErrorRates]:

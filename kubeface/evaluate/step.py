@@ -117,18 +117,9 @@ def evaluate(
         evaluation = _record(inputs, models, measured, described, resolutions)
         evaluation.write(folder / "evaluation.json")
         _write_tables(folder, evaluation, measured)
-        hardest = [pairs for pairs in (evaluation.hardest, evaluation.hardest_cross) if pairs]
-        write_pictures(folder, inputs.photographs, hardest, evaluation.forgotten, inputs.degradation)
+        _write_pictures(folder, inputs, evaluation, models["finetuned"].template)
         write_samples(folder, inputs.photographs, measured.crops.ids[:SAMPLES], inputs.degradation)
         write_sizes(folder, inputs.photographs, shown, inputs.enlarger)
-        write_benchmark_pictures(
-            folder,
-            evaluation.forgotten,
-            options.lfw_archive,
-            inputs.detector,
-            models["finetuned"].template,
-            options.bin_sets_by_name(),
-        )
     print(f"evaluate: {evaluation.gate.reason}", flush=True)
     return EvaluateResult(
         rows_in=evaluation.images,
@@ -188,6 +179,15 @@ def _record(
         hardest=measured.target.hardest(),
         hardest_cross=cross.hardest() if cross else None,
     )
+
+
+def _write_pictures(folder: Path, inputs: Inputs, evaluation: RecognitionEvaluation, template: str) -> None:
+    """The crops of hardest and forgotten pairs."""
+    options, forgotten = inputs.options, evaluation.forgotten
+    hardest = [pairs for pairs in (evaluation.hardest, evaluation.hardest_cross) if pairs]
+    write_pictures(folder, inputs.photographs, hardest, forgotten, inputs.degradation)
+    bins = options.bin_sets_by_name()
+    write_benchmark_pictures(folder, forgotten, options.lfw_archive, inputs.detector, template, bins)
 
 
 def _write_tables(folder: Path, evaluation: RecognitionEvaluation, measured: Measured) -> None:

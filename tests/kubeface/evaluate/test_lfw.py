@@ -339,7 +339,7 @@ def test_two_folds_of_lfw(shared_data: Path, tmp_path: Path) -> None:
     lines = (folder / "pairs.txt").read_text().splitlines()
     pairs = written(tmp_path, "\n".join(["2\t300", *lines[1:1201]]) + "\n")
     archive = str(folder / "lfw-deepfunneled.tar")
-    command = [sys.executable, "-m", "kubeface.evaluate", "lfw", "--archive", archive, "--pairs", pairs]
+    command = [sys.executable, "-m", "kubeface", "lfw", "--archive", archive, "--pairs", pairs]
     env = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     done = subprocess.run([*command, "--detector", "retinaface"], capture_output=True, text=True, check=True, env=env)
     told, _, figures = done.stdout.partition("{\n")
