@@ -365,7 +365,7 @@ WITHOUT_TORCH = """
 import runpy, sys
 for name in ("torch", "torchvision", "facenet_pytorch", "onnx", "safetensors", "scipy", "sklearn", "timm"):
     sys.modules[name] = None
-runpy.run_module("kubeface.evaluate", run_name="__main__", alter_sys=True)
+runpy.run_module("kubeface", run_name="__main__", alter_sys=True)
 """
 
 
