@@ -358,8 +358,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     result = exit_on_error(function, *bound.args, **bound.kwargs)
     if os.environ.get("RANK", "0") != "0":
         return
-    if isinstance(result, BaseModel):
-        figures = result.model_dump(mode="json") | {"seconds": round(time.monotonic() - start, 2)}
+    if isinstance(result, BaseModel | dict):
+        values = result.model_dump(mode="json") if isinstance(result, BaseModel) else result
+        figures = values | {"seconds": round(time.monotonic() - start, 2)}
         print(json.dumps(figures, indent=2, sort_keys=True))
     elif isinstance(result, str):
         print(result)
