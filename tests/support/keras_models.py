@@ -1,6 +1,7 @@
 """Face models of Keras' as .keras archives; run in a process of its own, for Keras reads its backend once."""
 
 import json
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -121,3 +122,7 @@ def _save_config(folder: Path, name: str, model: Any) -> None:
 
 def _pooling_behind(base: Any, *others: Any) -> Any:
     return keras.Sequential([base, layers.GlobalAveragePooling2D(), *others])
+
+
+if __name__ == "__main__":
+    write_models(Path(sys.argv[1]))

@@ -20,20 +20,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from kubeface.faces.images import RGB, decode_rgb
+from kubeface.faces.images import RGB
 from kubeface.models.backbones.keras import input_size, read_keras
 from kubeface.models.backbones.resnet import resnet50_keras
 from kubeface.runtime.errors import KubefaceError
-from tests.support.tables import rows_of
 
-CLASSES = 10  # of tests/support/keras_models.py
 MODELS = ("nested", "flat", "pooled", "sequential")
 
 
 @pytest.fixture(scope="module")
-def crops(aligned_table: Path) -> RGB:
-    rows = rows_of(aligned_table, ["image"])
-    return np.stack([decode_rgb(row["image"]) for row in rows])
+def crops(faces: tuple[RGB, np.ndarray]) -> RGB:
+    return faces[0]
 
 
 @pytest.fixture(scope="module")
@@ -41,13 +38,8 @@ def models(crops: RGB, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pat
     """The folder that `write_models` fills."""
     folder = tmp_path_factory.mktemp("keras")
     np.save(folder / "crops.npy", (crops.astype(np.float32) - 127.5) / 128)
-    code = f"from pathlib import Path; from tests.support.keras_models import write_models; write_models(Path({str(folder)!r}))"
-    subprocess.run(
-        [sys.executable, "-c", code],
-        env=os.environ | {"KERAS_BACKEND": "torch"},
-        cwd=Path(__file__).parents[3],
-        check=True,
-    )
+    command = [sys.executable, "-m", "tests.support.keras_models", str(folder)]
+    subprocess.run(command, env=os.environ | {"KERAS_BACKEND": "torch"}, cwd=Path(__file__).parents[3], check=True)
     yield folder
     shutil.rmtree(folder)  # half a gigabyte
 
@@ -110,9 +102,6 @@ def cosines(found: np.ndarray, expected: np.ndarray) -> np.ndarray:
 
 def unit(values: np.ndarray) -> np.ndarray:
     return np.asarray(values / np.linalg.norm(values, axis=1, keepdims=True))
-
-
-# --- models that are read -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -279,9 +268,6 @@ def test_a_last_dense_layer_is_the_classifier_of_a_model_trained_as_one(
     assert layers("linear", "triplet_loss") == {"embedding.0.weight", "embedding.0.bias"}
     assert layers("linear", "sparse_categorical_crossentropy") == set()
     assert layers("softmax", "triplet_loss") == set()
-
-
-# --- models that are refused ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
