@@ -69,16 +69,12 @@ LONG_FILES: frozenset[str] = frozenset(
         "tests/kubeface/finetune/test_data.py",
         "tests/kubeface/finetune/test_finetune.py",
         "tests/kubeface/metrics/test_verification.py",
-        "tests/kubeface/models/test_keras.py",
-        "tests/kubeface/models/test_model.py",
     }
 )
 LONG_FUNCTIONS: frozenset[str] = frozenset(
     {
         "components/plan/component.py:plan",
-        "kubeface/promote/step.py:promote",
         "pipelines/local/run.py:run_local",
-        "tests/kubeface/models/test_keras.py:write_models",
         "tests/support/registry.py:registry",
     }
 )
