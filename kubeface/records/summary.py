@@ -101,6 +101,8 @@ class SummaryRecord(Record):
     """Seed of the run."""
     trained: bool
     """Whether a model was trained; if not, the promoted one was handed on."""
+    reason: str | None = None
+    """Why nothing was trained, of a run that trained nothing."""
     steps: dict[str, StepFigures]
     """Rows and seconds of each step, in the order of the pipeline."""
     dataset: DatasetSummary

@@ -180,6 +180,12 @@ def interval_name(evaluation: EvaluationRecord) -> str:
     return f"{100 * evaluation.gate.rule.confidence:g} % interval"
 
 
+def known_people(evaluation: EvaluationRecord) -> int:
+    """How many held-out people the champion was trained on."""
+    champion = evaluation.models.get("champion")
+    return (champion.heldout_people_trained_on if champion else 0) or 0
+
+
 def over_champion(evaluation: EvaluationRecord) -> str:
     """The comparison with the champion as far as the gate's reason lacks it; empty where there is none."""
     gains = evaluation.gain_over_champion.get("heldout", {})
@@ -192,8 +198,7 @@ def over_champion(evaluation: EvaluationRecord) -> str:
         f"{interval_name(evaluation)} {points_range(gain.gain_low, gain.gain_high)})"
         for name, gain in ((name, gains[key]) for key, name in names.items() if key in gains and not asked)
     ]
-    champion = evaluation.models.get("champion")
-    known = (champion.heldout_people_trained_on if champion else 0) or 0
+    known = known_people(evaluation)
     sentences = [
         f"Against the champion, the model promoted until now, {'; '.join(changes)}." if changes else "",
         f"The champion was trained on {known} of the held-out people, which speaks for it." if known else "",

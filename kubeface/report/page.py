@@ -13,7 +13,7 @@ from kubeface.records.summary import SummaryRecord
 from kubeface.report import attributes, classes, formatting, recognition
 from kubeface.report.axes import FRAME
 from kubeface.report.bar_charts import PARTS, histogram, identity_panels
-from kubeface.report.comparison import Content, Section, interval_name, over_champion
+from kubeface.report.comparison import Content, Section, interval_name, known_people, over_champion
 from kubeface.report.line_charts import LineChart, history_chart
 from kubeface.report.pictures import crops, picture
 from kubeface.report.run import MOST_REJECTED, RejectedImage, Run, Training
@@ -100,6 +100,7 @@ def _shared_values(run: Run, summary: SummaryRecord, content: Content) -> dict[s
         "parts": PARTS,
         "models": MODELS,
         "over_champion": over_champion(run.evaluation),
+        "known_people": known_people(run.evaluation),
         "kept": _kept(run),
         "panels": [] if many else identity_panels(run.people),
         "histogram": histogram(run.people) if many else None,

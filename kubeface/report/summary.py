@@ -30,6 +30,7 @@ def summarise(run: Run) -> SummaryRecord:
         task=evaluation.task,
         seed=run.seed,
         trained=run.promotion.trained,
+        reason=None if run.promotion.trained else f"not trained: {run.promotion.reason}",
         steps=run.steps,
         dataset=_dataset(run),
         degradation=evaluation.degradation,

@@ -329,6 +329,7 @@ def test_a_run_that_trained_nothing_says_that_the_model_is_in_force_already(tmp_
     assert "s3://models/sface/7" in page.text
     summary = run.figures()
     assert summary["trained"] is False and summary["gate"]["promoted"] is False
+    assert summary["reason"] == f"not trained: {reason}"
     assert summary["gate"]["promotion_reason"] == reason and summary["model"]["uri"] == "s3://models/sface/7"
 
 
