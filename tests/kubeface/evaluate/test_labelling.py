@@ -327,4 +327,4 @@ def test_the_commands_run_without_torch(photographs: Path, labels_model: str, cl
     assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
     assert done.stdout.startswith(f"{notes}: cannot be read as a photograph (")
     text = run("--help").stdout
-    assert all(name in text for name in ("run-attributes", "run-classes", "attributes", "classify"))
+    assert all(name in text for name in ("evaluate-attributes", "evaluate-classes", "attributes", "classify"))
