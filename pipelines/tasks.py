@@ -112,6 +112,7 @@ def set_resources(task: Task, cpu: Any, memory: Any, s3: bool = False, hours: fl
     task.set_caching_options(True)
     task.set_env_variable("KUBEFACE_IMAGE", task.container_spec.image)  # for the model's passport
     kubernetes.set_timeout(task, int(hours * HOUR))
+    kubernetes.set_security_context(task, run_as_non_root=True)  # pod security `restricted` refuses the pod without it
     settings = {name: name for name in ("S3_ENDPOINT", "KUBEFACE_WEIGHTS_MIRROR")}
     kubernetes.use_config_map_as_env(task, SETTINGS, settings, optional=True)
     if s3:

@@ -158,13 +158,10 @@ def _threshold(evaluation: ClassesEvaluation) -> ClassesThreshold:
 
 
 def _require_split(folder: Path, divided: Table) -> None:
-    """Raises KubefaceError where a model was trained with another split, by which it may know held-out images.
-
-    A promoted model that was handed on stays in force whatever is measured.
-    """
+    """Raises KubefaceError where a model was trained with another split, by which it may know held-out images."""
     record = ModelRecord.read(folder / "model.json")
     require(
-        not record.trained or record.training.split == divided.sha256,
+        record.training.split == divided.sha256,
         f"{folder} was trained with another split than {divided.folder}, which may hold images back that it knows: "
         "evaluate with the split that it was trained with",
     )

@@ -28,7 +28,7 @@ from kubeface.finetune.training_data import TrainingData, read_attributes, read_
 from kubeface.models.model import DETECTOR, TEMPLATE, FaceModel, choose_device, digest, load_start
 from kubeface.models.quality_routing import QualityRouted
 from kubeface.models.superresolution import BICUBIC, Enlarger, open_enlarger
-from kubeface.records.tasks import ATTRIBUTES, RECOGNITION
+from kubeface.records.tasks import ATTRIBUTES, CLASSES, RECOGNITION, Task
 from kubeface.runtime.errors import require
 from kubeface.runtime.processors import cpu_limit
 from kubeface.storage.folders import new_folder
@@ -82,10 +82,10 @@ def finetune(
     require(not out.exists() or (out.is_dir() and not any(out.iterdir())), f"{out} exists already: choose another")
     with processes(choose_device(options.device)) as group:
         promoted = group.share(find_promoted(champion) if group.main else None)
-        if promoted and decision == "keep":
+        table, divided = Table(aligned, "aligned"), Table(split, "split")
+        if promoted and decision == "keep" and _can_be_judged(promoted, options.task, divided):
             return _hand_on(promoted, out, NO_DRIFT, group)
         _prepare_torch(options.seed)
-        table, divided = Table(aligned, "aligned"), Table(split, "split")
         if options.task == ATTRIBUTES:
             data = read_attributes(table, divided, options.labels, announce=group.main)
         else:
@@ -98,6 +98,15 @@ def finetune(
         if promoted and promoted.trained_with(inputs):
             return _hand_on(promoted, out, SAME_TRAINING, group)
         return _train(setup, inputs, out, start, enlarger, fallback)
+
+
+def _can_be_judged(promoted: PromotedModel, task: Task, divided: Table) -> bool:
+    """Whether the promoted model knows none of the images that are held out now.
+
+    People stay on their side when data change. Images of a class do not, so a classifier is handed on with its own
+    split only.
+    """
+    return task != CLASSES or promoted.record.training.split == divided.sha256
 
 
 def _hand_on(promoted: PromotedModel, out: Path, reason: str, group: Group) -> FinetuneResult:

@@ -250,7 +250,10 @@ def test_an_epoch_can_be_taken_up_in_the_middle(groups: list[int], batch_size: i
             "batch_size is 10: it must be a multiple of the 4 processes and at least 4",
         ),
         ({"batch_size": 1, "least": 2}, "batch_size is 1: it must be a multiple of the 1 processes and at least 2"),
-        ({"batch_size": 16, "group": Group(0, 8)}, "7 images are too few to train on: 8 processes need at least 1 each"),
+        (
+            {"batch_size": 16, "group": Group(0, 8)},
+            "7 images are too few to train on: 8 processes need at least 1 each",
+        ),
         ({"batch_size": 4, "balance": "both"}, "balance is 'both': use one of none, sampler, loss"),
     ],
 )

@@ -99,6 +99,15 @@ def test_keep_hands_on_whatever_the_options(
     assert "finetune: hands on" in capsys.readouterr().out
 
 
+def test_a_classifier_is_not_kept_where_other_images_are_held_out(
+    train: Train, home: Path, aligned_table: Path, tmp_path: Path
+) -> None:
+    """It may have been trained on them."""
+    divided = splitting(aligned_table, tmp_path / "split", {"s1": "ttv", "s3": "ttv"})
+    kept = train("again", champion=str(home), decision="keep", split=divided, task="classes")
+    assert kept.result.trained == 1
+
+
 @pytest.mark.parametrize("champion", ["", "models"])
 def test_where_nothing_is_promoted_a_model_is_trained(champion: str, train: Train, tmp_path: Path) -> None:
     folder = str(tmp_path / champion) if champion else ""
