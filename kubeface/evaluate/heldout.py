@@ -131,10 +131,7 @@ def _refuse_unpaired(table: Table, divided: Table, people: Mapping[str, str]) ->
 
 
 def heldout_people(divided: Table, model: Path) -> dict[str, str]:
-    """Identity by image id of the held-out people, none of whom the model was trained on.
-
-    But for a promoted model that was handed on: it stays in force whatever is measured.
-    """
+    """Identity by image id of the held-out people, none of whom the model was trained on."""
     rows = divided.columns(["image_id", "identity", "split"]).to_pylist()
     heldout = {row["image_id"]: row["identity"] for row in rows if row["split"] == "heldout"}
     people = set(heldout.values())
@@ -145,7 +142,7 @@ def heldout_people(divided: Table, model: Path) -> dict[str, str]:
     require("start_sha256" in training, f"{model / 'model.json'} tells of no training: give finetune's folder")
     leaked = sorted(people & set(read_json(model / "identities.json")))
     require(
-        not leaked or not config.get("trained", True),
+        not leaked,
         f"{len(leaked)} held-out people of {divided.folder} are people that {model} was trained on, "
         f"{leaked[0] if leaked else ''} first: evaluate with the split that it was trained with",
     )

@@ -1,7 +1,7 @@
 """The promoted model, which finetune hands on where another training would bring nothing new."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,6 +48,14 @@ class PromotedModel:
         entries["guard"] = bool(entries.get("guard"))  # in model.json stands how well it works
         names = {*inputs, *NOT_IN_EVERY_RECORD} - {"identities"}  # the split has them
         return all(entries.get(name) == inputs.get(name) for name in names)
+
+    def knows(self, people: Collection[str]) -> bool:
+        """Whether it was trained on one of these people, or classes."""
+        address = objects.join(self.uri, "identities.json")
+        try:
+            return not set(people).isdisjoint(json.loads(objects.read_bytes(address)))
+        except ValueError as error:
+            raise KubefaceError(f"{address} is not valid JSON ({error}): roll back to another version") from None
 
 
 def find_promoted(champion: str) -> PromotedModel | None:

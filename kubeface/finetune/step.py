@@ -101,12 +101,15 @@ def finetune(
 
 
 def _can_be_judged(promoted: PromotedModel, task: Task, divided: Table) -> bool:
-    """Whether the promoted model knows none of the images that are held out now.
+    """Whether the promoted model was trained on nothing that is held out now.
 
-    People stay on their side when data change. Images of a class do not, so a classifier is handed on with its own
-    split only.
+    People stay on their side when data change, but not when the division does. Images of a class do not stay, so a
+    classifier is handed on with its own split only.
     """
-    return task != CLASSES or promoted.record.training.split == divided.sha256
+    if task == CLASSES:
+        return promoted.record.training.split == divided.sha256
+    rows = divided.columns(["identity", "split"]).to_pylist()
+    return not promoted.knows({row["identity"] for row in rows if row["split"] == "heldout"})
 
 
 def _hand_on(promoted: PromotedModel, out: Path, reason: str, group: Group) -> FinetuneResult:

@@ -99,6 +99,15 @@ def test_keep_hands_on_whatever_the_options(
     assert "finetune: hands on" in capsys.readouterr().out
 
 
+def test_a_model_is_not_kept_where_people_are_held_out_that_it_knows(
+    train: Train, home: Path, aligned_table: Path, tmp_path: Path
+) -> None:
+    known = json.loads((home / VERSION / "identities.json").read_text("utf-8"))
+    assert len(known) > 2
+    divided = splitting(aligned_table, tmp_path / "split", {name: "h" if name == known[0] else "ttv" for name in known})
+    assert train("again", champion=str(home), decision="keep", split=divided).result.trained == 1
+
+
 def test_a_classifier_is_not_kept_where_other_images_are_held_out(
     train: Train, home: Path, aligned_table: Path, tmp_path: Path
 ) -> None:
