@@ -355,7 +355,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         _fail_usage(f"{name}: {_explain_usage(error, app.default_command)}")
     start = time.monotonic()
-    result = exit_on_error(function, *bound.args, **bound.kwargs)
+    try:
+        result = exit_on_error(function, *bound.args, **bound.kwargs)
+    except BrokenPipeError:  # of `| head`: nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
     if os.environ.get("RANK", "0") != "0":
         return
     if isinstance(result, BaseModel | dict):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
 from inspect import signature
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from kfp import dsl, kubernetes
 
@@ -36,7 +36,7 @@ FINETUNE_HOURS = 48
 TTL_SECONDS = 14 * 24 * HOUR
 PARALLELISM = 8  # shards worked on at a time; `kubeface compile --parallelism` sets another number
 
-Task = dsl.PipelineTask
+Task: TypeAlias = Any  # dsl.PipelineTask; kfp has no types
 
 
 class Outputs(NamedTuple):

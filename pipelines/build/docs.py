@@ -13,6 +13,14 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = ("components/*/README.md", "docs/*.md")
 # <!-- options: kubeface.align.options.AlignOptions --> … <!-- /options -->
 BLOCK = re.compile(r"(<!-- options: ([\w.]+) -->\n).*?(<!-- /options -->)", re.DOTALL)
+KINDS = {
+    "integer": "whole number",
+    "number": "number",
+    "string": "text",
+    "boolean": "true, false",
+    "array": "list",
+    "object": "dictionary",
+}
 BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
 
 
@@ -87,9 +95,7 @@ def _values(schema: dict[str, Any]) -> str:
         return ", ".join(f"`{value}`" for value in schema["enum"])
     if "const" in schema:
         return f"`{schema['const']}`"
-    kind = {"integer": "whole number", "number": "number", "string": "text", "boolean": "true, false"}.get(
-        schema.get("type", ""), schema.get("type", "")
-    )
+    kind = KINDS.get(schema.get("type", ""), "")
     bounds = [f"{sign} {schema[key]:g}" for key, sign in BOUNDS.items() if key in schema and abs(schema[key]) < 2**53]
     return " ".join([kind, ", ".join(bounds)]).strip()
 

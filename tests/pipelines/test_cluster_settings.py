@@ -74,7 +74,7 @@ def test_that_check_finds_what_the_compiler_leaves_open(tmp_path: Path) -> None:
             work(text=one).set_memory_limit(memory)
 
     @dsl.pipeline
-    def handler(items: list = ["a"]) -> None:  # noqa: B006
+    def handler(items: list[str] = ["a"]) -> None:  # noqa: B006
         with dsl.ExitHandler(work(text="end")), dsl.ParallelFor(items) as one:
             work(text=f"item {one}")
 

@@ -13,25 +13,11 @@ from kubeface.storage.folders import sha256_file
 from kubeface.tables.table import Table
 from pipelines.local.demo import DEMOS, TRAINING
 from tests.pipelines.local.test_store import weeds
+from tests.support.commands import run_in
 from tests.support.engine import working_engine
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[3]
-
-
-def run_in(folder: Path, *command: str, timeout: float) -> str:
-    """Runs a command in a folder elsewhere than in the repository, without what other tests have set; what it said."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("S3_", "AWS_", "OMP_"))}
-    done = subprocess.run(
-        [sys.executable, "-m", "kubeface", *command],
-        cwd=folder,
-        env=kept | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-    )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    return done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -54,34 +40,6 @@ def test_demo_makes_a_better_model_and_promotes_it(demo: Path) -> None:
     assert summary["gate"]["promoted"] is True
     assert summary["model"]["uri"].startswith("s3://kubeface/models/orl-sface/")
     assert (demo / "report.html").stat().st_size > 100_000
-
-
-@pytest.mark.timeout(1000)
-@pytest.mark.parametrize(("which", "figure"), [("attributes", "auc"), ("classes", "accuracy")])
-def test_the_other_demos_make_better_models_and_promote_them(tmp_path: Path, which: str, figure: str) -> None:
-    told = run_in(tmp_path, "demo", which, timeout=900)
-    assert "start:   sface" in told and "features alone" in told
-    summary = json.loads((tmp_path / "runs" / "latest" / "summary.json").read_text("utf-8"))
-    assert summary["dataset"]["images"] == 400
-    assert summary["gate"]["promoted"] is True, summary["gate"]["reason"]
-    assert summary["gain"]["heldout"][figure]["gain_low"] > 0
-    if which == "classes":
-        unknown = summary["finetuned"]["heldout_clean"]["unknown"]
-        assert unknown["images"] >= 40 and unknown["refused"] > unknown["known_refused"]
-        assert summary["scratch"]["heldout"]["accuracy"] > 0.5  # it has learnt something, or it would be a straw man
-
-
-@pytest.mark.timeout(1000)
-def test_the_demo_of_few_pixels_makes_a_better_model_and_promotes_it(tmp_path: Path) -> None:
-    run_in(tmp_path, "demo", "low-resolution", timeout=900)
-    run = tmp_path / "runs" / "latest"
-    summary = json.loads((run / "summary.json").read_text("utf-8"))
-    assert summary["dataset"]["images"] == 800  # each of few pixels and sharp
-    assert summary["gate"]["promoted"] is True, summary["gate"]["reason"]
-    gain = summary["gain"]["heldout_cross"]
-    assert gain["auc"]["gain_low"] > 0 and gain["tar"]["gain"] > 0.2
-    assert {row["size"] for row in summary["resolutions"]["rows"]} >= {"14", "clean"}
-    assert 'id="resolutions"' in (run / "report.html").read_text("utf-8")
 
 
 @pytest.mark.timeout(3000)
