@@ -66,6 +66,9 @@ class RowIndex:
         label, shard, group, row = self._numbers[index].tolist()
         return FaceLocation(self._ids[index].as_py(), label, self.shards[shard], group, row)
 
+    def __iter__(self) -> Iterator[FaceLocation]:
+        return map(self.__getitem__, range(len(self)))
+
     def is_low(self, index: int) -> bool:
         """Whether the table marks an image as low resolution."""
         return index in self._sharp

@@ -56,7 +56,7 @@ def difference(a: RGB, b: RGB) -> Any:
 def test_each_changes_the_pixels_and_nothing_else(kind: str, crop: RGB) -> None:
     before = crop.copy()
     after = make(only(kind, 0.5 if kind == "jitter" else 1.0), crop, 1)
-    assert (after.shape, after.dtype) == (crop.shape, np.uint8)
+    assert (after.shape, after.dtype) == (crop.shape, np.dtype(np.uint8))
     assert after.flags.c_contiguous and after.flags.writeable
     assert difference(after, crop).mean() > 0.5
     np.testing.assert_array_equal(crop, before)
@@ -88,7 +88,8 @@ def test_each_happens_with_its_probability(kind: str, probability: float, crop: 
 def test_the_generator_alone_decides(probabilities: tuple[float, ...], jitter: float, seed: int) -> None:
     image = np.random.default_rng(0).integers(0, 256, (24, 24, 3), dtype=np.uint8)
     kinds = [kind for kind in KINDS if kind != "jitter"]
-    augmentation = Augmentation(**dict(zip(kinds, probabilities, strict=True)), jitter=jitter)
+    chosen: dict[str, Any] = dict(zip(kinds, probabilities, strict=True))
+    augmentation = Augmentation(**chosen, jitter=jitter)
     first = make(augmentation, image, seed)
     np.random.random()  # what others draw does not matter
     make(augmentation, image, seed + 1)
@@ -96,7 +97,8 @@ def test_the_generator_alone_decides(probabilities: tuple[float, ...], jitter: f
 
 
 def test_another_key_gives_another_crop(crop: RGB) -> None:
-    augmentation = Augmentation(**dict.fromkeys(KINDS, 0.5) | {"jitter": 0.2})
+    chosen: dict[str, Any] = dict.fromkeys(KINDS, 0.5) | {"jitter": 0.2}
+    augmentation = Augmentation(**chosen)
     made = [make(augmentation, crop, seed).tobytes() for seed in range(20)]
     assert len(set(made)) == 20
 
@@ -111,7 +113,8 @@ def test_which_model_sees_it(kind: str, crop: RGB) -> None:
 @pytest.mark.parametrize("kind", STUDENT)
 def test_what_is_off_alters_nothing_else(kind: str, crop: RGB) -> None:
     """Flips and colours are the same with and without a poor camera behind them."""
-    plain, more = Augmentation(jitter=0.2), Augmentation(jitter=0.2, **{kind: 1.0})
+    added: dict[str, Any] = {kind: 1.0}
+    plain, more = Augmentation(jitter=0.2), Augmentation(jitter=0.2, **added)
     for seed in range(5):
         np.testing.assert_array_equal(plain.both(crop, keyed_rng(seed)), more.both(crop, keyed_rng(seed)))
 

@@ -41,7 +41,8 @@ from tests.support.tables import DETECTED, EMPTY_IMAGE
 
 NOISE = Degradation.parse("noise:60")
 STILL = Augmentation(flip=0)
-MUCH = Augmentation(**dict.fromkeys((*KINDS, "mix"), 0.5) | {"jitter": 0.3})
+OFTEN: dict[str, Any] = dict.fromkeys((*KINDS, "mix"), 0.5) | {"jitter": 0.3}
+MUCH = Augmentation(**OFTEN)
 
 
 @pytest.fixture(scope="module")
@@ -289,7 +290,9 @@ def test_sampler_draws_from_every_class_equally(sizes: list[int], seed: int) -> 
     keys = [key for batch in walk(Batches(found, 6, seed, "sampler"), 4) for key in batch]
     assert len(keys) == len(set(keys)) == len(found)
     drawn = Counter(index for index, _ in keys)
-    by_class = [[drawn[index] for index in np.flatnonzero(found.labels == label)] for label in range(len(sizes))]
+    by_class = [
+        [drawn[index] for index in np.flatnonzero(found.labels == label).tolist()] for label in range(len(sizes))
+    ]
     totals = [sum(times) for times in by_class]
     assert max(totals) - min(totals) <= 1
     assert all(max(times) - min(times) <= 1 for times in by_class)  # none again before all came
@@ -407,7 +410,7 @@ def test_number_of_workers_changes_nothing(found: RowIndex, augmented: bool) -> 
 def test_at_most_a_window_of_row_groups_is_kept(found: RowIndex, monkeypatch: pytest.MonkeyPatch) -> None:
     reads: Counter[tuple[str, int]] = Counter()
 
-    class Counting(pq.ParquetFile):
+    class Counting(pq.ParquetFile):  # type: ignore[misc]  # pyarrow is untyped
         def read_row_group(self, group: int, **options: object) -> object:
             reads[self.name, group] += 1
             return super().read_row_group(group, **options)
@@ -416,7 +419,7 @@ def test_at_most_a_window_of_row_groups_is_kept(found: RowIndex, monkeypatch: py
             self.name = path.name
             super().__init__(path, **options)
 
-    monkeypatch.setattr(table_module.pq, "ParquetFile", Counting)
+    monkeypatch.setattr(pq, "ParquetFile", Counting)
     crops = FaceCrops(found, Degradation(), 0)
     assert len(found) > WINDOW
     for index in range(len(found)):
@@ -436,12 +439,12 @@ def test_at_most_a_window_of_row_groups_is_kept(found: RowIndex, monkeypatch: py
 def test_an_epoch_reads_each_row_group_once(found: RowIndex, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[Path] = []
 
-    class Counting(pq.ParquetFile):
+    class Counting(pq.ParquetFile):  # type: ignore[misc]  # pyarrow is untyped
         def __init__(self, path: Path, **options: object) -> None:
             opened.append(path)
             super().__init__(path, **options)
 
-    monkeypatch.setattr(table_module.pq, "ParquetFile", Counting)
+    monkeypatch.setattr(pq, "ParquetFile", Counting)
     crops = FaceCrops(found, Degradation(), 0)
     for batch in Batches(found, 4, 0):
         for key in batch:
@@ -540,6 +543,7 @@ def damaged(small_groups: Table, tmp_path: Path) -> Table:
 def test_a_corrupt_shard_is_named(damaged: Table, how: str, workers: int) -> None:
     found = row_index(damaged, labelled(damaged))
     path = found[0].shard
+    assert isinstance(path, Path)
     if how == "gone":
         path.unlink()
     else:
@@ -577,6 +581,7 @@ def test_wherever_a_shard_is_damaged_the_error_says_so(damaged: Table) -> None:
     labels = labelled(damaged)
     found = row_index(damaged, labels)
     path = found[0].shard
+    assert isinstance(path, Path)
     data, random = path.read_bytes(), np.random.default_rng(0)
     refused = 0
     for position in random.integers(0, len(data) - 32, 150).tolist() + list(range(len(data) - 2000, len(data), 50)):

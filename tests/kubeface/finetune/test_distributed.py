@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -154,9 +155,7 @@ def together(
 def close(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
     assert one.keys() == other.keys()
     for name, value in one.items():
-        torch.testing.assert_close(
-            value, other[name], atol=2e-4, rtol=1e-3, msg=lambda text, name=name: f"{name}: {text}"
-        )
+        torch.testing.assert_close(value, other[name], atol=2e-4, rtol=1e-3, msg=partial("{}: {}".format, name))
 
 
 @pytest.mark.slow

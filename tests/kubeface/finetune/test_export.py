@@ -122,7 +122,8 @@ def test_a_graph_that_is_another_model_is_refused(
 
     def changed_before(path: Path, embedder: Embedder, images: Tensor) -> list[float]:
         with torch.no_grad():
-            model.network[8].weight += 0.01 * torch.randn(model.network[8].weight.shape)  # type: ignore[index,union-attr]
+            weight = model.network.get_parameter("8.weight")
+            weight.add_(0.01 * torch.randn(weight.shape))
         return agreement(path, embedder, images)
 
     monkeypatch.setattr(export_module, "agreement", changed_before)
@@ -145,12 +146,13 @@ def test_a_split_prelu_is_a_prelu() -> None:
     """For maps with a slope for each channel or one for all, and for vectors; the slopes may be negative."""
     torch.manual_seed(0)
     for count in (1, 8):
-        network = torch.nn.Sequential(torch.nn.Sequential(torch.nn.PReLU(count)), torch.nn.Identity())
-        torch.nn.init.normal_(network[0][0].weight)
+        prelu = torch.nn.PReLU(count)
+        network = torch.nn.Sequential(torch.nn.Sequential(prelu), torch.nn.Identity())
+        torch.nn.init.normal_(prelu.weight)
         inputs = (torch.randn(3, 8, 5, 6), torch.randn(3, 8))
         expected = [network(images) for images in inputs]
         split_prelus(network)
-        assert isinstance(network[0][0], SplitPReLU)
+        assert isinstance(network.get_submodule("0.0"), SplitPReLU)
         for images, found in zip(inputs, expected, strict=True):
             torch.testing.assert_close(network(images), found, rtol=1e-6, atol=1e-7)
 
@@ -177,7 +179,7 @@ def test_scores_are_the_heads_on_embeddings_as_they_are(tiny: dict[str, Tensor],
     """The second output, for any number of crops; each of the two files with the head that is its own."""
     models = load_pretrained("tiny"), load_pretrained("tiny")
     with torch.no_grad():
-        models[0].network[8].weight.mul_(2)  # type: ignore[index,union-attr]
+        models[0].network.get_parameter("8.weight").mul_(2)
     heads = linear(5, torch.nn.Sigmoid()), linear(3, torch.nn.Softmax(1))
     told = export_models(*models, tmp_path, crops, heads)
     for entry, model, head, name in zip((told, told.start), models, heads, ("model", "start"), strict=True):
@@ -203,7 +205,7 @@ def test_scores_that_are_others_are_refused(
 
     def changed_before(path: Path, embedder: Embedder, images: Tensor) -> list[float]:
         with torch.no_grad():
-            embedder.head[0].bias += 0.1  # type: ignore[index,operator,union-attr]
+            embedder.get_parameter("head.0.bias").add_(0.1)
         return agreement(path, embedder, images)
 
     monkeypatch.setattr(export_module, "agreement", changed_before)

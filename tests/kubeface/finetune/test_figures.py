@@ -179,8 +179,8 @@ def crops(aligned_table: Path) -> FaceCrops:
     rows = table.columns(["image_id", "identity"]).to_pylist()
     people = sorted({row["identity"] for row in rows})
     found = row_index(table, {row["image_id"]: people.index(row["identity"]) for row in rows})
-    every = Augmentation(**dict.fromkeys((*KINDS, "mix"), 0.5))
-    return FaceCrops(found, Degradation.parse("noise:60"), 0, every)
+    every: dict[str, Any] = dict.fromkeys((*KINDS, "mix"), 0.5)
+    return FaceCrops(found, Degradation.parse("noise:60"), 0, Augmentation(**every))
 
 
 def cells(path: Path, rows: int) -> list[list[RGB]]:
@@ -196,7 +196,12 @@ def cells(path: Path, rows: int) -> list[list[RGB]]:
 def test_every_augmentation_has_a_row(crops: FaceCrops, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     names: list[str] = []
     mosaic = figures_module._mosaic
-    monkeypatch.setattr(figures_module, "_mosaic", lambda rows, path: (names.extend(rows), mosaic(rows, path)))
+
+    def named(rows: dict[str, list[RGB]], path: Path) -> None:
+        names.extend(rows)
+        mosaic(rows, path)
+
+    monkeypatch.setattr(figures_module, "_mosaic", named)
     draw_augmentations(crops, tmp_path / "new" / "augmentations.png")
     assert names == [
         "as stored",

@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -319,7 +320,7 @@ def test_training_learns(train: Train) -> None:
 def test_precision(amp: str, precision: torch.dtype, train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     """In training and in validation alike; the weights stay in full precision."""
     seen: dict[bool, set[torch.dtype]] = {True: set(), False: set()}
-    forward = Tiny.forward
+    forward: Callable[[Tiny, Tensor], Tensor] = Tiny.forward
 
     def spied(self: Tiny, images: Tensor) -> Tensor:
         seen[torch.is_grad_enabled()].add(self[0](images).dtype)
@@ -437,7 +438,7 @@ def test_a_person_with_one_image_trains(train: Train, aligned_table: Path, tmp_p
 
 def short_of_memory(monkeypatch: pytest.MonkeyPatch, most: int, error: Exception) -> None:
     """Batches of more than so many images do not fit while gradients are computed."""
-    forward = Tiny.forward
+    forward: Callable[[Tiny, Tensor], Tensor] = Tiny.forward
 
     def limited(self: Tiny, images: Tensor) -> Tensor:
         if len(images) > most and torch.is_grad_enabled():

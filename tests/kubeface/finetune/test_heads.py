@@ -136,9 +136,9 @@ def test_combined_margins_by_hand(margins: tuple[float, float, float], angle: fl
 
 def theirs_and_ours(theirs: torch.nn.Module, head: torch.nn.Module) -> None:
     """Loss and gradients, at the embeddings and the centres, of both are the same; their W is D×centres."""
-    (embeddings, labels), weight = embedded(), head.get_parameter("weight")
+    (embeddings, labels), weight, their_weight = embedded(), head.get_parameter("weight"), theirs.get_parameter("W")
     with torch.no_grad():
-        theirs.W.copy_(weight.T)
+        their_weight.copy_(weight.T)
     our_input, their_input = (embeddings.clone().requires_grad_() for _ in range(2))
     our_loss = cross_entropy(head(our_input, labels), labels)
     their_loss = theirs(their_input, labels)
@@ -147,7 +147,8 @@ def theirs_and_ours(theirs: torch.nn.Module, head: torch.nn.Module) -> None:
     torch.testing.assert_close(our_loss, their_loss, atol=1e-5, rtol=1e-5)
     assert their_input.grad is not None and float(their_input.grad.abs().max()) > 1e-3
     torch.testing.assert_close(our_input.grad, their_input.grad, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(weight.grad, theirs.W.grad.T, atol=1e-5, rtol=1e-4)
+    assert their_weight.grad is not None
+    torch.testing.assert_close(weight.grad, their_weight.grad.T, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("margin", [0.1, 0.5, 1.2])

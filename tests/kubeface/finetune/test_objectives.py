@@ -209,7 +209,8 @@ def test_over_epochs_each_image_has_its_share() -> None:
 
 # --- augmentation ---------------------------------------------------------------------------------------------------
 
-EVERYTHING = Augmentation(**dict.fromkeys((*KINDS, "mix"), 0.4))
+OFTEN: dict[str, Any] = dict.fromkeys((*KINDS, "mix"), 0.4)
+EVERYTHING = Augmentation(**OFTEN)
 
 
 def change(name: str, value: int, rare: bool = False) -> Augmentation:

@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 from collections.abc import Callable, Iterator
+from functools import partial
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
@@ -218,9 +219,14 @@ def test_killed_in_any_write(train: Train, killed: Killed, tmp_path: Path, monke
     """A checkpoint that bears its name is whole; before the first `last` there is nothing to go on from."""
     choices = LONG | {"epochs": 2, "strategy": "full"}
     written: list[str] = []
+    original = safetensors.torch.save_file
+
+    def save(state: Any, path: Path, *given: Any) -> None:
+        written.append(Path(path).name)
+        original(state, path, *given)
+
     with monkeypatch.context() as patch:
-        save = safetensors.torch.save_file
-        patch.setattr(safetensors.torch, "save_file", lambda s, p, *m: (written.append(Path(p).name), save(s, p, *m)))
+        patch.setattr(safetensors.torch, "save_file", save)
         whole = train("whole", **choices)
     first = next(number for number, name in enumerate(written, 1) if "last" in name)
     left = tmp_path / "model.checkpoints"
@@ -358,20 +364,20 @@ def test_other_trainings_are_refused(stopped: Path, train: Train, aligned_table:
     others = splitting(aligned_table, tmp_path / "others", {"s1": "tttv", "s3": "tttv"})
     images = splitting(aligned_table, tmp_path / "images", {"s1": "tttv", "s3": "tttv", "s5": "tttv"})
     end = "resume goes on with the same training only"
+    mistakes: list[tuple[dict[str, Any], str]] = [
+        ({"lr": 1e-3}, f"lr 0.003, this run has 0.001: {end}"),
+        ({"head": "cosface"}, f"head arcface, this run has cosface: {end}"),
+        ({"seed": 5}, f"seed 0, this run has 5: {end}"),
+        ({"degradation": "blur:2"}, f"degradation noise:60, this run has blur:2: {end}"),
+        ({"split": others}, f"other people: {end}"),
+        ({"split": images}, rf"other data \(split table\): {end}"),
+    ]
     for resume in (place, elsewhere):
-        for wrong, said in (
-            ({"lr": 1e-3}, f"lr 0.003, this run has 0.001: {end}"),
-            ({"head": "cosface"}, f"head arcface, this run has cosface: {end}"),
-            ({"seed": 5}, f"seed 0, this run has 5: {end}"),
-            ({"degradation": "blur:2"}, f"degradation noise:60, this run has blur:2: {end}"),
-            ({"split": others}, f"other people: {end}"),
-            ({"split": images}, rf"other data \(split table\): {end}"),
-        ):
-            refused(
-                stopped, f"{resume} is of a training with {said}", lambda r=resume, w=wrong: train(**LONG | w, resume=r)
-            )
+        for wrong, said in mistakes:
+            again = partial(train, **LONG | wrong, resume=resume)
+            refused(stopped, f"{resume} is of a training with {said}", again)
             # Nor does anything come to stand where nothing was.
-            refused(stopped, said, lambda r=resume, w=wrong: train("new", **LONG | w, resume=r))
+            refused(stopped, said, partial(again, "new"))
             assert not (tmp_path / "new.checkpoints").exists()
 
 
@@ -400,11 +406,12 @@ def test_started_again_without_resume(stopped: Path, train: Train, tmp_path: Pat
         lambda: train(**LONG),
     )
     # Nor is it thrown away for a durable folder that has nothing, or that has another training.
-    for choices in ({}, {"seed": 1}):
+    differences: list[dict[str, Any]] = [{}, {"seed": 1}]
+    for choices in differences:
         refused(
             stopped,
             "is of a training that was stopped: go on with",
-            lambda c=choices: train(**LONG | c, checkpoints=str(tmp_path / "durable")),
+            partial(train, **LONG | choices, checkpoints=str(tmp_path / "durable")),
         )
 
 
@@ -414,7 +421,7 @@ def test_resume_from_what_is_no_checkpoint(stopped: Path, train: Train, tmp_path
         refused(
             stopped,
             f"{tmp_path / nothing} holds no last.safetensors: give the checkpoints of a training that was stopped",
-            lambda n=nothing: train(**LONG, resume=str(tmp_path / n)),
+            partial(train, **LONG, resume=str(tmp_path / nothing)),
         )
     (tmp_path / "empty" / "last.safetensors").write_bytes(b"no tensors at all")
     refused(
