@@ -324,7 +324,7 @@ def not_sampled(model: Path, _: list[Photo]) -> dict[str, Any]:
 def test_it_refuses_what_it_cannot_measure(change: Change, message: str, model: Path, tmp_path: Path) -> None:
     copied = write_model(tmp_path / "model", LABELS, GOOD, BAD, trained_on=TRAINED)
     made = photos()
-    settings = {"bootstrap": 100} | change(copied, made)
+    settings: dict[str, Any] = {"bootstrap": 100} | change(copied, made)
     with pytest.raises(KubefaceError, match=message) as raised:
         evaluate_attributes(*write_tables(tmp_path, made), copied, tmp_path / "out", **settings)
     assert "\n" not in str(raised.value)

@@ -364,7 +364,7 @@ def not_sampled(model: Path) -> dict[str, Any]:
 )
 def test_it_refuses_what_it_cannot_measure(change: Change, message: str, data: Tables, tmp_path: Path) -> None:
     model = trained(tmp_path / "model", data[1])
-    settings = {"bootstrap": 100} | change(model)
+    settings: dict[str, Any] = {"bootstrap": 100} | change(model)
     with pytest.raises(KubefaceError, match=message) as raised:
         evaluate_classes(*data, model, tmp_path / "out", **settings)
     assert "\n" not in str(raised.value)

@@ -125,6 +125,7 @@ def test_a_gallery_stays_where_nothing_is_lost(change: float, fmr: float, stays:
     new = unit(old + change * np.random.default_rng(1).normal(size=old.shape))
     found = compatibility(old, new, pairs, person, (0.3, 0.3), fmr, "baseline", Bootstrap(100))
     assert found.stays is stays
+    assert found.false_matches is not None
     assert found.false_matches > 2e-9
     assert not compatibility(
         old, np.hstack([new, new]), pairs, person, (0.3, 0.3), 0.1, "baseline", Bootstrap(30)

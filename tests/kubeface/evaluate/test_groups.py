@@ -1,6 +1,6 @@
 """Errors by group, against counts made by hand."""
 
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from kubeface.evaluate.groups import MIN_GENUINE, group_errors
 from kubeface.metrics.bootstrap import Bootstrap
-from kubeface.metrics.pairs import Pairs, all_pairs
+from kubeface.metrics.pairs import Floats, Ints, Pairs, all_pairs
 from kubeface.records.recognition_figures import ErrorRates, GroupColumn
 
 THRESHOLDS = {"baseline": 0.5, "finetuned": 0.4}
@@ -29,8 +29,10 @@ def made(
     return values, pairs, person, {"baseline": before, "finetuned": after}
 
 
-def errors(*arguments: Any, fmr: float = 0.01, bootstrap: Bootstrap = Bootstrap(200)) -> GroupColumn:
-    return group_errors(*arguments, THRESHOLDS, fmr, bootstrap)
+def errors(
+    values: Sequence[str | None], pairs: Pairs, people: Ints, scores: Mapping[str, Floats], fmr: float = 0.01
+) -> GroupColumn:
+    return group_errors(values, pairs, people, scores, THRESHOLDS, fmr, Bootstrap(200))
 
 
 def test_rates_are_counted_within_the_group() -> None:
@@ -47,14 +49,19 @@ def test_rates_are_counted_within_the_group() -> None:
             assert (row.genuine, row.impostor) == (len(genuine), len(impostors))
             assert getattr(row, model).fnmr == pytest.approx(sum(s <= threshold for s in genuine) / len(genuine))
             assert getattr(row, model).fmr == pytest.approx(sum(s > threshold for s in impostors) / len(impostors))
+        assert row.baseline.fnmr is not None and row.finetuned.fnmr is not None
         assert row.fnmr_change == pytest.approx(row.finetuned.fnmr - row.baseline.fnmr)
+        assert row.fnmr_change_low is not None and row.fnmr_change is not None and row.fnmr_change_high is not None
         assert row.fnmr_change_low < row.fnmr_change < row.fnmr_change_high
     a, b = found.rows
     for model in THRESHOLDS:
         for rate in ("fmr", "fnmr"):
             both = getattr(getattr(a, model), rate), getattr(getattr(b, model), rate)
             assert getattr(found.worst_ratio[model], rate) == max(both) / min(both) >= 1
-    assert found.worst_ratio["baseline"].fnmr > found.worst_ratio["finetuned"].fnmr
+    worst = [found.worst_ratio[model].fnmr for model in ("baseline", "finetuned")]
+    assert worst[0] is not None and worst[1] is not None
+    assert worst[0] > worst[1]
+    assert b.fnmr_change_high is not None
     assert b.fnmr_change_high < 0
 
 
@@ -78,6 +85,7 @@ def test_order_and_sides_of_pairs_do_not_matter_and_models_turn(seed: int) -> No
     for row, same, other in zip(found.rows, again.rows, turned.rows, strict=True):
         assert row.baseline == same.baseline == other.finetuned
         assert same.fnmr_change_low == pytest.approx(row.fnmr_change_low)
+        assert row.fnmr_change is not None and row.fnmr_change_high is not None
         assert other.fnmr_change == pytest.approx(-row.fnmr_change)
         assert other.fnmr_change_low == pytest.approx(-row.fnmr_change_high)
     assert turned.worst_ratio["baseline"] == found.worst_ratio["finetuned"]

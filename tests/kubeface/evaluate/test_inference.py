@@ -104,20 +104,20 @@ def test_sides_do_not_matter_and_a_photograph_is_like_itself(photographs: Path, 
 
 
 def test_a_given_threshold_decides(photographs: Path, model: str, capsys: pytest.CaptureFixture[str]) -> None:
-    pair = [str(photographs / name) for name in ("s1/1.pgm", "s1/2.pgm")]
-    found = compare(*pair, model=model)["similarity"]
+    left, right = (str(photographs / name) for name in ("s1/1.pgm", "s1/2.pgm"))
+    found = compare(left, right, model=model)["similarity"]
     for limit, same in ((found - 1e-9, True), (found, False)):
-        figures = compare(*pair, model=model, threshold=limit)
+        figures = compare(left, right, model=model, threshold=limit)
         assert (figures["same"], figures["threshold"]) == (same, limit)
         assert (figures["fmr"], figures["threshold_low"]) == (None, None)
         assert figures["confidence"] > 0.9  # which does not depend on the threshold
     plain = str(exported())
     capsys.readouterr()
-    figures = compare(*pair, model=plain, threshold=0.3)
+    figures = compare(left, right, model=plain, threshold=0.3)
     assert figures["confidence"] is None
     assert capsys.readouterr().out.splitlines()[1] == "the same person"
     with pytest.raises(KubefaceError, match=r"^\S+ has no threshold\.json"):
-        compare(*pair, model=plain)
+        compare(left, right, model=plain)
 
 
 def test_several_faces_are_told(

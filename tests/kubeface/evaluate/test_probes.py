@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,8 +16,9 @@ from kubeface.evaluate.probes import PROBES, choose_images, parse_probes, probe,
 from kubeface.faces.degradation import Degradation
 from kubeface.faces.images import RGB, decode_rgb
 from kubeface.metrics.bootstrap import Bootstrap
-from kubeface.metrics.pairs import Pairs
-from kubeface.metrics.verification import verification
+from kubeface.metrics.figures import Gains
+from kubeface.metrics.pairs import Floats, Pairs
+from kubeface.metrics.verification import bootstrap_difference, verification
 from kubeface.models.backbones import Preprocessing
 from kubeface.models.model import FaceModel, load_pretrained
 from kubeface.runtime.errors import KubefaceError
@@ -181,12 +183,12 @@ def test_no_more_images_and_pairs_than_said(
     images, identities = faces
     monkeypatch.setattr(module, "PROBE_PAIRS", 120)
     seen: list[int] = []
-    original = module.bootstrap_difference
-    monkeypatch.setattr(
-        module,
-        "bootstrap_difference",
-        lambda b, a, pairs, *rest: seen.append(len(pairs)) or original(b, a, pairs, *rest),
-    )
+
+    def noted(before: Floats, after: Floats, pairs: Pairs, *rest: Any) -> Gains:
+        seen.append(len(pairs))
+        return bootstrap_difference(before, after, pairs, *rest)
+
+    monkeypatch.setattr(module, "bootstrap_difference", noted)
     crops = Crops(images)
     (row,) = probe(
         {"baseline": linear, "finetuned": linear}, crops, identities, parse_probes("grey"), 0.001, Bootstrap(100)

@@ -28,7 +28,8 @@ def test_pairs_come_in_the_order_of_the_file(tmp_path: Path) -> None:
     text = "left,right,same\nann/1.jpg,ann/2.jpg,1\nbob/1.jpg,ann/2.jpg,0\nid0,id2,no\n"
     assert read(tmp_path, text) == [(0, 1, True), (2, 1, False), (0, 2, False)]
     pairs = read_user_pairs(written(tmp_path, text), INDEX)
-    assert (pairs.left.dtype, pairs.right.dtype, pairs.same.dtype) == (np.int64, np.int64, np.bool_)
+    assert pairs.left.dtype == pairs.right.dtype == np.int64
+    assert pairs.same.dtype == np.bool_
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from kubeface.metrics import score_counts as gallery
-from kubeface.metrics.pairs import all_pairs
+from kubeface.metrics.pairs import Vectors, all_pairs
 from kubeface.metrics.score_counts import BINS, ScoreCounts, count_scores
 from kubeface.metrics.verification import verification
 from kubeface.runtime.errors import KubefaceError
@@ -24,6 +24,11 @@ def made(seed: int, people: int = 30, images: int = 4, noise: float = 1.0) -> tu
     random = np.random.default_rng(seed)
     person = random.permutation(np.repeat(np.arange(people), images))
     return unit(random.normal(size=(people, 16))[person] + noise * random.normal(size=(len(person), 16))), person
+
+
+def sixteenths(embeddings: np.ndarray) -> Vectors:
+    """Embeddings rounded so that sums over them are exact."""
+    return np.asarray(np.round(embeddings * 16) / 16, np.float32)
 
 
 @given(seed=st.integers(0, 2**32 - 1), people=st.integers(2, 40), images=st.integers(2, 6), noise=st.floats(0.1, 4))
@@ -44,7 +49,7 @@ def test_figures_are_those_of_the_scores(seed: int, people: int, images: int, no
 @settings(max_examples=25)
 def test_figures_are_exactly_those_of_rounded_scores(seed: int, bins: int) -> None:
     embeddings, person = made(seed)
-    embeddings = np.round(embeddings * 16) / 16  # exact scores
+    embeddings = sixteenths(embeddings)
     counts = count_scores(embeddings, person, bins)
     pairs = all_pairs(person, 10**6)
     rounded = np.clip(np.floor((pairs.scores(embeddings) + 1) * np.float32(bins / 2)), 0, bins - 1)
@@ -60,7 +65,7 @@ def test_figures_are_exactly_those_of_rounded_scores(seed: int, bins: int) -> No
 @settings(max_examples=15)
 def test_order_of_images_and_names_of_people_do_not_matter(seed: int) -> None:
     embeddings, person = made(seed)
-    embeddings = np.round(embeddings * 16) / 16
+    embeddings = sixteenths(embeddings)
     order = np.random.default_rng(seed).permutation(len(person))
     found, moved = count_scores(embeddings, person), count_scores(embeddings[order], 5 - 3 * person[order])
     np.testing.assert_array_equal(found.genuine, moved.genuine)
@@ -93,7 +98,7 @@ def test_equal_and_opposite_images_fall_into_the_outer_bins() -> None:
 @pytest.mark.parametrize("scores", [1, 100, 1000])
 def test_blocks_do_not_matter(monkeypatch: pytest.MonkeyPatch, scores: int) -> None:
     embeddings, person = made(3)
-    embeddings = np.round(embeddings * 16) / 16
+    embeddings = sixteenths(embeddings)
     whole = count_scores(embeddings, person)
     monkeypatch.setattr(gallery, "BLOCK_SCORES", scores)
     blocks = count_scores(embeddings, person)
@@ -120,7 +125,7 @@ def test_the_chart_holds_every_pair_once(seed: int, bins: int) -> None:
 
 @pytest.mark.parametrize("person", [[0, 0, 0], [0, 1, 2], [0], []])
 def test_one_kind_of_pairs_is_no_gallery(person: list[int]) -> None:
-    counts = count_scores(np.ones((len(person), 4), np.float32) / 2, np.array(person, np.int64))
+    counts = count_scores(np.full((len(person), 4), 0.5, np.float32), np.array(person, np.int64))
     assert isinstance(counts, ScoreCounts)
     with pytest.raises(KubefaceError, match="at least two people, one of them with two images"):
         counts.figures()

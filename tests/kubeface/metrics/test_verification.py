@@ -571,6 +571,7 @@ def test_bootstrap_of_two_equal_models_has_no_gain() -> None:
     before, _, pairs, people = clustered()
     for entry in bootstrap_difference(before, before.copy(), pairs, people, 0.1, bootstrap=Bootstrap(100)).values():
         assert entry.gain == entry.gain_low == entry.gain_high == 0.0
+        assert entry.before_low is not None and entry.before_high is not None
         assert entry.before_low < entry.before_high
 
 
@@ -579,6 +580,7 @@ def test_bootstrap_sees_both_models_on_the_same_draws() -> None:
     before, _, pairs, people = clustered()
     entry = bootstrap_difference(before, before + 0.2 * pairs.same, pairs, people, 0.1, bootstrap=Bootstrap(200))["auc"]
     assert 0 < entry.gain_low < entry.gain_high
+    assert entry.before_low is not None and entry.before_high is not None
     assert entry.gain_high - entry.gain_low < 0.5 * (entry.before_high - entry.before_low)
 
 
@@ -592,6 +594,7 @@ def test_intervals_over_people_are_wider_than_over_pairs() -> None:
         naive.append(_Ranked(before, pairs.same).figures(counts, 0.1)[0])
     low, high = np.quantile(naive, [0.025, 0.975])
     assert low < found.before < high
+    assert found.before_low is not None and found.before_high is not None
     assert found.before_high - found.before_low > 2 * (high - low)
 
 
