@@ -61,7 +61,7 @@ def low_resolution(
         enlarged = superresolve_task(planned, ingested.outputs["faces"], shard)
         aligned = align_task(planned, enlarged.outputs["enlarged"], shard)
         filtered = filter_task(planned, enlarged.outputs["enlarged"], aligned.outputs["aligned"], shard)
-    gathered = gather_task(planned, ingested, aligned, filtered)
+    gathered = gather_task(planned, enlarged, aligned, filtered)
 
     audited = audit_task(planned, gathered)
     divided = split_task(planned, gathered, audited)

@@ -165,10 +165,16 @@ def filter_task(planned: Task, faces: Any, aligned: Any, shard: Any) -> Task:
     return task
 
 
-def gather_task(planned: Task, ingested: Task, aligned: Task, filtered: Task) -> Task:
-    """The tables of all shards as one: what leaves the loop are receipts, since parameters are collected from it."""
+def gather_task(planned: Task, photographs: Task, aligned: Task, filtered: Task) -> Task:
+    """The tables of all shards as one: what leaves the loop are receipts, since parameters are collected from it.
+
+    Args:
+        planned: the plan.
+        photographs: ingest, or superresolve where it stands between ingest and align.
+        aligned, filtered: the tasks behind that.
+    """
     task = gather(
-        ingested=dsl.Collected(ingested.outputs["Output"]),
+        ingested=dsl.Collected(photographs.outputs["Output"]),
         aligned=dsl.Collected(aligned.outputs["Output"]),
         filtered=dsl.Collected(filtered.outputs["Output"]),
         options=planned.outputs["gather"],

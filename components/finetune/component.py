@@ -20,8 +20,9 @@ def finetune(
     from components.execution import run_step
     from components.finetune.nodes import Nodes
     from components.finetune.training import Training, train
-    from kubeface.finetune.options import read_finetune_options
+    from kubeface.finetune.options import FinetuneOptions
     from kubeface.runtime.options import read_options
 
-    training = Training(aligned, divided, model, read_finetune_options(options), champion, decision)
+    settings = read_options(FinetuneOptions, options, "finetune.")
+    training = Training(aligned, divided, model, settings, champion, decision)
     run_step(metrics, train, training, read_options(Nodes, nodes, "nodes."))

@@ -4,7 +4,7 @@ A pipeline has few parameters: the run's own, and the options of each step as on
 share (seed, degradation …) are given once, to the run, and `step_options` hands them to the steps.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Self
 
@@ -14,7 +14,7 @@ from kubeface.align.options import AlignOptions
 from kubeface.audit.options import AuditOptions
 from kubeface.evaluate.options import EvaluateAttributesOptions, EvaluateClassesOptions, EvaluateOptions
 from kubeface.filter.options import FilterOptions
-from kubeface.finetune.options import NOT_FOR, FinetuneOptions, read_finetune_options
+from kubeface.finetune.options import NOT_FOR, FinetuneOptions, with_recipe
 from kubeface.gather.options import GatherOptions
 from kubeface.ingest.options import IngestOptions
 from kubeface.notify.options import NotifyOptions
@@ -210,7 +210,7 @@ def read_parameters(pipeline: str, values: Mapping[str, Any]) -> RunParameters:
     given = {name: value for name, value in values.items() if value != {} or name in kind.model_fields}
     wrong = list(_given_twice(given))
     try:
-        found = kind.model_validate(_told(merged(defaults(kind), given), kind.task))
+        found = kind.model_validate(_told(kind, given))
     except ValidationError as error:
         wrong.append(explain(error, kind))
     if wrong:
@@ -218,22 +218,26 @@ def read_parameters(pipeline: str, values: Mapping[str, Any]) -> RunParameters:
     return found
 
 
-def _told(values: dict[str, Any], task: Task) -> dict[str, Any]:
-    """The values, where the steps whose rules depend on the task and the recipe are told of them."""
-    found = dict(values)
-    for step in ("audit", "split", "finetune", "scratch"):
-        if isinstance(options := values.get(step), Mapping):
-            found[step] = {**options, "task": task}
-    for step, recipe in (("finetune", values.get("recipe")), ("scratch", SCRATCH["recipe"])):
+def _told(kind: type[RunParameters], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The values over the pipeline's defaults; steps whose rules depend on task and recipe are told of them."""
+    shown = defaults(kind)
+    found = merged(shown, given)
+    for step, recipe in (("finetune", found.get("recipe")), ("scratch", SCRATCH["recipe"])):
         if isinstance(options := found.get(step), Mapping):
-            found[step] = {name: value for name, value in options.items() if not _is_default(name, value)}
-            found[step]["recipe"] = recipe
+            meant = _meant(given.get(step, {}), shown[step])
+            found[step] = {name: value for name, value in options.items() if meant(name, value)} | {"recipe": recipe}
+    for step in ("audit", "split", "finetune", "scratch"):
+        if isinstance(options := found.get(step), Mapping):
+            found[step] = {**options, "task": kind.task}
     return found
 
 
-def _is_default(name: str, value: Any) -> bool:
-    """Whether an option of finetune has its default, which counts as not given beside a recipe."""
-    return name in TRAINING_DEFAULTS and TRAINING_DEFAULTS[name] == value
+def _meant(given: Any, shown: Mapping[str, Any]) -> Callable[[str, Any], bool]:
+    """Which options of a training were meant, and so go before the recipe's: those that were given, or, of a complete
+    dictionary as the UI's form gives it, those that are not at their defaults."""
+    complete = isinstance(given, Mapping) and given.keys() >= shown.keys()
+    explicit = set() if complete or not isinstance(given, Mapping) else set(given)
+    return lambda name, value: name in explicit or TRAINING_DEFAULTS.get(name, ...) != value
 
 
 def _given_twice(values: Mapping[str, Any]) -> Iterator[str]:
@@ -314,4 +318,6 @@ def _with(options: AnyOptions, **values: Any) -> AnyOptions:
 
 
 def _trained(options: FinetuneOptions, values: Mapping[str, Any], where: str = "finetune.") -> FinetuneOptions:
-    return read_finetune_options(options.model_dump(exclude_unset=True) | dict(values), where)
+    return with_recipe(
+        read_options(FinetuneOptions, options.model_dump(exclude_unset=True) | dict(values), where), where
+    )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from kubeface.faces.degradation import Degradation
+from kubeface.finetune.options import FinetuneOptions
 from kubeface.ingest.step import plan_shards
 from kubeface.plan.parameters import StepOptions, read_parameters, step_options
 from kubeface.plan.resources import Resources
@@ -77,7 +78,11 @@ def outputs(plan: Plan) -> dict[str, Any]:
     return {
         "Output": plan.shards,
         "champion": plan.champion,
-        **{step: model.model_dump(mode="json") if model else {} for step, model in options.items()},
+        # What a training's recipe and its user set goes before defaults, and so alone is handed on.
+        **{
+            step: model.model_dump(mode="json", exclude_unset=isinstance(model, FinetuneOptions)) if model else {}
+            for step, model in options.items()
+        },
         "shard_cpu": pods.shard.cpu,
         "shard_memory": pods.shard.memory,
         "audit_cpu": pods.audit.cpu,

@@ -93,7 +93,7 @@ def test_focal_loss_is_the_papers(seed: int, gamma: float) -> None:
 def test_focal_loss_of_the_surest_is_finite(logit: float, target: float) -> None:
     logits = torch.tensor([[logit]], requires_grad=True)
     loss = focal_loss(logits, torch.tensor([[target]]), 2.0, torch.ones(1)).sum()
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     assert torch.isfinite(loss)
     assert logits.grad is not None
     assert torch.isfinite(logits.grad).all()
@@ -105,7 +105,7 @@ def test_labels_that_are_not_known_have_no_gradient(seed: int, gamma: float, bal
     objective = attributes(targets, focal_gamma=gamma, balance=balance)
     logits = torch.randn(len(targets), 4, generator=torch.Generator().manual_seed(seed), requires_grad=True)
     losses = objective.losses(logits, torch.arange(len(targets)))
-    losses.sum().backward()  # type: ignore[no-untyped-call]
+    losses.sum().backward()
     assert logits.grad is not None
     assert ((logits.grad == 0).numpy() == (targets == -1)).all()
     # What is not known may be anything.

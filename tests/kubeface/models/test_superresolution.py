@@ -195,7 +195,7 @@ def test_a_network_of_ours_gives_what_torch_gives(architecture: str, scale: int,
 
 def test_torchscript_and_onnx_give_the_same(tmp_path: Path) -> None:
     network = learnt()
-    traced = torch.jit.trace(network, torch.rand(1, 3, 9, 11))  # type: ignore[no-untyped-call]
+    traced = torch.jit.trace(network, torch.rand(1, 3, 9, 11))
     save_script(traced, tmp_path / "it.pt")
     (tmp_path / "it.onnx").write_bytes(to_onnx(tmp_path / "it.pt"))
     image = noise(14, 14)

@@ -168,7 +168,14 @@ def test_each_task_is_told_to_the_steps_that_ask() -> None:
     assert low.finetune.superresolver == low.superresolve.model == "s3://models/espcn.onnx"
 
 
-def test_a_recipe_gives_way_to_what_is_not_a_default() -> None:
+def test_what_is_given_goes_before_the_recipe_defaults_too() -> None:
+    recipe = options_of("image-classification").finetune
+    assert (recipe.strategy, recipe.num_layers) == ("partial", 10)
+    mine = options_of("image-classification", finetune={"strategy": "full", "num_layers": 0}).finetune
+    assert (mine.strategy, mine.num_layers, mine.head_lr) == ("full", 0, recipe.head_lr)
+
+
+def test_of_a_complete_dictionary_the_recipe_gives_way_to_what_is_not_a_default() -> None:
     plain, recipe = options_of().finetune, options_of(recipe="noise").finetune
     differing = [name for name in type(plain).model_fields if getattr(plain, name) != getattr(recipe, name)]
     assert len(differing) > 1

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from components.plan.component import plan as component
+from kubeface.finetune.options import FinetuneOptions, with_recipe
 from kubeface.plan.step import outputs, plan
 from kubeface.runtime.errors import KubefaceError
+from kubeface.runtime.options import read_options
 
 
 def test_a_plan_lists_shards_and_gives_every_step_its_options(orl_folder: Path, tmp_path: Path) -> None:
@@ -27,6 +29,14 @@ def test_the_outputs_are_those_of_the_component(orl_folder: Path, tmp_path: Path
         json.dumps(found, allow_nan=False)
         assert bool(found["superresolve"]) is (pipeline == "low-resolution")
         assert bool(found["scratch"]) is (pipeline == "image-classification")
+
+
+def test_a_training_gets_the_options_that_the_plan_says(orl_folder: Path, tmp_path: Path) -> None:
+    values = {"source": str(orl_folder), "models": str(tmp_path), "finetune": {"strategy": "full", "num_layers": 0}}
+    planned = plan("image-classification", values)
+    handed = json.loads(json.dumps(outputs(planned)["finetune"]))
+    assert handed["num_layers"] == 0  # the default, over the recipe's 10
+    assert with_recipe(read_options(FinetuneOptions, handed)) == planned.options.finetune
 
 
 def test_all_that_is_wrong_is_said_before_the_source_is_listed() -> None:

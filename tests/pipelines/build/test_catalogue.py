@@ -20,10 +20,10 @@ def test_one_that_is_not_there_is_named(ask: object) -> None:
 
 
 def test_what_is_done_to_one_is_undone() -> None:
-    @dsl.component  # type: ignore[untyped-decorator]
+    @dsl.component
     def work() -> None: ...
 
-    @dsl.pipeline(name="small")  # type: ignore[untyped-decorator]
+    @dsl.pipeline(name="small")
     def small() -> None:
         work()
 

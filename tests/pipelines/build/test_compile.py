@@ -65,11 +65,11 @@ def test_a_claim_for_weights_is_mounted_where_they_are_fetched(tmp_path: Path) -
 def test_a_claim_is_written_as_kfp_writes_it(tmp_path: Path) -> None:
     from kfp import compiler, dsl, kubernetes
 
-    @dsl.component  # type: ignore[untyped-decorator]
+    @dsl.component
     def audit() -> None:
         pass
 
-    @dsl.pipeline  # type: ignore[untyped-decorator]
+    @dsl.pipeline
     def pipeline() -> None:
         kubernetes.mount_pvc(audit(), pvc_name="my-weights", mount_path="/cache")
 
