@@ -164,3 +164,9 @@ for commands in COMMANDS.values():
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-500:]
+
+
+def test_what_the_images_copy_is_in_the_build_context() -> None:
+    kept = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    copied = [line.split()[1] for step in STEPS for line in lines_of(step) if line.startswith("COPY ")]
+    assert {source.split("/")[0] for source in copied if not source.startswith("--from")} <= kept
