@@ -169,7 +169,7 @@ lint: $(READY) ## ruff and mypy
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 
-test-fast: $(READY) ## The tests that are quick and need no network: what a change usually breaks (2 minutes) [JOBS=2]
+test-fast: $(READY) ## The tests that are quick and need no network: what a change usually breaks [JOBS=2]
 	@$(MALLOC) $(BIN)/python -m pytest -m "not slow" --numprocesses $(JOBS) --dist loadfile
 
 test: lint ## Run every check and every test [JOBS=2]
