@@ -22,21 +22,21 @@ from tests.support.engine import working_engine
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 REGISTRY, TAG = "localhost/kubeface-test", "test"
-INGEST, PROMOTE = f"{REGISTRY}/ingest:{TAG}", f"{REGISTRY}/promote:{TAG}"
+INGEST, PLAN = f"{REGISTRY}/ingest:{TAG}", f"{REGISTRY}/plan:{TAG}"
 ALL = {step for step, _ in images_in(face_finetuning.pipeline_spec)}
 
 
 @pytest.fixture(scope="module")
 def engine() -> str:
     engine = working_engine()
-    list(build(["ingest", "promote"], engine, REGISTRY, TAG))
+    list(build(["ingest", "plan"], engine, REGISTRY, TAG))
     return engine
 
 
 @pytest.fixture(scope="module")
 def images() -> Images:
     """The image of ingest in the place of every other, but of the one that the first step runs in."""
-    return {step: Image(image=INGEST, size=1) for step in ALL} | {"promote": Image(image=PROMOTE, size=1)}
+    return {step: Image(image=INGEST, size=1) for step in ALL} | {"plan": Image(image=PLAN, size=1)}
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ def test_all_images_are_needed(engine: str, images: Images) -> None:
 
 def test_the_command_line_says_in_one_line_what_is_missing(engine: str, tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "pipelines.local.containers", "--record", str(tmp_path / "images.json")],
+        [sys.executable, "-m", "kubeface", "demo-containers", "--record", str(tmp_path / "images.json")],
         capture_output=True,
         text=True,
     )
