@@ -172,7 +172,7 @@ def _record(
         compatibility=compare_galleries(inputs, measured, calibration),
         all_pairs=count_all_pairs(measured),
         probes=measure_probes(inputs, models, far),
-        few_pixels=inputs.low_resolution,
+        low_resolution=inputs.low_resolution,
         resolutions=resolutions,
         lfw=describe_lfw(inputs, measured.lfw),
         gate=decide(evidence, inputs.options.gate),

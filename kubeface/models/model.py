@@ -4,8 +4,8 @@ A model folder holds
 
     model.safetensors   the backbone's weights, float32
     head.safetensors    weight L×D and bias L, float32, of what makes scores of embeddings; not for recognition
-    model.json          task, backbone, guarded (quality-routed) or not, preprocessing, alignment, embedding
-                        size, sha256 of weights and head, training
+    model.json          task, backbone, quality_routed or not, preprocessing, alignment, embedding size,
+                        sha256 of weights and head, training
 """
 
 import hashlib
@@ -255,7 +255,7 @@ def save_model(
         preprocessing=PreprocessingRecord(**asdict(model.preprocessing)),
         alignment=AlignmentRecord(template=model.template, size=size, detector=model.detector),
         embedding_size=model.embedding_size,
-        guarded=isinstance(model.network, QualityRouted),
+        quality_routed=isinstance(model.network, QualityRouted),
         start=model.start,
         start_license=model.license,
         weights_sha256=sha256_file(folder / WEIGHTS_FILE),
@@ -306,7 +306,7 @@ def load_model(folder: Path | str, device: torch.device | None = None, expected_
     path = folder / WEIGHTS_FILE
     if not path.is_file() or sha256_file(path) != record.weights_sha256:
         raise KubefaceError(f"{path} is missing or is not the file that {CONFIG_FILE} describes")
-    if record.guarded:
+    if record.quality_routed:
         network, embedding_size = _load_routed(known, path)
     else:
         network, embedding_size = load_network(known, path, str(path))

@@ -168,15 +168,15 @@ def gain_cells(gain: Gain) -> Lines:
 
 def degradation(evaluation: EvaluationRecord) -> str:
     """What was done to the photographs of the target set, as a sentence that follows others; empty for nothing."""
-    low_resolution = evaluation.few_pixels if isinstance(evaluation, RecognitionEvaluation) else None
+    low_resolution = evaluation.low_resolution if isinstance(evaluation, RecognitionEvaluation) else None
     crossed = (
-        " heldout\\_cross compares a photograph of few pixels with a sharp one of another moment."
+        " heldout\\_cross compares a low-resolution photograph with a sharp one of another moment."
         if low_resolution
         else ""
     )
     if low_resolution and low_resolution.paired:
         return (
-            " The set heldout has photographs that a camera took with few pixels, heldout\\_clean the sharp ones of "
+            " The set heldout has photographs that a camera took at low resolution, heldout\\_clean the sharp ones of "
             f"the same moments.{crossed}"
         )
     if evaluation.degradation == "none":

@@ -173,7 +173,7 @@ def _probes(evaluation: RecognitionEvaluation) -> Lines:
 
 def _resolutions(evaluation: RecognitionEvaluation) -> Lines:
     """Every size that was measured, and how."""
-    measured, origin = evaluation.resolutions, evaluation.few_pixels
+    measured, origin = evaluation.resolutions, evaluation.low_resolution
     if measured is None or not measured.rows:
         return []
     rows = [
@@ -187,7 +187,7 @@ def _resolutions(evaluation: RecognitionEvaluation) -> Lines:
         ]
         for row in measured.rows
         for against, pairs in (
-            [("sharp", row.same)] if row.size == "clean" else [("sharp", row.cross), ("as few pixels", row.same)]
+            [("sharp", row.same)] if row.size == "clean" else [("sharp", row.cross), ("low resolution", row.same)]
         )
     ]
     if origin and origin.paired:
@@ -198,7 +198,7 @@ def _resolutions(evaluation: RecognitionEvaluation) -> Lines:
     sizes = ", ".join(dict.fromkeys(size_name(row.size) for row in measured.rows))
     lines = [
         "",
-        f"Measured at {sizes}; faces of few pixels were {made}. The fixed threshold, {measured.threshold:.4f}, is the "
+        f"Measured at {sizes}; low-resolution faces were {made}. The fixed threshold, {measured.threshold:.4f}, is the "
         f"starting model's on sharp photographs at a false match rate of {percent(measured.fmr)}, as a system in use "
         "has set it." + (f" Too few photographs to measure: {', '.join(left_out)}." if left_out else ""),
         "",

@@ -29,7 +29,7 @@ from kubeface.storage.folders import new_folder, read_json, sha256_file, write_j
 # lacks.
 METRICS = (
     "task", "baseline", "finetuned", "champion", "scratch", "gain", "gain_over_champion", "gain_over_scratch", "gate",
-    "paired", "probes", "few_pixels", "resolutions", "groups", "identification", "calibration", "compatibility",
+    "paired", "probes", "low_resolution", "resolutions", "groups", "identification", "calibration", "compatibility",
     "labels", "thresholds", "chosen_on",
 )  # fmt: skip
 NETWORK_FILES = ("superresolution.onnx", "superresolution.json")  # the network that enlarges small faces

@@ -197,7 +197,7 @@ class RecognitionEvaluation(EvaluationRecord):
     """Figures over every pair by set and model, where not all pairs were scored one by one."""
     probes: list[ProbeRow] | None = None
     """By degradation."""
-    few_pixels: LowResolution | None = None
+    low_resolution: LowResolution | None = None
     """Where low-resolution faces were measured."""
     resolutions: Resolutions | None = None
     """Figures by resolution."""

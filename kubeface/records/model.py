@@ -149,7 +149,7 @@ class ModelRecord(_Sparse):
     preprocessing: PreprocessingRecord
     alignment: AlignmentRecord
     embedding_size: int
-    guarded: bool = False
+    quality_routed: bool = False
     """Whether clean and degraded crops are sent through different networks."""
     start: str = "unknown"
     """Where the starting weights came from."""

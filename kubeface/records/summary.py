@@ -153,7 +153,7 @@ class RecognitionSummary(SummaryRecord):
     """Whether galleries enrolled with the older model can stay."""
     groups: dict[str, dict[str, ErrorRates]]
     """Largest over smallest error rate among groups, by column and model."""
-    few_pixels: LowResolution | None = None
+    low_resolution: LowResolution | None = None
     """How low resolution was measured."""
     resolutions: Resolutions | None = None
     """Figures by resolution."""

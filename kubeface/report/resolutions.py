@@ -21,7 +21,7 @@ from kubeface.report.run import Run
 
 SHARP, BICUBIC = "clean", "bicubic"
 # What a low-resolution photograph is compared with, as evaluate calls it and as the page does.
-KINDS = {"cross": "Few pixels against sharp photographs", "same": "Few pixels against few pixels"}
+KINDS = {"cross": "Low resolution against sharp photographs", "same": "Low resolution against low resolution"}
 FIGURES = ("accuracy", "accuracy_fixed", "auc", "tar")  # of the table, in its order
 GAINS = ("tar", "accuracy_fixed")  # of which the table has the change
 FACE = 336  # pixels of the longer side of a face's picture
@@ -111,10 +111,10 @@ class ByResolution:
 
 def set_title(name: str, evaluation: RecognitionEvaluation) -> str:
     """The title of a set of held-out people."""
-    if evaluation.few_pixels and evaluation.few_pixels.paired:
-        paired = {"heldout": "few pixels", "heldout_cross": "few pixels against sharp", "heldout_clean": "sharp"}
-        if name in paired:
-            return f"Held-out people, {paired[name]}"
+    if evaluation.low_resolution and evaluation.low_resolution.paired:
+        low = "low resolution"
+        if words := {"heldout": low, "heldout_cross": f"{low} against sharp", "heldout_clean": "sharp"}.get(name):
+            return f"Held-out people, {words}"
     elif name == "heldout_cross":
         return f"Held-out people, {evaluation.degradation} against clean crops"
     return title(name, evaluation.degradation)
@@ -127,11 +127,11 @@ def size_name(size: str) -> str:
 
 def by_resolution(run: Run, evaluation: RecognitionEvaluation) -> ByResolution | None:
     """The section's content; None where low resolution was not measured."""
-    if evaluation.resolutions is None or evaluation.few_pixels is None:
+    if evaluation.resolutions is None or evaluation.low_resolution is None:
         return None
     rows = evaluation.resolutions.rows
-    network = evaluation.few_pixels.superresolver != BICUBIC and not evaluation.few_pixels.paired
-    names = _model_names(evaluation.few_pixels, network)
+    network = evaluation.low_resolution.superresolver != BICUBIC and not evaluation.low_resolution.paired
+    names = _model_names(evaluation.low_resolution, network)
     fars = (rate(_pairs(row, kind).far) for row in rows for kind in KINDS)
     return ByResolution(
         meaning=_meaning(rows),
@@ -143,7 +143,7 @@ def by_resolution(run: Run, evaluation: RecognitionEvaluation) -> ByResolution |
         lfw=_lfw(evaluation, names),
         faces=_faces(run, rows),
         fars=" and ".join(dict.fromkeys(fars)),
-        columns=[*(["bicubic", "network"] if network else ["few pixels"]), "sharp"],
+        columns=[*(["bicubic", "network"] if network else ["low resolution"]), "sharp"],
         left_out=_left_out(evaluation.resolutions),
     )
 

@@ -69,7 +69,7 @@ def _with_task(run: Run, shared: SummaryRecord) -> SummaryRecord:
                 calibration=evaluation.calibration,
                 compatibility=evaluation.compatibility,
                 groups={name: column.worst_ratio for name, column in evaluation.groups.items()},
-                few_pixels=evaluation.few_pixels,
+                low_resolution=evaluation.low_resolution,
                 resolutions=evaluation.resolutions,
             )
         case AttributesEvaluation() as evaluation:

@@ -239,7 +239,7 @@ def resolutions(paired: bool = False, network: bool = True) -> Json:
             }
         )  # fmt: skip
     return {
-        "few_pixels": {
+        "low_resolution": {
             "paired": paired,
             "alone": 2 if paired else 0,
             "superresolver": "edsr.onnx@12ab34cd56ef" if enlarged else "bicubic",

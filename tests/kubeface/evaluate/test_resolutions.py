@@ -260,7 +260,7 @@ def test_cross_is_a_set_like_the_others(reduced_faces: Path) -> None:
     assert found["gate"]["rule"]["target"] == CROSS and found["gate"]["better"]
     assert CROSS in read_json(reduced_faces / "roc.json")
     assert f"{CROSS},finetuned," in (reduced_faces / "thresholds.csv").read_text()
-    assert found["few_pixels"] == {"paired": False, "alone": 0, "superresolver": "bicubic"}
+    assert found["low_resolution"] == {"paired": False, "alone": 0, "superresolver": "bicubic"}
     assert found["settings"]["sizes"] == "8 16"
 
 
@@ -326,7 +326,7 @@ def test_without_few_pixels_nothing_is_added(
 ) -> None:
     evaluate(aligned_table, split_table, mended, tmp_path / "out", degradation="blur:2", **QUICK)
     found = read(tmp_path / "out")
-    assert not {"few_pixels", "resolutions", "hardest_cross"} & set(found) and "sizes" not in found["settings"]
+    assert not {"low_resolution", "resolutions", "hardest_cross"} & set(found) and "sizes" not in found["settings"]
     assert set(found["gain"]) == {"heldout", "heldout_clean"}
     assert not (tmp_path / "out" / "scores_cross.parquet").exists() and not (tmp_path / "out" / "sizes").exists()
     with pytest.raises(KubefaceError, match=CROSS):
@@ -370,7 +370,8 @@ def test_the_network_of_the_model_enlarges(
         )
     own, plain, given = (read(tmp_path / out) for out in ("own", "plain", "given"))
     assert own == given
-    assert own["few_pixels"]["superresolver"] == network.name and plain["few_pixels"]["superresolver"] == "bicubic"
+    assert own["low_resolution"]["superresolver"] == network.name
+    assert plain["low_resolution"]["superresolver"] == "bicubic"
     name = next(iter((tmp_path / "own" / "samples").iterdir())).stem
     shown = np.asarray(Image.open(tmp_path / "own" / "samples" / f"{name}.png"))
     np.testing.assert_array_equal(shown[:, 112:], Degradation("lowres", 10, enlarger=network)(held[name]))
@@ -479,7 +480,7 @@ def of_pairs(pairs: tuple[Path, Path], mended: Path, tmp_path_factory: pytest.Te
 def test_low_images_are_compared_as_they_are(of_pairs: Path, pairs: tuple[Path, Path]) -> None:
     found = read(of_pairs)
     assert found["degradation"] == "none"  # a camera did it
-    assert found["images"] == 13 and found["few_pixels"]["paired"] and found["few_pixels"]["alone"] == 2
+    assert found["images"] == 13 and found["low_resolution"]["paired"] and found["low_resolution"]["alone"] == 2
     assert found["groups"] == {}  # neither resolution nor enlargement is a group of people
     rows = rows_of(pairs[0])
     model = load_pretrained("sface")

@@ -166,13 +166,13 @@ def test_a_full_evaluation_fills_every_section(tmp_path: Path) -> None:
     assert "None" not in text and "cannot be estimated" not in text
 
 
-def test_the_card_tells_of_few_pixels(tmp_path: Path) -> None:
+def test_the_card_tells_of_low_resolution(tmp_path: Path) -> None:
     network = {"name": "edsr|x", "scale": 8, "sha256": "5" * 64, "identities": []}
     text = card(tmp_path, config={"superresolution": network}, **resolutions())
     check_tables(text)
     for told in (
         "fewer than 14×14 pixels of its photograph goes through the super-resolution network superresolution.onnx",
-        "Measured at 10 pixels, 14 pixels, 20 pixels, sharp; faces of few pixels were made of sharp ones and enlarged "
+        "Measured at 10 pixels, 14 pixels, 20 pixels, sharp; low-resolution faces were made of sharp ones and enlarged "
         "by `edsr.onnx@12ab34cd56ef`. The fixed threshold, 0.3612, is the starting model's on sharp photographs at a "
         "false match rate of 0.10 %, as a system in use has set it. Too few photographs to measure: 28 pixels.",
         "| 10 pixels | sharp | 120 | 12 | 62.00 % | 68.00 % | +6.00 (+1.00 to +11.00) | 55.00 % | 61.00 % |",

@@ -92,7 +92,7 @@ def with_network(model: Path) -> Path:
     return model
 
 
-def test_a_model_for_few_pixels_takes_its_network_and_its_head_with_it(tmp_path: Path) -> None:
+def test_a_low_resolution_model_takes_its_network_and_its_head_with_it(tmp_path: Path) -> None:
     model, evaluation = make(tmp_path, better=True, **resolutions())
     promote(with_network(model), evaluation, tmp_path / "out", options=published(tmp_path))
     written = Path(str(promotion_of(tmp_path / "out")["uri"]))

@@ -16,7 +16,7 @@ WRITTEN: dict[str, Any] = {
     "preprocessing": {"size": 112, "color_order": "rgb", "mean": 127.5, "std": [128.0, 1, 2.5]},
     "alignment": {"template": "arcface_112", "size": 112, "detector": "mtcnn"},
     "embedding_size": 128,
-    "guarded": False,
+    "quality_routed": False,
     "start": "wheel#sha256=1",
     "start_license": "MIT",
     "weights_sha256": "1" * 64,

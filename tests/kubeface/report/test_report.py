@@ -247,7 +247,7 @@ def test_every_part_that_an_evaluation_may_lack_can_be_left_out(tmp_path: Path) 
     whole = run.evaluation()
     before = page_of(run)
     optional = {name for name, field in RecognitionEvaluation.model_fields.items() if not field.is_required()}
-    for name in sorted((optional & set(whole)) - {"schema_version", "task", "few_pixels"}):
+    for name in sorted((optional & set(whole)) - {"schema_version", "task", "low_resolution"}):
         write_json(path, {key: value for key, value in whole.items() if key != name})
         after = page_of(run)
         assert len(after.text) < len(before.text), name

@@ -1,4 +1,4 @@
-"""The report's section on faces of few pixels."""
+"""The report's section on low-resolution faces."""
 
 import json
 from pathlib import Path
@@ -53,7 +53,7 @@ def test_each_size_is_told_before_and_after(tmp_path: Path) -> None:
         assert words in told, words
     pictures = [image for image in page.all("img") if "Held-out face" in (image["alt"] or "")]
     assert len(pictures) == 3 * 4
-    assert "Few pixels against sharp: genuine pairs" in " ".join(page.text.split())
+    assert "Low resolution against sharp: genuine pairs" in " ".join(page.text.split())
     assert "#resolutions" in {link["href"] for link in page.all("a")}
 
 
@@ -72,7 +72,7 @@ def test_of_a_cameras_pairs_no_enlarging_is_told(tmp_path: Path) -> None:
     assert "taken by a camera" in told and "baseline, as taken" in told
     assert "2 images without their other half were left out" in told
     assert "bicubic" not in told and "network" not in told
-    assert "Each, from left to right: few pixels, sharp." in told
+    assert "Each, from left to right: low resolution, sharp." in told
 
 
 def test_it_is_told_what_the_threshold_was_calibrated_on(tmp_path: Path) -> None:
@@ -85,13 +85,13 @@ def test_the_summary_has_the_sizes(tmp_path: Path) -> None:
     page_of(run)
     summary = json.loads(run.summary.read_text())
     assert [row["size"] for row in summary["resolutions"]["rows"]] == ["10", "14", "20", "clean"]
-    assert summary["few_pixels"]["superresolver"] == "edsr.onnx@12ab34cd56ef"
+    assert summary["low_resolution"]["superresolver"] == "edsr.onnx@12ab34cd56ef"
 
 
-def test_without_few_pixels_there_is_no_section(tmp_path: Path) -> None:
+def test_without_low_resolution_there_is_no_section(tmp_path: Path) -> None:
     run = make_run(tmp_path, full=True)
     page = page_of(run)
-    assert "By resolution" not in page.text and not {"few_pixels", "resolutions"} & set(
+    assert "By resolution" not in page.text and not {"low_resolution", "resolutions"} & set(
         json.loads(run.summary.read_text())
     )
 

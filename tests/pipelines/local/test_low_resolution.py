@@ -52,7 +52,7 @@ def test_few_pixels_are_measured_against_sharp_photographs(done: tuple[Path, dic
     (file,) = (folder / "steps").rglob("evaluation.json")
     evaluation = json.loads(file.read_text("utf-8"))
     assert evaluation["settings"]["gate"]["target"] == "heldout_cross"
-    assert evaluation["few_pixels"]["paired"] is True and evaluation["few_pixels"]["alone"] == 0
+    assert evaluation["low_resolution"]["paired"] is True and evaluation["low_resolution"]["alone"] == 0
     told = [row["size"] for row in evaluation["resolutions"]["rows"]]
     assert told[-1] == "clean" and {*told, *(row["size"] for row in evaluation["resolutions"]["left_out"])} == {
         "10", "14", "20", "clean"
