@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from kubeface.api import Comparison, Model, compare, identify, load, run
+    from kubeface.api import Comparison, Identification, Model, compare, identify, load, run
 
-__all__ = ["Comparison", "Model", "__version__", "compare", "identify", "load", "run"]
+__all__ = ["Comparison", "Identification", "Model", "__version__", "compare", "identify", "load", "run"]
 
 
 def __getattr__(name: str) -> Any:

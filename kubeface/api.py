@@ -1,7 +1,7 @@
 """kubeface for Python code: open a model, embed and compare photographs, search a gallery, run a pipeline."""
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,36 +9,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kubeface.evaluate.inference import identify
+from kubeface.evaluate.inference import Comparison, Identification, compare_faces, identify
 from kubeface.faces.images import encode_crop
-from kubeface.models.recogniser import Face, LeftOut, Recogniser, open_recogniser, similarity
+from kubeface.models.recogniser import Face, LeftOut, Recogniser, open_recogniser
 from kubeface.runtime.errors import KubefaceError
 from kubeface.runtime.processors import cpu_limit
 from kubeface.runtime.workers import in_order
 from kubeface.storage import objects
 
-__all__ = ["Comparison", "Face", "Model", "Photograph", "compare", "identify", "load", "run"]
+__all__ = ["Comparison", "Face", "Identification", "Model", "Photograph", "compare", "identify", "load", "run"]
 
 # A path or s3:// address, an encoded image, or RGB pixels (H×W×3, uint8).
 Photograph = str | Path | bytes | NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """How alike the faces of two photographs are.
-
-    Args:
-        same: the similarity lies above the threshold.
-        similarity: cosine of the embeddings, −1 to 1.
-        threshold: the similarity above which two faces are taken for one person's.
-        confidence: probability that it is one person, both cases taken as equally likely beforehand; None where the
-            model has no calibration for these settings.
-    """
-
-    same: bool
-    similarity: float
-    threshold: float
-    confidence: float | None
 
 
 @dataclass(frozen=True)
@@ -61,8 +43,7 @@ class Model:
         """
         if isinstance(images, str | bytes):
             raise TypeError("images is one photograph: give a list of them")
-        numbered = list(enumerate(images))
-        return np.stack([face.embedding for face in in_order(self._numbered_face, numbered, cpu_limit())])
+        return np.stack([face.embedding for face in self._faces(images)])
 
     def face(self, image: Photograph) -> Face | LeftOut:
         """The most prominent face of a photograph with its place and score, or why there is none.
@@ -82,10 +63,12 @@ class Model:
         Raises:
             KubefaceError: as `embed`, or there is no threshold.
         """
-        limit = self.recogniser.threshold(threshold)
-        found = similarity(*self.embed([left, right]))
-        calibration = self.recogniser.calibration_in_force
-        return Comparison(found > limit, found, limit, calibration.confidence(found) if calibration else None)
+        self.recogniser.threshold(threshold)  # what is wrong with it is said before the work
+        one, other = self._faces([left, right])
+        return compare_faces(self.recogniser, one, other, threshold)
+
+    def _faces(self, images: Sequence[Photograph]) -> Iterator[Face]:
+        return in_order(self._numbered_face, enumerate(images), cpu_limit())
 
     def _numbered_face(self, item: tuple[int, Photograph]) -> Face:
         number, image = item

@@ -4,7 +4,7 @@ import csv
 import math
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kubeface.models.recogniser import Face, LeftOut, Recogniser, Vector, open_recogniser, similarity
+from kubeface.records.record import Record, StepResult
 from kubeface.runtime.errors import KubefaceError, require
 from kubeface.runtime.processors import cpu_limit
 from kubeface.runtime.progress import Progress
@@ -34,7 +35,61 @@ WORDS = {  # of LeftOut.reason
 }
 
 
-def compare(left: str, right: str, /, model: str, threshold: float | None = None, flip: bool = False) -> dict[str, Any]:
+class DetectedFace(Record):
+    """The face that counts of a photograph."""
+
+    faces: int
+    """Faces that the detector is sure of."""
+    det_score: float
+    """The detector's score of the one that counts, 0 to 1."""
+
+
+class Comparison(Record):
+    """How alike the faces of two photographs are."""
+
+    same: bool
+    """Whether the similarity lies above the threshold."""
+    similarity: float
+    """Cosine of the embeddings, −1 to 1."""
+    threshold: float
+    """Similarity above which two faces are taken for one person's."""
+    threshold_low: float | None = None
+    """Lower bound of the calibrated threshold; None where another one is given."""
+    threshold_high: float | None = None
+    """Upper bound of it."""
+    fmr: float | None = None
+    """False match rate at the calibrated threshold; None where another one is given."""
+    confidence: float | None
+    """Probability that it is one person, both cases equally likely beforehand; None without calibration."""
+    left: DetectedFace
+    """The left photograph's face."""
+    right: DetectedFace
+    """The right photograph's face."""
+
+
+def compare_faces(recogniser: Recogniser, left: Face, right: Face, threshold: float | None) -> Comparison:
+    """Says whether two faces are one person's.
+
+    Raises:
+        KubefaceError: no threshold is given and the model has none for these settings.
+    """
+    limit, found = recogniser.threshold(threshold), similarity(left.embedding, right.embedding)
+    calibration = recogniser.calibration_in_force
+    bounds = calibration if threshold is None else None
+    return Comparison(
+        same=found > limit,
+        similarity=found,
+        threshold=limit,
+        threshold_low=bounds.threshold_low if bounds else None,
+        threshold_high=bounds.threshold_high if bounds else None,
+        fmr=bounds.fmr if bounds else None,
+        confidence=calibration.confidence(found) if calibration else None,
+        left=DetectedFace(faces=left.faces, det_score=left.score),
+        right=DetectedFace(faces=right.faces, det_score=right.score),
+    )
+
+
+def compare(left: str, right: str, /, model: str, threshold: float | None = None, flip: bool = False) -> Comparison:
     """Says whether two photographs show the same person.
 
     Args:
@@ -45,43 +100,24 @@ def compare(left: str, right: str, /, model: str, threshold: float | None = None
             calibrated for the model.
         flip: Add the embeddings of the mirrored faces.
 
-    Returns:
-        same, similarity, threshold; of the calibration, null where there is none for these settings or where another
-        threshold is given: threshold_low and threshold_high (95 %), fmr (false match rate at the threshold);
-        confidence that it is one person, if both cases are equally likely beforehand (null without calibration);
-        faces and detector score of each side.
-
     Raises:
         KubefaceError: the model or a photograph cannot be read, one shows no face, or there is no threshold.
     """
     recogniser = open_recogniser(model, flip)
-    limit = recogniser.threshold(threshold)
-    faces = [_only_face(recogniser, name) for name in (left, right)]
-    found = similarity(faces[0].embedding, faces[1].embedding)
-    calibration = recogniser.calibration_in_force
-    confidence = calibration.confidence(found) if calibration else None
-    bounds: dict[str, float | None] = dict.fromkeys(("threshold_low", "threshold_high", "fmr"))
-    origin = "given"
+    recogniser.threshold(threshold)  # what is wrong with it is said before the work
+    found = compare_faces(recogniser, _only_face(recogniser, left), _only_face(recogniser, right), threshold)
+    origin, calibration = "given", recogniser.calibration_in_force
     if calibration and threshold is None:
-        bounds = {name: getattr(calibration, name) for name in bounds}
         origin = f"95 % {calibration.threshold_low:.3f} to {calibration.threshold_high:.3f}, " \
                  f"false match rate {100 * calibration.fmr:g} %"  # fmt: skip
         if calibration.degradation != "none":
             origin += f" on crops under {calibration.degradation}"
-    print(f"similarity {found:.3f}, threshold {limit:.3f} ({origin})")
-    verdict = "the same person" if found > limit else "not the same person"
-    if confidence is not None:
-        verdict += f"; one person has a probability of {_chance(confidence)}, both cases taken as equally likely"
+    print(f"similarity {found.similarity:.3f}, threshold {found.threshold:.3f} ({origin})")
+    verdict = "the same person" if found.same else "not the same person"
+    if found.confidence is not None:
+        verdict += f"; one person has a probability of {_chance(found.confidence)}, both cases taken as equally likely"
     print(verdict, flush=True)
-    return {
-        "same": found > limit,
-        "similarity": found,
-        "threshold": limit,
-        **bounds,
-        "confidence": confidence,
-        "left": {"faces": faces[0].faces, "det_score": faces[0].score},
-        "right": {"faces": faces[1].faces, "det_score": faces[1].score},
-    }
+    return found
 
 
 def _chance(probability: float) -> str:
@@ -91,7 +127,16 @@ def _chance(probability: float) -> str:
     return "more than 99.9 %" if probability > 0.5 else "less than 0.1 %"
 
 
-def embed(folder: str, /, model: str, out: Path, flip: bool = False) -> dict[str, Any]:
+class EmbedResult(StepResult):
+    """Images in, embeddings out."""
+
+    identities: int
+    """Folders with an embedding."""
+    rejected: dict[str, int]
+    """Photographs without one by reason."""
+
+
+def embed(folder: str, /, model: str, out: Path, flip: bool = False) -> EmbedResult:
     """Embeds every photograph of a folder into a Parquet file, one row an image.
 
     Rows are in the order of names: source (the name below the folder), identity (the folder that it lies in, empty
@@ -105,9 +150,6 @@ def embed(folder: str, /, model: str, out: Path, flip: bool = False) -> dict[str
         out: Parquet file to write; must not exist.
         flip: Add the embeddings of the mirrored faces; compare and identify must then do so too.
 
-    Returns:
-        rows_in (images), rows_out (embeddings), identities (folders with an embedding), rejected (by reason).
-
     Raises:
         KubefaceError: the model or the folder cannot be read, `out` exists, or no image shows a face.
     """
@@ -116,6 +158,11 @@ def embed(folder: str, /, model: str, out: Path, flip: bool = False) -> dict[str
     recogniser = open_recogniser(model, flip)
     listed = out.with_name(f"{out.name}.rejected.csv")
     rejected: Counter[str] = Counter()
+
+    def work(name: str) -> tuple[str, Face | LeftOut]:
+        data = read_photograph(folder, source, name)
+        return name, data if isinstance(data, LeftOut) else recogniser.face(data)
+
     with (
         open_source(folder) as source,
         Progress("embed", len(source.files)) as progress,
@@ -128,7 +175,7 @@ def embed(folder: str, /, model: str, out: Path, flip: bool = False) -> dict[str
         ):
             reasons = csv.writer(text, lineterminator="\n")
             reasons.writerow(Rejection._fields)
-            for name, face in in_order(_reader(recogniser, folder, source), source.files.names(), cpu_limit()):
+            for name, face in in_order(work, source.files.names(), cpu_limit()):
                 if isinstance(face, LeftOut):
                     rejected[face.reason] += 1
                     reasons.writerow((name, face.reason, " ".join(face.detail.split())))
@@ -143,17 +190,46 @@ def embed(folder: str, /, model: str, out: Path, flip: bool = False) -> dict[str
     if rejected:
         counts = ", ".join(f"{reason} {count}" for reason, count in sorted(rejected.items()))
         print(f"embed: {rejected.total()} left out ({counts}), see {listed}", file=sys.stderr, flush=True)
-    return {
-        "rows_in": len(source.files),
-        "rows_out": rows.count,
-        "identities": len(rows.identities),
-        "rejected": dict(sorted(rejected.items())),
-    }
+    return EmbedResult(
+        rows_in=len(source.files),
+        rows_out=rows.count,
+        identities=len(rows.identities),
+        rejected=dict(sorted(rejected.items())),
+    )
+
+
+class Candidate(Record):
+    """A person of a gallery."""
+
+    identity: str
+    """Name of the person; of an image that lies in no folder the file's."""
+    similarity: float
+    """Cosine of the most similar of their images, −1 to 1."""
+    source: str
+    """That image, below the folder that was embedded."""
+
+
+class Identification(DetectedFace):
+    """Who of a gallery a photograph shows."""
+
+    known: bool
+    """Whether somebody is more similar than the threshold."""
+    verdict: str
+    """The person, or unknown."""
+    threshold: float
+    """Similarity up to which the verdict is unknown."""
+    people: list[Candidate]
+    """The most similar people, best first."""
+    images: int
+    """Images of the gallery."""
+    stranger_matches: float | None
+    """Chance that somebody who is not in the gallery is taken for somebody who is, were the comparisons independent:
+    1 − (1 − FMR)^images (ISO/IEC 19795-1); None where the threshold is given."""
 
 
 def identify(
     photo: str, /, gallery: str, model: str, top: int = 5, threshold: float | None = None, flip: bool = False
-) -> dict[str, Any]:
+) -> Identification:
     """Finds who of a gallery a photograph shows.
 
     A person's similarity is that of the most similar of their images; an image that lies in no folder is a person of
@@ -169,12 +245,6 @@ def identify(
             has N chances to match.
         flip: Add the embeddings of the mirrored faces.
 
-    Returns:
-        known, verdict (a person or "unknown"), threshold, people (identity, similarity and source of their most
-        similar image, best first), images (of the gallery), stranger_matches (the chance that somebody who is not in
-        the gallery is taken for somebody who is, were the comparisons independent: 1 - (1 - FMR)^images, ISO/IEC
-        19795-1; null where the threshold is given), faces and det_score of the photograph.
-
     Raises:
         KubefaceError: something cannot be read, the gallery was made otherwise, the photograph shows no face, or there
             is no threshold.
@@ -186,26 +256,26 @@ def identify(
         face = _only_face(recogniser, photo)
         people = _nearest(file, face.embedding, top)
         images = file.metadata.num_rows
-    known = people[0]["similarity"] > limit
-    verdict = people[0]["identity"] if known else UNKNOWN
+    known = people[0].similarity > limit
+    verdict = people[0].identity if known else UNKNOWN
     fmr = recogniser.calibration.fmr if recogniser.calibration and threshold is None else None
     chance = None if fmr is None else -math.expm1(images * math.log1p(-fmr))
     for person in people:
-        print(f"{person['similarity']:.3f}  {person['identity']}  ({person['source']})")
+        print(f"{person.similarity:.3f}  {person.identity}  ({person.source})")
     risk = (
         "" if chance is None else f"; a stranger would match one of {images} images by chance in {100 * chance:.2g} %"
     )
     print(f"{verdict}, threshold {limit:.3f}{risk}", flush=True)
-    return {
-        "known": known,
-        "verdict": verdict,
-        "threshold": limit,
-        "people": people,
-        "images": images,
-        "stranger_matches": chance,
-        "faces": face.faces,
-        "det_score": face.score,
-    }
+    return Identification(
+        known=known,
+        verdict=verdict,
+        threshold=limit,
+        people=people,
+        images=images,
+        stranger_matches=chance,
+        faces=face.faces,
+        det_score=face.score,
+    )
 
 
 def _only_face(recogniser: Recogniser, photograph: str) -> Face:
@@ -219,12 +289,7 @@ def _only_face(recogniser: Recogniser, photograph: str) -> Face:
 
 
 def read_photograph(folder: str, source: Source, name: str) -> bytes | LeftOut:
-    """The bytes of a file of a source, or why it cannot be read.
-
-    Args:
-        folder: address that the source was opened by.
-        source: where the file lies.
-        name: of the file below it.
+    """The bytes of a file of a source that was opened by the address `folder`, or why it cannot be read.
 
     Raises:
         KubefaceError: the store is away, which is not the photograph's fault.
@@ -237,16 +302,6 @@ def read_photograph(folder: str, source: Source, name: str) -> bytes | LeftOut:
         if objects.is_s3(folder):
             raise
         return LeftOut("unreadable", str(error))
-
-
-def _reader(recogniser: Recogniser, folder: str, source: Source) -> Callable[[str], tuple[str, Face | LeftOut]]:
-    """What is done with a file of the folder, in a thread of its own."""
-
-    def work(name: str) -> tuple[str, Face | LeftOut]:
-        data = read_photograph(folder, source, name)
-        return name, data if isinstance(data, LeftOut) else recogniser.face(data)
-
-    return work
 
 
 class _Rows:
@@ -337,7 +392,7 @@ def _open_gallery(uri: str, marks: dict[str, str]) -> Iterator[pq.ParquetFile]:
         raise KubefaceError(f"{uri} cannot be read as a gallery ({reason}): embed it again") from error
 
 
-def _nearest(gallery: pq.ParquetFile, probe: Vector, top: int) -> list[dict[str, Any]]:
+def _nearest(gallery: pq.ParquetFile, probe: Vector, top: int) -> list[Candidate]:
     """The `top` people of a gallery with the most similar images, best first; of equal ones the first by name.
 
     Only so many people are kept at a time: whoever is dropped has that many before them for good, or comes back with
@@ -352,4 +407,4 @@ def _nearest(gallery: pq.ParquetFile, probe: Vector, top: int) -> list[dict[str,
             if person not in best or found > best[person][0]:
                 best[person] = found, source
         best = dict(sorted(best.items(), key=lambda entry: (-entry[1][0], entry[0]))[:top])
-    return [{"identity": person, "similarity": found, "source": source} for person, (found, source) in best.items()]
+    return [Candidate(identity=name, similarity=found, source=source) for name, (found, source) in best.items()]

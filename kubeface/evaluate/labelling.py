@@ -2,15 +2,18 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
+from pydantic import ConfigDict, Field
 
-from kubeface.evaluate.inference import UNKNOWN, WORDS, read_photograph
+from kubeface.evaluate.inference import UNKNOWN, WORDS, DetectedFace, read_photograph
 from kubeface.faces.detector import Detector
 from kubeface.models.embeddings import Vectors
 from kubeface.models.onnx_model import OnnxModel, file_of, open_model, read_model_record
-from kubeface.models.recogniser import LeftOut, find_crop, open_detector
+from kubeface.models.recogniser import Crop, LeftOut, find_crop, open_detector
+from kubeface.records.evaluation import AttributesThreshold, ClassesThreshold
+from kubeface.records.record import Record, StepResult
 from kubeface.records.tasks import ATTRIBUTES, CLASSES
 from kubeface.runtime.errors import KubefaceError, require
 from kubeface.runtime.processors import cpu_limit
@@ -19,30 +22,95 @@ from kubeface.storage import objects
 from kubeface.storage.folders import read_json
 from kubeface.storage.sources import ARCHIVES, open_source
 
-BEST = 5  # classes that are told of a photograph
-
-Told = dict[str, Any]
+BEST = 5  # classes that are named of a photograph
 
 
-def attributes(photographs: Sequence[str], /, model: str) -> dict[str, Any]:
+class UnusedPhotograph(Record):
+    """A photograph that cannot be used."""
+
+    reason: str
+    """unreadable, no_face or low_confidence."""
+    detail: str
+    """A line on it."""
+
+    def summary(self) -> str:
+        """In words."""
+        return f"{WORDS[self.reason]} ({self.detail})"
+
+
+class LabelScore(Record):
+    """Whether a photograph has a label."""
+
+    score: float
+    """0 to 1."""
+    threshold: float
+    """Score from which on the photograph has it."""
+    there: bool
+    """Whether it has."""
+
+
+class PhotographLabels(DetectedFace):
+    """The labels of a photograph."""
+
+    labels: dict[str, LabelScore]
+    """By name."""
+
+    def summary(self) -> str:
+        """The labels that it has."""
+        return ", ".join(name for name, label in self.labels.items() if label.there) or "none of the labels"
+
+
+class ClassScore(Record):
+    """A class that a photograph may be of."""
+
+    model_config = ConfigDict(serialize_by_alias=True)
+
+    name: str = Field(serialization_alias="class")
+    """Name of the class."""
+    score: float
+    """0 to 1."""
+
+
+class PhotographClass(DetectedFace, ClassScore):
+    """The likeliest class of a photograph."""
+
+    threshold: float | None
+    """Score under which it is of none of the known classes; None where none was chosen."""
+    refused: bool | None
+    """Whether the score lies under the threshold; None without one."""
+    best: list[ClassScore]
+    """The likeliest classes, best first."""
+
+    def summary(self) -> str:
+        """The class, or the nearest one."""
+        nearest = f"{self.name}, score {self.score:.3f}"
+        return f"{UNKNOWN} (nearest {nearest})" if self.refused else nearest
+
+
+Seen = TypeVar("Seen", PhotographLabels, PhotographClass)
+
+
+class LabelledPhotographs(StepResult, Generic[Seen]):
+    """Photographs in, those that could be used out."""
+
+    photographs: dict[str, Seen | UnusedPhotograph]
+    """By name."""
+
+
+def attributes(photographs: Sequence[str], /, model: str) -> LabelledPhotographs[PhotographLabels]:
     """Says which labels photographs have.
 
-    A photograph that cannot be used is told with its reason and does not stop the others.
+    A photograph that cannot be used is named with its reason and does not stop the others.
 
     Args:
         photographs: Photographs, or folders or archives of them, as paths or s3:// addresses.
         model: Model folder of finetune or promoted version, as path or s3:// address.
 
-    Returns:
-        rows_in (photographs), rows_out (that could be labelled), photographs: by name labels (of each score, 0 to 1,
-        threshold, and there: whether the photograph has it), faces and det_score; or reason and detail, why it could
-        not be labelled.
-
     Raises:
         KubefaceError: the model cannot be read, is for another task or has no thresholds, or no photograph can be used.
     """
-    network, detector, chosen = _open(model, ATTRIBUTES)
-    thresholds = chosen.get("labels") or {}
+    network, detector = _open(model, ATTRIBUTES)
+    thresholds = AttributesThreshold.parse(*_read_threshold(model, ATTRIBUTES, network)).labels
     lacking = sorted(set(network.labels) - set(thresholds))
     require(
         not lacking,
@@ -50,65 +118,58 @@ def attributes(photographs: Sequence[str], /, model: str) -> dict[str, Any]:
         "again",
     )
 
-    def told(scores: Sequence[float]) -> Told:
+    def describe(crop: Crop, scores: Sequence[float]) -> PhotographLabels:
         labels = {
-            name: {"score": score, "threshold": thresholds[name], "there": score >= thresholds[name]}
+            name: LabelScore(score=score, threshold=thresholds[name], there=score >= thresholds[name])
             for name, score in zip(network.labels, scores, strict=True)
         }
-        return {"labels": labels}
+        return PhotographLabels(labels=labels, faces=crop.faces, det_score=crop.score)
 
-    def said(entry: Told) -> str:
-        there = [name for name, label in entry["labels"].items() if label["there"]]
-        return ", ".join(there) or "none of the labels"
-
-    return _label(photographs, network, detector, told, said)
+    return _label(photographs, network, detector, describe)
 
 
-def classify(photographs: Sequence[str], /, model: str) -> dict[str, Any]:
+def classify(photographs: Sequence[str], /, model: str) -> LabelledPhotographs[PhotographClass]:
     """Says which class photographs are of, or that it is none that is known.
 
-    A photograph that cannot be used is told with its reason and does not stop the others.
+    A photograph that cannot be used is named with its reason and does not stop the others.
 
     Args:
         photographs: Photographs, or folders or archives of them, as paths or s3:// addresses.
         model: Model folder of finetune or promoted version, as path or s3:// address.
 
-    Returns:
-        rows_in (photographs), rows_out (that could be classified), photographs: by name class (the likeliest), score
-        (0 to 1), threshold, refused (whether the score lies under the threshold, so that it is none of the known
-        classes; both null where none was chosen), best (scores of the five likeliest classes, best first), faces and
-        det_score; or reason and detail, why it could not be classified.
-
     Raises:
         KubefaceError: the model cannot be read, is for another task or has no threshold.json, or no photograph can be
             used.
     """
-    network, detector, chosen = _open(model, CLASSES)
-    threshold = (chosen.get("unknown") or {}).get("threshold")
+    network, detector = _open(model, CLASSES)
+    unknown = ClassesThreshold.parse(*_read_threshold(model, CLASSES, network)).unknown
+    threshold = unknown.threshold if unknown else None
 
-    def told(scores: Sequence[float]) -> Told:
-        best = np.argsort(-np.array(scores), kind="stable")[:BEST].tolist()
-        score = scores[best[0]]
-        return {
-            "class": network.labels[best[0]],
-            "score": score,
-            "threshold": threshold,
-            "refused": None if threshold is None else score < threshold,
-            "best": [{"class": network.labels[place], "score": scores[place]} for place in best],
-        }
+    def describe(crop: Crop, scores: Sequence[float]) -> PhotographClass:
+        order = np.argsort(-np.array(scores), kind="stable")[:BEST].tolist()
+        best = [ClassScore(name=network.labels[number], score=scores[number]) for number in order]
+        return PhotographClass(
+            name=best[0].name,
+            score=best[0].score,
+            threshold=threshold,
+            refused=None if threshold is None else best[0].score < threshold,
+            best=best,
+            faces=crop.faces,
+            det_score=crop.score,
+        )
 
-    def said(entry: Told) -> str:
-        nearest = f"{entry['class']}, score {entry['score']:.3f}"
-        return f"{UNKNOWN} (nearest {nearest})" if entry["refused"] else nearest
-
-    return _label(photographs, network, detector, told, said)
+    return _label(photographs, network, detector, describe)
 
 
-def _open(uri: str, task: str) -> tuple[OnnxModel, Detector, dict[str, Any]]:
-    """The model, the detector of its crops, and threshold.json."""
+def _open(uri: str, task: str) -> tuple[OnnxModel, Detector]:
+    """The model and the detector of its crops."""
     record = read_model_record(uri)
     require(record.task == task, f"{uri} is a model of {record.task}: give one of {task}")
-    network = open_model(uri, device="cpu", threads=1)
+    return open_model(uri, device="cpu", threads=1), open_detector(uri, record)
+
+
+def _read_threshold(uri: str, task: str, network: OnnxModel) -> tuple[Any, str]:
+    """What the model's threshold.json holds, and its address."""
     address = objects.join(uri, "threshold.json")
     require(
         objects.exists(address),
@@ -120,39 +181,32 @@ def _open(uri: str, task: str) -> tuple[OnnxModel, Detector, dict[str, Any]]:
         isinstance(chosen, dict) and chosen.get("onnx_sha256") == network.sha256 and chosen.get("task") == task,
         f"{address} is of another model: evaluate this one to get its own",
     )
-    return network, open_detector(uri, record), chosen
+    return chosen, address
 
 
 def _label(
     photographs: Sequence[str],
     network: OnnxModel,
     detector: Detector,
-    told: Callable[[Sequence[float]], Told],
-    said: Callable[[Told], str],
-) -> dict[str, Any]:
-    """What is told of each photograph, and a line of it printed.
+    describe: Callable[[Crop, Sequence[float]], Seen],
+) -> LabelledPhotographs[Seen]:
+    """What `describe` makes of each photograph's crop and scores; a line of each is printed."""
 
-    Args:
-        told: what the scores of one mean.
-        said: that in words.
-    """
-
-    def work(given: tuple[str, bytes | LeftOut]) -> tuple[str, Told]:
+    def work(given: tuple[str, bytes | LeftOut]) -> tuple[str, Seen | UnusedPhotograph]:
         name, data = given
         crop = data if isinstance(data, LeftOut) else find_crop(data, detector, network.template)
         if isinstance(crop, LeftOut):
-            return name, {"reason": crop.reason, "detail": crop.detail}
+            return name, UnusedPhotograph(reason=crop.reason, detail=crop.detail)
         scores: Vectors = network.scores(crop.pixels[None])[0]
-        return name, told(scores.tolist()) | {"faces": crop.faces, "det_score": crop.score}
+        return name, describe(crop, scores.tolist())
 
-    found: dict[str, Told] = {}
+    found: dict[str, Seen | UnusedPhotograph] = {}
     for name, entry in in_order(work, _read(photographs), cpu_limit()):
         found[name] = entry
-        words = f"{WORDS[entry['reason']]} ({entry['detail']})" if "reason" in entry else said(entry)
-        print(f"{name}: {words}".encode("utf-8", "replace").decode(), flush=True)
-    used = sum("reason" not in entry for entry in found.values())
+        print(f"{name}: {entry.summary()}".encode("utf-8", "replace").decode(), flush=True)
+    used = sum(not isinstance(entry, UnusedPhotograph) for entry in found.values())
     require(used > 0, f"none of {len(found)} photographs can be used: see the reason of each above, and give others")
-    return {"rows_in": len(found), "rows_out": used, "photographs": found}
+    return LabelledPhotographs(rows_in=len(found), rows_out=used, photographs=found)
 
 
 def _read(photographs: Sequence[str]) -> Iterator[tuple[str, bytes | LeftOut]]:

@@ -1,9 +1,15 @@
 """The command `kubeface` as a user starts it, in a process and a folder of its own."""
 
+import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from kubeface.runtime.processors import MALLOC_SETTINGS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -21,3 +27,51 @@ def run_in(folder: Path, *command: str, timeout: float) -> str:
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     return done.stdout
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a command ended, and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        """The JSON at the end of what it printed."""
+        assert self.code == 0, self.err
+        found: dict[str, Any] = json.loads(self.out[self.out.index("{") :])
+        return found
+
+
+# A None in sys.modules would be taken for torch by scipy, which looks there whether somebody imported it.
+_WITHOUT = """
+import contextlib, io, json, sys
+hidden, commands = json.loads(sys.argv[1])
+class Hidden:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in hidden:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Hidden())
+from kubeface.cli import main
+done = []
+for arguments in commands:
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main(arguments)
+        except SystemExit as ended:
+            code = ended.code
+    done.append([code, out.getvalue(), err.getvalue()])
+print(json.dumps(done))
+"""
+
+
+def run_without(packages: Sequence[str], *commands: Sequence[str]) -> list[Done]:
+    """Runs commands one after the other, in a process that cannot import some packages."""
+    given = [sys.executable, "-c", _WITHOUT, json.dumps([packages, commands])]
+    env = os.environ | MALLOC_SETTINGS
+    done = subprocess.run(given, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return [Done(*entry) for entry in json.loads(done.stdout)]

@@ -4,8 +4,6 @@ import csv
 import json
 import math
 import os
-import subprocess
-import sys
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,16 +16,23 @@ import pyarrow.parquet as pq
 import pytest
 
 from kubeface.evaluate import inference as module
-from kubeface.evaluate.inference import ROW_GROUP_ROWS, _nearest, _Rows, compare, embed, identify
+from kubeface.evaluate.inference import (
+    ROW_GROUP_ROWS,
+    EmbedResult,
+    _nearest,
+    _Rows,
+    compare,
+    compare_faces,
+    embed,
+    identify,
+)
 from kubeface.faces.images import decode_rgb, encode_png
 from kubeface.models.recogniser import Face, Recogniser, open_recogniser, similarity
 from kubeface.runtime.errors import KubefaceError
-from kubeface.runtime.processors import MALLOC_SETTINGS
 from kubeface.storage import objects
 from kubeface.storage.sources import Source
+from tests.support.commands import run_without
 from tests.support.exported import CALIBRATION, calibrated, configured, copied, exported
-
-ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
@@ -59,27 +64,26 @@ def photographs(orl: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory)
 def gallery(photographs: Path, model: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("galleries") / "embeddings.parquet"
     figures = embed(str(photographs), model=model, out=out)
-    assert figures == {"rows_in": 16, "rows_out": 13, "identities": 5, "rejected": {"no_face": 1, "unreadable": 2}}
+    assert figures == EmbedResult(rows_in=16, rows_out=13, identities=5, rejected={"no_face": 1, "unreadable": 2})
     return out
 
 
 def test_one_person_and_two(photographs: Path, model: str, capsys: pytest.CaptureFixture[str]) -> None:
     one, again, other = (str(photographs / name) for name in ("s1/1.pgm", "s1/2.pgm", "s2/1.pgm"))
     same = compare(one, again, model=model)
-    said = capsys.readouterr().out.splitlines()
-    assert same["same"] is True
-    assert 0.4 < same["similarity"] < 0.99
-    assert same["confidence"] == pytest.approx(1 / (1 + math.exp(6 - 20 * same["similarity"])))
-    assert {name: same[name] for name in ("threshold", "threshold_low", "threshold_high", "fmr")} == {
-        name: CALIBRATION[name] for name in ("threshold", "threshold_low", "threshold_high", "fmr")
-    }
-    assert (same["left"]["faces"], same["right"]["faces"]) == (1, 1)
-    assert said[0].endswith("threshold 0.300 (95 % 0.270 to 0.330, false match rate 0.1 %)")
-    assert said[1].startswith("the same person; one person has a probability of 99.")
+    lines = capsys.readouterr().out.splitlines()
+    assert same.same is True
+    assert 0.4 < same.similarity < 0.99
+    assert same.confidence == pytest.approx(1 / (1 + math.exp(6 - 20 * same.similarity)))
+    for name in ("threshold", "threshold_low", "threshold_high", "fmr"):
+        assert getattr(same, name) == CALIBRATION[name]
+    assert (same.left.faces, same.right.faces) == (1, 1)
+    assert lines[0].endswith("threshold 0.300 (95 % 0.270 to 0.330, false match rate 0.1 %)")
+    assert lines[1].startswith("the same person; one person has a probability of 99.")
     different = compare(one, other, model=model)
-    assert different["same"] is False
-    assert different["similarity"] < 0.25
-    assert different["confidence"] < 0.3
+    assert different.same is False
+    assert different.similarity < 0.25
+    assert different.confidence is not None and different.confidence < 0.3
     assert capsys.readouterr().out.splitlines()[1].startswith("not the same person; ")
 
 
@@ -91,30 +95,32 @@ def test_the_degradation_that_a_threshold_holds_for_is_said(
     assert capsys.readouterr().out.splitlines()[0].endswith("false match rate 0.1 % on crops under noise:60)")
 
 
-def test_sides_do_not_matter_and_a_photograph_is_like_itself(photographs: Path, model: str) -> None:
-    names = [str(photographs / name) for name in ("s1/1.pgm", "s1/3.pgm", "s3/2.pgm", "somebody.pgm")]
-    for flip in (False, True):
-        for index, left in enumerate(names):
-            for right in names[: index + 1]:
-                one = compare(left, right, model=model, threshold=0.4, flip=flip)
-                other = compare(right, left, model=model, threshold=0.4, flip=flip)
-                assert (one["similarity"], one["same"]) == (other["similarity"], other["same"])
-                assert one["similarity"] <= 1
-                assert (one["similarity"] > 0.999999) == (left == right)
+@pytest.mark.parametrize("flip", [False, True])
+def test_sides_do_not_matter_and_a_photograph_is_like_itself(photographs: Path, model: str, flip: bool) -> None:
+    opened = open_recogniser(model, flip)
+    names = ("s1/1.pgm", "s1/3.pgm", "s3/2.pgm", "somebody.pgm")
+    faces = [face for name in names if isinstance(face := opened.face((photographs / name).read_bytes()), Face)]
+    assert len(faces) == 4
+    for index, left in enumerate(faces):
+        for right in faces[: index + 1]:
+            one, other = compare_faces(opened, left, right, 0.4), compare_faces(opened, right, left, 0.4)
+            assert (one.similarity, one.same) == (other.similarity, other.same)
+            assert one.similarity <= 1
+            assert (one.similarity > 0.999999) == (left is right)
 
 
 def test_a_given_threshold_decides(photographs: Path, model: str, capsys: pytest.CaptureFixture[str]) -> None:
     left, right = (str(photographs / name) for name in ("s1/1.pgm", "s1/2.pgm"))
-    found = compare(left, right, model=model)["similarity"]
+    found = compare(left, right, model=model).similarity
     for limit, same in ((found - 1e-9, True), (found, False)):
         figures = compare(left, right, model=model, threshold=limit)
-        assert (figures["same"], figures["threshold"]) == (same, limit)
-        assert (figures["fmr"], figures["threshold_low"]) == (None, None)
-        assert figures["confidence"] > 0.9  # which does not depend on the threshold
+        assert (figures.same, figures.threshold) == (same, limit)
+        assert (figures.fmr, figures.threshold_low) == (None, None)
+        assert figures.confidence is not None and figures.confidence > 0.9  # which does not depend on the threshold
     plain = str(exported())
     capsys.readouterr()
     figures = compare(left, right, model=plain, threshold=0.3)
-    assert figures["confidence"] is None
+    assert figures.confidence is None
     assert capsys.readouterr().out.splitlines()[1] == "the same person"
     with pytest.raises(KubefaceError, match=r"^\S+ has no threshold\.json"):
         compare(left, right, model=plain)
@@ -126,7 +132,7 @@ def test_several_faces_are_told(
     both = tmp_path / "both.png"
     both.write_bytes(encode_png(np.concatenate([decode_rgb(orl[f"s{person}/1.pgm"]) for person in (1, 2)], 1)))
     figures = compare(str(both), str(photographs / "s1/1.pgm"), model=model)
-    assert (figures["left"]["faces"], figures["right"]["faces"]) == (2, 1)
+    assert (figures.left.faces, figures.right.faces) == (2, 1)
     assert capsys.readouterr().out.startswith(f"{both} shows 2 faces: the largest near the middle counts\n")
 
 
@@ -212,7 +218,7 @@ def test_similarity_in_the_gallery_is_that_of_compare(gallery: Path, photographs
     vectors = {row["source"]: np.array(row["embedding"], np.float32) for row in rows_of(gallery)}
     for left, right in (("s1/1.pgm", "s1/2.pgm"), ("s1/1.pgm", "s4/3.pgm")):
         figures = compare(str(photographs / left), str(photographs / right), model=model)
-        assert figures["similarity"] == similarity(vectors[left], vectors[right])
+        assert figures.similarity == similarity(vectors[left], vectors[right])
 
 
 def test_embed_overwrites_nothing_and_leaves_nothing_half(
@@ -285,15 +291,16 @@ def test_the_photograph_itself_is_found_first(
 ) -> None:
     for person in ("s1", "s3"):
         figures = identify(str(photographs / person / "2.pgm"), gallery=str(gallery), model=model, top=3)
-        assert (figures["known"], figures["verdict"], figures["images"], figures["faces"]) == (True, person, 13, 1)
-        first, *others = figures["people"]
-        assert first == {"identity": person, "similarity": pytest.approx(1, abs=1e-6), "source": f"{person}/2.pgm"}
+        assert (figures.known, figures.verdict, figures.images, figures.faces) == (True, person, 13, 1)
+        first, *others = figures.people
+        assert (first.identity, first.source) == (person, f"{person}/2.pgm")
+        assert first.similarity == pytest.approx(1, abs=1e-6)
         assert len(others) == 2
-        assert person not in {other["identity"] for other in others}  # a person is one row
-        assert figures["stranger_matches"] == pytest.approx(1 - 0.999**13)
-    said = capsys.readouterr().out.splitlines()
-    assert said[0] == "1.000  s1  (s1/2.pgm)"
-    assert said[3] == "s1, threshold 0.300; a stranger would match one of 13 images by chance in 1.3 %"
+        assert person not in {other.identity for other in others}  # a person is one row
+        assert figures.stranger_matches == pytest.approx(1 - 0.999**13)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "1.000  s1  (s1/2.pgm)"
+    assert lines[3] == "s1, threshold 0.300; a stranger would match one of 13 images by chance in 1.3 %"
 
 
 def test_another_photograph_of_the_person_is_enough_and_a_stranger_is_unknown(
@@ -303,10 +310,10 @@ def test_another_photograph_of_the_person_is_enough_and_a_stranger_is_unknown(
         path = tmp_path / "probe.pgm"
         path.write_bytes(orl[name])
         figures = identify(str(path), gallery=str(gallery), model=model)
-        assert (figures["verdict"], figures["known"]) == (verdict, verdict != "unknown")
+        assert (figures.verdict, figures.known) == (verdict, verdict != "unknown")
     strict = identify(str(path), gallery=str(gallery), model=model, threshold=-1.0)
-    assert strict["known"]
-    assert strict["stranger_matches"] is None
+    assert strict.known
+    assert strict.stranger_matches is None
     with pytest.raises(KubefaceError, match=r"^top is 0: it must be at least 1$"):
         identify(str(path), gallery=str(gallery), model=model, top=0)
 
@@ -353,43 +360,27 @@ def test_of_many_the_nearest_are_those_of_a_full_search(tmp_path: Path) -> None:
             expected = sorted(best.items(), key=lambda entry: (-entry[1], entry[0]))
             for top in (1, 5, 100):
                 found = _nearest(file, probe, top)
-                assert [entry["identity"] for entry in found] == [person for person, _ in expected[:top]]
-                assert [entry["similarity"] for entry in found] == pytest.approx([best for _, best in expected[:top]])
+                assert [entry.identity for entry in found] == [person for person, _ in expected[:top]]
+                assert [entry.similarity for entry in found] == pytest.approx([best for _, best in expected[:top]])
                 for entry in found:
-                    number = int(Path(entry["source"]).stem)
-                    assert people[number] == entry["identity"]
-                    assert similarity(vectors[number], probe) == pytest.approx(entry["similarity"])
-
-
-WITHOUT_TORCH = """
-import runpy, sys
-for name in ("torch", "torchvision", "facenet_pytorch", "onnx", "safetensors", "scipy", "sklearn", "timm"):
-    sys.modules[name] = None
-runpy.run_module("kubeface", run_name="__main__", alter_sys=True)
-"""
+                    number = int(Path(entry.source).stem)
+                    assert people[number] == entry.identity
+                    assert similarity(vectors[number], probe) == pytest.approx(entry.similarity)
 
 
 def test_the_commands_run_without_torch(photographs: Path, model: str, tmp_path: Path) -> None:
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-c", WITHOUT_TORCH, *arguments],
-            cwd=ROOT, env=os.environ | MALLOC_SETTINGS, capture_output=True, text=True, timeout=120,
-        )  # fmt: skip
-
-    def figures(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
-        assert done.returncode == 0, done.stderr
-        found: dict[str, Any] = json.loads(done.stdout[done.stdout.index("{") :])
-        return found
-
     one, other, out = str(photographs / "s1/1.pgm"), str(photographs / "s1/2.pgm"), str(tmp_path / "out.parquet")
-    assert figures(run("compare", one, other, "--model", model))["same"] is True
-    done = run("embed", str(photographs), "--model", model, "--out", out, "--flip")
-    assert figures(done)["rows_out"] == 13
-    assert "embed: 16/16 100 % images" in done.stderr
-    assert "embed: 3 left out (no_face 1, unreadable 2), see " in done.stderr
     options = ("--gallery", out, "--model", model, "--flip", "--threshold", "0.5", "--top", "1")
-    assert figures(run("identify", other, *options))["people"][0]["identity"] == "s1"
-    done = run("compare", one, str(photographs / "s3/wall.png"), "--model", model)
-    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (1, "", 1)
-    text = run("--help").stdout
-    assert all(name in text for name in ("run", "lfw", "compare", "embed", "identify"))
+    compared, embedded, identified, failed = run_without(
+        ("torch", "torchvision", "facenet_pytorch", "onnx", "safetensors", "scipy", "sklearn", "timm"),
+        ("compare", one, other, "--model", model),
+        ("embed", str(photographs), "--model", model, "--out", out, "--flip"),
+        ("identify", other, *options),
+        ("compare", one, str(photographs / "s3/wall.png"), "--model", model),
+    )
+    assert compared.figures["same"] is True
+    assert embedded.figures["rows_out"] == 13
+    assert "embed: 16/16 100 % images" in embedded.err
+    assert "embed: 3 left out (no_face 1, unreadable 2), see " in embedded.err
+    assert identified.figures["people"][0]["identity"] == "s1"
+    assert (failed.code, failed.out, len(failed.err.splitlines())) == (1, "", 1)
