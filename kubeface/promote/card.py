@@ -1,30 +1,30 @@
 """The model card: what a model is, what it was trained and measured on, and its limits.
 
-After Mitchell et al., "Model cards for model reporting", FAT* 2019, arXiv 1810.03993; the sections are theirs.
+After Mitchell et al., "Model cards for model reporting", FAT* 2019, arXiv 1810.03993; the sections are theirs. Their
+words are in the templates beside this file.
 """
 
-from typing import assert_never
+import re
+from collections.abc import Iterable, Sequence
+from functools import cache
+from pathlib import Path
 
-from kubeface.promote import attributes_card, classes_card, recognition_card
-from kubeface.promote.card_sections import OfTask, Sections, TaskCard, caveats, details, ethics, training_data
-from kubeface.promote.markdown import code, text
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
 from kubeface.records.data import Erasure
-from kubeface.records.evaluation import AttributesEvaluation, ClassesEvaluation, Evaluation, RecognitionEvaluation
+from kubeface.records.evaluation import ClassesEvaluation, Evaluation, RecognitionEvaluation
 from kubeface.records.model import ModelRecord
 
-SECTIONS = (
-    "Model details",
-    "Intended use",
-    "Factors",
-    "Metrics",
-    "Evaluation data",
-    "Training data",
-    "Quantitative analyses",
-    "Decision threshold",
-    "Galleries enrolled with the starting model",
-    "Ethical considerations",
-    "Caveats and recommendations",
-)
+# Figures as the tables call them; others keep their names.
+NAMES = {
+    "auc": "AUC",
+    "average_precision": "average precision",
+    "f1": "F1",
+    "macro_f1": "macro F1",
+    "balanced_accuracy": "balanced accuracy",
+    "calibration_error": "calibration error",
+}
+MOST_ROWS = 100  # classes that get a row each
 
 
 def model_card(
@@ -38,33 +38,81 @@ def model_card(
         evaluation: evaluation.json.
         erasure: what gather left out to be forgotten; None where it was not asked.
     """
-    match evaluation:
-        case RecognitionEvaluation():
-            return _card(f"{name} {version}", recognition_card.CARD, model, evaluation, erasure)
-        case AttributesEvaluation():
-            return _card(f"{name} {version}", attributes_card.CARD, model, evaluation, erasure)
-        case ClassesEvaluation():
-            return _card(f"{name} {version}", classes_card.CARD, model, evaluation, erasure)
-        case _ as unreachable:
-            assert_never(unreachable)
+    values: dict[str, Sequence[str]] = {}
+    if isinstance(evaluation, RecognitionEvaluation):
+        searches = (search for models in evaluation.identification.values() for search in models.values())
+        values["fars"] = _rates(figures.tar_at_far for figures in evaluation.finetuned.values())
+        values["fpirs"] = _rates(search.open.fnir_at_fpir for search in searches)
+    if isinstance(evaluation, ClassesEvaluation):
+        figures = evaluation.finetuned["heldout"].classes
+        values["lowest"] = sorted(evaluation.labels, key=lambda label: (figures[label].f1 or 0, label))[:MOST_ROWS]
+    card = _environment().get_template("card.md.jinja")
+    text = card.render(title=f"{name} {version}", model=model, evaluation=evaluation, erasure=erasure, **values)
+    return re.sub(r"\n{3,}", "\n\n", text).rstrip() + "\n"
 
 
-def _card(title: str, task: TaskCard[OfTask], model: ModelRecord, evaluation: OfTask, erasure: Erasure | None) -> str:
-    """The card of a task."""
-    sections: Sections = task.sections(model, evaluation) | {
-        "Model details": details(model),
-        "Training data": training_data(model.training, task.people, erasure),
-        "Ethical considerations": ethics(task.ethics),
-        "Caveats and recommendations": caveats(model, task.caveats),
-    }
-    lines = [
-        f"# {title}",
-        "",
-        f"A {task.kind} ({model.backbone}, {model.embedding_size}-d embeddings), fine-tuned from {code(model.start)}.",
-        "",
-        f"**Verdict:** {text(evaluation.gate.reason)}.",
-    ]
-    for section in SECTIONS:
-        if content := sections.get(section):
-            lines += ["", f"## {section}", *content]
-    return "\n".join(lines) + "\n"
+@cache
+def _environment() -> Environment:
+    environment = Environment(  # noqa: S701 (Markdown: `text` and `code` take the meaning out of names)
+        loader=FileSystemLoader(Path(__file__).parent),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {filter_.__name__: filter_ for filter_ in (code, figure_name, number, percent, ratio, text)}
+    environment.globals |= {"change": change, "interval": interval}
+    return environment
+
+
+def _rates(figures: Iterable[dict[str, float]]) -> list[str]:
+    """Every rate that a figure is given for, the largest first."""
+    return sorted({rate for by_rate in figures for rate in by_rate}, key=float, reverse=True)
+
+
+def figure_name(figure: str) -> str:
+    """A figure as the tables call it."""
+    return NAMES.get(figure, figure)
+
+
+def percent(share: float | None) -> str:
+    """A share in percent, with as many digits as tell a small one from zero."""
+    if share is None:
+        return "–"
+    return f"{100 * share:.2f} %" if share == 0 or share >= 0.001 else f"{100 * share:.2g} %"
+
+
+def interval(share: float | None, low: float | None, high: float | None) -> str:
+    """A share in percent, with its interval where it has one."""
+    return percent(share) + ("" if low is None or high is None else f" ({percent(low)} to {percent(high)})")
+
+
+def points(share: float | None) -> str:
+    """A difference in percentage points with its sign."""
+    if share is None:
+        return "–"
+    return f"{round(100 * share, 2) + 0.0:+.2f}".replace("-", "−")  # + 0.0: there is no −0.00
+
+
+def change(share: float | None, low: float | None, high: float | None) -> str:
+    """A difference in percentage points, with its interval where it has one."""
+    return points(share) + ("" if low is None or high is None else f" ({points(low)} to {points(high)})")
+
+
+def ratio(value: float | None) -> str:
+    """How many times as large."""
+    return "–" if value is None else f"{value:.2f}"
+
+
+def number(value: float | Sequence[float]) -> str:
+    """A number, or one for each channel."""
+    return f"({', '.join(f'{each:g}' for each in value)})" if isinstance(value, Sequence) else f"{value:g}"
+
+
+def text(value: object) -> str:
+    """A name out of the data, on one line and without a meaning in Markdown or HTML."""
+    return re.sub(r"([\\`*_\[\]<>|#~&!])", r"\\\1", " ".join(str(value).split()))
+
+
+def code(value: object) -> str:
+    """The same as inline code."""
+    return f"`{' '.join(str(value).replace('`', '´').split())}`"
