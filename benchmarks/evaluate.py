@@ -3,24 +3,17 @@
 The faces are ORL's (Samaria and Harter, WACV 1994), aligned by the align step. Written to build/bench-evaluate.json.
 """
 
-import json
-import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from kubeface.storage.folders import write_json
-from tests.conftest import ORL
+from benchmarks.rounds import Details, Figure, orl_faces, peak_memory, report
 
 RESULT = Path("build/bench-evaluate.json")
 ROUNDS = 5
-TARGETS = {"embedding": 0.95, "metrics_seconds": 3.0, "gallery_memory": 1.1}
 PAIRS, SAMPLES = 6_000, 2_000
 GALLERIES = (1_415, 4_473)  # images whose pairs are a million and ten million
 
@@ -31,17 +24,16 @@ def make_crops(folder: Path) -> Path:
     from kubeface.align.step import align
     from kubeface.ingest.step import ingest
 
-    for name, data in ORL.read_all().items():
-        if name.endswith(".pgm"):
-            path = folder / "images" / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(data)
+    for name, data in orl_faces():
+        path = folder / "images" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
     ingest(str(folder / "images"), folder / "faces")
     align(folder / "faces", folder / "aligned", AlignOptions(detector="retinaface"))
     return folder / "aligned"
 
 
-def seconds(call: Callable[[], Any]) -> float:
+def seconds(call: Callable[[], object]) -> float:
     """How long a call takes."""
     start = time.perf_counter()
     call()
@@ -62,7 +54,7 @@ def exported(folder: Path) -> Path:
     return path
 
 
-def bench_embedding(folder: Path) -> dict[str, Any]:
+def bench_embedding(folder: Path) -> Figure:
     """Images a second from the table to embeddings, over those of the bare session on prepared batches.
 
     The bare session is onnxruntime as it is usually called: batches, every processor on each.
@@ -98,10 +90,10 @@ def bench_embedding(folder: Path) -> dict[str, Any]:
         pair = [seconds(call) for call in ((ours, bare) if number % 2 else (bare, ours))]
         of_ours, of_bare = pair if number % 2 else pair[::-1]
         ratios.append(of_bare / of_ours)
-    return figures("embedding", ratios) | {"images": len(wanted)}
+    return Figure.of(ratios, 0.95)
 
 
-def bench_metrics() -> dict[str, Any]:
+def bench_metrics() -> Figure:
     """Seconds for all figures, curves and the bootstrap of two models on as many pairs as LFW's View 2 has."""
     from kubeface.evaluate.pair_sets import PairSet
     from kubeface.metrics.bootstrap import Bootstrap
@@ -129,56 +121,26 @@ def bench_metrics() -> dict[str, Any]:
         found.paired(), found.forgotten(), found.histograms(), found.threshold_rows()
         calibrate(scores["finetuned"], pairs, people, 0.001, Bootstrap(SAMPLES))
 
-    return figures("metrics_seconds", [seconds(all_of_it) for _ in range(ROUNDS)]) | {
-        "pairs": PAIRS,
-        "samples": SAMPLES,
-    }
+    return Figure.of([seconds(all_of_it) for _ in range(ROUNDS)], 3.0)
 
 
-def peak_of_gallery(images: int) -> float:
-    """Most memory in MiB of a process that scores every pair of a gallery."""
-    code = (
-        "import resource, numpy as np\n"
-        "from kubeface.metrics.score_counts import count_scores\n"
-        "random = np.random.default_rng(0)\n"
-        f"vectors = random.normal(size=({images}, 128)).astype(np.float32)\n"
-        "vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)\n"
-        f"count_scores(vectors, np.arange({images}) // 10).figures()\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return float(done.stdout)
+def score_gallery(images: int) -> None:
+    """Scores every pair of a gallery."""
+    from kubeface.metrics.score_counts import count_scores
 
-
-def bench_gallery() -> dict[str, Any]:
-    """Memory for ten million pairs over that for a million."""
-    peaks = {size: peak_of_gallery(size) for size in GALLERIES}
-    small, large = peaks.values()
-    told = {f"{size * (size - 1) // 2} pairs": round(peak, 1) for size, peak in peaks.items()}
-    return figures("gallery_memory", [large / small]) | {"mebibytes": told}
-
-
-def figures(name: str, values: list[float]) -> dict[str, Any]:
-    """Median, least and greatest of the rounds, and the target."""
-    return {
-        "median": round(statistics.median(values), 3), "min": round(min(values), 3), "max": round(max(values), 3),
-        "rounds": len(values), "target": TARGETS[name],
-    }  # fmt: skip
+    vectors = np.random.default_rng(0).normal(size=(images, 128)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    count_scores(vectors, np.arange(images) // 10).figures()
 
 
 def main() -> None:
-    """Measures, prints a line for each figure and writes build/bench-evaluate.json."""
+    """Measures all of it; the memory is for ten million pairs over that for a million."""
     with tempfile.TemporaryDirectory() as scratch:
-        found = {
-            "embedding": bench_embedding(Path(scratch)),
-            "metrics_seconds": bench_metrics(),
-            "gallery_memory": bench_gallery(),
-        }
-    print(f"{'figure':18} median  min    max    target")
-    for name, entry in found.items():
-        print(f"{name:18} {entry['median']:<7} {entry['min']:<6} {entry['max']:<6} {entry['target']}")
-    RESULT.parent.mkdir(exist_ok=True)
-    write_json(RESULT, json.loads(json.dumps({"ratios": found})))
+        embedding = bench_embedding(Path(scratch))
+    small, large = (peak_memory(score_gallery, size) for size in GALLERIES)
+    details: Details = {"mebibytes": [round(small, 1), round(large, 1)], "pairs": PAIRS, "samples": SAMPLES}
+    figures = {"embedding": embedding, "metrics_seconds": bench_metrics()}
+    report(RESULT, figures | {"gallery_memory": Figure.of([large / small], 1.1)}, details)
 
 
 if __name__ == "__main__":

@@ -8,20 +8,18 @@ at a size, and held-out people, a photograph of the size against sharp ones; not
 Each stage is kept in build/low-resolution and not done twice; figures go to build/bench-low-resolution.json.
 """
 
-import json
 import os
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kubeface.align.options import AlignOptions
 from kubeface.align.step import align
-from kubeface.evaluate.heldout import Heldout, View
+from kubeface.evaluate.heldout import Heldout
 from kubeface.evaluate.lfw import PairsFile, aligned_crops, read_pairs
 from kubeface.evaluate.resolutions import FixedThresholds, embed_sizes, measure_sizes
 from kubeface.faces.degradation import Degradation, Enlarger
@@ -29,12 +27,15 @@ from kubeface.finetune.options import FinetuneOptions
 from kubeface.finetune.step import finetune
 from kubeface.ingest.step import ingest
 from kubeface.metrics.bootstrap import Bootstrap
+from kubeface.metrics.figures import VerificationFigures
 from kubeface.metrics.pairs import all_pairs
 from kubeface.metrics.verification import verification
 from kubeface.models.embeddings import Embeddings, embed_batch
 from kubeface.models.model import choose_device, load_start
 from kubeface.models.onnx_model import OnnxModel, open_model, open_start
 from kubeface.models.superresolution import open_enlarger
+from kubeface.records.recognition_figures import ResolutionRow
+from kubeface.records.record import Record
 from kubeface.runtime.processors import cpu_limit
 from kubeface.runtime.progress import Progress
 from kubeface.storage.folders import read_json, write_json
@@ -55,16 +56,10 @@ NETWORK_EPOCHS = 4
 
 @dataclass(frozen=True)
 class Method:
-    """A method: what is trained on which low resolution, and whether a network enlarges the faces.
-
-    recipe: empty for the starting model as it is; settings: in the recipe's place; network: enlarges in the place of
-    bicubic interpolation.
-    """
+    """A method: how it is trained, None for the starting model as it is, and whether a network enlarges the faces."""
 
     name: str
-    degradation: str = RANGE
-    recipe: str = ""
-    settings: dict[str, Any] = field(default_factory=dict)
+    options: FinetuneOptions | None = None
     network: bool = False
 
     @property
@@ -73,24 +68,31 @@ class Method:
         return self.name.replace(",", "").replace(" ", "-")
 
 
+class Row(Record):
+    """A row of the table."""
+
+    method: str
+    minutes: float
+    lfw: dict[str, VerificationFigures]
+    """By size in pixels, or clean."""
+    heldout: list[ResolutionRow]
+
+
 # Rates are the recipes' own; LoRA's was set once and not tuned.
-DISTILLED: dict[str, Any] = {"epochs": EPOCHS}
+TWO_STAGES = FinetuneOptions(degradation=RANGE, recipe="two-stage", seed=1, epochs=EPOCHS, amp="bf16")
+DISTILLED = FinetuneOptions(degradation=RANGE, recipe="low-resolution", seed=1, epochs=EPOCHS)
+LORA = {"strategy": "lora", "num_layers": 0, "frozen_layers": 0, "lr": 2e-3, "guard": False}
 METHODS = [
     Method("bicubic, starting model"),
     Method("network, starting model", network=True),
-    Method("two stages, ArcFace", recipe="two-stage", settings={"epochs": EPOCHS, "amp": "bf16"}),
-    Method("two stages, AdaFace", recipe="two-stage", settings={"epochs": EPOCHS, "head": "adaface", "amp": "bf16"}),
-    Method("distillation at 14 pixels", "lowres:14", "low-resolution", DISTILLED),
-    Method("distillation at 10 to 20", RANGE, "low-resolution", DISTILLED),
-    Method(
-        "distillation at 10 to 20, LoRA",
-        RANGE,
-        "low-resolution",
-        DISTILLED | {"strategy": "lora", "num_layers": 0, "frozen_layers": 0, "lr": 2e-3, "guard": False},
-    ),
-    Method("distillation at 10 to 20, network", RANGE, "low-resolution", DISTILLED, network=True),
+    Method("two stages, ArcFace", TWO_STAGES),
+    Method("two stages, AdaFace", TWO_STAGES.model_copy(update={"head": "adaface"})),
+    Method("distillation at 14 pixels", DISTILLED.model_copy(update={"degradation": "lowres:14"})),
+    Method("distillation at 10 to 20", DISTILLED),
+    Method("distillation at 10 to 20, LoRA", DISTILLED.model_copy(update=LORA)),
+    Method("distillation at 10 to 20, network", DISTILLED, network=True),
 ]
-TRAINED = next(method for method in METHODS if method.recipe)
+TRAINED = next(method for method in METHODS if method.options)
 
 
 # --- data -----------------------------------------------------------------------------------------------------------
@@ -110,7 +112,7 @@ def lfw_crops(wanted: PairsFile) -> NDArray[np.uint8]:
     """Aligned crops of View 2's images, N×112×112×3."""
     out = FOLDER / "lfw.npy"
     if not out.exists():
-        found: list[Any] = []
+        found: list[NDArray[np.uint8]] = []
         with Progress("lfw", len(wanted.images)) as progress:
             for names, crops, _ in aligned_crops(_lfw("lfw-deepfunneled.tar"), wanted.images, "pairs.txt", "retinaface",
                                           "arcface_112"):  # fmt: skip
@@ -165,31 +167,23 @@ def _identities(table: Path, part: str = "") -> dict[str, str]:
 # --- training -------------------------------------------------------------------------------------------------------
 
 
+def once(out: Path, train: Callable[[], object]) -> None:
+    """Trains what is not there yet, and leaves the seconds that it took beside it."""
+    if not out.exists():
+        start = time.monotonic()
+        train()
+        write_json(out / "seconds.json", {"seconds": time.monotonic() - start})
+
+
 def trained(method: Method, aligned: Path, split: Path, network: Path) -> Path:
-    """The method's model folder, with the seconds that its training took beside it."""
-    if not method.recipe:
-        return trained(TRAINED, aligned, split, network)  # whose folder has the starting model too
-    out = FOLDER / "models" / method.file
-    if not out.exists():
-        print(f"\n{method.name}", flush=True)
-        start = time.monotonic()
-        options = FinetuneOptions(
-            degradation=method.degradation, recipe=method.recipe, seed=1, **method.settings,
-            superresolver=str(network) if method.network else "bicubic",
-        )  # fmt: skip
-        finetune(aligned, split, out, options)
-        write_json(out / "seconds.json", {"seconds": time.monotonic() - start})
-    return out
-
-
-def trained_network(aligned: Path, split: Path) -> Path:
-    """The folder of the super-resolution network."""
-    out = FOLDER / "network"
-    if not out.exists():
-        start = time.monotonic()
-        options = TrainSuperresolutionOptions(epochs=NETWORK_EPOCHS, amp="bf16", seed=1)
-        train_superresolution(aligned, split, out, options)
-        write_json(out / "seconds.json", {"seconds": time.monotonic() - start})
+    """The method's model folder; without a training, one that has the starting model too."""
+    named, options = method, method.options
+    if options is None:
+        named, options = TRAINED, TRAINED.options or FinetuneOptions()
+    elif method.network:
+        options = options.model_copy(update={"superresolver": str(network)})
+    out = FOLDER / "models" / named.file
+    once(out, lambda: finetune(aligned, split, out, options))
     return out
 
 
@@ -197,7 +191,7 @@ def trained_network(aligned: Path, split: Path) -> Path:
 
 
 def on_lfw(model: OnnxModel, wanted: PairsFile, crops: NDArray[np.uint8], size: int,
-           enlarger: Enlarger | None) -> dict[str, Any]:  # fmt: skip
+           enlarger: Enlarger | None) -> VerificationFigures:  # fmt: skip
     """View 2's accuracy and its standard error, both photographs of a pair at a size; 0 for the crops as they are."""
     degraded = Degradation("lowres", size, enlarger=enlarger) if size else Degradation()
     embedded: list[NDArray[np.float32]] = []
@@ -208,56 +202,43 @@ def on_lfw(model: OnnxModel, wanted: PairsFile, crops: NDArray[np.uint8], size: 
             batch = np.stack([degraded(crop, "probe", name) for crop, name in zip(batch, names, strict=True)])
             embedded.append(model.embed(batch))
             progress.advance(len(names))
-    told = verification(wanted.pairs.scores(np.concatenate(embedded)), wanted.pairs.same, wanted.folds)
-    return {name: getattr(told, name) for name in ("accuracy", "accuracy_standard_error", "auc")}
+    return verification(wanted.pairs.scores(np.concatenate(embedded)), wanted.pairs.same, wanted.folds)
 
 
 def on_heldout(aligned: Path, people: dict[str, str], start: OnnxModel, model: OnnxModel,
-               enlarger: Enlarger | None) -> list[dict[str, Any]]:  # fmt: skip
+               enlarger: Enlarger | None) -> list[ResolutionRow]:  # fmt: skip
     """Figures of held-out people at each size, low resolution against sharp; before: the start on bicubic crops."""
     known = Heldout(Table(aligned, "aligned"), people)
-
-    def views() -> Iterator[View]:
-        return known.views(people)
-
     models = {"baseline": start, "finetuned": model}
-    sized = embed_sizes(models, views(), people, SIZES, enlarger, None)
+    sized = embed_sizes(models, known.views(people), people, SIZES, enlarger, None)
     compared = all_pairs(sized.people, 200_000, 1)
     scores = compared.scores(sized.sharp["baseline"].plain())
     threshold = float(np.quantile(scores[~compared.same], 0.999))
     fixed = FixedThresholds(0.001, threshold, threshold)
-    told = measure_sizes(sized, 0.001, Bootstrap(500, 1), fixed)
-    gains = [row.cross.gain_over_bicubic or row.cross.gain for row in told.rows]
-    return [
-        {"size": row.size, "images": row.images, "people": row.people, "far": row.cross.far,
-         "tar": gain["tar"].model_dump(), "auc": gain["auc"].model_dump()}
-        for row, gain in zip(told.rows, gains, strict=True)
-    ]  # fmt: skip
+    return measure_sizes(sized, 0.001, Bootstrap(500, 1), fixed).rows
 
 
 def measured(method: Method, aligned: Path, split: Path, wanted: PairsFile, crops: NDArray[np.uint8],
-             network: Path) -> dict[str, Any]:  # fmt: skip
+             network: Path) -> Row:  # fmt: skip
     """A row of the table; kept beside the models."""
     folder = trained(method, aligned, split, network)
     kept = FOLDER / "figures" / f"{method.file}.json"
     if kept.exists():
-        return dict(read_json(kept))
+        return Row.read(kept)
     enlarger = open_enlarger(str(network), cpu_limit()) if method.network else None
     before = open_start(str(folder), threads=cpu_limit())
-    model = open_model(str(folder), threads=cpu_limit()) if method.recipe else before
+    model = open_model(str(folder), threads=cpu_limit()) if method.options else before
     print(f"\n{method.name}: measuring", flush=True)
-    seconds = (read_json(folder / "seconds.json")["seconds"] if method.recipe else 0) + (
-        read_json(network / "seconds.json")["seconds"] if method.network else 0
+    spent = [path for path, counts in ((folder, method.options), (network, method.network)) if counts]
+    row = Row(
+        method=method.name,
+        minutes=round(sum(read_json(path / "seconds.json")["seconds"] for path in spent) / 60, 1),
+        lfw={str(size or "clean"): on_lfw(model, wanted, crops, size, enlarger) for size in [*SIZES, 0]},
+        heldout=on_heldout(aligned, _identities(split, "heldout"), before, model, enlarger),
     )
-    row = {
-        "method": method.name,
-        "minutes": round(seconds / 60, 1),
-        "lfw": {str(size or "clean"): on_lfw(model, wanted, crops, size, enlarger) for size in [*SIZES, 0]},
-        "heldout": on_heldout(aligned, _identities(split, "heldout"), before, model, enlarger),
-    }
     kept.parent.mkdir(exist_ok=True)
-    write_json(kept, row)
-    print(json.dumps(row["lfw"]), flush=True)
+    row.write(kept)
+    print({size: found.accuracy for size, found in row.lfw.items()}, flush=True)
     return row
 
 
@@ -268,20 +249,19 @@ def main() -> None:
     wanted = read_pairs(_lfw("pairs.txt"))
     crops = lfw_crops(wanted)
     split = divided(aligned, wanted, crops)
-    network = trained_network(aligned, split)
+    network = FOLDER / "network"
+    options = TrainSuperresolutionOptions(epochs=NETWORK_EPOCHS, amp="bf16", seed=1)
+    once(network, lambda: train_superresolution(aligned, split, network, options))
     for method in METHODS:  # all trainings before the first look at what is measured
         trained(method, aligned, split, network)
     rows = [measured(method, aligned, split, wanted, crops, network) for method in METHODS]
-    parts = Table(split, "split").columns(["identity", "split"]).to_pylist()
-    people = {part: len({row["identity"] for row in parts if row["split"] == part}) for part in ("train", "val")}
-    write_json(RESULT, {"people": people, "epochs": EPOCHS, "threads": cpu_limit(), "rows": rows})
+    people = {part: len(set(_identities(split, part).values())) for part in ("train", "val")}
+    about = {"people": people, "epochs": EPOCHS, "threads": cpu_limit()}
+    write_json(RESULT, about | {"rows": [row.model_dump(mode="json") for row in rows]})
     print(f"\n{'LFW View 2, %':36} minutes " + " ".join(f"{size!s:>13}" for size in [*SIZES, "clean"]))
     for row in rows:
-        cells = (
-            f"{100 * told['accuracy']:.2f} ± {100 * told['accuracy_standard_error']:.2f}"
-            for told in row["lfw"].values()
-        )
-        print(f"{row['method']:36} {row['minutes']:7} " + " ".join(f"{cell:>13}" for cell in cells))
+        cells = (f"{100 * one.accuracy:.2f} ± {100 * one.accuracy_standard_error:.2f}" for one in row.lfw.values())
+        print(f"{row.method:36} {row.minutes:7} " + " ".join(f"{cell:>13}" for cell in cells))
 
 
 if __name__ == "__main__":

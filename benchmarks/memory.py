@@ -5,9 +5,7 @@ and quality, ten to a person, in one archive. Every step runs as a process of it
 compared is the most memory that the process ever held (ru_maxrss). Written to build/bench-memory.json.
 """
 
-import argparse
 import io
-import json
 import os
 import subprocess
 import sys
@@ -16,22 +14,21 @@ import tempfile
 import time
 from pathlib import Path
 
+import cyclopts
 import numpy as np
 from PIL import Image
 
-from kubeface.storage.folders import write_json
-from tests.conftest import ORL
+from benchmarks.rounds import Details, Figure, orl_faces, report
 
 SMALL, LARGE = 10_000, 100_000
 IMAGES_OF_A_PERSON = 10
 TARGET = 1.10
+RESULT = Path("build/bench-memory.json")
 
 
 def make_archive(path: Path, count: int) -> None:
     """`count` JPEG files of real faces, no two alike, as <person>/<number>.jpg."""
-    faces = [
-        np.asarray(Image.open(io.BytesIO(data))) for name, data in sorted(ORL.read_all().items()) if ".pgm" in name
-    ]
+    faces = [np.asarray(Image.open(io.BytesIO(data))) for _, data in orl_faces()]
     random = np.random.default_rng(0)
     with tarfile.open(path, "w") as archive:
         for number in range(count):
@@ -72,33 +69,34 @@ def measure(command: list[str]) -> tuple[float, float]:
     return usage.ru_maxrss / 1024, time.monotonic() - start
 
 
-def main() -> None:
-    """Measures, prints a line for each step and writes build/bench-memory.json."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.memory", description=__doc__)
-    parser.add_argument("--small", type=int, default=SMALL, help="images of the small set (%(default)s)")
-    parser.add_argument("--large", type=int, default=LARGE, help="images of the large set (%(default)s)")
-    parser.add_argument("--skip", nargs="*", default=[], help="steps that are not measured (audit takes longest)")
-    sizes = parser.parse_args()
-    found: dict[str, dict[str, list[float]]] = {}
+def main(*, small: int = SMALL, large: int = LARGE, skip: tuple[str, ...] = ()) -> None:
+    """Measures every step with few images and with many.
+
+    Args:
+        small: images of the small set.
+        large: images of the large set.
+        skip: steps that are not measured (audit takes longest).
+    """
+    found: dict[str, list[tuple[float, float]]] = {}
     with tempfile.TemporaryDirectory() as scratch:
-        for count in (sizes.small, sizes.large):
+        for count in (small, large):
             source = Path(scratch, f"{count}.tar")
             make_archive(source, count)
             for step, command in commands(source, Path(scratch, str(count))).items():
-                if step in sizes.skip:
-                    continue
-                memory, seconds = measure(command)
-                figures = found.setdefault(step, {"mebibytes": [], "microseconds_an_image": []})
-                figures["mebibytes"].append(round(memory, 1))
-                figures["microseconds_an_image"].append(round(1e6 * seconds / count, 1))
-                print(f"bench-memory: {step} with {count:,} images: {memory:.0f} MiB, {seconds:.0f} s", flush=True)
-    ratios = {step: figures["mebibytes"][1] / figures["mebibytes"][0] for step, figures in found.items()}
-    for step, ratio in ratios.items():
-        print(f"{step:8} {ratio:.3f} × the memory for {sizes.large / sizes.small:g} × the images (target {TARGET})")
-    Path("build").mkdir(exist_ok=True)
-    result = {"images": [sizes.small, sizes.large], "steps": found, "ratios": ratios, "target": TARGET}
-    write_json(Path("build/bench-memory.json"), json.loads(json.dumps(result)))
+                if step not in skip:
+                    memory, seconds = measure(command)
+                    found.setdefault(step, []).append((memory, 1e6 * seconds / count))
+                    print(f"bench-memory: {step} with {count:,} images: {memory:.0f} MiB, {seconds:.0f} s", flush=True)
+    figures = {step: Figure.of([much[0] / little[0]], TARGET) for step, (little, much) in found.items()}
+    measured: Details = {
+        step: {
+            "mebibytes": [round(memory, 1) for memory, _ in sizes],
+            "microseconds_an_image": [round(time, 1) for _, time in sizes],
+        }
+        for step, sizes in found.items()
+    }
+    report(RESULT, figures, {"images": [small, large], "steps": measured})
 
 
 if __name__ == "__main__":
-    main()
+    cyclopts.run(main)
