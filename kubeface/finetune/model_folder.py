@@ -5,11 +5,11 @@ import platform
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import torch
-import torchvision
 from numpy.typing import NDArray
 from pydantic import JsonValue
 
@@ -112,7 +112,7 @@ def training_record(trained: Trained, inputs: Inputs, onnx: OnnxRecord | None) -
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,
-            "torchvision": torchvision.__version__,
+            "torchvision": version("torchvision"),  # importing it takes seconds
             "numpy": np.__version__,
         },
     }
