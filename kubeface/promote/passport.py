@@ -10,15 +10,13 @@ from pathlib import Path
 
 from kubeface import __version__
 from kubeface.records.data import Erasure
-from kubeface.records.evaluation import Evaluation
-from kubeface.records.model import ModelRecord
+from kubeface.records.evaluation import Evaluation, SetFigures
+from kubeface.records.model import ModelRecord, SuperresolutionNetwork
 from kubeface.records.passport import (
     FileEntry,
     Passport,
     PassportMetrics,
-    SetFigures,
     StartingModel,
-    SuperresolutionNetwork,
 )
 from kubeface.records.record import Record
 from kubeface.runtime.errors import KubefaceError, require

@@ -17,9 +17,7 @@ class Change(Record):
     version: str
     """The version that became champion."""
     action: Action
-    """How it became champion."""
     reason: str
-    """Why it became champion."""
 
 
 class ChampionRecord(Record):
@@ -29,15 +27,12 @@ class ChampionRecord(Record):
     """
 
     schema_version: Literal[1] = 1
-    """Version of this record."""
     version: str = ""
     """The version in force; empty while there is none."""
     uri: str = ""
     """Address of its folder; empty while there is none."""
     number: int = 0
-    """Number of changes so far."""
     history: tuple[Change, ...] = ()
-    """All changes, in order."""
 
     def before(self) -> str:
         """The version that was champion before this one and was not rolled back itself; empty for none."""

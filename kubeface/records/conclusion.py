@@ -14,11 +14,9 @@ class ConclusionRecord(Record):
     """The outcome of a run whose every step succeeded."""
 
     schema_version: Literal[1] = 1
-    """Version of this record."""
     verdict: Verdict
     """Whether the run promoted its model, did not, or trained none."""
     reason: str
-    """Why."""
     model: str
     """Address of the promoted model; empty for none."""
     report: str

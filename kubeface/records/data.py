@@ -27,7 +27,6 @@ class DataRecord(Record):
     """What a run's data are: how many images of whom, what each step left out, and which shards changed."""
 
     schema_version: Literal[1] = 1
-    """Version of this record."""
     producer: str
     """gather and its version."""
     images: int
@@ -48,9 +47,9 @@ class StepTotals(Record):
     """What a step did on all shards together."""
 
     rows_in: int
-    """Rows (of ingest: files) that it read."""
+    """Items that it read: files of ingest, else rows."""
     rows_out: int
-    """Rows that it wrote."""
+    """Items that it passed on."""
     seconds: float
     """Sum of its tasks' times, which may have run side by side."""
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Generic, Literal, TypeVar
 
-from pydantic import Field, SerializerFunctionWrapHandler, TypeAdapter, model_serializer
+from pydantic import Field, JsonValue, SerializerFunctionWrapHandler, TypeAdapter, model_serializer
 
 from kubeface.metrics.figures import (
     Calibration,
@@ -46,6 +46,9 @@ from kubeface.storage.folders import read_json
 SCHEMA_VERSION = 1
 OF_OPTIONAL_MODELS = ("champion", "scratch", "gain_over_scratch")  # absent from JSON where they are empty
 
+# Figures of one model on one set: of verification, attributes or classes.
+SetMeasurement = TypeVar("SetMeasurement", bound=Figures, covariant=True)
+SetFigures = dict[str, dict[str, JsonValue]]  # such figures as JSON, by set
 Curves = dict[str, dict[str, RocPoints]]  # by set and model
 _CURVES: TypeAdapter[Curves] = TypeAdapter(Curves)
 
@@ -54,7 +57,6 @@ class EvaluationSettings(Figures):
     """What besides the data decided on the figures."""
 
     gate: Gate
-    """Rule of the gate."""
     bootstrap: int
     """Samples of people or images for the intervals."""
     seed: int
@@ -75,7 +77,6 @@ class ComparedModel(Figures):
     """A model that was measured."""
 
     backbone: str
-    """Name of the backbone."""
     weights_sha256: str
     """Of its weights."""
     onnx_sha256: str
@@ -94,7 +95,6 @@ class GateCheck(Figures):
     name: str
     """What was checked: a set with a figure, a group, or the promoted model with a figure."""
     passed: bool
-    """Whether the rule is kept."""
     text: str
     """The figures in words."""
 
@@ -107,24 +107,18 @@ class GateVerdict(Figures):
     reason: str
     """One sentence with the figures of every check."""
     checks: list[GateCheck]
-    """The checks in their order."""
     rule: Gate
     """The rule that was applied."""
 
 
-class EvaluationRecord(Record):
-    """What evaluation.json of every task holds."""
+class EvaluationRecord(Record, Generic[SetMeasurement]):
+    """What evaluation.json of every task holds; figures are of one model, by set."""
 
     schema_version: int = SCHEMA_VERSION
-    """Version of the file's layout."""
     task: Literal["recognition", "attributes", "classes"]
-    """What the model is for."""
     producer: str
-    """Program and version that wrote it."""
     aligned: str
-    """SHA-256 of the aligned table."""
     split: str
-    """SHA-256 of the split table."""
     degradation: str
     """Put on every crop of the target set; none for crops as they are."""
     settings: EvaluationSettings
@@ -139,6 +133,11 @@ class EvaluationRecord(Record):
     """Held-out images that were measured on."""
     models: dict[str, ComparedModel]
     """baseline and finetuned, where there are champion and scratch."""
+    baseline: dict[str, SetMeasurement]
+    """Of the starting model."""
+    finetuned: dict[str, SetMeasurement]
+    champion: dict[str, SetMeasurement] = Field(default_factory=dict)
+    """Of the promoted model."""
     gain: dict[str, Gains]
     """Gains over the starting model, by set."""
     gain_over_champion: dict[str, Gains] = Field(default_factory=dict)
@@ -147,13 +146,13 @@ class EvaluationRecord(Record):
     """The gate's decision."""
 
     @model_serializer(mode="wrap")
-    def _without_absent(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _serialize(self, serialize: SerializerFunctionWrapHandler) -> dict[str, JsonValue]:
         values = without_absent(self, serialize(self))
         return {name: value for name, value in values.items() if value or name not in OF_OPTIONAL_MODELS}
 
-    def figures_of(self, model: str) -> Mapping[str, Any]:
+    def figures_of(self, model: str) -> Mapping[str, SetMeasurement]:
         """A model's figures by set; empty where the model was not measured."""
-        figures: Mapping[str, Any] = getattr(self, model, {})
+        figures: Mapping[str, SetMeasurement] = getattr(self, model, {})
         return figures
 
     def gains_over(self, model: str) -> Mapping[str, Gains]:
@@ -162,27 +161,19 @@ class EvaluationRecord(Record):
         return gains
 
 
-class RecognitionEvaluation(EvaluationRecord):
+class RecognitionEvaluation(EvaluationRecord[VerificationFigures]):
     """evaluation.json of recognition."""
 
     task: Literal["recognition"] = "recognition"
-    """What the model is for."""
     pairs: int
     """Pairs of held-out images that were scored."""
     gate_far: float
     """False accept rate of the gate's tar."""
-    baseline: dict[str, VerificationFigures]
-    """Of the starting model, by set."""
-    finetuned: dict[str, VerificationFigures]
-    """Of the fine-tuned model, by set."""
-    champion: dict[str, VerificationFigures] = Field(default_factory=dict)
-    """Of the promoted model, by set."""
     paired: dict[str, PairedTest] = Field(default_factory=dict)
     """Changed decisions, by set."""
     forgotten: list[ForgottenPair] = Field(default_factory=list)
     """The pairs whose margin fell furthest, of all sets."""
     histograms: dict[str, dict[str, ScoreHistogram]] = Field(default_factory=dict)
-    """Scores, by set and model."""
     calibration: dict[str, Calibration] = Field(default_factory=dict)
     """Calibrated threshold, by model."""
     calibrated_on: str | None = None
@@ -190,17 +181,14 @@ class RecognitionEvaluation(EvaluationRecord):
     groups: dict[str, GroupColumn] = Field(default_factory=dict)
     """Errors by group, by group column."""
     identification: dict[str, dict[str, IdentificationFigures]] = Field(default_factory=dict)
-    """By set and model."""
     compatibility: Compatibility | None = None
     """With galleries of the old model."""
     all_pairs: dict[str, dict[str, PairFigures]] | None = None
     """Figures over every pair by set and model, where not all pairs were scored one by one."""
     probes: list[ProbeRow] | None = None
-    """By degradation."""
     low_resolution: LowResolution | None = None
     """Where low-resolution faces were measured."""
     resolutions: Resolutions | None = None
-    """Figures by resolution."""
     lfw: LfwRecord | None = None
     """Where LFW was measured."""
     hardest: HardestPairs
@@ -209,65 +197,45 @@ class RecognitionEvaluation(EvaluationRecord):
     """Hardest pairs of low-resolution and sharp images."""
 
 
-class AttributesEvaluation(EvaluationRecord):
-    """evaluation.json of attributes."""
+class LabelledEvaluation(EvaluationRecord[SetMeasurement]):
+    """What evaluation.json of attributes and of classes share."""
 
-    task: Literal["attributes"] = "attributes"
-    """What the model is for."""
     labels: list[str]
-    """Names of the labels in the order of the scores."""
-    baseline: dict[str, AttributesFigures]
-    """Of the starting model, by set."""
-    finetuned: dict[str, AttributesFigures]
-    """Of the fine-tuned model, by set."""
-    champion: dict[str, AttributesFigures] = Field(default_factory=dict)
-    """Of the promoted model, by set."""
-    thresholds: dict[str, dict[str, float]]
-    """By model and label."""
+    """Names of the labels or classes in the order of the scores."""
     chosen_on: ChosenOn
     """Images that the thresholds were chosen on."""
     sampling: Sampling
     """Of the training."""
-    correlation: LabelCorrelation
-    """Of the labels on the target set."""
     grid: list[GridImage]
     """Some images of the target set."""
     mistakes: list[Mistake]
-    """Wrong labels with the surest scores."""
+    """Wrong predictions with the surest scores."""
 
 
-class ClassesEvaluation(EvaluationRecord):
+class AttributesEvaluation(LabelledEvaluation[AttributesFigures]):
+    """evaluation.json of attributes."""
+
+    task: Literal["attributes"] = "attributes"
+    thresholds: dict[str, dict[str, float]]
+    """By model and label."""
+    correlation: LabelCorrelation
+    """Of the labels on the target set."""
+
+
+class ClassesEvaluation(LabelledEvaluation[ClassesFigures]):
     """evaluation.json of classes."""
 
     task: Literal["classes"] = "classes"
-    """What the model is for."""
-    labels: list[str]
-    """Names of the classes in the order of the scores."""
-    baseline: dict[str, ClassesFigures]
-    """Of the starting model, by set."""
-    finetuned: dict[str, ClassesFigures]
-    """Of the fine-tuned model, by set."""
-    champion: dict[str, ClassesFigures] = Field(default_factory=dict)
-    """Of the promoted model, by set."""
     scratch: dict[str, ClassesFigures] = Field(default_factory=dict)
     """Of the model trained from scratch, by set."""
     gain_over_scratch: dict[str, Gains] = Field(default_factory=dict)
     """Gains over the model trained from scratch, by set."""
-    chosen_on: ChosenOn
-    """Images that the refusal threshold was chosen on."""
-    sampling: Sampling
-    """Of the training."""
-    grid: list[GridImage]
-    """Some images of the target set."""
-    mistakes: list[Mistake]
-    """Wrong classes with the surest scores."""
 
 
 class RecognitionThreshold(Calibration, Record):
     """threshold.json of recognition: the calibration of the fine-tuned model."""
 
     schema_version: int = SCHEMA_VERSION
-    """Version of the file's layout."""
     weights_sha256: str
     """Of the weights that it holds for."""
     degradation: str
@@ -278,7 +246,6 @@ class LabelledThreshold(Record):
     """What threshold.json of attributes and classes share."""
 
     schema_version: int = SCHEMA_VERSION
-    """Version of the file's layout."""
     weights_sha256: str
     """Of the backbone's weights."""
     onnx_sha256: str
@@ -293,7 +260,6 @@ class AttributesThreshold(LabelledThreshold):
     """threshold.json of attributes."""
 
     task: Literal["attributes"] = "attributes"
-    """What the model is for."""
     labels: dict[str, float]
     """Score from which on a label is predicted, by label."""
 
@@ -302,7 +268,6 @@ class ClassesThreshold(LabelledThreshold):
     """threshold.json of classes."""
 
     task: Literal["classes"] = "classes"
-    """What the model is for."""
     unknown: RefusalFigures | None
     """Threshold of the refusal with its figures; None where none was chosen."""
     refuse: float = Field(ge=0, lt=1)
@@ -321,11 +286,12 @@ def read_evaluation(path: Path) -> Evaluation:
     value = read_json(path)
     task = value.get("task", RECOGNITION) if isinstance(value, dict) else RECOGNITION
     require_task(task)
-    if task == ATTRIBUTES:
-        return AttributesEvaluation.parse(value, str(path))
-    if task == CLASSES:
-        return ClassesEvaluation.parse(value, str(path))
-    return RecognitionEvaluation.parse(value, str(path))
+    kinds: dict[str, type[Evaluation]] = {
+        RECOGNITION: RecognitionEvaluation,
+        ATTRIBUTES: AttributesEvaluation,
+        CLASSES: ClassesEvaluation,
+    }
+    return kinds[task].parse(value, str(path))
 
 
 def read_curves(path: Path) -> Curves:

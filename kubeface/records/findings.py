@@ -24,7 +24,6 @@ class Distributions(Record):
     """What a later audit measures drift against."""
 
     features: dict[str, Histogram]
-    """By name of the feature."""
     embedding_mean: list[float]
     """Mean of the embeddings; empty for whole photographs, which have none."""
 
@@ -53,7 +52,6 @@ class AuditFigures(StepResult):
     rejected: int
     """Images that are left out."""
     identities: int
-    """Identities among the audited images."""
     identities_out: int
     """Identities among the images that are kept."""
     duplicate_clusters: int
@@ -83,11 +81,8 @@ class IdentitySizes(Record):
     """How the images are spread over the identities."""
 
     min: int
-    """Images of the smallest identity."""
     median: float
-    """Median number of images of an identity."""
     max: int
-    """Images of the largest identity."""
     gini: float
     """Gini coefficient: 0 where all have as many, towards 1 where one has nearly all."""
     effective: float

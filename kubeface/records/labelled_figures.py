@@ -8,7 +8,6 @@ class Sampling(Record):
     """sampling.json: how often labels or classes occur among the training images, and among an epoch's."""
 
     images: int
-    """Training images."""
     drawn: int
     """Images drawn in an epoch."""
     before: dict[str, int]
@@ -21,9 +20,7 @@ class ChosenOn(Figures):
     """Images that thresholds were chosen on."""
 
     split: str
-    """Part of the split."""
     images: int
-    """How many."""
     too_few: list[str] | None = None
     """Labels with too few images, whose threshold is 0.5; of attributes."""
 
@@ -34,7 +31,6 @@ class GridImage(Figures):
     file: str
     """Picture below the evaluation's folder."""
     image_id: str
-    """Id of the image."""
     source: str
     """Path below the data source."""
     true: list[str]
@@ -51,7 +47,6 @@ class Mistake(Figures):
     file: str
     """Picture below the evaluation's folder."""
     image_id: str
-    """Id of the image."""
     source: str
     """Path below the data source."""
     label: str | None
@@ -64,8 +59,8 @@ class Mistake(Figures):
     """Score of the label or of the predicted class."""
 
 
-class LabelFigures(Figures):
-    """Figures of one label; None where the label is constant or not predicted."""
+class BinaryFigures(Figures):
+    """Figures of one label, or their means over labels; None where the label is constant or not predicted."""
 
     auc: float | None
     """Area under the ROC curve."""
@@ -83,56 +78,36 @@ class LabelFigures(Figures):
     """Mean of the shares of correct predictions among images with and without the label."""
     calibration_error: float | None
     """Expected calibration error."""
+
+
+class LabelFigures(BinaryFigures):
+    """Figures of one label."""
+
     positives: int
-    """Images with the label."""
     negatives: int
-    """Images without it."""
     threshold: float | None
     """Score from which on the label is predicted."""
     too_few: bool
     """Whether there are too few images for the label to count in the means."""
     auc_low: float | None
-    """Lower bound of the AUC."""
     auc_high: float | None
-    """Upper bound of the AUC."""
 
 
-class AttributesFigures(Figures):
+class AttributesFigures(BinaryFigures):
     """Figures of one model on one set: means over the labels with enough images, and each label."""
 
-    auc: float | None
-    """Mean area under the ROC curve."""
-    average_precision: float | None
-    """Mean area under the precision-recall curve."""
-    precision: float | None
-    """Mean precision."""
-    recall: float | None
-    """Mean recall."""
-    f1: float | None
-    """Mean F1."""
-    accuracy: float | None
-    """Mean accuracy."""
-    balanced_accuracy: float | None
-    """Mean balanced accuracy."""
-    calibration_error: float | None
-    """Mean expected calibration error."""
     labels: dict[str, LabelFigures]
-    """By label."""
     measured_labels: int
     """Labels with enough images."""
     images: int
-    """Images measured on."""
 
 
 class LabelCorrelation(Figures):
     """Phi coefficients of all pairs of labels (rows and columns in the labels' order); None where one is constant."""
 
     labels: list[str]
-    """Names of rows and columns."""
     true: list[list[float | None]]
-    """Of the true labels."""
     predicted: list[list[float | None]]
-    """Of the predicted labels."""
 
 
 class ClassFigures(Figures):
@@ -179,7 +154,6 @@ class ClassesFigures(Figures):
     images: int
     """Images of known classes."""
     classes: dict[str, ClassFigures]
-    """By class."""
     confusion: list[list[int]]
     """Images by true class (rows) and predicted class (columns)."""
     unknown: RefusalFigures | None

@@ -1,7 +1,7 @@
 """model.json: what a model folder holds, how its input is prepared, and how it was trained."""
 
 from collections.abc import Mapping
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from pydantic import ConfigDict, Field, JsonValue, SerializerFunctionWrapHandler, model_serializer
 
@@ -15,7 +15,7 @@ class _Sparse(Record):
     """A record of which only what was given is written: not every model has every entry."""
 
     @model_serializer(mode="wrap")
-    def _given(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _given(self, serialize: SerializerFunctionWrapHandler) -> dict[str, JsonValue]:
         return {name: value for name, value in serialize(self).items() if name in self.model_fields_set}
 
 
@@ -43,7 +43,7 @@ class AlignmentRecord(_Sparse):
     """Face detector whose landmarks the crops were made by; none for whole photographs."""
 
 
-class SuperresolutionRecord(Record):
+class SuperresolutionNetwork(Record):
     """The network that enlarges small faces for the model."""
 
     name: str
@@ -51,6 +51,11 @@ class SuperresolutionRecord(Record):
     """How many times it enlarges."""
     sha256: str
     """Of superresolution.onnx."""
+
+
+class SuperresolutionRecord(SuperresolutionNetwork):
+    """The network, and whom it knows."""
+
     identities: tuple[str, ...] = ()
     """People that it was trained on."""
 

@@ -11,7 +11,6 @@ class PromotionRecord(Record):
     """Whether a model was promoted, why, and where it is."""
 
     schema_version: Literal[1] = 1
-    """Version of this record."""
     producer: str
     """promote and its version."""
     promoted: bool
@@ -23,7 +22,6 @@ class PromotionRecord(Record):
     uri: str | None = None
     """Address of the version that this run promoted, or found in force where it trained nothing."""
     version: str | None = None
-    """Name of that version."""
     champion: str | None = None
     """Address of the version that was in force before."""
     lost_to: str | None = None

@@ -7,13 +7,9 @@ class HardPair(Figures):
     """A pair that is hard for the fine-tuned model."""
 
     left: str
-    """Name of the left image."""
     right: str
-    """Name of the right image."""
     left_identity: str
-    """Person on the left image."""
     right_identity: str
-    """Person on the right image."""
     before: float
     """Similarity by the starting model."""
     after: float
@@ -33,34 +29,25 @@ class ErrorRates(Figures):
     """False match and false non-match rate, or ratios of them; None where the pairs do not support one."""
 
     fmr: float | None
-    """Of false matches."""
     fnmr: float | None
-    """Of false non-matches."""
 
 
 class GroupErrors(Figures):
     """Errors within one group of people."""
 
     group: str
-    """Name of the group."""
     people: int
-    """People in it."""
     images: int
-    """Their images."""
     genuine: int
     """Pairs of one person."""
     impostor: int
     """Pairs of two people of the group."""
     baseline: ErrorRates
-    """Of the starting model."""
     finetuned: ErrorRates
-    """Of the fine-tuned model."""
     fnmr_change: float | None
     """False non-match rate of the fine-tuned model less that of the starting model."""
     fnmr_change_low: float | None
-    """Lower bound of the change."""
     fnmr_change_high: float | None
-    """Upper bound of the change."""
 
 
 class GroupColumn(Figures):
@@ -90,21 +77,15 @@ class Compatibility(Figures):
     old_gallery_new_probe: float | None
     """Share of genuine pairs that match, one image embedded by each model."""
     old_gallery_new_probe_low: float | None
-    """Lower bound."""
     old_gallery_new_probe_high: float | None
-    """Upper bound."""
     match_change: float | None
     """old_gallery_new_probe less old_with_old."""
     match_change_low: float | None
-    """Lower bound of the change."""
     match_change_high: float | None
-    """Upper bound of the change."""
     false_matches: float | None
     """Share of impostor pairs that match, one image embedded by each model."""
     genuine_pairs: int
-    """Genuine pairs."""
     people: int
-    """People in them."""
     gallery_still_matched: float | None
     """Share of people whose enrolled image (old) matches the median of their others (new)."""
     stays: bool
@@ -115,9 +96,7 @@ class ProbeFigures(Figures):
     """Figures of one model under one degradation."""
 
     accuracy: float
-    """Accuracy of ten folds."""
     auc: float
-    """Area under the ROC curve."""
     tar: float
     """True accept rate at the row's false accept rate."""
 
@@ -130,11 +109,8 @@ class ProbeRow(Figures):
     far: float
     """False accept rate of `tar`."""
     baseline: ProbeFigures
-    """Starting model."""
     finetuned: ProbeFigures
-    """Fine-tuned model."""
     gain: Gains
-    """Gains over the starting model."""
 
 
 class LowResolution(Figures):
@@ -152,17 +128,12 @@ class ResolutionFigures(Figures):
     """Figures of one model on the pairs of one size."""
 
     accuracy: float
-    """Accuracy of ten folds."""
     accuracy_standard_error: float
-    """Over the folds."""
     accuracy_fixed: float
     """Accuracy at the fixed threshold."""
     tmr_fixed: float
-    """True match rate at the fixed threshold."""
     fmr_fixed: float
-    """False match rate at the fixed threshold."""
     auc: float
-    """Area under the ROC curve."""
     tar: float
     """True accept rate at the pairs' false accept rate."""
     flip: "ResolutionFigures | None" = None
@@ -173,17 +144,13 @@ class ResolutionPairs(Figures):
     """One kind of pairs of one size, by model."""
 
     pairs: int
-    """How many."""
     far: float
     """False accept rate of `tar`."""
     baseline: ResolutionFigures
-    """Starting model."""
     finetuned: ResolutionFigures
-    """Fine-tuned model."""
     bicubic: ResolutionFigures | None = None
     """Starting model on crops enlarged by bicubic interpolation, where a network enlarged the others."""
     gain: Gains
-    """Gains over the starting model."""
     gain_over_bicubic: Gains | None = None
     """Gains over the starting model on crops enlarged by bicubic interpolation."""
 
@@ -194,7 +161,6 @@ class ResolutionRow(Figures):
     size: str
     """Side of the crops in pixels, or clean."""
     images: int
-    """Images of this size."""
     people: int
     """People on them."""
     probes: int
@@ -213,7 +179,6 @@ class LeftOutSize(Figures):
     size: str
     """Side of the crops in pixels."""
     images: int
-    """Images of this size."""
 
 
 class Resolutions(Figures):
@@ -237,20 +202,15 @@ class LfwSize(Figures):
     size: str
     """Side of the crops in pixels."""
     baseline: VerificationFigures
-    """Starting model."""
     finetuned: VerificationFigures
-    """Fine-tuned model."""
     champion: VerificationFigures | None = None
-    """Promoted model."""
 
 
 class LfwRecord(Figures):
     """What of LFW was measured."""
 
     pairs: int
-    """Pairs scored."""
     images: int
-    """Images in them."""
     detector: str
     """Detector of the alignment."""
     fallback: list[str]

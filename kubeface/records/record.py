@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, JsonValue, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
+from kubeface.metrics.figures import without_absent
 from kubeface.runtime.errors import KubefaceError
 from kubeface.runtime.options import explain
 from kubeface.storage.folders import read_json, write_json
@@ -45,6 +46,14 @@ class Record(BaseModel):
     def write(self, path: Path) -> None:
         """Writes the record as JSON with sorted keys: equal records give equal bytes."""
         write_json(path, self.model_dump(mode="json", by_alias=True))
+
+
+class SparseRecord(Record):
+    """A record that leaves out of JSON what is None by default."""
+
+    @model_serializer(mode="wrap")
+    def _serialize(self, serialize: SerializerFunctionWrapHandler) -> dict[str, JsonValue]:
+        return without_absent(self, serialize(self))
 
 
 class StepResult(Record):

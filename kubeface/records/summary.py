@@ -1,43 +1,29 @@
 """summary.json: the figures of one run, for programs."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import Field, JsonValue, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field, JsonValue
 
-from kubeface.metrics.figures import Calibration, Gains, IdentificationFigures, PairedTest, without_absent
+from kubeface.metrics.figures import Calibration, Gains, IdentificationFigures, PairedTest
 from kubeface.records.conclusion import Verdict
-from kubeface.records.evaluation import GateCheck
+from kubeface.records.data import StepTotals
+from kubeface.records.evaluation import GateCheck, SetFigures
 from kubeface.records.findings import Drift
 from kubeface.records.labelled_figures import ChosenOn, Sampling
 from kubeface.records.recognition_figures import Compatibility, ErrorRates, LowResolution, ProbeRow, Resolutions
-from kubeface.records.record import Record
+from kubeface.records.record import Record, SparseRecord
 from kubeface.records.tasks import ATTRIBUTES, CLASSES, RECOGNITION
 from kubeface.storage.folders import read_json
-
-SetFigures = dict[str, dict[str, JsonValue]]  # of one model, by set; those of every task
-
-
-class StepFigures(Record):
-    """What a step did."""
-
-    rows_in: int
-    """Items that it read."""
-    rows_out: int
-    """Items that it passed on."""
-    seconds: float
-    """How long it took."""
 
 
 class DatasetSummary(Record):
     """The data of a run."""
 
     images: int
-    """Images ingested."""
     identities: int
     """People or classes ingested."""
     shards: int
-    """Number of shards."""
     changed_shards: list[str]
     """Shards that differ from the run before."""
     forgotten: int
@@ -72,7 +58,6 @@ class GateSummary(Record):
     reason: str
     """Why the gate found so."""
     checks: list[GateCheck]
-    """The checks of the gate."""
 
 
 class ModelSummary(Record):
@@ -83,30 +68,23 @@ class ModelSummary(Record):
     version: str | None
     """Name of that version."""
     backbone: str
-    """Architecture."""
     weights_sha256: str
-    """SHA-256 of the weights."""
 
 
-class SummaryRecord(Record):
+class SummaryRecord(SparseRecord):
     """The figures of one run; equal runs differ in nothing but seconds."""
 
     schema_version: Literal[1] = 1
-    """Version of this record."""
     pipeline: str
-    """Name of the pipeline."""
     task: str
-    """recognition, attributes or classes."""
     seed: int
-    """Seed of the run."""
     trained: bool
     """Whether a model was trained; if not, the promoted one was handed on."""
     reason: str | None = None
     """Why nothing was trained, of a run that trained nothing."""
-    steps: dict[str, StepFigures]
+    steps: dict[str, StepTotals]
     """Rows and seconds of each step, in the order of the pipeline."""
     dataset: DatasetSummary
-    """The data."""
     degradation: str
     """Degradation of the training and of the target set."""
     baseline: SetFigures
@@ -118,17 +96,11 @@ class SummaryRecord(Record):
     gain_over_champion: dict[str, Gains]
     """The same over the champion; empty where there was none."""
     gate: GateSummary
-    """The decision."""
     model: ModelSummary
-    """The model."""
     settings: dict[str, JsonValue]
     """Settings of the training."""
     versions: dict[str, str]
     """Versions of Python and libraries."""
-
-    @model_serializer(mode="wrap")
-    def _without_absent(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return without_absent(self, serialize(self))
 
     @property
     def verdict(self) -> Verdict:
@@ -156,31 +128,29 @@ class RecognitionSummary(SummaryRecord):
     low_resolution: LowResolution | None = None
     """How low resolution was measured."""
     resolutions: Resolutions | None = None
-    """Figures by resolution."""
 
 
-class AttributesSummary(SummaryRecord):
+class LabelledSummary(SummaryRecord):
+    """The figures of a run of attributes or classes."""
+
+    labels: list[str]
+    """Names of the labels or classes."""
+    chosen_on: ChosenOn
+    """The images that thresholds were chosen on."""
+    sampling: Sampling
+    """Images by label or class, before and after sampling."""
+
+
+class AttributesSummary(LabelledSummary):
     """The figures of a run of attributes."""
 
-    labels: list[str]
-    """Names of the labels."""
     thresholds: dict[str, dict[str, float]]
     """Thresholds of the labels by model."""
-    chosen_on: ChosenOn
-    """The images that thresholds were chosen on."""
-    sampling: Sampling
-    """Label counts before and after sampling."""
 
 
-class ClassesSummary(SummaryRecord):
+class ClassesSummary(LabelledSummary):
     """The figures of a run of classes."""
 
-    labels: list[str]
-    """Names of the classes."""
-    chosen_on: ChosenOn
-    """The images that thresholds were chosen on."""
-    sampling: Sampling
-    """Class counts before and after sampling."""
     gain_over_scratch: dict[str, Gains] = Field(default_factory=dict)
     """Gains over the small network from scratch; empty where there was none."""
     scratch: SetFigures | None = None

@@ -23,11 +23,8 @@ class SuperresolutionFigures(Record):
     """The figures of a training."""
 
     bicubic: EnlargementFigures
-    """Of bicubic interpolation."""
     network: EnlargementFigures
-    """Of the network."""
     images: int
-    """Validation images."""
     best_epoch: int
     """Epoch of the network; 0 is bicubic interpolation."""
 
@@ -36,7 +33,6 @@ class TrainedSuperresolutionRecord(SuperresolutionRecord):
     """A network of train-superresolution."""
 
     schema_version: int = SCHEMA_VERSION
-    """Version of this file's layout."""
     weights_sha256: str
     """Of superresolution.safetensors."""
     architecture: str
@@ -46,22 +42,16 @@ class TrainedSuperresolutionRecord(SuperresolutionRecord):
     blocks: int
     """In the network's middle."""
     producer: str
-    """Program and version."""
     aligned: str
-    """Hash of the aligned table."""
     split: str
-    """Hash of the split table."""
     judge: str
     """Face model whose embeddings were compared."""
     identity_weight: float
     """Weight of the embeddings in the loss."""
     epochs: int
-    """Epochs trained."""
     batch_size: int
     """Images in a training step."""
     lr: float
     """Initial learning rate."""
     seed: int
-    """Seed of the training."""
     figures: SuperresolutionFigures
-    """Quality of the validation images."""

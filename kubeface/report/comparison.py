@@ -2,10 +2,9 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
 
 from kubeface.metrics.figures import Gain, Gains
-from kubeface.records.evaluation import EvaluationRecord, RecognitionEvaluation
+from kubeface.records.evaluation import Evaluation, EvaluationRecord, RecognitionEvaluation, SetMeasurement
 from kubeface.report.formatting import DASH, percent, percent_range, points, points_range, style
 
 OTHERS = ("champion", "scratch")  # models that an evaluation may hold beside the starting and the fine-tuned one
@@ -113,9 +112,6 @@ class MeasuredSet:
     flip: bool
 
 
-Figures = TypeVar("Figures")
-
-
 def title(name: str, degradation: str, held: str = "Held-out people") -> str:
     """The title of a set; `held` is what was held out."""
     under = "" if degradation == "none" else f" under {degradation}"
@@ -123,7 +119,9 @@ def title(name: str, degradation: str, held: str = "Held-out people") -> str:
 
 
 def compared_rows(
-    evaluation: EvaluationRecord, name: str, rows: Callable[[Figures, Gains], Sequence[FigureRow]]
+    evaluation: EvaluationRecord[SetMeasurement],
+    name: str,
+    rows: Callable[[SetMeasurement, Gains], Sequence[FigureRow]],
 ) -> tuple[list[FigureRow], list[str]]:
     """The rows of a set's table with those over other models, and the names of these models.
 
@@ -175,18 +173,18 @@ def figure_row(
     )
 
 
-def interval_name(evaluation: EvaluationRecord) -> str:
+def interval_name(evaluation: Evaluation) -> str:
     """What the intervals of the gains are called; the gate's rule sets their confidence."""
     return f"{100 * evaluation.gate.rule.confidence:g} % interval"
 
 
-def known_people(evaluation: EvaluationRecord) -> int:
+def known_people(evaluation: Evaluation) -> int:
     """How many held-out people the champion was trained on."""
     champion = evaluation.models.get("champion")
     return (champion.heldout_people_trained_on if champion else 0) or 0
 
 
-def over_champion(evaluation: EvaluationRecord) -> str:
+def over_champion(evaluation: Evaluation) -> str:
     """The comparison with the champion as far as the gate's reason lacks it; empty where there is none."""
     gains = evaluation.gain_over_champion.get("heldout", {})
     names = dict(SENTENCE_NAMES)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kubeface.metrics.figures import Gains
+from kubeface.metrics.figures import Figures, Gains
 from kubeface.records.evaluation import AttributesEvaluation, ClassesEvaluation
 from kubeface.records.labelled_figures import AttributesFigures, ClassesFigures, GridImage, Mistake, Sampling
 from kubeface.report.bar_charts import BarPanel, pair_panels
@@ -67,7 +67,7 @@ def _measured_set(
     after: AttributesFigures | ClassesFigures,
     held: str,
 ) -> LabelledSet:
-    def rows(before: AttributesFigures | ClassesFigures, gains: Gains) -> list[FigureRow]:
+    def rows(before: Figures, gains: Gains) -> list[FigureRow]:
         return [
             figure_row(
                 label, (getattr(before, key), getattr(after, key)), (None, None), gains.get(key), key in LOWER_IS_BETTER

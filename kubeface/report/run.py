@@ -12,7 +12,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from kubeface.metrics.figures import ThresholdRow
-from kubeface.records.data import DataRecord
+from kubeface.records.data import DataRecord, StepTotals
 from kubeface.records.evaluation import (
     Curves,
     Evaluation,
@@ -24,7 +24,6 @@ from kubeface.records.findings import FindingsRecord
 from kubeface.records.model import ModelRecord
 from kubeface.records.passport import Passport
 from kubeface.records.promotion import PromotionRecord
-from kubeface.records.summary import StepFigures
 from kubeface.report.options import ReportOptions
 from kubeface.runtime.errors import KubefaceError, require
 from kubeface.storage.folders import read_json
@@ -149,7 +148,7 @@ class Run:
     thresholds: dict[str, dict[str, list[ThresholdRow]]]
     promotion: PromotionRecord
     passport: Passport | None
-    steps: dict[str, StepFigures]
+    steps: dict[str, StepTotals]
 
     def check(self) -> None:
         """Raises KubefaceError where a model or the evaluation was made from another split, or for another task."""
@@ -231,7 +230,7 @@ def read_run(outputs: RunOutputs, options: ReportOptions) -> Run:
     return run
 
 
-def _read_steps(outputs: RunOutputs) -> dict[str, StepFigures]:
+def _read_steps(outputs: RunOutputs) -> dict[str, StepTotals]:
     """Rows and seconds of every step, in the order of the pipeline."""
     path = outputs.gathered / "steps.json"
     shard_steps = _read_object(path, SHARD_STEPS)
@@ -242,12 +241,12 @@ def _read_steps(outputs: RunOutputs) -> dict[str, StepFigures]:
     }
 
 
-def _step_figures(result: object, path: Path) -> StepFigures:
+def _step_figures(result: object, path: Path) -> StepTotals:
     """Rows and seconds in the result of a step."""
     given = result if isinstance(result, dict) else {}
     missing = [name for name in METRICS if name not in given]
     require(not missing, f"{path} lacks {', '.join(missing)}: run the step that writes it again")
-    return StepFigures.parse({name: given[name] for name in METRICS}, str(path))
+    return StepTotals.parse({name: given[name] for name in METRICS}, str(path))
 
 
 def _read_object(path: Path, fields: Sequence[str]) -> dict[str, object]:

@@ -5,7 +5,7 @@ from collections import Counter
 from typing import assert_never
 
 from kubeface import __version__
-from kubeface.records.evaluation import AttributesEvaluation, ClassesEvaluation, RecognitionEvaluation
+from kubeface.records.evaluation import AttributesEvaluation, ClassesEvaluation, RecognitionEvaluation, SetFigures
 from kubeface.records.summary import (
     AttributesSummary,
     ClassesSummary,
@@ -13,7 +13,6 @@ from kubeface.records.summary import (
     GateSummary,
     ModelSummary,
     RecognitionSummary,
-    SetFigures,
     SummaryRecord,
 )
 from kubeface.report.run import Run

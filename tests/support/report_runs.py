@@ -11,7 +11,7 @@ import numpy as np
 
 from kubeface.faces.images import encode_png
 from kubeface.records.data import DataRecord
-from kubeface.records.evaluation import AttributesEvaluation, ClassesEvaluation, EvaluationRecord, RecognitionEvaluation
+from kubeface.records.evaluation import AttributesEvaluation, ClassesEvaluation, Evaluation, RecognitionEvaluation
 from kubeface.records.findings import AuditCounts, Drift, FindingsRecord, IdentitySizes
 from kubeface.records.model import ModelRecord
 from kubeface.records.passport import FileEntry, Passport, PassportMetrics, StartingModel
@@ -73,7 +73,7 @@ PASSPORT = Passport(
         HOSTILE: FileEntry(sha256="4" * 64, bytes=1),
     },
 )
-KINDS: Mapping[str, type[EvaluationRecord]] = {
+KINDS: Mapping[str, type[Evaluation]] = {
     "recognition": RecognitionEvaluation,
     "attributes": AttributesEvaluation,
     "classes": ClassesEvaluation,
