@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kubeface.records.evaluation import AttributesEvaluation
-from kubeface.records.labelled_figures import GridImage, LabelCorrelation, LabelFigures, Mistake
+from kubeface.records.labelled_figures import GridImage, LabelCorrelation, Mistake
 from kubeface.report.bar_charts import BarPanel, pair_panels
 from kubeface.report.comparison import Content, Section, Wording
 from kubeface.report.heat_map import HeatMap, heat_map
@@ -20,15 +20,6 @@ COLUMNS = {
 }  # fmt: skip
 MOST_CORRELATED = 10  # pairs of labels that are listed
 MOST_LABELS = 40  # labels of a map
-
-
-@dataclass(frozen=True)
-class LabelRow:
-    """A label with the figures of the starting and the fine-tuned model."""
-
-    name: str
-    before: LabelFigures
-    after: LabelFigures
 
 
 @dataclass(frozen=True)
@@ -58,7 +49,6 @@ def content(run: Run, evaluation: AttributesEvaluation) -> Content:
         "sets": sets,
         "columns": COLUMNS,
         "measured_labels": evaluation.finetuned[sets[0].name].measured_labels,
-        "label_rows": {measured.name: label_rows(evaluation, measured.name) for measured in sets},
         "auc_panels": auc_panels(evaluation, "heldout"),
         "sampled": sampled,
         "most_rows": MOST_ROWS,
@@ -71,17 +61,12 @@ def content(run: Run, evaluation: AttributesEvaluation) -> Content:
     return Content("attributes.html", WORDING, sections, values, "labelled_style.html", charts)
 
 
-def label_rows(evaluation: AttributesEvaluation, name: str) -> list[LabelRow]:
-    """The labels of a set in their order."""
-    before, after = evaluation.baseline[name].labels, evaluation.finetuned[name].labels
-    return [LabelRow(label, before[label], after[label]) for label in evaluation.labels]
-
-
 def auc_panels(evaluation: AttributesEvaluation, name: str) -> list[BarPanel]:
     """The AUC of each label before and after; none where a label has too few images."""
+    before, after = evaluation.baseline[name].labels, evaluation.finetuned[name].labels
     pairs = {
-        row.name: (None, None) if row.after.too_few else (row.before.auc, row.after.auc)
-        for row in label_rows(evaluation, name)
+        label: (None, None) if after[label].too_few else (before[label].auc, after[label].auc)
+        for label in evaluation.labels
     }
     return pair_panels(pairs, ("baseline", "finetuned"))
 

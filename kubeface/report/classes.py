@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from kubeface.records.evaluation import ClassesEvaluation
-from kubeface.records.labelled_figures import ClassesFigures, ClassFigures, GridImage, Mistake
+from kubeface.records.labelled_figures import ClassesFigures, GridImage, Mistake
 from kubeface.report.comparison import Content, Section, Wording
 from kubeface.report.heat_map import HeatMap, heat_map
 from kubeface.report.labelled import MOST_ROWS, CardLine, card, measured_sets, sampling_panels
@@ -37,14 +37,6 @@ class ConfusedPair:
     counts: Mapping[str, int]
 
 
-@dataclass(frozen=True)
-class ClassRow:
-    """A class with its figures by model."""
-
-    name: str
-    models: Mapping[str, ClassFigures]
-
-
 def content(run: Run, evaluation: ClassesEvaluation) -> Content:
     """What the page shows of a classifier, from the figures to its worst mistakes."""
     sets = measured_sets(evaluation, "Held-out images")
@@ -74,7 +66,8 @@ def content(run: Run, evaluation: ClassesEvaluation) -> Content:
         "compared": ways(run, compared),
         "maps": maps(evaluation.labels, compared),
         "confused": confused(evaluation.labels, compared),
-        "class_rows": class_rows(evaluation.labels, compared),
+        "measured": compared,
+        "lowest": lowest(evaluation),
         "most_rows": MOST_ROWS,
         "unknown": unknown,
         "sampled": sampled,
@@ -135,10 +128,10 @@ def confused(names: Sequence[str], measured: Measured) -> list[ConfusedPair]:
     ]
 
 
-def class_rows(names: Sequence[str], measured: Measured) -> list[ClassRow]:
+def lowest(evaluation: ClassesEvaluation) -> list[str]:
     """The MOST_ROWS classes with the lowest F1 of the fine-tuned model, the lowest first."""
-    rows = [ClassRow(name, {model: figures.classes[name] for model, figures in measured.items()}) for name in names]
-    return sorted(rows, key=lambda row: (row.models["finetuned"].f1 or 0, row.name))[:MOST_ROWS]
+    figures = evaluation.finetuned["heldout"].classes
+    return sorted(evaluation.labels, key=lambda name: (figures[name].f1 or 0, name))[:MOST_ROWS]
 
 
 def _prediction(image: GridImage) -> list[CardLine]:

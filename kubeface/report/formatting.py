@@ -6,6 +6,7 @@ from kubeface.records.recognition_figures import Compatibility
 
 SPACE = "\u00a0"  # keeps a number and its unit on one line
 DASH = "–"
+SHARP = "clean"  # what evaluate calls the size of crops that are no low resolution
 
 
 def percent(share: float | None) -> str:
@@ -61,6 +62,11 @@ def style(change: float, lower_is_better: bool = False) -> str:
     """good or bad for a change that shows at two decimals of a percent, else empty."""
     shown = round(100 * change, 2)
     return "" if shown == 0 else "good" if (shown > 0) != lower_is_better else "bad"
+
+
+def size_name(size: str) -> str:
+    """A size of a crop in words."""
+    return "sharp" if size == SHARP else f"{size}{SPACE}pixels"
 
 
 def flattened(value: object, name: str = "") -> Mapping[str, object]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import assert_never
 
@@ -28,6 +29,7 @@ FILTERS = (
     formatting.rate,
     formatting.points,
     formatting.score,
+    formatting.size_name,
     formatting.ratio,
     formatting.probability,
     formatting.plain,
@@ -56,6 +58,13 @@ def render(run: Run, summary: SummaryRecord) -> str:
     Raises:
         KubefaceError: a picture is missing or cannot be decoded.
     """
+    content = content_of(run)
+    values = _shared_values(run, summary, content) | _images(run)
+    return _environment().get_template("template.html").render(**values, **content.values)
+
+
+@cache
+def _environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -64,9 +73,7 @@ def render(run: Run, summary: SummaryRecord) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {function.__name__: function for function in FILTERS}
-    content = content_of(run)
-    values = _shared_values(run, summary, content) | _images(run)
-    return environment.get_template("template.html").render(**values, **content.values)
+    return environment
 
 
 def content_of(run: Run) -> Content:

@@ -64,31 +64,22 @@ class PairSet(MeasuredSet):
 
 
 @dataclass(frozen=True)
-class PairFace:
-    """One side of a pair: the person, or the image where the person is unknown, and its picture."""
-
-    identity: str
-    picture: str
-
-
-@dataclass(frozen=True)
-class PairScore:
-    """The similarity that a model gives a pair, its threshold, and whether the decision is correct."""
-
-    model: str
-    score: float
-    threshold: float
-    correct: bool
-
-
-@dataclass(frozen=True)
 class PairCard:
-    """A pair with pictures and scores; `set_title` is empty where the page says elsewhere which set it is of."""
+    """A pair with its pictures and the thresholds of the starting and the fine-tuned model.
 
-    set_title: str
+    Args:
+        pair: its scores.
+        kind: genuine or impostor.
+        faces: person and picture of both sides; the image's name where the person is unknown.
+        thresholds: by model, what each score is held against.
+        set_title: empty where the page says elsewhere which set it is of.
+    """
+
+    pair: HardPair | ForgottenPair
     kind: str
-    faces: Sequence[PairFace]
-    scores: Sequence[PairScore]
+    faces: Sequence[tuple[str, str]]
+    thresholds: tuple[float, float]
+    set_title: str = ""
 
 
 def title(name: str, evaluation: RecognitionEvaluation) -> str:
@@ -198,19 +189,9 @@ def _forgotten(run: Run, evaluation: RecognitionEvaluation, pair: ForgottenPair)
 
 
 def _card(run: Run, pair: HardPair | ForgottenPair, kind: str, thresholds: tuple[float, float]) -> PairCard:
-    """A pair with pictures, and scores held against the thresholds of the starting and the fine-tuned model."""
-    folder = run.evaluation_folder / "pairs"
-    models = zip(("baseline", "finetuned"), (pair.before, pair.after), thresholds, strict=True)
-    return PairCard(
-        "",
-        kind,
-        [
-            # Names in LFW have the person's folder before a slash; .bin sets know no people.
-            PairFace(identity or image, picture(folder / f"{image.replace('/', '__')}.png"))
-            for image, identity in ((pair.left, pair.left_identity), (pair.right, pair.right_identity))
-        ],
-        [
-            PairScore(model, score, threshold, (score > threshold) == (kind == "genuine"))
-            for model, score, threshold in models
-        ],
-    )
+    """A pair with its pictures."""
+    # Names in LFW have the person's folder before a slash; .bin sets know no people.
+    sides = ((pair.left, pair.left_identity), (pair.right, pair.right_identity))
+    files = [run.evaluation_folder / "pairs" / f"{image.replace('/', '__')}.png" for image, _ in sides]
+    faces = [(identity or image, picture(file)) for (image, identity), file in zip(sides, files, strict=True)]
+    return PairCard(pair, kind, faces, thresholds)

@@ -3,110 +3,58 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from kubeface.metrics.figures import Gain, VerificationFigures
+from kubeface.metrics.figures import Gain
 from kubeface.records.evaluation import RecognitionEvaluation
 from kubeface.records.recognition_figures import (
     LfwSize,
     LowResolution,
-    ResolutionFigures,
     ResolutionPairs,
     ResolutionRow,
-    Resolutions,
 )
 from kubeface.report.comparison import title
-from kubeface.report.formatting import DASH, SPACE, percent, points, points_range, rate
+from kubeface.report.formatting import SHARP, percent, points, points_range, rate, size_name
 from kubeface.report.line_charts import Interval, LineChart, size_chart
 from kubeface.report.pictures import picture
 from kubeface.report.run import Run
 
-SHARP, BICUBIC = "clean", "bicubic"
+BICUBIC = "bicubic"
 # What a low-resolution photograph is compared with, as evaluate calls it and as the page does.
 KINDS = {"cross": "Low resolution against sharp photographs", "same": "Low resolution against low resolution"}
-FIGURES = ("accuracy", "accuracy_fixed", "auc", "tar")  # of the table, in its order
-GAINS = ("tar", "accuracy_fixed")  # of which the table has the change
 FACE = 336  # pixels of the longer side of a face's picture
 
 
 @dataclass(frozen=True)
-class ModelRow:
-    """A model's row of a table: figures, those with flip test-time augmentation, rank 1, and gains if it has any."""
+class LfwBySize:
+    """LFW by size: what its models are called, the sizes with the sharp one last, and a chart of the accuracy."""
 
-    name: str
-    cells: Sequence[str]
-    flip: Sequence[str]
-    rank1: str
-    gains: Sequence[Gain]
-
-
-@dataclass(frozen=True)
-class SizeRows:
-    """The rows of a size."""
-
-    size: str
-    images: int
-    people: int
-    models: Sequence[ModelRow]
-
-
-@dataclass(frozen=True)
-class SizeTable:
-    """A table of one kind of pairs; `ranked` tells whether it has rank 1."""
-
-    title: str
-    ranked: bool
-    groups: Sequence[SizeRows]
-
-
-@dataclass(frozen=True)
-class LfwRow:
-    """LFW at a size: accuracy by model, the same with flip test-time augmentation, and the change."""
-
-    size: str
-    cells: Sequence[str]
-    flip: Sequence[str]
-    change: str
-
-
-@dataclass(frozen=True)
-class LfwTable:
-    """LFW by size, as table and as chart."""
-
-    models: Sequence[str]
-    rows: Sequence[LfwRow]
+    names: Mapping[str, str]
+    sizes: Sequence[LfwSize]
     chart: LineChart
 
 
 @dataclass(frozen=True)
-class SizeFaces:
-    """Pictures of some faces of a size."""
-
-    size: str
-    pictures: Sequence[str]
-
-
-@dataclass(frozen=True)
 class ByResolution:
-    """The section's content.
+    """The section's content beside the figures of the evaluation.
 
     Args:
         meaning: what the figures mean, in a sentence; empty where nothing could be measured.
-        tables: of both kinds of pairs.
+        names: what the models are called.
+        kinds: titles of both kinds of pairs.
         charts: title and chart of both kinds; empty with one size.
         lfw: LFW by size; None where it was not measured.
-        faces: by size.
+        faces: pictures of some faces by size.
         fars: the false accept rates of the TAR.
         columns: what the pictures of a face show, from left to right.
-        left_out: sizes with too few images.
     """
 
     meaning: str
-    tables: Sequence[SizeTable]
+    names: Mapping[str, str]
+    kinds: Mapping[str, str]
     charts: Sequence[tuple[str, LineChart]]
-    lfw: LfwTable | None
-    faces: Sequence[SizeFaces]
+    lfw: LfwBySize | None
+    faces: Mapping[str, Sequence[str]]
     fars: str
-    columns: Sequence[str]
-    left_out: str
+    columns: str
 
 
 def set_title(name: str, evaluation: RecognitionEvaluation) -> str:
@@ -120,11 +68,6 @@ def set_title(name: str, evaluation: RecognitionEvaluation) -> str:
     return title(name, evaluation.degradation)
 
 
-def size_name(size: str) -> str:
-    """A size of a crop in words."""
-    return "sharp" if size == SHARP else f"{size}{SPACE}pixels"
-
-
 def by_resolution(run: Run, evaluation: RecognitionEvaluation) -> ByResolution | None:
     """The section's content; None where low resolution was not measured."""
     if evaluation.resolutions is None or evaluation.low_resolution is None:
@@ -135,16 +78,13 @@ def by_resolution(run: Run, evaluation: RecognitionEvaluation) -> ByResolution |
     fars = (rate(_pairs(row, kind).far) for row in rows for kind in KINDS)
     return ByResolution(
         meaning=_meaning(rows),
-        tables=[
-            SizeTable(words, kind == "cross", [_size_rows(row, kind, names) for row in rows])
-            for kind, words in KINDS.items()
-        ],
+        names=names,
+        kinds=KINDS,
         charts=[(KINDS[kind], _chart(rows, kind, names)) for kind in KINDS] if len(rows) > 1 else [],
         lfw=_lfw(evaluation, names),
         faces=_faces(run, rows),
         fars=" and ".join(dict.fromkeys(fars)),
-        columns=[*(["bicubic", "network"] if network else ["low resolution"]), "sharp"],
-        left_out=_left_out(evaluation.resolutions),
+        columns="bicubic, network, sharp" if network else "low resolution, sharp",
     )
 
 
@@ -158,17 +98,8 @@ def _model_names(origin: LowResolution, network: bool) -> dict[str, str]:
     }
 
 
-def _left_out(resolutions: Resolutions) -> str:
-    return ", ".join(f"{size_name(entry.size)} ({entry.images})" for entry in resolutions.left_out)
-
-
 def _pairs(row: ResolutionRow, kind: str) -> ResolutionPairs:
     return row.cross if kind == "cross" else row.same
-
-
-def _figures(pairs: ResolutionPairs, model: str) -> ResolutionFigures | None:
-    """A model's figures; None where it was not measured."""
-    return {"baseline": pairs.baseline, "finetuned": pairs.finetuned, BICUBIC: pairs.bicubic}[model]
 
 
 def _meaning(rows: Sequence[ResolutionRow]) -> str:
@@ -191,33 +122,6 @@ def _meaning(rows: Sequence[ResolutionRow]) -> str:
     return f"{meaning} On sharp photographs the change is {points(sharp.gain)} points ({between})."
 
 
-def _size_rows(row: ResolutionRow, kind: str, names: Mapping[str, str]) -> SizeRows:
-    """A size's rows of a table, one for each model."""
-    pairs = _pairs(row, kind)
-    models = []
-    for model, name in names.items():
-        figures = _figures(pairs, model)
-        if figures:
-            shown = name.partition(",")[0] if row.size == SHARP else name  # nothing enlarges a sharp one
-            rank1 = row.rank1[model]
-            models.append(
-                ModelRow(
-                    shown,
-                    [_cell(figures, figure) for figure in FIGURES],
-                    [_cell(figures.flip or figures, figure) for figure in ("accuracy_fixed", "tar")],
-                    DASH if rank1 is None else f"{100 * rank1:.2f}",
-                    [pairs.gain[figure] for figure in GAINS] if model == "finetuned" else [],
-                )
-            )
-    return SizeRows(size_name(row.size), row.images, row.people, models)
-
-
-def _cell(figures: ResolutionFigures | VerificationFigures, name: str) -> str:
-    """A figure in percent; accuracy with its standard error."""
-    error = f" ± {100 * figures.accuracy_standard_error:.2f}" if name == "accuracy" else ""
-    return f"{100 * getattr(figures, name):.2f}{error}"
-
-
 def _chart(rows: Sequence[ResolutionRow], kind: str, names: Mapping[str, str]) -> LineChart:
     """TAR by size, with the interval of each model."""
     lines: dict[str, dict[str, Interval]] = {model: {} for model in names}
@@ -227,23 +131,17 @@ def _chart(rows: Sequence[ResolutionRow], kind: str, names: Mapping[str, str]) -
         for model in names:
             gain = over_bicubic if model == BICUBIC else pairs.gain["tar"]
             if gain is not None:
-                lines[model][size_name(row.size)] = _after(gain) if model == "finetuned" else _before(gain)
+                lines[model][size_name(row.size)] = _interval(gain, "after" if model == "finetuned" else "before")
     return size_chart([size_name(row.size) for row in rows], lines, names, "true accept rate")
 
 
-def _before(gain: Gain) -> Interval:
-    return gain.before, _bound(gain.before_low, gain.before), _bound(gain.before_high, gain.before)
+def _interval(gain: Gain, side: str) -> Interval:
+    """A figure before or after, with its bounds; where it has none, itself."""
+    value, low, high = (getattr(gain, f"{side}{bound}") for bound in ("", "_low", "_high"))
+    return value, value if low is None else low, value if high is None else high
 
 
-def _after(gain: Gain) -> Interval:
-    return gain.after, _bound(gain.after_low, gain.after), _bound(gain.after_high, gain.after)
-
-
-def _bound(bound: float | None, value: float) -> float:
-    return value if bound is None else bound
-
-
-def _lfw(evaluation: RecognitionEvaluation, names: Mapping[str, str]) -> LfwTable | None:
+def _lfw(evaluation: RecognitionEvaluation, names: Mapping[str, str]) -> LfwBySize | None:
     """LFW at each size; None where it was not measured."""
     if evaluation.lfw is None or not evaluation.lfw.sizes:
         return None
@@ -254,32 +152,18 @@ def _lfw(evaluation: RecognitionEvaluation, names: Mapping[str, str]) -> LfwTabl
         champion=evaluation.champion.get("lfw"),
     )
     sizes = [*evaluation.lfw.sizes, sharp]
-    models = ["baseline", *(["champion"] if sizes[0].champion else []), "finetuned"]
-    shown = {"champion": "champion"} | dict(names)
-    lines: dict[str, dict[str, Interval]] = {model: {} for model in models}
-    rows = []
+    champion = {"champion": "champion"} if sizes[0].champion else {}
+    shown = {"baseline": names["baseline"], **champion, "finetuned": names["finetuned"]}
+    lines: dict[str, dict[str, Interval]] = {model: {} for model in shown}
     for entry in sizes:
-        figures = [figures for model in models if (figures := getattr(entry, model))]
-        for model, measured in zip(models, figures, strict=True):
-            accuracy, error = measured.accuracy, measured.accuracy_standard_error
-            lines[model][size_name(entry.size)] = (accuracy, accuracy - error, min(1.0, accuracy + error))
-        rows.append(
-            LfwRow(
-                size_name(entry.size),
-                [_cell(measured, "accuracy") for measured in figures],
-                [_cell(measured.flip or measured, "accuracy") for measured in figures],
-                points(entry.finetuned.accuracy - entry.baseline.accuracy),
-            )
-        )
-    chart = size_chart([size_name(entry.size) for entry in sizes], lines, shown, "accuracy")
-    return LfwTable([shown[model] for model in models], rows, chart)
+        for model, by_size in lines.items():
+            if figures := getattr(entry, model):
+                accuracy, error = figures.accuracy, figures.accuracy_standard_error
+                by_size[size_name(entry.size)] = (accuracy, accuracy - error, min(1.0, accuracy + error))
+    return LfwBySize(shown, sizes, size_chart([size_name(entry.size) for entry in sizes], lines, shown, "accuracy"))
 
 
-def _faces(run: Run, rows: Sequence[ResolutionRow]) -> list[SizeFaces]:
-    """Pictures of some faces at each size."""
-    folder = run.evaluation_folder / "sizes"
-    return [
-        SizeFaces(size_name(row.size), [picture(path, FACE) for path in sorted(paths)])
-        for row in rows
-        if (paths := list((folder / row.size).glob("*.png")))
-    ]
+def _faces(run: Run, rows: Sequence[ResolutionRow]) -> dict[str, list[str]]:
+    """Pictures of some faces by size."""
+    paths = {row.size: sorted((run.evaluation_folder / "sizes" / row.size).glob("*.png")) for row in rows}
+    return {size_name(size): [picture(path, FACE) for path in found] for size, found in paths.items() if found}

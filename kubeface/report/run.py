@@ -12,7 +12,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from kubeface.metrics.figures import ThresholdRow
-from kubeface.records.data import DataRecord, StepTotals
+from kubeface.records.data import DataRecord, ShardStepsRecord, StepTotals
 from kubeface.records.evaluation import (
     Curves,
     Evaluation,
@@ -29,8 +29,6 @@ from kubeface.runtime.errors import KubefaceError, require
 from kubeface.storage.folders import read_json
 from kubeface.tables.table import Table
 
-METRICS = ("rows_in", "rows_out", "seconds")
-SHARD_STEPS = ("ingest", "align", "filter")
 STEPS = ("gather", "audit", "split", "finetune", "scratch", "evaluate", "promote")
 MOST_REJECTED = 12  # rejected images of a step that are listed
 
@@ -232,30 +230,16 @@ def read_run(outputs: RunOutputs, options: ReportOptions) -> Run:
 
 def _read_steps(outputs: RunOutputs) -> dict[str, StepTotals]:
     """Rows and seconds of every step, in the order of the pipeline."""
-    path = outputs.gathered / "steps.json"
-    shard_steps = _read_object(path, SHARD_STEPS)
-    return {step: _step_figures(entry, path) for step, entry in shard_steps.items()} | {
-        step: _step_figures(read_json(outputs.metrics[step]), outputs.metrics[step])
-        for step in STEPS
-        if step in outputs.metrics
-    }
+    in_shards = ShardStepsRecord.read(outputs.gathered / "steps.json")
+    given = [step for step in STEPS if step in outputs.metrics]
+    return dict(in_shards) | {step: _read_totals(outputs.metrics[step]) for step in given}
 
 
-def _step_figures(result: object, path: Path) -> StepTotals:
-    """Rows and seconds in the result of a step."""
-    given = result if isinstance(result, dict) else {}
-    missing = [name for name in METRICS if name not in given]
-    require(not missing, f"{path} lacks {', '.join(missing)}: run the step that writes it again")
-    return StepTotals.parse({name: given[name] for name in METRICS}, str(path))
-
-
-def _read_object(path: Path, fields: Sequence[str]) -> dict[str, object]:
-    """Reads a JSON object that must have the fields."""
-    value = read_json(path)
-    require(isinstance(value, dict), f"{path} holds no JSON object: run the step that writes it again")
-    missing = [name for name in fields if name not in value]
-    require(not missing, f"{path} lacks {', '.join(missing)}: run the step that writes it again")
-    return dict(value)
+def _read_totals(path: Path) -> StepTotals:
+    """Rows and seconds in the result of a step, which holds more."""
+    result = read_json(path)
+    known = isinstance(result, dict) and {name: result[name] for name in StepTotals.model_fields if name in result}
+    return StepTotals.parse(known, str(path))
 
 
 def _read_training(folder: Path) -> Training:
