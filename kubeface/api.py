@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from kubeface.evaluate.inference import Comparison, Identification, compare_faces, identify
 from kubeface.faces.images import encode_crop
 from kubeface.models.recogniser import Face, LeftOut, Recogniser, open_recogniser
+from kubeface.records.summary import SummaryRecord
 from kubeface.runtime.errors import KubefaceError
 from kubeface.runtime.processors import cpu_limit
 from kubeface.runtime.workers import in_order
@@ -99,7 +100,7 @@ def compare(
     return load(model, flip).compare(left, right, threshold)
 
 
-def run(pipeline: str = "face-finetuning", *, folder: str | Path, **parameters: Any) -> dict[str, Any]:
+def run(pipeline: str = "face-finetuning", *, folder: str | Path, **parameters: Any) -> SummaryRecord:
     """Runs a pipeline on this machine.
 
     Args:
@@ -107,14 +108,11 @@ def run(pipeline: str = "face-finetuning", *, folder: str | Path, **parameters: 
         folder: of the run, which must not exist yet; report.html, summary.json and model/ are left in it.
         parameters: of the pipeline: source, models and what else `docs/parameters.md` lists.
 
-    Returns:
-        What summary.json says.
-
     Raises:
         KubefaceError: there is no such pipeline, a parameter is wrong, or a step failed.
     """
     local = importlib.import_module("pipelines.local.run")  # needs the extra `pipelines`
-    summary: dict[str, Any] = local.run_local(parameters, Path(folder), pipeline=pipeline)
+    summary: SummaryRecord = local.run_local(parameters, Path(folder), pipeline=pipeline)
     return summary
 
 

@@ -2,28 +2,8 @@
 
 from typing import Any
 
-from kfp import dsl
-
 from kubeface.plan.parameters import FaceFinetuning, defaults
-from pipelines.tasks import (
-    PARALLELISM,
-    Done,
-    Outputs,
-    align_task,
-    audit_task,
-    described,
-    evaluate_task,
-    filter_task,
-    finetune_task,
-    gather_task,
-    ingest_task,
-    outputs_of,
-    pipeline,
-    plan_task,
-    promote_task,
-    report_task,
-    split_task,
-)
+from pipelines.tasks import Outputs, Run, described, pipeline
 
 SUMMARY = "Fine-tunes a face-recognition model on your own people and says whether it got better."
 DEFAULT = defaults(FaceFinetuning)  # kubeface/plan/parameters.py has types, ranges and descriptions
@@ -50,19 +30,18 @@ def face_finetuning(
     notify: dict[str, Any] = DEFAULT["notify"],
 ) -> Outputs:
     """From photographs of people to a report."""
-    planned = plan_task("face-finetuning", **locals())
+    run = Run("face-finetuning", **locals())
 
-    with dsl.ParallelFor(planned.outputs["Output"], name="shards", parallelism=PARALLELISM) as shard:
-        ingested = ingest_task(planned, source, shard)
-        aligned = align_task(planned, ingested.outputs["faces"], shard)
-        filtered = filter_task(planned, ingested.outputs["faces"], aligned.outputs["aligned"], shard)
-    gathered = gather_task(planned, ingested, aligned, filtered)
+    with run.shards() as shard:
+        ingested = run.ingest(shard)
+        aligned = run.align(ingested.outputs["faces"], shard)
+        filtered = run.filter(ingested.outputs["faces"], aligned, shard)
+    gathered = run.gather(ingested, aligned, filtered)
 
-    audited = audit_task(planned, gathered)
-    divided = split_task(planned, gathered, audited)
-    tuned = finetune_task(planned, gathered, divided, audited, models, name)
-    evaluated = evaluate_task(planned, gathered, divided, tuned)
-    promoted = promote_task(planned, gathered, audited, tuned, evaluated)
+    audited = run.audit(gathered)
+    divided = run.split(gathered, audited)
+    tuned = run.finetune(gathered, divided, audited)
+    evaluated = run.evaluate(gathered, divided, tuned)
+    promoted = run.promote(gathered, audited, tuned, evaluated)
 
-    done = Done(planned, gathered, audited, divided, tuned, evaluated, promoted)
-    return outputs_of(done, report_task(done, models, name))
+    return run.report(gathered, audited, divided, tuned, evaluated, promoted)

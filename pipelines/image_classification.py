@@ -2,29 +2,8 @@
 
 from typing import Any
 
-from kfp import dsl
-
 from kubeface.plan.parameters import ImageClassification, defaults
-from pipelines.tasks import (
-    PARALLELISM,
-    Done,
-    Outputs,
-    align_task,
-    audit_task,
-    described,
-    evaluate_classes_task,
-    filter_task,
-    finetune_task,
-    gather_task,
-    ingest_task,
-    outputs_of,
-    pipeline,
-    plan_task,
-    promote_task,
-    report_task,
-    scratch_task,
-    split_task,
-)
+from pipelines.tasks import Outputs, Run, described, pipeline
 
 SUMMARY = (
     "Trains a classifier for any folder of classes, or for a closed set of people, and says whether it got better."
@@ -54,29 +33,19 @@ def image_classification(
     notify: dict[str, Any] = DEFAULT["notify"],
 ) -> Outputs:
     """From images of classes to a report; two trainings on the same images."""
-    planned = plan_task("image-classification", **locals())
+    run = Run("image-classification", **locals())
 
-    with dsl.ParallelFor(planned.outputs["Output"], name="shards", parallelism=PARALLELISM) as shard:
-        ingested = ingest_task(planned, source, shard)
-        aligned = align_task(planned, ingested.outputs["faces"], shard)
-        filtered = filter_task(planned, ingested.outputs["faces"], aligned.outputs["aligned"], shard)
-    gathered = gather_task(planned, ingested, aligned, filtered)
+    with run.shards() as shard:
+        ingested = run.ingest(shard)
+        aligned = run.align(ingested.outputs["faces"], shard)
+        filtered = run.filter(ingested.outputs["faces"], aligned, shard)
+    gathered = run.gather(ingested, aligned, filtered)
 
-    audited = audit_task(planned, gathered)
-    divided = split_task(planned, gathered, audited)
-    tuned = finetune_task(planned, gathered, divided, audited, models, name)
-    from_scratch = scratch_task(planned, gathered, divided, tuned)
-    evaluated = evaluate_classes_task(planned, gathered, divided, tuned, from_scratch)
-    promoted = promote_task(planned, gathered, audited, tuned, evaluated)
+    audited = run.audit(gathered)
+    divided = run.split(gathered, audited)
+    tuned = run.finetune(gathered, divided, audited)
+    from_scratch = run.scratch(gathered, divided, tuned)
+    evaluated = run.evaluate_classes(gathered, divided, tuned, from_scratch)
+    promoted = run.promote(gathered, audited, tuned, evaluated)
 
-    done = Done(planned, gathered, audited, divided, tuned, evaluated, promoted)
-    return outputs_of(
-        done,
-        report_task(
-            done,
-            models,
-            name,
-            scratch_model=from_scratch.outputs["model"],
-            scratch_metrics=from_scratch.outputs["metrics"],
-        ),
-    )
+    return run.report(gathered, audited, divided, tuned, evaluated, promoted, from_scratch)

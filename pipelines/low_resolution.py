@@ -2,29 +2,8 @@
 
 from typing import Any
 
-from kfp import dsl
-
 from kubeface.plan.parameters import LowResolution, defaults
-from pipelines.tasks import (
-    PARALLELISM,
-    Done,
-    Outputs,
-    align_task,
-    audit_task,
-    described,
-    evaluate_task,
-    filter_task,
-    finetune_task,
-    gather_task,
-    ingest_task,
-    outputs_of,
-    pipeline,
-    plan_task,
-    promote_task,
-    report_task,
-    split_task,
-    superresolve_task,
-)
+from pipelines.tasks import Outputs, Run, described, pipeline
 
 SUMMARY = (
     "Fine-tunes a model for faces of low resolution, super-resolved or not, and says whether it recognises them better."
@@ -54,20 +33,19 @@ def low_resolution(
     notify: dict[str, Any] = DEFAULT["notify"],
 ) -> Outputs:
     """From photographs of low and high resolution to a report."""
-    planned = plan_task("low-resolution", **locals())
+    run = Run("low-resolution", **locals())
 
-    with dsl.ParallelFor(planned.outputs["Output"], name="shards", parallelism=PARALLELISM) as shard:
-        ingested = ingest_task(planned, source, shard)
-        enlarged = superresolve_task(planned, ingested.outputs["faces"], shard)
-        aligned = align_task(planned, enlarged.outputs["enlarged"], shard)
-        filtered = filter_task(planned, enlarged.outputs["enlarged"], aligned.outputs["aligned"], shard)
-    gathered = gather_task(planned, enlarged, aligned, filtered)
+    with run.shards() as shard:
+        ingested = run.ingest(shard)
+        enlarged = run.superresolve(ingested, shard)
+        aligned = run.align(enlarged.outputs["enlarged"], shard)
+        filtered = run.filter(enlarged.outputs["enlarged"], aligned, shard)
+    gathered = run.gather(enlarged, aligned, filtered)
 
-    audited = audit_task(planned, gathered)
-    divided = split_task(planned, gathered, audited)
-    tuned = finetune_task(planned, gathered, divided, audited, models, name)
-    evaluated = evaluate_task(planned, gathered, divided, tuned)
-    promoted = promote_task(planned, gathered, audited, tuned, evaluated)
+    audited = run.audit(gathered)
+    divided = run.split(gathered, audited)
+    tuned = run.finetune(gathered, divided, audited)
+    evaluated = run.evaluate(gathered, divided, tuned)
+    promoted = run.promote(gathered, audited, tuned, evaluated)
 
-    done = Done(planned, gathered, audited, divided, tuned, evaluated, promoted)
-    return outputs_of(done, report_task(done, models, name))
+    return run.report(gathered, audited, divided, tuned, evaluated, promoted)

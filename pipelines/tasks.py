@@ -4,7 +4,6 @@ A pipeline's own file says in which order they run and what they hand on.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import wraps
 from inspect import signature
 from typing import Any, NamedTuple, TypeAlias
@@ -121,233 +120,188 @@ def set_resources(task: Task, cpu: Any, memory: Any, s3: bool = False, hours: fl
         )
 
 
-def plan_task(pipeline: str, **parameters: Any) -> Task:
-    """Checks the run, lists its source and gives each task its options.
+class Run:
+    """The tasks of one run: each is added by the method of its step, with what it takes from the tasks before it.
 
     Args:
         pipeline: its name.
         parameters: of the run, all of them.
     """
-    task = plan(pipeline=pipeline, **parameters)
-    set_resources(task, cpu="500m", memory="2Gi", s3=True, hours=1)
-    task.set_caching_options(False)  # it is what tells the others whether the source has changed
-    nodes = {name: name for name in ("GPU_NODE_SELECTOR", "GPU_TOLERATIONS")}
-    kubernetes.use_config_map_as_env(task, SETTINGS, nodes, optional=True)
-    return task
+
+    def __init__(self, pipeline: str, **parameters: Any) -> None:
+        self._source, self._models, self._name = (parameters[name] for name in ("source", "models", "name"))
+        task = plan(pipeline=pipeline, **parameters)
+        set_resources(task, cpu="500m", memory="2Gi", s3=True, hours=1)
+        task.set_caching_options(False)  # it is what tells the others whether the source has changed
+        nodes = {name: name for name in ("GPU_NODE_SELECTOR", "GPU_TOLERATIONS")}
+        kubernetes.use_config_map_as_env(task, SETTINGS, nodes, optional=True)
+        self._planned = task.outputs
+
+    def shards(self) -> Any:
+        """The loop over the shards of the source."""
+        return dsl.ParallelFor(self._planned["Output"], name="shards", parallelism=PARALLELISM)
+
+    def _set_planned_resources(self, task: Task, pod: str, s3: bool = True, hours: float = 6) -> None:
+        set_resources(task, self._planned[f"{pod}_cpu"], self._planned[f"{pod}_memory"], s3, hours)
+
+    def ingest(self, shard: Any) -> Task:
+        """Photographs of a shard of the source, as a face table."""
+        task = ingest(source=self._source, shard=shard, options=self._planned["ingest"])
+        set_resources(task, cpu="2", memory="4Gi", s3=True)
+        return task
+
+    def superresolve(self, ingested: Task, shard: Any) -> Task:
+        """The photographs of a shard, those of low resolution enlarged."""
+        task = superresolve(faces=ingested.outputs["faces"], shard=shard, options=self._planned["superresolve"])
+        self._set_planned_resources(task, "shard")
+        return task
+
+    def align(self, faces: Any, shard: Any) -> Task:
+        """The face crops of a shard's photographs."""
+        task = align(faces=faces, shard=shard, options=self._planned["align"])
+        self._set_planned_resources(task, "shard", s3=False)
+        return task
+
+    def filter(self, faces: Any, aligned: Task, shard: Any) -> Task:
+        """Which crops of a shard are kept."""
+        task = filter_faces(
+            faces=faces, aligned=aligned.outputs["aligned"], shard=shard, options=self._planned["filter"]
+        )
+        self._set_planned_resources(task, "shard", s3=False)
+        task.set_display_name("filter")
+        return task
+
+    def gather(self, photographs: Task, aligned: Task, filtered: Task) -> Task:
+        """The tables of all shards as one: what leaves the loop are receipts, since parameters are collected from it.
+
+        Args:
+            photographs: ingest, or superresolve where it stands between ingest and align.
+            aligned, filtered: the tasks behind that.
+        """
+        task = gather(
+            ingested=dsl.Collected(photographs.outputs["Output"]),
+            aligned=dsl.Collected(aligned.outputs["Output"]),
+            filtered=dsl.Collected(filtered.outputs["Output"]),
+            options=self._planned["gather"],
+        )
+        set_resources(task, cpu="2", memory="4Gi", s3=True)
+        return task
+
+    def audit(self, gathered: Task) -> Task:
+        """What is wrong with the data, and whether they ask for a training."""
+        task = audit(**_tables(gathered), options=self._planned["audit"])
+        self._set_planned_resources(task, "audit")
+        return task
+
+    def split(self, gathered: Task, audited: Task) -> Task:
+        """Who is trained on, and who is held out."""
+        task = split(**_tables(gathered), audited=audited.outputs["audited"], options=self._planned["split"])
+        set_resources(task, cpu="1", memory="4Gi", hours=1)
+        return task
+
+    def finetune(self, gathered: Task, divided: Task, audited: Task) -> Task:
+        """The training; the promoted model is handed on where nothing has changed since its own, or the audit says
+        keep."""
+        champion = f"{self._models}/{self._name}"
+        return self._training("finetune", gathered, divided, champion=champion, decision=audited.outputs["Output"])
+
+    def scratch(self, gathered: Task, divided: Task, tuned: Task) -> Task:
+        """The training of the small network that a classifier is compared with."""
+        task = self._training("scratch", gathered, divided)
+        task.set_display_name("scratch").after(tuned)  # one after the other, for a quota of one GPU
+        return task
+
+    def _training(self, options: str, gathered: Task, divided: Task, **arguments: Any) -> Task:
+        """A training on the split's images, with GPUs and shared memory."""
+        planned = self._planned
+        task = finetune(
+            aligned=gathered.outputs["out_aligned"],
+            divided=divided.outputs["divided"],
+            nodes=planned["nodes"],
+            options=planned[options],
+            **arguments,
+        )
+        self._set_planned_resources(task, "finetune", hours=FINETUNE_HOURS)
+        task.set_accelerator_type(planned["gpu_type"]).set_accelerator_limit(planned["gpus"])
+        task.register_pipeline_channels([planned["gpu_type"], planned["gpus"]])
+        kubernetes.add_node_selector_json(task, planned["node_selector"])
+        kubernetes.add_toleration_json(task, planned["tolerations"])
+        # DataLoader workers hand batches over in shared memory; a pod's default is 64 MB.
+        kubernetes.empty_dir_mount(task, "shared-memory", "/dev/shm", medium="Memory", size_limit="8Gi")  # noqa: S108
+        return task
+
+    def evaluate(self, gathered: Task, divided: Task, tuned: Task) -> Task:
+        """The comparison of recognition models on held-out people and benchmarks."""
+        return self._comparison(evaluate, gathered, divided, tuned)
+
+    def evaluate_attributes(self, gathered: Task, divided: Task, tuned: Task) -> Task:
+        """The comparison of models of attributes on held-out people."""
+        return self._comparison(evaluate_attributes, gathered, divided, tuned)
+
+    def evaluate_classes(self, gathered: Task, divided: Task, tuned: Task, scratch: Task) -> Task:
+        """The comparison of classifiers on held-out images."""
+        return self._comparison(evaluate_classes, gathered, divided, tuned, scratch=scratch.outputs["model"])
+
+    def _comparison(self, component: Any, gathered: Task, divided: Task, tuned: Task, **more: Any) -> Task:
+        """The fine-tuned model beside the one it started from, and the promoted one; `more` are inputs that not every
+        component takes."""
+        task = component(
+            aligned=gathered.outputs["out_aligned"],
+            divided=divided.outputs["divided"],
+            model=tuned.outputs["model"],
+            options=self._planned["evaluate"],
+            champion=self._planned["champion"],
+            **more,
+        )
+        self._set_planned_resources(task, "evaluate")
+        return task
+
+    def promote(self, gathered: Task, audited: Task, tuned: Task, evaluated: Task) -> Task:
+        """Publishes the model if it is better."""
+        task = promote(
+            model=tuned.outputs["model"],
+            evaluation=evaluated.outputs["evaluation"],
+            gathered=gathered.outputs["gathered"],
+            audited=audited.outputs["audited"],
+            options=self._planned["promote"],
+            champion=self._planned["champion"],
+        )
+        set_resources(task, cpu="500m", memory="1Gi", s3=True, hours=1)
+        return task
+
+    def report(
+        self,
+        gathered: Task,
+        audited: Task,
+        divided: Task,
+        tuned: Task,
+        evaluated: Task,
+        promoted: Task,
+        scratch: Task | None = None,
+    ) -> Outputs:
+        """The run as a page and as figures, what it came to is kept beside the models; and what the run hands out."""
+        steps = {"gather": gathered, "audit": audited, "split": divided, "finetune": tuned, "evaluate": evaluated}
+        more = {f"scratch_{output}": scratch.outputs[output] for output in ("model", "metrics")} if scratch else {}
+        task = report(
+            gathered=gathered.outputs["gathered"],
+            **_tables(gathered),
+            audited=audited.outputs["audited"],
+            divided=divided.outputs["divided"],
+            model=tuned.outputs["model"],
+            evaluation=evaluated.outputs["evaluation"],
+            promotion=promoted.outputs["promotion"],
+            **{f"{step}_metrics": done.outputs["metrics"] for step, done in (steps | {"promote": promoted}).items()},
+            options=self._planned["report"],
+            models=self._models,
+            name=self._name,
+            run=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
+            **more,
+        )
+        set_resources(task, cpu="1", memory="2Gi", s3=True, hours=1)
+        task.set_caching_options(False)  # it is about this run
+        return Outputs(task.outputs["html"], task.outputs["summary"], audited.outputs["html"], tuned.outputs["model"])
 
 
-def ingest_task(planned: Task, source: Any, shard: Any) -> Task:
-    """Photographs of a shard of the source, as a face table."""
-    task = ingest(source=source, shard=shard, options=planned.outputs["ingest"])
-    set_resources(task, cpu="2", memory="4Gi", s3=True)
-    return task
-
-
-def superresolve_task(planned: Task, faces: Any, shard: Any) -> Task:
-    """The photographs of a shard, those of low resolution enlarged."""
-    task = superresolve(faces=faces, shard=shard, options=planned.outputs["superresolve"])
-    set_resources(task, planned.outputs["shard_cpu"], planned.outputs["shard_memory"], s3=True)
-    return task
-
-
-def align_task(planned: Task, faces: Any, shard: Any) -> Task:
-    """The face crops of a shard."""
-    task = align(faces=faces, shard=shard, options=planned.outputs["align"])
-    set_resources(task, planned.outputs["shard_cpu"], planned.outputs["shard_memory"])
-    return task
-
-
-def filter_task(planned: Task, faces: Any, aligned: Any, shard: Any) -> Task:
-    """Which crops of a shard are kept."""
-    task = filter_faces(faces=faces, aligned=aligned, shard=shard, options=planned.outputs["filter"])
-    set_resources(task, planned.outputs["shard_cpu"], planned.outputs["shard_memory"])
-    task.set_display_name("filter")
-    return task
-
-
-def gather_task(planned: Task, photographs: Task, aligned: Task, filtered: Task) -> Task:
-    """The tables of all shards as one: what leaves the loop are receipts, since parameters are collected from it.
-
-    Args:
-        planned: the plan.
-        photographs: ingest, or superresolve where it stands between ingest and align.
-        aligned, filtered: the tasks behind that.
-    """
-    task = gather(
-        ingested=dsl.Collected(photographs.outputs["Output"]),
-        aligned=dsl.Collected(aligned.outputs["Output"]),
-        filtered=dsl.Collected(filtered.outputs["Output"]),
-        options=planned.outputs["gather"],
-    )
-    set_resources(task, cpu="2", memory="4Gi", s3=True)
-    return task
-
-
-def tables_of(gathered: Task) -> dict[str, Any]:
+def _tables(gathered: Task) -> dict[str, Any]:
     """The aligned table and the filter's, as the steps behind gather take them."""
     return {"aligned": gathered.outputs["out_aligned"], "filtered": gathered.outputs["out_filtered"]}
-
-
-def audit_task(planned: Task, gathered: Task) -> Task:
-    """What is wrong with the data, and whether they ask for a training."""
-    task = audit(**tables_of(gathered), options=planned.outputs["audit"])
-    set_resources(task, planned.outputs["audit_cpu"], planned.outputs["audit_memory"], s3=True)
-    return task
-
-
-def split_task(planned: Task, gathered: Task, audited: Task) -> Task:
-    """Who is trained on, and who is held out."""
-    task = split(**tables_of(gathered), audited=audited.outputs["audited"], options=planned.outputs["split"])
-    set_resources(task, cpu="1", memory="4Gi", hours=1)
-    return task
-
-
-def finetune_task(planned: Task, gathered: Task, divided: Task, audited: Task, models: Any, name: Any) -> Task:
-    """The training; the promoted model is handed on where nothing has changed since its own, or the audit says keep."""
-    return _training_task(
-        planned,
-        gathered,
-        divided,
-        options=planned.outputs["finetune"],
-        champion=f"{models}/{name}",
-        decision=audited.outputs["Output"],
-    )
-
-
-def scratch_task(planned: Task, gathered: Task, divided: Task, tuned: Task) -> Task:
-    """The training of the small network that a classifier is compared with."""
-    task = _training_task(planned, gathered, divided, options=planned.outputs["scratch"])
-    task.set_display_name("scratch").after(tuned)  # one after the other, for a quota of one GPU
-    return task
-
-
-def _training_task(planned: Task, gathered: Task, divided: Task, **arguments: Any) -> Task:
-    """A training on the split's images, with GPUs and shared memory."""
-    task = finetune(
-        aligned=gathered.outputs["out_aligned"],
-        divided=divided.outputs["divided"],
-        nodes=planned.outputs["nodes"],
-        **arguments,
-    )
-    set_resources(
-        task, planned.outputs["finetune_cpu"], planned.outputs["finetune_memory"], s3=True, hours=FINETUNE_HOURS
-    )
-    task.set_accelerator_type(planned.outputs["gpu_type"]).set_accelerator_limit(planned.outputs["gpus"])
-    task.register_pipeline_channels([planned.outputs["gpu_type"], planned.outputs["gpus"]])
-    kubernetes.add_node_selector_json(task, planned.outputs["node_selector"])
-    kubernetes.add_toleration_json(task, planned.outputs["tolerations"])
-    # DataLoader workers hand batches over in shared memory; a pod's default is 64 MB.
-    kubernetes.empty_dir_mount(task, "shared-memory", "/dev/shm", medium="Memory", size_limit="8Gi")  # noqa: S108
-    return task
-
-
-def evaluate_task(planned: Task, gathered: Task, divided: Task, tuned: Task) -> Task:
-    """The comparison of recognition models on held-out people and benchmarks."""
-    return _comparison_task(evaluate, planned, gathered, divided, tuned)
-
-
-def evaluate_attributes_task(planned: Task, gathered: Task, divided: Task, tuned: Task) -> Task:
-    """The comparison of models of attributes on held-out people."""
-    return _comparison_task(evaluate_attributes, planned, gathered, divided, tuned)
-
-
-def evaluate_classes_task(planned: Task, gathered: Task, divided: Task, tuned: Task, scratch: Task) -> Task:
-    """The comparison of classifiers on held-out images."""
-    return _comparison_task(evaluate_classes, planned, gathered, divided, tuned, scratch=scratch.outputs["model"])
-
-
-def _comparison_task(component: Any, planned: Task, gathered: Task, divided: Task, tuned: Task, **more: Any) -> Task:
-    """The fine-tuned model beside the one it started from, and the promoted one.
-
-    Args:
-        component: evaluate, evaluate_attributes or evaluate_classes.
-        planned, gathered, divided, tuned: the tasks before it.
-        more: inputs that not every one of them takes.
-    """
-    task = component(
-        aligned=gathered.outputs["out_aligned"],
-        divided=divided.outputs["divided"],
-        model=tuned.outputs["model"],
-        options=planned.outputs["evaluate"],
-        champion=planned.outputs["champion"],
-        **more,
-    )
-    set_resources(task, planned.outputs["evaluate_cpu"], planned.outputs["evaluate_memory"], s3=True)
-    return task
-
-
-def promote_task(planned: Task, gathered: Task, audited: Task, tuned: Task, evaluated: Task) -> Task:
-    """Publishes the model if it is better."""
-    task = promote(
-        model=tuned.outputs["model"],
-        evaluation=evaluated.outputs["evaluation"],
-        gathered=gathered.outputs["gathered"],
-        audited=audited.outputs["audited"],
-        options=planned.outputs["promote"],
-        champion=planned.outputs["champion"],
-    )
-    set_resources(task, cpu="500m", memory="1Gi", s3=True, hours=1)
-    return task
-
-
-@dataclass(frozen=True)
-class Done:
-    """The tasks of a run that its report tells of."""
-
-    planned: Task
-    gathered: Task
-    audited: Task
-    divided: Task
-    tuned: Task
-    evaluated: Task
-    promoted: Task
-
-    @property
-    def metrics(self) -> dict[str, Any]:
-        """The figures of each, as the report takes them."""
-        return {
-            "gather_metrics": self.gathered.outputs["metrics"],
-            "audit_metrics": self.audited.outputs["metrics"],
-            "split_metrics": self.divided.outputs["metrics"],
-            "finetune_metrics": self.tuned.outputs["metrics"],
-            "evaluate_metrics": self.evaluated.outputs["metrics"],
-            "promote_metrics": self.promoted.outputs["metrics"],
-        }
-
-
-def report_task(done: Done, models: Any, name: Any, **more: Any) -> Task:
-    """The run as a page and as figures; what it came to is kept beside the models.
-
-    Args:
-        done: the tasks before it.
-        models, name: where the models are kept.
-        more: artifacts that not every pipeline has.
-    """
-    task = report(
-        gathered=done.gathered.outputs["gathered"],
-        **tables_of(done.gathered),
-        audited=done.audited.outputs["audited"],
-        divided=done.divided.outputs["divided"],
-        model=done.tuned.outputs["model"],
-        evaluation=done.evaluated.outputs["evaluation"],
-        promotion=done.promoted.outputs["promotion"],
-        **done.metrics,
-        options=done.planned.outputs["report"],
-        models=models,
-        name=name,
-        run=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
-        **more,
-    )
-    set_resources(task, cpu="1", memory="2Gi", s3=True, hours=1)
-    task.set_caching_options(False)  # it is about this run
-    return task
-
-
-def outputs_of(done: Done, reported: Task) -> Outputs:
-    """What a run hands out."""
-    return Outputs(
-        report=reported.outputs["html"],
-        summary=reported.outputs["summary"],
-        data=done.audited.outputs["html"],
-        model=done.tuned.outputs["model"],
-    )

@@ -32,28 +32,15 @@ def plan(
     [
         ("Output", list[str]),  # the shards; kfp.local (2.17) goes over no output of another name
         ("champion", str),
-        ("ingest", dict),
-        ("superresolve", dict),
-        ("align", dict),
-        ("filter", dict),
-        ("gather", dict),
-        ("audit", dict),
-        ("split", dict),
-        ("finetune", dict),
-        ("scratch", dict),
-        ("evaluate", dict),
-        ("promote", dict),
-        ("report", dict),
-        ("shard_cpu", str),
-        ("shard_memory", str),
-        ("audit_cpu", str),
-        ("audit_memory", str),
-        ("finetune_cpu", str),
-        ("finetune_memory", str),
-        ("evaluate_cpu", str),
-        ("evaluate_memory", str),
-        ("gpus", str),
-        ("gpu_type", str),
+        # The options of each step; the lists are written here, since KFP carries this function into the image alone.
+        *((step, dict) for step in ("ingest", "superresolve", "align", "filter", "gather", "audit", "split")),
+        *((step, dict) for step in ("finetune", "scratch", "evaluate", "promote", "report")),
+        *(
+            (f"{pod}_{amount}", str)
+            for pod in ("shard", "audit", "finetune", "evaluate")
+            for amount in ("cpu", "memory")
+        ),
+        *((name, str) for name in ("gpus", "gpu_type")),
         ("node_selector", dict),
         ("tolerations", list),
         ("nodes", dict),

@@ -73,8 +73,8 @@ def _from_environment(variable: str) -> Any:
 
 def outputs(plan: Plan) -> dict[str, Any]:
     """The plan as the outputs of its task in Kubeflow: text, lists and dictionaries by name."""
-    pods, steps = plan.resources, fields(plan.options)
-    options = {step.name: getattr(plan.options, step.name) for step in steps}
+    pods = plan.resources
+    options = {step.name: getattr(plan.options, step.name) for step in fields(plan.options)}
     return {
         "Output": plan.shards,
         "champion": plan.champion,
@@ -83,14 +83,11 @@ def outputs(plan: Plan) -> dict[str, Any]:
             step: model.model_dump(mode="json", exclude_unset=isinstance(model, FinetuneOptions)) if model else {}
             for step, model in options.items()
         },
-        "shard_cpu": pods.shard.cpu,
-        "shard_memory": pods.shard.memory,
-        "audit_cpu": pods.audit.cpu,
-        "audit_memory": pods.audit.memory,
-        "finetune_cpu": pods.finetune.cpu,
-        "finetune_memory": pods.finetune.memory,
-        "evaluate_cpu": pods.evaluate.cpu,
-        "evaluate_memory": pods.evaluate.memory,
+        **{
+            f"{name}_{amount}": getattr(getattr(pods, name), amount)
+            for name in ("shard", "audit", "finetune", "evaluate")
+            for amount in ("cpu", "memory")
+        },
         "gpus": str(pods.finetune.gpus),
         "gpu_type": pods.finetune.gpu_type,
         "node_selector": pods.finetune.node_selector,

@@ -1,7 +1,6 @@
 """A pipeline on this machine, step by step in processes of their own, through kfp.local."""
 
 import builtins
-import json
 import os
 import re
 import shutil
@@ -9,7 +8,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,8 +20,9 @@ from kfp.local.orchestrator import task_spec_utils
 from pydantic import Field, create_model
 
 from kubeface.plan.parameters import PIPELINES, merged, read_parameters
-from kubeface.records.tasks import ATTRIBUTES, CLASSES, RECOGNITION, task_of
-from kubeface.runtime.errors import KubefaceError
+from kubeface.records.summary import ClassesSummary, SummaryRecord, read_summary
+from kubeface.records.tasks import ATTRIBUTES, CLASSES, RECOGNITION
+from kubeface.runtime.errors import KubefaceError, require
 from kubeface.runtime.options import Options
 from kubeface.runtime.processors import MALLOC_SETTINGS, limit_threads
 from pipelines.build.catalogue import FACE_FINETUNING, load, restored
@@ -35,12 +35,12 @@ Runner = Any  # kfp.local's SubprocessRunner or DockerRunner; kfp has no types
 
 
 def run_local(
-    arguments: dict[str, Any],
+    arguments: Mapping[str, Any],
     folder: Path,
     cache: Path | None = None,
     runner: Runner | None = None,
     pipeline: str = FACE_FINETUNING,
-) -> dict[str, Any]:
+) -> SummaryRecord:
     """Runs a pipeline through kfp.local.
 
     Leaves report.html, data.html, summary.json, model/, run.log and the artifacts of every step (steps/) in `folder`,
@@ -54,50 +54,37 @@ def run_local(
         runner: what runs the steps; processes of this environment where None.
         pipeline: its name.
 
-    Returns:
-        the summary.
-
     Raises:
         KubefaceError: no such pipeline, or a step failed; the line says which and why.
     """
     made = load(pipeline)
-    if folder.exists():
-        raise KubefaceError(f"{folder} exists already: choose another name for the run")
+    require(not folder.exists(), f"{folder} exists already: choose another name for the run")
     folder.mkdir(parents=True)
-    steps = folder / "steps"
     local.init(
         runner or local.SubprocessRunner(use_venv=False),
-        pipeline_root=str(steps),
+        pipeline_root=str(folder / "steps"),
         enable_caching=cache is not None,
         cache_root=str(cache) if cache else None,
     )
+    log = folder / "run.log"
     with (
         _for_this_machine(made),
         _task_outputs_in_loops(),
         _own_print(),
-        _last_words() as words,
-        closing(Console(folder / "run.log", sys.stdout)) as console,
+        _explained_failures(log),
+        closing(Console(log, sys.stdout)) as console,
         redirect_stdout(console),
         warnings.catch_warnings(),
     ):
         # The images are named for the cluster; here the same code runs in this environment.
         warnings.filterwarnings("ignore", message="You may be attemping to run a task that uses custom")
         warnings.filterwarnings("ignore", message=r".*have no effect in the current local runner")
-        try:
-            outputs = made(**arguments).outputs
-        except RuntimeError as error:
-            said = words.read_text().strip() if words.exists() else ""
-            message = COLOURS.sub("", str(error))
-            step = re.search(r"task failed: '([\w-]+)'", message)
-            raise KubefaceError(
-                f"step {step[1] if step else 'unknown'} failed: {said or message} (log: {folder / 'run.log'})"
-            ) from error
+        outputs = made(**arguments).outputs
     for output, name in (("report", "report.html"), ("data", "data.html"), ("summary", "summary.json")):
         shutil.copyfile(outputs[output].path, folder / name)
     shutil.copytree(outputs["model"].path, folder / "model")
-    summary: dict[str, Any] = json.loads((folder / "summary.json").read_text("utf-8"))
     _point_latest(folder)
-    return summary
+    return read_summary(folder / "summary.json")
 
 
 @contextmanager
@@ -142,17 +129,23 @@ def _own_print() -> Iterator[None]:
 
 
 @contextmanager
-def _last_words() -> Iterator[Path]:
-    """The environment of the steps' processes, with a file that a failing step leaves its one line in."""
+def _explained_failures(log: Path) -> Iterator[None]:
+    """The environment of the steps' processes, with a file that a failing step leaves its one line in; that line
+    becomes the run's error."""
     limit_threads()
     os.environ.update(MALLOC_SETTINGS)
     with tempfile.TemporaryDirectory() as scratch:
         words = Path(scratch, "last-words")
-        os.environ["TERMINATION_LOG"] = str(words)
-        try:
-            yield words
-        finally:
-            del os.environ["TERMINATION_LOG"]
+        with patch.dict(os.environ, TERMINATION_LOG=str(words)):
+            try:
+                yield
+            except RuntimeError as error:
+                said = words.read_text().strip() if words.exists() else ""
+                message = COLOURS.sub("", str(error))
+                step = re.search(r"task failed: '([\w-]+)'", message)
+                raise KubefaceError(
+                    f"step {step[1] if step else 'unknown'} failed: {said or message} (log: {log})"
+                ) from error
 
 
 def _point_latest(folder: Path) -> None:
@@ -178,36 +171,37 @@ SHOWN = {
 NAMES = {ATTRIBUTES: {"baseline": "features alone"}, CLASSES: {"baseline": "features alone", "scratch": "from scratch"}}
 
 
-def _figures(summary: dict[str, Any]) -> list[tuple[str, ...]]:
+def _figures(summary: SummaryRecord) -> list[tuple[str, ...]]:
     """A table of the models on each set, that from scratch among them where there is one."""
-    task = task_of(summary)
-    shown = SHOWN[task]
+    shown, names = SHOWN[summary.task], NAMES.get(summary.task, {})
+    models = {"baseline": summary.baseline, "finetuned": summary.finetuned}
+    if isinstance(summary, ClassesSummary) and summary.scratch:
+        models["scratch"] = summary.scratch
     rows: list[tuple[str, ...]] = [("set", "model", *shown)]
-    for name in summary["finetuned"]:
-        for which in ("baseline", "finetuned", "scratch"):
-            if figures := (summary.get(which) or {}).get(name):
+    for name in summary.finetuned:
+        for model, sets in models.items():
+            if figures := sets.get(name):
                 found = [figures[key] for key in shown.values()]
                 shares = [value.get("0.01") if isinstance(value, dict) else value for value in found]
-                cells = ("-" if share is None else f"{100 * share:.2f} %" for share in shares)
-                rows.append((name, NAMES.get(task, {}).get(which, which), *cells))
+                cells = (f"{100 * share:.2f} %" if isinstance(share, int | float) else "-" for share in shares)
+                rows.append((name, names.get(model, model), *cells))
     return rows
 
 
-def print_outcome(summary: dict[str, Any], folder: Path) -> None:
+def print_outcome(summary: SummaryRecord, folder: Path) -> None:
     """What a person wants to know at the end of a run."""
-    if not summary.get("trained", True):
-        print(f"\n{summary['reason']}\nmodel:   {summary['model']['uri'] or 'none is promoted'}")
-        print(f"report:  {(folder / 'report.html').resolve().as_uri()}")
+    report = (folder / "report.html").resolve().as_uri()
+    if not summary.trained:
+        print(f"\n{summary.reason}\nmodel:   {summary.model.uri or 'none is promoted'}\nreport:  {report}")
         return
     print(f"\n{table(_figures(summary))}")
-    seconds = sum(step["seconds"] for step in summary["steps"].values())
-    print(f"\n{'promoted' if summary['gate']['promoted'] else 'not promoted'}: {summary['gate']['reason']}")
-    if task_of(summary) != RECOGNITION:
-        fallback = summary["settings"].get("fallback")
-        print(f"start:   {summary['model']['backbone']}{f' ({fallback})' if fallback else ''}")
-    print(f"model:   {summary['model']['uri'] or folder / 'model'}")
+    print(f"\n{summary.verdict}: {summary.gate.reason}")
+    if summary.task != RECOGNITION:
+        fallback = summary.settings.get("fallback")
+        print(f"start:   {summary.model.backbone}{f' ({fallback})' if fallback else ''}")
+    print(f"model:   {summary.model.uri or folder / 'model'}")
     print(f"summary: {folder / 'summary.json'}")
-    print(f"report:  {(folder / 'report.html').resolve().as_uri()}  ({seconds:.0f} s in the steps)")
+    print(f"report:  {report}  ({sum(step.seconds for step in summary.steps.values()):.0f} s in the steps)")
 
 
 def _flags() -> type[Options]:
