@@ -7,7 +7,6 @@ is made noisy, or far away, since the starting model knows these people's clean 
 
 import os
 import signal
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kubeface.runtime.errors import KubefaceError, require
+from kubeface.runtime.errors import KubefaceError, report_error, require
 from kubeface.runtime.progress import Progress
 from kubeface.storage import objects
 from kubeface.storage.downloads import WheelFile
@@ -33,6 +32,7 @@ ORL = WheelFile(
 )
 BUCKET = "kubeface"
 TYPES = {".pgm": "image/x-portable-graymap", ".png": "image/png"}
+PHOTOGRAPHS = 10  # of each person
 PREFIX, PAIRS_PREFIX = "datasets/orl", "datasets/orl-pairs"
 LABELS = Path(__file__).with_name("orl_attributes.csv")  # of each photograph, as seen by eye
 # A few people and few images: a small scale suits few classes (Zhang et al., "AdaCos", arXiv 1905.00292), small
@@ -122,43 +122,37 @@ DEMOS = {
 }
 
 
-def orl_images() -> dict[str, bytes]:
-    """ORL's 400 photographs as PGM bytes, by `<identity>/<n>.pgm`."""
-    return {name: data for name, data in ORL.read_all().items() if name.endswith(".pgm")}
+def orl_images(photographs: int = PHOTOGRAPHS) -> dict[str, bytes]:
+    """ORL's photographs, so many of each of the 40 people, as PGM bytes by `<identity>/<n>.pgm`."""
+    wanted = {f"{number}.pgm" for number in range(1, photographs + 1)}
+    return {name: data for name, data in ORL.read_all().items() if name.rpartition("/")[2] in wanted}
 
 
-def upload_orl(bucket: str) -> str:
-    """Puts the photographs into a bucket; returns the prefix as s3:// URI."""
+def upload_orl(bucket: str, photographs: int, pairs: bool) -> str:
+    """Puts the photographs into a bucket; returns the prefix as s3:// URI.
+
+    Args:
+        bucket: to put them into.
+        photographs: of each person.
+        pairs: put what a camera far away makes of each beside it.
+    """
     with tempfile.TemporaryDirectory() as scratch:
-        return _upload(_written(Path(scratch)), f"s3://{bucket}/{PREFIX}")
+        folder, prefix = Path(scratch, "sharp"), PREFIX
+        for name, data in orl_images(photographs).items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(data)
+        if pairs:
+            degrade(str(folder), Path(scratch, "pairs"), DegradeOptions(seed=1))
+            folder, prefix = Path(scratch, "pairs"), PAIRS_PREFIX
+        uri = f"s3://{bucket}/{prefix}"
+        files = sorted(path for path in folder.rglob("*") if path.suffix in TYPES)
+        with ThreadPoolExecutor(8) as pool, Progress("upload", len(files)) as progress:
 
+            def put(path: Path) -> None:
+                objects.upload(path, objects.join(uri, path.relative_to(folder).as_posix()), TYPES[path.suffix])
 
-def upload_pairs(bucket: str) -> str:
-    """Puts each photograph and what a camera far away makes of it into a bucket; returns the prefix as s3:// URI."""
-    with tempfile.TemporaryDirectory() as scratch:
-        sharp, pairs = _written(Path(scratch, "sharp")), Path(scratch, "pairs")
-        degrade(str(sharp), pairs, DegradeOptions(seed=1))
-        return _upload(pairs, f"s3://{bucket}/{PAIRS_PREFIX}")
-
-
-def _written(folder: Path) -> Path:
-    for name, data in orl_images().items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-    return folder
-
-
-def _upload(folder: Path, uri: str) -> str:
-    """Puts the images of a folder below an s3:// prefix."""
-    files = sorted(path for path in folder.rglob("*") if path.suffix in TYPES)
-    with ThreadPoolExecutor(8) as pool, Progress("upload", len(files)) as progress:
-
-        def put(path: Path) -> None:
-            objects.upload(path, objects.join(uri, path.relative_to(folder).as_posix()), TYPES[path.suffix])
-
-        for _ in pool.map(put, files):
-            progress.advance()
+            for _ in pool.map(put, files):
+                progress.advance()
     return uri
 
 
@@ -179,20 +173,24 @@ def store() -> Iterator[str]:
 
 
 def run(
-    chosen: Demo,
-    runner: AbstractContextManager[Runner | None] = nullcontext(),
+    chosen: Demo, runner: AbstractContextManager[Runner | None] = nullcontext(), photographs: int = PHOTOGRAPHS
 ) -> None:
-    """Runs a demo; exit code 1 and one line where something fails.
+    """Runs a demo.
 
     Args:
         chosen: the demo.
         runner: gives what runs the steps, once the store is up; None for processes of this environment.
+        photographs: of each person.
+
+    Raises:
+        KubefaceError: something failed; the line says what.
     """
+    require(1 < photographs <= PHOTOGRAPHS, f"photographs is {photographs}: there are {PHOTOGRAPHS}, give at least 2")
     folder = new_run(chosen.run)
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # stop the store in order
     try:
         with store() as bucket, runner as runs:
-            source = upload_pairs(bucket) if chosen.pairs else upload_orl(bucket)
+            source = upload_orl(bucket, photographs, chosen.pairs)
             arguments = {**chosen.arguments, "source": source, "models": f"s3://{bucket}/models"}
             if chosen.listing:
                 listing = f"s3://{bucket}/datasets/{chosen.listing.name}"
@@ -200,24 +198,19 @@ def run(
                 arguments["ingest"] = {"listing": listing}
             summary = run_local(arguments, folder, runner=runs, pipeline=chosen.pipeline)
         print_outcome(summary, folder)
-    except KubefaceError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
     except KeyboardInterrupt:
-        print(
-            "error: interrupted; the store is stopped, what the steps had finished is in the run's folder",
-            file=sys.stderr,
-        )
+        report_error("interrupted; the store is stopped, what the steps had finished is in the run's folder")
         raise SystemExit(130) from None
 
 
-def demo(which: str = "recognition") -> None:
+def demo(which: str = "recognition", *, photographs: int = PHOTOGRAPHS) -> None:
     """Runs a pipeline on ORL's photographs of 40 people, from a bucket to a model.
 
     Args:
         which: What is shown: recognition, attributes, classes or low-resolution.
+        photographs: Photographs of each person, 2 to 10: fewer are quicker, and show less.
     """
-    run(demo_named(which))
+    run(demo_named(which), photographs=photographs)
 
 
 def demo_named(which: str) -> Demo:

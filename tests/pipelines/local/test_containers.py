@@ -1,8 +1,6 @@
-"""The pipeline in containers: what fails there fails the run and is named. test_demo.py runs it whole."""
+"""The pipeline in containers: what fails there fails the run and is named. test_run.py runs it whole."""
 
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import redirect_stdout
 from io import StringIO
@@ -14,29 +12,27 @@ from kfp import dsl, local
 
 from kubeface.runtime.errors import KubefaceError
 from pipelines.build.compile import images_in
-from pipelines.build.images import Image, Images, build
+from pipelines.build.images import Images
 from pipelines.face_finetuning import face_finetuning
 from pipelines.local.containers import engine_api, in_containers, run_container
 from pipelines.local.run import run_local
-from tests.support.engine import working_engine
+from tests.support.engine import REGISTRY, TAG, built_images, working_engine
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-REGISTRY, TAG = "localhost/kubeface-test", "test"
-INGEST, PLAN = f"{REGISTRY}/ingest:{TAG}", f"{REGISTRY}/plan:{TAG}"
+INGEST = f"{REGISTRY}/ingest:{TAG}"
 ALL = {step for step, _ in images_in(face_finetuning.pipeline_spec)}
-
-
-@pytest.fixture(scope="module")
-def engine() -> str:
-    engine = working_engine()
-    list(build(["ingest", "plan"], engine, REGISTRY, TAG))
-    return engine
 
 
 @pytest.fixture(scope="module")
 def images() -> Images:
     """The image of ingest in the place of every other, but of the one that the first step runs in."""
-    return {step: Image(image=INGEST, size=1) for step in ALL} | {"plan": Image(image=PLAN, size=1)}
+    built = built_images()
+    return dict.fromkeys(ALL, built["ingest"]) | {"plan": built["plan"]}
+
+
+@pytest.fixture(scope="module")
+def engine(images: Images) -> str:
+    return working_engine()
 
 
 @pytest.fixture
@@ -114,13 +110,3 @@ def test_all_images_are_needed(engine: str, images: Images) -> None:
     some = {step: image for step, image in images.items() if step not in ("align", "split")}
     with pytest.raises(KubefaceError, match="no image of align, split is recorded"), in_containers(some, engine):
         pass
-
-
-def test_the_command_line_says_in_one_line_what_is_missing(engine: str, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "kubeface", "demo-containers", "--record", str(tmp_path / "images.json")],
-        capture_output=True,
-        text=True,
-    )
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == f"error: {tmp_path / 'images.json'} does not exist: run 'make images' first\n"

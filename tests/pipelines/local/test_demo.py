@@ -9,12 +9,10 @@ from typing import Any
 
 import pytest
 
-from kubeface.storage.folders import sha256_file
 from kubeface.tables.table import Table
 from pipelines.local.demo import DEMOS, TRAINING
 from tests.pipelines.local.test_store import weeds
 from tests.support.commands import run_in
-from tests.support.engine import working_engine
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[3]
@@ -40,39 +38,6 @@ def test_demo_makes_a_better_model_and_promotes_it(demo: Path) -> None:
     assert summary["gate"]["promoted"] is True
     assert summary["model"]["uri"].startswith("s3://kubeface/models/orl-sface/")
     assert (demo / "report.html").stat().st_size > 100_000
-
-
-@pytest.mark.timeout(3000)
-def test_the_same_model_comes_out_of_containers(demo: Path, tmp_path: Path) -> None:
-    """Every step in the image that a cluster would run, built from the files as they are."""
-    engine, record = working_engine(), tmp_path / "images.json"
-    given = ("--engine", engine, "--record", str(record))
-    run_in(
-        *(
-            tmp_path,
-            "images",
-            *given,
-            "--registry",
-            "localhost/kubeface-test",
-            "--tag",
-            "test",
-        ),
-        timeout=1800,
-    )
-    run_in(tmp_path, "demo-containers", *given, timeout=1800)
-    run = tmp_path / "runs" / "latest"
-    for name in ("model.safetensors", "model.onnx"):
-        assert sha256_file(run / "model" / name) == sha256_file(demo / "model" / name)
-    here, there = (json.loads((folder / "summary.json").read_text("utf-8")) for folder in (demo, run))
-    assert there["finetuned"] == here["finetuned"]
-    assert there["gate"] == here["gate"]
-    for step in json.loads(record.read_text()).keys() - {"store"}:
-        command = [engine, "run", "--rm", "--read-only", "--tmpfs=/tmp", "--cap-drop=all", "--network=none"]
-        image = f"localhost/kubeface-test/{step}:test"
-        done = subprocess.run(
-            [*command, image, "python", "-m", "kubeface", "self-check", step], capture_output=True, text=True
-        )
-        assert done.stdout.startswith(f"ok: {step}: "), done.stderr
 
 
 @pytest.mark.timeout(1300)

@@ -1,12 +1,16 @@
 """Attributes and classes as kfp.local runs them, whole: what a run leaves, and that it ends early where it should."""
 
-import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from kubeface.records.model import ModelRecord
+from kubeface.records.summary import ClassesSummary, SummaryRecord, read_summary
+from kubeface.storage.folders import read_json
 from pipelines.local.run import print_outcome, run_local
+from tests.support.images import write_files
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 PEOPLE, PHOTOGRAPHS = 8, 4
@@ -17,7 +21,15 @@ QUICK: dict[str, Any] = {
     "evaluate": {"bootstrap": 100},
     "seed": 5,
 }
-Run = tuple[Path, dict[str, Any], dict[str, Any]]  # folder, arguments, summary
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that is over."""
+
+    folder: Path
+    arguments: dict[str, Any]
+    summary: SummaryRecord
 
 
 @pytest.fixture(scope="module")
@@ -27,17 +39,12 @@ def people(orl: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory) -> P
     rows = ["path,identity,Even,Late"]
     for person in range(1, PEOPLE + 1):
         for number in range(1, PHOTOGRAPHS + 1):
-            path = root / "people" / f"s{person}" / f"{number}.pgm"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(orl[f"s{person}/{number}.pgm"])
+            name = f"s{person}/{number}.pgm"
+            write_files(root / "people", {name: orl[name]})
             late = "" if (person, number) == (1, 1) else int(number > 2)  # one is not known
-            rows.append(f"s{person}/{number}.pgm,s{person},{1 - number % 2},{late}")
+            rows.append(f"{name},s{person},{1 - number % 2},{late}")
     (root / "labels.csv").write_text("\n".join(rows) + "\n", "utf-8")
     return root
-
-
-def run(folder: Path, pipeline: str, arguments: dict[str, Any]) -> Run:
-    return folder, arguments, run_local(arguments, folder, pipeline=pipeline)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +56,8 @@ def attributes(people: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
         "name": "labels",
         "split": {"heldout_fraction": 0.5},
     }
-    return run(tmp_path_factory.mktemp("runs") / "attributes", "face-attributes", arguments)
+    folder = tmp_path_factory.mktemp("runs") / "attributes"
+    return Run(folder, arguments, run_local(arguments, folder, pipeline="face-attributes"))
 
 
 @pytest.fixture(scope="module")
@@ -62,34 +70,32 @@ def classes(people: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
         "scratch": {"epochs": 1},
         "degradation": "noise:30",
     }
-    return run(tmp_path_factory.mktemp("runs") / "classes", "image-classification", arguments)
+    folder = tmp_path_factory.mktemp("runs") / "classes"
+    return Run(folder, arguments, run_local(arguments, folder, pipeline="image-classification"))
 
 
-def leaves(done: Run, pipeline: str, task: str) -> None:
-    """What every run leaves, whatever it is for."""
-    folder, _, summary = done
-    assert (summary["pipeline"], summary["task"], summary["seed"]) == (pipeline, task, 5)
-    assert json.loads((folder / "summary.json").read_text("utf-8")) == summary
-    assert summary["dataset"]["images"] == PEOPLE * PHOTOGRAPHS
-    assert {"gather", "audit", "split", "finetune", "evaluate", "promote"} <= summary["steps"].keys()
-    assert isinstance(summary["gate"]["promoted"], bool)
-    model = json.loads((folder / "model" / "model.json").read_text("utf-8"))
-    assert model["task"] == task and model["training"]["task"] == task
+def check_what_every_run_leaves(done: Run, pipeline: str, task: str) -> None:
+    folder, summary = done.folder, done.summary
+    assert (summary.pipeline, summary.task, summary.seed) == (pipeline, task, 5)
+    assert read_summary(folder / "summary.json") == summary
+    assert summary.dataset.images == PEOPLE * PHOTOGRAPHS
+    assert {"gather", "audit", "split", "finetune", "evaluate", "promote"} <= summary.steps.keys()
+    model = ModelRecord.read(folder / "model" / "model.json")
+    assert model.task == task == model.training.task
     for name in ("labels.json", "head.safetensors", "sampling.json", "model.onnx", "start.onnx"):
         assert (folder / "model" / name).is_file(), name
     html = (folder / "report.html").read_text("utf-8")
-    assert ("Promoted" if summary["gate"]["promoted"] else "Not promoted") in html
+    assert ("Promoted" if summary.gate.promoted else "Not promoted") in html
     assert "Data audit" in (folder / "data.html").read_text("utf-8")
 
 
 def test_attributes(attributes: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    folder, _, summary = attributes
-    leaves(attributes, "face-attributes", "attributes")
-    assert json.loads((folder / "model" / "labels.json").read_text("utf-8")) == ["Even", "Late"]
-    for which in ("baseline", "finetuned"):
-        figures = summary[which]["heldout"]
+    folder, summary = attributes.folder, attributes.summary
+    check_what_every_run_leaves(attributes, "face-attributes", "attributes")
+    assert read_json(folder / "model" / "labels.json") == ["Even", "Late"]
+    for figures in (summary.baseline["heldout"], summary.finetuned["heldout"]):
         assert {"auc", "average_precision", "f1", "accuracy", "balanced_accuracy"} <= figures.keys()
-        assert figures["labels"].keys() == {"Even", "Late"}
+        assert set(cast(dict[str, Any], figures["labels"])) == {"Even", "Late"}
     html = (folder / "report.html").read_text("utf-8")
     assert "Even" in html and "Late" in html
     print_outcome(summary, folder)
@@ -100,17 +106,18 @@ def test_attributes(attributes: Run, capsys: pytest.CaptureFixture[str]) -> None
 def test_classes_with_a_network_from_scratch_and_unknown_people(
     classes: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder, _, summary = classes
-    leaves(classes, "image-classification", "classes")
-    names = json.loads((folder / "model" / "labels.json").read_text("utf-8"))
+    folder, summary = classes.folder, classes.summary
+    check_what_every_run_leaves(classes, "image-classification", "classes")
+    names = read_json(folder / "model" / "labels.json")
     assert 2 <= len(names) < PEOPLE
-    for which in ("baseline", "finetuned", "scratch"):
+    assert isinstance(summary, ClassesSummary) and summary.scratch
+    for model in (summary.baseline, summary.finetuned, summary.scratch):
         for name in ("heldout", "heldout_clean"):
-            figures = summary[which][name]
+            figures: dict[str, Any] = model[name]
             assert 0 <= figures["accuracy"] <= 1 and figures["classes"].keys() == set(names)
             assert figures["unknown"]["images"] == PHOTOGRAPHS * (PEOPLE - len(names))
     (scratch,) = (folder / "steps").glob("*/finetune-2/model/model.json")
-    assert json.loads(scratch.read_text("utf-8"))["backbone"] == "small_cnn"
+    assert ModelRecord.read(scratch).backbone == "small_cnn"
     print_outcome(summary, folder)
     told = capsys.readouterr().out
     assert "macro-F1" in told and "from scratch" in told
@@ -119,13 +126,13 @@ def test_classes_with_a_network_from_scratch_and_unknown_people(
 def test_without_drift_a_run_that_waits_for_it_hands_on_the_promoted_model(
     attributes: Run, classes: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for done, pipeline in ((attributes, "face-attributes"), (classes, "image-classification")):
-        before, arguments, first = done
+    for before, pipeline in ((attributes, "face-attributes"), (classes, "image-classification")):
         folder = tmp_path / pipeline
         waiting = {"audit": {"on_drift": "retrain", "max_drift": 0.25}}
-        summary = run_local(arguments | waiting, folder, pipeline=pipeline)
-        assert summary["trained"] is not first["gate"]["promoted"]  # there is something to hand on, or there is not
+        summary = run_local(before.arguments | waiting, folder, pipeline=pipeline)
+        print("PROMOTED", pipeline, before.summary.gate.promoted)
+        assert summary.trained is not before.summary.gate.promoted  # there is something to hand on, or there is not
         same = (folder / "model" / "model.safetensors").read_bytes()
-        assert same == (before / "model" / "model.safetensors").read_bytes()
+        assert same == (before.folder / "model" / "model.safetensors").read_bytes()
         print_outcome(summary, folder)
-        assert ("not trained: " in capsys.readouterr().out) is first["gate"]["promoted"]
+        assert ("not trained: " in capsys.readouterr().out) is before.summary.gate.promoted

@@ -1,29 +1,36 @@
 """The pipeline as kfp.local runs it: what a run leaves, that it repeats, and what it says when it cannot go on."""
 
-import json
 import os
-import subprocess
-import sys
+import signal
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from kubeface.cli import main
+from kubeface.records.data import DataRecord
+from kubeface.records.model import ModelRecord
+from kubeface.records.summary import SummaryRecord, read_summary
 from kubeface.runtime.errors import KubefaceError
 from kubeface.storage import objects
 from pipelines.face_finetuning import face_finetuning
+from pipelines.local import containers, demo
 from pipelines.local.run import run_local
 from pipelines.local.store import local_store
+from tests.support.engine import built_images, working_engine
 
-ROOT = Path(__file__).resolve().parents[3]
 STEPS = ["ingest", "align", "filter", "gather", "audit", "split", "finetune", "evaluate", "promote"]
-QUICK = {
+QUICK: dict[str, Any] = {
+    "name": "quick",
+    "seed": 5,
     "degradation": "noise:60",
     "finetune": {"strategy": "full", "epochs": 1},
     "evaluate": {"bootstrap": 100},
     "split": {"heldout_fraction": 0.5},
 }
+Run = tuple[Path, SummaryRecord]
 
 
 @pytest.fixture(scope="module")
@@ -48,100 +55,96 @@ def people(bucket: str, orl: dict[str, bytes], tmp_path_factory: pytest.TempPath
 
 
 @pytest.fixture(scope="module")
-def runs(people: str, bucket: str, tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Path, dict[str, Any]]]:
-    """The same run twice, the second time in shards; it knows of the first one's data, not of its model."""
+def runs(people: str, bucket: str, tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
+    """The same run twice. The second one has several shards, knows of the first one's data but not of its model, and
+    trains only where the data have drifted or nothing is promoted."""
     folder = tmp_path_factory.mktemp("runs")
-    done = []
-    for name, count, models in (("one", 1, "models"), ("two", 3, "others")):
-        arguments = QUICK | {"source": people, "models": f"s3://{bucket}/{models}", "name": "quick", "seed": 5}
-        arguments |= {"resources": {"shards": count}}
-        done.append((folder / name, run_local(arguments, folder / name)))
-        data = folder / "data.json"
-        objects.download(f"s3://{bucket}/models/quick/data.json", data)
-        if name == "one":
-            objects.upload(data, f"s3://{bucket}/others/quick/data.json")
-    return done
+    arguments = QUICK | {"source": people, "models": f"s3://{bucket}/models"}
+    first = run_local(arguments, folder / "one")
+    objects.download(f"s3://{bucket}/models/quick/data.json", folder / "data.json")
+    objects.upload(folder / "data.json", f"s3://{bucket}/others/quick/data.json")
+    arguments |= {"models": f"s3://{bucket}/others", "resources": {"shards": 3}}
+    arguments["audit"] = {"on_drift": "retrain", "max_drift": 0.25}
+    return [(folder / "one", first), (folder / "two", run_local(arguments, folder / "two"))]
 
 
 @pytest.mark.slow
-def test_a_run_leaves_report_and_summary(runs: list[tuple[Path, dict[str, Any]]]) -> None:
+def test_a_run_leaves_report_and_summary(runs: list[Run]) -> None:
     folder, summary = runs[0]
-    assert summary["pipeline"] == "face-finetuning"
-    assert summary["seed"] == 5
-    assert list(summary["steps"]) == sorted(STEPS)
-    for step in STEPS:
-        assert summary["steps"][step]["seconds"] >= 0
-        assert {"rows_in", "rows_out"} <= summary["steps"][step].keys()
-    assert summary["dataset"]["images"] == 31
-    assert summary["dataset"]["identities"] == 8
-    assert summary["dataset"]["rejected"] == 1
-    for which in ("baseline", "finetuned"):
+    assert (summary.pipeline, summary.seed, summary.trained) == ("face-finetuning", 5, True)
+    assert list(summary.steps) == sorted(STEPS)
+    assert (summary.dataset.images, summary.dataset.identities, summary.dataset.rejected) == (31, 8, 1)
+    for figures in (summary.baseline, summary.finetuned):
         for name in ("heldout", "heldout_clean"):
-            figures = summary[which][name]
-            assert {"accuracy", "auc", "eer", "tar_at_far"} <= figures.keys()
-            assert 0.5 < figures["auc"] <= 1
-    assert isinstance(summary["gate"]["promoted"], bool)
-    assert "held-out people" in summary["gate"]["reason"]
-    assert summary["versions"]["torch"].startswith("2.")
-    assert json.loads((folder / "summary.json").read_text("utf-8")) == summary
+            assert {"accuracy", "eer", "tar_at_far"} <= figures[name].keys()
+            assert 0.5 < float(str(figures[name]["auc"])) <= 1
+    assert "held-out people" in summary.gate.reason
+    assert summary.versions["torch"].startswith("2.")
+    assert read_summary(folder / "summary.json") == summary
     html = (folder / "report.html").read_text("utf-8")
-    assert ("Promoted" if summary["gate"]["promoted"] else "Not promoted") in html
-    assert f"{100 * summary['finetuned']['heldout']['auc']:.2f} %" in html
+    assert ("Promoted" if summary.gate.promoted else "Not promoted") in html
+    assert f"{100 * float(str(summary.finetuned['heldout']['auc'])):.2f} %" in html
     assert "s8/4.pgm" in html  # the photograph that was cut off
     assert (folder / "model" / "model.safetensors").is_file()
-    assert json.loads((folder / "model" / "model.json").read_text("utf-8"))["training"]["image"] is None  # no container
+    assert ModelRecord.read(folder / "model" / "model.json").training.image is None  # no container
     assert "Data audit" in (folder / "data.html").read_text("utf-8")
     assert (folder.parent / "latest").resolve() == runs[1][0].resolve()
 
 
 @pytest.mark.slow
-def test_a_run_promotes_exactly_when_the_gate_says_so(runs: list[tuple[Path, dict[str, Any]]], bucket: str) -> None:
+def test_a_run_promotes_exactly_when_the_gate_says_so(runs: list[Run], bucket: str) -> None:
     summary = runs[0][1]
     written = [f.name for f in objects.list_files(f"s3://{bucket}/models") if f.name.endswith("model.safetensors")]
-    assert bool(written) == summary["gate"]["promoted"] == summary["gate"]["better"]
-    assert (summary["model"]["uri"] is not None) == summary["gate"]["promoted"]
+    assert bool(written) == summary.gate.promoted == summary.gate.better
+    assert (summary.model.uri is not None) == summary.gate.promoted
+
+
+def without_chance(summary: SummaryRecord) -> dict[str, Any]:
+    """A summary without times and what tells of the run before."""
+    values = summary.model_dump(mode="json")
+    for step in values["steps"].values():
+        step.pop("seconds")
+    for name in ("shards", "changed_shards", "drift"):
+        values["dataset"].pop(name)
+    return values
 
 
 @pytest.mark.slow
-def test_the_same_seed_gives_the_same_summary_and_model_whatever_the_shards(
-    runs: list[tuple[Path, dict[str, Any]]],
-) -> None:
-    summaries = []
-    for _, summary in runs:
-        for step in summary["steps"].values():
-            step.pop("seconds")
-        for name in ("shards", "changed_shards", "drift"):  # the second run compares itself with the first
-            summary["dataset"].pop(name)
-        summaries.append(summary)
-    assert summaries[0] == summaries[1]
-    models = [(folder / "model" / "model.safetensors").read_bytes() for folder, _ in runs]
-    assert models[0] == models[1]
+def test_the_same_seed_gives_the_same_summary_and_model_whatever_the_shards(runs: list[Run]) -> None:
+    (one, first), (two, second) = runs
+    assert without_chance(first) == without_chance(second)
+    assert (one / "model" / "model.safetensors").read_bytes() == (two / "model" / "model.safetensors").read_bytes()
 
 
 @pytest.mark.slow
-def test_a_run_compares_its_data_with_the_run_before(runs: list[tuple[Path, dict[str, Any]]], bucket: str) -> None:
-    first, second = (json.loads((folder / "summary.json").read_text("utf-8"))["dataset"] for folder, _ in runs)
-    assert not first["drift"]["compared"] and first["changed_shards"] == ["0/1"]
-    assert second["drift"]["compared"] and set(second["drift"]["features"].values()) == {0.0}  # the same data
-    assert second["shards"] == len(second["changed_shards"]) > 1  # divided otherwise: all of them are new
-    left = json.loads(objects.read_bytes(f"s3://{bucket}/others/quick/data.json"))
-    assert left["images"] == 31 and len(left["shards"]) == second["shards"]
+def test_a_run_compares_its_data_with_the_run_before(runs: list[Run], bucket: str, tmp_path: Path) -> None:
+    first, second = (summary.dataset for _, summary in runs)
+    assert not first.drift.compared and first.changed_shards == ["0/1"]
+    assert second.drift.compared and set(second.drift.features.values()) == {0.0}  # the same data
+    assert second.shards == len(second.changed_shards) > 1  # divided otherwise: all of them are new
+    objects.download(f"s3://{bucket}/others/quick/data.json", tmp_path / "data.json")
+    left = DataRecord.read(tmp_path / "data.json")
+    assert left.images == 31 and len(left.shards) == second.shards
 
 
 @pytest.mark.slow
-def test_without_drift_a_run_trains_all_the_same_where_nothing_is_promoted(
-    runs: list[tuple[Path, dict[str, Any]]], people: str, bucket: str, tmp_path: Path
-) -> None:
+def test_without_drift_a_run_trains_all_the_same_where_nothing_is_promoted(runs: list[Run]) -> None:
     """test_labelled.py has a run that hands the promoted model on."""
-    assert not runs[0][1]["gate"]["promoted"]
-    arguments = QUICK | {"source": people, "models": f"s3://{bucket}/models", "name": "quick", "seed": 5}
-    arguments |= {"audit": {"on_drift": "retrain", "max_drift": 0.25}}
-    folder = tmp_path / "run"
-    summary = run_local(arguments, folder)
-    assert summary["trained"] is True and summary["dataset"]["drift"]["compared"]
-    first = (runs[0][0] / "model" / "model.safetensors").read_bytes()
-    assert (folder / "model" / "model.safetensors").read_bytes() == first
-    assert "Data audit" in (folder / "data.html").read_text("utf-8")
+    assert not runs[0][1].gate.promoted
+    assert runs[1][1].trained and runs[1][1].dataset.drift.compared
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+def test_the_same_model_comes_out_of_containers(runs: list[Run], people: str, bucket: str, tmp_path: Path) -> None:
+    """Every step in the image that a cluster would run, built from the files as they are."""
+    before, first = runs[0]
+    arguments = QUICK | {"source": people, "models": f"s3://{bucket}/contained"}
+    with containers.in_containers(built_images(), working_engine()) as runner:
+        summary = run_local(arguments, tmp_path / "run", runner=runner)
+    for name in ("model.safetensors", "model.onnx"):
+        assert (tmp_path / "run" / "model" / name).read_bytes() == (before / "model" / name).read_bytes()
+    assert (summary.finetuned, summary.gate) == (first.finetuned, first.gate)
 
 
 def test_a_failing_step_is_named_with_its_reason(tmp_path: Path, orl_folder: Path) -> None:
@@ -161,45 +164,58 @@ def test_a_run_does_not_overwrite_another(tmp_path: Path) -> None:
         run_local({"source": "x", "models": "m"}, tmp_path)
 
 
-def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "kubeface", *arguments],
-        capture_output=True,
-        text=True,
-        env=os.environ | environment,
-        cwd=ROOT,
-        timeout=120,
-    )
-
-
-def one_error_line(done: subprocess.CompletedProcess[str]) -> str:
+def error_line(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     """The one line on standard error that says what went wrong."""
-    assert done.returncode == 1
-    lines = [line for line in done.stderr.splitlines() if line.strip()]
-    assert len(lines) == 1 and lines[0].startswith("error: "), done.stderr
-    return lines[0]
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.strip()]
+    assert ended.value.code == 1 and line.startswith("error: ")
+    return line
 
 
-def test_a_prefix_without_images_is_one_line_and_an_exit_code(bucket: str, tmp_path: Path) -> None:
-    done = command("run", "--source", f"s3://{bucket}/nobody", "--models", "m", "--folder", str(tmp_path / "run"))
-    assert "step plan failed: s3://kubeface/nobody holds no image" in one_error_line(done)
+def test_a_prefix_without_images_is_one_line(bucket: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ("--source", f"s3://{bucket}/nobody", "--models", "m", "--folder", str(tmp_path / "run"))
+    assert "step plan failed: s3://kubeface/nobody holds no image" in error_line(capsys, "run", *flags)
 
 
-def test_a_wrong_key_is_one_line_and_an_exit_code(bucket: str) -> None:
-    line = one_error_line(command("demo", AWS_SECRET_ACCESS_KEY="wrong"))
-    assert "refuses the access key" in line and "wrong" not in line
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({"AWS_SECRET_ACCESS_KEY": "wrong"}, "refuses the access key"),
+        ({"S3_BUCKET": "not-there"}, "bucket 'not-there' does not exist"),
+        ({"S3_BUCKET": ""}, "S3_BUCKET is not"),
+        ({"S3_ENDPOINT": ""}, "on 127.0.0.1 is in use"),
+    ],
+)
+def test_a_store_that_the_demo_cannot_use_is_one_line(
+    environment: dict[str, str],
+    said: str,
+    bucket: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setenv("STORE_PORT", os.environ["S3_ENDPOINT"].rpartition(":")[2])
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    line = error_line(capsys, "demo")
+    assert said in line and "wrong" not in line
 
 
-def test_a_missing_bucket_is_one_line_and_an_exit_code(bucket: str) -> None:
-    line = one_error_line(command("demo", S3_BUCKET="not-there"))
-    assert "bucket 'not-there' does not exist" in line
-
-
-def test_an_endpoint_without_a_bucket_is_one_line_and_an_exit_code(bucket: str) -> None:
-    assert "S3_BUCKET is not" in one_error_line(command("demo", S3_BUCKET=""))
-
-
-def test_a_port_in_use_is_one_line_and_an_exit_code(bucket: str) -> None:
-    port = os.environ["S3_ENDPOINT"].rpartition(":")[2]
-    line = one_error_line(command("demo", S3_ENDPOINT="", STORE_PORT=port))
-    assert f"port {port} on 127.0.0.1 is in use" in line
+def test_the_demo_in_containers_is_the_demo_with_that_runner(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = tmp_path / "images.json"
+    assert error_line(capsys, "demo-containers", "--record", str(record), "--engine", "podman").endswith(
+        f"{record} does not exist: run 'make images' first"
+    )
+    calls: list[tuple[demo.Demo, AbstractContextManager[Any]]] = []
+    monkeypatch.setattr(demo, "run", lambda *arguments: calls.append(arguments))
+    monkeypatch.setattr(containers, "find_engine", lambda name: "docker")
+    record.write_text("{}")
+    main(["demo-containers", "classes", "--record", str(record)])
+    ((chosen, runner),) = calls
+    assert chosen is demo.DEMOS["classes"]
+    with pytest.raises(KubefaceError, match="no image of align, audit, evaluate"), runner:
+        pass
