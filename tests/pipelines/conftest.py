@@ -1,12 +1,14 @@
-"""What the tests of the cluster's side share."""
+"""What the tests of pipelines share: each pipeline, compiled once."""
 
 import builtins
 from pathlib import Path
 
 import pytest
 
+from pipelines.build.catalogue import FACE_FINETUNING, TASKS
 from pipelines.build.compile import compile_pipeline
 from pipelines.cluster import request
+from tests.support.compiled import Compiled, documents
 
 PRINT = builtins.print
 
@@ -18,11 +20,30 @@ def print_as_python_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The compiled pipeline."""
-    path = tmp_path_factory.mktemp("compiled") / "pipeline.yaml"
-    compile_pipeline(path)
-    return path
+def packages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The files of the compiled pipelines by name."""
+    folder = tmp_path_factory.mktemp("compiled")
+    for name in TASKS:
+        compile_pipeline(folder / f"{name}.yaml", pipeline=name)
+    return {name: folder / f"{name}.yaml" for name in TASKS}
+
+
+@pytest.fixture(scope="session")
+def package(packages: dict[str, Path]) -> Path:
+    """The file of face-finetuning."""
+    return packages[FACE_FINETUNING]
+
+
+@pytest.fixture(scope="session")
+def all_compiled(packages: dict[str, Path]) -> dict[str, Compiled]:
+    """What the files hold."""
+    return {name: documents(path) for name, path in packages.items()}
+
+
+@pytest.fixture(params=TASKS)
+def compiled(all_compiled: dict[str, Compiled], request: pytest.FixtureRequest) -> Compiled:
+    """Each of the pipelines in turn."""
+    return all_compiled[request.param]
 
 
 @pytest.fixture

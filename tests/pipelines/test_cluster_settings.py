@@ -9,32 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from kfp import compiler, dsl, local
 
 from kubeface.notify.step import WEBHOOK
 from kubeface.runtime.errors import KubefaceError
-from pipelines.build.catalogue import TASKS, load
 from pipelines.local.run import run_local
 from pipelines.tasks import Outputs, pipeline
+from tests.support.compiled import Compiled, Json, documents
 
-Json = dict[str, Any]
 SUMMED = {"report": "html", "data": "html", "summary": "summary", "model": "model"}
 IMAGE = "localhost/none"
 POD_OF = {"align": "shard", "filter": "shard", "audit": "audit", "evaluate": "evaluate", "finetune": "finetune"}
-
-
-@pytest.fixture(scope="module", params=TASKS)
-def documents(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[Json]:
-    """Each of the pipelines, compiled."""
-    path = tmp_path_factory.mktemp("compiled") / "pipeline.yaml"
-    compiler.Compiler().compile(load(request.param), str(path))
-    return list(yaml.safe_load_all(path.read_text("utf-8")))
-
-
-@pytest.fixture(scope="module")
-def platform(documents: list[Json]) -> Json:
-    return dict(documents[1]["platforms"]["kubernetes"])
 
 
 def unknown_inputs(spec: Json) -> list[str]:
@@ -59,9 +44,9 @@ def unknown_inputs(spec: Json) -> list[str]:
     return found
 
 
-def test_every_input_comes_from_somewhere(documents: list[Json]) -> None:
+def test_every_input_comes_from_somewhere(compiled: Compiled) -> None:
     """KFP's compiler (2.17.0) leaves some open: resources in a loop, texts of a loop's item in a handler."""
-    assert unknown_inputs(documents[0]) == []
+    assert unknown_inputs(compiled.spec) == []
 
 
 def test_that_check_finds_what_the_compiler_leaves_open(tmp_path: Path) -> None:
@@ -80,16 +65,15 @@ def test_that_check_finds_what_the_compiler_leaves_open(tmp_path: Path) -> None:
 
     for open_one, name in ((resources, "memory"), (handler, "items-loop-item")):
         compiler.Compiler().compile(open_one, str(tmp_path / "open.yaml"))
-        found = unknown_inputs(next(yaml.safe_load_all((tmp_path / "open.yaml").read_text("utf-8"))))
+        found = unknown_inputs(documents(tmp_path / "open.yaml").spec)
         assert [one for one in found if one.endswith(name)], found
 
 
 @pytest.mark.parametrize("step", POD_OF)
-def test_resources_are_those_that_plan_gives(documents: list[Json], step: str) -> None:
+def test_resources_are_those_that_plan_gives(compiled: Compiled, step: str) -> None:
     """As texts: KFP's driver takes the text of such a parameter, and a number has none."""
-    executors = documents[0]["deploymentSpec"]["executors"]
-    resources = next(e["container"]["resources"] for name, e in executors.items() if name.startswith(f"exec-{step}"))
-    outputs = documents[0]["components"]["comp-plan"]["outputDefinitions"]["parameters"]
+    resources = next(e["resources"] for name, e in compiled.executors.items() if name.startswith(f"exec-{step}"))
+    outputs = compiled.spec["components"]["comp-plan"]["outputDefinitions"]["parameters"]
     for what in ("cpu", "memory"):
         assert outputs[f"{POD_OF[step]}_{what}"]["parameterType"] == "STRING"
         for kind in ("Limit", "Request"):
@@ -98,8 +82,8 @@ def test_resources_are_those_that_plan_gives(documents: list[Json], step: str) -
     assert outputs["gpus"]["parameterType"] == outputs["gpu_type"]["parameterType"] == "STRING"
 
 
-def test_fine_tuning_goes_to_the_nodes_that_are_asked_for(platform: Json) -> None:
-    executors = platform["deploymentSpec"]["executors"]
+def test_fine_tuning_goes_to_the_nodes_that_are_asked_for(compiled: Compiled) -> None:
+    executors = compiled.settings
     trainings = [name for name in executors if name.startswith("exec-finetune")]
     assert [name for name, entry in executors.items() if "nodeSelector" in entry] == trainings != []
 
@@ -112,27 +96,27 @@ def test_fine_tuning_goes_to_the_nodes_that_are_asked_for(platform: Json) -> Non
         assert tuned["emptyDirMounts"][0]["mountPath"] == "/dev/shm"  # noqa: S108
 
 
-def test_every_pod_knows_the_deployments_settings(platform: Json) -> None:
-    for name, entry in platform["deploymentSpec"]["executors"].items():
+def test_every_pod_knows_the_deployments_settings(compiled: Compiled) -> None:
+    for name, entry in compiled.settings.items():
         found = {key["envVar"] for settings in entry["configMapAsEnv"] for key in settings["keyToEnv"]}
         gpu_nodes = {"GPU_NODE_SELECTOR", "GPU_TOLERATIONS"} if name == "exec-plan" else set()
         assert found == {"S3_ENDPOINT", "KUBEFACE_WEIGHTS_MIRROR"} | gpu_nodes, name
         assert all(settings["optional"] for settings in entry["configMapAsEnv"])
 
 
-def test_every_pod_has_a_time_limit_and_a_run_is_kept_two_weeks(documents: list[Json], platform: Json) -> None:
+def test_every_pod_has_a_time_limit_and_a_run_is_kept_two_weeks(compiled: Compiled) -> None:
     limits = {
         name.removeprefix("exec-"): int(entry.get("activeDeadlineSeconds", 0)) / 3600
-        for name, entry in platform["deploymentSpec"]["executors"].items()
+        for name, entry in compiled.settings.items()
     }
-    assert limits.keys() == {name.removeprefix("exec-") for name in documents[0]["deploymentSpec"]["executors"]}
+    assert limits.keys() == {name.removeprefix("exec-") for name in compiled.executors}
     assert limits["finetune"] == 48 and limits["align"] == 6 and all(0.25 <= hours <= 48 for hours in limits.values())
-    assert platform["pipelineConfig"] == {"resourceTtlOnCompletion": 14 * 24 * 3600}
+    assert compiled.kubernetes["pipelineConfig"] == {"resourceTtlOnCompletion": 14 * 24 * 3600}
 
 
-def test_what_tells_the_end_hangs_on_the_steps_alone(documents: list[Json]) -> None:
+def test_what_tells_the_end_hangs_on_the_steps_alone(compiled: Compiled) -> None:
     """KFP hooks it on each task that it depends on (argocompiler/dag.go), so there must be one, and no loop."""
-    tasks, steps = documents[0]["root"]["dag"]["tasks"], f"{documents[0]['pipelineInfo']['name']}-steps"
+    tasks, steps = compiled.spec["root"]["dag"]["tasks"], f"{compiled.name}-steps"
     told = tasks["notify"]
     assert told["triggerPolicy"] == {"strategy": "ALL_UPSTREAM_TASKS_COMPLETED"}
     assert told["dependentTasks"] == [steps] == [name for name in tasks if name != "notify"]

@@ -3,12 +3,12 @@
 from pathlib import Path
 
 import pytest
-import yaml
 
 from kubeface.runtime.errors import KubefaceError
 from pipelines.build.compile import compile_pipeline, images_in, read_hours
 from pipelines.build.images import Image, Images
 from pipelines.face_finetuning import face_finetuning
+from tests.support.compiled import documents
 
 STEPS = sorted({step for step, _ in images_in(face_finetuning.pipeline_spec)})
 
@@ -23,8 +23,7 @@ def pushed() -> Images:
 def test_every_image_is_compiled_in_by_digest(tmp_path: Path) -> None:
     path = tmp_path / "pipeline.yaml"
     compile_pipeline(path, images=pushed() | {"store": Image(image="other/store:1", size=1)})
-    spec = next(yaml.safe_load_all(path.read_text("utf-8")))
-    containers = [executor["container"] for executor in spec["deploymentSpec"]["executors"].values()]
+    containers = documents(path).executors.values()
     assert {container["image"] for container in containers} == {image.pinned for image in pushed().values()}
     for container in containers:  # what the model's passport names is what ran
         named = {entry["value"] for entry in container.get("env", []) if entry["name"] == "KUBEFACE_IMAGE"}
@@ -43,23 +42,18 @@ def test_images_that_are_missing_or_not_pushed_are_named(tmp_path: Path) -> None
     assert not path.exists()
 
 
-def test_a_claim_for_weights_is_mounted_where_they_are_fetched(tmp_path: Path) -> None:
+def test_a_claim_for_weights_is_mounted_where_they_are_fetched(tmp_path: Path, package: Path) -> None:
     path, plain = tmp_path / "pipeline.yaml", tmp_path / "plain.yaml"
     compile_pipeline(path, weights_claim="my-weights", parallelism=3)
-    spec, platform = yaml.safe_load_all(path.read_text("utf-8"))
-    mounted = {
-        step: settings["pvcMount"]
-        for step, settings in platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"].items()
-        if "pvcMount" in settings
-    }
+    compiled = documents(path)
+    mounted = {name: settings["pvcMount"] for name, settings in compiled.settings.items() if "pvcMount" in settings}
     assert mounted.keys() == {"exec-audit", "exec-finetune"}
-    for step, (mount,) in mounted.items():
-        container = spec["deploymentSpec"]["executors"][step]["container"]
-        assert {"name": "KUBEFACE_CACHE", "value": mount["mountPath"]} in container["env"]
+    for name, (mount,) in mounted.items():
+        assert {"name": "KUBEFACE_CACHE", "value": mount["mountPath"]} in compiled.executors[name]["env"]
         assert mount["constant"] == "my-weights"
-    compile_pipeline(plain)  # nothing of it stays
-    assert "pvcMount" not in plain.read_text("utf-8") and "parallelismLimit: 3" not in plain.read_text("utf-8")
     assert "parallelismLimit: 3" in path.read_text("utf-8")
+    compile_pipeline(plain)
+    assert plain.read_bytes() == package.read_bytes()  # nothing of it stays
 
 
 def test_a_claim_is_written_as_kfp_writes_it(tmp_path: Path) -> None:
@@ -76,26 +70,19 @@ def test_a_claim_is_written_as_kfp_writes_it(tmp_path: Path) -> None:
     theirs, ours = tmp_path / "theirs.yaml", tmp_path / "ours.yaml"
     compiler.Compiler().compile(pipeline, str(theirs))
     compile_pipeline(ours, weights_claim="my-weights")
-    mounts = [
-        list(yaml.safe_load_all(path.read_text("utf-8")))[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"][
-            "exec-audit"
-        ]["pvcMount"]
-        for path in (theirs, ours)
-    ]
+    mounts = [documents(path).settings["exec-audit"]["pvcMount"] for path in (theirs, ours)]
     assert mounts[0] == mounts[1]
 
 
 def deadlines(path: Path) -> dict[str, float]:
-    platform = list(yaml.safe_load_all(path.read_text("utf-8")))[1]
-    executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
-    return {step: float(settings["activeDeadlineSeconds"]) / 3600 for step, settings in executors.items()}
+    settings = documents(path).settings
+    return {step: float(entry["activeDeadlineSeconds"]) / 3600 for step, entry in settings.items()}
 
 
-def test_time_limits_are_set_by_step(tmp_path: Path) -> None:
-    path, plain = tmp_path / "pipeline.yaml", tmp_path / "plain.yaml"
+def test_time_limits_are_set_by_step(tmp_path: Path, package: Path) -> None:
+    path = tmp_path / "pipeline.yaml"
     compile_pipeline(path, hours=read_hours("finetune=72 filter=0.5 notify=0.0001"))
-    compile_pipeline(plain)
-    before, after = deadlines(plain), deadlines(path)
+    before, after = deadlines(package), deadlines(path)
     assert before["exec-finetune"] == 48
     assert after == before | {"exec-finetune": 72, "exec-filter-faces": 0.5, "exec-notify": 1 / 3600}
 
@@ -114,5 +101,3 @@ def test_time_limits_that_cannot_be_are_named(tmp_path: Path, hours: str, messag
     with pytest.raises(KubefaceError, match=message):
         compile_pipeline(path, hours=read_hours(hours))
     assert not path.exists()
-    compile_pipeline(path)
-    assert deadlines(path)["exec-finetune"] == 48

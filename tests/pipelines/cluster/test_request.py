@@ -11,8 +11,6 @@ import yaml
 
 from kubeface.cli import main
 from kubeface.runtime.errors import KubefaceError
-from pipelines.build.catalogue import TASKS
-from pipelines.build.compile import compile_pipeline
 from pipelines.cluster.request import read_request
 from pipelines.local.demo import DEMOS, Demo
 from tests.support.stubs.kfp_api import KfpApi
@@ -84,15 +82,6 @@ def test_each_overlay_says_what_the_steps_read(overlay: str) -> None:
     assert settings["S3_ENDPOINT"] and "KUBEFACE_WEIGHTS_MIRROR" in settings and "PIPELINE_ROOT" in settings
     assert isinstance(json.loads(settings["GPU_NODE_SELECTOR"]), dict)
     assert isinstance(json.loads(settings["GPU_TOLERATIONS"]), list)
-
-
-@pytest.fixture(scope="module")
-def packages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Each of the pipelines."""
-    folder = tmp_path_factory.mktemp("compiled")
-    for name in TASKS:
-        compile_pipeline(folder / f"{name}.yaml", pipeline=name)
-    return {name: folder / f"{name}.yaml" for name in TASKS}
 
 
 def write(folder: Path, **values: Any) -> Path:
