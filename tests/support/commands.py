@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from kubeface.cli import main
 from kubeface.runtime.processors import MALLOC_SETTINGS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -75,3 +78,14 @@ def run_without(packages: Sequence[str], *commands: Sequence[str]) -> list[Done]
     done = subprocess.run(given, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return [Done(*entry) for entry in json.loads(done.stdout)]
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *arguments: object, code: int = 1) -> str:
+    """The one line that a command ends with in this process, and nothing else on standard error."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        main([*map(str, arguments)])
+    assert ended.value.code == code
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.strip()]
+    assert line.startswith("error: ")
+    return line

@@ -1,9 +1,5 @@
 """The real kfp.Client against a stub server: how it is reached, and one clear line for each refusal."""
 
-import os
-import stat
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,15 +11,10 @@ from pipelines.cluster import client as cluster_module
 from pipelines.cluster.client import Cluster, connect
 from pipelines.cluster.versions import find_pipeline, read_package, upload
 from tests.support.stubs.kfp_api import DROP, HANG, Fault, KfpApi
+from tests.support.stubs.kubectl import fake_kubectl
 from tests.support.stubs.tls import make_tls
 
 TOKEN = "token-that-nobody-may-see"
-
-
-@pytest.fixture
-def api() -> Iterator[KfpApi]:
-    with KfpApi() as running:
-        yield running
 
 
 @pytest.fixture
@@ -119,18 +110,18 @@ def test_a_page_to_sign_in_is_no_answer() -> None:
         (503, "is overloaded (503: the stub was told to fail): try again later"),
     ],
 )
-def test_each_refusal_is_one_clear_line(api: KfpApi, status: int, said: str) -> None:
-    api.state.faults = [Fault("GET .*/pipelines$", status)]
-    assert said in message(Cluster(host=api.url))
+def test_each_refusal_is_one_clear_line(kfp: KfpApi, status: int, said: str) -> None:
+    kfp.state.faults = [Fault("GET .*/pipelines$", status)]
+    assert said in message(Cluster(host=kfp.url))
 
 
-def test_a_server_that_does_not_answer(api: KfpApi, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_does_not_answer(kfp: KfpApi, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster_module, "READ_SECONDS", 0.3)
-    api.state.hang_seconds = 1.0
-    api.state.faults = [Fault("healthz", HANG)]
-    assert "does not answer in time (0.3 s)" in message(Cluster(host=api.url))
-    api.state.faults = [Fault("healthz", DROP)]
-    assert "nothing answers at" in message(Cluster(host=api.url))
+    kfp.state.hang_seconds = 1.0
+    kfp.state.faults = [Fault("healthz", HANG)]
+    assert "does not answer in time (0.3 s)" in message(Cluster(host=kfp.url))
+    kfp.state.faults = [Fault("healthz", DROP)]
+    assert "nothing answers at" in message(Cluster(host=kfp.url))
 
 
 def test_nobody_listens() -> None:
@@ -147,15 +138,15 @@ def test_an_authority_of_ones_own(tmp_path: Path) -> None:
 
 
 def test_nothing_of_an_earlier_use_is_read_or_kept(
-    api: KfpApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kfp: KfpApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     memory = tmp_path / "context.json"
     memory.write_text('{"namespace": "stale", "client_authentication_cookie": "old=1"}')
     monkeypatch.setattr("kfp.Client._LOCAL_KFP_CONTEXT", str(memory))
-    with connect(Cluster(host=api.url)) as client:
+    with connect(Cluster(host=kfp.url)) as client:
         client.list_runs()
     assert "stale" in memory.read_text()
-    assert api.state.asked == ["GET /apis/v2beta1/healthz", "GET /apis/v2beta1/runs"]
+    assert kfp.state.asked == ["GET /apis/v2beta1/healthz", "GET /apis/v2beta1/runs"]
 
 
 @pytest.mark.parametrize("several", [True, False])
@@ -165,34 +156,20 @@ def test_the_namespace_is_sent_where_kfp_serves_several_and_not_elsewhere(severa
         assert api.state.experiments[0].get("namespace") == ("team" if several else "")
 
 
-def fake_kubectl(folder: Path, monkeypatch: pytest.MonkeyPatch, body: str) -> None:
-    folder.mkdir(exist_ok=True)
-    script = folder / "kubectl"
-    script.write_text(f"#!{sys.executable}\nimport sys, time\n{body}\n")
-    script.chmod(script.stat().st_mode | stat.S_IEXEC)
-    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
-
-
-def test_without_a_host_kubectl_forwards_a_port(api: KfpApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fake_kubectl(
-        tmp_path / "bin",
-        monkeypatch,
-        f"open({str(tmp_path / 'said')!r}, 'w').write(' '.join(sys.argv[1:]))\n"
-        f"print('Forwarding from 127.0.0.1:{api.port} -> 8888', flush=True)\ntime.sleep(60)",
-    )
+def test_without_a_host_kubectl_forwards_a_port(kfp: KfpApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    body = f"print('Forwarding from 127.0.0.1:{kfp.port} -> 8888', flush=True)\ntime.sleep(60)"
+    kubectl = fake_kubectl(tmp_path, monkeypatch, body)
     with connect(Cluster(context="prod")) as client:
         assert find_pipeline(client, "x") is None
     wanted = "--context=prod port-forward --namespace=kubeflow --address=127.0.0.1 svc/ml-pipeline :8888"
-    assert (tmp_path / "said").read_text() == wanted
+    assert kubectl.asked() == [wanted]
 
 
 def test_kubectl_that_cannot_forward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told = 'Error from server (NotFound): services "ml-pipeline" not found'
-    fake_kubectl(tmp_path / "bin", monkeypatch, f"sys.stderr.write({told!r})\nsys.exit(1)")
-    assert 'kubectl port-forward svc/ml-pipeline: Error from server (NotFound): services "ml-pipeline"' in message(
-        Cluster()
-    )
-    assert "give KFP_HOST" in message(Cluster())
+    fake_kubectl(tmp_path, monkeypatch, f"sys.exit({told!r})")
+    line = message(Cluster())
+    assert f"kubectl port-forward svc/ml-pipeline: {told}" in line and "give KFP_HOST" in line
 
 
 def test_in_a_pod_the_service_is_asked_with_the_accounts_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,8 +183,8 @@ def test_in_a_pod_the_service_is_asked_with_the_accounts_token(tmp_path: Path, m
         assert find_pipeline(client, "x") is None
 
 
-def test_the_same_pipeline_is_one_version_and_another_is_new(api: KfpApi, package: Path) -> None:
-    with connect(Cluster(host=api.url)) as client:
+def test_the_same_pipeline_is_one_version_and_another_is_new(kfp: KfpApi, package: Path) -> None:
+    with connect(Cluster(host=kfp.url)) as client:
         first = upload(client, read_package(package))
         again = upload(client, read_package(package))
         assert (first.is_new, again.is_new, again.version_id) == (True, False, first.version_id)
@@ -215,19 +192,19 @@ def test_the_same_pipeline_is_one_version_and_another_is_new(api: KfpApi, packag
         second = upload(client, read_package(package))
     assert second.is_new
     assert second.version_id != first.version_id
-    assert (len(api.state.pipelines), len(api.state.versions)) == (1, 2)
+    assert (len(kfp.state.pipelines), len(kfp.state.versions)) == (1, 2)
 
 
-def test_somebody_else_uploads_at_the_same_moment(api: KfpApi, package: Path) -> None:
-    api.state.faults = [Fault("POST .*/upload_version", 409, times=1, after=True)]
-    with connect(Cluster(host=api.url)) as client:
+def test_somebody_else_uploads_at_the_same_moment(kfp: KfpApi, package: Path) -> None:
+    kfp.state.faults = [Fault("POST .*/upload_version", 409, times=1, after=True)]
+    with connect(Cluster(host=kfp.url)) as client:
         version = upload(client, read_package(package))
-    assert (version.version_id, version.is_new) == (api.state.versions[0]["pipeline_version_id"], False)
+    assert (version.version_id, version.is_new) == (kfp.state.versions[0]["pipeline_version_id"], False)
 
 
-def test_a_conflict_that_is_none_of_ours_is_said(api: KfpApi, package: Path) -> None:
-    api.state.faults = [Fault("POST .*/upload_version", 409)]
-    with pytest.raises(KubefaceError, match="409"), connect(Cluster(host=api.url)) as client:
+def test_a_conflict_that_is_none_of_ours_is_said(kfp: KfpApi, package: Path) -> None:
+    kfp.state.faults = [Fault("POST .*/upload_version", 409)]
+    with pytest.raises(KubefaceError, match="409"), connect(Cluster(host=kfp.url)) as client:
         upload(client, read_package(package))
 
 

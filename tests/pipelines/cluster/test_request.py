@@ -1,44 +1,22 @@
 """What a run is started with: checked parameters, and where the deployment keeps artifacts."""
 
 import json
-import stat
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from kubeface.cli import main
 from kubeface.runtime.errors import KubefaceError
 from pipelines.cluster.request import read_request
 from pipelines.local.demo import DEMOS, Demo
 from tests.support.stubs.kfp_api import KfpApi
+from tests.support.stubs.kubectl import fake_kubectl
 
 ROOT = Path(__file__).resolve().parents[3]
 SETTINGS = {"S3_ENDPOINT": "http://store:8333", "KUBEFACE_WEIGHTS_MIRROR": "", "PIPELINE_ROOT": "s3://kubeface/kfp"}
 GOOD: dict[str, Any] = {"source": "s3://faces/staff", "models": "s3://faces/models"}
-
-
-@pytest.fixture
-def answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What the kubectl on the PATH prints; what it was asked is in `asked` beside it."""
-    printed, script = tmp_path / "answer", tmp_path / "kubectl"
-    script.write_text(
-        f"#!{sys.executable}\nimport sys\nopen({str(tmp_path / 'asked')!r}, 'w').write(' '.join(sys.argv[1:]))\n"
-        f"print(open({str(printed)!r}).read())\n"
-    )
-    script.chmod(script.stat().st_mode | stat.S_IEXEC)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    printed.write_text(json.dumps({"kind": "ConfigMap", "data": SETTINGS}))
-    return printed
-
-
-@pytest.fixture
-def api(monkeypatch: pytest.MonkeyPatch) -> Any:
-    with KfpApi() as running:
-        monkeypatch.setenv("KFP_HOST", running.url)
-        yield running
 
 
 @pytest.fixture
@@ -49,30 +27,49 @@ def files(package: Path, tmp_path: Path) -> list[str]:
 
 
 def test_runs_and_schedules_keep_artifacts_where_the_deployment_says(
-    answer: Path, api: KfpApi, files: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    kfp: KfpApi,
+    command: Callable[..., None],
+    files: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    answer = json.dumps({"kind": "ConfigMap", "data": SETTINGS})
+    kubectl = fake_kubectl(tmp_path, monkeypatch, f"print({answer!r})")
     monkeypatch.setenv("KFP_NAMESPACE", "team-a")
-    main(["submit", *files])
+    command("submit", *files)
     for _ in range(2):
-        main(["schedule", "weekly", "--cron", "0 0 3 * * 0", *files])
+        command("schedule", "weekly", "--cron", "0 0 3 * * 0", *files)
     assert "schedule weekly is as it was" in capsys.readouterr().out
-    for made in (*api.state.runs, *api.state.recurring):
+    for made in (*kfp.state.runs, *kfp.state.recurring):
         assert made["runtime_config"]["pipeline_root"] == "s3://kubeface/kfp"
         assert made["runtime_config"]["parameters"] == GOOD  # the steps read the other settings themselves
-    asked = (answer.parent / "asked").read_text()
+    asked = kubectl.asked()[-1]
     assert "get configmap kubeface-settings" in asked and "--namespace=team-a" in asked
 
 
-@pytest.mark.parametrize("script", ["echo", "echo 'Error (Forbidden): configmaps is forbidden' >&2; exit 1"])
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ("", "there is no kubeface-settings in namespace kubeface"),
+        ("sys.exit('Error (Forbidden): configmaps is forbidden')", "Forbidden"),
+    ],
+)
 def test_settings_that_cannot_be_read_are_a_note(
-    answer: Path, api: KfpApi, files: list[str], script: str, capsys: pytest.CaptureFixture[str]
+    kfp: KfpApi,
+    command: Callable[..., None],
+    files: list[str],
+    tmp_path: Path,
+    body: str,
+    reason: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    (answer.parent / "kubectl").write_text(f"#!/bin/sh\n{script}\n")
-    main(["submit", *files])
+    fake_kubectl(tmp_path, monkeypatch, body)
+    command("submit", *files)
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("note: artifacts go where Kubeflow Pipelines keeps them (")
-    assert "Forbidden" in line or "there is no kubeface-settings in namespace kubeface" in line
-    assert not api.state.runs[0]["runtime_config"].get("pipeline_root")
+    assert line.startswith("note: artifacts go where Kubeflow Pipelines keeps them (") and reason in line
+    assert not kfp.state.runs[0]["runtime_config"].get("pipeline_root")
 
 
 @pytest.mark.parametrize("overlay", ["dev", "existing", "multi-user"])

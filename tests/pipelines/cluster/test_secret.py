@@ -2,57 +2,39 @@
 
 import base64
 import json
-import os
 import re
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from kubeface.cli import main
 from kubeface.runtime.errors import KubefaceError
 from pipelines.cluster.kubectl import Kubectl
 from pipelines.cluster.secret import make_secrets
+from tests.support.commands import refusal
+from tests.support.stubs.kubectl import FakeKubectl, fake_kubectl
 from tests.support.stubs.kubernetes_api import KubernetesApi
-from tests.support.stubs.kubernetes_objects import Object
-from tests.support.stubs.tls import Tls, make_tls
+from tests.support.stubs.kubernetes_objects import Object, thing
 
-ROOT = Path(__file__).resolve().parents[3]
 KEYS = {"AWS_ACCESS_KEY_ID": "access-of-the-test", "AWS_SECRET_ACCESS_KEY": "secret/of+the test"}
 NAME = "mlpipeline-minio-artifact"
-# Records what it is given, and answers as the environment variable says.
-FAKE = """#!{python}
-import json, os, pathlib, sys
-given = sys.stdin.read() if sys.argv[1] == "apply" else ""
-with open(pathlib.Path(__file__).with_name("calls"), "a") as calls:
-    calls.write(json.dumps([sys.argv[1:], given]) + "\\n")
+# Answers as the environment variables say.
+BODY = """
 if sys.argv[1] == "get":
     print(os.environ.get("OWNER", ""), end="")
 elif os.environ.get("REFUSAL"):
-    print(os.environ["REFUSAL"], file=sys.stderr)
-    sys.exit(1)
+    sys.exit(os.environ["REFUSAL"])
 """
 
 
 @pytest.fixture
-def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A fake kubectl on the PATH; the file in which it writes its arguments and its standard input."""
-    program = tmp_path / "bin" / "kubectl"
-    program.parent.mkdir()
-    program.write_text(FAKE.format(python=sys.executable))
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
-    return program.with_name("calls")
+def kubectl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeKubectl:
+    return fake_kubectl(tmp_path, monkeypatch, BODY)
 
 
-def read(calls: Path) -> list[tuple[list[str], str]]:
-    return [tuple(json.loads(line)) for line in calls.read_text().splitlines()]
-
-
-def test_keys_travel_on_standard_input_only(calls: Path) -> None:
+def test_keys_travel_on_standard_input_only(kubectl: FakeKubectl) -> None:
     assert make_secrets(Kubectl(), "faces", KEYS) == [NAME]
-    (got, _), (applied, given) = read(calls)
+    (got, _), (applied, given) = kubectl.calls()
     assert got[:2] == ["get", "secret"]
     # Of a secret that exists, its name and label are asked for.
     assert not any(re.search(r"\.data|=json$|=yaml$", word) for word in got)
@@ -63,7 +45,7 @@ def test_keys_travel_on_standard_input_only(calls: Path) -> None:
         "accesskey": KEYS["AWS_ACCESS_KEY_ID"],
         "secretkey": KEYS["AWS_SECRET_ACCESS_KEY"],
     }
-    for arguments, _ in read(calls):
+    for arguments, _ in kubectl.calls():
         assert not _shows_a_key(" ".join(arguments))
 
 
@@ -72,44 +54,46 @@ def _shows_a_key(text: str) -> bool:
     return any(form in text for form in forms)
 
 
-def test_the_webhook_is_a_second_secret_where_it_is_set(calls: Path) -> None:
+def test_the_webhook_is_a_second_secret_where_it_is_set(kubectl: FakeKubectl) -> None:
     address = "https://hooks.example/services/x"
     assert make_secrets(Kubectl(), "faces", KEYS | {"KUBEFACE_WEBHOOK": address}) == [NAME, "kubeface-webhook"]
-    manifest = json.loads(read(calls)[-1][1])
+    manifest = json.loads(kubectl.calls()[-1][1])
     assert base64.b64decode(manifest["data"]["url"]).decode() == address
 
 
 @pytest.mark.parametrize("name", list(KEYS))
 @pytest.mark.parametrize("value", [None, ""])
-def test_a_missing_key_is_named(calls: Path, name: str, value: str | None) -> None:
+def test_a_missing_key_is_named(kubectl: FakeKubectl, name: str, value: str | None) -> None:
     environment = {key: text for key, text in (KEYS | {name: value}).items() if text is not None}
     with pytest.raises(KubefaceError, match=f"{name} must be set"):
         make_secrets(Kubectl(), "faces", environment)
-    assert not calls.exists()
+    assert kubectl.calls() == []
 
 
 @pytest.mark.parametrize("value", ["key\n", " key", "ke\ny"])
-def test_a_key_with_spaces_around_it_is_refused_and_not_shown(calls: Path, value: str) -> None:
+def test_a_key_with_spaces_around_it_is_refused_and_not_shown(kubectl: FakeKubectl, value: str) -> None:
     with pytest.raises(KubefaceError, match="AWS_ACCESS_KEY_ID has spaces") as error:
         make_secrets(Kubectl(), "faces", KEYS | {"AWS_ACCESS_KEY_ID": value})
     assert value.strip() not in str(error.value).split()
-    assert not calls.exists()
+    assert kubectl.calls() == []
 
 
-def test_somebody_elses_secret_stays(calls: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_somebody_elses_secret_stays(kubectl: FakeKubectl, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OWNER", f"{NAME}=")
     with pytest.raises(KubefaceError, match=r"made by somebody else.*REPLACE=1"):
         make_secrets(Kubectl(), "faces", KEYS)
-    assert [arguments[0] for arguments, _ in read(calls)] == ["get"]
+    assert [arguments[0] for arguments, _ in kubectl.calls()] == ["get"]
     assert make_secrets(Kubectl(), "faces", KEYS, replace=True) == [NAME]
 
 
-def test_ours_is_replaced(calls: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ours_is_replaced(kubectl: FakeKubectl, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OWNER", f"{NAME}=kubeface")
     assert make_secrets(Kubectl(), "faces", KEYS) == [NAME]
 
 
-def test_a_refusal_that_repeats_the_keys_does_not_show_them(calls: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refusal_that_repeats_the_keys_does_not_show_them(
+    kubectl: FakeKubectl, monkeypatch: pytest.MonkeyPatch
+) -> None:
     encoded = base64.b64encode(KEYS["AWS_SECRET_ACCESS_KEY"].encode()).decode()
     monkeypatch.setenv("REFUSAL", f"error: invalid value {encoded} ({KEYS['AWS_ACCESS_KEY_ID']})")
     with pytest.raises(KubefaceError, match=r"invalid value \*\*\*") as error:
@@ -118,61 +102,44 @@ def test_a_refusal_that_repeats_the_keys_does_not_show_them(calls: Path, monkeyp
     assert "\n" not in str(error.value)
 
 
-def test_the_command_line_says_what_it_did_without_the_keys(calls: Path) -> None:
-    command = [sys.executable, "-m", "kubeface", "secret", "--namespace", "faces"]
-    done = subprocess.run(command, env=os.environ | KEYS, cwd=ROOT, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == f"{NAME} in namespace faces: from the environment\n"
-    environment = {name: value for name, value in os.environ.items() if name not in KEYS}
-    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("error: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY must be set")
+def test_the_command_line_says_what_it_did_without_the_keys(
+    kubectl: FakeKubectl, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in KEYS.items():
+        monkeypatch.setenv(name, value)
+    main(["secret", "--namespace", "faces"])
+    assert capsys.readouterr() == (f"{NAME} in namespace faces: from the environment\n", "")
+    for name in KEYS:
+        monkeypatch.delenv(name)
+    line = refusal(capsys, "secret", "--namespace", "faces")
+    assert line.startswith("error: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY must be set")
 
 
-@pytest.fixture(scope="module")
-def tls(tmp_path_factory: pytest.TempPathFactory) -> Tls:
-    return make_tls(tmp_path_factory.mktemp("tls"))
-
-
-@pytest.fixture
-def api(tls: Tls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KubernetesApi]:
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
-    with KubernetesApi(tls) as server:
-        monkeypatch.setenv("KUBECONFIG", str(server.kubeconfig(tmp_path / "kubeconfig")))
-        yield server
-
-
-def live(api: KubernetesApi) -> Object:
-    found = api.get("Secret", NAME, "faces")
+def live(cluster: KubernetesApi) -> Object:
+    found = cluster.get("Secret", NAME, "faces")
     assert found
     return found
 
 
-def test_with_the_real_kubectl(api: KubernetesApi) -> None:
-    api.put({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "faces"}})
+def test_with_the_real_kubectl(cluster: KubernetesApi) -> None:
+    cluster.put(thing("Namespace", "faces"))
     assert make_secrets(Kubectl(), "faces", KEYS) == [NAME]
-    version = live(api)["metadata"]["resourceVersion"]
-    assert "annotations" not in live(api)["metadata"]
+    version = live(cluster)["metadata"]["resourceVersion"]
+    assert "annotations" not in live(cluster)["metadata"]
     make_secrets(Kubectl(), "faces", KEYS)
-    assert live(api)["metadata"]["resourceVersion"] == version
+    assert live(cluster)["metadata"]["resourceVersion"] == version
     make_secrets(Kubectl(), "faces", KEYS | {"AWS_ACCESS_KEY_ID": "another"})
-    assert base64.b64decode(live(api)["data"]["accesskey"]) == b"another"
+    assert base64.b64decode(live(cluster)["data"]["accesskey"]) == b"another"
 
 
-def test_with_the_real_kubectl_the_key_of_kubeflow_pipelines_stays(api: KubernetesApi) -> None:
-    theirs: Object = {
-        "apiVersion": "v1",
-        "kind": "Secret",
-        "metadata": {"name": NAME, "namespace": "faces"},
-        "data": {"accesskey": "bWluaW8="},
-    }
-    api.put({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "faces"}}, theirs)
+def test_with_the_real_kubectl_the_key_of_kubeflow_pipelines_stays(cluster: KubernetesApi) -> None:
+    theirs = thing("Secret", NAME, namespace="faces", data={"accesskey": "bWluaW8="})
+    cluster.put(thing("Namespace", "faces"), theirs)
     with pytest.raises(KubefaceError, match="made by somebody else"):
         make_secrets(Kubectl(), "faces", KEYS)
-    assert live(api)["data"] == theirs["data"]
+    assert live(cluster)["data"] == theirs["data"]
 
 
-def test_with_the_real_kubectl_a_missing_namespace_is_named(api: KubernetesApi) -> None:
+def test_with_the_real_kubectl_a_missing_namespace_is_named(cluster: KubernetesApi) -> None:
     with pytest.raises(KubefaceError, match='namespaces "faces" not found'):
         make_secrets(Kubectl(), "faces", KEYS)

@@ -1,21 +1,16 @@
 """Submit, status, logs, cancel and resume through the real kfp.Client against a stub server."""
 
 import json
-import os
-import stat
-import sys
 from collections.abc import Callable, Iterator
-from functools import cache
 from pathlib import Path
 
 import pytest
 import yaml
 
-from kubeface.cli import main
-from pipelines.cluster import request
 from pipelines.cluster.client import Cluster
-from pipelines.cluster.versions import read_package
+from tests.support.commands import refusal
 from tests.support.stubs.kfp_api import Fault, KfpApi, step
+from tests.support.stubs.kubectl import FakeKubectl, fake_kubectl
 
 pytestmark = pytest.mark.usefixtures("bare_deployment")
 GOOD = {"source": "s3://faces/staff", "models": "s3://faces/models", "resources": {"shards": 2}}
@@ -23,22 +18,15 @@ TOKEN = "token-that-nobody-may-see"
 
 
 Command = Callable[..., None]
-read_once = cache(read_package)  # half a second of YAML each time
 
 
 @pytest.fixture
-def api() -> Iterator[KfpApi]:
+def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[KfpApi]:
+    """A server that wants a token."""
     with KfpApi(token=TOKEN) as running:
+        monkeypatch.setenv("KFP_HOST", running.url)
+        monkeypatch.setenv("KFP_TOKEN", TOKEN)
         yield running
-
-
-@pytest.fixture
-def command(api: KfpApi, monkeypatch: pytest.MonkeyPatch) -> Command:
-    """The command `kubeface`, which finds the stub through the environment."""
-    monkeypatch.setenv("KFP_HOST", api.url)
-    monkeypatch.setenv("KFP_TOKEN", TOKEN)
-    monkeypatch.setattr(request, "read_package", read_once)
-    return lambda *arguments: main([*map(str, arguments)])
 
 
 @pytest.fixture
@@ -56,19 +44,6 @@ def run(command: Command, api: KfpApi, package: Path, parameters: Path, capsys: 
     return str(api.state.runs[0]["run_id"])
 
 
-def failure(command: Command, capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    """The one line that a command fails with."""
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as caught:
-        command(*arguments)
-    assert caught.value.code == 1
-    text = "".join(capsys.readouterr())
-    assert TOKEN not in text
-    line = text.strip().splitlines()[-1]
-    assert line.startswith("error: ")
-    return line
-
-
 def test_submit_sends_the_parameters_and_says_where_the_run_is(
     command: Command, api: KfpApi, package: Path, parameters: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -78,7 +53,7 @@ def test_submit_sends_the_parameters_and_says_where_the_run_is(
     assert made["service_account"] == "kubeface-runner"
     assert made["pipeline_version_reference"]["pipeline_version_id"] == api.state.versions[0]["pipeline_version_id"]
     told = capsys.readouterr().out
-    assert told.splitlines()[1:] == [
+    assert told.splitlines()[1:] == [  # and none of kfp's own links
         f"run:  {made['run_id']}",
         f"page: {api.url}/#/runs/details/{made['run_id']}",
     ]
@@ -97,7 +72,7 @@ def test_nothing_is_sent_when_a_parameter_is_wrong(
         ({"promote": {"mlflow": "https://me:hunter22@mlflow.example"}}, "'promote.mlflow' carries a key"),
     ):
         parameters.write_text(yaml.safe_dump(GOOD | wrong))
-        line = failure(command, capsys, "submit", "--params", parameters, "--package", package)
+        line = refusal(capsys, "submit", "--params", parameters, "--package", package)
         assert name in line
         assert "hunter22" not in line
     assert api.state.asked == []
@@ -108,7 +83,7 @@ def test_each_refusal_is_one_line(
 ) -> None:
     for status in (401, 403, 404, 409, 500):
         api.state.faults = [Fault("POST .*/runs$", status)]
-        assert f"({status}" in failure(command, capsys, "submit", "--params", parameters, "--package", package)
+        assert f"({status}" in refusal(capsys, "submit", "--params", parameters, "--package", package)
     assert api.state.runs == []
 
 
@@ -138,9 +113,9 @@ def test_status_shows_steps_times_and_last_words(
 
 
 def test_status_without_a_log_shows_what_kfp_says(
-    command: Command, api: KfpApi, run: str, capsys: pytest.CaptureFixture[str], kubectl: Path
+    command: Command, api: KfpApi, run: str, capsys: pytest.CaptureFixture[str], kubectl: Callable[..., FakeKubectl]
 ) -> None:
-    kubectl.write_text("[]")
+    kubectl()
     api.finish(run, *step("plan", state="FAILED", error="OOMKilled"), state="FAILED")
     command("status", run)
     assert "plan failed: OOMKilled" in capsys.readouterr().out
@@ -163,7 +138,7 @@ def test_a_step_that_was_tried_again_has_its_last_attempts_words(
 
 def test_status_of_a_run_that_is_not_there(command: Command, run: str, capsys: pytest.CaptureFixture[str]) -> None:
     for verb in ("status", "logs", "cancel", "resume"):
-        assert "run nothing does not exist" in failure(command, capsys, verb, "nothing")
+        assert "run nothing does not exist" in refusal(capsys, verb, "nothing")
 
 
 def test_logs_of_all_and_of_one_step(
@@ -176,53 +151,47 @@ def test_logs_of_all_and_of_one_step(
     assert capsys.readouterr().out == '── plan (SUCCEEDED)\none\ntwo\n── filter-faces (SUCCEEDED)\n{"three": 3}\n'
     command("logs", run, "--step", "filter")
     assert capsys.readouterr().out == '── filter-faces (SUCCEEDED)\n{"three": 3}\n'
-    assert "step 'plam' is unknown: use one of" in failure(command, capsys, "logs", run, "--step", "plam")
-    assert "the cache served it" in failure(command, capsys, "logs", run, "--step", "gather")
+    assert "step 'plam' is unknown: use one of" in refusal(capsys, "logs", run, "--step", "plam")
+    assert "the cache served it" in refusal(capsys, "logs", run, "--step", "gather")
 
 
 @pytest.fixture
-def kubectl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A kubectl that shows the pods in the returned file, and says `log of <pod>`."""
-    pods = tmp_path / "pods.json"
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    script = folder / "kubectl"
-    script.write_text(
-        f"#!{sys.executable}\nimport json, sys\n"
-        f"if sys.argv[1] == 'get': print(json.dumps({{'kind': 'PodList', 'items': json.load(open({str(pods)!r}))}}))\n"
-        "else: print('log of', sys.argv[2])\n"
-        f"open({str(tmp_path / 'asked')!r}, 'a').write(' '.join(sys.argv[1:]) + '\\n')\n"
-    )
-    script.chmod(script.stat().st_mode | stat.S_IEXEC)
-    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
-    return pods
+def kubectl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., FakeKubectl]:
+    """Puts a kubectl into place that shows pods, and says `log of <pod>`."""
+
+    def make(*pods: object) -> FakeKubectl:
+        listed = json.dumps({"kind": "PodList", "items": pods})
+        body = f"print({listed!r} if sys.argv[1] == 'get' else 'log of ' + sys.argv[2])"
+        return fake_kubectl(tmp_path, monkeypatch, body)
+
+    return make
 
 
 def test_where_kfp_serves_no_log_kubectl_does(
-    command: Command, api: KfpApi, run: str, kubectl: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    command: Command, api: KfpApi, run: str, kubectl: Callable[..., FakeKubectl], capsys: pytest.CaptureFixture[str]
 ) -> None:
     names = {"wf-impl-1": "wf.root.plan.executor", "wf-impl-2": "wf.root.gather.executor"}
     pods = [
         {"metadata": {"name": pod, "annotations": {"workflows.argoproj.io/node-name": path}}}
         for pod, path in names.items()
     ]
-    kubectl.write_text(json.dumps(pods))
+    program = kubectl(*pods)
     api.finish(run, *step("plan"))
     command("logs", run)
     assert capsys.readouterr().out == "── plan (SUCCEEDED)\nlog of wf-impl-1\n"
-    assert f"get pods --namespace=kubeflow --selector=pipeline/runid={run}" in (tmp_path / "asked").read_text()
-    kubectl.write_text("[]")
-    assert "the pods of plan are gone" in failure(command, capsys, "logs", run)
+    assert f"get pods --namespace=kubeflow --selector=pipeline/runid={run}" in program.asked()[0]
+    kubectl()
+    assert "the pods of plan are gone" in refusal(capsys, "logs", run)
 
 
 def test_cancel(command: Command, api: KfpApi, run: str, capsys: pytest.CaptureFixture[str]) -> None:
     command("cancel", run)
     assert api.state.runs[0]["state"] == "CANCELING"
-    assert "is over or ending (CANCELING)" in failure(command, capsys, "cancel", run)
+    assert "is over or ending (CANCELING)" in refusal(capsys, "cancel", run)
 
 
 def test_resume_goes_on_in_place(command: Command, api: KfpApi, run: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "only one that failed is resumed" in failure(command, capsys, "resume", run)
+    assert "only one that failed is resumed" in refusal(capsys, "resume", run)
     api.finish(run, state="FAILED")
     command("resume", run)
     assert (len(api.state.runs), api.state.runs[0]["state"]) == (1, "RUNNING")
@@ -250,7 +219,7 @@ def test_who_may_not_resume_does_not_submit_either(
     api.finish(run, state="FAILED")
     for status in (401, 403, 409):
         api.state.faults = [Fault(":retry", status)]
-        assert f"({status}" in failure(command, capsys, "resume", run)
+        assert f"({status}" in refusal(capsys, "resume", run)
     assert len(api.state.runs) == 1
 
 
@@ -260,17 +229,10 @@ def test_the_page_where_only_the_api_is_reached() -> None:
     assert Cluster(host="https://a/pipeline", ui="https://b").page("runs") == "https://b/#/runs"
 
 
-def test_kfps_own_links_are_not_printed(
-    command: Command, package: Path, parameters: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    command("submit", "--params", parameters, "--package", package)
-    assert "details:" not in capsys.readouterr().out
-
-
 def test_a_file_that_is_not_there_is_said_before_anything_is_sent(
     command: Command, api: KfpApi, package: Path, parameters: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     none = parameters.with_name("none.yaml")
-    assert f"{none} is not there" in failure(command, capsys, "submit", "--params", none, "--package", package)
-    assert "run 'make compile'" in failure(command, capsys, "submit", "--params", parameters, "--package", none)
+    assert f"{none} is not there" in refusal(capsys, "submit", "--params", none, "--package", package)
+    assert "run 'make compile'" in refusal(capsys, "submit", "--params", parameters, "--package", none)
     assert api.state.asked == []

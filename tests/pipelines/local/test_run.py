@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from kubeface.cli import main
-from kubeface.records.data import DataRecord
+from kubeface.records.findings import FindingsRecord
 from kubeface.records.model import ModelRecord
 from kubeface.records.summary import SummaryRecord, read_summary
 from kubeface.runtime.errors import KubefaceError
@@ -19,6 +19,7 @@ from pipelines.face_finetuning import face_finetuning
 from pipelines.local import containers, demo
 from pipelines.local.run import run_local
 from pipelines.local.store import local_store
+from tests.support.commands import refusal
 from tests.support.engine import built_images, working_engine
 
 STEPS = ["ingest", "align", "filter", "gather", "audit", "split", "finetune", "evaluate", "promote"]
@@ -123,7 +124,7 @@ def test_a_run_compares_its_data_with_the_run_before(runs: list[Run], bucket: st
     assert second.drift.compared and set(second.drift.features.values()) == {0.0}  # the same data
     assert second.shards == len(second.changed_shards) > 1  # divided otherwise: all of them are new
     objects.download(f"s3://{bucket}/others/quick/data.json", tmp_path / "data.json")
-    left = DataRecord.read(tmp_path / "data.json")
+    left = FindingsRecord.read(tmp_path / "data.json")
     assert left.images == 31 and len(left.shards) == second.shards
 
 
@@ -164,19 +165,9 @@ def test_a_run_does_not_overwrite_another(tmp_path: Path) -> None:
         run_local({"source": "x", "models": "m"}, tmp_path)
 
 
-def error_line(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """The one line on standard error that says what went wrong."""
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as ended:
-        main(arguments)
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.strip()]
-    assert ended.value.code == 1 and line.startswith("error: ")
-    return line
-
-
 def test_a_prefix_without_images_is_one_line(bucket: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ("--source", f"s3://{bucket}/nobody", "--models", "m", "--folder", str(tmp_path / "run"))
-    assert "step plan failed: s3://kubeface/nobody holds no image" in error_line(capsys, "run", *flags)
+    assert "step plan failed: s3://kubeface/nobody holds no image" in refusal(capsys, "run", *flags)
 
 
 @pytest.mark.parametrize(
@@ -199,7 +190,7 @@ def test_a_store_that_the_demo_cannot_use_is_one_line(
     monkeypatch.setenv("STORE_PORT", os.environ["S3_ENDPOINT"].rpartition(":")[2])
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    line = error_line(capsys, "demo")
+    line = refusal(capsys, "demo")
     assert said in line and "wrong" not in line
 
 
@@ -207,7 +198,7 @@ def test_the_demo_in_containers_is_the_demo_with_that_runner(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     record = tmp_path / "images.json"
-    assert error_line(capsys, "demo-containers", "--record", str(record), "--engine", "podman").endswith(
+    assert refusal(capsys, "demo-containers", "--record", str(record), "--engine", "podman").endswith(
         f"{record} does not exist: run 'make images' first"
     )
     calls: list[tuple[demo.Demo, AbstractContextManager[Any]]] = []

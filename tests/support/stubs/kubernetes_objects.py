@@ -60,6 +60,14 @@ BUILT_IN = (
     Resource("apiextensions.k8s.io", "v1", "CustomResourceDefinition", "customresourcedefinitions", False),
     Resource("authorization.k8s.io", "v1", "SelfSubjectAccessReview", "selfsubjectaccessreviews", False),
 )
+
+
+def thing(kind: str, name: str, api_version: str = "v1", namespace: str = "", **fields: object) -> Object:
+    """A manifest."""
+    metadata: Object = {"name": name} | ({"namespace": namespace} if namespace else {})
+    return {"apiVersion": api_version, "kind": kind, "metadata": metadata, **fields}
+
+
 # What a real server refuses to change (validation of the built-in kinds).
 IMMUTABLE = {"Job": ("spec", "template"), "PersistentVolumeClaim": ("spec",)}
 

