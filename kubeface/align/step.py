@@ -27,21 +27,13 @@ Outcome = Row | tuple[str, str]  # the row of a crop, or why there is none: reas
 
 @dataclass(frozen=True, slots=True)
 class DetectedFace:
-    """The face that is cropped from a photograph.
+    """The face that is cropped from a photograph."""
 
-    Args:
-        landmarks: 5×2, in pixels of the photograph.
-        box: x1, y1, x2, y2 in pixels of the photograph.
-        score: the detector's, 0 to 1.
-        width: of the photograph in pixels.
-        height: of the photograph in pixels.
-    """
-
-    landmarks: Points
-    box: Points
-    score: float
-    width: int
-    height: int
+    landmarks: Points  # 5×2, in pixels of the photograph
+    box: Points  # x1, y1, x2, y2 in pixels of the photograph
+    score: float  # the detector's, 0 to 1
+    width: int  # of the photograph in pixels
+    height: int  # of the photograph in pixels
 
     def on_copy(self, image: RGB, enlarged: float = 1.0) -> "DetectedFace | None":
         """The same face on a smaller or larger copy of the photograph, None where the copy has another aspect ratio.
@@ -177,19 +169,12 @@ def _find_face(detect: Detector, min_confidence: float, image: RGB) -> DetectedF
 
 @dataclass(frozen=True, slots=True)
 class _Worker:
-    """Crops a batch of rows, in a thread of its own.
+    """Crops a batch of rows, in a thread of its own."""
 
-    Args:
-        detect: the detector.
-        options: of the step.
-        sharp_of: image_id of the sharp image by that of the low one, of pairs.
-        sharp_faces: faces of the sharp images.
-    """
-
-    detect: Detector
-    options: AlignOptions
-    sharp_of: Mapping[str, str]
-    sharp_faces: SharpFaces
+    detect: Detector  # the detector
+    options: AlignOptions  # of the step
+    sharp_of: Mapping[str, str]  # image_id of the sharp image by that of the low one, of pairs
+    sharp_faces: SharpFaces  # faces of the sharp images
 
     def __call__(self, rows: Sequence[Row]) -> tuple[Sequence[Row], list[Outcome]]:
         images, outcomes = _decode(rows)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kubeface.audit.embedder import Vectors, to_unit_length
+from kubeface.audit.embeddings import Vectors, to_unit_length
 from kubeface.records.findings import Distributions, Drift, Histogram
 from kubeface.runtime.errors import KubefaceError
 from kubeface.storage import objects
@@ -22,15 +22,10 @@ QUANTILES = {"min": 0.0, "p05": 0.05, "p25": 0.25, "p50": 0.5, "p75": 0.75, "p95
 
 @dataclass(frozen=True)
 class Feature:
-    """Something that is measured of every image.
+    """Something that is measured of every image."""
 
-    Args:
-        label: what it is, with its unit.
-        cuts: ascending limits of the bins, see Histogram.
-    """
-
-    label: str
-    cuts: tuple[float, ...]
+    label: str  # what it is, with its unit
+    cuts: tuple[float, ...]  # ascending limits of the bins, see Histogram
 
 
 _SCORES = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
@@ -72,8 +67,7 @@ def stability_index(before: NDArray[Any], after: NDArray[Any]) -> float:
     Credit Risk Scorecards, Wiley 2006).
 
     Args:
-        before: counts by bin.
-        after: counts by bin, as many.
+        before, after: counts by bin, equally many.
 
     Returns:
         0 and up; symmetric. 0 where one of the two has no count at all, since then there is nothing to compare.
@@ -87,13 +81,12 @@ def stability_index(before: NDArray[Any], after: NDArray[Any]) -> float:
 
 
 def read_previous(uri: str) -> Distributions | None:
-    """The distributions of an earlier run; None where there is none yet, which a line on standard error says.
+    """The distributions of an earlier run out of its data.json, which may hold the record of gather too.
 
-    Args:
-        uri: of its data.json, which may hold the record of gather too.
+    None where there is none yet, which a line on standard error says.
 
     Raises:
-        KubefaceError: it cannot be read or is not one.
+        KubefaceError: the file cannot be read or is not one.
     """
     address = split_checksum(uri)[0]
     if not address.startswith("https://") and not objects.exists(address):
@@ -113,14 +106,13 @@ def measure_drift(
 ) -> Drift:
     """How far this run's data are from an earlier run's.
 
+    Features whose bins are not the same in both runs are left out.
+
     Args:
         features: histograms by name.
         mean: mean embedding; empty for whole photographs.
         previous: distributions of the earlier run, None where there is none.
         limit: largest drift of a feature; 0 for none.
-
-    Returns:
-        the drift; features whose bins are not the same in both runs are left out.
     """
     values: dict[str, float] = {}
     if previous:
@@ -134,9 +126,5 @@ def measure_drift(
                 cosine = float(old @ to_unit_length(np.asarray(mean, np.float64)))
                 values["embedding"] = round(max(0.0, 1 - cosine), 4)
     worst = max(values, key=lambda name: values[name], default=None)
-    return Drift(
-        compared=previous is not None,
-        features=values,
-        worst=worst,
-        exceeded=worst is not None and 0 < limit < values[worst],
-    )
+    exceeded = worst is not None and 0 < limit < values[worst]
+    return Drift(compared=previous is not None, features=values, worst=worst, exceeded=exceeded)

@@ -31,17 +31,11 @@ BLOCK_ROWS = 512  # rows of an identity's similarity matrix that are in memory a
 
 @dataclass(frozen=True)
 class SamePhotograph:
-    """When two images show one photograph.
+    """When two images show one photograph."""
 
-    Args:
-        bits: their perceptual hashes differ in at most so many bits,
-        cosine: and the cosine of their embeddings is at least this,
-        same_cosine: or it is at least this, whatever the hashes.
-    """
-
-    bits: int
-    cosine: float
-    same_cosine: float
+    bits: int  # their perceptual hashes differ in at most so many bits,
+    cosine: float  # and the cosine of their embeddings is at least this,
+    same_cosine: float  # or it is at least this, whatever the hashes
 
     @classmethod
     def of(cls, options: AuditOptions, whole: bool) -> "SamePhotograph":
@@ -52,25 +46,17 @@ class SamePhotograph:
 
 @dataclass(frozen=True)
 class Duplicates:
-    """Clusters of images of one photograph.
+    """Clusters of images of one photograph."""
 
-    Args:
-        cluster: by row the row that names its cluster, the one with the least image_id.
-        two_names: by row whether several identities have its photograph.
-    """
-
-    cluster: Ints
-    two_names: Flags
+    cluster: Ints  # by row the row that names its cluster, the one with the least image_id
+    two_names: Flags  # by row whether several identities have its photograph
 
 
 def find_duplicates(images: AuditedImages, rule: SamePhotograph) -> Duplicates:
     """Puts images of one photograph into one cluster, and the two of a resolution pair too.
 
-    Resolution pairs are compared by their sharp images: where the photograph of one is under two names, so is
-    that of the other. A low-resolution image without a sharp partner is compared by its bytes alone.
-
     Within an identity all pairs are compared, across identities those with equal bytes or with hashes that differ in
-    few bits.
+    few bits. Of a resolution pair the sharp image is compared; a low-resolution image without one by its bytes alone.
     """
     sets = DisjointSets(len(images))
     for rows in images.by_identity():
@@ -84,7 +70,13 @@ def find_duplicates(images: AuditedImages, rule: SamePhotograph) -> Duplicates:
     for left, right in equal_pairs(images.pair[paired], 1):
         sets.join_rows(paired[left], paired[right])
     roots = sets.roots()
-    return Duplicates(_named_by_least_id(images, roots), _under_two_names(images, roots))
+    cluster = np.arange(len(roots))
+    for group in groups_of_equal(roots):
+        cluster[group] = min(group.tolist(), key=images.id_of)
+    least, most = np.full(len(roots), len(images.names), np.int32), np.full(len(roots), -1, np.int32)
+    np.minimum.at(least, roots, images.identity)
+    np.maximum.at(most, roots, images.identity)
+    return Duplicates(cluster, np.asarray((least != most)[roots], np.bool_))
 
 
 def _within_identity(images: AuditedImages, rows: Ints, rule: SamePhotograph) -> Iterator[tuple[Ints, Ints]]:
@@ -130,23 +122,6 @@ def block_keys(hashes: Hashes) -> Iterator[Hashes]:
         yield hashes & np.uint64(sum(chosen))
 
 
-def _named_by_least_id(images: AuditedImages, roots: Ints) -> Ints:
-    """Clusters named by the row with the least image_id in place of the least row."""
-    named = np.arange(len(roots))
-    for cluster in groups_of_equal(roots):
-        named[cluster] = min(cluster.tolist(), key=images.id_of)
-    return named
-
-
-def _under_two_names(images: AuditedImages, roots: Ints) -> Flags:
-    """By row whether several identities have its photograph."""
-    least = np.full(len(images), len(images.names), np.int32)
-    most = np.full(len(images), -1, np.int32)
-    np.minimum.at(least, roots, images.identity)
-    np.maximum.at(most, roots, images.identity)
-    return np.asarray((least != most)[roots], np.bool_)
-
-
 def droppable(images: AuditedImages, cluster: Ints, among: Flags) -> Flags:
     """By row whether `duplicates: drop` leaves it out: all but the best of each cluster, of the rows in `among`.
 
@@ -155,24 +130,20 @@ def droppable(images: AuditedImages, cluster: Ints, among: Flags) -> Flags:
     among the sharp images, and of the low ones its partner stays, if there is one.
     """
     dropped = np.zeros(len(images), np.bool_)
-    for candidates in (among & ~images.is_low, among & images.is_low):
+    is_low, readable = images.is_low, images.readable
+
+    def rank(row: int) -> tuple[bool, bool, bool, float, str]:
+        sharp = images.sharp[row]
+        partner_stays = bool(is_low[row] and among[sharp] and not dropped[sharp])
+        face_size = float(images.face_size[row])
+        return not partner_stays, not readable[row], not images.filter_kept[row], -face_size, images.id_of(row)
+
+    for candidates in (among & ~is_low, among & is_low):
         rows = np.flatnonzero(candidates)
         for members in groups_of_equal((cluster * (1 + len(RESOLUTION_CODES)) + images.resolution)[rows]):
-            group = rows[members]
-            sharp = images.sharp[group]
-            partner_stays = images.is_low[group] & among[sharp] & ~dropped[sharp]
-            ranks = list(
-                zip(
-                    partner_stays,
-                    images.readable[group],
-                    images.filter_kept[group],
-                    images.face_size[group],
-                    strict=True,
-                )
-            )
-            best = [row for row, rank in zip(group.tolist(), ranks, strict=True) if rank == max(ranks)]
-            dropped[group] = True
-            dropped[min(best, key=images.id_of)] = False
+            best = min(rows[members].tolist(), key=rank)
+            dropped[rows[members]] = True
+            dropped[best] = False
     return dropped
 
 

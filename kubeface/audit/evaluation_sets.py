@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -10,7 +9,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from kubeface.audit.embedder import SIZE, Embedder, Vectors, to_unit_length
+from kubeface.audit.embeddings import SIZE, Embedder, Vectors, to_unit_length
 from kubeface.audit.groups import Codes
 from kubeface.audit.images import Hashes
 from kubeface.faces.detection import make_detector
@@ -20,6 +19,7 @@ from kubeface.faces.images import RGB, decode_rgb
 from kubeface.runtime.errors import require
 from kubeface.runtime.processors import cpu_limit
 from kubeface.runtime.progress import Progress
+from kubeface.runtime.workers import in_order
 from kubeface.storage.downloads import cache_folder
 from kubeface.storage.published_files import SFACE
 from kubeface.storage.sources import Source, open_source
@@ -28,28 +28,18 @@ from kubeface.tables.hashing import perceptual_hash
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 MIN_SCORE = 0.5  # least RetinaFace score of a face; nearly all photographs of an evaluation set are known to show one
 LONGEST_SIDE = 400  # pixels that photographs are shrunk to: RetinaFace mobilenet0.25 scores large faces lower
-BATCH = 256  # photographs that are read ahead
 
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """The photographs of an evaluation set.
-
-    Args:
-        uri: of the set.
-        files: names of the photographs.
-        names: of the people.
-        people: index of the person by file.
-        phash: perceptual hash by file.
-        vectors: embedding by file, zero where no face was found.
-    """
+    """The photographs of an evaluation set."""
 
     uri: str
-    files: list[str]
-    names: list[str]
-    people: Codes
-    phash: Hashes
-    vectors: Vectors
+    files: list[str]  # names of the photographs
+    names: list[str]  # of the people
+    people: Codes  # index into names by file
+    phash: Hashes  # perceptual hash by file
+    vectors: Vectors  # embedding by file, zero where no face was found
 
     @property
     def means(self) -> Vectors:
@@ -117,10 +107,10 @@ def _embed_all(source: Source, names: list[str], embed: Embedder, cached: Path) 
         return int(perceptual_hash(Image.fromarray(photograph)), 16), nothing if crop is None else embed(crop)
 
     looked: list[tuple[int, Vectors]] = []
-    with ThreadPoolExecutor(cpu_limit()) as pool, Progress("evaluation set", len(names)) as progress:
-        for start in range(0, len(names), BATCH):
-            looked += pool.map(look, names[start : start + BATCH])
-            progress.advance(len(looked) - start)
+    with Progress("evaluation set", len(names)) as progress:
+        for found in in_order(look, names, cpu_limit()):
+            looked.append(found)
+            progress.advance()
     phash, vectors = np.array([value for value, _ in looked], np.uint64), np.stack([vector for _, vector in looked])
     try:
         cached.parent.mkdir(parents=True, exist_ok=True)

@@ -4,15 +4,13 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from kubeface.audit.embedder import SIZE, Embedder, Vectors
-from kubeface.audit.embedding_store import EmbeddingStore
+from kubeface.audit.embeddings import SIZE, Embedder, EmbeddingStore, Vectors
 from kubeface.audit.groups import Codes, Flags, Ints
 from kubeface.faces.geometry import face_part
 from kubeface.faces.images import RGB, decode_rgb
@@ -20,7 +18,7 @@ from kubeface.runtime.errors import require
 from kubeface.runtime.processors import cpu_limit
 from kubeface.runtime.progress import Progress
 from kubeface.tables.resolution_pairs import HIGH, LOW, pair_key, resolution_of
-from kubeface.tables.table import Table, open_shard
+from kubeface.tables.table import Row, Table, open_shard
 
 Hashes = NDArray[np.uint64]
 Floats = NDArray[np.float32]
@@ -28,49 +26,39 @@ RESOLUTION_CODES = {LOW: 1, HIGH: 2}  # 0 where the resolution is not known
 COLUMNS = (
     "identity", "image", "content", "phash", "groups", "source", "det_box", "det_score", "photo_width", "photo_height",
 )  # fmt: skip
+NUMBERS = np.dtype(  # that are kept of each image
+    [
+        ("identity", np.int32), ("content", np.uint64), ("phash", np.uint64), ("pair", np.uint64),
+        ("resolution", np.int8), ("face_size", np.float32), ("det_score", np.float32), ("image_size", np.float32),
+        ("brightness", np.float32),
+    ]
+)  # fmt: skip
 FILTER_SCORES = ("score", "face_size", "faces", "sharpness", "turn", "agreement")
 UNREADABLE = -1.0  # brightness of a crop that cannot be decoded
 
 
 @dataclass(frozen=True)
 class AuditedImages:
-    """The images of an aligned table; arrays have one entry for each row.
+    """The images of an aligned table; arrays have one entry for each row."""
 
-    Args:
-        table: the aligned table.
-        embeddings: of the crops.
-        ids, sources: image_id and source, in Arrow's memory.
-        names: the identities, sorted; `identity` holds indices into it.
-        content, phash: hashes of bytes and of the picture, as numbers.
-        pair: key of the resolution pair that an image belongs to, 0 for none.
-        resolution: as RESOLUTION_CODES has it.
-        sharp: row of the sharp partner for a low-resolution image that has one, an image's own row otherwise.
-        face_size: shorter side of the aligner's box, in pixels of the photograph.
-        det_score: of the aligner's detector, 0 to 1.
-        image_size: shorter side of the photograph in pixels, NaN where it is not known.
-        brightness: mean grey level of the crop, 0 to 255, or UNREADABLE.
-        filter_kept, filter_reason: verdict of the filter.
-        filter_scores: by column of the filter table.
-    """
-
-    table: Table
-    embeddings: EmbeddingStore
-    ids: pa.ChunkedArray
+    table: Table  # the aligned table
+    embeddings: EmbeddingStore  # of the crops
+    ids: pa.ChunkedArray  # image_id
     sources: pa.ChunkedArray
-    names: list[str]
-    identity: Codes
-    content: Hashes
-    phash: Hashes
-    pair: Hashes
-    resolution: NDArray[np.int8]
-    sharp: Codes
-    face_size: Floats
-    det_score: Floats
-    image_size: Floats
-    brightness: Floats
+    names: list[str]  # the identities, sorted
+    identity: Codes  # index into names
+    content: Hashes  # hash of the bytes
+    phash: Hashes  # perceptual hash
+    pair: Hashes  # key of the resolution pair that an image belongs to, 0 for none
+    resolution: NDArray[np.int8]  # as RESOLUTION_CODES has it
+    sharp: Codes  # row of the sharp partner for a low-resolution image that has one, an image's own row otherwise
+    face_size: Floats  # shorter side of the aligner's box, in pixels of the photograph
+    det_score: Floats  # of the aligner's detector, 0 to 1
+    image_size: Floats  # shorter side of the photograph in pixels, NaN where it is not known
+    brightness: Floats  # mean grey level of the crop, 0 to 255, or UNREADABLE
     filter_kept: Flags
     filter_reason: pa.ChunkedArray
-    filter_scores: dict[str, Floats]
+    filter_scores: dict[str, Floats]  # by column of the filter table
 
     def __len__(self) -> int:
         return len(self.identity)
@@ -139,9 +127,9 @@ def read_audited_images(table: Table, filtered: Table, embed: Embedder, embeddin
     pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own holds on to several times of what it was once given
     template = table.manifest.settings.get("template", "")
     codes: dict[str, int] = {}
-    arrays = _empty_arrays(table.rows)
+    numbers = np.zeros(table.rows, NUMBERS)
 
-    def look(row: dict[str, Any]) -> tuple[Vectors, float]:
+    def look(row: Row) -> tuple[Vectors, float]:
         try:
             crop = decode_rgb(row["image"])
         except Exception:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and others
@@ -152,20 +140,26 @@ def read_audited_images(table: Table, filtered: Table, embed: Embedder, embeddin
     start = 0
     with ThreadPoolExecutor(cpu_limit()) as pool, Progress("audit", table.rows) as progress:
         for group in table.row_groups(COLUMNS):
-            rows = slice(start, start + len(group))
             looked = list(pool.map(look, group))
             embeddings.append(np.stack([vector for vector, _ in looked]))
-            arrays["brightness"][rows] = [value for _, value in looked]
-            arrays["identity"][rows] = [codes.setdefault(row["identity"], len(codes)) for row in group]
-            for name, values in _numbers(group).items():
-                arrays[name][rows] = values
+            numbers[start : start + len(group)] = [
+                (codes.setdefault(row["identity"], len(codes)), *_numbers(row), brightness)
+                for row, (_, brightness) in zip(group, looked, strict=True)
+            ]
             start += len(group)
             progress.advance(len(group))
+    arrays = {name: np.ascontiguousarray(numbers[name]) for name in NUMBERS.names or ()}
     indices = {name: index for index, name in enumerate(sorted(codes))}
     arrays["identity"] = np.array([indices[name] for name in codes], np.int32)[arrays["identity"]]
     sharp = _sharp_rows(arrays["pair"], arrays["resolution"])
     embeddings.redirect(sharp)
     columns = table.columns(["image_id", "source"])
+    order = _filter_order(columns["image_id"], table, filtered)
+
+    def verdicts(name: str) -> pa.ChunkedArray:  # a column at a time, which keeps memory low
+        values = filtered.columns([name])[name]
+        return values if order is None else values.take(order)
+
     return AuditedImages(
         table=table,
         embeddings=embeddings,
@@ -173,70 +167,41 @@ def read_audited_images(table: Table, filtered: Table, embed: Embedder, embeddin
         sources=columns["source"],
         names=list(indices),
         sharp=sharp,
+        filter_kept=verdicts("kept").to_numpy(),
+        filter_reason=verdicts("reason"),
+        filter_scores={name: verdicts(name).to_numpy().astype(np.float32) for name in FILTER_SCORES},
         **arrays,
-        **_filter_columns(columns["image_id"], table, filtered),
     )
 
 
-def _empty_arrays(rows: int) -> dict[str, Any]:
-    """The arrays that are filled row group by row group."""
-    kinds: dict[str, type[np.generic]] = {
-        "identity": np.int32,
-        "content": np.uint64,
-        "phash": np.uint64,
-        "pair": np.uint64,
-        "resolution": np.int8,
-        "face_size": np.float32,
-        "det_score": np.float32,
-        "image_size": np.float32,
-        "brightness": np.float32,
-    }
-    return {name: np.zeros(rows, kind) for name, kind in kinds.items()}
+def _numbers(row: Row) -> tuple[float, ...]:
+    """The NUMBERS of an image between identity and brightness."""
+    resolution = resolution_of(row["groups"])
+    left, top, right, bottom = row["det_box"]
+    return (
+        int(row["content"], 16),
+        int(row["phash"], 16),
+        pair_key(row["identity"], row["source"]) if resolution else 0,
+        RESOLUTION_CODES[resolution] if resolution else 0,
+        min(right - left, bottom - top),
+        row["det_score"],
+        min((side for side in (row["photo_width"], row["photo_height"]) if side is not None), default=np.nan),
+    )
 
 
-def _filter_columns(ids: pa.ChunkedArray, table: Table, filtered: Table) -> dict[str, Any]:
-    """The filter's verdicts in the order of the aligned table's rows; a column at a time, which keeps memory low."""
-    filter_ids, order = filtered.columns(["image_id"])["image_id"], None
-    if not filter_ids.equals(ids):
-        order = pc.index_in(ids, value_set=filter_ids.combine_chunks())
-        missing = ids.filter(pc.is_null(order))
-        require(
-            not len(missing),
-            f"{filtered.folder} says nothing of image {missing[0] if len(missing) else ''} of {table.folder}: run "
-            "filter on this table",
-        )
-
-    def column(name: str) -> pa.ChunkedArray:
-        values = filtered.columns([name])[name]
-        return values if order is None else values.take(order)
-
-    return {
-        "filter_kept": column("kept").to_numpy(),
-        "filter_reason": column("reason"),
-        "filter_scores": {name: column(name).to_numpy().astype(np.float32) for name in FILTER_SCORES},
-    }
-
-
-def _numbers(group: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
-    """Hashes, resolution and sizes of a row group."""
-    resolutions = [resolution_of(row["groups"]) for row in group]
-    return {
-        "content": [int(row["content"], 16) for row in group],
-        "phash": [int(row["phash"], 16) for row in group],
-        "resolution": [RESOLUTION_CODES[value] if value else 0 for value in resolutions],
-        "pair": [
-            pair_key(row["identity"], row["source"]) if value else 0
-            for row, value in zip(group, resolutions, strict=True)
-        ],
-        "face_size": [
-            min(row["det_box"][2] - row["det_box"][0], row["det_box"][3] - row["det_box"][1]) for row in group
-        ],
-        "det_score": [row["det_score"] for row in group],
-        "image_size": [
-            min((side for side in (row["photo_width"], row["photo_height"]) if side is not None), default=np.nan)
-            for row in group
-        ],
-    }
+def _filter_order(ids: pa.ChunkedArray, table: Table, filtered: Table) -> pa.ChunkedArray | None:
+    """The filter table's row of each image of the aligned table; None where the two have one order."""
+    filter_ids = filtered.columns(["image_id"])["image_id"]
+    if filter_ids.equals(ids):
+        return None
+    order = pc.index_in(ids, value_set=filter_ids.combine_chunks())
+    missing = ids.filter(pc.is_null(order))
+    require(
+        not len(missing),
+        f"{filtered.folder} says nothing of image {missing[0] if len(missing) else ''} of {table.folder}: run "
+        "filter on this table",
+    )
+    return order
 
 
 def _sharp_rows(pair: Hashes, resolution: NDArray[np.int8]) -> Codes:

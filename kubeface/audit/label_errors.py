@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kubeface.audit.embedder import SIZE, Vectors, to_unit_length
+from kubeface.audit.embeddings import SIZE, Vectors, to_unit_length
 from kubeface.audit.groups import Codes, DisjointSets, Flags, Ints, round_cosines
 from kubeface.audit.images import AuditedImages
 
@@ -29,85 +29,53 @@ ROUNDING = 1e-4  # the most that rounding changes a cosine by
 
 @dataclass(frozen=True)
 class Suspect:
-    """An image that does not look like the rest of its identity.
+    """An image that does not look like the rest of its identity."""
 
-    Args:
-        row: of the image.
-        central: row of the identity's image that is most like the others.
-        cosine: with the mean of the others.
-        near: index of another identity that the image is near, −1 for none.
-        near_cosine: with the mean of that identity, 0 for none.
-    """
-
-    row: int
-    central: int
-    cosine: float
-    near: int
-    near_cosine: float
+    row: int  # of the image
+    central: int  # row of the identity's image that is most like the others
+    cosine: float  # with the mean of the others
+    near: int  # index of another identity that the image is near, −1 for none
+    near_cosine: float  # with the mean of that identity, 0 for none
 
 
 @dataclass(frozen=True)
 class LookalikePair:
-    """Two identities that look like one person.
+    """Two identities that look like one person."""
 
-    Args:
-        left, right: indices of the identities.
-        cosine: of their means.
-        rows: their two most similar images.
-        best: cosine of these.
-    """
-
-    left: int
+    left: int  # indices of the identities
     right: int
-    cosine: float
-    rows: tuple[int, int]
-    best: float
+    cosine: float  # of their means
+    rows: tuple[int, int]  # their two most similar images
+    best: float  # cosine of these
 
 
 @dataclass(frozen=True)
 class Lookalikes:
-    """Identities that look like one person.
+    """Identities that look like one person."""
 
-    Args:
-        person: by identity the least index of the identities that look like the same person.
-        weaker: by identity whether it is the one with fewer images in some pair; of two with as many the later name.
-        count: of pairs.
-        pairs: the MOST_LISTED most similar, most similar first.
-    """
-
-    person: Ints
+    person: Ints  # by identity the least index of the identities that look like the same person
+    # by identity whether it is the one with fewer images in some pair; of two with as many the later name
     weaker: Flags
-    count: int
-    pairs: list[LookalikePair]
+    count: int  # of pairs
+    pairs: list[LookalikePair]  # the MOST_LISTED most similar, most similar first
 
 
 @dataclass(frozen=True)
 class Centres:
-    """The means of the identities, over the images whose faces are compared.
+    """The means of the identities, over the images whose faces are compared."""
 
-    Args:
-        means: by identity, unit length, zero where it has no such image.
-        counts: such images by identity.
-        central: by identity the row of the image that is most like the others, −1 for none.
-        overall: mean of all such embeddings.
-    """
-
-    means: Vectors
-    counts: Codes
-    central: Ints
-    overall: Vectors
+    means: Vectors  # by identity, unit length, zero where it has no such image
+    counts: Codes  # such images by identity
+    central: Ints  # by identity the row of the image that is most like the others, −1 for none
+    overall: Vectors  # mean of all such embeddings
 
 
 def find_suspects(images: AuditedImages, cluster: Ints, far_below: float) -> tuple[Centres, list[Suspect]]:
     """Means of the identities, and the images whose cosine with the mean of the others is below a limit.
 
     Only images that the filter keeps count and are judged, since others are unlike for other reasons; of a resolution
-    pair the sharp one. The mean that an image is compared with leaves out all images of its own photograph.
-
-    Args:
-        images: what is audited.
-        cluster: by row its cluster of duplicates.
-        far_below: the limit.
+    pair the sharp one. The mean that an image is compared with leaves out all images of its own photograph, by
+    `cluster`. Suspects come least similar first.
     """
     size = len(images.names)
     means, counts = np.zeros((size, SIZE), np.float32), np.zeros(size, np.int32)
@@ -137,13 +105,7 @@ def find_suspects(images: AuditedImages, cluster: Ints, far_below: float) -> tup
 
 
 def _suspects(images: AuditedImages, centres: Centres, far: list[tuple[int, int, float]]) -> list[Suspect]:
-    """The suspects, least similar first, with the identity that each is near.
-
-    Args:
-        images: what is audited.
-        centres: of the identities.
-        far: row, identity and cosine of each.
-    """
+    """The suspects, given by row, identity and cosine, with the identity that each is near."""
     suspects = []
     size = max(1, SIMILARITIES // len(centres.means))
     for start in range(0, len(far), size):

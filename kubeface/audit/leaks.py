@@ -20,41 +20,25 @@ from kubeface.audit.label_errors import Centres, close_pairs
 
 @dataclass(frozen=True)
 class Leak:
-    """An identity that is in an evaluation set.
-
-    Args:
-        identity: index of the identity.
-        uri: of the evaluation set.
-        name: of the person there.
-        cosine: of the two means.
-        row, file: the most similar images, or the same photograph.
-        best: cosine of these.
-        same_photograph: whether they are one photograph.
-    """
+    """An identity that is in an evaluation set."""
 
     identity: int
-    uri: str
-    name: str
-    cosine: float
-    row: int
-    file: str
-    best: float
+    uri: str  # of the evaluation set
+    name: str  # of the person there
+    cosine: float  # of the two means
+    row: int  # our image that is most like one there, or shows the same photograph
+    file: str  # that image
+    best: float  # cosine of the two
     same_photograph: bool
 
 
 @dataclass(frozen=True)
 class LeakRule:
-    """When an identity is a person of an evaluation set.
+    """When an identity is a person of an evaluation set."""
 
-    Args:
-        mean_cosine: the means reach this cosine,
-        image_cosine: and the most similar images this one;
-        same: or the two have a photograph in common.
-    """
-
-    mean_cosine: float
-    image_cosine: float
-    same: SamePhotograph
+    mean_cosine: float  # the means reach this cosine,
+    image_cosine: float  # and the most similar images this one;
+    same: SamePhotograph  # or the two have a photograph in common
 
 
 def find_leaks(images: AuditedImages, centres: Centres, evaluation: EvaluationSet, rule: LeakRule) -> list[Leak]:

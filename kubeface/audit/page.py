@@ -2,8 +2,9 @@
 
 import base64
 import io
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,8 @@ from kubeface.audit.charts import make_chart
 from kubeface.audit.duplicates import repeated_photographs
 from kubeface.audit.evaluation_sets import crop_faces
 from kubeface.audit.findings import REASONS, Findings, Verdicts
-from kubeface.audit.groups import Ints
 from kubeface.audit.images import AuditedImages, read_pictures
-from kubeface.audit.label_errors import LookalikePair, Suspect
+from kubeface.audit.label_errors import Suspect
 from kubeface.audit.leaks import Leak
 from kubeface.faces.images import RGB, decode_rgb
 from kubeface.records.findings import FindingsRecord
@@ -37,19 +37,6 @@ MEANINGS = {
 }
 
 
-@dataclass
-class _Clusters:
-    """Clusters of a kind: how many there are, and the rows of the first ones that are shown."""
-
-    count: int = 0
-    shown: list[list[int]] = field(default_factory=list)
-
-    def add(self, group: Ints) -> None:
-        self.count += 1
-        if self.count <= SHOWN:
-            self.shown.append(group[:SHOWN_OF_CLUSTER].tolist())
-
-
 @dataclass(frozen=True)
 class Card:
     """A picture with the text below it; `picture` is empty where there is none."""
@@ -59,22 +46,8 @@ class Card:
     text: str = ""
 
 
-@dataclass(frozen=True)
-class _Sample:
-    """Images that a step leaves out for a reason."""
-
-    step: str
-    reason: str
-    rows: list[int]
-
-
 class _Cards:
-    """Cards of rows whose pictures were read.
-
-    Args:
-        images: what was audited.
-        rows: that are shown; −1 is ignored.
-    """
+    """Cards of rows whose pictures were read; −1 stands for no row."""
 
     def __init__(self, images: AuditedImages, rows: set[int]) -> None:
         self._images = images
@@ -104,16 +77,21 @@ def render_page(
         record: figures of the audit.
         seed: of the choice of samples.
     """
-    two_names, plain = _Clusters(), _Clusters()
+    clusters: dict[str, list[list[int]]] = {"two_names": [], "plain": []}
+    cluster_counts: Counter[str] = Counter(two_names=0, plain=0)
     for group in repeated_photographs(images, findings.duplicates.cluster):
-        (two_names if findings.duplicates.two_names[group[0]] else plain).add(group)
+        kind = "two_names" if findings.duplicates.two_names[group[0]] else "plain"
+        cluster_counts[kind] += 1
+        if cluster_counts[kind] <= SHOWN:
+            clusters[kind].append(group[:SHOWN_OF_CLUSTER].tolist())
     suspects, pairs, leaks = findings.suspects[:SHOWN], findings.lookalikes.pairs[:SHOWN], findings.leaks[:SHOWN]
     samples = _samples(images, verdicts, seed)
-    rows = {row for group in (*two_names.shown, *plain.shown) for row in group}
+    rows = {row for group in (*clusters["two_names"], *clusters["plain"]) for row in group}
     rows |= {row for suspect in suspects for row in _suspect_rows(suspect, findings)}
     rows |= {row for pair in pairs for row in pair.rows} | {leak.row for leak in leaks}
-    rows |= {row for sample in samples for row in sample.rows}
+    rows |= {row for *_, sampled in samples for row in sampled}
     cards = _Cards(images, rows)
+    counts = findings.centres.counts
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -127,18 +105,26 @@ def render_page(
         meanings=MEANINGS,
         most=SHOWN,
         charts=[make_chart(name, histogram) for name, histogram in record.features.items()],
-        two_names=[cards.cards(group) for group in two_names.shown],
-        clusters=[cards.cards(group) for group in plain.shown],
-        cluster_counts={"two_names": two_names.count, "plain": plain.count},
+        two_names=[cards.cards(group) for group in clusters["two_names"]],
+        clusters=[cards.cards(group) for group in clusters["plain"]],
+        cluster_counts=cluster_counts,
         suspects=[
             {"cards": _suspect_cards(suspect, findings, cards), "cosine": suspect.cosine} for suspect in suspects
         ],
-        alike=[_lookalike_entry(pair, images, findings, cards) for pair in pairs],
+        alike=[
+            {
+                "cards": [cards.card(row, f"{counts[images.identity[row]]} images") for row in pair.rows],
+                "cosine": pair.cosine,
+                "best": pair.best,
+                "person": images.names[findings.lookalikes.person[pair.left]],
+            }
+            for pair in pairs
+        ],
         leaks=[
             {"cards": [cards.card(leak.row), other], "leak": leak}
             for leak, other in zip(leaks, _evaluation_cards(leaks), strict=True)
         ],
-        samples=[{"by": each.step, "reason": each.reason, "cards": cards.cards(each.rows)} for each in samples],
+        samples=[{"by": step, "reason": reason, "cards": cards.cards(rows)} for step, reason, rows in samples],
     )
 
 
@@ -153,20 +139,8 @@ def _suspect_cards(suspect: Suspect, findings: Findings, cards: _Cards) -> list[
     return [cards.card(row, text) for row, text in zip(_suspect_rows(suspect, findings), texts, strict=False)]
 
 
-def _lookalike_entry(
-    pair: LookalikePair, images: AuditedImages, findings: Findings, cards: _Cards
-) -> dict[str, list[Card] | float | str]:
-    """What the template shows of a pair of identities."""
-    return {
-        "cards": [cards.card(row, f"{findings.centres.counts[images.identity[row]]} images") for row in pair.rows],
-        "cosine": pair.cosine,
-        "best": pair.best,
-        "person": images.names[findings.lookalikes.person[pair.left]],
-    }
-
-
-def _samples(images: AuditedImages, verdicts: Verdicts, seed: int) -> list[_Sample]:
-    """A few images for each reason of the audit and of the filter."""
+def _samples(images: AuditedImages, verdicts: Verdicts, seed: int) -> list[tuple[str, str, list[int]]]:
+    """A few images for each reason to leave some out: the step, the reason, the rows."""
     candidates = [("audit", reason, np.flatnonzero(verdicts == index)) for index, reason in enumerate(REASONS)]
     rejected = np.flatnonzero(~images.filter_kept)
     why = [str(reason) for reason in images.filter_reason.take(rejected).to_pylist()]
@@ -176,7 +150,7 @@ def _samples(images: AuditedImages, verdicts: Verdicts, seed: int) -> list[_Samp
     for step, reason, rows in candidates:
         if len(rows):
             chosen = keyed_rng(seed, "samples", step, reason).choice(rows, min(SAMPLES, len(rows)), replace=False)
-            samples.append(_Sample(step, reason, sorted(chosen.tolist())))
+            samples.append((step, reason, sorted(chosen.tolist())))
     return samples
 
 

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from kubeface import __version__
 from kubeface.audit.drift import FEATURES, make_histogram, measure_drift, read_previous
 from kubeface.audit.duplicates import SamePhotograph, find_duplicates
-from kubeface.audit.embedder import Embedder, no_embedding, sface
-from kubeface.audit.embedding_store import EmbeddingStore
+from kubeface.audit.embeddings import Embedder, EmbeddingStore, no_embedding, sface
 from kubeface.audit.evaluation_sets import read_evaluation_set, split_sources
 from kubeface.audit.findings import (
     KEPT,
@@ -37,7 +36,6 @@ from kubeface.runtime.errors import require
 from kubeface.storage.folders import new_file
 from kubeface.tables.table import Table, TableWriter
 
-WRITTEN_AT_ONCE = 1024  # rows of the result that are Python objects at a time
 Decision = Literal["train", "keep"]
 
 
@@ -156,31 +154,25 @@ def _settings(
 
 def _write(out: Path, images: AuditedImages, findings: Findings, verdicts: Verdicts, record: FindingsRecord) -> None:
     """Writes the audit table, the tables of findings and data.json."""
+    cluster, person = findings.duplicates.cluster, findings.lookalikes.person
     with TableWriter(out, "audit", record.producer, record.settings) as table:
-        for start in range(0, len(images), WRITTEN_AT_ONCE):
-            rows = range(start, min(start + WRITTEN_AT_ONCE, len(images)))
-            _write_rows(table, rows, images, findings, verdicts)
+        for row, stored_id in enumerate(images.ids):
+            image_id, identity = str(stored_id), images.name_of(row)
+            reason = None if verdicts[row] == KEPT else REASONS[verdicts[row]]
+            table.add(
+                {
+                    "image_id": image_id,
+                    "identity": identity,
+                    "kept": reason is None,
+                    "reason": reason,
+                    "cluster": image_id if cluster[row] == row else images.id_of(cluster[row]),
+                    "person": images.names[person[images.identity[row]]],
+                }
+            )
+            if reason:
+                table.reject(images.source_of(row), reason, f"identity {identity}")
         write_tables(table.folder, images, findings, verdicts)
         record.write(table.folder / "data.json")
-
-
-def _write_rows(table: TableWriter, rows: range, images: AuditedImages, findings: Findings, verdicts: Verdicts) -> None:
-    """Writes some rows of the audit table."""
-    cluster, person = findings.duplicates.cluster, findings.lookalikes.person
-    for row, image_id in zip(rows, images.ids[rows.start : rows.stop].to_pylist(), strict=True):
-        reason = None if verdicts[row] == KEPT else REASONS[verdicts[row]]
-        table.add(
-            {
-                "image_id": image_id,
-                "identity": images.name_of(row),
-                "kept": reason is None,
-                "reason": reason,
-                "cluster": image_id if cluster[row] == row else images.id_of(cluster[row]),
-                "person": images.names[person[images.identity[row]]],
-            }
-        )
-        if reason:
-            table.reject(images.source_of(row), reason, f"identity {images.name_of(row)}")
 
 
 def _stop(options: AuditOptions, images: AuditedImages, leaks: Sequence[Leak], drift: Drift) -> None:

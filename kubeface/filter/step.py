@@ -103,17 +103,11 @@ def rejection_reason(quality: FaceQuality, options: FilterOptions) -> str | None
 
 @dataclass(frozen=True, slots=True)
 class _Decision:
-    """Decides which images are kept.
+    """Decides which images are kept."""
 
-    Args:
-        options: None to keep all that can be decoded.
-        sharp_of: image_id of the sharp image by that of the low one, of pairs.
-        of_sharp: quality of the sharp images.
-    """
-
-    options: FilterOptions | None
-    sharp_of: Mapping[str, str]
-    of_sharp: SharpQualities
+    options: FilterOptions | None  # None to keep all that can be decoded
+    sharp_of: Mapping[str, str]  # image_id of the sharp image by that of the low one, of pairs
+    of_sharp: SharpQualities  # quality of the sharp images
 
     def of(self, row: Row, quality: FaceQuality | None) -> tuple[str | None, str]:
         """The reason to reject an image, None to keep it, and the detail.

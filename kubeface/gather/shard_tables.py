@@ -23,17 +23,11 @@ class StepOutput:
 
 @dataclass(frozen=True, slots=True)
 class ShardTables:
-    """The tables of one shard.
+    """The tables of one shard."""
 
-    Args:
-        ingest: photographs; of superresolve where the pipeline enlarges them.
-        align: face crops.
-        filter: the filter's verdict on each crop, in the same order.
-    """
-
-    ingest: StepOutput
-    align: StepOutput
-    filter: StepOutput
+    ingest: StepOutput  # photographs; of superresolve where the pipeline enlarges them
+    align: StepOutput  # face crops
+    filter: StepOutput  # the filter's verdict on each crop, in the same order
 
     @classmethod
     def open(cls, ingested: str, aligned: str, filtered: str) -> "ShardTables":

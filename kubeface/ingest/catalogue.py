@@ -25,18 +25,12 @@ class Shard:
     Its text is `<number>/<count>`, where it was planned followed by a space, the fingerprint, and the digests of the
     people and images in it that are to be forgotten, separated by commas. The text holds what decides on the shard's
     content and nothing else, so that Kubeflow's cache serves an unchanged shard.
-
-    Args:
-        number: from 0.
-        count: shards of the source.
-        fingerprint: hash of the shard's files and their labels; empty where it was not planned.
-        erased: digests of names, of `name_digest`.
     """
 
-    number: int = 0
-    count: int = 1
-    fingerprint: str = ""
-    erased: frozenset[str] = frozenset()
+    number: int = 0  # from 0
+    count: int = 1  # shards of the source
+    fingerprint: str = ""  # hash of the shard's files and their labels; empty where it was not planned
+    erased: frozenset[str] = frozenset()  # digests of names, of `name_digest`
 
     @classmethod
     def parse(cls, text: str) -> "Shard":
@@ -70,20 +64,13 @@ def shard_number(key: str, count: int) -> int:
 
 @dataclass
 class Catalogue:
-    """The files of a source that are to be read.
+    """The files of a source that are to be read."""
 
-    Args:
-        source: where they are read from.
-        naming: label of a file by its name.
-        files: files to read, in the order of their names.
-        missing: names that the listing has and the source does not.
-        forgotten: digest by which each file is to be forgotten, by the file's name.
-    """
-
-    source: Source
-    naming: Naming
-    files: FileList
-    missing: list[str] = field(default_factory=list)
+    source: Source  # where they are read from
+    naming: Naming  # label of a file by its name
+    files: FileList  # files to read, in the order of their names
+    missing: list[str] = field(default_factory=list)  # names that the listing has and the source does not
+    # digest by which each file is to be forgotten, by the file's name
     forgotten: dict[str, str] = field(default_factory=dict)
 
     def key(self, name: str) -> str:

@@ -15,20 +15,14 @@ RESOLUTIONS = {"vlr_images": LOW, "hr_images": HIGH}
 
 @dataclass(frozen=True)
 class Label:
-    """The label of an image.
+    """The label of an image."""
 
-    Args:
-        identity: the person or class.
-        folder: folder of the identity's images, empty where the folder does not name it; one identity in two folders
-            may be two people.
-        given_split: train, val or test where the source is divided.
-        groups: further values by name: camera, age, resolution …
-    """
-
-    identity: str
+    identity: str  # the person or class
+    # folder of the identity's images, empty where the folder does not name it; one identity in two folders may be two
+    # people
     folder: str = ""
-    given_split: str | None = None
-    groups: dict[str, str] = field(default_factory=dict)
+    given_split: str | None = None  # train, val or test where the source is divided
+    groups: dict[str, str] = field(default_factory=dict)  # further values by name: camera, age, resolution …
 
     def __str__(self) -> str:
         """The text that goes into a shard's fingerprint; another text would make every shard look changed."""

@@ -34,19 +34,14 @@ THREADS = 16  # an object store answers many requests at once, and decoding rele
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """How a source is divided into shards.
+    """How a source is divided into shards."""
 
-    Args:
-        shards: text of each shard that holds a file, as `ingest` takes it. It carries the digests of those in it who
-            are to be forgotten: ingest needs no option `forget` with it, and without one a changed list runs only the
-            shards that it concerns again.
-        files: files to read.
-        forgotten: files left out because of `forget`.
-    """
-
+    # text of each shard that holds a file, as `ingest` takes it. It carries the digests of those in it who are to be
+    # forgotten: ingest needs no option `forget` with it, and without one a changed list runs only the shards that it
+    # concerns again.
     shards: list[str]
-    files: int
-    forgotten: int
+    files: int  # files to read
+    forgotten: int  # files left out because of `forget`
 
 
 class IngestResult(StepResult):
@@ -160,38 +155,23 @@ def _require_identities(source: str, table: TableWriter, files: int, first: str)
 
 @dataclass(frozen=True)
 class Reject:
-    """An image that is left out.
+    """An image that is left out."""
 
-    Args:
-        source: name of the file.
-        reason: one word, as rejected.csv has it.
-        detail: one line.
-    """
-
-    source: str
-    reason: str
-    detail: str = ""
+    source: str  # name of the file
+    reason: str  # one word, as rejected.csv has it
+    detail: str = ""  # one line
 
 
 @dataclass(frozen=True)
 class Ingested:
-    """A usable image.
+    """A usable image."""
 
-    Args:
-        source: name of the file.
-        label: its label.
-        image: JPEG or PNG file.
-        width: in pixels.
-        height: in pixels.
-        phash: perceptual hash, 16 hex digits.
-    """
-
-    source: str
-    label: Label
-    image: bytes
-    width: int
-    height: int
-    phash: str
+    source: str  # name of the file
+    label: Label  # its label
+    image: bytes  # JPEG or PNG file
+    width: int  # in pixels
+    height: int  # in pixels
+    phash: str  # perceptual hash, 16 hex digits
 
     def row(self) -> Row:
         """The table row; image_id is 16 hex digits of the SHA-256 of name and content."""

@@ -19,40 +19,26 @@ NOT_TRAINED = "no image left to train on"
 
 @dataclass(frozen=True, slots=True)
 class IdentitySplit:
-    """The division of one identity's images.
+    """The division of one identity's images."""
 
-    Args:
-        name: of the identity.
-        person: name of the person that the identity is, whose images are all on one side; None where they need not be.
-        images: image_id, part (train, val, heldout, excluded) and, where that is excluded, the reason.
-        photographs: number of photographs that are not excluded; the two of a resolution pair are one.
-    """
-
-    name: str
+    name: str  # of the identity
+    # name of the person that the identity is, whose images are all on one side; None where they need not be
     person: str | None
+    # image_id, part (train, val, heldout, excluded) and, where that is excluded, the reason
     images: list[tuple[str, str, str | None]]
-    photographs: int
+    photographs: int  # number of photographs that are not excluded; the two of a resolution pair are one
 
 
 @dataclass(frozen=True, slots=True)
 class ImageFacts:
-    """What the division of an image depends on.
+    """What the division of an image depends on."""
 
-    Args:
-        image_id: of the image.
-        given_split: part in the source's own division, None where it has none.
-        rejected: the filter's reason, None where it keeps the image.
-        dropped: the audit's reason, None where it keeps the image.
-        cluster: name of the near-duplicates that the image belongs to.
-        photograph: name that it shares with its partner of the other resolution.
-    """
-
-    image_id: str
-    given_split: str | None
-    rejected: str | None
-    dropped: str | None
-    cluster: str
-    photograph: str
+    image_id: str  # of the image
+    given_split: str | None  # part in the source's own division, None where it has none
+    rejected: str | None  # the filter's reason, None where it keeps the image
+    dropped: str | None  # the audit's reason, None where it keeps the image
+    cluster: str  # name of the near-duplicates that the image belongs to
+    photograph: str  # name that it shares with its partner of the other resolution
 
 
 def unit_hash(seed: int, kind: str, name: str) -> float:

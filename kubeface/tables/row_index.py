@@ -22,21 +22,13 @@ WINDOW = 16
 
 @dataclass(frozen=True, slots=True)
 class FaceLocation:
-    """The row of a face crop in a table.
+    """The row of a face crop in a table."""
 
-    Args:
-        image_id: of the crop.
-        label: its class.
-        shard: file that holds it.
-        group: row group in the shard.
-        row: row in the group.
-    """
-
-    image_id: str
-    label: int
-    shard: Path | RemoteFile
-    group: int
-    row: int
+    image_id: str  # of the crop
+    label: int  # its class
+    shard: Path | RemoteFile  # file that holds it
+    group: int  # row group in the shard
+    row: int  # row in the group
 
 
 class RowIndex:

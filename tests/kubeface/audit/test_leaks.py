@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from kubeface.audit import evaluation_sets
-from kubeface.audit.embedder import sface
+from kubeface.audit.embeddings import sface
 from kubeface.audit.evaluation_sets import read_evaluation_set, split_sources
 from kubeface.audit.options import AuditOptions
 from kubeface.audit.step import audit

@@ -20,7 +20,7 @@ import re, sys, threading
 from pathlib import Path
 import numpy as np
 from kubeface.audit import step
-from kubeface.audit.embedder import sface, to_unit_length
+from kubeface.audit.embeddings import sface, to_unit_length
 
 network, seen = sface(), threading.local()
 
