@@ -16,13 +16,12 @@ from kubeface.faces.images import RGB, decode_rgb, encode_crop
 from kubeface.records.record import StepResult
 from kubeface.runtime.processors import cpu_limit
 from kubeface.runtime.progress import Progress
-from kubeface.runtime.workers import Row, by_pixels, in_order
+from kubeface.runtime.workers import in_order
 from kubeface.tables.resolution_pairs import enlarged_of, partners
-from kubeface.tables.table import Table, TableWriter
+from kubeface.tables.table import Rejection, Row, Table, TableWriter, by_pixels
 
 BATCH_PIXELS = 1_000_000  # photographs that a worker takes at once: 16 of LFW's, or one of a phone's
 STRETCH = 0.02  # tolerated difference between the aspect ratios of the two photographs of a pair
-Outcome = Row | tuple[str, str]  # the row of a crop, or why there is none: reason, detail
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +31,8 @@ class DetectedFace:
     landmarks: Points  # 5×2, in pixels of the photograph
     box: Points  # x1, y1, x2, y2 in pixels of the photograph
     score: float  # the detector's, 0 to 1
-    width: int  # of the photograph in pixels
-    height: int  # of the photograph in pixels
+    width: int  # of the photograph, in pixels
+    height: int
 
     def on_copy(self, image: RGB, enlarged: float = 1.0) -> "DetectedFace | None":
         """The same face on a smaller or larger copy of the photograph, None where the copy has another aspect ratio.
@@ -96,19 +95,16 @@ def align(faces: Path, out: Path, options: AlignOptions = AlignOptions()) -> Ali
         TableWriter(out, "aligned", f"align {__version__}", settings) as aligned,
         Progress("align", table.rows) as progress,
     ):
-        for rows, outcomes in in_order(worker, _batches(table), cpu_limit()):
-            for row, outcome in zip(rows, outcomes, strict=True):
-                if isinstance(outcome, tuple):
-                    aligned.reject(row["source"], *outcome)
+        for outcomes in in_order(worker, _batches(table), cpu_limit()):
+            for outcome in outcomes:
+                if isinstance(outcome, Rejection):
+                    aligned.reject(*outcome)
                 else:
                     aligned.add(outcome)
-            progress.advance(len(rows))
+            progress.advance(len(outcomes))
     if not aligned.rows:  # of one shard; gather ends the run where no shard has any
-        reason = (
-            "no image can be decoded of"
-            if options.detector == NO_DETECTOR
-            else f"{detect.name} found no face in any of"
-        )
+        whole = options.detector == NO_DETECTOR
+        reason = "no image can be decoded of" if whole else f"{detect.name} found no face in any of"
         print(f"warning: {reason} the {table.rows} images of {faces}", file=sys.stderr)
     return AlignResult(
         rows_in=table.rows,
@@ -124,16 +120,17 @@ def _batches(table: Table, wanted: set[str] | None = None) -> Iterator[list[Row]
         yield from by_pixels((row for row in rows if wanted is None or row["image_id"] in wanted), BATCH_PIXELS)
 
 
-def _find_sharp(
-    table: Table, detect: Detector, min_confidence: float, wanted: set[str]
-) -> dict[str, DetectedFace | None]:
+def _find_sharp(table: Table, detect: Detector, min_confidence: float, wanted: set[str]) -> SharpFaces:
     """The faces of the sharp images of pairs, before all others: low images may precede them in the table."""
     sharp_faces: dict[str, DetectedFace | None] = {}
 
     def work(rows: Sequence[Row]) -> tuple[int, dict[str, DetectedFace | None]]:
-        images, _ = _decode(rows)
-        faces = {rows[index]["image_id"]: _find_face(detect, min_confidence, image) for index, image in images.items()}
-        return len(rows), faces
+        images = {row["image_id"]: _decode(row) for row in rows}
+        return len(rows), {
+            image_id: _find_face(detect, min_confidence, image)
+            for image_id, image in images.items()
+            if not isinstance(image, Rejection)
+        }
 
     with Progress("align: sharp images of pairs", len(wanted)) as progress:
         for count, faces in in_order(work, _batches(table, wanted), cpu_limit()):
@@ -142,16 +139,12 @@ def _find_sharp(
     return sharp_faces
 
 
-def _decode(rows: Sequence[Row]) -> tuple[dict[int, RGB], dict[int, Outcome]]:
-    """The photographs of rows by index, and the outcomes of those that cannot be decoded."""
-    images: dict[int, RGB] = {}
-    outcomes: dict[int, Outcome] = {}
-    for index, row in enumerate(rows):
-        try:
-            images[index] = decode_rgb(row["image"])
-        except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, others
-            outcomes[index] = "unreadable", f"{type(error).__name__}: {error}"
-    return images, outcomes
+def _decode(row: Row) -> RGB | Rejection:
+    """The photograph of a row, or why there is none."""
+    try:
+        return decode_rgb(row["image"])
+    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and others
+        return Rejection(row["source"], "unreadable", f"{type(error).__name__}: {error}")
 
 
 def _find_face(detect: Detector, min_confidence: float, image: RGB) -> DetectedFace | None:
@@ -171,21 +164,33 @@ def _find_face(detect: Detector, min_confidence: float, image: RGB) -> DetectedF
 class _Worker:
     """Crops a batch of rows, in a thread of its own."""
 
-    detect: Detector  # the detector
-    options: AlignOptions  # of the step
+    detect: Detector
+    options: AlignOptions
     sharp_of: Mapping[str, str]  # image_id of the sharp image by that of the low one, of pairs
-    sharp_faces: SharpFaces  # faces of the sharp images
+    sharp_faces: SharpFaces
 
-    def __call__(self, rows: Sequence[Row]) -> tuple[Sequence[Row], list[Outcome]]:
-        images, outcomes = _decode(rows)
-        for index, image in images.items():
-            face = self._face(rows[index], image)
-            outcomes[index] = (
-                ("no_face", face)
-                if isinstance(face, str)
-                else _crop_row(rows[index], image, face, self.options.template)
-            )
-        return rows, [outcomes[index] for index in range(len(rows))]
+    def __call__(self, rows: Sequence[Row]) -> list[Row | Rejection]:
+        return [self._crop(row) for row in rows]
+
+    def _crop(self, row: Row) -> Row | Rejection:
+        """The row of a photograph's crop, or why there is none."""
+        image = _decode(row)
+        if isinstance(image, Rejection):
+            return image
+        face = self._face(row, image)
+        if isinstance(face, str):
+            return Rejection(row["source"], "no_face", face)
+        crop = TEMPLATES[self.options.template](image, face.landmarks, face.box)
+        return row | {
+            "image": encode_crop(crop),
+            "width": crop.shape[1],
+            "height": crop.shape[0],
+            "photo_width": face.width,
+            "photo_height": face.height,
+            "landmarks": face.landmarks.ravel().tolist(),
+            "det_score": face.score,
+            "det_box": face.box.tolist(),
+        }
 
     def _face(self, row: Row, image: RGB) -> DetectedFace | str:
         """The face of a photograph, or why there is none."""
@@ -200,18 +205,3 @@ class _Worker:
             if copy := face.on_copy(image, enlarged_of(row["groups"])):
                 return copy
         return _find_face(self.detect, self.options.min_confidence, image) or none_found
-
-
-def _crop_row(row: Row, image: RGB, face: DetectedFace, template: str) -> Row:
-    """The row of a photograph's crop."""
-    crop = TEMPLATES[template](image, face.landmarks, face.box)
-    return row | {
-        "image": encode_crop(crop),
-        "width": crop.shape[1],
-        "height": crop.shape[0],
-        "photo_width": face.width,
-        "photo_height": face.height,
-        "landmarks": face.landmarks.ravel().tolist(),
-        "det_score": face.score,
-        "det_box": face.box.tolist(),
-    }

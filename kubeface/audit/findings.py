@@ -1,11 +1,8 @@
 """Findings of the audit, and what is derived from them: verdicts, counts, CSV files."""
 
-import csv
 from collections import Counter
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +14,7 @@ from kubeface.audit.label_errors import Centres, Lookalikes, Suspect
 from kubeface.audit.leaks import Leak
 from kubeface.audit.options import AuditOptions
 from kubeface.records.findings import AuditCounts, IdentitySizes
+from kubeface.storage.folders import write_csv
 
 # In order of precedence where several hold.
 REASONS = ("unreadable", "leak", "same_photo_two_names", "looks_like_another", "far_from_identity", "duplicate")
@@ -65,7 +63,7 @@ def write_tables(folder: Path, images: AuditedImages, findings: Findings, verdic
         return "" if verdicts[row] == KEPT else REASONS[verdicts[row]]
 
     names, cluster = images.names, findings.duplicates.cluster
-    _write_csv(
+    write_csv(
         folder / "duplicates.csv",
         ("cluster", "image_id", "identity", "source", "dropped"),
         (
@@ -74,7 +72,7 @@ def write_tables(folder: Path, images: AuditedImages, findings: Findings, verdic
             for row in group.tolist()
         ),
     )
-    _write_csv(
+    write_csv(
         folder / "suspects.csv",
         ("image_id", "identity", "source", "cosine", "central_source", "near", "near_cosine", "dropped"),
         (
@@ -84,7 +82,7 @@ def write_tables(folder: Path, images: AuditedImages, findings: Findings, verdic
             for suspect in findings.suspects
         ),
     )  # fmt: skip
-    _write_csv(
+    write_csv(
         folder / "pairs.csv",
         ("left", "right", "cosine", "left_images", "right_images", "left_source", "right_source", "best", "person"),
         (
@@ -94,7 +92,7 @@ def write_tables(folder: Path, images: AuditedImages, findings: Findings, verdic
             for pair in findings.lookalikes.pairs
         ),
     )  # fmt: skip
-    _write_csv(
+    write_csv(
         folder / "leaks.csv",
         ("identity", "evaluation_set", "person", "cosine", "source", "file", "best", "same_photograph"),
         (
@@ -103,13 +101,6 @@ def write_tables(folder: Path, images: AuditedImages, findings: Findings, verdic
             for leak in findings.leaks
         ),
     )  # fmt: skip
-
-
-def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    with open(path, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)
 
 
 def identity_sizes(images: AuditedImages) -> IdentitySizes:

@@ -125,7 +125,7 @@ def read_audited_images(table: Table, filtered: Table, embed: Embedder, embeddin
         KubefaceError: the filter table lacks an image.
     """
     pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own holds on to several times of what it was once given
-    template = table.manifest.settings.get("template", "")
+    template = table.manifest.setting("template")
     codes: dict[str, int] = {}
     numbers = np.zeros(table.rows, NUMBERS)
 

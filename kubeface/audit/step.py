@@ -69,7 +69,7 @@ def audit(aligned: Path, filtered: Path, out: Path, html: Path, options: AuditOp
     table, verdict_table = Table(aligned, "aligned"), Table(filtered, "filter")
     require(table.rows > 0, f"{aligned} holds no image: run align again")
     previous = read_previous(options.previous) if options.previous else None
-    whole = table.manifest.settings.get("template") == WHOLE
+    whole = table.manifest.setting("template") == WHOLE
     require(
         not (whole and options.evaluation_sets),
         "evaluation_sets are looked through for faces, and whole photographs have none: leave evaluation_sets empty",

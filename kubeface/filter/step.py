@@ -18,9 +18,9 @@ from kubeface.records.record import StepResult
 from kubeface.runtime.errors import require
 from kubeface.runtime.processors import cpu_limit
 from kubeface.runtime.progress import Progress
-from kubeface.runtime.workers import Row, by_pixels, in_order
+from kubeface.runtime.workers import in_order
 from kubeface.tables.resolution_pairs import LOW, partners, resolution_of
-from kubeface.tables.table import Table, TableWriter
+from kubeface.tables.table import Row, Table, TableWriter, by_pixels
 
 BATCH_PIXELS = 1_000_000  # photographs that a worker takes at once
 
@@ -60,7 +60,7 @@ def filter_faces(faces: Path, aligned: Path, out: Path, options: FilterOptions =
         KubefaceError: a corrupt table, or tables that do not belong together.
     """
     photographs, crops = Table(faces, "faces"), Table(aligned, "aligned")
-    whole = crops.manifest.settings.get("template") == WHOLE
+    whole = crops.manifest.setting("template") == WHOLE
     measure = _measure_whole if whole else _face_measure()
     sharp_of = {} if whole else partners(crops)
     of_sharp = _measure_sharp(measure, photographs, crops, set(sharp_of.values())) if sharp_of else {}
@@ -107,15 +107,10 @@ class _Decision:
 
     options: FilterOptions | None  # None to keep all that can be decoded
     sharp_of: Mapping[str, str]  # image_id of the sharp image by that of the low one, of pairs
-    of_sharp: SharpQualities  # quality of the sharp images
+    of_sharp: SharpQualities
 
     def of(self, row: Row, quality: FaceQuality | None) -> tuple[str | None, str]:
-        """The reason to reject an image, None to keep it, and the detail.
-
-        Args:
-            row: of the photograph.
-            quality: of the image, None where it cannot be decoded.
-        """
+        """The reason to reject an image, None to keep it, and the detail; `quality` is None where it is unreadable."""
         sharp = self.sharp_of.get(row["image_id"], "")
         paired = sharp in self.of_sharp
         decisive = self.of_sharp[sharp] if quality and paired else quality
@@ -131,18 +126,12 @@ class _Decision:
 
 
 def _batches(photographs: Table, crops: Table, wanted: set[str] | None = None) -> Iterator[list[Row]]:
-    """The photographs in which the aligner found a face, with landmarks and box; both tables are in one order.
+    """The wanted photographs (None for all) in which the aligner found a face, with landmarks and box, for the workers.
 
-    Args:
-        photographs: face table.
-        crops: aligned table.
-        wanted: image_ids, None for all.
-
-    Returns:
-        Lists for the workers; of tiny photographs at most a row group, since each brings its crop.
+    Both tables are in one order. Of tiny photographs a list has at most a row group, since each brings its crop.
     """
     # Crops on other templates are of no use: what is measured is a crop on the ArcFace template, made anew.
-    stored = crops.manifest.settings.get("template") in ("arcface_112", WHOLE)
+    stored = crops.manifest.setting("template") in ("arcface_112", WHOLE)
     columns = ["image_id", "landmarks", "det_box", *(["image"] if stored else [])]
     remaining = (row for rows in crops.row_groups(columns) for row in rows)
     crop = next(remaining, None)
@@ -172,13 +161,7 @@ def _measure_sharp(
 def _measurer(
     measure: Measure, sharp_of: Mapping[str, str], of_sharp: SharpQualities
 ) -> Callable[[Sequence[Row]], tuple[Sequence[Row], list[FaceQuality | None]]]:
-    """The work on a batch of rows in a worker's thread: their qualities, None for an image that cannot be decoded.
-
-    Args:
-        measure: measures an image.
-        sharp_of: image_id of the sharp image by that of the low one, of pairs.
-        of_sharp: quality of the sharp images.
-    """
+    """The work on a batch of rows in a worker's thread: their qualities, None for an image that cannot be decoded."""
 
     def quality(row: Row) -> FaceQuality | None:
         if row["image_id"] in of_sharp:

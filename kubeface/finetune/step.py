@@ -141,14 +141,14 @@ def _load_start(options: FinetuneOptions, table: Table, group: Group) -> tuple[F
     Raises:
         KubefaceError: it cannot be had, or the processes have different ones.
     """
-    aligned_with = table.manifest.settings
+    manifest = table.manifest
     model, fallback = load_start(
-        options.backbone, options.pretrained, options.fallback, group.device, aligned_with.get("template", TEMPLATE),
+        options.backbone, options.pretrained, options.fallback, group.device, manifest.setting("template", TEMPLATE),
         options.strategy == "scratch",
     )  # fmt: skip
     if fallback and group.main:
         print(f"finetune: {fallback}", flush=True)
-    model.detector = aligned_with.get("detector", DETECTOR)
+    model.detector = manifest.setting("detector", DETECTOR)
     return model, fallback
 
 

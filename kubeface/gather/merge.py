@@ -35,14 +35,7 @@ class IdentityCount:
 def merge(
     shards: Sequence[ShardTables], out_aligned: Path, out_filtered: Path, erased: frozenset[str], seed: int
 ) -> dict[str, IdentityCount]:
-    """Writes the merged tables, in the order in which ingest stores a whole source.
-
-    Args:
-        shards: tables of all shards.
-        out_aligned: folder of the merged aligned table.
-        out_filtered: folder of the merged filter table.
-        erased: digests of the people and images to be forgotten.
-        seed: of ingest.
+    """Writes the merged tables, in the order in which ingest with this seed stores a whole source.
 
     Returns:
         the counts by identity.
@@ -50,8 +43,7 @@ def merge(
     Raises:
         KubefaceError: different settings, no face, a single identity, or an image that should have been erased.
     """
-    aligned = [shard.align.table for shard in shards]
-    filtered = [shard.filter.table for shard in shards]
+    aligned, filtered = ([shard.tables[step] for shard in shards] for step in ("align", "filter"))
     settings = common_settings(aligned)
     identities: dict[str, IdentityCount] = {}
     with ExitStack() as stack:
@@ -69,10 +61,11 @@ def merge(
             count.rejected += not verdict["kept"]
             progress.advance()
         for tables, writer in ((aligned, crops), (filtered, verdicts)):
-            for rejection in (rejection for table in tables for rejection in table.rejected()):
-                writer.reject(*rejection)
-        images = sum(shard.ingest.table.rows for shard in shards)
-        _require_identities(crops, images, whole=settings.get("template") == WHOLE)
+            for table in tables:
+                for rejection in table.rejected():
+                    writer.reject(*rejection)
+        images = sum(shard.tables["ingest"].rows for shard in shards)
+        _require_identities(crops, images, settings.get("template") == WHOLE)
     return identities
 
 
@@ -91,12 +84,7 @@ def _require_not_erased(crop: Row, erased: frozenset[str]) -> None:
 
 
 def _require_identities(crops: TableWriter, images: int, whole: bool) -> None:
-    """Refuses a merged table without at least two identities.
-
-    Args:
-        images: that ingest read.
-        whole: crops are whole photographs of classes, not faces.
-    """
+    """Refuses a merged table without at least two identities; `whole` are photographs of classes, not faces."""
     require(
         crops.rows > 0,
         f"none of {images} images can be decoded: look at rejected.csv of align"

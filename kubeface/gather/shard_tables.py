@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from kubeface.records.receipt import Receipt
 from kubeface.runtime.errors import require
+from kubeface.tables.manifest import Settings
 from kubeface.tables.table import Row, Table
 
 STEPS = ("ingest", "align", "filter")
@@ -14,20 +14,15 @@ SHARD_SETTINGS = frozenset({"faces", "aligned", "forgotten"})
 
 
 @dataclass(frozen=True, slots=True)
-class StepOutput:
-    """A step's table of one shard, and its receipt."""
-
-    table: Table
-    receipt: Receipt
-
-
-@dataclass(frozen=True, slots=True)
 class ShardTables:
-    """The tables of one shard."""
+    """The tables of one shard, and their receipts, by the step that wrote them.
 
-    ingest: StepOutput  # photographs; of superresolve where the pipeline enlarges them
-    align: StepOutput  # face crops
-    filter: StepOutput  # the filter's verdict on each crop, in the same order
+    ingest has photographs (of superresolve where the pipeline enlarges them), align face crops, and filter its verdict
+    on each crop, in the same order.
+    """
+
+    tables: Mapping[str, Table]
+    receipts: Mapping[str, Receipt]
 
     @classmethod
     def open(cls, ingested: str, aligned: str, filtered: str) -> "ShardTables":
@@ -49,12 +44,13 @@ class ShardTables:
             and verdicts.manifest.settings.get("aligned") == crops.sha256,
             f"{crops.folder} or {verdicts.folder} was made from another table: give those of one shard",
         )
-        return cls(*map(StepOutput, (faces, crops, verdicts), receipts))
+        tables = zip(STEPS, (faces, crops, verdicts), strict=True)
+        return cls(dict(tables), dict(zip(STEPS, receipts, strict=True)))
 
     @property
     def shard(self) -> str:
         """The shard as <number>/<count>."""
-        return self.ingest.receipt.shard
+        return self.receipts["ingest"].shard
 
     @property
     def number(self) -> int:
@@ -64,12 +60,7 @@ class ShardTables:
     @property
     def fingerprint(self) -> str:
         """What the shard held when it was planned."""
-        return self.ingest.receipt.fingerprint
-
-    def of(self, step: str) -> StepOutput:
-        """The output of a step: ingest, align or filter."""
-        output: StepOutput = getattr(self, step)
-        return output
+        return self.receipts["ingest"].fingerprint
 
     def rows(self) -> Iterator[tuple[Row, Row]]:
         """Yields each crop's row with its verdict, a row group in memory at a time.
@@ -77,18 +68,19 @@ class ShardTables:
         Raises:
             KubefaceError: the filter table has other rows than the aligned one.
         """
-        verdicts = (row for rows in self.filter.table.row_groups() for row in rows)
-        for crops in self.align.table.row_groups():
+        filtered = self.tables["filter"]
+        verdicts = (row for rows in filtered.row_groups() for row in rows)
+        for crops in self.tables["align"].row_groups():
             for crop in crops:
                 verdict = next(verdicts, {})
                 require(
                     verdict.get("image_id") == crop["image_id"],
-                    f"{self.filter.table.folder} says nothing of image {crop['image_id']}: run filter on this table",
+                    f"{filtered.folder} says nothing of image {crop['image_id']}: run filter on this table",
                 )
                 yield crop, verdict
 
 
-def common_settings(tables: Sequence[Table]) -> Mapping[str, Any]:
+def common_settings(tables: Sequence[Table]) -> Settings:
     """The settings that all shards share.
 
     Raises:

@@ -1,10 +1,9 @@
 """Gather: the tables of all shards as one, the same bytes whatever the number of shards."""
 
-import csv
 import heapq
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from kubeface import __version__
@@ -14,7 +13,7 @@ from kubeface.gather.shard_tables import STEPS, ShardTables
 from kubeface.records.data import DataRecord, Erasure, ShardStepsRecord, StepTotals, previous_shards
 from kubeface.records.record import StepResult
 from kubeface.runtime.errors import require
-from kubeface.storage.folders import new_folder
+from kubeface.storage.folders import new_folder, write_csv
 from kubeface.tables.erasure import read_erasure_list
 from kubeface.tables.table import Rejection
 
@@ -94,7 +93,7 @@ def gather(
 def _record(
     shards: Sequence[ShardTables], rejected: dict[str, dict[str, int]], changed: list[str], erased: frozenset[str]
 ) -> DataRecord:
-    faces = [shard.ingest.table for shard in shards]
+    faces = [shard.tables["ingest"] for shard in shards]
     return DataRecord(
         producer=f"gather {__version__}",
         images=sum(table.rows for table in faces),
@@ -104,14 +103,14 @@ def _record(
         changed_shards=changed,
         erasure=Erasure(
             marks=sorted(erased),
-            files_left_out=sum(table.manifest.settings.get("forgotten", 0) for table in faces),
-            rows_checked=sum(shard.align.table.rows for shard in shards),
+            files_left_out=sum(int(table.manifest.setting("forgotten", "0")) for table in faces),
+            rows_checked=sum(shard.tables["align"].rows for shard in shards),
         ),
     )
 
 
 def _totals(shards: Sequence[ShardTables], step: str) -> StepTotals:
-    receipts = [shard.of(step).receipt for shard in shards]
+    receipts = [shard.receipts[step] for shard in shards]
     return StepTotals(
         rows_in=sum(receipt.rows_in for receipt in receipts),
         rows_out=sum(receipt.rows_out for receipt in receipts),
@@ -122,24 +121,23 @@ def _totals(shards: Sequence[ShardTables], step: str) -> StepTotals:
 def _write_rejected(shards: Sequence[ShardTables], path: Path) -> dict[str, dict[str, int]]:
     """Lists the images that each step left out, by step and source; returns the counts by step and reason."""
     counts: dict[str, Counter[str]] = {step: Counter() for step in STEPS}
-    with open(path, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("step", *Rejection._fields))
+
+    def rows() -> Iterator[tuple[str, ...]]:
         for step in STEPS:
-            lists = (shard.of(step).table.rejected() for shard in shards)
+            lists = (shard.tables[step].rejected() for shard in shards)
             for rejection in heapq.merge(*lists, key=lambda rejection: rejection.source):
-                writer.writerow((step, *rejection))
                 counts[step][rejection.reason] += 1
+                yield step, *rejection
+
+    write_csv(path, ("step", *Rejection._fields), rows())
     return {step: dict(sorted(reasons.items())) for step, reasons in counts.items()}
 
 
 def _write_identities(identities: Mapping[str, IdentityCount], path: Path) -> None:
     """Lists the share of each identity's images that the filter rejects; warns of identities that lose most of them."""
     ordered = sorted(identities.items(), key=lambda item: (-item[1].rejected_share, item[0]))
-    with open(path, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("identity", "images", "rejected", "share"))
-        writer.writerows((name, n.images, n.rejected, f"{n.rejected_share:.4f}") for name, n in ordered)
+    rows = ((name, count.images, count.rejected, f"{count.rejected_share:.4f}") for name, count in ordered)
+    write_csv(path, ("identity", "images", "rejected", "share"), rows)
     losing = [name for name, count in ordered if count.rejected_share > 0.5]
     if losing:
         names = ", ".join(losing[:5]) + (" …" if len(losing) > 5 else "")

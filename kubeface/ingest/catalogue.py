@@ -10,7 +10,7 @@ from kubeface.ingest.naming import Label, Naming, by_folder, by_listing, by_patt
 from kubeface.ingest.options import IngestOptions
 from kubeface.runtime.errors import require
 from kubeface.runtime.keyed_rng import stored_name
-from kubeface.runtime.packed_lists import FileList, StoredFile, parts
+from kubeface.runtime.packed_lists import FileList, parts
 from kubeface.storage.downloads import split_checksum
 from kubeface.storage.sources import Source, open_source
 from kubeface.tables.erasure import name_digest
@@ -34,11 +34,7 @@ class Shard:
 
     @classmethod
     def parse(cls, text: str) -> "Shard":
-        """Reads the text of a shard.
-
-        Raises:
-            KubefaceError: the text is no shard.
-        """
+        """Reads the text of a shard; KubefaceError for any other."""
         part, _, content = text.partition(" ")
         number, slash, count = part.partition("/")
         require(
@@ -70,7 +66,7 @@ class Catalogue:
     naming: Naming  # label of a file by its name
     files: FileList  # files to read, in the order of their names
     missing: list[str] = field(default_factory=list)  # names that the listing has and the source does not
-    # digest by which each file is to be forgotten, by the file's name
+    # The digest by which each file is to be forgotten, by the file's name.
     forgotten: dict[str, str] = field(default_factory=dict)
 
     def key(self, name: str) -> str:
@@ -82,10 +78,8 @@ class Catalogue:
         """Yields the name by which each file's row is ranked, in the order of the files."""
         for name in self.files.names():
             label = self.naming(name)
-            resolution = label and label.groups.get(RESOLUTION)
-            yield (
-                stored_name(name, label.identity, resolution if resolution in (LOW, HIGH) else None) if label else name
-            )
+            resolution = label.groups.get(RESOLUTION) if label else None
+            yield stored_name(name, label.identity, resolution) if label and resolution in (LOW, HIGH) else name
 
     def part(self, shard: Shard) -> "Catalogue":
         """The catalogue of one shard."""
@@ -106,7 +100,8 @@ class Catalogue:
         used = set()
         for file in self.files:
             number = shard_number(self.key(file.name), count)
-            hashes[number].update(self._line(file))
+            line = f"{file.name}\0{file.size}\0{file.version}\0{self.naming(file.name)}\n"
+            hashes[number].update(line.encode("utf-8", "surrogateescape"))
             used.add(number)
         for name in self.missing:
             hashes[shard_number(self.key(name), count)].update(f"missing\0{name}\n".encode("utf-8", "surrogateescape"))
@@ -117,20 +112,10 @@ class Catalogue:
             for number in sorted(used)
         ]
 
-    def _line(self, file: StoredFile) -> bytes:
-        return f"{file.name}\0{file.size}\0{file.version}\0{self.naming(file.name)}\n".encode(
-            "utf-8", "surrogateescape"
-        )
-
 
 @contextmanager
 def open_catalogue(source: str, options: IngestOptions, erased: frozenset[str]) -> Iterator[Catalogue]:
-    """Opens a source and lists its files, without reading an image.
-
-    Args:
-        source: folder, s3:// prefix, archive, or a listing of images that lie beside it.
-        options: listing and identity_pattern are used.
-        erased: digests of the people and images to leave out, of `read_erasure_list`.
+    """Opens a source (see `ingest`) and lists its files, less the `erased` ones, without reading an image.
 
     Raises:
         KubefaceError: a source that is not there, cannot be reached or holds no image, or a listing or pattern that

@@ -18,8 +18,7 @@ class Label:
     """The label of an image."""
 
     identity: str  # the person or class
-    # folder of the identity's images, empty where the folder does not name it; one identity in two folders may be two
-    # people
+    # Folder of the identity's images, empty where the folder does not name it: one identity in two may be two people.
     folder: str = ""
     given_split: str | None = None  # train, val or test where the source is divided
     groups: dict[str, str] = field(default_factory=dict)  # further values by name: camera, age, resolution …
@@ -54,9 +53,6 @@ def by_pattern(pattern: str) -> Naming:
     of a division and of resolutions may lie above in either order, and where there are resolutions further folders may
     lie below them.
 
-    Args:
-        pattern: valid regular expression with a group, as IngestOptions checks.
-
     Raises:
         KubefaceError: on use, a split that is none of the three.
     """
@@ -80,13 +76,9 @@ def by_pattern(pattern: str) -> Naming:
 
 
 def by_listing(listing: Listing, others: Naming) -> Naming:
-    """Labels files by a listing; without a column identity by folder or pattern, or else by the image's own name.
+    """Labels files by a listing, whose columns but identity and split become groups; the resolution by their folders.
 
-    The resolution is read off the folders in any case.
-
-    Args:
-        listing: matched with the files; its columns but identity and split become groups.
-        others: by folder or by pattern, for a listing without the column identity.
+    Without a column identity `others`, by folder or pattern, names the person, or else the image's own name.
     """
 
     def label_of(name: str) -> Label | None:

@@ -4,9 +4,6 @@ import hashlib
 import io
 import json
 import sys
-from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,16 +14,17 @@ from kubeface import __version__
 from kubeface.faces.images import encode_png
 from kubeface.faces.photographs import FORMATS, eight_bits
 from kubeface.ingest.catalogue import Catalogue, Shard, open_catalogue
-from kubeface.ingest.naming import Label, Naming
+from kubeface.ingest.naming import Label
 from kubeface.ingest.options import IngestOptions
 from kubeface.records.record import StepResult
 from kubeface.runtime.errors import require
 from kubeface.runtime.keyed_rng import by_rank
 from kubeface.runtime.progress import Progress
-from kubeface.storage.sources import Source
+from kubeface.runtime.workers import in_order
 from kubeface.tables.erasure import read_erasure_list
 from kubeface.tables.hashing import perceptual_hash
-from kubeface.tables.table import Row, TableWriter
+from kubeface.tables.manifest import Settings
+from kubeface.tables.table import Rejection, Row, TableWriter
 
 MOST_SHARDS = 10_000
 THREADS = 16  # an object store answers many requests at once, and decoding releases the interpreter lock
@@ -36,9 +34,8 @@ THREADS = 16  # an object store answers many requests at once, and decoding rele
 class ShardPlan:
     """How a source is divided into shards."""
 
-    # text of each shard that holds a file, as `ingest` takes it. It carries the digests of those in it who are to be
-    # forgotten: ingest needs no option `forget` with it, and without one a changed list runs only the shards that it
-    # concerns again.
+    # Text of each shard that holds a file, as `ingest` takes it. It carries the digests of those in it who are to be
+    # forgotten, so that ingest needs no option `forget` and a changed list runs only the shards that it concerns again.
     shards: list[str]
     files: int  # files to read
     forgotten: int  # files left out because of `forget`
@@ -110,15 +107,19 @@ def ingest(source: str, out: Path, options: IngestOptions = IngestOptions(), *, 
 
 
 def _write_table(source: str, catalogue: Catalogue, out: Path, options: IngestOptions, complete: bool) -> IngestResult:
-    """Reads the files of a catalogue into a table.
-
-    Args:
-        complete: the catalogue is the whole source, which must show several people.
-    """
+    """Reads the files of a catalogue into a table; one of a complete source must show several people."""
     files, forgotten = catalogue.files, len(catalogue.forgotten)
     names = map(files.name, by_rank(options.seed, catalogue.stored_names()))
     # Without the shard's number: equal content gives an equal table, whichever shard of however many it is.
-    settings = {"source": source, "forgotten": forgotten} | options.model_dump(mode="json", exclude={"forget"})
+    settings: Settings = {"source": source, "forgotten": forgotten, **options.model_dump(exclude={"forget"})}
+
+    def load(name: str) -> tuple[Label, Row] | Rejection:
+        label = catalogue.naming(name)
+        if label is None:
+            return Rejection(name, "no_identity", "neither its folder nor its name says who it is")
+        row = _read_image(name, label, catalogue.source.read(name), options.max_pixels)
+        return row if isinstance(row, Rejection) else (label, row)
+
     with (
         TableWriter(out, "faces", f"ingest {__version__}", settings) as table,
         Progress("ingest", len(files)) as progress,
@@ -126,15 +127,21 @@ def _write_table(source: str, catalogue: Catalogue, out: Path, options: IngestOp
         for name in catalogue.missing:
             table.reject(name, "missing_file", f"{options.listing or source} lists it")
         folders: dict[str, str] = {}  # by identity
-        for image in _read_all(catalogue.source, names, catalogue.naming, options.max_pixels):
-            if isinstance(image, Reject):
-                table.reject(image.source, image.reason, image.detail)
+        for image in in_order(load, names, THREADS):
+            if isinstance(image, Rejection):
+                table.reject(*image)
             else:
-                _require_one_folder(folders, image.label)
-                table.add(image.row())
+                label, row = image
+                _require_one_folder(folders, label)
+                table.add(row)
             progress.advance()
         if complete:
-            _require_identities(source, table, len(files), next(iter(folders), ""))
+            require(table.rows > 0, f"{source}: none of the {len(files)} files is a usable image ({table.rejected})")
+            require(
+                table.identities > 1,
+                f"{source} holds one identity only ('{next(iter(folders), '')}'): put the images of each person into a "
+                "folder of their own, or give identity_pattern or listing",
+            )
     return IngestResult(
         rows_in=len(files) + len(catalogue.missing),
         rows_out=table.rows,
@@ -144,85 +151,16 @@ def _write_table(source: str, catalogue: Catalogue, out: Path, options: IngestOp
     )
 
 
-def _require_identities(source: str, table: TableWriter, files: int, first: str) -> None:
-    require(table.rows > 0, f"{source}: none of the {files} files is a usable image ({table.rejected})")
-    require(
-        table.identities > 1,
-        f"{source} holds one identity only ('{first}'): put the images of each person into a folder of their own, "
-        "or give identity_pattern or listing",
-    )
-
-
-@dataclass(frozen=True)
-class Reject:
-    """An image that is left out."""
-
-    source: str  # name of the file
-    reason: str  # one word, as rejected.csv has it
-    detail: str = ""  # one line
-
-
-@dataclass(frozen=True)
-class Ingested:
-    """A usable image."""
-
-    source: str  # name of the file
-    label: Label  # its label
-    image: bytes  # JPEG or PNG file
-    width: int  # in pixels
-    height: int  # in pixels
-    phash: str  # perceptual hash, 16 hex digits
-
-    def row(self) -> Row:
-        """The table row; image_id is 16 hex digits of the SHA-256 of name and content."""
-        digest = hashlib.sha256(self.source.encode("utf-8", "surrogateescape") + b"\0" + self.image)
-        return {
-            "image_id": digest.hexdigest()[:16],
-            "identity": self.label.identity,
-            "source": self.source,
-            "given_split": self.label.given_split,
-            "groups": json.dumps(self.label.groups, sort_keys=True, ensure_ascii=False) if self.label.groups else None,
-            "image": self.image,
-            "width": self.width,
-            "height": self.height,
-            "content": hashlib.sha256(self.image).hexdigest()[:16],
-            "phash": self.phash,
-        }
-
-
-def _read_all(opened: Source, names: Iterable[str], naming: Naming, max_pixels: int) -> Iterator[Ingested | Reject]:
-    """Reads and decodes files in threads, a bounded number ahead, and yields them in the order of `names`."""
-
-    def load(name: str) -> Ingested | Reject:
-        label = naming(name)
-        if label is None:
-            return Reject(name, "no_identity", "neither its folder nor its name says who it is")
-        return _load(name, label, opened.read(name), max_pixels)
-
-    with ThreadPoolExecutor(THREADS) as pool:
-        ahead: deque[Future[Ingested | Reject]] = deque()
-        try:
-            for name in names:
-                ahead.append(pool.submit(load, name))
-                if len(ahead) >= 4 * THREADS:
-                    yield ahead.popleft().result()
-            while ahead:
-                yield ahead.popleft().result()
-        finally:
-            for future in ahead:
-                future.cancel()
-
-
-def _load(name: str, label: Label, data: bytes, max_pixels: int) -> Ingested | Reject:
+def _read_image(name: str, label: Label, data: bytes, max_pixels: int) -> Row | Rejection:
     """Decodes a file in full, so that a truncated one is found here and not in training."""
     if not data:
-        return Reject(name, "empty_file")
+        return Rejection(name, "empty_file")
     if name.encode("utf-8", "replace").decode() != name:
-        return Reject(name, "bad_name", "the name is not UTF-8: rename the file or folder")
+        return Rejection(name, "bad_name", "the name is not UTF-8: rename the file or folder")
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             if image.width * image.height > max_pixels:
-                return Reject(name, "too_large", f"{image.width}×{image.height} pixels, {max_pixels} allowed")
+                return Rejection(name, "too_large", f"{image.width}×{image.height} pixels, {max_pixels} allowed")
             kept = (
                 image.format in ("JPEG", "PNG") and image.mode in ("RGB", "L") and image.getexif().get(0x0112, 1) == 1
             )
@@ -235,12 +173,24 @@ def _load(name: str, label: Label, data: bytes, max_pixels: int) -> Ingested | R
             width, height = upright.size
             phash = perceptual_hash(upright)
     except UnidentifiedImageError:
-        return Reject(name, "not_an_image", f"none of {', '.join(FORMATS)}")
+        return Rejection(name, "not_an_image", f"none of {', '.join(FORMATS)}")
     except Image.DecompressionBombError as error:
-        return Reject(name, "too_large", str(error))
+        return Rejection(name, "too_large", str(error))
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and others
-        return Reject(name, "unreadable", f"{type(error).__name__}: {error}")
-    return Ingested(name, label, data, width, height, phash)
+        return Rejection(name, "unreadable", f"{type(error).__name__}: {error}")
+    name_bytes = name.encode("utf-8", "surrogateescape")
+    return {
+        "image_id": hashlib.sha256(name_bytes + b"\0" + data).hexdigest()[:16],
+        "identity": label.identity,
+        "source": name,
+        "given_split": label.given_split,
+        "groups": json.dumps(label.groups, sort_keys=True, ensure_ascii=False) if label.groups else None,
+        "image": data,
+        "width": width,
+        "height": height,
+        "content": hashlib.sha256(data).hexdigest()[:16],
+        "phash": phash,
+    }
 
 
 def _require_one_folder(folders: dict[str, str], label: Label) -> None:

@@ -1,13 +1,12 @@
 """The same work on many items, on every processor, with results in the order of the items."""
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-Row = dict[str, Any]
 
 
 def in_order(work: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Generator[Result, None, None]:
@@ -34,23 +33,3 @@ def in_order(work: Callable[[Item], Result], items: Iterable[Item], workers: int
         finally:
             for future in begun:
                 future.cancel()
-
-
-def by_pixels(rows: Iterable[Row], pixels: int) -> Iterator[list[Row]]:
-    """Successive rows of a face table in lists of about as many pixels, however many photographs that takes.
-
-    Args:
-        rows: with width and height.
-        pixels: of all photographs in a list; one that has more comes alone.
-    """
-    batch: list[Row] = []
-    room = pixels
-    for row in rows:
-        size = row["width"] * row["height"]
-        if batch and size > room:
-            yield batch
-            batch, room = [], pixels
-        batch.append(row)
-        room -= size
-    if batch:
-        yield batch

@@ -18,6 +18,7 @@ from kubeface.split.division import PHOTOGRAPH, IdentitySplit, divide_people
 from kubeface.split.labelled import divide_labelled
 from kubeface.split.options import SplitOptions
 from kubeface.tables.labels import read_people
+from kubeface.tables.manifest import Settings
 from kubeface.tables.resolution_pairs import LOW, pair_key, resolution_of
 from kubeface.tables.table import Table, TableWriter
 
@@ -95,7 +96,7 @@ def split(
     )
 
 
-def _settings(table: Table, options: SplitOptions) -> dict[str, object]:
+def _settings(table: Table, options: SplitOptions) -> Settings:
     """What the manifest records: recognition's, without the options of the other tasks."""
     others = {"task", "unknown_fraction"} if options.task == RECOGNITION else set[str]()
     return {"aligned": table.sha256} | options.model_dump(mode="json", exclude=others)

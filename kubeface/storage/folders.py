@@ -1,9 +1,10 @@
-"""Output folders and files that are either whole or absent."""
+"""Output folders and files that are either whole or absent, JSON and CSV."""
 
+import csv
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,14 @@ def write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n", "utf-8")
 
 
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Writes a table as CSV; names of files need not be UTF-8."""
+    with open(path, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
+
+
 def read_json(path: Path) -> Any:
     """Reads a JSON file.
 
@@ -66,10 +75,20 @@ def read_json(path: Path) -> Any:
         KubefaceError: the file is missing or is not JSON.
     """
     try:
-        return json.loads(Path(path).read_text("utf-8"))
+        return parse_json(Path(path).read_bytes(), str(path))
     except FileNotFoundError:
         raise KubefaceError(f"{path} is missing: was the step before it finished?") from None
     except OSError as error:
         raise KubefaceError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def parse_json(data: bytes, where: str) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        KubefaceError: it is not JSON; the line names `where` it came from.
+    """
+    try:
+        return json.loads(data.decode())
     except ValueError as error:
-        raise KubefaceError(f"{path} is not valid JSON ({error}); run the step that writes it again") from None
+        raise KubefaceError(f"{where} is not valid JSON ({error}); run the step that writes it again") from None

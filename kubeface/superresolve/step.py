@@ -15,11 +15,11 @@ from kubeface.records.record import StepResult
 from kubeface.runtime.errors import require
 from kubeface.runtime.processors import cpu_limit
 from kubeface.runtime.progress import Progress
-from kubeface.runtime.workers import Row, by_pixels, in_order
+from kubeface.runtime.workers import in_order
 from kubeface.storage.folders import read_json
 from kubeface.superresolve.options import SuperresolveOptions
 from kubeface.tables.resolution_pairs import ENLARGED, LOW, enlarged_of, resolution_of
-from kubeface.tables.table import Table, TableWriter
+from kubeface.tables.table import Row, Table, TableWriter, by_pixels
 
 BICUBIC_SCALE = 4
 BATCH_PIXELS = 4_000_000  # of the enlarged images that a worker makes at once

@@ -87,7 +87,7 @@ def train_superresolution(
     network = Enlarging(options.architecture, options.scale, options.channels, options.blocks)
     table, divided = Table(aligned, "aligned"), Table(split, "split")
     train_images, val_images, identities = find_images(table, divided)
-    template = table.manifest.settings.get("template", "arcface_112")
+    template = table.manifest.setting("template", "arcface_112")
     judge, _ = load_start(options.backbone, options.pretrained, "", device, template, False)
     judge.network.eval().requires_grad_(False)
     trainer = _Trainer(network.to(device).to(memory_format=torch.channels_last), judge, options, device)

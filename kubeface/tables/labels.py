@@ -2,10 +2,10 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import JsonValue
 
 from kubeface.runtime.errors import KubefaceError, require
 from kubeface.tables.table import Table
@@ -26,11 +26,7 @@ def binary(text: str) -> int | None:
 
 
 def known_labels(table: Table) -> list[str]:
-    """The entries of `groups` that are binary in every image (1/0, 1/-1, true/false, yes/no in any case), sorted.
-
-    Args:
-        table: of faces or aligned; read a row group at a time.
-    """
+    """The entries of `groups` that are binary in every image (1/0, 1/-1, true/false, yes/no in any case), sorted."""
     is_binary: dict[str, bool] = {}  # whether each entry has been binary so far
     for _, groups in _rows(table):
         for name, text in groups.items():
@@ -41,7 +37,7 @@ def known_labels(table: Table) -> list[str]:
 
 
 def choose_labels(table: Table, wanted: str) -> list[str]:
-    """Chooses labels by name.
+    """Chooses labels of a table by name.
 
     Args:
         table: of faces or aligned.
@@ -65,14 +61,9 @@ def choose_labels(table: Table, wanted: str) -> list[str]:
 
 
 def read_labels(table: Table, names: Sequence[str]) -> tuple[list[str], NDArray[np.int8]]:
-    """The labels of every image.
+    """The labels of every image: N image ids in stored order, and N×L int8 for L names.
 
-    Args:
-        table: of faces or aligned; read a row group at a time.
-        names: L labels.
-
-    Returns:
-        N image ids in stored order, and N×L int8: 1, 0, or UNKNOWN (−1) where a label is empty or absent.
+    A value is 1, 0, or UNKNOWN (−1) where a label is empty or absent.
 
     Raises:
         KubefaceError: a value that is not binary.
@@ -94,15 +85,11 @@ def read_labels(table: Table, names: Sequence[str]) -> tuple[list[str], NDArray[
 
 
 def read_people(table: Table) -> list[str | None]:
-    """The person of every image in stored order, None where its groups name none.
-
-    Args:
-        table: of faces or aligned; read a row group at a time.
-    """
+    """The person of every image in stored order, None where its groups name none."""
     return [str(groups[PERSON]) if groups.get(PERSON) else None for _, groups in _rows(table)]
 
 
-def _rows(table: Table) -> Iterator[tuple[str, dict[str, Any]]]:
+def _rows(table: Table) -> Iterator[tuple[str, dict[str, JsonValue]]]:
     """Yields the image_id and the groups of every image in stored order."""
     for rows in table.row_groups(["image_id", "groups"]):
         for row in rows:

@@ -1,13 +1,14 @@
 """The manifest of a table: which kind it is, what wrote it with which settings, and its shards."""
 
-from typing import Any
+from collections.abc import Mapping
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from kubeface.runtime.errors import KubefaceError, require
 
 SCHEMA_VERSION = 3
 MANIFEST_FILE = "manifest.json"
+Settings = Mapping[str, JsonValue]  # a step's options, and the hashes of the tables that it read
 
 
 class ShardEntry(BaseModel):
@@ -34,7 +35,7 @@ class Manifest(BaseModel):
     """faces, aligned, filter, audit or split."""
     producer: str = ""
     """Step that wrote the table, and its version."""
-    settings: dict[str, Any] = Field(default_factory=dict)
+    settings: dict[str, JsonValue] = Field(default_factory=dict)
     """The step's options, and the hashes of the tables that it read."""
     rows: int
     """Rows of all shards."""
@@ -45,14 +46,13 @@ class Manifest(BaseModel):
     shards: list[ShardEntry]
     """The files, in the order of the rows."""
 
+    def setting(self, name: str, default: str = "") -> str:
+        """A setting as text, or the default where the table's step has none of that name."""
+        return str(self.settings.get(name, default))
+
     @classmethod
     def parse(cls, value: object, where: str, kind: str) -> "Manifest":
-        """Checks a manifest that was read as JSON.
-
-        Args:
-            value: what the file holds.
-            where: path or address of the file, for the error.
-            kind: kind of table that is wanted.
+        """Checks the manifest of a kind of table that was read as JSON from `where`.
 
         Raises:
             KubefaceError: it is no manifest, or one of another kind or schema version.

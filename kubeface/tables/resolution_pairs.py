@@ -55,8 +55,6 @@ def pair_key(identity: str, source: str) -> int:
 def partners(table: Table) -> dict[str, str]:
     """The image_id of the sharp image for each low image that has one, by the low one's image_id.
 
-    Reads only the columns of names and groups.
-
     Raises:
         KubefaceError: two images of one resolution pair with the same image of the other.
     """

@@ -24,9 +24,9 @@ WINDOW = 16
 class FaceLocation:
     """The row of a face crop in a table."""
 
-    image_id: str  # of the crop
-    label: int  # its class
-    shard: Path | RemoteFile  # file that holds it
+    image_id: str
+    label: int  # class
+    shard: Path | RemoteFile
     group: int  # row group in the shard
     row: int  # row in the group
 
@@ -95,11 +95,7 @@ class RowIndex:
 
 
 def row_index(table: Table, labels: dict[str, int]) -> RowIndex:
-    """Indexes the images that have a label; reads only the columns of ids and groups.
-
-    Args:
-        table: of face crops.
-        labels: class by image id.
+    """Indexes the face crops that have a label (class by image id); reads only the columns of ids and groups.
 
     Raises:
         KubefaceError: a shard that cannot be read, or two sharp images of one photograph.
@@ -108,41 +104,31 @@ def row_index(table: Table, labels: dict[str, int]) -> RowIndex:
     numbers = [np.empty((0, 4), np.int32)]
     low: dict[str, int] = {}
     count = 0
-    for shard, group, columns in _groups(table, ["image_id", "groups"]):
-        names, groups = columns["image_id"].to_pylist(), columns["groups"].to_pylist()
+    for shard, group, columns in table.arrow_groups(["image_id", "groups"]):
+        image_ids = columns["image_id"].combine_chunks()
+        names, groups = image_ids.to_pylist(), columns["groups"].to_pylist()
         rows = [row for row, image_id in enumerate(names) if image_id in labels]
         low |= {names[row]: count + index for index, row in enumerate(rows) if resolution_of(groups[row]) == LOW}
         count += len(rows)
         if rows:
             numbers.append(np.array([(labels[names[row]], shard, group, row) for row in rows], np.int32))
-            ids.append(columns["image_id"].take(pa.array(rows)))
+            ids.append(image_ids.take(pa.array(rows)))
     return RowIndex(table.paths, pa.concat_arrays(ids), np.concatenate(numbers), _sharp(table, low) if low else {})
 
 
 def _sharp(table: Table, low: dict[str, int]) -> dict[int, tuple[int, int, int] | None]:
     """The location (shard, row group, row) of each low image's sharp partner, by the low image's index.
 
-    Args:
-        table: of both images.
-        low: index of each low image by its id.
+    `low` gives the index of each low image by its id.
     """
     pairs = partners(table)
     wanted = {pairs[image_id]: index for image_id, index in low.items() if image_id in pairs}
     locations: dict[int, tuple[int, int, int] | None] = dict.fromkeys(low.values())
-    for shard, group, columns in _groups(table, ["image_id"]):
+    for shard, group, columns in table.arrow_groups(["image_id"]):
         for row, image_id in enumerate(columns["image_id"].to_pylist()):
             if image_id in wanted:
                 locations[wanted[image_id]] = shard, group, row
     return locations
-
-
-def _groups(table: Table, columns: list[str]) -> Iterator[tuple[int, int, dict[str, pa.Array]]]:
-    """Yields columns of each row group, with the numbers of its shard and of the group."""
-    for shard, path in enumerate(table.paths):
-        with open_shard(path) as file:
-            for group in range(file.num_row_groups):
-                read = file.read_row_group(group, columns=columns)
-                yield shard, group, {name: read[name].combine_chunks() for name in columns}
 
 
 class Reader:

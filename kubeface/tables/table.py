@@ -8,12 +8,10 @@ rejected.csv           the images that the step left out: source, reason, detail
 import csv
 import hashlib
 import io
-import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -22,9 +20,9 @@ import pyarrow.parquet as pq
 
 from kubeface.runtime.errors import KubefaceError
 from kubeface.storage import objects
-from kubeface.storage.folders import new_folder, read_json, sha256_file, write_json
+from kubeface.storage.folders import new_folder, parse_json, read_json, sha256_file, write_csv, write_json
 from kubeface.storage.ranged import RangedFile, RemoteFile
-from kubeface.tables.manifest import MANIFEST_FILE, SCHEMA_VERSION, Manifest, ShardEntry
+from kubeface.tables.manifest import MANIFEST_FILE, SCHEMA_VERSION, Manifest, Settings, ShardEntry
 from kubeface.tables.schemas import SCHEMAS
 
 ROW_GROUP_ROWS = 128
@@ -39,7 +37,7 @@ class Rejection(NamedTuple):
 
     source: str
     reason: str
-    detail: str
+    detail: str = ""
 
 
 class _Rejected:
@@ -82,10 +80,10 @@ class TableWriter:
         settings: the step's options and the hashes of its inputs, for the manifest.
     """
 
-    def __init__(self, out: Path, kind: str, producer: str, settings: Mapping[str, Any]) -> None:
+    def __init__(self, out: Path, kind: str, producer: str, settings: Settings) -> None:
         self.schema = SCHEMAS[kind]
         self.rows = 0
-        self._kind, self._producer, self._settings = kind, producer, dict(settings)
+        self._out, self._kind, self._producer, self._settings = out, kind, producer, dict(settings)
         self._group_rows = ROW_GROUP_ROWS if "image" in self.schema.names else INDEX_ROWS
         self._identities: set[str] = set()
         self._rejected = _Rejected()
@@ -93,25 +91,19 @@ class TableWriter:
         self._shard_rows = 0
         self._buffer: list[Mapping[str, Any]] = []
         self._parquet: pq.ParquetWriter | None = None
-        self._context = new_folder(out)
+        self._stack = ExitStack()
 
     def __enter__(self) -> "TableWriter":
-        self.folder = self._context.__enter__()
+        self.folder = self._stack.enter_context(new_folder(self._out))
+        self._stack.callback(lambda: self._parquet and self._parquet.close())
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            if error is None:
+    def __exit__(self, kind: type[BaseException] | None, *error: Any) -> None:
+        if kind is not None:
+            self._stack.__exit__(kind, *error)
+        else:
+            with self._stack:
                 self._finish()
-        except BaseException as failure:
-            self._context.__exit__(type(failure), failure, failure.__traceback__)
-            raise
-        finally:
-            if self._parquet is not None:
-                self._parquet.close()
-        self._context.__exit__(kind, error, trace)
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Appends a row; its keys are the schema's columns, of which nullable ones may be absent."""
@@ -123,7 +115,7 @@ class TableWriter:
             self._flush()
 
     def reject(self, source: str, reason: str, detail: str = "") -> None:
-        """Lists a rejected image with a reason (one word) and a detail (one line)."""
+        """Lists a rejected image by its name in the source, with a reason (one word) and a detail (one line)."""
         self._rejected.add(source, reason, " ".join(detail.split()))
 
     @property
@@ -144,23 +136,20 @@ class TableWriter:
         if not self._buffer:
             return
         if self._parquet is None:
-            self._parquet = self._open_shard()
+            self._parquet = pq.ParquetWriter(
+                self._shard_path,
+                self.schema,
+                compression={name: "NONE" if name == "image" else "ZSTD" for name in self.schema.names},
+                use_dictionary=[name for name in self.schema.names if name != "image"],
+                # Statistics would keep the least and greatest small image of every row group in memory until the end.
+                write_statistics=False,
+                write_page_checksum=True,
+            )
         self._parquet.write_table(pa.Table.from_pylist(self._buffer, self.schema), row_group_size=self._group_rows)
         self._shard_rows += len(self._buffer)
         self._buffer.clear()
         if self._shard_path.stat().st_size >= SHARD_BYTES:
             self._close_shard()
-
-    def _open_shard(self) -> pq.ParquetWriter:
-        return pq.ParquetWriter(
-            self._shard_path,
-            self.schema,
-            compression={name: "NONE" if name == "image" else "ZSTD" for name in self.schema.names},
-            use_dictionary=[name for name in self.schema.names if name != "image"],
-            # Statistics would keep the least and greatest small image of every row group in memory until the end.
-            write_statistics=False,
-            write_page_checksum=True,
-        )
 
     def _close_shard(self) -> None:
         if self._parquet is not None:
@@ -173,10 +162,7 @@ class TableWriter:
     def _finish(self) -> None:
         self._flush()
         self._close_shard()
-        with open(self.folder / "rejected.csv", "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(Rejection._fields)
-            writer.writerows(self._rejected.in_order())
+        write_csv(self.folder / "rejected.csv", Rejection._fields, self._rejected.in_order())
         manifest = Manifest(
             schema_version=SCHEMA_VERSION,
             kind=self._kind,
@@ -226,33 +212,25 @@ class Table:
         remote = objects.is_s3(str(folder))
         self.folder: Path | str = str(folder) if remote else Path(folder)
         uri = objects.join(str(self.folder), MANIFEST_FILE)
-        self.manifest = Manifest.parse(_remote_json(uri) if remote else read_json(Path(uri)), uri, kind)
-        self.rows = self.manifest.rows
-        self.identities = self.manifest.identities
-        self.paths: list[Path | RemoteFile] = self._in_store() if remote else self._on_disk(uri)  # for open_shard
-
-    def _on_disk(self, manifest: str) -> list[Path | RemoteFile]:
-        paths: list[Path | RemoteFile] = []
+        value = parse_json(objects.read_bytes(uri), uri) if remote else read_json(Path(uri))
+        self.manifest = Manifest.parse(value, uri, kind)
+        self.rows, self.identities = self.manifest.rows, self.manifest.identities
+        stored = {file.name: file for file in objects.list_files(str(folder))} if remote else {}
+        # Files for open_shard.
+        self.paths: list[Path | RemoteFile] = []
         for shard in self.manifest.shards:
-            path = Path(self.folder, shard.name)
-            if not path.is_file():
+            path = Path(folder, shard.name)
+            if remote:
+                address, file = objects.join(str(folder), shard.name), stored.get(shard.name)
+                if file is None:
+                    raise KubefaceError(f"{address} is missing though the manifest lists it: upload it again")
+                self.paths.append(RemoteFile(address, file.size, file.version))
+            elif not path.is_file():
                 raise KubefaceError(f"{path} is missing though the manifest lists it: run the step that wrote it again")
-            if sha256_file(path) != shard.sha256:
-                raise KubefaceError(f"{path} is corrupt: its SHA-256 is not the one in {manifest}")
-            paths.append(path)
-        return paths
-
-    def _in_store(self) -> list[Path | RemoteFile]:
-        uri = str(self.folder)
-        stored = {file.name: file for file in objects.list_files(uri)}
-        paths: list[Path | RemoteFile] = []
-        for shard in self.manifest.shards:
-            address = objects.join(uri, shard.name)
-            file = stored.get(shard.name)
-            if file is None:
-                raise KubefaceError(f"{address} is missing though the manifest lists it: upload it again")
-            paths.append(RemoteFile(address, file.size, file.version))
-        return paths
+            elif sha256_file(path) != shard.sha256:
+                raise KubefaceError(f"{path} is corrupt: its SHA-256 is not the one in {uri}")
+            else:
+                self.paths.append(path)
 
     def _read(self, name: str) -> bytes:
         return objects.read_bytes(objects.join(str(self.folder), name))
@@ -270,12 +248,16 @@ class Table:
                 tables.append(file.read(list(names)).select(list(names)))
         return pa.concat_tables(tables) if tables else SCHEMAS[self.manifest.kind].empty_table().select(list(names))
 
-    def row_groups(self, names: Sequence[str] | None = None) -> Iterator[list[Row]]:
-        """Yields the rows of each row group in stored order, with all columns or the named ones."""
-        for path in self.paths:
+    def arrow_groups(self, names: Sequence[str] | None = None) -> Iterator[tuple[int, int, pa.Table]]:
+        """Yields the numbers of shard and row group, and the rows, of each row group in stored order."""
+        for shard, path in enumerate(self.paths):
             with open_shard(path) as file:
                 for group in range(file.num_row_groups):
-                    yield file.read_row_group(group, columns=list(names) if names else None).to_pylist()
+                    yield shard, group, file.read_row_group(group, columns=list(names) if names else None)
+
+    def row_groups(self, names: Sequence[str] | None = None) -> Iterator[list[Row]]:
+        """Yields the rows of each row group in stored order, with all columns or the named ones."""
+        return (rows.to_pylist() for _, _, rows in self.arrow_groups(names))
 
     def rejected(self) -> list[Rejection]:
         """Reads the rejected images."""
@@ -283,8 +265,21 @@ class Table:
         return [Rejection(**row) for row in csv.DictReader(io.StringIO(text, newline=""))]
 
 
-def _remote_json(uri: str) -> Any:
-    try:
-        return json.loads(objects.read_bytes(uri))
-    except ValueError as error:
-        raise KubefaceError(f"{uri} is not valid JSON ({error}); run the step that writes it again") from None
+def by_pixels(rows: Iterable[Row], pixels: int) -> Iterator[list[Row]]:
+    """Successive rows of a face table in lists of about as many pixels, however many photographs that takes.
+
+    Args:
+        rows: with width and height.
+        pixels: of all photographs in a list; one that has more comes alone.
+    """
+    batch: list[Row] = []
+    room = pixels
+    for row in rows:
+        size = row["width"] * row["height"]
+        if batch and size > room:
+            yield batch
+            batch, room = [], pixels
+        batch.append(row)
+        room -= size
+    if batch:
+        yield batch

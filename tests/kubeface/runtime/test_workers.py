@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubeface.runtime.workers import by_pixels, in_order
+from kubeface.runtime.workers import in_order
+from kubeface.tables.table import by_pixels
 
 
 @given(items=st.lists(st.integers(0, 3), max_size=30), workers=st.integers(1, 4))
