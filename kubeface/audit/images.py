@@ -114,12 +114,8 @@ class AuditedImages:
 def read_audited_images(table: Table, filtered: Table, embed: Embedder, embeddings: EmbeddingStore) -> AuditedImages:
     """Embeds every crop of an aligned table, in threads, and reads what else the audit needs.
 
-    Args:
-        table: the aligned table.
-        filtered: the filter's verdicts on it.
-        embed: crop of a face to embedding.
-        embeddings: gets one for each row; zeros where the crop cannot be decoded. A low-resolution image has its sharp
-            partner's, since its own says nothing of 14 pixels, and zeros without one.
+    `embeddings` gets one for each row; zeros where the crop cannot be decoded. A low-resolution image has its sharp
+    partner's, since its own says nothing of 14 pixels, and zeros without one.
 
     Raises:
         KubefaceError: the filter table lacks an image.

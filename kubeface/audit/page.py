@@ -70,12 +70,7 @@ def render_page(
 ) -> str:
     """The page as HTML, with everything it shows inside it; it asks the network for nothing.
 
-    Args:
-        images: what was audited.
-        findings: results of all checks.
-        verdicts: why each image is left out.
-        record: figures of the audit.
-        seed: of the choice of samples.
+    `seed` is that of the choice of samples.
     """
     clusters: dict[str, list[list[int]]] = {"two_names": [], "plain": []}
     cluster_counts: Counter[str] = Counter(two_names=0, plain=0)

@@ -5,15 +5,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
-from operator import itemgetter
+from operator import attrgetter
 
 import pyarrow as pa
 
 from kubeface.split.options import SplitOptions
 from kubeface.tables.table import ROW_GROUP_ROWS
 
-PHOTOGRAPH = "photograph"  # column of the index, where there are resolution pairs: the same for the two of a pair
-TEST_OF_TRAINED = "given as test, but the person is trained on"
 NOT_TRAINED = "no image left to train on"
 
 
@@ -31,13 +29,15 @@ class IdentitySplit:
 
 @dataclass(frozen=True, slots=True)
 class ImageFacts:
-    """What the division of an image depends on."""
+    """What the division of an image depends on: a row of the index that `split` builds."""
 
-    image_id: str  # of the image
-    given_split: str | None  # part in the source's own division, None where it has none
+    image_id: str
+    identity: str
+    given_split: str | None  # part in the source's own division
     rejected: str | None  # the filter's reason, None where it keeps the image
     dropped: str | None  # the audit's reason, None where it keeps the image
     cluster: str  # name of the near-duplicates that the image belongs to
+    person: str  # name of the person that the audit takes the identity for
     photograph: str  # name that it shares with its partner of the other resolution
 
 
@@ -48,19 +48,15 @@ def unit_hash(seed: int, kind: str, name: str) -> float:
 
 
 def divide_people(index: pa.Table, options: SplitOptions) -> Iterator[IdentitySplit]:
-    """Divides each identity: held out or validated on as a whole, or divided into train and val.
-
-    Args:
-        index: as `split` builds it, ordered by identity and image_id.
-        options: of the step.
-    """
+    """Divides each identity of split's index: held out or validated on as a whole, or divided into train and val."""
     test_people = _given_as_test(index)
-    for name, person, images in _identities(index):
+    for images in _identities(index):
+        person = images[0].person
         whole = "heldout" if person in test_people else _whole_part(person, options)
         divided = _divide(images, whole, options)
         remaining = photographs(image for image, _, reason in divided if not reason)
         rows = [(image.image_id, part, reason) for image, part, reason in divided]
-        yield IdentitySplit(name, person, rows, remaining)
+        yield IdentitySplit(images[0].identity, person, rows, remaining)
 
 
 def _given_as_test(index: pa.Table) -> set[str]:
@@ -68,32 +64,17 @@ def _given_as_test(index: pa.Table) -> set[str]:
     if "test" not in index["given_split"].unique().to_pylist():
         return set()
     test_only: dict[str, bool] = {}
-    for _, person, images in _identities(index):
+    for images in _identities(index):
         only = all(image.given_split == "test" for image in images)
-        test_only[person] = test_only.get(person, True) and only
+        test_only[images[0].person] = test_only.get(images[0].person, True) and only
     return {person for person, only in test_only.items() if only}
 
 
-def _identities(index: pa.Table) -> Iterator[tuple[str, str, list[ImageFacts]]]:
-    """Each identity: its name, the person that it is, and its images ordered by image_id."""
-    rows = (row for batch in index.to_batches(max_chunksize=ROW_GROUP_ROWS) for row in batch.to_pylist())
-    for name, group in groupby(rows, key=itemgetter("identity")):
-        images = list(group)
-        yield (
-            name,
-            images[0].get("audit person", name),
-            [
-                ImageFacts(
-                    row["image_id"],
-                    row["given_split"],
-                    row["filter reason"],
-                    row.get("audit reason"),
-                    row.get("audit cluster", row.get(PHOTOGRAPH, row["image_id"])),
-                    row.get(PHOTOGRAPH, row["image_id"]),
-                )
-                for row in images
-            ],
-        )
+def _identities(index: pa.Table) -> Iterator[list[ImageFacts]]:
+    """The images of each identity, ordered by image_id."""
+    batches = index.to_batches(max_chunksize=ROW_GROUP_ROWS)
+    rows = (ImageFacts(**row) for batch in batches for row in batch.to_pylist())
+    return (list(group) for _, group in groupby(rows, key=attrgetter("identity")))
 
 
 def _whole_part(person: str, options: SplitOptions) -> str | None:
@@ -107,12 +88,7 @@ def _whole_part(person: str, options: SplitOptions) -> str | None:
 def _divide(
     images: list[ImageFacts], whole: str | None, options: SplitOptions
 ) -> list[tuple[ImageFacts, str, str | None]]:
-    """Divides one identity's images.
-
-    Args:
-        images: of the identity.
-        whole: the part of all of them, None where they are divided.
-        options: of the step.
+    """Divides one identity's images; `whole` is the part of all of them, None where they are divided.
 
     Returns:
         each image with its part and, where that is excluded, the reason.
@@ -124,18 +100,18 @@ def _divide(
     else:
         parts = _train_and_val(images, options)
     trained = {image.cluster for image in images if parts[image.image_id] == "train" and not image.dropped}
-    reasons = {}
-    for image in images:
-        part, reason = parts[image.image_id], None
+
+    def reason_to_exclude(image: ImageFacts) -> str | None:
+        part = parts[image.image_id]
         if image.dropped:
-            reason = f"audit: {image.dropped}"
-        elif part == "test" or (whole == "val" and image.given_split == "test"):
-            reason = TEST_OF_TRAINED
-        elif part == "val" and image.cluster in trained:
-            reason = "near-duplicate of a training image"  # in a division that the source came with
-        elif image.rejected and part in options.filtered_parts:
-            reason = f"filter: {image.rejected}"
-        reasons[image.image_id] = reason
+            return f"audit: {image.dropped}"
+        if part == "test" or (whole == "val" and image.given_split == "test"):
+            return "given as test, but the person is trained on"
+        if part == "val" and image.cluster in trained:
+            return "near-duplicate of a training image"  # in a division that the source came with
+        return f"filter: {image.rejected}" if image.rejected and part in options.filtered_parts else None
+
+    reasons = {image.image_id: reason_to_exclude(image) for image in images}
     if photographs(image for image in images if not reasons[image.image_id]) < options.min_images:
         reasons = {image_id: reason or too_few_reason(options) for image_id, reason in reasons.items()}
     elif not whole and not any(parts[image_id] == "train" and not reason for image_id, reason in reasons.items()):
@@ -159,9 +135,9 @@ def too_few_reason(options: SplitOptions) -> str:
 def _train_and_val(images: list[ImageFacts], options: SplitOptions) -> dict[str, str]:
     """The part of each image of an identity, train or val, by image_id.
 
-    At least one image is trained on, and at least one validated on where val_fraction is above 0. The fraction is one
-    of photographs. Near-duplicates stay together; an identity that has nothing else is trained on alone. Where the
-    filter counts in val, the first image of val is one that it kept, if there is one.
+    At least one photograph is trained on, and at least one validated on where val_fraction is above 0. Near-duplicates
+    stay together; an identity that has nothing else is trained on alone. Where the filter counts in val, the first
+    image of val is one that it kept, if there is one.
     """
     usable = [image for image in images if not image.dropped]
     count = round(options.val_fraction * photographs(usable))

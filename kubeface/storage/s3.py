@@ -23,8 +23,7 @@ from minio import Minio
 from minio.credentials.providers import EnvAWSProvider, IamAwsProvider
 from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
 
-from kubeface.runtime.errors import KubefaceError
-from kubeface.storage.addresses import split_s3
+from kubeface.runtime.errors import KubefaceError, require
 
 CONNECT_SECONDS, READ_SECONDS = 5, 30
 # A pod of the store that dies is back on another node within a minute, mostly.
@@ -46,6 +45,23 @@ TEMPORARY_CODES = {
 }
 
 Result = TypeVar("Result")
+S3_SCHEMES = ("s3://", "minio://")  # Kubeflow Pipelines writes minio://bucket/key
+
+
+def is_s3(uri: str) -> bool:
+    """Whether the URI names something in an S3 store."""
+    return uri.startswith(S3_SCHEMES)
+
+
+def split_s3(uri: str) -> tuple[str, str]:
+    """Bucket and key of an s3:// or minio:// URI.
+
+    Raises:
+        KubefaceError: there is no bucket in it.
+    """
+    bucket, _, key = uri.partition("://")[2].partition("/")
+    require(bool(bucket), f"'{uri}' names no bucket: write s3://bucket/prefix")
+    return bucket, key
 
 
 def endpoint() -> str:

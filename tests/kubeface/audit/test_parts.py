@@ -10,8 +10,7 @@ from PIL import Image
 
 from kubeface.audit import label_errors
 from kubeface.audit.duplicates import MOST_BITS, block_keys
-from kubeface.audit.embeddings import sface, to_unit_length
-from kubeface.audit.embeddings import EmbeddingStore
+from kubeface.audit.embeddings import EmbeddingStore, sface, to_unit_length
 from kubeface.audit.groups import DisjointSets, equal_pairs, groups_of_equal
 from kubeface.audit.label_errors import Centres, LookalikePair, group_lookalikes
 from kubeface.faces.images import decode_rgb

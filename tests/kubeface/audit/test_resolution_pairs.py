@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kubeface.audit.embeddings import sface
-from kubeface.audit.embeddings import EmbeddingStore
+from kubeface.audit.embeddings import EmbeddingStore, sface
 from kubeface.audit.images import read_audited_images
 from kubeface.faces.images import decode_rgb, encode_png
 from kubeface.tables.table import Table

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from kubeface.runtime.errors import KubefaceError, exit_on_error
-from kubeface.storage import objects, s3, transfers
+from kubeface.storage import objects, s3
 from tests.support.faulty_store import BUCKET, Fault, Proxy, Store, closed, flipped, folder_of, halved, status, sums
 
 # --- a store that dies ------------------------------------------------------------------------------------------------
@@ -154,7 +154,7 @@ def test_an_object_that_is_replaced_between_listing_and_reading_is_named(
     before = objects.list_files(f"s3://{BUCKET}/spoilt")
     (tmp_path / "face.bin").write_bytes(b"another")
     objects.upload(tmp_path / "face.bin", face)
-    monkeypatch.setattr(transfers, "list_files", lambda uri: before)
+    monkeypatch.setattr(objects, "list_files", lambda uri: before)
     with pytest.raises(KubefaceError, match=f"{face} was replaced while it was read: start again"):
         objects.download_folder(f"s3://{BUCKET}/spoilt", tmp_path / "copy")
     assert not (tmp_path / "copy").exists()

@@ -9,7 +9,7 @@ import pytest
 from kubeface.runtime.errors import KubefaceError
 from kubeface.storage import objects
 from kubeface.storage.folders import read_json, write_json
-from kubeface.storage.ranged import RemoteFile, open_ranged
+from kubeface.storage.ranged import RangedFile, RemoteFile
 from kubeface.tables.table import Table, TableWriter, open_shard
 from tests.support.faulty_store import BUCKET, Fault, Proxy, closed, flipped, halved, status
 from tests.support.tables import rows_of
@@ -112,25 +112,29 @@ def test_a_shard_that_is_not_the_manifests_is_not_taken(stored: str, written: Pa
     assert not (tmp_path / "copy").exists()
 
 
+def remote_file(uri: str) -> RemoteFile:
+    folder, _, name = uri.rpartition("/")
+    (listed,) = (file for file in objects.list_files(folder) if file.name == name)
+    return RemoteFile(uri, listed.size, listed.version)
+
+
 def test_a_remote_file_is_a_file(face: str, tmp_path: Path) -> None:
     data = (tmp_path / "face.bin").read_bytes()
-    with open_ranged(face) as file:
-        assert file.read(10) == data[:10]
-        assert file.seek(-5, os.SEEK_END) == 299_995
-        assert file.read() == data[-5:]
-        assert file.read() == b""
-        file.seek(100)
-        file.seek(50, os.SEEK_CUR)
-        assert (file.tell(), file.read(7)) == (150, data[150:157])
-        with pytest.raises(OSError):
-            file.seek(-1)
+    file = RangedFile(remote_file(face))
+    assert file.read(10) == data[:10]
+    assert file.seek(-5, os.SEEK_END) == 299_995
+    assert (file.read(), file.read()) == (data[-5:], b"")
+    file.seek(100)
+    file.seek(50, os.SEEK_CUR)
+    assert (file.tell(), file.read(7)) == (150, data[150:157])
+    with pytest.raises(OSError):
+        file.seek(-1)
     with pytest.raises(KubefaceError, match="nothing does not exist"):
-        open_ranged(f"s3://{BUCKET}/nothing")
+        RangedFile(RemoteFile(f"s3://{BUCKET}/nothing", 1, "0" * 32)).read(1)
 
 
 def test_a_remote_file_goes_to_other_processes(face: str, tmp_path: Path) -> None:
-    listed = objects.stat(face)
-    file = pickle.loads(pickle.dumps(RemoteFile(face, listed.size, listed.version)))  # noqa: S301 - our own
+    file = pickle.loads(pickle.dumps(remote_file(face)))  # noqa: S301 - our own
     assert str(file) == face
     data = (tmp_path / "face.bin").read_bytes()
     objects.read_bytes(face)  # connections are open when the children are forked
@@ -138,11 +142,11 @@ def test_a_remote_file_goes_to_other_processes(face: str, tmp_path: Path) -> Non
     for number in range(4):
         child = os.fork()
         if child == 0:
-            with file.open() as opened:
-                same = all(
-                    opened.seek(place) == place and opened.read(999) == data[place : place + 999]
-                    for place in range(number, 290_000, 7919)
-                )
+            opened = RangedFile(file)
+            same = all(
+                opened.seek(place) == place and opened.read(999) == data[place : place + 999]
+                for place in range(number, 290_000, 7919)
+            )
             os._exit(0 if same else 1)
         children.append(child)
     assert [os.waitpid(child, 0)[1] for child in children] == [0, 0, 0, 0]

@@ -7,7 +7,7 @@ import pytest
 
 from kubeface.runtime.errors import KubefaceError
 from kubeface.runtime.packed_lists import StoredFile
-from kubeface.storage import objects, transfers
+from kubeface.storage import objects
 from tests.support.faulty_store import BUCKET, Proxy, Store, folder_of, sums
 
 
@@ -42,7 +42,7 @@ def test_a_manifest_is_written_last(proxy: Proxy, tmp_path: Path) -> None:
 
 
 def test_large_files_go_in_parts(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transfers, "PART_BYTES", 5 * 2**20)
+    monkeypatch.setattr(objects, "PART_BYTES", 5 * 2**20)
     folder = folder_of(tmp_path / "folder", 1, 11 * 2**20)
     objects.upload_folder(folder, f"s3://{BUCKET}/large")
     (file,) = objects.list_files(f"s3://{BUCKET}/large")
@@ -62,7 +62,7 @@ def test_nothing_to_copy_is_named(store: Store, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["../evil", "a/../../evil", "/evil", "a//b", "./a"])
 def test_names_that_lead_elsewhere_are_refused(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transfers, "list_files", lambda uri: [StoredFile(name, 1, "")])
+    monkeypatch.setattr(objects, "list_files", lambda uri: [StoredFile(name, 1, "")])
     with pytest.raises(KubefaceError, match="cannot become a file below a folder: rename the object") as raised:
         objects.download_folder(f"s3://{BUCKET}/x", tmp_path / "copy")
     assert name in str(raised.value)
@@ -71,7 +71,7 @@ def test_names_that_lead_elsewhere_are_refused(name: str, tmp_path: Path, monkey
 
 def test_a_size_that_is_not_the_listed_one_is_named(face: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As from a store that knows no If-Match."""
-    monkeypatch.setattr(transfers, "list_files", lambda uri: [StoredFile("face.bin", 7, "")])
+    monkeypatch.setattr(objects, "list_files", lambda uri: [StoredFile("face.bin", 7, "")])
     with pytest.raises(KubefaceError, match=f"{face} arrives with 300000 bytes where 7 were listed"):
         objects.download_folder(f"s3://{BUCKET}/spoilt", tmp_path / "copy")
     assert not (tmp_path / "copy").exists()
