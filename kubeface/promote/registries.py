@@ -2,9 +2,10 @@
 
 import os
 import re
-from typing import Any
+from collections.abc import Mapping
 
 import urllib3
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 from kubeface.runtime.errors import KubefaceError
 
@@ -12,7 +13,7 @@ API = "/api/model_registry/v1alpha3"
 SECONDS = 10.0
 
 
-def register_kubeflow(url: str, name: str, version: str, uri: str, properties: dict[str, str]) -> None:
+def register_kubeflow(url: str, name: str, version: str, uri: str, properties: Mapping[str, str]) -> None:
     """Registers a version in Kubeflow Model Registry: model, version and artifact, each created unless it exists.
 
     A second registration changes nothing.
@@ -30,7 +31,9 @@ def register_kubeflow(url: str, name: str, version: str, uri: str, properties: d
         KubefaceError: the registry does not answer, or not as such a registry does.
     """
     base = url.rstrip("/").removesuffix(API) + API
-    custom = {key: {"metadataType": "MetadataStringValue", "string_value": value} for key, value in properties.items()}
+    custom: dict[str, JsonValue] = {
+        key: {"metadataType": "MetadataStringValue", "string_value": value} for key, value in properties.items()
+    }
     model = _get_or_create(f"{base}/registered_model", f"{base}/registered_models", {"name": name}, {})
     made = _get_or_create(
         f"{base}/model_version",
@@ -47,37 +50,46 @@ def register_kubeflow(url: str, name: str, version: str, uri: str, properties: d
     )
 
 
-def _get_or_create(find: str, create: str, query: dict[str, str], body: dict[str, Any]) -> str:
+class _Entity(BaseModel):
+    """What a registry answers: an entity, or why not."""
+
+    model_config = ConfigDict(coerce_numbers_to_str=True)
+
+    id: str = ""
+    message: JsonValue = None
+
+
+def _get_or_create(find: str, create: str, query: Mapping[str, str], body: Mapping[str, JsonValue]) -> str:
     """The id of the entity that the query finds; where there is none, it is created of the body, or of the query."""
     status, found = _request("GET", find, fields=query)
     if status == 404:
         status, found = _request("POST", create, json=body or query)
         if status == 409:  # created by somebody else at the same moment
             status, found = _request("GET", find, fields=query)
-    if status not in (200, 201) or not isinstance(found, dict) or not found.get("id"):
-        message = found.get("message") if isinstance(found, dict) else None
-        reason = f" ({message})" if message else ""
+    if status not in (200, 201) or not found.id:
+        reason = f" ({found.message})" if found.message else ""
         raise KubefaceError(f"{_without_passwords(find)} answers HTTP {status}{reason}: check model_registry")
-    return str(found["id"])
+    return found.id
 
 
-def _request(method: str, url: str, **content: Any) -> tuple[int, Any]:
-    """Status and JSON of a response; None where it is not JSON."""
+def _request(
+    method: str, url: str, fields: Mapping[str, str] | None = None, json: Mapping[str, JsonValue] | None = None
+) -> tuple[int, _Entity]:
+    """Status and entity of a response; an empty one where the registry sends something else."""
+    retries = urllib3.Retry(2, backoff_factor=0.5, redirect=False)
     try:
-        response = urllib3.request(
-            method, url, timeout=SECONDS, retries=urllib3.Retry(2, backoff_factor=0.5, redirect=False), **content
-        )
+        response = urllib3.request(method, url, fields=fields, json=json, timeout=SECONDS, retries=retries)
     except (urllib3.exceptions.HTTPError, ValueError) as error:
         raise KubefaceError(
             f"no registry answers at {_without_passwords(url)} ({type(error).__name__}): check model_registry"
         ) from None
     try:
-        return response.status, response.json()
-    except ValueError:
-        return response.status, None
+        return response.status, _Entity.model_validate_json(response.data)
+    except ValidationError:
+        return response.status, _Entity()
 
 
-def register_mlflow(tracking_uri: str, name: str, version: str, uri: str, tags: dict[str, str]) -> None:
+def register_mlflow(tracking_uri: str, name: str, version: str, uri: str, tags: Mapping[str, str]) -> None:
     """Registers a version in MLflow: a registered model, and a model version whose source is `uri`.
 
     MLflow numbers versions itself; the version's name is its tag `version`. A source that is registered already is

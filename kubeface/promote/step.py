@@ -34,7 +34,9 @@ METRICS = (
 )  # fmt: skip
 NETWORK_FILES = ("superresolution.onnx", "superresolution.json")  # the network that enlarges small faces
 BEST = "checkpoints/best.safetensors"
-FOR_ANOTHER_EVALUATION = ("start.onnx", "logs/history.json", "sampling.json")
+OPTIONAL_FILES = (
+    "labels.json", "head.safetensors", "start.onnx", "logs/history.json", "sampling.json", "mtcnn.zip",
+)  # fmt: skip
 
 
 class PromoteResult(StepResult):
@@ -278,22 +280,19 @@ def _files(challenger: Challenger, folder: Path) -> list[Path]:
     """
     model, evaluation, record = challenger.model, challenger.evaluation, challenger.record
     low_resolution = isinstance(challenger.measured, RecognitionEvaluation) and challenger.measured.resolutions
-    optional = [
-        *([evaluation / "threshold.json"] if (evaluation / "threshold.json").is_file() else []),
-        model / "model.safetensors",
-        *(path for path in (model / "labels.json", model / "head.safetensors") if path.is_file()),
-        *([model / "model.onnx"] if record.training.onnx else []),
-        *(path for path in (model / name for name in FOR_ANOTHER_EVALUATION) if path.is_file()),
-        *model.glob("mtcnn.zip"),
-        *(model / name for name in NETWORK_FILES if record.superresolution),
-        *(path for path in (model / BEST,) if low_resolution and path.is_file()),
+    optional = [*OPTIONAL_FILES, *([BEST] if low_resolution else [])]
+    required = [
+        "model.safetensors",
+        *(["model.onnx"] if record.training.onnx else []),
+        *(NETWORK_FILES if record.superresolution else ()),
+        "identities.json",
+        "model.json",
     ]
     return [
         folder / "model_card.md",
         folder / "metrics.json",
-        *optional,
-        model / "identities.json",
-        model / "model.json",
+        *(path for path in (evaluation / "threshold.json", *(model / name for name in optional)) if path.is_file()),
+        *(model / name for name in required),
     ]
 
 

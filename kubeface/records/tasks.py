@@ -1,7 +1,9 @@
 """What a model is made for: recognition of people, many binary labels at once, or one of several classes."""
 
 from collections.abc import Mapping
-from typing import Any, Final, Literal
+from typing import Final, Literal
+
+from pydantic import JsonValue
 
 from kubeface.runtime.errors import require
 
@@ -19,7 +21,7 @@ def require_task(name: str) -> None:
     require(name in TASKS, f"task is '{name}': use {', '.join(TASKS[:-1])} or {TASKS[-1]}")
 
 
-def task_of(config: Mapping[str, Any]) -> str:
+def task_of(config: Mapping[str, JsonValue]) -> str:
     """The task that model.json or evaluation.json tells of; recognition where it tells of none.
 
     Raises:

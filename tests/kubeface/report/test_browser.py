@@ -3,9 +3,9 @@
 import html
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from playwright.sync_api import Browser, Frame, Page, sync_playwright
@@ -14,7 +14,7 @@ from kubeface.report.pdf import BROWSERS
 from tests.support.report_runs import make_run
 
 WIDTHS = (390, 1440)
-SCHEMES = ("light", "dark")
+BACKGROUNDS: Mapping[Literal["light", "dark"], str] = {"light": "rgb(245, 246, 248)", "dark": "rgb(15, 18, 23)"}
 PAPER = 703  # pixels between the margins of a printed page
 
 STICKING_OUT = """() => [...document.querySelectorAll('body *')]
@@ -125,8 +125,8 @@ class Watch:
         page.on("request", lambda request: self.asked.append(request.url))
 
 
-def opened(browser: Browser, written: Path, width: int, scheme: Any) -> tuple[Page, Watch]:
-    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+def opened(browser: Browser, written: Path, width: int) -> tuple[Page, Watch]:
+    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme="light")
     watch = Watch(page)
     page.goto(written.as_uri())
     return page, watch
@@ -142,15 +142,15 @@ def assert_whole(page: Page | Frame) -> None:
         page.evaluate("document.querySelectorAll('details').forEach(e => e.open = true)")
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("width", WIDTHS)
-def test_page_is_whole_quiet_and_readable(browser: Browser, written: Path, width: int, scheme: str) -> None:
-    page, watch = opened(browser, written, width, scheme)
-    background = page.evaluate("getComputedStyle(document.body).backgroundColor")
-    assert background == {"light": "rgb(245, 246, 248)", "dark": "rgb(15, 18, 23)"}[scheme]
+def test_page_is_whole_quiet_and_readable(browser: Browser, written: Path, width: int) -> None:
+    page, watch = opened(browser, written, width)
     assert_whole(page)
-    assert page.evaluate(LOW_CONTRAST) == []
     assert page.evaluate(FAULTS) == []
+    for scheme, background in BACKGROUNDS.items():
+        page.emulate_media(color_scheme=scheme)
+        assert page.evaluate("getComputedStyle(document.body).backgroundColor") == background
+        assert page.evaluate(LOW_CONTRAST) == []
     assert watch.said == []
     assert [url for url in watch.asked if not url.startswith("data:")] == [written.as_uri()]
     page.close()
@@ -172,7 +172,7 @@ def test_page_fits_on_paper(browser: Browser, written: Path) -> None:
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_page_is_used_with_the_keyboard(browser: Browser, written: Path, width: int) -> None:
-    page, _ = opened(browser, written, width, "light")
+    page, _ = opened(browser, written, width)
     wanted = page.evaluate("""() => [...document.querySelectorAll('nav a, .scroll, summary')]
         .filter(e => e.checkVisibility({contentVisibilityAuto: true}))
         .map(e => e.getAttribute('href') ?? e.getAttribute('aria-label') ?? e.textContent.trim())""")
@@ -191,10 +191,9 @@ def test_page_is_used_with_the_keyboard(browser: Browser, written: Path, width: 
     page.close()
 
 
-def test_wide_tables_scroll_with_the_keyboard(browser: Browser, written: Path) -> None:
-    page, _ = opened(browser, written, 390, "light")
-    wide = page.locator(".scroll").first
-    wide.focus()
+def test_wide_tables_scroll_and_details_open_with_the_keyboard(browser: Browser, written: Path) -> None:
+    page, _ = opened(browser, written, 390)
+    page.locator(".scroll").first.focus()
     for _ in range(5):
         page.keyboard.press("ArrowRight")
     for _ in range(100):  # the page's policy forbids what wait_for_function polls with
@@ -202,11 +201,6 @@ def test_wide_tables_scroll_with_the_keyboard(browser: Browser, written: Path) -
             break
         page.wait_for_timeout(50)
     assert page.evaluate("document.activeElement.scrollLeft") > 0
-    page.close()
-
-
-def test_details_open_with_the_keyboard(browser: Browser, written: Path) -> None:
-    page, _ = opened(browser, written, 1440, "light")
     page.locator("summary").first.focus()
     page.keyboard.press("Enter")
     assert page.evaluate("document.querySelector('details').open")

@@ -13,65 +13,14 @@ from kubeface.report.classes import confused, maps
 from kubeface.report.labelled import sampling_panels
 from kubeface.runtime.errors import KubefaceError
 from kubeface.storage.folders import write_json
-from tests.kubeface.report.test_report import page_of, told_by
+from tests.kubeface.report.test_report import told_by
 from tests.support.evaluations import HOSTILE, class_figures
-from tests.support.report_runs import KINDS, make_run
-
-TASKS = ("attributes", "classes")
-
-
-def evaluation_of(folder: Path) -> dict[str, Any]:
-    return dict(json.loads((folder / "evaluation" / "evaluation.json").read_text()))
-
-
-@pytest.mark.parametrize("full", [True, False], ids=["full", "plain"])
-@pytest.mark.parametrize("task", TASKS)
-def test_page_is_self_contained_and_can_be_read_by_headings(tmp_path: Path, task: str, full: bool) -> None:
-    run = make_run(tmp_path, reject=True, task=task, full=full)
-    page = page_of(run)
-    assert not {name for name, _ in page.tags} & {"script", "iframe", "object", "embed", "form", "base"}
-    for _, attributes in page.tags:
-        assert not any(name.startswith("on") for name in attributes)
-        assert (attributes.get("src") or "data:").startswith("data:")
-    assert all(image["alt"] for image in page.all("img"))
-    charts = [svg for svg in page.all("svg") if svg.get("aria-hidden") != "true"]
-    assert charts and all(svg["role"] == "img" and svg["aria-label"] for svg in charts)
-    ids = {attributes.get("id") for _, attributes in page.tags}
-    links = {(link["href"] or "").removeprefix("#") for link in page.all("a")}
-    assert links <= ids and {attributes["id"] for tag, attributes in page.tags if tag == "h2"} <= links
-    text = run.html.read_text("utf-8")
-    assert HOSTILE not in text and HOSTILE in page.text
-    assert "url(" not in text and "None" not in page.text.replace("None was", "")
-    assert "genuine" not in page.text.partition("Skip to")[2]
-
-
-@pytest.mark.parametrize("task", TASKS)
-def test_equal_runs_give_equal_bytes(tmp_path: Path, task: str) -> None:
-    one, other = (make_run(tmp_path / name, task=task, full=True) for name in ("one", "other"))
-    one.report()
-    other.report()
-    assert one.html.read_bytes() == other.html.read_bytes()
-    assert one.summary.read_bytes() == other.summary.read_bytes()
-
-
-@pytest.mark.parametrize("task", TASKS)
-def test_every_part_that_an_evaluation_may_lack_can_be_left_out(tmp_path: Path, task: str) -> None:
-    run = make_run(tmp_path, full=True, task=task)
-    whole = evaluation_of(tmp_path)
-    before = page_of(run)
-    optional = {name for name, field in KINDS[task].model_fields.items() if not field.is_required()}
-    left_out: list[dict[str, Any]] = [
-        {key: whole[key] for key in whole if key != name} for name in optional & set(whole) - {"schema_version", "task"}
-    ]
-    left_out += [whole | {name: []} for name in ("grid", "mistakes")]
-    for evaluation in left_out:
-        write_json(tmp_path / "evaluation" / "evaluation.json", evaluation)
-        assert len(page_of(run).text) < len(before.text)
+from tests.support.report_runs import make_run
 
 
 def test_summary_of_attributes(tmp_path: Path) -> None:
     run = make_run(tmp_path, task="attributes", full=True)
-    summary, evaluation = run.figures(), evaluation_of(tmp_path)
+    summary, evaluation = run.figures(), run.evaluation()
     for name in ("task", "baseline", "finetuned", "gain", "gain_over_champion", "labels", "thresholds", "chosen_on"):
         assert summary[name] == evaluation[name] and summary[name]
     assert summary["finetuned"]["heldout"]["labels"]["Label_1"]["positives"] == 11
@@ -79,7 +28,8 @@ def test_summary_of_attributes(tmp_path: Path) -> None:
 
 
 def test_summary_of_classes_holds_the_seconds_of_the_network_from_scratch(tmp_path: Path) -> None:
-    summary, evaluation = make_run(tmp_path, task="classes", full=True).figures(), evaluation_of(tmp_path)
+    run = make_run(tmp_path, task="classes", full=True)
+    summary, evaluation = run.figures(), run.evaluation()
     for model in ("baseline", "finetuned", "scratch"):
         assert summary[model]["heldout"]["accuracy"] == evaluation[model]["heldout"]["accuracy"]
         assert "confusion" not in summary[model]["heldout"] and "classes" in summary[model]["heldout"]
@@ -154,19 +104,19 @@ def test_many_classes_have_a_table_of_the_most_confused(tmp_path: Path) -> None:
 
 def test_unknown_that_was_not_asked_for_has_no_section(tmp_path: Path) -> None:
     run = make_run(tmp_path, task="classes")
-    evaluation = evaluation_of(tmp_path)
-    for model in ("baseline", "finetuned"):
-        for figures in evaluation[model].values():
+    models = {model: run.evaluation()[model] for model in ("baseline", "finetuned")}
+    for sets in models.values():
+        for figures in sets.values():
             figures["unknown"] = None
-    write_json(tmp_path / "evaluation" / "evaluation.json", evaluation)
+    run.change_evaluation(**models)
     assert "The unknown" not in told_by(run)
 
 
 def test_figures_that_no_label_has_enough_images_for_are_dashes(tmp_path: Path) -> None:
     run = make_run(tmp_path, task="attributes", degradation="none", labels=6)
-    evaluation = evaluation_of(tmp_path)
-    evaluation["finetuned"]["heldout"]["auc"] = None
-    write_json(tmp_path / "evaluation" / "evaluation.json", evaluation)
+    finetuned = run.evaluation()["finetuned"]
+    finetuned["heldout"]["auc"] = None
+    run.change_evaluation(finetuned=finetuned)
     assert "AUC 84.00 – –" in told_by(run)
 
 
@@ -194,15 +144,6 @@ def test_outputs_of_two_tasks_are_refused(tmp_path: Path) -> None:
         run.report()
     with pytest.raises(KubefaceError, match="scratch_model and the metrics of scratch go together"):
         run.with_outputs(scratch_model=None).report()
-
-
-@pytest.mark.parametrize("missing", ["evaluation/grid/000.png", "evaluation/mistakes/001.png", "scratch/model.json"])
-def test_a_missing_file_is_named(tmp_path: Path, missing: str) -> None:
-    run = make_run(tmp_path, task="classes", full=True)
-    (tmp_path / missing).unlink()
-    with pytest.raises(KubefaceError, match=f"{Path(missing).name} is missing"):
-        run.report()
-    assert not run.html.parent.exists()
 
 
 def test_correlations_stand_above_and_predictions_below_the_diagonal() -> None:

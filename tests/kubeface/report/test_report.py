@@ -13,7 +13,6 @@ import pytest
 from kubeface import __version__
 from kubeface.cli import main
 from kubeface.faces.images import encode_png
-from kubeface.records.evaluation import RecognitionEvaluation
 from kubeface.records.promotion import PromotionRecord
 from kubeface.report import page as page_module
 from kubeface.report.options import ReportOptions
@@ -26,6 +25,7 @@ from tests.support.evaluations import HOSTILE, LONG
 from tests.support.report_runs import (
     FINDINGS,
     FOLDERS,
+    KINDS,
     PROMOTED,
     SHARD_STEPS,
     STEPS,
@@ -114,41 +114,38 @@ def test_summary_holds_what_else_was_measured(tmp_path: Path) -> None:
     assert not any(bare.get(name) for name in {*names, "groups"})
 
 
-def test_page_is_self_contained(tmp_path: Path) -> None:
-    run = make_run(tmp_path, reject=True, lfw=True, full=True)
+@pytest.mark.parametrize("full", [True, False], ids=["full", "plain"])
+@pytest.mark.parametrize("task", KINDS)
+def test_page_is_self_contained_and_can_be_read_by_headings(tmp_path: Path, task: str, full: bool) -> None:
+    run = make_run(tmp_path, reject=True, lfw=full, full=full, task=task)
     page = page_of(run)
-    names = {name for name, _ in page.tags}
-    assert not names & {"script", "iframe", "object", "embed", "form", "base"}
+    assert not {name for name, _ in page.tags} & {"script", "iframe", "object", "embed", "form", "base"}
     for _, attributes in page.tags:
         assert not any(name.startswith("on") for name in attributes)
         assert (attributes.get("src") or "data:").startswith("data:")
         assert (attributes.get("href") or "#").startswith(("#", "data:"))
-    text = run.html.read_text("utf-8")
-    assert "url(" not in text and "@import" not in text
     policies = [meta["content"] for meta in page.all("meta") if meta.get("http-equiv") == "Content-Security-Policy"]
     assert policies == ["default-src 'none'; img-src data:; style-src 'unsafe-inline'"]
-
-
-def test_page_can_be_read_without_pictures_and_by_headings(tmp_path: Path) -> None:
-    page = page_of(make_run(tmp_path, reject=True))
     assert page.all("img") and all(image["alt"] for image in page.all("img"))
     charts = [svg for svg in page.all("svg") if svg.get("aria-hidden") != "true"]
     assert charts and all(svg["role"] == "img" and svg["aria-label"] for svg in charts)
     assert [name for name, _ in page.tags].count("h1") == 1
-    ids = {attributes.get("id") for _, attributes in page.tags}
-    links = [link["href"] or "" for link in page.all("a")]
-    assert links and all(link.removeprefix("#") in ids for link in links)
-
-
-def test_page_escapes_names_and_details(tmp_path: Path) -> None:
-    run = make_run(tmp_path, reject=True, full=True)
-    page = page_of(run)
+    check_links(page)
     text = run.html.read_text("utf-8")
-    assert HOSTILE not in text
-    assert "&lt;img src=x onerror=1&gt;" in text
-    assert not page.all("b") or all("class" in tag for tag in page.all("b"))  # the detail's <b> is text
-    assert f"{HOSTILE}/3.png" in page.text
-    assert f"Aligned face of {HOSTILE}" in {image["alt"] for image in page.all("img")}
+    assert "url(" not in text and "@import" not in text
+    assert HOSTILE not in text and "&lt;img src=x onerror=1&gt;" in text and f"{HOSTILE}/3.png" in page.text
+    assert all("class" in tag for tag in page.all("b"))  # the <b> of a rejected image's detail is text
+    if task == "recognition":
+        assert f"Aligned face of {HOSTILE}" in {image["alt"] for image in page.all("img")}
+    else:
+        assert "None" not in page.text.replace("None was", "") and "genuine" not in page.text.partition("Skip to")[2]
+
+
+def check_links(page: Page) -> None:
+    """Every link leads to a part of the page, and every section has a link."""
+    links = {(link["href"] or "").removeprefix("#") for link in page.all("a")}
+    assert links and links <= {attributes.get("id") for _, attributes in page.tags}
+    assert {attributes["id"] for tag, attributes in page.tags if tag == "h2"} <= links
 
 
 def test_page_tells_the_verdict_and_every_set(tmp_path: Path) -> None:
@@ -240,21 +237,23 @@ def test_failed_checks_stand_open(tmp_path: Path) -> None:
     assert "open" in page.all("details")[0] and "0 of 1 checks passed" in page.text
 
 
-def test_every_part_that_an_evaluation_may_lack_can_be_left_out(tmp_path: Path) -> None:
-    run = make_run(tmp_path, full=True)
-    add_resolutions(run)
-    path = tmp_path / "evaluation" / "evaluation.json"
-    whole = run.evaluation()
-    before = page_of(run)
-    optional = {name for name, field in RecognitionEvaluation.model_fields.items() if not field.is_required()}
-    for name in sorted((optional & set(whole)) - {"schema_version", "task", "low_resolution"}):
-        write_json(path, {key: value for key, value in whole.items() if key != name})
+@pytest.mark.parametrize("task", KINDS)
+def test_every_part_that_an_evaluation_may_lack_can_be_left_out(tmp_path: Path, task: str) -> None:
+    run = make_run(tmp_path, full=True, task=task)
+    if task == "recognition":
+        add_resolutions(run)
+    whole, before = run.evaluation(), page_of(run)
+    optional = {name for name, field in KINDS[task].model_fields.items() if not field.is_required()}
+    left_out = [
+        {key: value for key, value in whole.items() if key != name}
+        for name in sorted((optional & set(whole)) - {"schema_version", "task", "low_resolution"})
+    ]
+    left_out += [whole | {name: []} for name in ("grid", "mistakes") if name in whole]
+    for evaluation in left_out:
+        write_json(tmp_path / "evaluation" / "evaluation.json", evaluation)
         after = page_of(run)
-        assert len(after.text) < len(before.text), name
-        ids = {attributes.get("id") for _, attributes in after.tags}
-        links = [(link["href"] or "").removeprefix("#") for link in after.all("a")]
-        assert set(links) <= ids
-        assert {attributes["id"] for tag, attributes in after.tags if tag == "h2"} <= set(links)
+        assert len(after.text) < len(before.text), whole.keys() - evaluation.keys()
+        check_links(after)
 
 
 def test_an_evaluation_that_lacks_all_of_them_has_none_of_their_sections(tmp_path: Path) -> None:
@@ -335,15 +334,8 @@ def test_a_run_that_trained_nothing_says_that_the_model_is_in_force_already(tmp_
 
 def test_page_lists_what_was_rejected(tmp_path: Path) -> None:
     page = page_of(make_run(tmp_path, reject=True))
-    for word in (
-        "somebody/notes.txt",
-        "not_an_image",
-        "somebody/wall?.png",
-        "no_face",
-        "low_score",
-        "filter: low_score",
-    ):
-        assert word in page.text
+    words = ("somebody/notes.txt", "not_an_image", "somebody/wall?.png", "no_face", "low_score", "filter: low_score")
+    assert all(word in page.text for word in words)
     rejected = [image["alt"] for image in page.all("img") if (image["alt"] or "").startswith("Rejected crop")]
     assert len(rejected) == 3
 
@@ -358,41 +350,33 @@ def test_many_identities_make_a_histogram(tmp_path: Path) -> None:
     assert len(faces) == 24
 
 
-def test_equal_runs_give_equal_bytes(tmp_path: Path) -> None:
-    run = make_run(tmp_path, reject=True, lfw=True, full=True)
+@pytest.mark.parametrize("task", KINDS)
+def test_equal_runs_give_equal_bytes(tmp_path: Path, task: str) -> None:
+    about = {"reject": True, "lfw": True, "full": True, "task": task}
+    run, other = (make_run(tmp_path / name, **about) for name in ("one", "other"))
     run.report()
-    again = replace(run, html=tmp_path / "again.html", summary=tmp_path / "again.json")
-    again.report()
-    assert run.html.read_bytes() == again.html.read_bytes()
-    assert run.summary.read_bytes() == again.summary.read_bytes()
-    # Elsewhere, and over files that are there already.
-    shutil.rmtree(tmp_path / "gathered")
-    other = make_run(tmp_path / "other", reject=True, lfw=True, full=True)
-    replace(other, html=again.html, summary=again.summary).report()
-    assert run.html.read_bytes() == again.html.read_bytes()
-    assert run.summary.read_bytes() == again.summary.read_bytes()
+    again = replace(other, html=tmp_path / "again.html", summary=tmp_path / "again.json")
+    for _ in range(2):  # elsewhere, and over files that are there already
+        again.report()
+        assert run.html.read_bytes() == again.html.read_bytes()
+        assert run.summary.read_bytes() == again.summary.read_bytes()
 
 
 @pytest.mark.parametrize(
     "missing",
     [
-        "gathered/data.json",
-        "gathered/steps.json",
-        "gathered/rejected.csv",
-        "audited/data.json",
-        "aligned/manifest.json",
-        "split/shard-00000.parquet",
-        "model/model.json",
-        "model/logs/history.json",
-        "evaluation/evaluation.json",
-        "evaluation/roc.json",
-        "evaluation/pairs/0000000000000000.png",
-        "promotion/promotion.json",
-        "evaluate.json",
+        "gathered/data.json", "gathered/steps.json", "gathered/rejected.csv", "audited/data.json",
+        "aligned/manifest.json", "split/shard-00000.parquet", "model/model.json", "model/logs/history.json",
+        "evaluation/evaluation.json", "evaluation/roc.json", "evaluation/pairs/0000000000000000.png",
+        "promotion/promotion.json", "evaluate.json", "evaluation/grid/000.png", "evaluation/mistakes/001.png",
+        "scratch/model.json",
     ],
-)
+)  # fmt: skip
 def test_a_missing_file_is_named_and_nothing_is_left(tmp_path: Path, missing: str) -> None:
     run = make_run(tmp_path)
+    if not (tmp_path / missing).exists():
+        shutil.rmtree(tmp_path)
+        run = make_run(tmp_path, task="classes", full=True)
     (tmp_path / missing).unlink()
     with pytest.raises(KubefaceError, match=f"{Path(missing).name} is missing"):
         run.report()
@@ -460,7 +444,5 @@ def test_sampled_faces_are_spread_and_of_different_people(tmp_path: Path) -> Non
 def test_sampled_faces_show_everybody_where_few_are_there(tmp_path: Path) -> None:
     table = aligned_table(tmp_path / "few", [*"abcabcab", "d", *"abc" * 10])
     assert sorted(sample_faces(table).values()) == ["a", "b", "c", "d"]
-    alone = sample_faces(aligned_table(tmp_path / "end", [*"ab" * 20, "c"]))
-    assert sorted(alone.values()) == ["a", "b", "c"]
-    early = sample_faces(aligned_table(tmp_path / "early", [*"ab", *"c" * 40]))
-    assert sorted(early.values()) == ["a", "b", "c"]
+    for name, people in (("end", [*"ab" * 20, "c"]), ("early", [*"ab", *"c" * 40])):
+        assert sorted(sample_faces(aligned_table(tmp_path / name, people)).values()) == ["a", "b", "c"]

@@ -1,13 +1,12 @@
 """The report's section on low-resolution faces."""
 
-import json
 from pathlib import Path
 
 import pytest
 
 from kubeface.report.axes import FRAME
 from kubeface.report.line_charts import size_chart
-from kubeface.storage.folders import read_json, write_json
+from kubeface.storage.folders import read_json
 from tests.kubeface.report.test_report import Page, page_of
 from tests.support.report_runs import MadeRun, add_resolutions, make_run
 
@@ -24,17 +23,9 @@ def made(folder: Path, **how: bool) -> MadeRun:
     return run
 
 
-def change(folder: Path, size: str, **tar: float) -> None:
-    """Other bounds of the gain of a size."""
-    path = folder / "evaluation" / "evaluation.json"
-    evaluation = read_json(path)
-    row = next(row for row in evaluation["resolutions"]["rows"] if row["size"] == size)
-    row["cross"]["gain"]["tar"] |= tar
-    write_json(path, evaluation)
-
-
 def test_each_size_is_told_before_and_after(tmp_path: Path) -> None:
-    page = page_of(made(tmp_path))
+    run = made(tmp_path)
+    page = page_of(run)
     told = section(page)
     for words in (
         "recognises 46.00 % where it takes 1 % of strangers for one person; the baseline 40.00 %. That is +6.00 points "
@@ -55,6 +46,11 @@ def test_each_size_is_told_before_and_after(tmp_path: Path) -> None:
     assert len(pictures) == 3 * 4
     assert "Low resolution against sharp: genuine pairs" in " ".join(page.text.split())
     assert "#resolutions" in {link["href"] for link in page.all("a")}
+    told = " ".join(page.text.split())
+    assert "Calibrated on the set “Held-out people, noise:60 against clean crops”: 7,800 impostor" in told
+    summary = read_json(run.summary)
+    assert [row["size"] for row in summary["resolutions"]["rows"]] == ["10", "14", "20", "clean"]
+    assert summary["low_resolution"]["superresolver"] == "edsr.onnx@12ab34cd56ef"
 
 
 @pytest.mark.parametrize(
@@ -63,7 +59,9 @@ def test_each_size_is_told_before_and_after(tmp_path: Path) -> None:
 )
 def test_what_is_not_proven_is_not_called_a_gain(tmp_path: Path, low: float, high: float, verdict: str) -> None:
     run = made(tmp_path)
-    change(tmp_path, "10", gain_low=low, gain_high=high)
+    measured = run.evaluation()["resolutions"]
+    measured["rows"][0]["cross"]["gain"]["tar"] |= {"gain_low": low, "gain_high": high}
+    run.change_evaluation(resolutions=measured)
     assert f"): {verdict}." in section(page_of(run))
 
 
@@ -75,25 +73,10 @@ def test_of_a_cameras_pairs_no_enlarging_is_told(tmp_path: Path) -> None:
     assert "Each, from left to right: low resolution, sharp." in told
 
 
-def test_it_is_told_what_the_threshold_was_calibrated_on(tmp_path: Path) -> None:
-    told = " ".join(page_of(made(tmp_path)).text.split())
-    assert "Calibrated on the set “Held-out people, noise:60 against clean crops”: 7,800 impostor" in told
-
-
-def test_the_summary_has_the_sizes(tmp_path: Path) -> None:
-    run = made(tmp_path)
-    page_of(run)
-    summary = json.loads(run.summary.read_text())
-    assert [row["size"] for row in summary["resolutions"]["rows"]] == ["10", "14", "20", "clean"]
-    assert summary["low_resolution"]["superresolver"] == "edsr.onnx@12ab34cd56ef"
-
-
 def test_without_low_resolution_there_is_no_section(tmp_path: Path) -> None:
     run = make_run(tmp_path, full=True)
     page = page_of(run)
-    assert "By resolution" not in page.text and not {"low_resolution", "resolutions"} & set(
-        json.loads(run.summary.read_text())
-    )
+    assert "By resolution" not in page.text and not {"low_resolution", "resolutions"} & set(read_json(run.summary))
 
 
 def test_the_chart_has_an_interval_for_each_size_and_model_inside_its_frame() -> None:
