@@ -36,7 +36,7 @@ def make_data(folder: Path) -> None:
     import torch
 
     from kubeface.faces.images import decode_rgb
-    from kubeface.models.backbones.iresnet import iresnet18
+    from kubeface.models.backbones import backbone_named
 
     with (
         TableWriter(folder / "aligned", "aligned", "bench", {}) as aligned,
@@ -51,7 +51,7 @@ def make_data(folder: Path) -> None:
             path.write_bytes(jpeg.tobytes())
             add_row(aligned, split, name, identity, jpeg.tobytes())
     torch.manual_seed(0)
-    safetensors.torch.save_file(iresnet18().state_dict(), folder / "iresnet18.safetensors")
+    safetensors.torch.save_file(backbone_named("iresnet18").build().state_dict(), folder / "iresnet18.safetensors")
 
 
 def add_row(aligned: TableWriter, split: TableWriter, image_id: str, identity: str, jpeg: bytes) -> None:
@@ -216,7 +216,8 @@ def train_rows(folder: Path, rows: int) -> None:
 
     from kubeface.finetune.options import FinetuneOptions
     from kubeface.finetune.step import finetune
-    from kubeface.models.backbones import BACKBONES, Backbone, Preprocessing
+    from kubeface.models.backbones import BACKBONES, Backbone
+    from kubeface.records.model import Preprocessing
 
     def build() -> nn.Module:
         return nn.Sequential(nn.Conv2d(3, 8, 8, 8), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 14 * 14, 64))
@@ -233,7 +234,8 @@ def train_rows(folder: Path, rows: int) -> None:
             add_row(aligned, split, f"{number:06d}", identity, jpeg)
     safetensors.torch.save_file(dict(build().state_dict()), place / "small.safetensors")
     weights = str(place / "small.safetensors")
-    BACKBONES["small"] = Backbone("small", build, Preprocessing(112, "rgb", 127.5, 128.0), 64, weights, "none")
+    prepared = Preprocessing(size=112, color_order="rgb", mean=127.5, std=128.0)
+    BACKBONES["small"] = Backbone("small", build, prepared, 64, (weights,), "none")
     options = FinetuneOptions(backbone="small", strategy="full", epochs=1, onnx=False)
     finetune(place / "aligned", place / "split", place / "model", options)
     shutil.rmtree(place)

@@ -33,16 +33,7 @@ DARK_LIGHT = 0.2
 # x and y from the point between the eyes, in distances between the eyes. The mouth is at y = 1.15, the chin at about
 # y = 1.7, the jaw at x = 1.
 MASK_COLOUR = (164, 205, 226)
-MASK_OUTLINE = (
-    (0.0, 0.28),
-    (0.22, 0.36),
-    (0.6, 0.55),
-    (1.0, 0.62),
-    (1.0, 1.1),
-    (0.82, 1.55),
-    (0.45, 1.85),
-    (0.0, 1.95),
-)
+MASK_OUTLINE = ((0, 0.28), (0.22, 0.36), (0.6, 0.55), (1, 0.62), (1, 1.1), (0.82, 1.55), (0.45, 1.85), (0, 1.95))
 FRACTION_BITS = 4  # of the outline's coordinates, which OpenCV takes as fixed-point numbers
 
 
@@ -120,19 +111,12 @@ def _rotated(image: RGB, degrees: float, random: np.random.Generator) -> RGB:
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """A kind of degradation.
-
-    Args:
-        apply: image, value and random generator in, degraded image out.
-        limits: least and greatest value; None where the kind takes no value.
-        default: value where none is given; None where one must be given.
-        whole: values drawn from a range are whole numbers.
-    """
+    """A kind of degradation."""
 
     apply: Callable[[RGB, float, np.random.Generator], RGB]
-    limits: tuple[float, float] | None = None
-    default: float | None = None
-    whole: bool = False
+    limits: tuple[float, float] | None = None  # least and greatest value; None where the kind takes no value
+    default: float | None = None  # value where none is given; None where one must be given
+    whole: bool = False  # values drawn from a range are whole numbers
 
 
 _KINDS = {
@@ -160,27 +144,16 @@ _RANGE = re.compile(r"(.*\d\.?)-(-?[\d.].*)")
 
 @dataclass(frozen=True)
 class Degradation:
-    """A degradation with its strength; `Degradation.parse("noise:60")` makes one.
+    """A degradation with its strength; `Degradation.parse("noise:60")` makes one."""
 
-    Args:
-        kind: one of the list at the top of this file.
-        value: the strength; unit and range depend on the kind.
-        highest: where it is given, the strength is drawn for each image, from value to highest.
-        enlarger: for lowres, what enlarges the downsampled crop; None for bicubic interpolation.
-    """
-
-    kind: str = "none"
-    value: float = 0.0
-    highest: float | None = None
-    enlarger: Enlarger | None = None
+    kind: str = "none"  # of the list at the top of this file
+    value: float = 0.0  # the strength; unit and range depend on the kind
+    highest: float | None = None  # where it is given, the strength is drawn for each image, from value to highest
+    enlarger: Enlarger | None = None  # for lowres, of the downsampled crop; None for bicubic interpolation
 
     @classmethod
     def parse(cls, text: str, enlarger: Enlarger | None = None) -> "Degradation":
-        """Reads `kind`, `kind:value` or `kind:value-highest`.
-
-        Args:
-            text: the degradation.
-            enlarger: for lowres; other kinds ignore it.
+        """Reads `kind`, `kind:value` or `kind:value-highest`; the enlarger is for lowres, other kinds ignore it.
 
         Raises:
             KubefaceError: the kind is unknown, or the value is missing, superfluous, not a number or out of range.
@@ -202,9 +175,8 @@ class Degradation:
         try:
             values = [float(end) for end in (ends.groups() if ends else (number,))]
         except ValueError:
-            raise KubefaceError(
-                f"degradation '{text}' needs a number behind the colon, as in {name}:{greatest:g}"
-            ) from None
+            needed = f"needs a number behind the colon, as in {name}:{greatest:g}"
+            raise KubefaceError(f"degradation '{text}' {needed}") from None
         for value in values:
             if not least <= value <= greatest:
                 raise KubefaceError(f"degradation '{text}': the value must lie between {least:g} and {greatest:g}")
@@ -224,10 +196,8 @@ class Degradation:
     def __call__(self, image: RGB, *key: object) -> RGB:
         """The degraded copy of a crop (uint8, H×W×3).
 
-        Args:
-            image: the crop.
-            key: of the random numbers (seed, image id, epoch …): they depend on nothing else, so that an image is
-                degraded the same in any order and any process.
+        The random numbers depend on the key alone (seed, image id, epoch …), so that an image is degraded the same in
+        any order and any process.
         """
         if not self:
             return image

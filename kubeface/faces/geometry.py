@@ -30,14 +30,7 @@ def similarity_transform(points: Points, target: Points = ARCFACE_112) -> Points
     """The rotation, scale and translation that map points onto a target with the least squared error.
 
     Umeyama, "Least-squares estimation of transformation parameters between two point patterns", IEEE PAMI 13(4), 1991;
-    reflections are excluded.
-
-    Args:
-        points: N×2.
-        target: N×2.
-
-    Returns:
-        2×3 matrix.
+    reflections are excluded. Points are N×2, the result is a matrix 2×3.
     """
     points, target = np.asarray(points, np.float64), np.asarray(target, np.float64)
     mean, target_mean = points.mean(0), target.mean(0)
@@ -50,13 +43,9 @@ def similarity_transform(points: Points, target: Points = ARCFACE_112) -> Points
 
 
 def align_crop(image: RGB, landmarks: Points, corner: tuple[int, int] = (0, 0), size: int = CROP_SIZE) -> RGB:
-    """The crop of a photograph with its five landmarks moved onto the ArcFace template.
+    """The crop, `size` pixels a side, of a photograph with its five landmarks (5×2) moved onto the ArcFace template.
 
-    Args:
-        image: the photograph, H×W×3.
-        landmarks: 5×2, in pixels of the photograph.
-        corner: upper left corner (x, y) of the template in the crop.
-        size: side of the crop in pixels.
+    The template's upper left corner stands at `corner` (x, y) in the crop.
     """
     matrix = similarity_transform(landmarks)
     matrix[:, 2] += corner
@@ -87,12 +76,8 @@ def whole_crop(image: RGB) -> RGB:
 
 
 def box_crop(image: RGB, box: Points) -> RGB:
-    """The face's box stretched to 160×160, as facenet-pytorch's MTCNN(image_size=160, margin=0) saves it.
-
-    Args:
-        image: the photograph, H×W×3.
-        box: x1, y1, x2, y2 in pixels; it is clipped to the photograph.
-    """
+    """The face's box (x1, y1, x2, y2), clipped to the photograph, stretched to 160×160, as facenet-pytorch's
+    MTCNN(image_size=160, margin=0) saves it."""
     height, width = image.shape[:2]
     left, top = min(int(max(box[0], 0)), width - 1), min(int(max(box[1], 0)), height - 1)
     right, bottom = max(int(min(box[2], width)), left + 1), max(int(min(box[3], height)), top + 1)
@@ -125,10 +110,7 @@ def head_turn(landmarks: Points) -> float:
     """How far a head is turned aside, 0 (frontal) to 1 (the tip of the nose is over an eye or beyond it).
 
     The difference of the nose's distances from the two eyes, along the line through them, over their sum; it is
-    invariant to rotation, scale and translation.
-
-    Args:
-        landmarks: 5×2, eyes first, then the nose.
+    invariant to rotation, scale and translation. Landmarks are 5×2, eyes first, then the nose.
     """
     left, right, nose = np.asarray(landmarks, np.float64)[:3]
     axis = right - left
@@ -159,12 +141,7 @@ def centre_crop(image: RGB, size: int = CROP_SIZE) -> RGB:
 def most_prominent(boxes: Points, width: int, height: int) -> int:
     """Index of the largest face nearest the centre, the one with the greatest score as insightface's and
     facenet-pytorch's aligners have it: area of the box less twice the squared distance of its centre from the image's.
-
-    Args:
-        boxes: N×4, x1, y1, x2, y2 in pixels, N ≥ 1.
-        width: of the image in pixels.
-        height: of the image in pixels.
-    """
+    Boxes are N×4, N ≥ 1, in pixels."""
     area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     centre = np.stack([boxes[:, 0] + boxes[:, 2], boxes[:, 1] + boxes[:, 3]], 1) / 2
     offset = ((centre - [width / 2, height / 2]) ** 2).sum(1)

@@ -27,34 +27,21 @@ OPSET, IR_VERSION = 18, 9  # supported by onnxruntime since 1.17
 
 @dataclass(frozen=True)
 class Layer:
-    """A convolution or, with a kernel as large as its input, a fully connected layer; followed by PReLU.
+    """A convolution or, with a kernel as large as its input, a fully connected layer; followed by PReLU."""
 
-    Args:
-        name: in the file of weights; the last digit is the number of its PReLU.
-        kernel: side in pixels.
-        pool: side of the max pooling that follows, with stride 2; 0 for none.
-    """
-
-    name: str
-    kernel: int
-    pool: int = 0
+    name: str  # in the file of weights; the last digit is the number of its PReLU
+    kernel: int  # side in pixels
+    pool: int = 0  # side of the max pooling that follows, with stride 2; 0 for none
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """One of the networks of facenet-pytorch 2.6.0, models/mtcnn.py.
+    """One of the networks of facenet-pytorch 2.6.0, models/mtcnn.py."""
 
-    Args:
-        sha256: of its file of weights.
-        side: of its input images in pixels, 0 for any.
-        layers: before the heads.
-        heads: linear layers that give the outputs; a softmax follows the last one.
-    """
-
-    sha256: str
-    side: int
-    layers: tuple[Layer, ...]
-    heads: tuple[str, ...]
+    sha256: str  # of its file of weights
+    side: int  # of its input images in pixels, 0 for any
+    layers: tuple[Layer, ...]  # before the heads
+    heads: tuple[str, ...]  # linear layers that give the outputs; a softmax follows the last one
 
 
 ARCHITECTURES = {
@@ -93,15 +80,9 @@ def mtcnn_networks() -> dict[str, bytes]:
 
 
 def write_mtcnn(path: Path) -> None:
-    """Writes the networks as one archive, which `load_mtcnn` reads; 2 MB.
+    """Writes the networks as one archive (`mtcnn.zip` beside model.onnx), which `load_mtcnn` reads; 2 MB.
 
     It is not compressed and has no timestamps, so that equal networks give equal bytes.
-
-    Args:
-        path: of the archive, `mtcnn.zip` beside model.onnx.
-
-    Raises:
-        KubefaceError: as `mtcnn_networks`.
     """
     with zipfile.ZipFile(path, "w") as archive:
         for name, data in mtcnn_networks().items():
@@ -213,9 +194,6 @@ def _kernels(weights: Floats, channels: int, layer: Layer) -> Floats:
     """
     side = layer.kernel
     if layer.name.startswith("dense"):
-        return (
-            weights.reshape((-1, side * side * channels), order="F")
-            .reshape(-1, side, side, channels)
-            .transpose(0, 3, 2, 1)
-        )
+        flat = weights.reshape((-1, side * side * channels), order="F")
+        return flat.reshape(-1, side, side, channels).transpose(0, 3, 2, 1)
     return weights.reshape((-1, channels, side, side), order="F")

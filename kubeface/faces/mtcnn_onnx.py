@@ -36,12 +36,7 @@ Network = Callable[[Floats], list[Floats]]
 
 
 def load_mtcnn(path: Path, min_face_size: int, threads: int | None = None) -> Detector:
-    """Loads MTCNN from the archive that finetune leaves beside a model; the same as `make_detector("mtcnn", …)`.
-
-    Args:
-        path: of mtcnn.zip.
-        min_face_size: least shorter side of a face's box in pixels; the image pyramid begins there.
-        threads: threads of one call; 1 where several threads call it, None for all processors.
+    """Loads MTCNN from mtcnn.zip, which finetune leaves beside a model; else as `make_detector`.
 
     Raises:
         KubefaceError: the archive cannot be read.
@@ -56,13 +51,7 @@ def load_mtcnn(path: Path, min_face_size: int, threads: int | None = None) -> De
 
 
 def mtcnn(networks: dict[str, bytes], min_face_size: int, threads: int | None = None) -> Detector:
-    """Makes MTCNN from its networks.
-
-    Args:
-        networks: ONNX by name, as `mtcnn_networks` makes them.
-        min_face_size: least shorter side of a face's box in pixels; the image pyramid begins there.
-        threads: threads of one call; 1 where several threads call it, None for all processors.
-    """
+    """Makes MTCNN from its networks as ONNX by name, see `mtcnn_networks`; else as `make_detector`."""
     pnet, rnet, onet = (_network(networks[name], threads) for name in (PNET, RNET, ONET))
 
     def find(image: RGB) -> Faces:
@@ -87,10 +76,15 @@ def mtcnn(networks: dict[str, bytes], min_face_size: int, threads: int | None = 
     return Detector("mtcnn", find, min_face_size)
 
 
-def _network(data: bytes, threads: int | None) -> Network:
+def open_session(network: bytes | str, threads: int | None) -> onnxruntime.InferenceSession:
+    """A network, or the file of one, on so many threads; None for all processors."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or cpu_limit()
-    session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(network, options, providers=["CPUExecutionProvider"])
+
+
+def _network(data: bytes, threads: int | None) -> Network:
+    session = open_session(data, threads)
 
     def run(images: Floats) -> list[Floats]:
         parts = [session.run(None, {"images": images[start : start + BATCH]}) for start in range(0, len(images), BATCH)]

@@ -22,23 +22,14 @@ SIDE_STEP = 16  # photographs are shrunk to multiples of it: few different sizes
 
 @dataclass(frozen=True, slots=True)
 class FaceQuality:
-    """Measurements of one face, with the columns of the filter table for fields.
+    """Measurements of one face, with the columns of the filter table for fields."""
 
-    Args:
-        score: RetinaFace's, 0 to 1; 0 where it finds no face.
-        face_size: shorter side of the face's box in pixels of the photograph; 0 where there is no face.
-        faces: number of faces at least half as large as the subject, itself included.
-        sharpness: variance of the Laplacian of the crop's grey levels, at least 0.
-        turn: of the head, 0 (frontal) to 1 (profile).
-        agreement: intersection over union of RetinaFace's box and the aligner's, 0 to 1.
-    """
-
-    score: float = 0.0
-    face_size: float = 0.0
-    faces: int = 0
-    sharpness: float = 0.0
-    turn: float = 0.0
-    agreement: float = 0.0
+    score: float = 0.0  # RetinaFace's, 0 to 1; 0 where it finds no face
+    face_size: float = 0.0  # shorter side of the face's box in pixels of the photograph; 0 where there is no face
+    faces: int = 0  # at least half as large as the subject, itself included
+    sharpness: float = 0.0  # variance of the Laplacian of the crop's grey levels, at least 0
+    turn: float = 0.0  # of the head, 0 (frontal) to 1 (profile)
+    agreement: float = 0.0  # intersection over union of RetinaFace's box and the aligner's, 0 to 1
 
     def __str__(self) -> str:
         return (
@@ -51,9 +42,7 @@ def measure_face(image: RGB, landmarks: Points, box: Points, detect: Detector, c
     """Measures the face that the aligner found on a photograph.
 
     Args:
-        image: the photograph.
-        landmarks: the aligner's, 5×2.
-        box: the aligner's, x1, y1, x2, y2.
+        landmarks, box: the aligner's, 5×2 and x1, y1, x2, y2.
         detect: RetinaFace.
         crop: the face on the ArcFace template; made from the photograph where it is None.
     """
@@ -82,11 +71,9 @@ def shorter_side(box: Points) -> float:
 def sharpness(crop: RGB) -> float:
     """Variance of the Laplacian of the grey levels of a crop's face, 0 where all pixels are equal.
 
-    Pech-Pacheco et al., "Diatom autofocusing in brightfield microscopy: a comparative study", ICPR 2000.
-
-    Args:
-        crop: on the ArcFace template. Only the square from brows to chin counts: nearer to the crop's edge the
-            photograph may have ended, which would pass for a sharp edge.
+    Pech-Pacheco et al., "Diatom autofocusing in brightfield microscopy: a comparative study", ICPR 2000. Of a crop on
+    the ArcFace template only the square from brows to chin counts: nearer to its edge the photograph may have ended,
+    which would pass for a sharp edge.
     """
     return laplacian_variance(crop[FACE_SQUARE])
 
@@ -98,12 +85,7 @@ def laplacian_variance(image: RGB) -> float:
 
 
 def _shrink(image: RGB, face_size: float) -> tuple[RGB, float]:
-    """The photograph as small as RetinaFace may see it without another decision, and the scale, at most 1.
-
-    Args:
-        image: the photograph.
-        face_size: shorter side of the aligner's box, in pixels.
-    """
+    """The photograph as small as RetinaFace may see it without another decision, and the scale, at most 1."""
     longest = max(image.shape[:2])
     side = min(LONGEST_SIDE, longest * FACE_SIDE / max(face_size, 1.0))
     side = int(-(-side // SIDE_STEP) * SIDE_STEP)

@@ -27,7 +27,7 @@ from kubeface.finetune.objectives import Scores
 from kubeface.finetune.trainer import Trainer
 from kubeface.models.model import FaceModel, save_model
 from kubeface.models.superresolution import Enlarger
-from kubeface.records.model import OnnxRecord, SuperresolutionRecord, TrainingRecord
+from kubeface.records.model import OnnxRecord, TrainingRecord
 from kubeface.records.tasks import ATTRIBUTES
 from kubeface.storage.folders import sha256_file, write_json
 from kubeface.tables.row_index import RowIndex
@@ -73,7 +73,7 @@ def write_model_folder(folder: Path, trained: Trained, inputs: Inputs, store: Ch
     data, model = setup.data, setup.model
     onnx = _export(folder, trained)
     heads = trained.heads
-    enlarging = SuperresolutionRecord(**trained.enlarger.write(folder)) if trained.enlarger else None
+    enlarging = trained.enlarger.write(folder) if trained.enlarger else None
     save_model(
         model, folder, training_record(trained, inputs, onnx), data.task, heads[0].state_dict() if heads else None,
         enlarging,

@@ -1,13 +1,13 @@
 """A model folder out of a .keras archive, to start a fine-tuning from."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from kubeface.models.model import load_pretrained, save_model
-from kubeface.records.model import TrainingRecord
+from kubeface.records.model import Preprocessing, TrainingRecord
 from kubeface.runtime.errors import require
+from kubeface.runtime.options import read_options
 from kubeface.storage.downloads import fetch, split_checksum
 from kubeface.storage.folders import new_folder, sha256_file
 
@@ -37,20 +37,14 @@ def import_keras(
     path = fetch(archive)
     require(path.suffix == ".keras", f"{archive} is no .keras archive")
     model = load_pretrained("resnet50_keras", str(path))
-    given: dict[str, Any] = {
-        "size": size,
-        "color_order": color_order,
-        "mean": _per_channel(mean),
-        "std": _per_channel(std),
-    }
-    model.preprocessing = replace(
-        model.preprocessing, **{name: value for name, value in given.items() if value is not None}
-    )
+    given = {"size": size, "color_order": color_order, "mean": _per_channel(mean), "std": _per_channel(std)}
+    changes = {name: value for name, value in given.items() if value is not None}
+    model.preprocessing = read_options(Preprocessing, model.preprocessing.model_dump() | changes, "preprocessing.")
     model.start = f"{split_checksum(archive)[0]}#sha256={sha256_file(path)}"
     with new_folder(out) as folder:
         save_model(model, folder, TrainingRecord())
 
 
-def _per_channel(numbers: Sequence[float]) -> float | list[float] | None:
+def _per_channel(numbers: Sequence[float]) -> float | tuple[float, ...] | None:
     """The numbers as `Preprocessing` has them; None where there are none."""
-    return None if not numbers else numbers[0] if len(numbers) == 1 else list(numbers)
+    return None if not numbers else numbers[0] if len(numbers) == 1 else tuple(numbers)

@@ -10,7 +10,7 @@ A model folder holds
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,14 +21,14 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, normalize
 
 from kubeface.faces.geometry import TEMPLATE_SIZES
-from kubeface.models.backbones import BACKBONES, Backbone, PerChannel, Preprocessing, backbone_named
+from kubeface.models.backbones import BACKBONES, Backbone, backbone_named
 from kubeface.models.quality_routing import QualityRouted
 from kubeface.models.weights import WEIGHTS_SUFFIXES, fetch_published, keras_preprocessing, load_network, load_state
 from kubeface.records.model import (
     SCHEMA_VERSION,
     AlignmentRecord,
     ModelRecord,
-    PreprocessingRecord,
+    Preprocessing,
     SuperresolutionRecord,
     TrainingRecord,
 )
@@ -60,6 +60,11 @@ class FaceModel:
     template: str = TEMPLATE
     detector: str = DETECTOR
 
+    def to(self, device: torch.device | None) -> "FaceModel":
+        """The model on a device, the CPU for None, its kernels channels last."""
+        self.network.to(device or torch.device("cpu")).to(memory_format=torch.channels_last)
+        return self
+
     def prepare(self, crops: Tensor) -> Tensor:
         """RGB crops (N×3×H×W, 0…255, any dtype) to what the backbone takes (float32, channels last)."""
         images = crops.to(torch.float32)
@@ -76,11 +81,7 @@ class FaceModel:
 
     @torch.inference_mode()
     def embed(self, crops: NDArray[np.uint8], flip: bool = False) -> NDArray[np.float32]:
-        """Unit-length embeddings (N×D) of RGB crops (N×H×W×3, uint8).
-
-        Args:
-            flip: mirror the crops first, for test-time augmentation.
-        """
+        """Unit-length embeddings (N×D) of RGB crops (N×H×W×3, uint8), of their mirror images with `flip`."""
         self.network.eval()
         device = next(self.network.parameters()).device
         images = torch.from_numpy(crops).to(device).permute(0, 3, 1, 2)
@@ -88,7 +89,7 @@ class FaceModel:
         return np.asarray(normalize(embeddings.float()).cpu().numpy(), np.float32)
 
 
-def _channels(value: PerChannel, images: Tensor) -> float | Tensor:
+def _channels(value: float | tuple[float, ...], images: Tensor) -> float | Tensor:
     """A number for each channel in the shape in which it goes with images."""
     return images.new_tensor(value)[:, None, None] if isinstance(value, tuple) else value
 
@@ -115,22 +116,15 @@ def digest(network: nn.Module) -> str:
     return found.hexdigest()
 
 
-def _place(network: nn.Module, device: torch.device | None) -> None:
-    """Moves a network to its device, its kernels channels last."""
-    network.to(device or torch.device("cpu")).to(memory_format=torch.channels_last)
-
-
 def load_pretrained(
     backbone: str, pretrained: str = "", device: torch.device | None = None, template: str = ""
 ) -> FaceModel:
     """The model that a fine-tuning starts from.
 
     Args:
-        backbone: name of the architecture.
         pretrained: empty for the published weights of that name; else a model folder of kubeface or a weights
             file (see `read_weights`) as path, file://, s3:// or https:// URI; https needs `#sha256=…` behind it. A
             .keras archive is taken to want its input as keras.applications prepares it.
-        device: where to put it, the CPU when None.
         template: how the crops are made that it will be given; empty for what a model folder says, arcface_112 else.
 
     Raises:
@@ -148,12 +142,12 @@ def load_pretrained(
         return model
     path, origin = (fetch(pretrained), pretrained) if pretrained else fetch_published(known)
     network, embedding_size = load_network(known, path, str(origin))
-    _place(network, device)
     preprocessing = known.preprocessing
     if path.suffix == ".keras":
         preprocessing = keras_preprocessing(path, preprocessing)
     license = known.license if not pretrained else "as given by its publisher"
-    return FaceModel(backbone, network, preprocessing, embedding_size, str(origin), license, template or TEMPLATE)
+    template = template or TEMPLATE
+    return FaceModel(backbone, network, preprocessing, embedding_size, str(origin), license, template).to(device)
 
 
 def load_start(
@@ -196,23 +190,18 @@ def load_start(
             raise
         instead = f"{RANDOM} of {backbone}" if fallback == "scratch" else f"the published weights of {fallback}"
         said = f"starts from {instead} instead, as fallback says: {error}"
+    if fallback == "scratch":
+        return _random(known, device, template), said
     try:
-        model = (
-            _random(known, device, template)
-            if fallback == "scratch"
-            else load_pretrained(fallback, "", device, template)
-        )
+        return load_pretrained(fallback, "", device, template), said
     except KubefaceError as error:
         raise type(error)(f"{said}; and of these: {error}") from error
-    return model, said
 
 
 def _random(known: Backbone, device: torch.device | None, template: str) -> FaceModel:
     """The backbone as it is built, in evaluation mode."""
-    network = known.build().eval()
-    _place(network, device)
-    size, template = known.embedding_size, template or TEMPLATE
-    return FaceModel(known.name, network, known.preprocessing, size, RANDOM, "none", template)
+    network, size, template = known.build().eval(), known.embedding_size, template or TEMPLATE
+    return FaceModel(known.name, network, known.preprocessing, size, RANDOM, "none", template).to(device)
 
 
 def _model_folder(uri: str) -> Path:
@@ -238,12 +227,8 @@ def save_model(
     """Writes model.safetensors, model.json and, where there is a head, head.safetensors into an existing folder.
 
     Args:
-        model: its network on any device.
-        folder: where to.
-        training: how it was trained.
-        task: what it is for.
         head: `weight` (L×D) and `bias` (L).
-        superresolution: the network that enlarges small faces for it; None for none.
+        superresolution: the network that enlarges small faces for it.
     """
     state = {name: value.detach().cpu().contiguous() for name, value in model.network.state_dict().items()}
     safetensors.torch.save_file(state, folder / WEIGHTS_FILE)
@@ -252,7 +237,7 @@ def save_model(
         schema_version=SCHEMA_VERSION,
         task=task,
         backbone=model.backbone,
-        preprocessing=PreprocessingRecord(**asdict(model.preprocessing)),
+        preprocessing=model.preprocessing,
         alignment=AlignmentRecord(template=model.template, size=size, detector=model.detector),
         embedding_size=model.embedding_size,
         quality_routed=isinstance(model.network, QualityRouted),
@@ -296,13 +281,11 @@ def load_model(folder: Path | str, device: torch.device | None = None, expected_
     if expected_backbone and name != expected_backbone:
         raise KubefaceError(f"{folder} holds backbone '{name}', the run asks for '{expected_backbone}'")
     known = backbone_named(name)
-    preprocessing = Preprocessing.read(record.preprocessing.model_dump(), str(folder / CONFIG_FILE))
-    alignment = record.alignment
+    preprocessing, alignment = record.preprocessing, record.alignment
     known_alignment = TEMPLATE_SIZES.get(alignment.template) == alignment.size
     if (known.fixed and preprocessing != known.preprocessing) or not known_alignment:
-        raise KubefaceError(
-            f"{folder / CONFIG_FILE}: the model was trained with another preprocessing than '{name}' has here"
-        )
+        what = f"the model was trained with another preprocessing than '{name}' has here"
+        raise KubefaceError(f"{folder / CONFIG_FILE}: {what}")
     path = folder / WEIGHTS_FILE
     if not path.is_file() or sha256_file(path) != record.weights_sha256:
         raise KubefaceError(f"{path} is missing or is not the file that {CONFIG_FILE} describes")
@@ -310,8 +293,6 @@ def load_model(folder: Path | str, device: torch.device | None = None, expected_
         network, embedding_size = _load_routed(known, path)
     else:
         network, embedding_size = load_network(known, path, str(path))
-    _place(network, device)
-    return FaceModel(
-        name, network, preprocessing, embedding_size, record.start, record.start_license, alignment.template,
-        alignment.detector,
-    )  # fmt: skip
+    start, license, template = record.start, record.start_license, alignment.template
+    model = FaceModel(name, network, preprocessing, embedding_size, start, license, template, alignment.detector)
+    return model.to(device)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from kubeface.faces.geometry import TEMPLATE_SIZES, require_template
 from kubeface.models.embeddings import Vectors
-from kubeface.records.model import ModelRecord
+from kubeface.records.model import ModelRecord, StartOnnxRecord
 from kubeface.records.tasks import RECOGNITION
 from kubeface.runtime.errors import KubefaceError, require
 from kubeface.runtime.processors import cpu_limit
@@ -51,11 +51,7 @@ class OnnxModel:
     labels: tuple[str, ...] = ()  # of attributes or classes, in the order of the scores
 
     def embed(self, crops: NDArray[np.uint8], flip: bool = False) -> Vectors:
-        """Unit-length embeddings (N×D) of RGB crops (N×H×W×3, uint8), N ≥ 1.
-
-        Args:
-            flip: mirror the crops first, for test-time augmentation.
-        """
+        """Unit-length embeddings (N×D) of RGB crops (N×H×W×3, uint8), N ≥ 1, of their mirror images with `flip`."""
         return self._parts(crops[:, :, ::-1] if flip else crops, "embeddings")
 
     def scores(self, crops: NDArray[np.uint8]) -> Vectors:
@@ -74,10 +70,9 @@ class OnnxModel:
 
 
 def open_model(uri: str, device: str = "auto", threads: int = 0) -> OnnxModel:
-    """Opens the model of a folder of finetune or a promoted version.
+    """Opens the model of a folder of finetune or a promoted version, a path or s3:// address.
 
     Args:
-        uri: of the folder, a path or s3:// address.
         device: auto, cpu or cuda; auto takes the GPU where onnxruntime's build for CUDA finds one.
         threads: crops that are embedded at once on a CPU; 0 for one on each processor.
 
@@ -85,27 +80,16 @@ def open_model(uri: str, device: str = "auto", threads: int = 0) -> OnnxModel:
         KubefaceError: files missing or changed, an unknown template, or a device that is not there.
     """
     record = read_model_record(uri)
-    sha256 = record.training.onnx.sha256 if record.training.onnx else ""
-    require(
-        bool(sha256),
-        f"{uri} was fine-tuned without ONNX, which is what runs without torch: fine-tune with --onnx",
-    )
-    return _open(uri, record, MODEL_FILE, sha256, device, threads)
+    without = f"{uri} was fine-tuned without ONNX, which is what runs without torch: fine-tune with --onnx"
+    return _open(uri, record, MODEL_FILE, record.training.onnx, without, device, threads)
 
 
 def open_start(uri: str, device: str = "auto", threads: int = 0) -> OnnxModel:
-    """Opens the model that the one of a finetune folder was trained from; otherwise as `open_model`.
-
-    Raises:
-        KubefaceError: as `open_model`, or the folder has no start.onnx.
-    """
+    """Opens start.onnx, the model that the one of a finetune folder was trained from; otherwise as `open_model`."""
     record = read_model_record(uri)
     start = record.training.onnx.start if record.training.onnx else None
-    require(
-        start is not None and bool(start.sha256),
-        f"{uri} has no {START_FILE}, the model that it was trained from: fine-tune again, with --onnx",
-    )
-    return _open(uri, record, START_FILE, start.sha256 if start else "", device, threads)
+    without = f"{uri} has no {START_FILE}, the model that it was trained from: fine-tune again, with --onnx"
+    return _open(uri, record, START_FILE, start, without, device, threads)
 
 
 def read_model_record(uri: str) -> ModelRecord:
@@ -118,10 +102,8 @@ def read_model_record(uri: str) -> ModelRecord:
     try:
         return ModelRecord.read(path)
     except KubefaceError as error:
-        raise KubefaceError(
-            f"{objects.join(uri, CONFIG_FILE)} describes no model: give a folder of finetune or a promoted version "
-            f"({error})"
-        ) from error
+        what = f"{objects.join(uri, CONFIG_FILE)} describes no model"
+        raise KubefaceError(f"{what}: give a folder of finetune or a promoted version ({error})") from error
 
 
 def file_of(uri: str, name: str, sha256: str = "") -> Path:
@@ -144,7 +126,11 @@ def file_of(uri: str, name: str, sha256: str = "") -> Path:
     return path
 
 
-def _open(uri: str, record: ModelRecord, name: str, sha256: str, device: str, threads: int) -> OnnxModel:
+def _open(
+    uri: str, record: ModelRecord, name: str, exported: StartOnnxRecord | None, without: str, device: str, threads: int
+) -> OnnxModel:
+    sha256 = exported.sha256 if exported else ""
+    require(bool(sha256), without)
     template = record.alignment.template
     require_template(template)
     session = _session(file_of(uri, name, sha256), device)

@@ -29,12 +29,7 @@ def fine_structure(images: Tensor) -> Tensor:
 
 
 class QualityRouted(nn.Module):
-    """Two networks of one architecture and the gate between them.
-
-    Args:
-        start: embeds crops that do not look degraded.
-        tuned: embeds those that do.
-    """
+    """Two networks of one architecture, `tuned` for crops that look degraded, and the gate between them."""
 
     weight: Tensor
     bias: Tensor

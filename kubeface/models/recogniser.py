@@ -11,7 +11,6 @@ Runs on what finetune, evaluate and promote leave in a model folder:
 
 import hashlib
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +29,7 @@ from kubeface.models.superresolution import NETWORK_FILE, Enlarger, open_enlarge
 from kubeface.records.model import ModelRecord
 from kubeface.records.tasks import RECOGNITION
 from kubeface.runtime.errors import KubefaceError, require
+from kubeface.runtime.options import explain
 from kubeface.storage import objects
 from kubeface.storage.folders import read_json
 from kubeface.tables.resolution_pairs import native_side
@@ -44,18 +44,31 @@ Vector = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Face:
+class Subject:
     """The face that a photograph is of.
 
-    embedding: D numbers of length 1; score: the detector's, 0…1; box (x1, y1, x2, y2) and landmarks (5×2) in pixels of
-    the upright photograph; faces: how many the detector is sure of.
+    score: the detector's, 0…1; box (x1, y1, x2, y2) and landmarks (5×2) in pixels of the upright photograph; faces: how
+    many the detector is sure of.
     """
 
-    embedding: Vector
     score: float
     box: Points
     landmarks: Points
     faces: int
+
+
+@dataclass(frozen=True)
+class Face(Subject):
+    """With its embedding, D numbers of length 1."""
+
+    embedding: Vector
+
+
+@dataclass(frozen=True)
+class Crop(Subject):
+    """With its crop, H×W×3, uint8."""
+
+    pixels: RGB
 
 
 @dataclass(frozen=True)
@@ -66,26 +79,11 @@ class LeftOut:
     detail: str
 
 
-@dataclass(frozen=True)
-class Crop:
-    """The crop of a photograph's subject (H×W×3, uint8); else as in `Face`."""
-
-    pixels: RGB
-    score: float
-    box: Points
-    landmarks: Points
-    faces: int
-
-
 def find_crop(photograph: bytes, detect: Detector, template: str, times: int = 1) -> Crop | LeftOut:
     """The crop of an encoded photograph's most prominent face, made as the template says.
 
-    Args:
-        photograph: encoded.
-        detect: finds faces.
-        template: how the crop is made.
-        times: where no sure face is found, one is looked for in the photograph enlarged so many times, if that is then
-            not too large.
+    Where no sure face is found, one is looked for in the photograph enlarged so many `times`, if that is then not too
+    large.
     """
     try:
         image = decode_photograph(photograph)
@@ -112,7 +110,7 @@ def _subject(image: RGB, found: Faces, detect: Detector, template: str) -> Crop 
     subject = sure.subject(image.shape[1], image.shape[0])
     box, landmarks = sure.boxes[subject], sure.landmarks[subject]
     pixels = TEMPLATES[template](image, landmarks, box)
-    return Crop(pixels, float(sure.scores[subject]), box, landmarks, len(sure))
+    return Crop(float(sure.scores[subject]), box, landmarks, len(sure), pixels)
 
 
 class Calibration(BaseModel):
@@ -172,7 +170,7 @@ class Recogniser:
         found = find_crop(photograph, self.detect, self.network.template, self.times)
         if isinstance(found, LeftOut):
             return found
-        return Face(self.embed(self.enlarged(found)), found.score, found.box, found.landmarks, found.faces)
+        return Face(found.score, found.box, found.landmarks, found.faces, self.embed(self.enlarged(found)))
 
     def enlarged(self, found: Crop) -> RGB:
         """The crop's pixels (H×W×3); of a face of few pixels as the model's network makes them, as in its training."""
@@ -236,7 +234,6 @@ def open_recogniser(uri: str, flip: bool = False) -> Recogniser:
     """Opens a model folder of finetune, or a promoted version.
 
     Args:
-        uri: of the folder, a path or s3:// address.
         flip: embed each face together with its mirror image.
 
     Raises:
@@ -259,12 +256,7 @@ def open_recogniser(uri: str, flip: bool = False) -> Recogniser:
 
 
 def model_enlarger(uri: str, record: ModelRecord, threads: int) -> Enlarger | None:
-    """The super-resolution network that a model was trained with; None where it was trained without one.
-
-    Args:
-        uri: of the model folder.
-        record: its model.json.
-        threads: that a call uses.
+    """The super-resolution network that the model of a folder was trained with; None where it was trained without one.
 
     Raises:
         KubefaceError: the network is missing or not the one that model.json tells of.
@@ -280,11 +272,7 @@ def model_enlarger(uri: str, record: ModelRecord, threads: int) -> Enlarger | No
 
 
 def open_detector(uri: str, record: ModelRecord) -> Detector:
-    """The detector by whose landmarks the model's crops were made.
-
-    Args:
-        uri: of the model folder.
-        record: its model.json.
+    """The detector by whose landmarks the crops of the model in a folder were made.
 
     Raises:
         KubefaceError: files missing or changed, or an unknown detector.
@@ -298,14 +286,10 @@ def open_detector(uri: str, record: ModelRecord) -> Detector:
 
 def _calibration(uri: str, weights_sha256: str) -> Calibration:
     address = objects.join(uri, "threshold.json")
-    values: Any = read_json(file_of(uri, "threshold.json"))
     try:
-        found = Calibration.model_validate(values)
+        found = Calibration.model_validate(read_json(file_of(uri, "threshold.json")))
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        text = first["msg"][0].lower() + first["msg"][1:]
-        raise KubefaceError(f"{address}: {place} {text}; evaluate the model again") from None
+        raise KubefaceError(f"{address}: {explain(error, Calibration)}; evaluate the model again") from None
     require(
         found.weights_sha256 == weights_sha256,
         f"{address} was calibrated for a model with other weights: evaluate this one to get its own threshold",

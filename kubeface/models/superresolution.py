@@ -9,23 +9,23 @@ Whatever a network comes as, onnxruntime runs it, so that only its conversion ne
 """
 
 import hashlib
-import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
+from pydantic import BaseModel, ValidationError
 
 from kubeface.faces.images import RGB
+from kubeface.records.model import SuperresolutionRecord
 from kubeface.runtime.errors import KubefaceError, require
 from kubeface.storage import objects
 from kubeface.storage.downloads import fetch, split_checksum
-from kubeface.storage.folders import read_json, write_json
+from kubeface.storage.folders import sha256_file
 
 BICUBIC = "bicubic"
 NETWORK_FILE, ABOUT_FILE = "superresolution.onnx", "superresolution.json"
@@ -36,30 +36,20 @@ TILE, MARGIN = 192, 32
 BATCH_PIXELS = 128 * 128
 GREATEST_SCALE = 16
 
-Floats = NDArray[np.float32]
-
 
 @dataclass(frozen=True)
 class Enlarger:
-    """What enlarges images; processes and threads may share it.
+    """What enlarges images; processes and threads may share it."""
 
-    Args:
-        name: `bicubic`, or the network's file and the first digits of its SHA-256.
-        scale: how many times a network enlarges; 0 for bicubic, which takes any.
-        network: ONNX; empty for bicubic.
-        identities: people that the network was trained on, by name, where it says so.
-        threads: that a call uses.
-    """
-
-    name: str = BICUBIC
-    scale: int = 0
-    network: bytes = b""
-    identities: tuple[str, ...] = ()
-    threads: int = 1
+    name: str = BICUBIC  # or the network's file and the first digits of its SHA-256
+    scale: int = 0  # how many times a network enlarges; 0 for bicubic, which takes any
+    network: bytes = b""  # ONNX; empty for bicubic
+    identities: tuple[str, ...] = ()  # people that the network was trained on, by name, where it says so
+    threads: int = 1  # that a call uses
     _sessions: dict[int, onnxruntime.InferenceSession] = field(default_factory=dict, compare=False, repr=False)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_sessions": {}}
+    def __reduce__(self) -> tuple[type["Enlarger"], tuple[object, ...]]:
+        return Enlarger, (self.name, self.scale, self.network, self.identities, self.threads)  # without the sessions
 
     def to(self, image: RGB, width: int, height: int) -> RGB:
         """The image (h×w×3, uint8) in another size, H×W×3.
@@ -76,11 +66,7 @@ class Enlarger:
         return np.asarray(cv2.resize(image, (width, height), interpolation=how), np.uint8)
 
     def several(self, images: Sequence[RGB], scale: int = 0) -> list[RGB]:
-        """The images (h×w×3, uint8), each `scale` times larger (sh×sw×3).
-
-        Args:
-            images: of any sizes; those of one size go through the network together.
-            scale: a network's own where it is 0.
+        """The images (h×w×3, uint8, of any sizes), each `scale` times larger (sh×sw×3), a network's own where it is 0.
 
         Raises:
             KubefaceError: the network enlarges so many times not.
@@ -91,33 +77,22 @@ class Enlarger:
             self.scale in (0, scale), f"scale is {scale}: {self.name} enlarges {self.scale} times, use that or another"
         )
         if not self.network:
-            return [
-                np.asarray(cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC), np.uint8)
-                for image in images
-            ]
+            return [self.to(image, scale * image.shape[1], scale * image.shape[0]) for image in images]
         made: dict[int, RGB] = {}
-        for places in _alike(images):
-            if max(images[places[0]].shape[:2]) > TILE:
-                made |= {place: self._tiled(images[place]) for place in places}
+        for indices in _alike(images):
+            if max(images[indices[0]].shape[:2]) > TILE:
+                made |= {index: self._tiled(images[index]) for index in indices}
             else:
-                made |= zip(places, self._run(np.stack([images[place] for place in places])), strict=True)
-        return [made[place] for place in range(len(images))]
+                made |= zip(indices, self._run(np.stack([images[index] for index in indices])), strict=True)
+        return [made[index] for index in range(len(images))]
 
-    def write(self, folder: Path) -> dict[str, Any]:
-        """Puts the network into an existing folder, from which `open_enlarger` takes it; returns what is told of it.
-
-        Returns:
-            name, scale, sha256 (of superresolution.onnx), identities.
-        """
-        told = {
-            "name": self.name,
-            "scale": self.scale,
-            "sha256": hashlib.sha256(self.network).hexdigest(),
-            "identities": list(self.identities),
-        }
+    def write(self, folder: Path) -> SuperresolutionRecord:
+        """Puts the network and its description into an existing folder, from which `open_enlarger` takes both."""
+        sha256 = hashlib.sha256(self.network).hexdigest()
+        record = SuperresolutionRecord(name=self.name, scale=self.scale, sha256=sha256, identities=self.identities)
         (folder / NETWORK_FILE).write_bytes(self.network)
-        write_json(folder / ABOUT_FILE, told)
-        return told
+        record.write(folder / ABOUT_FILE)
+        return record
 
     def _run(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """N×h×w×3 to N×sh×sw×3."""
@@ -135,9 +110,7 @@ class Enlarger:
                 up, before = min(top, MARGIN), min(left, MARGIN)
                 seen = image[top - up : top + TILE + MARGIN, left - before : left + TILE + MARGIN]
                 large = self._run(seen[None])[0][self.scale * up :, self.scale * before :]
-                part = whole[
-                    self.scale * top : self.scale * (top + TILE), self.scale * left : self.scale * (left + TILE)
-                ]
+                part = whole[self.scale * top :, self.scale * left :][: self.scale * TILE, : self.scale * TILE]
                 part[:] = large[: part.shape[0], : part.shape[1]]
         return whole
 
@@ -164,12 +137,11 @@ def open_enlarger(uri: str, threads: int = 1) -> Enlarger:
     if not split_checksum(uri)[0].lower().endswith((".onnx", *TORCH_SUFFIXES)):
         return _of_folder(uri, threads)
     path = fetch(uri)
-    data = _converted(path) if path.suffix.lower() in TORCH_SUFFIXES else path.read_bytes()
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    beside = path.with_name(ABOUT_FILE)
-    about = _about(str(beside), read_json(beside)) if beside.is_file() else {}
-    known = about.get("sha256") in (digest, hashlib.sha256(data).hexdigest()) or about.get("weights_sha256") == digest
-    return _checked(uri, f"{path.name}@{digest[:12]}", data, about if known else {}, threads)
+    data = _read(path)
+    digest = sha256_file(path)
+    about = _about(str(path.with_name(ABOUT_FILE)))
+    known = about.sha256 in (digest, hashlib.sha256(data).hexdigest()) or about.weights_sha256 == digest
+    return _checked(uri, f"{path.name}@{digest[:12]}", data, about.identities if known else (), threads)
 
 
 def _of_folder(uri: str, threads: int) -> Enlarger:
@@ -179,35 +151,33 @@ def _of_folder(uri: str, threads: int) -> Enlarger:
         f"superresolver '{uri}' is none: use {BICUBIC}, a file ({', '.join(('.onnx', *TORCH_SUFFIXES))}) or a folder "
         f"with {NETWORK_FILE}",
     )
-    about = {}
-    if objects.exists(objects.join(uri, ABOUT_FILE)):
-        about = _about(uri, _json(objects.read_bytes(objects.join(uri, ABOUT_FILE))))
-    data = objects.read_bytes(address)
+    about, data = _about(objects.join(uri, ABOUT_FILE)), objects.read_bytes(address)
     digest = hashlib.sha256(data).hexdigest()
     require(
-        about.get("sha256", digest) == digest,
+        about.sha256 in ("", digest),
         f"{address} is not the network that {ABOUT_FILE} beside it describes: copy the folder anew",
     )
-    return _checked(uri, about.get("name") or f"{NETWORK_FILE}@{digest[:12]}", data, about, threads)
+    return _checked(uri, about.name or f"{NETWORK_FILE}@{digest[:12]}", data, about.identities, threads)
 
 
-def _json(data: bytes) -> Any:
-    """What the text says, None where it is no JSON."""
+class _About(BaseModel):
+    """What is used of superresolution.json; see `SuperresolutionRecord`."""
+
+    name: str = ""
+    sha256: str = ""
+    weights_sha256: str = ""
+    identities: tuple[str, ...] = ()
+
+
+def _about(address: str) -> _About:
+    """What the file beside a network says of it; nothing where there is none."""
     try:
-        return json.loads(data)
-    except ValueError:  # also UnicodeDecodeError
-        return None
+        return _About.model_validate_json(objects.read_bytes(address)) if objects.exists(address) else _About()
+    except ValidationError:
+        raise KubefaceError(f"{address} describes no network: train it again") from None
 
 
-def _about(uri: str, about: Any) -> dict[str, Any]:
-    require(
-        isinstance(about, dict) and isinstance(about.get("identities", []), list),
-        f"{uri}: {ABOUT_FILE} describes no network: train it again",
-    )
-    return dict(about)
-
-
-def _checked(uri: str, name: str, data: bytes, about: dict[str, Any], threads: int) -> Enlarger:
+def _checked(uri: str, name: str, data: bytes, identities: tuple[str, ...], threads: int) -> Enlarger:
     """The network, once it was seen to enlarge."""
     try:
         session = _opened(data, threads)
@@ -219,13 +189,13 @@ def _checked(uri: str, name: str, data: bytes, about: dict[str, Any], threads: i
         reason = " ".join(str(error).split())[:200]
         raise KubefaceError(f"{uri} is no network from N×3×H×W to N×3×sH×sW ({reason}): export it so") from error
     scale = sizes[0][-1] // 8 if len(sizes[0]) == 4 else 0
+    wanted = [(1, 3, 8 * scale, 8 * scale), (2, 3, 8 * scale, 12 * scale)]
     require(
-        1 <= scale <= GREATEST_SCALE and [tuple(size) for size in sizes]
-        == [(1, 3, 8 * scale, 8 * scale), (2, 3, 8 * scale, 12 * scale)],
+        1 <= scale <= GREATEST_SCALE and [tuple(size) for size in sizes] == wanted,
         f"{uri} makes {sizes[0]} of 1×3×8×8: it must enlarge RGB images a whole number of times, at most "
         f"{GREATEST_SCALE}",
-    )  # fmt: skip
-    return Enlarger(name, scale, data, tuple(map(str, about.get("identities", []))), threads)
+    )
+    return Enlarger(name, scale, data, identities, threads)
 
 
 def _opened(data: bytes, threads: int) -> onnxruntime.InferenceSession:
@@ -235,8 +205,10 @@ def _opened(data: bytes, threads: int) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
 
 
-def _converted(path: Path) -> bytes:
-    """A file of torch's as ONNX."""
+def _read(path: Path) -> bytes:
+    """A network's file as ONNX."""
+    if path.suffix.lower() not in TORCH_SUFFIXES:
+        return path.read_bytes()
     try:
         from kubeface.models.superresolution_export import to_onnx
     except ImportError as error:
@@ -247,11 +219,11 @@ def _converted(path: Path) -> bytes:
 
 
 def _alike(images: Sequence[RGB]) -> Iterator[list[int]]:
-    """Places of images of one size, as many together as a batch may have pixels."""
+    """Indices of images of one size, as many together as a batch may have pixels."""
     sizes: dict[tuple[int, ...], list[int]] = {}
-    for place, image in enumerate(images):
-        sizes.setdefault(image.shape, []).append(place)
-    for shape, places in sizes.items():
+    for index, image in enumerate(images):
+        sizes.setdefault(image.shape, []).append(index)
+    for shape, indices in sizes.items():
         count = max(1, BATCH_PIXELS // (shape[0] * shape[1]))
-        for start in range(0, len(places), count):
-            yield places[start : start + count]
+        for start in range(0, len(indices), count):
+            yield indices[start : start + count]

@@ -32,9 +32,7 @@ def to_onnx(path: Path) -> bytes:
 def export(network: nn.Module, name: str) -> bytes:
     """A network as ONNX, input `images` (N×3×H×W, RGB 0…1, float32), output `enlarged`, checked against torch.
 
-    Args:
-        network: on the CPU, in evaluation mode.
-        name: what an error calls it.
+    The network is on the CPU, in evaluation mode; an error calls it `name`.
 
     Raises:
         KubefaceError: it cannot be exported, or the export gives other images.

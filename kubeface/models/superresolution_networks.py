@@ -10,17 +10,16 @@ not learnt anything is the bicubic enlargement.
 
 import json
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, pixel_shuffle
 
+from kubeface.records.superresolution import NetworkDesign
 from kubeface.runtime.errors import KubefaceError, require
+from kubeface.runtime.options import read_options
 
-ARCHITECTURES = ("espcn", "edsr")
-SCALES = (2, 4, 8)
 RESIDUAL_SCALE = 0.1  # EDSR, section 3.3
 KEY = "kubeface_superresolution"  # in the header of a .safetensors file: what the network is, as JSON
 
@@ -43,10 +42,7 @@ class Enlarging(nn.Module):
     """A network from small images (N×3×H×W, RGB 0…1) to large ones (N×3×sH×sW, about 0…1).
 
     Args:
-        architecture: espcn or edsr.
-        scale: s, 2, 4 or 8.
-        channels: of the maps.
-        blocks: convolutions (espcn) or residual blocks (edsr) in the middle.
+        architecture, scale, channels, blocks: as in `NetworkDesign`; the scale is s.
 
     Raises:
         KubefaceError: one of them is out of its range.
@@ -54,13 +50,8 @@ class Enlarging(nn.Module):
 
     def __init__(self, architecture: str, scale: int, channels: int = 48, blocks: int = 8) -> None:
         super().__init__()
-        require(
-            architecture in ARCHITECTURES, f"architecture '{architecture}' is unknown: use {' or '.join(ARCHITECTURES)}"
-        )
-        require(scale in SCALES, f"scale is {scale}: the networks enlarge {', '.join(map(str, SCALES))} times")
-        require(1 <= channels <= 1024, f"channels is {channels}: it must lie between 1 and 1024")
-        require(1 <= blocks <= 128, f"blocks is {blocks}: it must lie between 1 and 128")
-        self.architecture, self.scale, self.channels, self.blocks = architecture, scale, channels, blocks
+        given = {"architecture": architecture, "scale": scale, "channels": channels, "blocks": blocks}
+        self.design = read_options(NetworkDesign, given)
         side = 5 if architecture == "espcn" else 3
         self.head = nn.Conv2d(3, channels, side, padding=side // 2)
         if architecture == "espcn":
@@ -77,23 +68,18 @@ class Enlarging(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """N×3×H×W to N×3×sH×sW."""
-        base = interpolate(images, scale_factor=float(self.scale), mode="bicubic", align_corners=False)
+        base = interpolate(images, scale_factor=float(self.design.scale), mode="bicubic", align_corners=False)
         maps = self.head(images)
         found = self.middle(maps)
-        if self.architecture == "edsr":
+        if self.design.architecture == "edsr":
             found = found + maps
-        return base + pixel_shuffle(self.tail(found), self.scale)
-
-
-def design(network: Enlarging) -> dict[str, Any]:
-    """What the network is made of, as its arguments have it."""
-    return {name: getattr(network, name) for name in ("architecture", "scale", "channels", "blocks")}
+        return base + pixel_shuffle(self.tail(found), self.design.scale)
 
 
 def save_network(network: Enlarging, path: Path) -> None:
     """Writes the weights as .safetensors, what the network is made of in its header."""
     state = {name: value.detach().float().cpu().contiguous() for name, value in network.state_dict().items()}
-    safetensors.torch.save_file(state, path, {KEY: json.dumps(design(network), sort_keys=True)})
+    safetensors.torch.save_file(state, path, {KEY: json.dumps(network.design.model_dump(), sort_keys=True)})
 
 
 def load_network(path: Path) -> Enlarging:

@@ -4,7 +4,6 @@ import pickle
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,9 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from kubeface.models.backbones import Backbone, Preprocessing
+from kubeface.models.backbones import Backbone
 from kubeface.models.backbones.sface import read_onnx
+from kubeface.records.model import Preprocessing
 from kubeface.runtime.errors import KubefaceError, require
 from kubeface.storage.downloads import Source, fetch_any
 
@@ -25,9 +25,8 @@ HEADS = ("logits.", "fc.", "classifier.", "head.")
 def read_weights(path: Path, backbone: str) -> dict[str, Tensor]:
     """The tensors in a weights file by name; the names of nested dictionaries are joined with dots.
 
-    Args:
-        path: .safetensors, .onnx (of OpenCV Zoo's SFace), .keras (for resnet50_keras), or what torch.save wrote, out
-            of which nothing is unpickled but tensors and plain values.
+    Files are .safetensors, .onnx (of OpenCV Zoo's SFace), .keras (for resnet50_keras), or what torch.save wrote, out of
+    which nothing is unpickled but tensors and plain values.
 
     Raises:
         KubefaceError: the file cannot be read, holds other things, or is of a kind that the backbone has not.
@@ -50,10 +49,8 @@ def read_weights(path: Path, backbone: str) -> dict[str, Tensor]:
         raise
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL (\S+)", str(error))
-        what = f" ({named[1]})" if named else ""
-        raise KubefaceError(
-            f"{path} holds other things than tensors{what}: save its state dict as .safetensors"
-        ) from error
+        what = f"other things than tensors{f' ({named[1]})' if named else ''}"
+        raise KubefaceError(f"{path} holds {what}: save its state dict as .safetensors") from error
     except Exception as error:  # torch.load lets whatever its reader stumbles over pass: KeyError, struct.error …
         reason = (str(error).splitlines() or [""])[0]
         raise KubefaceError(f"{path} is not a readable weights file: {type(error).__name__}: {reason}") from error
@@ -157,4 +154,4 @@ def keras_preprocessing(path: Path, usual: Preprocessing) -> Preprocessing:
     """The usual preparation at the input size that a .keras archive names, if it names one."""
     from kubeface.models.backbones.keras import input_size
 
-    return replace(usual, size=input_size(path) or usual.size)
+    return usual.model_copy(update={"size": input_size(path) or usual.size})

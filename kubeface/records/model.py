@@ -1,14 +1,15 @@
 """model.json: what a model folder holds, how its input is prepared, and how it was trained."""
 
 from collections.abc import Mapping
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
-from pydantic import ConfigDict, Field, JsonValue, SerializerFunctionWrapHandler, model_serializer
+from pydantic import ConfigDict, Field, JsonValue, SerializerFunctionWrapHandler, StrictInt, model_serializer
 
 from kubeface.records.record import Record
 from kubeface.records.tasks import Task
 
 SCHEMA_VERSION: Final = 1
+AboveZero = Annotated[float, Field(gt=0)]
 
 
 class _Sparse(Record):
@@ -19,16 +20,15 @@ class _Sparse(Record):
         return {name: value for name, value in serialize(self).items() if name in self.model_fields_set}
 
 
-class PreprocessingRecord(Record):
+class Preprocessing(Record):
     """How a backbone takes its input: square, (x − mean) / std on 0…255."""
 
-    size: int
+    size: Annotated[StrictInt, Field(gt=0)]
     """Side in pixels."""
-    color_order: str
-    """rgb or bgr."""
-    mean: int | float | list[int | float]
+    color_order: Literal["rgb", "bgr"]
+    mean: float | tuple[float, float, float]
     """One number, or one for each channel in color_order."""
-    std: int | float | list[int | float]
+    std: AboveZero | tuple[AboveZero, AboveZero, AboveZero]
     """As mean; above 0."""
 
 
@@ -151,7 +151,7 @@ class ModelRecord(_Sparse):
     schema_version: Literal[1] = SCHEMA_VERSION
     task: Task = "recognition"
     backbone: str
-    preprocessing: PreprocessingRecord
+    preprocessing: Preprocessing
     alignment: AlignmentRecord
     embedding_size: int
     quality_routed: bool = False

@@ -1,11 +1,27 @@
 """superresolution.json as train-superresolution leaves it: a network, how it was trained, and what it came to."""
 
-from typing import Final
+from typing import Annotated, Final, Literal
+
+from pydantic import Field
 
 from kubeface.records.model import SuperresolutionRecord
 from kubeface.records.record import Record
+from kubeface.runtime.options import Options
 
 SCHEMA_VERSION: Final = 1
+
+
+class NetworkDesign(Options):
+    """What a super-resolution network is made of."""
+
+    architecture: Literal["espcn", "edsr"] = "edsr"
+    """Architecture of the network."""
+    scale: Literal[2, 4, 8] = 8
+    """How many times the network enlarges; a crop of 112 pixels is made from 112 / scale."""
+    channels: Annotated[int, Field(ge=1, le=1024)] = 48
+    """Channels of the network's feature maps."""
+    blocks: Annotated[int, Field(ge=1, le=128)] = 8
+    """Convolutions (espcn) or residual blocks (edsr) in the network's middle."""
 
 
 class EnlargementFigures(Record):
@@ -17,6 +33,9 @@ class EnlargementFigures(Record):
     """Structural similarity, −1 to 1."""
     identity: float
     """Cosine between the embeddings of enlarged and sharp image, −1 to 1."""
+
+    def __str__(self) -> str:
+        return f"PSNR {self.psnr:.2f} dB SSIM {self.ssim:.4f} identity {self.identity:.4f}"
 
 
 class SuperresolutionFigures(Record):

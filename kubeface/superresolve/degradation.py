@@ -5,7 +5,6 @@ of the sensor, JPEG compression.
 """
 
 import sys
-from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 import cv2
@@ -46,65 +45,41 @@ def degrade(source: str, out: Path, options: DegradeOptions = DegradeOptions()) 
     Raises:
         KubefaceError: a source that cannot be read, or no photograph in it.
     """
+    written: dict[PurePosixPath, str] = {}  # the photograph's name by its name without suffix
+    rejected: list[str] = []
     with open_source(source) as opened, new_folder(out) as folder, Progress("degrade", len(opened.files)) as progress:
-        pairs = _PairWriter(folder, options)
-        rejected: list[str] = []
         for file in opened.files:
             progress.advance()
             try:
-                pairs.add(file.name, opened.read(file.name))
+                path = PurePosixPath(*parts(file.name))
+                low_path = path.with_suffix(".png")
+                if ".." in path.parts:  # of an archive's member
+                    raise ValueError("its name leads out of the source")
+                if low_path in written:
+                    raise ValueError(f"{written[low_path]} has the same name up to its suffix")
+                data = opened.read(file.name)
+                low = encode_png(_degraded(file.name, data, options))
             except ValueError as error:
                 rejected.append(f"{file.name}: {' '.join(str(error).split())}")
-        written = len(pairs.written)
-        require(written > 0, f"{source} holds no photograph that can be used: {next(iter(rejected), 'no file')}")
+                continue
+            for target, content in ((HIGH_FOLDER / path, data), (LOW_FOLDER / low_path, low)):
+                (folder / target).parent.mkdir(parents=True, exist_ok=True)
+                (folder / target).write_bytes(content)
+            written[low_path] = file.name
+        require(bool(written), f"{source} holds no photograph that can be used: {next(iter(rejected), 'no file')}")
     for reason in rejected:
         print(f"left out {reason}", file=sys.stderr)
-    return DegradeResult(rows_in=len(opened.files), rows_out=written, rejected=len(rejected))
+    return DegradeResult(rows_in=len(opened.files), rows_out=len(written), rejected=len(rejected))
 
 
-@dataclass(frozen=True, slots=True)
-class _PairWriter:
-    """Writes photographs and their low-resolution copies.
-
-    Args:
-        folder: to write to.
-        options: how low-resolution images are made.
-        written: the photograph's name by the path of its copy.
-    """
-
-    folder: Path
-    options: DegradeOptions
-    written: dict[PurePosixPath, str] = field(default_factory=dict)
-
-    def add(self, name: str, data: bytes) -> None:
-        """Writes the pair of a photograph.
-
-        Args:
-            name: of its file in the source.
-            data: of its file.
-
-        Raises:
-            ValueError: it is no photograph, has too few pixels, or its name cannot be used.
-        """
-        path = PurePosixPath(*parts(name))
-        low_path = path.with_suffix(".png")
-        if ".." in path.parts:  # of an archive's member
-            raise ValueError("its name leads out of the source")
-        if low_path in self.written:
-            raise ValueError(f"{self.written[low_path]} has the same name up to its suffix")
-        low = encode_png(self._low_resolution(name, data))
-        for target, content in ((HIGH_FOLDER / path, data), (LOW_FOLDER / low_path, low)):
-            (self.folder / target).parent.mkdir(parents=True, exist_ok=True)
-            (self.folder / target).write_bytes(content)
-        self.written[low_path] = name
-
-    def _low_resolution(self, name: str, data: bytes) -> RGB:
-        image = decode_photograph(data)
-        width, height = (round(side / self.options.scale) for side in image.shape[1::-1])
-        if min(width, height) < LEAST_SIDE:
-            size = f"{image.shape[1]}×{image.shape[0]}"
-            raise ValueError(f"{size} pixels are too few to leave 1 of {self.options.scale}")
-        return low_resolution(image, width, height, self.options, keyed_rng(self.options.seed, "few", name))
+def _degraded(name: str, data: bytes, options: DegradeOptions) -> RGB:
+    """The low-resolution copy of a photograph; a ValueError says why there is none."""
+    image = decode_photograph(data)
+    width, height = (round(side / options.scale) for side in image.shape[1::-1])
+    if min(width, height) < LEAST_SIDE:
+        size = f"{image.shape[1]}×{image.shape[0]}"
+        raise ValueError(f"{size} pixels are too few to leave 1 of {options.scale}")
+    return low_resolution(image, width, height, options, keyed_rng(options.seed, "few", name))
 
 
 def low_resolution(image: RGB, width: int, height: int, camera: CameraOptions, random: np.random.Generator) -> RGB:
@@ -112,10 +87,8 @@ def low_resolution(image: RGB, width: int, height: int, camera: CameraOptions, r
 
     Args:
         image: the sharp image.
-        width: of the result in pixels.
-        height: of the result in pixels.
-        camera: ranges from which blur, noise and JPEG quality are drawn.
-        random: what draws them.
+        width, height: of the result in pixels.
+        camera: ranges from which `random` draws blur, noise and JPEG quality.
     """
     sigma = random.uniform(*camera.blur) * image.shape[1] / width
     if sigma > LEAST_BLUR:

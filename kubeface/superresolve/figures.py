@@ -12,32 +12,18 @@ from kubeface.records.superresolution import EnlargementFigures
 
 @dataclass(frozen=True, slots=True)
 class SampleFace:
-    """A row of the sample sheet.
+    """A row of the sample sheet."""
 
-    Args:
-        low: the low-resolution image, h×h×3.
-        bicubic: enlarged by bicubic interpolation, H×H×3.
-        network: enlarged by the network, H×H×3.
-        sharp: the sharp image, H×H×3.
-        bicubic_identity: cosine of the embeddings of `bicubic` and `sharp`.
-        network_identity: cosine of the embeddings of `network` and `sharp`.
-    """
-
-    low: RGB
+    low: RGB  # h×h×3; the others are H×H×3
     bicubic: RGB
     network: RGB
     sharp: RGB
-    bicubic_identity: float
+    bicubic_identity: float  # cosine of the embeddings of `bicubic` and `sharp`
     network_identity: float
 
 
 def draw_samples(faces: Sequence[SampleFace], path: Path) -> None:
-    """Draws faces, a row each: low resolution, bicubic, network, sharp.
-
-    Args:
-        faces: at least one.
-        path: of the PNG.
-    """
+    """Draws at least one face, a row each: low resolution, bicubic, network, sharp."""
     titles = ("low resolution", "bicubic", "network", "sharp")
     figure = Figure(figsize=(6.4, 1.75 * len(faces)), dpi=100, layout="constrained")
     rows = figure.subplots(len(faces), len(titles), squeeze=False)

@@ -4,6 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from kubeface.records.superresolution import NetworkDesign
 from kubeface.runtime.options import Count, NonNegative, Options, Seed
 
 BlurSigma = Annotated[float, Field(ge=0, le=10)]
@@ -38,17 +39,9 @@ class SuperresolveOptions(Options):
         return self
 
 
-class TrainSuperresolutionOptions(Options):
+class TrainSuperresolutionOptions(NetworkDesign):
     """The network and its training."""
 
-    architecture: Literal["espcn", "edsr"] = "edsr"
-    """Architecture of the network."""
-    scale: Literal[2, 4, 8] = 8
-    """How many times the network enlarges; a crop of 112 pixels is made from 112 / scale."""
-    channels: Annotated[int, Field(ge=1, le=1024)] = 48
-    """Channels of the network's feature maps."""
-    blocks: Annotated[int, Field(ge=1, le=128)] = 8
-    """Convolutions (espcn) or residual blocks (edsr) in the network's middle."""
     backbone: str = "sface"
     """Face model whose embeddings are compared."""
     pretrained: str = ""

@@ -1,41 +1,13 @@
-"""The quality of enlarged images compared with the sharp ones: PSNR, SSIM and identity similarity."""
-
-from dataclasses import dataclass
+"""The quality of enlarged images compared with the sharp ones: PSNR and SSIM."""
 
 import torch
 from torch import Tensor
 from torch.nn.functional import conv2d
 
-from kubeface.records.superresolution import EnlargementFigures
-
 # Wang et al., "Image quality assessment: from error visibility to structural similarity", IEEE TIP 13(4), 2004.
 WINDOW, SIGMA = 11, 1.5
 K1, K2 = 0.01, 0.03
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
-
-
-@dataclass(frozen=True, slots=True)
-class EnlargementQuality:
-    """Means over images.
-
-    Args:
-        loss: of the training, at least 0.
-        psnr: in dB, at most 100.
-        ssim: −1 to 1.
-        identity: cosine of the face model's embeddings of enlarged and sharp image, −1 to 1.
-    """
-
-    loss: float
-    psnr: float
-    ssim: float
-    identity: float
-
-    def __str__(self) -> str:
-        return f"PSNR {self.psnr:.2f} dB SSIM {self.ssim:.4f} identity {self.identity:.4f} loss {self.loss:.4f}"
-
-    def figures(self) -> EnlargementFigures:
-        """All but the loss, to four decimals."""
-        return EnlargementFigures(psnr=round(self.psnr, 4), ssim=round(self.ssim, 4), identity=round(self.identity, 4))
 
 
 def psnr(images: Tensor, sharp: Tensor) -> Tensor:

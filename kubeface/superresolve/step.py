@@ -81,13 +81,8 @@ def superresolve(faces: Path, out: Path, options: SuperresolveOptions = Superres
                     result.add(outcome)
                     enlarged += outcome is not row
             progress.advance(len(rows))
-    return SuperresolveResult(
-        rows_in=table.rows,
-        rows_out=result.rows,
-        identities=result.identities,
-        rejected=table.rows - result.rows,
-        enlarged=enlarged,
-    )
+    counts = {"rows_in": table.rows, "rows_out": result.rows, "identities": result.identities}
+    return SuperresolveResult(**counts, rejected=table.rows - result.rows, enlarged=enlarged)
 
 
 def _kind(folder: Path) -> Kind:
@@ -98,14 +93,7 @@ def _kind(folder: Path) -> Kind:
 
 @dataclass(frozen=True, slots=True)
 class _Worker:
-    """Enlarges a batch of rows, in a thread of its own; rows that are not to be enlarged come out as they are.
-
-    Args:
-        kind: of the table; photographs become larger, crops keep their size.
-        enlarger: network or bicubic interpolation.
-        scale: how many times, 2 to 16.
-        options: which images.
-    """
+    """Enlarges a batch of rows, in a thread of its own; rows that are not to be enlarged come out as they are."""
 
     kind: Kind
     enlarger: Enlarger

@@ -2,16 +2,17 @@
 
 import copy
 import csv
-import hashlib
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, l1_loss
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
 from kubeface import __version__
@@ -19,21 +20,27 @@ from kubeface.faces.images import RGB
 from kubeface.models.model import FaceModel, choose_device, load_start
 from kubeface.models.superresolution import ABOUT_FILE, NETWORK_FILE, Enlarger
 from kubeface.models.superresolution_export import export
-from kubeface.models.superresolution_networks import Enlarging, design, save_network
+from kubeface.models.superresolution_networks import Enlarging, save_network
 from kubeface.records.record import StepResult
-from kubeface.records.superresolution import SuperresolutionFigures, TrainedSuperresolutionRecord
+from kubeface.records.superresolution import (
+    EnlargementFigures,
+    NetworkDesign,
+    SuperresolutionFigures,
+    TrainedSuperresolutionRecord,
+)
 from kubeface.runtime.errors import KubefaceError
 from kubeface.runtime.processors import cpu_limit
 from kubeface.runtime.progress import Progress
 from kubeface.storage.folders import new_folder, sha256_file
 from kubeface.superresolve.figures import SampleFace, draw_history, draw_samples
 from kubeface.superresolve.options import TrainSuperresolutionOptions
-from kubeface.superresolve.quality import EnlargementQuality, psnr, ssim
+from kubeface.superresolve.quality import psnr, ssim
 from kubeface.superresolve.training_pairs import TrainingPairs, channels_first, find_images
 from kubeface.tables.table import Table
 
 WEIGHTS_FILE = "superresolution.safetensors"
 SAMPLES = 8  # validation faces on the sample sheet
+RECORDED_OPTIONS = {*NetworkDesign.model_fields, "identity_weight", "epochs", "batch_size", "lr", "seed"}
 
 
 class TrainSuperresolutionResult(StepResult):
@@ -94,25 +101,37 @@ def train_superresolution(
     train = TrainingPairs(train_images, options.scale, options.seed, augmented=True)
     val = TrainingPairs(val_images, options.scale, options.seed, augmented=False)
     history = trainer.fit(train, val)
+    best_epoch = _best(history)
+    bicubic, best = history[0].figures, history[best_epoch].figures
     with new_folder(out) as folder:
-        sha256, weights_sha256 = _write_network(network.cpu().eval(), folder)
+        save_network(network.cpu().eval(), folder / WEIGHTS_FILE)
+        (folder / NETWORK_FILE).write_bytes(export(network, WEIGHTS_FILE))
+        sha256, weights_sha256 = (sha256_file(folder / name) for name in (NETWORK_FILE, WEIGHTS_FILE))
         TrainedSuperresolutionRecord(
             name=f"{WEIGHTS_FILE}@{weights_sha256[:12]}",
             sha256=sha256,
             weights_sha256=weights_sha256,
-            **design(network),
-            **options.model_dump(include={"identity_weight", "epochs", "batch_size", "lr", "seed"}),
+            **options.model_dump(include=RECORDED_OPTIONS),
             identities=tuple(identities),
             producer=f"superresolve {__version__}",
             aligned=table.sha256,
             split=divided.sha256,
             judge=judge.start,
-            figures=history.figures(len(val)),
+            figures=SuperresolutionFigures(bicubic=bicubic, network=best, images=len(val), best_epoch=best_epoch),
         ).write(folder / ABOUT_FILE)
-        history.write_csv(folder / "logs" / "history.csv")
+        _write_history(history, folder / "logs" / "history.csv")
         network.to(device)
-        _draw(folder / "figures", trainer.samples(val, SAMPLES), history)
-    return history.result(len(train), len(val), len(identities))
+        (folder / "figures").mkdir()
+        draw_samples(trainer.samples(val, SAMPLES), folder / "figures" / "samples.png")
+        draw_history([epoch.figures for epoch in history], folder / "figures" / "history.png")
+    return TrainSuperresolutionResult(
+        rows_in=len(train) + len(val),
+        rows_out=len(train),
+        identities=len(identities),
+        best_epoch=best_epoch,
+        **best.model_dump(),
+        **{f"{name}_bicubic": value for name, value in bicubic},
+    )
 
 
 def _prepare(options: TrainSuperresolutionOptions) -> torch.device:
@@ -123,106 +142,37 @@ def _prepare(options: TrainSuperresolutionOptions) -> torch.device:
     return choose_device(options.device)
 
 
-def _write_network(network: Enlarging, folder: Path) -> tuple[str, str]:
-    """Writes the network's ONNX export and its weights; returns the SHA-256 of both."""
-    save_network(network, folder / WEIGHTS_FILE)
-    exported = export(network, WEIGHTS_FILE)
-    (folder / NETWORK_FILE).write_bytes(exported)
-    return hashlib.sha256(exported).hexdigest(), sha256_file(folder / WEIGHTS_FILE)
+@dataclass(frozen=True, slots=True)
+class _Epoch:
+    """An epoch's mean losses, None of a training before the first, and the figures of the validation images."""
+
+    train_loss: float | None
+    val_loss: float
+    figures: EnlargementFigures
 
 
-def _draw(folder: Path, samples: Sequence[SampleFace], history: "_History") -> None:
-    folder.mkdir()
-    draw_samples(samples, folder / "samples.png")
-    draw_history([quality.figures() for quality in history.validation], folder / "history.png")
+_History = list[_Epoch]  # begins with epoch 0, bicubic interpolation
 
 
-@dataclass(slots=True)
-class _History:
-    """The figures of a training by epoch.
+def _best(history: _History) -> int:
+    """The epoch with the least validation loss."""
+    return min(range(len(history)), key=lambda epoch: history[epoch].val_loss)
 
-    Args:
-        validation: of the validation images; first of bicubic interpolation, epoch 0.
-        train_loss: mean loss of the training images, from epoch 1 on.
-        best_epoch: the epoch with the least validation loss.
-    """
 
-    validation: list[EnlargementQuality]
-    train_loss: list[float] = field(default_factory=list)
-    best_epoch: int = 0
-
-    @property
-    def bicubic(self) -> EnlargementQuality:
-        """Figures of bicubic interpolation."""
-        return self.validation[0]
-
-    @property
-    def best(self) -> EnlargementQuality:
-        """Figures of the best epoch."""
-        return self.validation[self.best_epoch]
-
-    def add(self, train_loss: float, quality: EnlargementQuality) -> bool:
-        """Adds an epoch; whether it is the best so far."""
-        is_best = quality.loss < self.best.loss
-        self.train_loss.append(train_loss)
-        self.validation.append(quality)
-        if is_best:
-            self.best_epoch = len(self.train_loss)
-        return is_best
-
-    def figures(self, images: int) -> SuperresolutionFigures:
-        """The figures that are recorded.
-
-        Args:
-            images: number of validation images.
-        """
-        return SuperresolutionFigures(
-            bicubic=self.bicubic.figures(), network=self.best.figures(), images=images, best_epoch=self.best_epoch
-        )
-
-    def result(self, train: int, val: int, identities: int) -> TrainSuperresolutionResult:
-        """What the training came to.
-
-        Args:
-            train: number of images trained on.
-            val: number of validation images.
-            identities: number of people in both.
-        """
-        bicubic, best = self.bicubic.figures(), self.best.figures()
-        return TrainSuperresolutionResult(
-            rows_in=train + val,
-            rows_out=train,
-            identities=identities,
-            best_epoch=self.best_epoch,
-            psnr_bicubic=bicubic.psnr,
-            ssim_bicubic=bicubic.ssim,
-            identity_bicubic=bicubic.identity,
-            psnr=best.psnr,
-            ssim=best.ssim,
-            identity=best.identity,
-        )
-
-    def write_csv(self, path: Path) -> None:
-        """Writes a row an epoch; makes the folder."""
-        path.parent.mkdir()
-        with open(path, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["epoch", "train_loss", "val_loss", "psnr", "ssim", "identity"])
-            for epoch, quality in enumerate(self.validation):
-                train_loss = round(self.train_loss[epoch - 1], 6) if epoch else None
-                figures = quality.figures()
-                writer.writerow([epoch, train_loss, quality.loss, figures.psnr, figures.ssim, figures.identity])
+def _write_history(history: _History, path: Path) -> None:
+    """Writes a row an epoch; makes the folder."""
+    path.parent.mkdir()
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["epoch", "train_loss", "val_loss", "psnr", "ssim", "identity"])
+        for number, epoch in enumerate(history):
+            train_loss = None if epoch.train_loss is None else round(epoch.train_loss, 6)
+            figures = epoch.figures
+            writer.writerow([number, train_loss, epoch.val_loss, figures.psnr, figures.ssim, figures.identity])
 
 
 class _Trainer:
-    """Trains a network, judged by a face model.
-
-    Args:
-        network: what is trained, on the device.
-        judge: the face model, which stays as it is.
-        options: of the training.
-        device: of both.
-    """
+    """Trains a network, judged by a face model, which stays as it is; both are on the device."""
 
     def __init__(
         self, network: Enlarging, judge: FaceModel, options: TrainSuperresolutionOptions, device: torch.device
@@ -234,32 +184,24 @@ class _Trainer:
     def fit(self, train: TrainingPairs, val: TrainingPairs) -> _History:
         """Trains for all epochs; the network has the weights of the best one afterwards."""
         epochs = self._options.epochs
-        history = _History([self._validate(val)])
+        history = [self._validate(val, None)]
         best_weights = copy.deepcopy(self._network.state_dict())
-        print(f"train: bicubic {history.bicubic}", flush=True)
+        print(f"train: bicubic {history[0].figures} loss {history[0].val_loss:.4f}", flush=True)
         optimizer = torch.optim.AdamW(self._network.parameters(), lr=self._options.lr, weight_decay=0.0)
         steps = -(-len(train) // self._options.batch_size)
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * min(1.0, step / (epochs * steps))))
-        )
-        for epoch in range(1, epochs + 1):
-            loss = self._train_epoch(train, optimizer, schedule, epoch)
-            quality = self._validate(val)
-            is_best = history.add(loss, quality)
-            if is_best:
-                best_weights = copy.deepcopy(self._network.state_dict())
-            best_note = ", the best so far" if is_best else ""
-            print(f"train: epoch {epoch}/{epochs} loss {loss:.4f}, {quality}{best_note}", flush=True)
+        schedule = LambdaLR(optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * min(1.0, step / (epochs * steps)))))
+        for number in range(1, epochs + 1):
+            loss = self._train_epoch(train, optimizer, schedule, number)
+            history.append(self._validate(val, loss))
+            epoch, best_note = history[-1], ""
+            if _best(history) == number:
+                best_weights, best_note = copy.deepcopy(self._network.state_dict()), ", the best so far"
+            said = f"loss {loss:.4f}, {epoch.figures} loss {epoch.val_loss:.4f}{best_note}"
+            print(f"train: epoch {number}/{epochs} {said}", flush=True)
         self._network.load_state_dict(best_weights)
         return history
 
-    def _train_epoch(
-        self,
-        pairs: TrainingPairs,
-        optimizer: torch.optim.Optimizer,
-        schedule: torch.optim.lr_scheduler.LambdaLR,
-        epoch: int,
-    ) -> float:
+    def _train_epoch(self, pairs: TrainingPairs, optimizer: Optimizer, schedule: LambdaLR, epoch: int) -> float:
         """Trains on every image once; returns the mean loss."""
         self._network.train()
         total = 0.0
@@ -280,8 +222,8 @@ class _Trainer:
         return total / len(pairs)
 
     @torch.no_grad()
-    def _validate(self, pairs: TrainingPairs) -> EnlargementQuality:
-        """Figures over all images."""
+    def _validate(self, pairs: TrainingPairs, train_loss: float | None) -> _Epoch:
+        """The epoch that ends with these images."""
         self._network.eval()
         sums = torch.zeros(4, dtype=torch.float64)
         for low, sharp in self._batches(pairs, range(len(pairs)), 0):
@@ -291,7 +233,10 @@ class _Trainer:
             enlarged, sharp = enlarged.cpu(), sharp.cpu()
             terms = [loss.double().cpu() * len(low), psnr(enlarged, sharp).sum(), ssim(enlarged, sharp).sum()]
             sums += torch.stack([term.double() for term in (*terms, identity.sum())])
-        return EnlargementQuality(*(sums / len(pairs)).tolist())
+        loss, *means = (sums / len(pairs)).tolist()
+        names = ("psnr", "ssim", "identity")
+        rounded = {name: round(mean, 4) for name, mean in zip(names, means, strict=True)}
+        return _Epoch(train_loss, loss, EnlargementFigures(**rounded))
 
     @torch.no_grad()
     def samples(self, pairs: TrainingPairs, count: int) -> list[SampleFace]:
@@ -303,10 +248,8 @@ class _Trainer:
             low_rgb, sharp_rgb = low.permute(1, 2, 0).numpy(), sharp.permute(1, 2, 0).numpy()
             bicubic = Enlarger().to(low_rgb, sharp_rgb.shape[1], sharp_rgb.shape[0])
             target = (sharp[None].float() / 255).to(self._device)
-            identities = [
-                float(self._identity((channels_first(image)[None].float() / 255).to(self._device), target))
-                for image in (bicubic, network)
-            ]
+            enlarged = ((channels_first(image)[None].float() / 255).to(self._device) for image in (bicubic, network))
+            identities = [float(self._identity(image, target)) for image in enlarged]
             faces.append(SampleFace(low_rgb, bicubic, network, sharp_rgb, *identities))
         return faces
 

@@ -21,13 +21,8 @@ class TrainingPairs(Dataset[tuple[Tensor, Tensor]]):
     """Low-resolution image (3×h×h) and sharp crop (3×H×H), both uint8, by key (index, epoch).
 
     Of a table with pairs they are the low image, reduced to its own resolution again, and its sharp partner; otherwise
-    the crop and its copy from a poor camera, drawn anew in each epoch.
-
-    Args:
-        images: rows of the images; of pairs the low ones.
-        scale: H / h.
-        seed: of the camera and of mirroring.
-        augmented: draw anew in each epoch, and mirror half of the images.
+    the crop and its copy from a poor camera. Where `augmented`, the camera is drawn anew in each epoch, and half of the
+    images are mirrored. The scale is H / h.
     """
 
     def __init__(self, images: RowIndex, scale: int, seed: int, augmented: bool) -> None:
@@ -73,10 +68,6 @@ def find_images(table: Table, split: Table) -> tuple[RowIndex, RowIndex, list[st
     """The rows of the images to train on and to validate on, and the identities of both, sorted.
 
     Where both parts have pairs, of the pairs the low images alone.
-
-    Args:
-        table: aligned table.
-        split: split table of the same images.
 
     Raises:
         KubefaceError: no image to train or to validate on.

@@ -41,6 +41,11 @@ def write_files(root: Path, files: Mapping[str, bytes]) -> str:
     return str(root)
 
 
+def read_files(root: Path) -> dict[str, bytes]:
+    """All files below a folder by their names in it."""
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
 def write_archive(path: Path, files: Mapping[str, bytes]) -> str:
     """Writes files into a .zip, .tar or .tgz; returns its path."""
     if path.suffix == ".zip":

@@ -35,7 +35,8 @@ class RegisteredHead(CosFace):
 
 
 def write_models(folder: Path) -> None:
-    """Saves face models with random weights as <name>.keras, with Keras' embeddings of crops.npy in <name>.npy; and
+    """Saves face models with random weights as <name>.keras, with Keras' embeddings of crops.npy in <name>.npy, of
+    `pooled` also those of crops prepared as Keras does (usual.npy); and
     archives of models that are not to be read, without weights."""
     keras.utils.set_random_seed(3)
     _write_face_models(folder)
@@ -65,9 +66,10 @@ def _write_face_models(folder: Path) -> None:
     base = _resnet(input_shape=(112, 112, 3), pooling="avg")
     base.trainable = False
     embedding = layers.Dense(64)(base(images))
-    _save(
-        folder, random, "pooled", keras.Model(images, layers.Dense(CLASSES, activation="softmax")(embedding)), embedding
-    )
+    classifier = layers.Dense(CLASSES, activation="softmax")(embedding)
+    encoder = _save(folder, random, "pooled", keras.Model(images, classifier), embedding)
+    crops = np.load(folder / "crops.npy").astype(np.float32)
+    np.save(folder / "usual.npy", encoder.predict(keras.applications.resnet50.preprocess_input(crops), verbose=0))
 
     model = keras.Sequential(
         [
@@ -79,13 +81,15 @@ def _write_face_models(folder: Path) -> None:
     _save(folder, random, "sequential", model, model.layers[-1].output)
 
 
-def _save(folder: Path, random: np.random.Generator, name: str, model: Any, embedding: Any) -> None:
+def _save(folder: Path, random: np.random.Generator, name: str, model: Any, embedding: Any) -> Any:
     for variable in model.variables:
         if variable.name in RANGES:
             variable.assign(random.uniform(*RANGES[variable.name], variable.shape))
     model.save(folder / f"{name}.keras")
-    found = keras.Model(model.inputs[0], embedding).predict(np.load(folder / "crops.npy"), verbose=0)
-    np.save(folder / f"{name}.npy", found)
+    encoder = keras.Model(model.inputs[0], embedding)
+    crops = (np.load(folder / "crops.npy").astype(np.float32) - 127.5) / 128
+    np.save(folder / f"{name}.npy", encoder.predict(crops, verbose=0))
+    return encoder
 
 
 def _write_other_models(folder: Path) -> None:

@@ -24,9 +24,7 @@ class LowRankLinear(nn.Module):
 class EdgeFace(nn.Module):
     """Normalised images, N×3×112×112 float, to embeddings, N×512 float (not of unit length).
 
-    Args:
-        name: timm's name of the EdgeNeXt.
-        gamma: share of the rank that the linear layers keep; 0 leaves them whole.
+    `name` is timm's of the EdgeNeXt, gamma the share of the rank that the linear layers keep; 0 leaves them whole.
     """
 
     def __init__(self, name: str, gamma: float = 0.0) -> None:
@@ -41,23 +39,3 @@ class EdgeFace(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.model(images)  # type: ignore[no-any-return]
-
-
-def edgeface_xxs() -> EdgeFace:
-    """1.24 M parameters."""
-    return EdgeFace("edgenext_xx_small")
-
-
-def edgeface_xs_gamma_06() -> EdgeFace:
-    """1.77 M parameters."""
-    return EdgeFace("edgenext_x_small", 0.6)
-
-
-def edgeface_s_gamma_05() -> EdgeFace:
-    """3.65 M parameters."""
-    return EdgeFace("edgenext_small", 0.5)
-
-
-def edgeface_base() -> EdgeFace:
-    """18.2 M parameters."""
-    return EdgeFace("edgenext_base")

@@ -39,13 +39,9 @@ def _stage(inputs: int, outputs: int, blocks: int) -> nn.Sequential:
 
 
 class IResNet(nn.Module):
-    """Normalised images, N×3×112×112 float, to embeddings, N×512 float (not of unit length).
+    """Normalised images, N×3×112×112 float, to embeddings, N×512 float (not of unit length)."""
 
-    Args:
-        blocks: number of blocks in each of the four stages.
-    """
-
-    def __init__(self, blocks: tuple[int, int, int, int]) -> None:
+    def __init__(self, *blocks: int) -> None:  # in each of the four stages
         super().__init__()
         self.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
@@ -64,18 +60,3 @@ class IResNet(nn.Module):
         maps = self.prelu(self.bn1(self.conv1(images)))
         maps = self.layer4(self.layer3(self.layer2(self.layer1(maps))))
         return self.features(self.fc(self.bn2(maps).flatten(1)))  # type: ignore[no-any-return]
-
-
-def iresnet18() -> IResNet:
-    """24.0 M parameters."""
-    return IResNet((2, 2, 2, 2))
-
-
-def iresnet50() -> IResNet:
-    """43.6 M parameters."""
-    return IResNet((3, 4, 14, 3))
-
-
-def iresnet100() -> IResNet:
-    """65.2 M parameters."""
-    return IResNet((3, 13, 30, 3))

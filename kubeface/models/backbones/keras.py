@@ -30,6 +30,8 @@ from kubeface.runtime.errors import KubefaceError, require
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.weights.h5"
 MAX_CONFIG_BYTES = 16 * 2**20  # a ResNet50's has 0.2 MB
 MAX_EXPANSION = 20  # weights hardly shrink, and Keras stores them as they are: more than this is a zip bomb
+Json = dict[str, Any]  # an object of config.json
+Place = tuple[tuple[str, int, int], ...]
 IDLE = ("Dropout", "Flatten")  # what does nothing to a pooled vector when the model is applied
 
 
@@ -53,20 +55,20 @@ def read_keras(path: Path) -> dict[str, Tensor]:
     with _archive(path) as archive:
         model = Model(path, _config(archive, path))
         pairs, pooling, _ = model.trunk()
-        head = model.head(pooling)
+        embedding, classifier = model.head(pooling)
         with _weights(archive, path) as weights:
             state: dict[str, Tensor] = {}
             for names, convolution, norm in pairs:
                 state |= weights.convolution(*names, convolution, norm)
             width = POOLED
-            for index, layer in enumerate(head.embedding):
+            for index, layer in enumerate(embedding):
                 if layer.kind == "Dense":
-                    linear, width = weights.linear(f"embedding.{index}", layer, width)
-                    state |= linear
+                    state |= weights.linear(f"embedding.{index}", layer, width)
+                    width = layer.settings["units"]
                 else:
                     state |= weights.batch_norm(f"embedding.{index}", layer, width, KERAS_DEFAULT_EPSILON)
-            if head.custom is not None:
-                weights.check_classifier(head.custom, width)
+            if classifier is not None:
+                weights.check_classifier(classifier, width)
     return state
 
 
@@ -108,7 +110,7 @@ def _member(archive: zipfile.ZipFile, path: Path, name: str, limit: int) -> zipf
     return info
 
 
-def _config(archive: zipfile.ZipFile, path: Path) -> dict[str, Any]:
+def _config(archive: zipfile.ZipFile, path: Path) -> Json:
     config = json.loads(archive.read(_member(archive, path, CONFIG_FILE, MAX_CONFIG_BYTES)))
     require(
         isinstance(config, dict) and isinstance(config.get("config"), dict) and "layers" in config["config"],
@@ -122,30 +124,18 @@ def _config(archive: zipfile.ZipFile, path: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer in config.json.
+    """A layer in config.json."""
 
-    name: with the names of the sub-models around it, `resnet50/conv1_conv`. kind: its class, behind the word custom
-    if that is not one of Keras' own. inputs: names of the layers it takes its input from. place: for each model
-    around it and for itself the class, the index among the layers of this class there, and their number.
-    """
-
-    name: str
-    kind: str
+    name: str  # with the names of the sub-models around it, `resnet50/conv1_conv`
+    kind: str  # its class, behind the word custom if that is not one of Keras' own
     custom: bool
-    settings: dict[str, Any]
-    inputs: list[str]
-    place: tuple[tuple[str, int, int], ...]
+    settings: Json
+    inputs: list[str]  # names of the layers it takes its input from
+    # For each model around it and for itself the class, the index among the layers of this class there, their number.
+    place: Place
 
     def __str__(self) -> str:
         return f"{self.kind} '{self.name}'"
-
-
-@dataclass(frozen=True)
-class Head:
-    """What stands behind the pooling: the layers that make the embedding, and a classifier that is a custom layer."""
-
-    embedding: list[Layer]
-    custom: Layer | None
 
 
 Pair = tuple[tuple[str, str], Layer, Layer]  # torchvision's names of a convolution and its batch norm, and both
@@ -154,7 +144,7 @@ Pair = tuple[tuple[str, str], Layer, Layer]  # torchvision's names of a convolut
 class Model:
     """The graph in config.json, with the layers of sub-models in the place of these."""
 
-    def __init__(self, path: Path, config: dict[str, Any]) -> None:
+    def __init__(self, path: Path, config: Json) -> None:
         self.path = path
         self.loss = (config.get("compile_config") or {}).get("loss")
         self.layers: dict[str, Layer] = {}
@@ -165,9 +155,7 @@ class Model:
             for source in self._sources(layer):
                 self._next[source.name].append(layer)
 
-    def _open(
-        self, config: dict[str, Any], prefix: str, place: tuple[tuple[str, int, int], ...], fed: str | None
-    ) -> str:
+    def _open(self, config: Json, prefix: str, place: Place, fed: str | None) -> str:
         """Notes the layers of a model that is fed by layer `fed`; gives the name of its last one."""
         entries, functional = config["layers"], "input_layers" in config
         kinds = [entry["class_name"] for entry in entries]
@@ -189,10 +177,8 @@ class Model:
                 self.layers[name] = Layer(name, f"custom {kind}" if custom else kind, custom, settings, inputs, here)
             last = name
         ends = [prefix + origin for origin in _origins(config["output_layers"])] if functional else [str(last)]
-        require(
-            not place or len(ends) == 1,
-            f"{self.path}: model '{prefix[:-1]}' has {len(ends)} outputs, one is understood",
-        )
+        outputs = f"{self.path}: model '{prefix[:-1]}' has {len(ends)} outputs, one is understood"
+        require(not place or len(ends) == 1, outputs)
         return ends[0]
 
     def _find(self, name: str) -> Layer:
@@ -286,8 +272,8 @@ class Model:
         layer = self._need(layer, "ZeroPadding2D", padding=([[3, 3], [3, 3]],))
         return pairs, pooling, self._need(self._source(layer), "InputLayer")
 
-    def head(self, pooling: Layer) -> Head:
-        """What stands behind the pooling, up to the model's end."""
+    def head(self, pooling: Layer) -> tuple[list[Layer], Layer | None]:
+        """The layers behind the pooling that make the embedding, and a classifier that is a custom layer."""
         chain = [pooling]
         while following := self._next[chain[-1].name]:
             names = " and ".join(map(str, following))
@@ -318,7 +304,7 @@ class Model:
                 f"{self.path}: {layer} behind the pooling is not understood: "
                 "BatchNormalization and Dense without an activation are, and one custom layer at the end",
             )
-        return Head(chain, custom)
+        return chain, custom
 
 
 def _origins(data: Any) -> list[str]:
@@ -447,21 +433,21 @@ class Weights:
         state = {f"{name}.{key}": torch.from_numpy(np.asarray(value, np.float32)) for key, value in values.items()}
         return state | {f"{name}.num_batches_tracked": torch.tensor(0)}
 
-    def linear(self, name: str, layer: Layer, width: int) -> tuple[dict[str, Tensor], int]:
-        """A linear layer of `width` inputs, and the number of its outputs."""
+    def linear(self, name: str, layer: Layer, width: int) -> dict[str, Tensor]:
+        """A linear layer of `width` inputs."""
         units = layer.settings["units"]
         kernel, *bias = self._read(layer, (width, units), *[(units,)] * layer.settings["use_bias"])
         state = {f"{name}.weight": torch.from_numpy(np.ascontiguousarray(kernel.T))}
-        return state | {f"{name}.bias": torch.from_numpy(value) for value in bias}, units
+        return state | {f"{name}.bias": torch.from_numpy(value) for value in bias}
 
     def check_classifier(self, layer: Layer, width: int) -> None:
         """Whether a custom layer has the matrix by which a classifier is known: embedding×classes or its transpose."""
         group = self._group(layer)
-        shapes = [
-            item.shape for at, items in self._variables.items() for item in items if f"{at}/".startswith(f"{group}/")
+        variables = [
+            item for at, items in self._variables.items() for item in items if f"{at}/".startswith(f"{group}/")
         ]
         require(
-            any(len(shape) == 2 and width in shape for shape in shapes),
+            any(len(item.shape) == 2 and width in item.shape for item in variables),
             f"{self.path}: {layer} at the end has no weights of {width}×classes: it is no classifier of the embedding, "
             "and what it does to the embedding cannot be known",
         )

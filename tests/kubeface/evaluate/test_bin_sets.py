@@ -20,9 +20,9 @@ from kubeface.evaluate.bin_sets import bin_pictures, evaluate_bin, read_bin
 from kubeface.faces.degradation import Degradation
 from kubeface.faces.images import decode_rgb
 from kubeface.metrics.verification import verification
-from kubeface.models.backbones import Preprocessing
 from kubeface.models.embeddings import embed_batch
 from kubeface.models.model import FaceModel
+from kubeface.records.model import Preprocessing
 from kubeface.runtime.errors import KubefaceError
 from kubeface.tables.table import Table
 
@@ -36,7 +36,7 @@ def linear() -> FaceModel:
     """A model that costs nothing and tells nobody apart."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.AvgPool2d(8), nn.Flatten(), nn.Linear(3 * 14 * 14, 16))
-    return FaceModel("none", network, Preprocessing(112, "rgb", 127.5, 128.0), 16, "", "")
+    return FaceModel("none", network, Preprocessing(size=112, color_order="rgb", mean=127.5, std=128.0), 16, "", "")
 
 
 @pytest.fixture(scope="module")

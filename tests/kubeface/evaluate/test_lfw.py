@@ -23,9 +23,9 @@ from kubeface.faces.detection import make_detector
 from kubeface.faces.geometry import align_crop, centre_crop
 from kubeface.faces.images import RGB, decode_rgb
 from kubeface.metrics.verification import verification
-from kubeface.models.backbones import Preprocessing
 from kubeface.models.embeddings import Embeddings, embed_batch
 from kubeface.models.model import FaceModel, load_pretrained
+from kubeface.records.model import Preprocessing
 from kubeface.runtime.errors import KubefaceError
 from tests.kubeface.conftest import SmallLfw, write_tar
 
@@ -59,7 +59,7 @@ def linear() -> FaceModel:
     """A model that costs nothing and tells nobody apart."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.AvgPool2d(8), nn.Flatten(), nn.Linear(3 * 14 * 14, 16))
-    return FaceModel("none", network, Preprocessing(112, "rgb", 127.5, 128.0), 16, "", "")
+    return FaceModel("none", network, Preprocessing(size=112, color_order="rgb", mean=127.5, std=128.0), 16, "", "")
 
 
 # --- pairs files ----------------------------------------------------------------------------------------------------

@@ -19,8 +19,8 @@ from kubeface.metrics.bootstrap import Bootstrap
 from kubeface.metrics.figures import Gains
 from kubeface.metrics.pairs import Floats, Pairs
 from kubeface.metrics.verification import bootstrap_difference, verification
-from kubeface.models.backbones import Preprocessing
 from kubeface.models.model import FaceModel, load_pretrained
+from kubeface.records.model import Preprocessing
 from kubeface.runtime.errors import KubefaceError
 from kubeface.tables.table import Table
 
@@ -55,7 +55,7 @@ def faces(aligned_table: Path) -> tuple[dict[str, RGB], dict[str, str]]:
 def linear() -> FaceModel:
     torch.manual_seed(0)
     network = nn.Sequential(nn.AvgPool2d(8), nn.Flatten(), nn.Linear(3 * 14 * 14, 16))
-    return FaceModel("none", network, Preprocessing(112, "rgb", 127.5, 128.0), 16, "", "")
+    return FaceModel("none", network, Preprocessing(size=112, color_order="rgb", mean=127.5, std=128.0), 16, "", "")
 
 
 # --- which probes ---------------------------------------------------------------------------------------------------

@@ -350,7 +350,8 @@ def with_network(model: Path, network: Enlarger, to: Path, *people: str) -> Path
     """The model folder with a network that says it was trained on some people."""
     folder = copied(model, to)
     told = Enlarger(network.name, network.scale, network.network, people).write(folder)
-    write_json(folder / "model.json", read_json(folder / "model.json") | {"superresolution": told})
+    its = {"superresolution": told.model_dump(mode="json")}
+    write_json(folder / "model.json", read_json(folder / "model.json") | its)
     return folder
 
 

@@ -25,17 +25,9 @@ def crop(aligned_table: Path) -> RGB:
 
 
 def test_parsing_and_printing_agree() -> None:
-    assert [str(Degradation.parse(text)) for text in EVERY] == [
-        "noise:60",
-        "lowres:14",
-        "blur:4",
-        "jpeg:5",
-        "dark:0.2",
-        "dark:0.5",
-        "grey",
-        "masked",
-        "rotated:15",
-    ]
+    assert {text: str(Degradation.parse(text)) for text in EVERY} == {text: text for text in EVERY} | {
+        "dark": "dark:0.2"
+    }
     assert str(Degradation.parse("none")) == "none" == str(Degradation())
     assert Degradation.parse(" blur:2.50 ") == Degradation("blur", 2.5)
     assert not Degradation.parse("none")
@@ -92,33 +84,20 @@ def test_errors_name_the_text_and_say_what_to_write(text: str, message: str) -> 
 
 
 @pytest.mark.parametrize("text", EVERY)
-def test_every_kind_changes_the_pixels_and_nothing_else(text: str, crop: RGB) -> None:
-    before = crop.copy()
-    after = Degradation.parse(text)(crop, 0, "image")
+def test_every_kind_changes_the_pixels_alone_and_the_same_key_gives_the_same(text: str, crop: RGB) -> None:
+    before, degradation = crop.copy(), Degradation.parse(text)
+    after = degradation(crop, 0, "image")
     assert (after.shape, after.dtype) == (crop.shape, crop.dtype)
     assert np.abs(after.astype(int) - crop).mean() > 1
     assert (crop == before).all()  # the original is not written to
     assert after.flags.c_contiguous
-
-
-@pytest.mark.parametrize("text", EVERY)
-@pytest.mark.parametrize("shape", [(1, 1), (5, 9), (160, 160)])
-def test_every_kind_takes_every_shape(text: str, shape: tuple[int, int]) -> None:
-    image = np.random.default_rng(1).integers(0, 256, (*shape, 3), dtype=np.uint8)
-    assert Degradation.parse(text)(image, 1).shape == (*shape, 3)
-
-
-def test_none_gives_the_image_itself(crop: RGB) -> None:
+    for shape in ((1, 1), (5, 9), (160, 160)):
+        image = np.random.default_rng(1).integers(0, 256, (*shape, 3), dtype=np.uint8)
+        assert degradation(image, 1).shape == (*shape, 3)
+    # What came between does not matter.
+    assert (degradation(crop, 0, "image") == after).all()
+    assert (Degradation.parse(text)(crop, 0, "image") == after).all()
     assert Degradation()(crop, 1) is crop
-
-
-@pytest.mark.parametrize("text", EVERY)
-def test_the_same_key_gives_the_same_pixels(text: str, crop: RGB) -> None:
-    degradation = Degradation.parse(text)
-    first = degradation(crop, 3, "image", 7)
-    degradation(crop, 4, "another")  # what comes between does not matter
-    assert (degradation(crop, 3, "image", 7) == first).all()
-    assert (Degradation.parse(text)(crop, 3, "image", 7) == first).all()
 
 
 @pytest.mark.parametrize("text", ["noise:60", "dark"])

@@ -44,13 +44,8 @@ def apply(matrix: Points, points: Points) -> Points:
 @given(angle=angles, scale=scales, x=shifts, y=shifts)
 def test_a_similarity_is_recovered(angle: float, scale: float, x: float, y: float) -> None:
     truth = similarity(angle, scale, x, y)
-    matrix = similarity_transform(ARCFACE_112, apply(truth, ARCFACE_112))
-    assert matrix == pytest.approx(truth, rel=1e-6, abs=1e-6)
-
-
-@given(angle=angles, scale=scales, x=shifts, y=shifts)
-def test_moved_landmarks_come_back_onto_the_template(angle: float, scale: float, x: float, y: float) -> None:
-    landmarks = apply(similarity(angle, scale, x, y), ARCFACE_112)
+    landmarks = apply(truth, ARCFACE_112)
+    assert similarity_transform(ARCFACE_112, landmarks) == pytest.approx(truth, rel=1e-6, abs=1e-6)
     assert apply(similarity_transform(landmarks), landmarks) == pytest.approx(ARCFACE_112, abs=1e-6)
 
 
@@ -127,13 +122,8 @@ def test_the_centre_crop_is_the_middle_square() -> None:
     assert (crop == [10, 20, 30]).all()
     image[:62] = image[187:] = 255
     assert (centre_crop(image) == crop).all()
-
-
-@given(height=st.integers(1, 300), width=st.integers(1, 300))
-def test_the_centre_crop_has_one_size(height: int, width: int) -> None:
-    crop = centre_crop(np.full((height, width, 3), 77, np.uint8))
-    assert crop.shape == (112, 112, 3)
-    assert (crop == 77).all()
+    for shape in ((1, 1), (1, 300), (300, 2)):  # of whatever size the photograph
+        assert (centre_crop(np.full((*shape, 3), 77, np.uint8)) == np.full((112, 112, 3), 77)).all()
 
 
 def box(x: float, y: float, side: float) -> list[float]:

@@ -13,7 +13,7 @@ from PIL import Image
 from kubeface.faces.images import decode_rgb
 from kubeface.faces.photographs import FORMATS, decode_photograph
 from kubeface.ingest.step import ingest
-from tests.support.images import write_files
+from tests.support.images import encoded, write_files
 from tests.support.tables import rows_of
 
 KINDS: dict[str, tuple[str, str, dict[str, Any]]] = {
@@ -33,12 +33,6 @@ KINDS: dict[str, tuple[str, str, dict[str, Any]]] = {
 }
 
 
-def saved(image: Image.Image, mode: str, kind: str, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.convert(mode).save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
 @pytest.fixture(scope="module")
 def face(orl: dict[str, bytes]) -> Image.Image:
     with Image.open(io.BytesIO(orl["s1/1.pgm"])) as image:
@@ -47,15 +41,13 @@ def face(orl: dict[str, bytes]) -> Image.Image:
 
 @pytest.fixture(scope="module")
 def photographs(face: Image.Image, orl: dict[str, bytes]) -> dict[str, bytes]:
-    files = {name: saved(face, mode, kind, **options) for name, (mode, kind, options) in KINDS.items()}
+    files = {name: encoded(face.convert(mode), kind, **options) for name, (mode, kind, options) in KINDS.items()}
     for orientation in range(1, 9):
         exif = Image.Exif()
         exif[0x0112] = orientation
-        files[f"turned-{orientation}.jpg"] = saved(face, "RGB", "JPEG", exif=exif)
+        files[f"turned-{orientation}.jpg"] = encoded(face, "JPEG", exif=exif)
     deep = Image.fromarray(np.asarray(face.convert("L")).astype(np.uint16) * 257)
-    buffer = io.BytesIO()
-    deep.save(buffer, "PNG")
-    return files | {"deep.png": buffer.getvalue(), "scan.pgm": orl["s2/1.pgm"]}
+    return files | {"deep.png": encoded(deep), "scan.pgm": orl["s2/1.pgm"]}
 
 
 def test_every_format_gives_the_pixels_of_ingest(

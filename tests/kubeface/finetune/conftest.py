@@ -17,7 +17,8 @@ from kubeface.finetune import step as step_module
 from kubeface.finetune.options import FinetuneOptions
 from kubeface.finetune.result import FinetuneResult
 from kubeface.finetune.step import finetune
-from kubeface.models.backbones import BACKBONES, Backbone, Preprocessing
+from kubeface.models.backbones import BACKBONES, Backbone
+from kubeface.records.model import Preprocessing
 from kubeface.runtime.options import read_options
 from kubeface.tables.table import Table, TableWriter
 from tests.support.tables import rows_of
@@ -48,7 +49,8 @@ class Tiny(nn.Sequential):
 
 def register_tiny(weights: Path) -> None:
     """Makes `tiny` a backbone whose published weights are in that file."""
-    BACKBONES["tiny"] = Backbone("tiny", Tiny, Preprocessing(56, "rgb", 127.5, 128.0), 16, str(weights), "none")
+    preprocessing = Preprocessing(size=56, color_order="rgb", mean=127.5, std=128.0)
+    BACKBONES["tiny"] = Backbone("tiny", Tiny, preprocessing, 16, (str(weights),), "none")
 
 
 def without_figures(patch: pytest.MonkeyPatch) -> None:

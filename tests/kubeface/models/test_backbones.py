@@ -4,19 +4,17 @@ import hashlib
 import json
 import math
 import re
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, normalize
 
-from kubeface.models.backbones import BACKBONES, Preprocessing, backbone_named
+from kubeface.models.backbones import BACKBONES, backbone_named
 from kubeface.models.backbones.edgeface import LowRankLinear
+from kubeface.records.model import Preprocessing
 from kubeface.runtime.errors import KubefaceError
 from kubeface.storage.downloads import WheelFile
 
@@ -30,8 +28,9 @@ REFERENCED = (
     "edgeface_s_gamma_05",
     "edgeface_base",
 )
-# More of the same layers as a smaller one has: exporting them as well would tell nothing new.
-LARGER = {"iresnet50", "iresnet100", "edgeface_s_gamma_05", "edgeface_base", "resnet50_keras"}
+# More of the same layers as a smaller one has.
+LARGER = {"iresnet50", "iresnet100", "edgeface_s_gamma_05", "edgeface_base"}
+EXPORTED = sorted(set(BACKBONES) - LARGER - {"resnet50_keras", "sface"})  # these two have tests of their own
 PARAMETERS = {
     "sface": 9_642_880,
     "iresnet18": 24_025_600,
@@ -83,6 +82,18 @@ def network_of(name: str) -> nn.Module:
     return network.eval()
 
 
+def shortened(network: nn.Module) -> nn.Module:
+    """The network without the layers that are like the one before: to export them as well would tell nothing new."""
+    for around in [module for module in network.modules() if isinstance(module, nn.Sequential)]:
+        before: object = None
+        for name, layer in list(around.named_children()):
+            made = type(layer), [(key, value.shape) for key, value in layer.state_dict().items()]
+            if made[1] and made == before:
+                delattr(around, name)
+            before = made
+    return network
+
+
 @pytest.fixture(scope="module")
 def reference() -> dict[str, Any]:
     if not REFERENCE.is_file():
@@ -107,7 +118,8 @@ def test_published_names_shapes_and_embeddings(name: str, reference: dict[str, A
 
 def test_mobilefacenet_has_the_published_names() -> None:
     """SHA-256 of the names and shapes, in order, of `get_mbf()` in insightface's recognition/arcface_torch."""
-    state = backbone_named("mobilefacenet").build().state_dict()
+    with torch.device("meta"):
+        state = backbone_named("mobilefacenet").build().state_dict()
     listed = "".join(f"{name} {list(value.shape)}\n" for name, value in state.items())
     assert hashlib.sha256(listed.encode()).hexdigest() == (
         "b204fad7f875f1135ae824a1f8934693a178f7fe5e7630bc217923f136070f49"
@@ -132,7 +144,9 @@ def test_torchvisions_names_without_the_classifier(name: str, dropped: str) -> N
         published = torchvision.models.get_model(name).state_dict()
     expected = {key: value.shape for key, value in published.items() if not key.startswith(dropped)}
     assert 0 < len(expected) < len(published)
-    assert {key: value.shape for key, value in backbone_named(name).build().state_dict().items()} == expected
+    with torch.device("meta"):
+        state = backbone_named(name).build().state_dict()
+    assert {key: value.shape for key, value in state.items()} == expected
 
 
 def test_vgg16_gives_the_mean_of_its_maps() -> None:
@@ -145,12 +159,12 @@ def test_vgg16_gives_the_mean_of_its_maps() -> None:
 
 @pytest.mark.parametrize("name", BACKBONES)
 def test_embeddings_of_the_size_that_is_said(name: str) -> None:
-    known, network = backbone_named(name), backbone_named(name).build().eval()
-    assert sum(parameter.numel() for parameter in network.parameters()) == PARAMETERS[name]
-    with torch.inference_mode():
-        embeddings = network(images_for(name, 2))
-    assert embeddings.shape == (2, known.embedding_size)
-    assert torch.isfinite(embeddings).all()
+    """Counted and shaped without a number computed; the tests around this one look at the numbers."""
+    known = backbone_named(name)
+    with torch.device("meta"), torch.no_grad():
+        network = known.build().eval()
+        assert sum(parameter.numel() for parameter in network.parameters()) == PARAMETERS[name]
+        assert network(images_for(name, 2).to("meta")).shape == (2, known.embedding_size)
     if known.build_for:
         assert getattr(network, "embedding_size") == known.embedding_size  # noqa: B009 - of whichever module it is
 
@@ -187,20 +201,20 @@ def test_rank_of_the_factors() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(set(BACKBONES) - LARGER))
-def test_exported_to_onnx(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", EXPORTED)
+def test_exported_to_onnx(name: str) -> None:
     """onnxruntime gives the same embeddings, for another number of images than the one exported with."""
     import onnxruntime
 
-    network, images = network_of(name), images_for(name, 3)
+    network, images = shortened(network_of(name)), images_for(name, 3)
     with torch.inference_mode():
         expected = network(images)
         program = torch.onnx.export(
             network, (images[:2],), dynamo=True, dynamic_shapes=({0: torch.export.Dim("batch")},), verbose=False
         )
     assert program is not None
-    program.save(tmp_path / "model.onnx")
-    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    model = program.model_proto.SerializeToString()
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     for count in (1, 3):
         (found,) = session.run(None, {session.get_inputs()[0].name: images[:count].numpy()})
         assert found.shape == (count, expected.shape[1])
@@ -249,39 +263,25 @@ def test_torchvisions_and_keras_preprocessing() -> None:
         expected = as_published(pixels / 255, transforms.mean, transforms.std)
         torch.testing.assert_close((pixels - mean) / std, expected, rtol=1e-4, atol=1e-4)
     keras = backbone_named("resnet50_keras")
-    assert keras.preprocessing == Preprocessing(224, "bgr", (103.939, 116.779, 123.68), 1.0)
+    assert keras.preprocessing == Preprocessing(size=224, color_order="bgr", mean=(103.939, 116.779, 123.68), std=1.0)
     assert not keras.fixed
-
-
-CHANNELS = st.floats(1e-3, 1e3) | st.tuples(*[st.floats(1e-3, 1e3)] * 3)
-
-
-@given(st.integers(1, 1000), st.sampled_from(["rgb", "bgr"]), CHANNELS, CHANNELS)
-def test_preprocessing_survives_json(size: int, order: str, mean: Any, std: Any) -> None:
-    preprocessing = Preprocessing(size, order, mean, std)
-    assert Preprocessing.read(json.loads(json.dumps(asdict(preprocessing))), "here") == preprocessing
-    assert hash(Preprocessing.read(json.loads(json.dumps(asdict(preprocessing))), "here")) == hash(preprocessing)
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"size": 0}, "size is 0: give pixels"),
+        ({"size": 0}, "size is 0: input should be greater than 0"),
         ({"size": "112"}, "size is '112'"),
-        ({"color_order": "gbr"}, "color_order is 'gbr': rgb or bgr"),
-        ({"mean": [1.0, 2.0]}, r"mean is \[1.0, 2.0\]: give one number or three"),
-        ({"mean": None}, "mean is None"),
-        ({"std": 0.0}, "std is 0.0: give one number or three, above 0"),
-        ({"std": [1.0, -1.0, 1.0]}, "std is .*above 0"),
-        ({"extra": 1}, "preprocessing is .*: give size, color_order, mean, std"),
+        ({"color_order": "gbr"}, "color_order is 'gbr': input should be 'rgb' or 'bgr'"),
+        ({"mean": [1.0, 2.0]}, "mean"),
+        ({"mean": None}, "mean"),
+        ({"std": 0.0}, "std.* is 0.0: input should be greater than 0"),
+        ({"std": [1.0, -1.0, 1.0]}, "std.* is -1.0: input should be greater than 0"),
+        ({"extra": 1}, "extra"),
     ],
 )
-def test_preprocessing_that_is_none(change: dict[str, Any], said: str) -> None:
-    settings = {"size": 112, "color_order": "rgb", "mean": 127.5, "std": 128.0}
-    assert Preprocessing.read(settings, "here") == Preprocessing(112, "rgb", 127.5, 128.0)
-    with pytest.raises(KubefaceError, match=f"^here: .*{said}"):
-        Preprocessing.read(settings | change, "here")
-    several: tuple[Any, ...] = ([], None, {"size": 112})
-    for missing in several:
-        with pytest.raises(KubefaceError, match=r"^here: preprocessing is "):
-            Preprocessing.read(missing, "here")
+def test_wrong_preprocessing_is_refused(change: dict[str, Any], said: str) -> None:
+    settings = {"size": 112, "color_order": "rgb", "mean": 127.5, "std": [1.0, 2.5, 3.0]}
+    assert Preprocessing.parse(settings, "here").model_dump(mode="json") == settings
+    with pytest.raises(KubefaceError, match=f"^here .*{said}"):
+        Preprocessing.parse(settings | change, "here")

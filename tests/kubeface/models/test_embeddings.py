@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from kubeface.models.backbones import Preprocessing
 from kubeface.models.embeddings import Embeddings, Vectors, embed_batch
 from kubeface.models.model import FaceModel
+from kubeface.records.model import Preprocessing
 
 
 def unit(seed: int, count: int = 5, size: int = 6) -> Vectors:
@@ -22,7 +22,7 @@ def model() -> FaceModel:
     """A model small enough to be seen through: a linear map of the pixels."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 16))
-    return FaceModel("none", network, Preprocessing(8, "rgb", 127.5, 128.0), 16, "", "")
+    return FaceModel("none", network, Preprocessing(size=8, color_order="rgb", mean=127.5, std=128.0), 16, "", "")
 
 
 @given(seed=st.integers(0, 1000), batches=st.lists(st.integers(1, 7), min_size=1, max_size=5))

@@ -11,11 +11,8 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from torch import Tensor, nn
 
 from kubeface.faces.images import RGB
-from kubeface.models.backbones import Preprocessing
-from kubeface.models.backbones.sface import SFace
 from kubeface.models.model import (
     FaceModel,
     choose_device,
@@ -25,8 +22,7 @@ from kubeface.models.model import (
     load_start,
     save_model,
 )
-from kubeface.models.weights import load_state
-from kubeface.records.model import TrainingRecord
+from kubeface.records.model import Preprocessing, TrainingRecord
 from kubeface.runtime.errors import KubefaceError
 from kubeface.storage.folders import sha256_file
 
@@ -77,12 +73,6 @@ def test_a_head_is_saved_beside_the_backbone(tmp_path: Path) -> None:
     assert digest(load_model(tmp_path).network) == digest(model.network)
 
 
-def test_recognition_has_no_head(saved: Path, changed: FaceModel, tmp_path: Path) -> None:
-    config = json.loads((saved / "model.json").read_text())
-    assert config["task"] == "recognition" and "head_sha256" not in config
-    assert not (saved / "head.safetensors").exists()
-
-
 # --- weights files --------------------------------------------------------------------------------------------------
 
 
@@ -118,72 +108,6 @@ def test_wrong_checksum_of_a_file(saved: Path, tmp_path: Path, monkeypatch: pyte
         load_pretrained("sface", f"{saved / 'model.safetensors'}#sha256={'0' * 64}")
 
 
-def without(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value for name, value in state.items() if not name.startswith("blocks.0.bn.")}
-
-
-def with_others(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return state | {"other.weight": torch.ones(2)}
-
-
-def reshaped(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return state | {"fc.weight": torch.ones(64, 50_176), "fc.bias": torch.ones(64)}
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        (without, r"4 missing \(blocks\.0\.bn\.bias, .*running_mean, .*running_var, …\)$"),
-        (with_others, r"1 unexpected \(other\.weight\)$"),
-        (reshaped, r"2 of another shape \(fc\.bias, fc\.weight\)$"),
-        (lambda state: reshaped(with_others(without(state))), r"4 missing .*; 1 unexpected .*; 2 of another shape"),
-    ],
-)
-def test_weights_that_do_not_fit_are_named(
-    sface: FaceModel, tmp_path: Path, change: Callable[[dict[str, Tensor]], dict[str, Tensor]], said: str
-) -> None:
-    path = tmp_path / "weights.pt"
-    torch.save(change(dict(sface.network.state_dict())), path)
-    with pytest.raises(KubefaceError, match=said) as caught:
-        load_pretrained("sface", str(path))
-    assert str(caught.value).startswith(f"{path} does not fit the backbone: ")
-
-
-def test_refused_state_changes_nothing() -> None:
-    network = nn.Linear(2, 2)
-    before = network.weight.detach().clone()
-    with pytest.raises(KubefaceError, match=r"here does not fit .*1 missing \(bias\)"):
-        load_state(network, {"weight": torch.zeros(2, 2)}, "here")
-    assert torch.equal(network.weight, before)
-
-
-class _Trap:
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (self.path,)
-
-
-def test_nothing_is_unpickled_but_tensors(tmp_path: Path) -> None:
-    torch.save({"weight": _Trap(tmp_path / "sprung")}, tmp_path / "weights.pt")
-    with pytest.raises(KubefaceError, match=r"weights\.pt"):
-        load_pretrained("sface", str(tmp_path / "weights.pt"))
-    assert not (tmp_path / "sprung").exists()
-    torch.load(tmp_path / "weights.pt", weights_only=False)
-    assert (tmp_path / "sprung").exists()  # the trap works
-
-
-@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
-@pytest.mark.parametrize("data", [b"", b"no weights at all", bytes(range(256)), b"\x80\x02}q\x00X\x05", b"PK\x03\x04"])
-def test_files_that_hold_no_weights(tmp_path: Path, suffix: str, data: bytes) -> None:
-    path = tmp_path / f"weights{suffix}"
-    path.write_bytes(data)
-    with pytest.raises(KubefaceError, match=rf"weights{suffix} ") as caught:
-        load_pretrained("sface", str(path))
-    assert "\n" not in str(caught.value)
-
-
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
 def test_truncated_weights(saved: Path, tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"weights{suffix}"
@@ -198,9 +122,6 @@ def test_file_without_a_state_dict(tmp_path: Path) -> None:
     torch.save([torch.ones(2)], tmp_path / "weights.pt")
     with pytest.raises(KubefaceError, match="holds a list where a state dict is needed"):
         load_pretrained("sface", str(tmp_path / "weights.pt"))
-
-
-def test_missing_weights_file(tmp_path: Path) -> None:
     with pytest.raises(KubefaceError, match=r"none\.safetensors does not exist"):
         load_pretrained("sface", str(tmp_path / "none.safetensors"))
 
@@ -215,7 +136,8 @@ def test_saved_model_embeds_alike(
     expected = changed.embed(crops)
     assert np.abs(expected - sface.embed(crops)).max() > 0.01  # it is not the published model that comes back
     folder = saved.rename(tmp_path / name)
-    for loaded in (load_model(folder), load_pretrained("sface", str(folder))):
+    uris = (str(folder), folder.as_uri())
+    for loaded in (load_model(folder), *(load_pretrained("sface", uri) for uri in uris)):
         assert loaded.embed(crops).tobytes() == expected.tobytes()
         assert (loaded.start, loaded.license) == (changed.start, changed.license)
 
@@ -235,6 +157,8 @@ def test_what_model_json_tells(saved: Path, changed: FaceModel) -> None:
     assert config["preprocessing"] == {"size": 112, "color_order": "rgb", "mean": 127.5, "std": 128.0}
     assert config["alignment"] == {"template": "arcface_112", "size": 112, "detector": "mtcnn"}
     assert (config["embedding_size"], config["start"], config["training"]) == (128, changed.start, {"epochs": 1})
+    assert config["task"] == "recognition" and "head_sha256" not in config
+    assert not (saved / "head.safetensors").exists()
 
 
 @pytest.mark.parametrize("place", [8, 5000, -1])
@@ -304,18 +228,15 @@ def test_embeddings_are_unit_vectors_that_differ(sface: FaceModel, crops: RGB) -
     assert embeddings.shape == (6, 128)
     np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-6)
     assert (embeddings @ embeddings.T - np.eye(6)).max() < 0.999
+    flipped = sface.embed(crops, flip=True)
+    np.testing.assert_array_equal(flipped, sface.embed(crops[:, :, ::-1].copy()))
+    assert np.abs(flipped - embeddings).max() > 1e-3
 
 
 def test_embeddings_do_not_depend_on_the_batch(sface: FaceModel, crops: RGB) -> None:
     together = sface.embed(crops)
     np.testing.assert_allclose(together[::-1], sface.embed(crops[::-1].copy()), atol=1e-5)
     np.testing.assert_allclose(together[2:3], sface.embed(crops[2:3]), atol=1e-5)
-
-
-def test_flip_mirrors_the_crop(sface: FaceModel, crops: RGB) -> None:
-    flipped = sface.embed(crops, flip=True)
-    np.testing.assert_array_equal(flipped, sface.embed(crops[:, :, ::-1].copy()))
-    assert np.abs(flipped - sface.embed(crops)).max() > 1e-3
 
 
 def test_embedding_runs_in_evaluation_mode(sface: FaceModel, crops: RGB) -> None:
@@ -325,39 +246,14 @@ def test_embedding_runs_in_evaluation_mode(sface: FaceModel, crops: RGB) -> None
     np.testing.assert_array_equal(sface.embed(crops), expected)
 
 
-def test_folded_batch_norm_is_batch_norm() -> None:
-    torch.manual_seed(0)
-    network: Any = SFace()
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            assert module.running_mean is not None and module.running_var is not None
-            nn.init.uniform_(module.running_mean, -0.5, 0.5)
-            nn.init.uniform_(module.running_var, 0.5, 2)
-            nn.init.uniform_(module.weight, 0.5, 2)
-    network.eval()
-    maps = torch.randn(2, 3, 16, 16)
-    with torch.no_grad():
-        for block in list(network.blocks)[:4]:
-            expected = block.act(block.bn(block.conv(maps)))
-            maps = block(maps)
-            torch.testing.assert_close(maps, expected, rtol=1e-4, atol=1e-4)
-
-
 @pytest.mark.parametrize("order", ["rgb", "bgr"])
-def test_preparation_by_the_formula(sface: FaceModel, order: str) -> None:
-    model = replace(sface, preprocessing=Preprocessing(8, order, 100.0, 50.0))
-    crops = torch.arange(2 * 3 * 64).reshape(2, 3, 8, 8) % 256
-    prepared = model.prepare(crops.to(torch.uint8))
-    expected = (crops.float() - 100) / 50
-    torch.testing.assert_close(prepared, expected if order == "rgb" else expected[:, [2, 1, 0]])
-    assert prepared.is_contiguous(memory_format=torch.channels_last)
-
-
-@pytest.mark.parametrize("order", ["rgb", "bgr"])
-def test_preparation_by_channel(sface: FaceModel, order: str) -> None:
-    """Mean and deviation are in the order in which the backbone wants the channels."""
-    mean, std = (1.0, 20.0, 100.0), (2.0, 4.0, 8.0)
-    model = replace(sface, preprocessing=Preprocessing(8, order, mean, std))
+@pytest.mark.parametrize(("mean", "std"), [((1.0, 20.0, 100.0), (2.0, 4.0, 8.0)), ((100.0,) * 3, (50.0,) * 3)])
+def test_preparation_by_the_formula(
+    sface: FaceModel, order: str, mean: tuple[float, float, float], std: tuple[float, float, float]
+) -> None:
+    """Mean and deviation are in the order in which the backbone wants the channels; one number serves them all."""
+    own = (mean[0], std[0]) if len({*mean}) == 1 else (mean, std)
+    model = replace(sface, preprocessing=Preprocessing(size=8, color_order=order, mean=own[0], std=own[1]))
     crops = torch.arange(2 * 3 * 64).reshape(2, 3, 8, 8) % 256
     given = crops.float()
     for form in (crops.to(torch.uint8), given):
@@ -371,7 +267,7 @@ def test_preparation_by_channel(sface: FaceModel, order: str) -> None:
 
 
 def test_preparation_scales_to_the_size_of_the_backbone(sface: FaceModel) -> None:
-    model = replace(sface, preprocessing=Preprocessing(16, "rgb", 0.0, 1.0))
+    model = replace(sface, preprocessing=Preprocessing(size=16, color_order="rgb", mean=0.0, std=1.0))
     ramp = torch.arange(8).repeat(1, 3, 8, 1) * 10
     prepared = model.prepare(ramp.to(torch.uint8))
     assert prepared.shape == (1, 3, 16, 16)

@@ -6,18 +6,15 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
-import torch
 from numpy.typing import NDArray
 
 from kubeface.faces.images import decode_rgb
 from kubeface.models import onnx_model as module
-from kubeface.models.backbones import BACKBONES
-from kubeface.models.embeddings import Vectors
 from kubeface.models.model import FaceModel
 from kubeface.models.onnx_model import CPU, CUDA, open_model, open_start
 from kubeface.runtime.errors import KubefaceError
 from kubeface.storage.folders import read_json
-from tests.support.exported import configured, copied, exported, saved
+from tests.support.exported import configured, copied, exported
 from tests.support.labelled import write_model
 from tests.support.tables import rows_of
 
@@ -26,37 +23,18 @@ Crops = NDArray[np.uint8]
 
 @pytest.fixture(scope="module")
 def crops(aligned_table: Path) -> Crops:
-    """Thirty real faces."""
-    rows = rows_of(aligned_table, ["image"])
+    """Real faces."""
+    rows = rows_of(aligned_table, ["image"])[::3]
     return np.stack([decode_rgb(row["image"]) for row in rows])
 
 
-def similarities(embeddings: Vectors) -> NDArray[np.float64]:
-    vectors = embeddings.astype(np.float64)
-    return vectors @ vectors.T
-
-
-def agree(folder: Path, model: FaceModel, crops: Crops) -> None:
-    ours = open_model(str(folder), threads=2)
-    for flip in (False, True):
-        found, expected = ours.embed(crops, flip), model.embed(crops, flip)
-        assert found.dtype == np.float32 and found.shape == expected.shape
-        assert np.abs(similarities(found) - similarities(expected)).max() < 1e-5
-    assert np.abs(similarities(ours.embed(crops)) - similarities(ours.embed(crops, flip=True))).max() > 1e-3
-
-
 def test_sface_is_the_one_of_torch(crops: Crops, sface: FaceModel) -> None:
-    agree(exported(), sface, crops)
-
-
-@pytest.mark.slow
-def test_mobilefacenet_is_the_one_of_torch(crops: Crops, tmp_path: Path) -> None:
-    """With random weights, since nobody publishes any that may be fetched."""
-    torch.manual_seed(0)
-    known = BACKBONES["mobilefacenet"]
-    network = known.build().eval()
-    model = FaceModel(known.name, network, known.preprocessing, known.embedding_size, "", "")
-    agree(saved(model, tmp_path), model, crops)
+    ours = open_model(str(exported()), threads=2)
+    for flip in (False, True):
+        found, expected = ours.embed(crops, flip), sface.embed(crops, flip)
+        assert found.dtype == np.float32 and found.shape == expected.shape
+        assert np.abs(found @ found.T - expected @ expected.T).max() < 1e-5
+    assert np.abs(ours.embed(crops) - ours.embed(crops, flip=True)).max() > 1e-3
 
 
 def test_an_embedding_has_the_same_bits_alone_and_among_others(crops: Crops) -> None:

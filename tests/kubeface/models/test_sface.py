@@ -1,9 +1,10 @@
 """SFace in torch against the ONNX file it comes from, and the loading of weights."""
 
+import contextlib
 import pickle
-from dataclasses import replace
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -12,92 +13,33 @@ import pytest
 import torch
 from torch import nn
 
-from kubeface.faces.images import RGB, decode_rgb
+from kubeface.faces.images import RGB
 from kubeface.models.backbones import backbone_named
 from kubeface.models.backbones.sface import ConvBlock, SFace
-from kubeface.models.model import FaceModel, load_model, load_pretrained, save_model
+from kubeface.models.model import FaceModel, load_pretrained
 from kubeface.models.weights import load_state
-from kubeface.records.model import TrainingRecord
 from kubeface.runtime.errors import KubefaceError
 from kubeface.storage.downloads import WheelFile
-from kubeface.tables.table import Table
-from tests.support.tables import rows_of
+
+ONNX = cast(WheelFile, backbone_named("sface").sources[0])
 
 
-@pytest.fixture(scope="module")
-def model() -> FaceModel:
-    return load_pretrained("sface")
-
-
-@pytest.fixture(scope="module")
-def onnx_data() -> bytes:
-    weights = backbone_named("sface").weights
-    assert isinstance(weights, WheelFile)
-    return weights.read()
-
-
-@pytest.fixture(scope="module")
-def crops(aligned_table: Path) -> RGB:
-    rows = rows_of(aligned_table, ["image"])
-    return np.stack([decode_rgb(row["image"]) for row in rows])
-
-
-@pytest.fixture(scope="module")
-def reference(onnx_data: bytes, crops: RGB) -> np.ndarray:
-    """What onnxruntime makes of the crops with the published file; that file normalises inside."""
-    proto = onnx.load_model_from_string(onnx_data)
+def test_it_agrees_with_onnxruntime_on_real_faces(sface: FaceModel, faces: tuple[RGB, np.ndarray]) -> None:
+    """The loader by hand gives what ONNX's own runtime makes of OpenCV Zoo's file, which normalises inside."""
+    proto = onnx.load_model_from_string(ONNX.read())
     inputs = [value for value in proto.graph.input if value.name == "data"]
     del proto.graph.input[:]  # weights are listed as inputs too, which onnxruntime refuses
     proto.graph.input.extend(inputs)
-    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    crops = faces[0][::3]
     images = crops.transpose(0, 3, 1, 2).astype(np.float32)
     embeddings = np.concatenate([session.run(None, {"data": image[None]})[0] for image in images])
-    return np.asarray(embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True))
-
-
-def test_torch_agrees_with_onnxruntime_on_real_faces(model: FaceModel, crops: RGB, reference: np.ndarray) -> None:
-    assert len(crops) >= 20
-    cosines = (model.embed(crops) * reference).sum(1)
-    assert cosines.min() >= 0.999
-
-
-def test_the_comparison_would_notice_another_input(model: FaceModel, crops: RGB, reference: np.ndarray) -> None:
-    for wrong in (255 - crops, crops // 4, np.roll(crops, 8, axis=2)):
-        assert (model.embed(wrong) * reference).sum(1).max() < 0.99
-
-
-def test_embeddings_know_people_apart(model: FaceModel, crops: RGB, aligned_table: Path) -> None:
-    names = np.array(Table(aligned_table, "aligned").columns(["identity"])["identity"].to_pylist())
-    embeddings = model.embed(crops)
-    assert np.linalg.norm(embeddings, axis=1) == pytest.approx(np.ones(len(crops)), abs=1e-5)
-    cosines = embeddings @ embeddings.T
-    same = names[:, None] == names
-    genuine = cosines[same & ~np.eye(len(names), dtype=bool)]
-    assert genuine.mean() > cosines[~same].mean() + 0.3
-
-
-def test_flipping_mirrors_the_crop(model: FaceModel, crops: RGB) -> None:
-    mirrored = np.ascontiguousarray(crops[:4, :, ::-1])
-    assert model.embed(crops[:4], flip=True) == pytest.approx(model.embed(mirrored), abs=1e-5)
-    assert np.abs(model.embed(crops[:4], flip=True) - model.embed(crops[:4])).max() > 1e-3
-
-
-def test_size_and_shape(model: FaceModel) -> None:
-    parameters = sum(parameter.numel() for parameter in model.network.parameters())
-    assert parameters == pytest.approx(9.64e6, rel=0.001)
-    assert model.embed(np.zeros((2, 112, 112, 3), np.uint8)).shape == (2, 128)
-    assert model.embedding_size == 128
-
-
-def test_the_input_is_prepared_as_the_backbone_wants(model: FaceModel) -> None:
-    crops = torch.zeros(1, 3, 56, 56, dtype=torch.uint8)
-    crops[:, 0] = 255
-    prepared = model.prepare(crops)
-    assert prepared.shape == (1, 3, 112, 112)
-    assert prepared.is_contiguous(memory_format=torch.channels_last)
-    assert prepared[0, :, 5, 5].tolist() == pytest.approx([127.5 / 128, -127.5 / 128, -127.5 / 128])
-    bgr = replace(model, preprocessing=replace(model.preprocessing, color_order="bgr"))
-    assert (bgr.prepare(crops) == prepared.flip(1)).all()
+    reference = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+    assert (sface.embed(crops) * reference).sum(1).min() > 0.99999
+    for wrong in (255 - crops, crops // 4, np.roll(crops, 8, axis=2)):  # the comparison would notice
+        assert (sface.embed(wrong) * reference).sum(1).max() < 0.99
 
 
 def randomise(block: nn.Module, seed: int) -> None:
@@ -157,9 +99,9 @@ def test_gradients_in_bf16(stride: int, groups: int) -> None:
         assert torch.nn.functional.cosine_similarity(whole.flatten(), half.flatten(), dim=0) > 0.999
 
 
-def test_the_whole_network_is_the_plain_one(model: FaceModel, crops: RGB) -> None:
-    network: Any = model.network
-    images = model.prepare(torch.from_numpy(crops[:3]).permute(0, 3, 1, 2))
+def test_the_whole_network_is_the_plain_one(sface: FaceModel, crops: RGB) -> None:
+    network: Any = sface.network
+    images = sface.prepare(torch.from_numpy(crops[:3]).permute(0, 3, 1, 2))
     with torch.inference_mode():
         maps = images
         for block in network.blocks:
@@ -182,23 +124,18 @@ def test_the_network_can_be_trained() -> None:
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.999])
-def test_a_truncated_file_is_refused(share: float, onnx_data: bytes, tmp_path: Path) -> None:
-    path = tmp_path / "sface.onnx"
-    path.write_bytes(onnx_data[: int(share * len(onnx_data))])
+def test_a_truncated_file_is_refused(share: float, tmp_path: Path) -> None:
+    path, data = tmp_path / "sface.onnx", ONNX.read()
+    path.write_bytes(data[: int(share * len(data))])
     with pytest.raises(KubefaceError, match=r"sface\.onnx is not"):
         load_pretrained("sface", str(path))
 
 
 def graph_with(**tensors: np.ndarray) -> bytes:
-    value = onnx.helper.make_tensor_value_info("data", onnx.TensorProto.FLOAT, [1])
-    out = onnx.helper.make_tensor_value_info("out", onnx.TensorProto.FLOAT, [1])
-    graph = onnx.helper.make_graph(
-        [onnx.helper.make_node("Relu", ["data"], ["out"])],
-        "foreign",
-        [value],
-        [out],
-        [onnx.numpy_helper.from_array(array, name) for name, array in tensors.items()],
-    )
+    data, out = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in ("data", "out"))
+    weights = [onnx.numpy_helper.from_array(array, name) for name, array in tensors.items()]
+    nodes = [onnx.helper.make_node("Relu", ["data"], ["out"])]
+    graph = onnx.helper.make_graph(nodes, "foreign", [data], [out], weights)
     return bytes(onnx.helper.make_model(graph).SerializeToString())
 
 
@@ -248,43 +185,19 @@ def test_code_in_a_weights_file_is_not_run(suffix: str, zipped: bool, tmp_path: 
     with pytest.raises(KubefaceError, match=f"weights{suffix} holds other things than tensors"):
         load_pretrained("sface", str(path))
     assert not target.exists()
+    with contextlib.suppress(RuntimeError):  # "invalid magic number", after it has run
+        torch.load(path, weights_only=False)
+    assert target.exists()  # the trap works
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors", ".onnx", ".txt"])
-@pytest.mark.parametrize("data", [b"", b"junk", b"hello, world\n" * 100, bytes(5000)])
+@pytest.mark.parametrize(
+    "data", [b"", b"junk" * 100, bytes(range(256)), b"\x80\x02}q\x00X\x05", b"PK\x03\x04", bytes(5000)]
+)
 def test_what_is_no_weights_file_is_named(suffix: str, data: bytes, tmp_path: Path) -> None:
     path = tmp_path / f"weights{suffix}"
     path.write_bytes(data)
     with pytest.raises(KubefaceError) as raised:
         load_pretrained("sface", str(path))
-    assert f"weights{suffix} is not" in str(raised.value)
+    assert re.search(rf"weights\{suffix} (is not|holds other things than tensors)", str(raised.value))
     assert "\n" not in str(raised.value)
-
-
-def test_a_state_dict_and_a_model_folder_give_the_model_back(model: FaceModel, crops: RGB, tmp_path: Path) -> None:
-    torch.save(model.network.state_dict(), tmp_path / "weights.pt")
-    expected = model.embed(crops[:4])
-    assert (load_pretrained("sface", str(tmp_path / "weights.pt")).embed(crops[:4]) == expected).all()
-    folder = tmp_path / "run-0.1"  # a dot in a folder's name is no suffix
-    folder.mkdir()
-    save_model(model, folder, TrainingRecord(epochs=0))
-    for loaded in (
-        load_model(folder),
-        load_pretrained("sface", str(folder)),
-        load_pretrained("sface", folder.as_uri()),
-    ):
-        assert (loaded.embed(crops[:4]) == expected).all()
-        assert (loaded.backbone, loaded.start, loaded.license) == (model.backbone, model.start, "Apache-2.0")
-    data = bytearray((folder / "model.safetensors").read_bytes())
-    data[-1] ^= 1
-    (folder / "model.safetensors").write_bytes(data)
-    with pytest.raises(KubefaceError, match=r"model\.safetensors is missing or is not the file that model\.json"):
-        load_model(folder)
-
-
-def test_unknown_and_other_backbones_are_refused(model: FaceModel, tmp_path: Path) -> None:
-    with pytest.raises(KubefaceError, match="backbone 'arcface' is unknown: use one of sface, iresnet18"):
-        load_pretrained("arcface")
-    save_model(model, tmp_path, TrainingRecord())
-    with pytest.raises(KubefaceError, match="holds backbone 'sface', the run asks for 'inception_resnet_v1'"):
-        load_pretrained("inception_resnet_v1", str(tmp_path))

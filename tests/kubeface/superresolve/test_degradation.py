@@ -1,10 +1,7 @@
 """Synthetic low resolution: the degradation of an image, and a source of pairs made from photographs."""
 
-import io
 import json
 import re
-import subprocess
-import sys
 import tarfile
 from pathlib import Path
 
@@ -15,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from kubeface import cli
 from kubeface.faces.images import RGB, decode_rgb, encode_png
 from kubeface.ingest.step import ingest
 from kubeface.runtime.errors import KubefaceError
@@ -24,13 +22,10 @@ from kubeface.superresolve.degradation import DegradeResult, degrade, low_resolu
 from kubeface.superresolve.options import CameraOptions, DegradeOptions
 from kubeface.tables.resolution_pairs import partners, resolution_of
 from kubeface.tables.table import Table
+from tests.support.images import encoded, read_files, write_archive, write_files
 from tests.support.tables import rows_of
 
 PLAIN = CameraOptions(blur=(0, 0), noise=(0, 0), jpeg=(0, 0))
-
-
-def files_of(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.fixture
@@ -109,7 +104,7 @@ def test_wrong_options_are_named(values: dict[str, object], message: str) -> Non
 def test_photographs_become_a_source_of_pairs(orl_folder: Path, tmp_path: Path) -> None:
     result = degrade(str(orl_folder), tmp_path / "out", DegradeOptions(scale=8))
     assert result == DegradeResult(rows_in=30, rows_out=30, rejected=0)
-    made, given_files = files_of(tmp_path / "out"), files_of(orl_folder)
+    made, given_files = read_files(tmp_path / "out"), read_files(orl_folder)
     assert {name.removeprefix("hr_images/"): data for name, data in made.items() if name.startswith("hr_")} == (
         given_files
     )
@@ -131,9 +126,8 @@ def test_ingest_finds_every_pair(orl_folder: Path, tmp_path: Path) -> None:
 
 
 def test_an_image_does_not_depend_on_the_others(orl_folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "some" / "s1").mkdir(parents=True)
-    (tmp_path / "some" / "s1" / "2.pgm").write_bytes((orl_folder / "s1" / "2.pgm").read_bytes())
-    degrade(str(tmp_path / "some"), tmp_path / "one", DegradeOptions(seed=3))
+    some = write_files(tmp_path / "some", {"s1/2.pgm": (orl_folder / "s1" / "2.pgm").read_bytes()})
+    degrade(some, tmp_path / "one", DegradeOptions(seed=3))
     degrade(str(orl_folder), tmp_path / "all", DegradeOptions(seed=3))
     degrade(str(orl_folder), tmp_path / "other", DegradeOptions(seed=4))
     of = [(tmp_path / name / "vlr_images" / "s1" / "2.png").read_bytes() for name in ("one", "all", "other")]
@@ -145,31 +139,27 @@ def test_an_archive_gives_the_same_as_its_folder(orl_folder: Path, tmp_path: Pat
         tar.add(orl_folder, ".")
     degrade(str(tmp_path / "orl.tar.gz"), tmp_path / "of_tar")
     degrade(str(orl_folder), tmp_path / "of_folder")
-    assert files_of(tmp_path / "of_tar") == files_of(tmp_path / "of_folder")
+    assert read_files(tmp_path / "of_tar") == read_files(tmp_path / "of_folder")
 
 
 def test_names_of_an_archive_cannot_lead_out_of_the_folder(orl: dict[str, bytes], tmp_path: Path) -> None:
-    with tarfile.open(tmp_path / "bad.tar", "w") as tar:
-        for name in ("s1/1.pgm", "../../escaped/1.pgm", f"{tmp_path}/absolute/1.pgm"):
-            info = tarfile.TarInfo(name)
-            info.size = len(orl["s1/1.pgm"])
-            tar.addfile(info, io.BytesIO(orl["s1/1.pgm"]))
+    names = ("s1/1.pgm", "../../escaped/1.pgm", f"{tmp_path}/absolute/1.pgm")
+    write_archive(tmp_path / "bad.tar", dict.fromkeys(names, orl["s1/1.pgm"]))
     (tmp_path / "deep").mkdir()
     result = degrade(str(tmp_path / "bad.tar"), tmp_path / "deep" / "out")
     assert result == DegradeResult(rows_in=3, rows_out=2, rejected=1)
-    assert len(files_of(tmp_path / "deep" / "out")) == 4
+    assert len(read_files(tmp_path / "deep" / "out")) == 4
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.tar", "deep"]
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["out"]
 
 
 def test_the_low_image_is_upright_and_the_file_is_kept(face: RGB, tmp_path: Path) -> None:
     """A phone's JPEG is rotated by its EXIF orientation."""
-    (tmp_path / "in" / "s1").mkdir(parents=True)
     exif = Image.Exif()
     exif[0x0112] = 6  # turn by 90° clockwise to see it
     lying = Image.fromarray(np.ascontiguousarray(np.rot90(face)))
-    lying.save(tmp_path / "in" / "s1" / "a.jpg", quality=95, exif=exif)
-    degrade(str(tmp_path / "in"), tmp_path / "out", DegradeOptions(scale=4, **PLAIN.model_dump()))
+    files = {"s1/a.jpg": encoded(lying, "JPEG", quality=95, exif=exif)}
+    degrade(write_files(tmp_path / "in", files), tmp_path / "out", DegradeOptions(scale=4, **PLAIN.model_dump()))
     low = decode_rgb((tmp_path / "out" / "vlr_images" / "s1" / "a.png").read_bytes())
     assert np.abs(low - low_resolution(face, 23, 28, PLAIN, keyed_rng(0)).astype(float)).mean() < 2
     assert (tmp_path / "out/hr_images/s1/a.jpg").read_bytes() == (tmp_path / "in/s1/a.jpg").read_bytes()
@@ -178,46 +168,41 @@ def test_the_low_image_is_upright_and_the_file_is_kept(face: RGB, tmp_path: Path
 def test_unusable_files_are_counted_and_named(
     orl: dict[str, bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = tmp_path / "in" / "s1"
-    folder.mkdir(parents=True)
     files = {
-        "good.pgm": orl["s1/1.pgm"],
-        "cut.pgm": orl["s1/1.pgm"][:300],
-        "list.csv": b"identity,file\n",
-        "tiny.png": encode_png(np.zeros((11, 40, 3), np.uint8)),
+        "s1/good.pgm": orl["s1/1.pgm"],
+        "s1/cut.pgm": orl["s1/1.pgm"][:300],
+        "s1/list.csv": b"identity,file\n",
+        "s1/tiny.png": encode_png(np.zeros((11, 40, 3), np.uint8)),
     }
-    for name, data in files.items():
-        (folder / name).write_bytes(data)
-    assert degrade(str(tmp_path / "in"), tmp_path / "out") == DegradeResult(rows_in=4, rows_out=1, rejected=3)
+    assert degrade(write_files(tmp_path / "in", files), tmp_path / "out") == DegradeResult(
+        rows_in=4, rows_out=1, rejected=3
+    )
     messages = [line for line in capsys.readouterr().err.splitlines() if line.startswith("left out ")]
     assert [line.split(":")[0] for line in messages] == [
         f"left out s1/{n}" for n in ("cut.pgm", "list.csv", "tiny.png")
     ]
     assert "40×11" in messages[2]
-    assert sorted(files_of(tmp_path / "out")) == ["hr_images/s1/good.pgm", "vlr_images/s1/good.png"]
+    assert sorted(read_files(tmp_path / "out")) == ["hr_images/s1/good.pgm", "vlr_images/s1/good.png"]
 
 
 def test_two_photographs_of_one_name_make_one_pair(
     orl: dict[str, bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = tmp_path / "in" / "s1"
-    folder.mkdir(parents=True)
-    (folder / "1.pgm").write_bytes(orl["s1/1.pgm"])
-    (folder / "1.png").write_bytes(encode_png(decode_rgb(orl["s1/2.pgm"])))
-    assert degrade(str(tmp_path / "in"), tmp_path / "out", DegradeOptions(**PLAIN.model_dump())).rejected == 1
+    files = {"s1/1.pgm": orl["s1/1.pgm"], "s1/1.png": encode_png(decode_rgb(orl["s1/2.pgm"]))}
+    assert (
+        degrade(write_files(tmp_path / "in", files), tmp_path / "out", DegradeOptions(**PLAIN.model_dump())).rejected
+        == 1
+    )
     assert "left out s1/1.png: s1/1.pgm has the same name" in capsys.readouterr().err
     low = decode_rgb((tmp_path / "out" / "vlr_images" / "s1" / "1.png").read_bytes())
     np.testing.assert_array_equal(low, low_resolution(decode_rgb(orl["s1/1.pgm"]), 12, 14, PLAIN, keyed_rng(0)))
-    assert sorted(files_of(tmp_path / "out")) == ["hr_images/s1/1.pgm", "vlr_images/s1/1.png"]
-
-
-def test_a_source_that_is_missing_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(KubefaceError, match="nothing"):
-        degrade("nothing", tmp_path / "out")
-    assert list(tmp_path.iterdir()) == []
+    assert sorted(read_files(tmp_path / "out")) == ["hr_images/s1/1.pgm", "vlr_images/s1/1.png"]
 
 
 def test_a_source_without_a_photograph_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(KubefaceError, match="nothing"):
+        degrade("nothing", tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.txt").write_bytes(b"text")
     with pytest.raises(KubefaceError, match=r"holds no photograph that can be used: a\.txt"):
@@ -225,9 +210,9 @@ def test_a_source_without_a_photograph_leaves_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_the_command_takes_ranges_as_two_numbers(orl_folder: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "kubeface", "degrade", "--source", str(orl_folder), "--out", str(tmp_path / "out")]
-    command += ["--scale", "4", "--blur", "0", "1.5", "--jpeg", "0", "0"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["rows_out"] == 30
+def test_the_command_takes_ranges_as_two_numbers(
+    orl_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["degrade", "--source", str(orl_folder), "--out", str(tmp_path / "out")]
+    cli.main([*command, "--scale", "4", "--blur", "0", "1.5", "--jpeg", "0", "0"])
+    assert json.loads(capsys.readouterr().out)["rows_out"] == 30

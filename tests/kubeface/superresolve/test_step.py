@@ -46,7 +46,11 @@ def test_low_images_are_enlarged_and_sharp_ones_unchanged(paired_table: Path, tm
         assert json.loads(new["groups"]) == {"resolution": "low", "enlarged": "4"}
         changed = {"image", "width", "height", "groups"}
         assert {name: new[name] for name in new.keys() - changed} == {name: old[name] for name in old.keys() - changed}
-    assert partners(Table(tmp_path / "out", "faces")) == partners(Table(paired_table, "faces"))
+    source, made = (Table(folder, "faces") for folder in (paired_table, tmp_path / "out"))
+    assert partners(made) == partners(source)
+    superresolved = {"name": "bicubic", "scale": 4, "which": "low", "max_side": 0}
+    assert made.manifest.settings == source.manifest.settings | {"faces": source.sha256, "superresolved": superresolved}
+    assert made.manifest.producer.startswith("superresolve ")
 
 
 def test_a_network_enlarges(paired_table: Path, tmp_path: Path) -> None:
@@ -59,15 +63,6 @@ def test_a_network_enlarges(paired_table: Path, tmp_path: Path) -> None:
             np.testing.assert_array_equal(decode_rgb(new["image"]), repeated(decode_rgb(old["image"]), 3))
     superresolved = Table(tmp_path / "out", "faces").manifest.settings["superresolved"]
     assert superresolved["name"].startswith("nearest.onnx@") and superresolved["scale"] == 3
-
-
-def test_settings_of_the_table_are_kept(paired_table: Path, tmp_path: Path) -> None:
-    superresolve(paired_table, tmp_path / "out")
-    before, after = (Table(folder, "faces") for folder in (paired_table, tmp_path / "out"))
-    superresolved = {"name": "bicubic", "scale": 4, "which": "low", "max_side": 0}
-    expected = before.manifest.settings | {"faces": before.sha256, "superresolved": superresolved}
-    assert after.manifest.settings == expected
-    assert after.manifest.producer.startswith("superresolve ")
 
 
 def test_enlarged_twice_is_enlarged_by_the_product(paired_table: Path, tmp_path: Path) -> None:
@@ -84,18 +79,13 @@ def test_small_is_decided_by_the_longest_side(paired_table: Path, tmp_path: Path
     assert result.enlarged == enlarged
 
 
-def test_all_images_can_be_enlarged(faces_table: Path, tmp_path: Path) -> None:
+def test_all_images_are_enlarged_or_none(faces_table: Path, tmp_path: Path) -> None:
     assert superresolve(faces_table, tmp_path / "all", SuperresolveOptions(scale=2, which="all")).enlarged == 30
     assert {(row["width"], row["height"]) for row in rows_of(tmp_path / "all")} == {(184, 224)}
     assert json.loads(rows_of(tmp_path / "all")[0]["groups"]) == {"enlarged": "2"}
-
-
-def test_without_low_images_the_rows_are_the_same_bytes(faces_table: Path, tmp_path: Path) -> None:
-    assert superresolve(faces_table, tmp_path / "out").enlarged == 0
-    before, after = contents(faces_table), contents(tmp_path / "out")
-    assert {name: data for name, data in after.items() if name != "manifest.json"} == {
-        name: data for name, data in before.items() if name != "manifest.json"
-    }
+    assert superresolve(faces_table, tmp_path / "none").enlarged == 0
+    before, after = contents(faces_table), contents(tmp_path / "none")
+    assert after | {"manifest.json": b""} == before | {"manifest.json": b""}
 
 
 def test_an_enlarged_face_can_be_found_where_a_small_one_is_not(faces_table: Path, tmp_path: Path) -> None:
@@ -162,6 +152,8 @@ def test_images_that_cannot_be_enlarged_are_rejected_with_a_reason(
         for row in rows:
             if row is low[0]:
                 row = row | {"image": row["image"][:40]}
+            if resolution_of(row["groups"]) == "high":  # what is not enlarged is passed on, broken or not
+                row = row | {"image": b"none"}
             table.add(row | {"width": 500, "height": 500} if row is low[1] else row)
     monkeypatch.setattr(step, "MAX_PIXELS", 16 * 500 * 500 - 1)
     result = superresolve(tmp_path / "broken", tmp_path / "out")
@@ -172,13 +164,6 @@ def test_images_that_cannot_be_enlarged_are_rejected_with_a_reason(
     assert left_out[low[0]["source"]].reason == "unreadable" and left_out[low[0]["source"]].detail
     assert left_out[low[1]["source"]].reason == "too_large"
     assert "2000×2000" in left_out[low[1]["source"]].detail
-
-
-def test_a_broken_image_that_is_not_enlarged_is_passed_on(paired_table: Path, tmp_path: Path) -> None:
-    with TableWriter(tmp_path / "broken", "faces", "test", {}) as table:
-        for row in rows_of(paired_table):
-            table.add(row | {"image": b"none"} if resolution_of(row["groups"]) == "high" else row)
-    assert superresolve(tmp_path / "broken", tmp_path / "out").rejected == 0
 
 
 def test_an_empty_table_stays_empty(tmp_path: Path) -> None:
@@ -203,13 +188,10 @@ def test_wrong_options_are_named(values: dict[str, object], message: str) -> Non
         read_options(SuperresolveOptions, values)
 
 
-def test_a_model_that_is_missing_leaves_nothing(paired_table: Path, tmp_path: Path) -> None:
+def test_a_model_that_is_missing_or_has_another_scale_is_refused(paired_table: Path, tmp_path: Path) -> None:
     with pytest.raises(KubefaceError, match="nothing"):
         superresolve(paired_table, tmp_path / "out", SuperresolveOptions(model="nothing"))
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_network_of_another_scale_is_refused(paired_table: Path, tmp_path: Path) -> None:
     network = nearest(tmp_path / "two.onnx", 2)
     with pytest.raises(KubefaceError, match=r"scale is 4: two\.onnx@.* enlarges 2 times"):
         superresolve(paired_table, tmp_path / "out", SuperresolveOptions(model=str(network), scale=4))
