@@ -126,34 +126,30 @@ def _texts(file: IO[bytes]) -> Iterator[str]:
 
 
 class _Graph:
-    """An ONNX graph that grows node by node; tensors are identified by name."""
+    """An ONNX graph that grows node by node; tensors are identified by name, arrays are constants of it."""
 
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[onnx.TensorProto] = []
 
-    def add(self, operator: str, *inputs: str, **attributes: Any) -> str:
+    def add(self, operator: str, *inputs: str | Floats, **attributes: Any) -> str:
         """Adds a node; returns its output."""
+        names = [given if isinstance(given, str) else self._constant(given) for given in inputs]
         output = f"{operator}_{len(self.nodes)}"
-        self.nodes.append(onnx.helper.make_node(operator, inputs, [output], **attributes))
+        self.nodes.append(onnx.helper.make_node(operator, names, [output], **attributes))
         return output
 
-    def constant(self, values: Floats) -> str:
-        """Adds a constant; returns its name."""
+    def _constant(self, values: Floats) -> str:
         name = f"constant_{len(self.constants)}"
         self.constants.append(onnx.numpy_helper.from_array(np.ascontiguousarray(values), name))
         return name
-
-    def convolution(self, images: str, weights: Floats, bias: Floats) -> str:
-        """Adds a convolution without padding; returns its output."""
-        return self.add("Conv", images, self.constant(weights), self.constant(bias))
 
     def prelu(self, images: str, slopes: Floats) -> str:
         """Adds PReLU as a·x + (1 − a)·relu(x): onnxruntime's own branches at every number, which costs more than the
         convolutions."""
         slopes = slopes[:, None, None]
-        positive = self.add("Mul", self.add("Relu", images), self.constant(1 - slopes))
-        return self.add("Add", self.add("Mul", images, self.constant(slopes)), positive)
+        positive = self.add("Mul", self.add("Relu", images), 1 - slopes)
+        return self.add("Add", self.add("Mul", images, slopes), positive)
 
 
 def _onnx(name: str, architecture: Architecture) -> bytes:
@@ -161,16 +157,15 @@ def _onnx(name: str, architecture: Architecture) -> bytes:
     channels = 3
     for layer in architecture.layers:
         kernels = _kernels(weights[f"{layer.name}.weight"], channels, layer)
-        images = graph.convolution(images, kernels, weights[f"{layer.name}.bias"])
+        images = graph.add("Conv", images, kernels, weights[f"{layer.name}.bias"])
         images = graph.prelu(images, weights[f"prelu{layer.name[-1]}.weight"])
         if layer.pool:
             images = graph.add("MaxPool", images, kernel_shape=[layer.pool] * 2, strides=[2, 2], ceil_mode=1)
         channels = len(kernels)
     outputs = []
     for head in architecture.heads:
-        values = graph.convolution(
-            images, weights[f"{head}.weight"].reshape((-1, channels, 1, 1), order="F"), weights[f"{head}.bias"]
-        )
+        kernels = weights[f"{head}.weight"].reshape((-1, channels, 1, 1), order="F")
+        values = graph.add("Conv", images, kernels, weights[f"{head}.bias"])
         outputs.append(graph.add("Flatten", values) if architecture.side else values)
     outputs[-1] = graph.add("Softmax", outputs[-1], axis=1)
     side = [architecture.side] * 2 if architecture.side else ["height", "width"]

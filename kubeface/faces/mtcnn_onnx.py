@@ -203,11 +203,7 @@ def _distinct(boxes: Floats, scores: Floats, overlap: float) -> Ints:
 
 
 def _not_contained(boxes: Floats, scores: Floats, overlap: float) -> Ints:
-    """Non-maximum suppression by the intersection over the area of the smaller box, which drops a face within a face.
-
-    Returns:
-        Indices of the boxes whose intersection with each likelier one is at most `overlap`.
-    """
+    """Non-maximum suppression by the intersection over the area of the smaller box: it drops a face within a face."""
     order = np.argsort(scores)[::-1]  # not stable: ties are broken as in facenet-pytorch
     areas = np.prod(boxes[:, 2:] - boxes[:, :2] + 1, axis=1)
     kept: list[int] = []

@@ -21,9 +21,7 @@ MAX_PIXELS = 50_000_000  # ingest's
 def decode_photograph(data: bytes, max_pixels: int = MAX_PIXELS) -> RGB:
     """Decodes a photograph to RGB (H×W×3, uint8), oriented by its EXIF: the pixels that ingest stores.
 
-    Args:
-        data: a file in one of FORMATS.
-        max_pixels: greatest width × height; a larger image is not decoded.
+    An image of more than `max_pixels` is not decoded.
 
     Raises:
         ValueError: it is not an image, damaged, truncated or too large; the text says which.

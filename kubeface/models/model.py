@@ -45,20 +45,16 @@ TEMPLATE, DETECTOR = "arcface_112", "mtcnn"  # how crops are made unless said ot
 
 @dataclass
 class FaceModel:
-    """A backbone by name with its weights; `start` says where those came from.
-
-    `template` is how the crops are made (see align) that it was trained on; it is only ever fed crops made so.
-    `detector` is the one whose landmarks they were made by.
-    """
+    """A backbone by name with its weights."""
 
     backbone: str
     network: nn.Module
     preprocessing: Preprocessing
     embedding_size: int
-    start: str
+    start: str  # where the weights came from
     license: str
-    template: str = TEMPLATE
-    detector: str = DETECTOR
+    template: str = TEMPLATE  # how the crops are made (see align) that it was trained on: it is only ever fed such
+    detector: str = DETECTOR  # whose landmarks they were made by
 
     def to(self, device: torch.device | None) -> "FaceModel":
         """The model on a device, the CPU for None, its kernels channels last."""
@@ -258,13 +254,14 @@ def save_model(
 def _load_routed(known: Backbone, path: Path) -> tuple[nn.Module, int]:
     """A quality-routed network and its embedding size."""
     state = safetensors.torch.load_file(path)
-    parts = []
-    for name in ("start", "tuned"):
-        part = {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
-        parts.append(known.build_for(part) if known.build_for else known.build())
-    network = QualityRouted(*parts)
+    parts = [
+        {key.removeprefix(name): value for key, value in state.items() if key.startswith(name)}
+        for name in ("start.", "tuned.")
+    ]
+    start, tuned = (known.build_for(part) if known.build_for else known.build() for part in parts)
+    network = QualityRouted(start, tuned)
     load_state(network, state, str(path))
-    return network.eval(), getattr(parts[0], "embedding_size", known.embedding_size)
+    return network.eval(), getattr(start, "embedding_size", known.embedding_size)
 
 
 def load_model(folder: Path | str, device: torch.device | None = None, expected_backbone: str = "") -> FaceModel:

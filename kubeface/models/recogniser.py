@@ -23,7 +23,7 @@ from kubeface.faces.geometry import CROP_SIZE, PORTRAIT, TEMPLATES, Points
 from kubeface.faces.images import RGB
 from kubeface.faces.mtcnn_onnx import MTCNN_FILE, load_mtcnn
 from kubeface.faces.photographs import decode_photograph
-from kubeface.models.embeddings import Embeddings
+from kubeface.models.embeddings import Embeddings, embed_batch
 from kubeface.models.onnx_model import OnnxModel, file_of, open_model, read_model_record
 from kubeface.models.superresolution import NETWORK_FILE, Enlarger, open_enlarger
 from kubeface.records.model import ModelRecord
@@ -45,16 +45,12 @@ Vector = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Subject:
-    """The face that a photograph is of.
+    """The face that a photograph is of."""
 
-    score: the detector's, 0…1; box (x1, y1, x2, y2) and landmarks (5×2) in pixels of the upright photograph; faces: how
-    many the detector is sure of.
-    """
-
-    score: float
-    box: Points
-    landmarks: Points
-    faces: int
+    score: float  # the detector's, 0…1
+    box: Points  # x1, y1, x2, y2 in pixels of the upright photograph
+    landmarks: Points  # 5×2, in the same
+    faces: int  # how many the detector is sure of
 
 
 @dataclass(frozen=True)
@@ -183,11 +179,10 @@ class Recogniser:
     def embed(self, crop: RGB) -> Vector:
         """The embedding of an aligned RGB crop (H×W×3, uint8), D numbers of length 1; with `flip` that of the sum with
         its mirror image's."""
-        plain = self.network.embed(crop[None])
         if not self.flip:
-            return np.asarray(plain[0])
+            return np.asarray(self.network.embed(crop[None])[0])
         both = Embeddings()
-        both.append(plain, self.network.embed(crop[None], flip=True))
+        both.append(*embed_batch(self.network, crop[None]))
         return np.asarray(both.flipped()[0])
 
     @property

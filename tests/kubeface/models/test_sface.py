@@ -123,12 +123,12 @@ def test_the_network_can_be_trained() -> None:
     assert not torch.equal(network.get_buffer("blocks.0.bn.running_mean"), before)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.999])
-def test_a_truncated_file_is_refused(share: float, tmp_path: Path) -> None:
+def test_a_truncated_file_is_refused(tmp_path: Path) -> None:
     path, data = tmp_path / "sface.onnx", ONNX.read()
-    path.write_bytes(data[: int(share * len(data))])
-    with pytest.raises(KubefaceError, match=r"sface\.onnx is not"):
-        load_pretrained("sface", str(path))
+    for share in (0.0, 0.1, 0.5, 0.999):
+        path.write_bytes(data[: int(share * len(data))])
+        with pytest.raises(KubefaceError, match=r"sface\.onnx is not"):
+            load_pretrained("sface", str(path))
 
 
 def graph_with(**tensors: np.ndarray) -> bytes:
