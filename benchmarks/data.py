@@ -34,9 +34,6 @@ class Part:
     details: Details = field(default_factory=dict)
 
 
-# --- data -----------------------------------------------------------------------------------------------------------
-
-
 def make_data(archive: Path, folder: Path) -> None:
     """The first photographs of LFW as JPEG files and as face tables, a folder and a table for each round."""
     from kubeface.ingest.step import ingest
@@ -89,9 +86,6 @@ def make_crops(folder: Path) -> None:
                 path = folder / "files" / row["identity"] / f"{image_id}.jpg"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(decode_rgb(row["image"])).save(path, quality=95)
-
-
-# --- contestants: each gets the folder of the data and returns what runs a round -------------------------------------
 
 
 def rate(count: int, start: float) -> float:
@@ -225,9 +219,6 @@ def contest(folder: Path, *makers: Callable[[Path], Run]) -> list[list[Round]]:
     environment = os.environ | MALLOC_SETTINGS | {"OMP_WAIT_POLICY": "PASSIVE"}  # which serves the peers as well
     environment.pop("OMP_NUM_THREADS", None)
     return compete([Contestant(environment, make, folder) for make in makers], ROUNDS)
-
-
-# --- what is measured -----------------------------------------------------------------------------------------------
 
 
 def bench_align(folder: Path) -> Part:

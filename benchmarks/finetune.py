@@ -9,6 +9,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
+from itertools import cycle, islice
 from pathlib import Path
 
 import cyclopts
@@ -18,14 +19,11 @@ from kubeface.runtime.processors import MALLOC_SETTINGS, cpu_limit
 from kubeface.tables.table import TableWriter
 
 RESULT = Path("build/bench-finetune.json")
-PEOPLE = 40
+PEOPLE, PHOTOGRAPHS = 40, 10
 BATCH = {"sface": 32, "iresnet18": 16}
 STEPS = 6  # of a bare round
 ROWS = (4_000, 40_000)
 Maker = Callable[[Path, str, int], Run]
-
-
-# --- data -----------------------------------------------------------------------------------------------------------
 
 
 def make_data(folder: Path) -> None:
@@ -38,31 +36,30 @@ def make_data(folder: Path) -> None:
     from kubeface.faces.images import decode_rgb
     from kubeface.models.backbones import backbone_named
 
-    with (
-        TableWriter(folder / "aligned", "aligned", "bench", {}) as aligned,
-        TableWriter(folder / "split", "split", "bench", {}) as split,
-    ):
-        for name, data in orl_faces():
-            identity, _, number = name.partition("/")
-            crop = cv2.resize(decode_rgb(data), (112, 112), interpolation=cv2.INTER_AREA)
-            _, jpeg = cv2.imencode(".jpg", np.asarray(crop)[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])
-            path = folder / "images" / identity / f"{Path(number).stem}.jpg"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(jpeg.tobytes())
-            add_row(aligned, split, name, identity, jpeg.tobytes())
+    for name, data in orl_faces():
+        crop = cv2.resize(decode_rgb(data), (112, 112), interpolation=cv2.INTER_AREA)
+        path = (folder / "images" / name).with_suffix(".jpg")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _, jpeg = cv2.imencode(".jpg", np.asarray(crop)[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])
+        path.write_bytes(jpeg.tobytes())
+    write_tables(folder / "images", folder, PEOPLE * PHOTOGRAPHS)
     torch.manual_seed(0)
     safetensors.torch.save_file(backbone_named("iresnet18").build().state_dict(), folder / "iresnet18.safetensors")
 
 
-def add_row(aligned: TableWriter, split: TableWriter, image_id: str, identity: str, jpeg: bytes) -> None:
-    """A training image in both tables."""
-    face = {"image_id": image_id, "identity": identity, "source": image_id, "image": jpeg, "width": 112, "height": 112,
-            "content": "0" * 16, "phash": "0" * 16}  # fmt: skip
-    aligned.add(face | {"landmarks": [0.0] * 10, "det_score": 1.0, "det_box": [0.0] * 4})
-    split.add({"image_id": image_id, "identity": identity, "split": "train"})
-
-
-# --- contestants: each returns a function that runs one round ---------------------------------------------------------
+def write_tables(images: Path, folder: Path, count: int) -> None:
+    """An aligned table of that many of the files, again and again, and the split that trains on all."""
+    files = sorted(images.rglob("*.jpg"))
+    with (
+        TableWriter(folder / "aligned", "aligned", "bench", {}) as aligned,
+        TableWriter(folder / "split", "split", "bench", {}) as split,
+    ):
+        for number, path in enumerate(islice(cycle(files), count)):
+            image = {"image_id": f"{number:06d}", "identity": path.parent.name}
+            face = {"source": path.name, "image": path.read_bytes(), "width": 112, "height": 112, "content": "0" * 16}
+            found = {"phash": "0" * 16, "landmarks": [0.0] * 10, "det_score": 1.0, "det_box": [0.0] * 4}
+            aligned.add(image | face | found)
+            split.add(image | {"split": "train"})
 
 
 def engine(folder: Path, backbone: str, threads: int) -> Run:
@@ -168,9 +165,6 @@ def contest(contestants: list[Contestant], rounds: int) -> list[list[Round]]:
     return [found[1:] for found in compete(contestants, rounds + 1)]
 
 
-# --- what is measured -----------------------------------------------------------------------------------------------
-
-
 def bench_speed(folder: Path, rounds: int) -> dict[str, Figure]:
     """Engine against bare loop for two backbones, and against the peer."""
     figures, threads = {}, cpu_limit()
@@ -211,32 +205,12 @@ def bench_threads(folder: Path, rounds: int) -> dict[str, Figure]:
 
 def train_rows(folder: Path, rows: int) -> None:
     """Trains a small network on a table of that many images."""
-    import safetensors.torch
-    from torch import nn
-
     from kubeface.finetune.options import FinetuneOptions
     from kubeface.finetune.step import finetune
-    from kubeface.models.backbones import BACKBONES, Backbone
-    from kubeface.records.model import Preprocessing
-
-    def build() -> nn.Module:
-        return nn.Sequential(nn.Conv2d(3, 8, 8, 8), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 14 * 14, 64))
 
     place = folder / str(rows)
-    place.mkdir()
-    pictures = [(path.parent.name, path.read_bytes()) for path in sorted((folder / "images").rglob("*.jpg"))]
-    with (
-        TableWriter(place / "aligned", "aligned", "bench", {}) as aligned,
-        TableWriter(place / "split", "split", "bench", {}) as split,
-    ):
-        for number in range(rows):
-            identity, jpeg = pictures[number % len(pictures)]
-            add_row(aligned, split, f"{number:06d}", identity, jpeg)
-    safetensors.torch.save_file(dict(build().state_dict()), place / "small.safetensors")
-    weights = str(place / "small.safetensors")
-    prepared = Preprocessing(size=112, color_order="rgb", mean=127.5, std=128.0)
-    BACKBONES["small"] = Backbone("small", build, prepared, 64, (weights,), "none")
-    options = FinetuneOptions(backbone="small", strategy="full", epochs=1, onnx=False)
+    write_tables(folder / "images", place, rows)
+    options = FinetuneOptions(backbone="small_cnn", strategy="scratch", epochs=1, onnx=False)
     finetune(place / "aligned", place / "split", place / "model", options)
     shutil.rmtree(place)
 

@@ -95,9 +95,6 @@ METHODS = [
 TRAINED = next(method for method in METHODS if method.options)
 
 
-# --- data -----------------------------------------------------------------------------------------------------------
-
-
 def aligned_people() -> Path:
     """The aligned table of CELEBA's people."""
     out = FOLDER / "aligned"
@@ -164,9 +161,6 @@ def _identities(table: Path, part: str = "") -> dict[str, str]:
     return {row["image_id"]: row["identity"] for row in rows if not part or row["split"] == part}
 
 
-# --- training -------------------------------------------------------------------------------------------------------
-
-
 def once(out: Path, train: Callable[[], object]) -> None:
     """Trains what is not there yet, and leaves the seconds that it took beside it."""
     if not out.exists():
@@ -185,9 +179,6 @@ def trained(method: Method, aligned: Path, split: Path, network: Path) -> Path:
     out = FOLDER / "models" / named.file
     once(out, lambda: finetune(aligned, split, out, options))
     return out
-
-
-# --- measuring ------------------------------------------------------------------------------------------------------
 
 
 def on_lfw(model: OnnxModel, wanted: PairsFile, crops: NDArray[np.uint8], size: int,

@@ -17,7 +17,7 @@ def fine_structure(images: Tensor) -> Tensor:
     """Log energy of the detail of each octave, N×OCTAVES, of prepared crops N×3×H×W.
 
     Detail is what a 3×3 mean takes away from the grey picture, at full size, half, a quarter …: noise
-    raises the first ones, few pixels, blur and JPEG lower them.
+    raises the first ones, low resolution, blur and JPEG lower them.
     """
     grey = images.float().mean(1, keepdim=True)
     energies = []

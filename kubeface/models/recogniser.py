@@ -6,7 +6,7 @@ Runs on what finetune, evaluate and promote leave in a model folder:
     model.onnx       crops to embeddings
     mtcnn.zip        the detector, where it is MTCNN
     threshold.json   the calibrated threshold, once the model was evaluated
-    superresolution.onnx   what enlarges faces of few pixels, where the model was trained with such a network
+    superresolution.onnx   what enlarges low-resolution faces, where the model was trained with such a network
 """
 
 import hashlib
@@ -37,7 +37,7 @@ from kubeface.tables.resolution_pairs import native_side
 # As align has them by default, so that a photograph becomes the crop that the model would have been trained on.
 MIN_FACE_SIZE, MIN_CONFIDENCE = 20, 0.9
 ARCFACE = "arcface_112"
-FEW_TIMES = 4  # a model for few pixels without a network looks for faces in photographs enlarged so many times
+LOW_RESOLUTION_TIMES = 4  # so often photographs are enlarged for a low-resolution model without a network
 MOST_SIDE = 2048  # pixels of a photograph's longer side up to which it is enlarged to look for smaller faces
 
 Vector = NDArray[np.float32]
@@ -160,7 +160,7 @@ class Recogniser:
     def face(self, photograph: bytes) -> Face | LeftOut:
         """The face of an encoded photograph, the most prominent one where there are several.
 
-        Where a model for few pixels finds none, it looks again in the enlarged photograph. A face of fewer pixels than
+        Where a low-resolution model finds none, it looks again in the enlarged photograph. A face of fewer pixels than
         the model's super-resolution network takes for a crop goes through that network.
         """
         found = find_crop(photograph, self.detect, self.network.template, self.times)
@@ -169,7 +169,7 @@ class Recogniser:
         return Face(found.score, found.box, found.landmarks, found.faces, self.embed(self.enlarged(found)))
 
     def enlarged(self, found: Crop) -> RGB:
-        """The crop's pixels (H×W×3); of a face of few pixels as the model's network makes them, as in its training."""
+        """The crop's pixels (H×W×3); of a low-resolution face as the model's network makes them, as in its training."""
         height, width = found.pixels.shape[:2]
         side = _side(found, self.network.template)
         if self.enlarger is None or side >= height / self.enlarger.scale:
@@ -245,8 +245,8 @@ def open_recogniser(uri: str, flip: bool = False) -> Recogniser:
     known = objects.exists(objects.join(uri, "threshold.json"))
     calibration = _calibration(uri, network.weights_sha256) if known else None
     enlarger = model_enlarger(uri, record, threads=1)
-    few = Degradation.parse(record.training.degradation).kind == "lowres"
-    times = enlarger.scale if enlarger else FEW_TIMES if few else 1
+    low_resolution = Degradation.parse(record.training.degradation).kind == "lowres"
+    times = enlarger.scale if enlarger else LOW_RESOLUTION_TIMES if low_resolution else 1
     return Recogniser(uri, network, detector, flip, calibration, enlarger, times)
 
 

@@ -21,8 +21,8 @@ from kubeface.storage.downloads import WheelFile
 REFERENCE = Path(__file__).resolve().parents[4] / "shared" / "reference" / "backbones.json"
 REFERENCED = (
     "iresnet18",
-    "iresnet50",
-    "iresnet100",
+    pytest.param("iresnet50", marks=pytest.mark.slow),
+    pytest.param("iresnet100", marks=pytest.mark.slow),
     "edgeface_xxs",
     "edgeface_xs_gamma_06",
     "edgeface_s_gamma_05",

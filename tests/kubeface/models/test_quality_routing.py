@@ -72,7 +72,7 @@ def test_each_octave_sees_structure_of_its_size() -> None:
     ("degradation", "direction"), [("noise:60", 1), ("lowres:14", -1), ("blur:4", -1), ("dark", -1)]
 )
 def test_degradations_of_faces(degradation: str, direction: int, crops: list[RGB]) -> None:
-    """Noise adds to the finest structure of every face, few pixels, blur and darkness take from it."""
+    """Noise adds to the finest structure of every face, low resolution, blur and darkness take from it."""
     change = fine_structure(prepared(crops, degradation)) - fine_structure(prepared(crops))
     assert (direction * change[:, 0] > 0).all()
 

@@ -24,6 +24,7 @@ from kubeface.storage.downloads import WheelFile
 ONNX = cast(WheelFile, backbone_named("sface").sources[0])
 
 
+@pytest.mark.slow
 def test_it_agrees_with_onnxruntime_on_real_faces(sface: FaceModel, faces: tuple[RGB, np.ndarray]) -> None:
     """The loader by hand gives what ONNX's own runtime makes of OpenCV Zoo's file, which normalises inside."""
     proto = onnx.load_model_from_string(ONNX.read())

@@ -117,8 +117,7 @@ def test_images_of_several_sizes_come_back_in_their_order(doubling: Enlarger, mo
 
 @pytest.mark.parametrize("size", [(TILE + 1, 8), (8, 2 * TILE), (2 * TILE + 7, TILE + MARGIN)])
 def test_large_images_go_through_in_tiles(doubling: Enlarger, size: tuple[int, int]) -> None:
-    image = noise(*size)
-    np.testing.assert_array_equal(doubling.several([image])[0], repeated(image, 2))
+    np.testing.assert_array_equal(doubling.several([noise(*size)])[0], repeated(noise(*size), 2))
 
 
 def test_to_meets_sizes_that_the_network_does_not(doubling: Enlarger) -> None:
