@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -245,7 +245,7 @@ def test_embedding_runs_in_evaluation_mode(sface: FaceModel, crops: RGB) -> None
 @pytest.mark.parametrize("order", ["rgb", "bgr"])
 @pytest.mark.parametrize(("mean", "std"), [((1.0, 20.0, 100.0), (2.0, 4.0, 8.0)), ((100.0,) * 3, (50.0,) * 3)])
 def test_preparation_by_the_formula(
-    sface: FaceModel, order: str, mean: tuple[float, float, float], std: tuple[float, float, float]
+    sface: FaceModel, order: Literal["rgb", "bgr"], mean: tuple[float, float, float], std: tuple[float, float, float]
 ) -> None:
     """Mean and deviation are in the order in which the backbone wants the channels; one number serves them all."""
     own = (mean[0], std[0]) if len({*mean}) == 1 else (mean, std)

@@ -48,6 +48,8 @@ def test_brightness_is_no_structure_and_contrast_is_an_offset(
     assert found.shape == (3, OCTAVES)
     assert torch.isfinite(found).all()
     torch.testing.assert_close(found[1:2], fine_structure(images[1:2]))  # every crop counts alone
+    images = random_images(seed)
+    found = fine_structure(images)
     torch.testing.assert_close(fine_structure(images + shift), found, rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(fine_structure(images * contrast), found + 2 * math.log(contrast), rtol=1e-2, atol=1e-2)
     # Neither mirroring nor turning nor the order of colours changes anything.

@@ -272,8 +272,8 @@ def enlarging(with_network: Path) -> Recogniser:
 
 def shrunk(photograph: bytes, times: int) -> bytes:
     image = decode_rgb(photograph)
-    height, width = image.shape[:2]
-    return encode_png(cv2.resize(image, (width // times, height // times), interpolation=cv2.INTER_AREA))
+    size = image.shape[1] // times, image.shape[0] // times
+    return encode_png(np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8))
 
 
 @pytest.mark.parametrize("scale", [4, 8])
