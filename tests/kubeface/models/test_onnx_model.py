@@ -8,7 +8,6 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
-from kubeface.faces.images import decode_rgb
 from kubeface.models import onnx_model as module
 from kubeface.models.model import FaceModel
 from kubeface.models.onnx_model import CPU, CUDA, open_model, open_start
@@ -16,16 +15,8 @@ from kubeface.runtime.errors import KubefaceError
 from kubeface.storage.folders import read_json
 from tests.support.exported import configured, copied, exported
 from tests.support.labelled import write_model
-from tests.support.tables import rows_of
 
 Crops = NDArray[np.uint8]
-
-
-@pytest.fixture(scope="module")
-def crops(aligned_table: Path) -> Crops:
-    """Real faces."""
-    rows = rows_of(aligned_table, ["image"])[::3]
-    return np.stack([decode_rgb(row["image"]) for row in rows])
 
 
 def test_sface_is_the_one_of_torch(crops: Crops, sface: FaceModel) -> None:

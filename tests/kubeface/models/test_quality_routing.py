@@ -1,7 +1,6 @@
 """The guard: what fine structure is, and which network a crop goes through."""
 
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,20 +12,13 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from kubeface.faces.degradation import Degradation
-from kubeface.faces.images import RGB, decode_rgb
+from kubeface.faces.images import RGB
 from kubeface.models.quality_routing import OCTAVES, QualityRouted, fine_structure
-from tests.support.tables import rows_of
 
 FLOOR = math.log(1e-6)
 
 
-@pytest.fixture(scope="module")
-def crops(aligned_table: Path) -> list[RGB]:
-    """Thirty aligned faces."""
-    return [decode_rgb(row["image"]) for row in rows_of(aligned_table)]
-
-
-def prepared(crops: list[RGB], degradation: str = "none") -> Tensor:
+def prepared(crops: RGB, degradation: str = "none") -> Tensor:
     bad = Degradation.parse(degradation)
     stacked = np.stack([bad(crop, "test", number) for number, crop in enumerate(crops)])
     return (torch.from_numpy(stacked).permute(0, 3, 1, 2).float() - 127.5) / 128
@@ -73,7 +65,7 @@ def test_each_octave_sees_structure_of_its_size() -> None:
 @pytest.mark.parametrize(
     ("degradation", "direction"), [("noise:60", 1), ("lowres:14", -1), ("blur:4", -1), ("dark", -1)]
 )
-def test_degradations_of_faces(degradation: str, direction: int, crops: list[RGB]) -> None:
+def test_degradations_of_faces(degradation: str, direction: int, crops: RGB) -> None:
     """Noise adds to the finest structure of every face, low resolution, blur and darkness take from it."""
     change = fine_structure(prepared(crops, degradation)) - fine_structure(prepared(crops))
     assert (direction * change[:, 0] > 0).all()

@@ -35,6 +35,7 @@ def damaged_heldout(table: Path, split: Path, out: Path) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_a_training_leaves_a_network_that_enlarges(
     aligned_table: Path, split_table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
