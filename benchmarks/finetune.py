@@ -88,12 +88,13 @@ def bare(folder: Path, backbone: str, threads: int) -> Run:
     import torch
 
     from kubeface.finetune.heads import make_head
+    from kubeface.finetune.options import FinetuneOptions
     from kubeface.models.model import load_pretrained
 
     torch.set_num_threads(threads)
     model = load_pretrained(backbone, _weights(folder, backbone))
     network = model.network.eval().requires_grad_(True)
-    head = make_head("arcface", torch.randn(PEOPLE, model.embedding_size), 64.0, -1.0)
+    head = make_head(FinetuneOptions(head="arcface"), torch.randn(PEOPLE, model.embedding_size))
     optimizer = torch.optim.AdamW([*network.parameters(), *head.parameters()], lr=1e-4, fused=True)
     batch = BATCH[backbone]
     images = model.prepare(torch.randint(0, 256, (batch, 3, 112, 112)))

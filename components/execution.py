@@ -16,9 +16,10 @@ Result = TypeVar("Result", bound=StepResult)
 
 
 class Artifact(Protocol):
-    """What is used of KFP's `Output[Dataset]`: this module runs where kfp is and is tested where it need not be."""
+    """What is used of KFP's artifacts: steps run where kfp is and are tested where it need not be."""
 
     uri: str
+    path: str
 
 
 class Metrics(Protocol):

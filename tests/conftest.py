@@ -31,7 +31,7 @@ SPLIT_SEED = 2  # holds out s2, s4 and s6
 
 # What takes long by nature, and `make test-fast` leaves out: trainings, exports, pipelines that run whole, containers,
 # browsers, stores that die. Single tests of other files are marked where they stand.
-SLOW_FIXTURES = {"learn", "mended", "spoilt", "train", "tuned", "unchanged"}
+SLOW_FIXTURES = {"learn", "mended", "spoilt", "train", "train_once", "tuned", "unchanged"}
 SLOW_FILES = (
     "images/test_built.py",
     "images/test_self_check.py",

@@ -65,8 +65,6 @@ LONG_FILES: frozenset[str] = frozenset(
     {
         "tests/kubeface/evaluate/test_evaluate.py",
         "tests/kubeface/evaluate/test_resolutions.py",
-        "tests/kubeface/finetune/test_data.py",
-        "tests/kubeface/finetune/test_finetune.py",
         "tests/kubeface/metrics/test_verification.py",
     }
 )

@@ -19,10 +19,10 @@ def finetune(
     """Fine-tunes a model on the training images of a split; on several GPUs or nodes where there are."""
     from components.execution import run_step
     from components.finetune.nodes import Nodes
-    from components.finetune.training import Training, train
+    from components.finetune.training import train
     from kubeface.finetune.options import FinetuneOptions
     from kubeface.runtime.options import read_options
 
     settings = read_options(FinetuneOptions, options, "finetune.")
-    training = Training(aligned, divided, model, settings, champion, decision)
-    run_step(metrics, train, training, read_options(Nodes, nodes, "nodes."))
+    where = read_options(Nodes, nodes, "nodes.")
+    run_step(metrics, train, aligned, divided, model, settings, champion, decision, where)

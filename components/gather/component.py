@@ -24,14 +24,6 @@ def gather(
     from kubeface.gather.step import gather
     from kubeface.runtime.options import read_options
 
-    run_step(
-        metrics,
-        gather,
-        ingested,
-        aligned,
-        filtered,
-        Path(gathered.path),
-        Path(out_aligned.path),
-        Path(out_filtered.path),
-        read_options(GatherOptions, options, "gather."),
-    )
+    settings = read_options(GatherOptions, options, "gather.")
+    outputs = Path(gathered.path), Path(out_aligned.path), Path(out_filtered.path)
+    run_step(metrics, gather, ingested, aligned, filtered, *outputs, settings)

@@ -24,14 +24,6 @@ def promote(
     from kubeface.promote.step import promote
     from kubeface.runtime.options import read_options
 
-    run_step(
-        metrics,
-        promote,
-        Path(model.path),
-        Path(evaluation.path),
-        Path(promotion.path),
-        Path(gathered.path),
-        Path(audited.path),
-        read_options(PromoteOptions, options, "promote."),
-        champion,
-    )
+    settings = read_options(PromoteOptions, options, "promote.")
+    judged, data = (Path(model.path), Path(evaluation.path)), (Path(gathered.path), Path(audited.path))
+    run_step(metrics, promote, *judged, Path(promotion.path), *data, settings, champion)

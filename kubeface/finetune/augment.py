@@ -1,4 +1,4 @@
-"""Augmentations of training crops: those that teacher and student see, and those of the student alone.
+"""Augmentations of training crops: those that teacher and student see, those of the student alone, and by label.
 
 A crop is RGB, uint8, H×W×3. All random numbers come from the generator that is given, so that a crop is changed alike
 in whichever process, and the crop that is given is never written to. Blur, JPEG and low resolution are the
@@ -6,8 +6,9 @@ degradations of kubeface/faces/degradation.py; the others do what torchvision.tr
 level, in a third of the time.
 """
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import cv2
 import numpy as np
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from kubeface.faces.degradation import Degradation
 from kubeface.faces.images import RGB
-from kubeface.runtime.errors import require
+from kubeface.tables.labels import UNKNOWN
 
 # The changes of a single crop in the order in which they are made.
 KINDS = ("flip", "crop", "warp", "jitter", "cutout", "blur", "low_resolution", "greyscale", "jpeg")
@@ -24,14 +25,23 @@ KINDS = ("flip", "crop", "warp", "jitter", "cutout", "blur", "low_resolution", "
 WARP = np.array([5.0, 0.06, 0.04, 0.05, 0.027, 0.027])
 # Weights of red, green and blue in grey (ITU-R BT.601), with torchvision's four digits.
 GREY = np.array([[0.2989, 0.587, 0.114]], np.float32)
-# The aspect ratios of cut-outs, as torchvision's RandomErasing has them.
-CUTOUT_ASPECT = (0.3, 3.3)
 MOST_BLENDED = 0.5  # share of the other face
+# Strengths, drawn uniformly, ends included.
+# A part's share of the area, its aspect kept. An aligned model counts on where the eyes are: on 120 ORL crops, SFace's
+# embeddings keep a cosine of 0.93 (at least 0.72) with those of the whole at 0.8–1, 0.77 (0.15) at 0.6–1.
+CROP_AREA = (0.8, 1.0)
+BLUR_SIGMA = (0.1, 2.0)  # pixels of the crop, as in SimCLR
+JPEG_QUALITY = (10, 75)  # from that of ImageNet-C's severity 4 (arXiv 1903.12261) to Pillow's default
+# Side in pixels. Half of a 112×112 crop at most; AdaFace's is 22–112, faces far from a camera are smaller (20×16 on
+# average in TinyFace, arXiv 1811.08965).
+LOW_RESOLUTION_SIDE = (8, 56)
+# Share of the area and aspect ratio, as torchvision's RandomErasing has them.
+CUTOUT_AREA, CUTOUT_ASPECT = (0.02, 0.33), (0.3, 3.3)
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Which changes are made, how often, and how strong; a strength is drawn uniformly from its range, ends included.
+    """Which changes are made, and how often.
 
     Args:
         flip: probability of mirroring.
@@ -48,17 +58,6 @@ class Augmentation:
         low_resolution: probability of shrinking and enlarging again (0.2 in AdaFace, arXiv 2204.00964).
         cutout: probability of a grey rectangle over a part (Cutout, arXiv 1708.04552; Random Erasing, 1708.04896:
             0.5).
-        crop_area: the part's share of the area, its aspect kept. An aligned model counts on where the eyes are: on
-            120 ORL crops, SFace's embeddings keep a cosine of 0.93 (at least 0.72) with those of the whole at 0.8–1,
-            0.77 (0.15) at 0.6–1.
-        blur_sigma: σ in pixels of the crop; SimCLR's.
-        jpeg_quality: from that of ImageNet-C's severity 4 (arXiv 1903.12261) to Pillow's default.
-        low_resolution_side: side in pixels. Half of a 112×112 crop at most; AdaFace's is 22–112, faces far from a
-            camera are smaller (20×16 on average in TinyFace, arXiv 1811.08965).
-        cutout_area: share of the area, as torchvision's RandomErasing has it.
-
-    Raises:
-        KubefaceError: a value out of range, by name.
     """
 
     flip: float = 0.5
@@ -71,36 +70,13 @@ class Augmentation:
     jpeg: float = 0.0
     low_resolution: float = 0.0
     cutout: float = 0.0
-    crop_area: tuple[float, float] = (0.8, 1.0)
-    blur_sigma: tuple[float, float] = (0.1, 2.0)
-    jpeg_quality: tuple[int, int] = (10, 75)
-    low_resolution_side: tuple[int, int] = (8, 56)
-    cutout_area: tuple[float, float] = (0.02, 0.33)
-
-    def __post_init__(self) -> None:
-        for name in (*KINDS, "mix"):
-            require(0 <= getattr(self, name) <= 1, f"{name} is {getattr(self, name)}: it must lie between 0 and 1")
-        require(self.jitter < 1, f"jitter is {self.jitter}: it must lie in 0 to less than 1")
-        limits = {
-            "crop_area": (0.01, 1),
-            "blur_sigma": (0.1, 100),
-            "jpeg_quality": (1, 100),
-            "low_resolution_side": (2, 1000),
-            "cutout_area": (0, 1),
-        }
-        for name, (least, most) in limits.items():
-            low, high = getattr(self, name)
-            require(
-                least <= low <= high <= most,
-                f"{name} is {low}–{high}: it must lie between {least} and {most}, the lower end first",
-            )
 
     def both(self, image: RGB, random: np.random.Generator) -> RGB:
         """Changes that teacher and student both see: mirroring, cropping, warping, colour jitter."""
         if _happens(self.flip, random):
             image = np.asarray(cv2.flip(image, 1), np.uint8)
         if _happens(self.crop, random):
-            image = _crop(image, random.uniform(*self.crop_area), random)
+            image = _crop(image, random.uniform(*CROP_AREA), random)
         if _happens(self.warp, random):
             image = _warp(image, random)
         if self.jitter > 0:
@@ -115,23 +91,21 @@ class Augmentation:
         """Changes that only the student sees, in the order in which a camera makes them: occlusion, blur, low
         resolution, no colour, compression."""
         if _happens(self.cutout, random):
-            image = _cutout(image, random.uniform(*self.cutout_area), random)
+            image = _cutout(image, random.uniform(*CUTOUT_AREA), random)
         if _happens(self.blur, random):
-            image = Degradation("blur", random.uniform(*self.blur_sigma))(image)
+            image = Degradation("blur", random.uniform(*BLUR_SIGMA))(image)
         if _happens(self.low_resolution, random):
-            image = Degradation("lowres", int(random.integers(*self.low_resolution_side, endpoint=True)))(image)
+            image = Degradation("lowres", int(random.integers(*LOW_RESOLUTION_SIDE, endpoint=True)))(image)
         if _happens(self.greyscale, random):
             image = np.repeat(_grey(image).astype(np.uint8)[..., None], 3, axis=2)
         if _happens(self.jpeg, random):
-            image = Degradation("jpeg", int(random.integers(*self.jpeg_quality, endpoint=True)))(image)
+            image = Degradation("jpeg", int(random.integers(*JPEG_QUALITY, endpoint=True)))(image)
         return image
 
     def alone(self) -> dict[str, "Augmentation"]:
         """The changes that are switched on, by name and in their order, each alone and on every crop."""
-        switched_on = [name for name in KINDS if getattr(self, name) > 0]
-        sure: dict[str, Any] = {name: self.jitter if name == "jitter" else 1.0 for name in switched_on}
-        off: dict[str, Any] = dict.fromkeys(KINDS, 0.0)
-        return {name: replace(self, **off | {name: sure[name]}) for name in switched_on}
+        kinds = {kind: self.jitter if kind == "jitter" else 1.0 for kind in KINDS if getattr(self, kind) > 0}
+        return {kind: Augmentation(**{"flip": 0.0, kind: strength}) for kind, strength in kinds.items()}
 
 
 def _happens(probability: float, random: np.random.Generator) -> bool:
@@ -205,3 +179,67 @@ def _cutout(image: RGB, area: float, random: np.random.Generator) -> RGB:
     image = image.copy()
     image[_place(random, (height, width), part)] = 127
     return image
+
+
+# --- by label -------------------------------------------------------------------------------------------------------
+
+COLOURS, EDGES = ("jitter", "greyscale"), ("cutout", "crop")
+# CelebA's names (and other tables' that are alike) without the labels that survive everything. A change can hide
+# what an image shows, so that a positive becomes wrong …
+HIDES: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("Black_Hair", "Blond_Hair", "Brown_Hair", "Gray_Hair"), COLOURS),
+    **dict.fromkeys(("Heavy_Makeup", "Pale_Skin", "Rosy_Cheeks", "Wearing_Lipstick"), COLOURS),
+    **dict.fromkeys(("Eyeglasses", "Goatee", "Mustache", "Sideburns", "Bangs"), EDGES),
+    **dict.fromkeys(("Bald", "Receding_Hairline", "Wearing_Hat"), EDGES),
+    **dict.fromkeys(("Wearing_Earrings", "Wearing_Necklace", "Wearing_Necktie"), EDGES),
+}
+# … or show what it did not, so that a negative becomes wrong.
+FAKES: dict[str, tuple[str, ...]] = {
+    "Blurry": ("blur", "low_resolution", "jpeg"),
+    **dict.fromkeys(("Black_Hair", "Gray_Hair", "Pale_Skin"), ("greyscale",)),
+}
+SIDED = re.compile(r"(?:^|[\W_])(left|right)(?:$|[\W_])", re.IGNORECASE)  # a mirror image has them the other way round
+STRONGER = 1.5  # of probabilities and of jitter, for images of rare labels
+STRONG = ("crop", "warp", "jitter", "cutout", "blur", "low_resolution", "greyscale", "jpeg")
+
+
+class LabelAwareAugmentation:
+    """The augmentation of each image by its labels.
+
+    Args:
+        augmentation: of an image whose labels survive all of it.
+        names: of the L labels.
+        targets: R×L: 1, 0, −1 where not known.
+        rare: R, which of the rows show a rare label: their changes are half as likely and strong again.
+    """
+
+    def __init__(
+        self, augmentation: Augmentation, names: Sequence[str], targets: NDArray[np.int8], rare: NDArray[np.bool_]
+    ) -> None:
+        self._augmentation, self._names, self._targets, self._rare = augmentation, tuple(names), targets, rare
+
+    def of(self, row: int) -> Augmentation:
+        """The augmentation of the image whose labels stand in this row."""
+        change = self._augmentation
+        if self._rare[row]:
+            # Jitter must stay under 1; what happens to all crops anyway goes on doing so.
+            strong = {name: max(getattr(change, name), min(0.99, STRONGER * getattr(change, name))) for name in STRONG}
+            change = replace(change, **strong)
+        wrong = {
+            kind
+            for name, value in zip(self._names, self._targets[row], strict=True)
+            if value != UNKNOWN
+            for kind in harmful_changes(name, bool(value))
+        }
+        return replace(change, **dict.fromkeys(wrong, 0.0)) if wrong else change
+
+
+def harmful_changes(name: str, shown: bool) -> tuple[str, ...]:
+    """The changes that would make this label wrong, by the names that Augmentation has for them.
+
+    Args:
+        name: of the label; one that is not in the tables survives all, but for a side.
+        shown: whether the image shows it.
+    """
+    sided = ("flip",) if SIDED.search(name) else ()
+    return (*sided, *(HIDES.get(name, ()) if shown else FAKES.get(name, ())))

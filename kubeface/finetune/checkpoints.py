@@ -9,12 +9,12 @@ epoch_03_val_acc_0.9123.safetensors     backbone.* and head.* after an epoch
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import safetensors
 import safetensors.torch
-from pydantic import JsonValue
+from pydantic import JsonValue, TypeAdapter, ValidationError
 from torch import Tensor
 
 from kubeface.finetune.state import TrainingState
@@ -24,6 +24,17 @@ from kubeface.storage import objects
 LAST, BEST, HEAD = "last.safetensors", "best.safetensors", "stage_1.safetensors"
 Tensors = dict[str, Tensor]
 Inputs = Mapping[str, JsonValue]  # everything that decides the outcome of a training, by name
+
+
+@dataclass(frozen=True)
+class LastNotes:
+    """What `last` says of its training: which one it is, and how far it has come."""
+
+    run: Inputs
+    position: TrainingState
+
+
+_LAST_NOTES = TypeAdapter(LastNotes)
 
 
 class Checkpoints:
@@ -41,7 +52,8 @@ class Checkpoints:
 
     def copy_from(self, source: str) -> bool:
         """Copies `last` and what goes with it from another folder or s3:// prefix; says whether there was a `last`."""
-        names = {file.name for file in objects.list_files(source)} if _exists(source) else set()
+        exists = objects.is_s3(source) or objects.local_path(source).is_dir()
+        names = {file.name for file in objects.list_files(source)} if exists else set()
         for name in sorted({BEST, HEAD, LAST} & names):
             objects.download(objects.join(source, name), self.folder / name)
         return LAST in names
@@ -50,16 +62,29 @@ class Checkpoints:
         """Whether there is something to go on from."""
         return (self.folder / LAST).is_file()
 
-    def last(self) -> tuple[Tensors, TrainingState]:
-        """`last`: the tensors, and how far the training had come."""
-        tensors, notes = read_checkpoint(self.folder / LAST)
-        return tensors, TrainingState.from_json(notes["position"])
+    def last(self, source: str = "") -> tuple[Tensors, LastNotes]:
+        """`last`: the tensors, and what it says of its training.
 
-    def notes(self) -> dict[str, Any]:
-        """What `last` says of its training: `run` and `position`."""
-        notes = read_checkpoint(self.folder / LAST)[1]
-        require("run" in notes, f"{self.folder / LAST} is no checkpoint to go on from: give a last.safetensors")
-        return notes
+        Args:
+            source: folder that it was copied from, for messages.
+
+        Raises:
+            KubefaceError: the file is no checkpoint to go on from, or one of a release that kept other things.
+        """
+        path = self.folder / LAST
+        where = objects.join(source or str(self.folder), LAST)
+        tensors, notes = read_checkpoint(path)
+        require("run" in notes, f"{where} is no checkpoint to go on from: give a last.safetensors")
+        try:
+            read = _LAST_NOTES.validate_python(notes)
+        except ValidationError:
+            read = None
+        if read is None or asdict(read) != notes:  # nothing may be missing or left over
+            raise KubefaceError(
+                f"{where} was written by another release of kubeface, which alone can go on from it: use that release, "
+                "or remove the file to train anew"
+            )
+        return tensors, read
 
     def best(self) -> Tensors:
         """The best epoch's weights."""
@@ -77,7 +102,8 @@ class Checkpoints:
         if best:
             self._save(BEST, state, notes)
         if self.keep:
-            for path in self.epochs()[: -self.keep]:
+            paths = self.folder.glob("epoch_*.safetensors")
+            for path in sorted(paths, key=lambda path: int(path.stem.split("_")[1]))[: -self.keep]:
                 path.unlink()
 
     def save_head(self, state: Tensors, epoch: int) -> None:
@@ -86,13 +112,9 @@ class Checkpoints:
 
     def save_last(self, tensors: Tensors, state: TrainingState) -> None:
         """Writes `last`."""
-        self._save(LAST, tensors, {"run": self.inputs, "position": state.to_json()})
+        self._save(LAST, tensors, asdict(LastNotes(self.inputs, state)))
 
-    def epochs(self) -> list[Path]:
-        """The checkpoints of epochs, oldest first."""
-        return sorted(self.folder.glob("epoch_*.safetensors"), key=lambda path: int(path.stem.split("_")[1]))
-
-    def _save(self, name: str, state: Tensors, notes: Mapping[str, Any]) -> None:
+    def _save(self, name: str, state: Tensors, notes: Mapping[str, JsonValue]) -> None:
         """Writes under another name and renames when all is on the disk: what bears the name is whole."""
         path = self.folder / name
         partial = path.with_name(f".{name}.partial")
@@ -104,11 +126,7 @@ class Checkpoints:
             objects.upload(path, objects.join(self.mirror, name))
 
 
-def _exists(folder: str) -> bool:
-    return objects.is_s3(folder) or objects.local_path(folder).is_dir()
-
-
-def read_checkpoint(path: Path) -> tuple[Tensors, dict[str, Any]]:
+def read_checkpoint(path: Path) -> tuple[Tensors, Mapping[str, JsonValue]]:
     """Tensors and notes of a checkpoint.
 
     Raises:

@@ -12,27 +12,17 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from kubeface.faces.degradation import Degradation
 from kubeface.faces.images import RGB
-from kubeface.finetune.augment import MOST_BLENDED, Augmentation, blend
+from kubeface.finetune.augment import MOST_BLENDED, Augmentation, LabelAwareAugmentation, blend
 from kubeface.finetune.distributed import Group
-from kubeface.finetune.label_aware_augmentation import LabelAwareAugmentation
+from kubeface.finetune.objectives import repeat_factors
+from kubeface.finetune.training_data import TrainingSetup
+from kubeface.records.tasks import ATTRIBUTES
 from kubeface.runtime.errors import KubefaceError, require
 from kubeface.runtime.keyed_rng import keyed_rng
 from kubeface.tables.row_index import WINDOW, Reader, RowIndex
 
-BALANCES = ("none", "sampler", "loss")
 # What a key's epoch grows by each time that an image comes again within one epoch.
 AGAIN = 1_000_000
-
-
-def class_weights(found: RowIndex, classes: int) -> Tensor:
-    """Weights of the classes that make up for their sizes, float32; their mean over the images is 1.
-
-    n / (c · n_c) for the n_c images of a class out of n of c classes, scikit-learn's "balanced"; 0 for a class without
-    images.
-    """
-    sizes = np.bincount(found.labels, minlength=classes)
-    weights = len(found) / (np.count_nonzero(sizes) * np.maximum(sizes, 1)) * (sizes > 0)
-    return torch.from_numpy(weights.astype(np.float32))
 
 
 class FaceCrops(Dataset[tuple[Any, ...]]):
@@ -159,7 +149,7 @@ class Batches(Sampler[list[tuple[int, int]]]):
             its factor.
 
     Raises:
-        KubefaceError: an unknown balance, a batch size that cannot be divided, or fewer images than are needed.
+        KubefaceError: a batch size that cannot be divided, or fewer images than are needed.
     """
 
     def __init__(
@@ -173,7 +163,6 @@ class Batches(Sampler[list[tuple[int, int]]]):
         factors: NDArray[np.float64] | None = None,
     ) -> None:
         replicas = group.size
-        require(balance in BALANCES, f"balance is '{balance}': use one of {', '.join(BALANCES)}")
         require(
             batch_size >= least * replicas and batch_size % replicas == 0,
             f"batch_size is {batch_size}: it must be a multiple of the {replicas} processes and at least "
@@ -261,19 +250,6 @@ def _numbers(counts: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
 
 
-class InOrder(Sampler[tuple[int, int]]):
-    """The keys of one process's share of the images, each once and in stored order: rank, rank + replicas, …"""
-
-    def __init__(self, length: int, rank: int = 0, replicas: int = 1) -> None:
-        self.indices = range(rank, length, replicas)
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        return ((index, 0) for index in self.indices)
-
-
 def loaded(loader: DataLoader[Any]) -> Iterator[Any]:
     """The batches of a loader; a KubefaceError in one of its processes comes out as the line it was raised with."""
     try:
@@ -281,3 +257,56 @@ def loaded(loader: DataLoader[Any]) -> Iterator[Any]:
     except KubefaceError as error:  # torch puts the traceback of the process in front of the message
         error.__traceback__ = None  # else it lives on in a cycle with the loader, whose collection waits for 5 seconds
         raise KubefaceError(str(error).rpartition("KubefaceError: ")[2].strip()) from None
+
+
+class CropLoader:
+    """Reads a training's images, to the device that trains."""
+
+    def __init__(self, setup: TrainingSetup, device: torch.device) -> None:
+        self._setup, self._device = setup, device
+        data = setup.data
+        self._factors = repeat_factors(data.targets[data.train.labels]) if data.task == ATTRIBUTES else None
+
+    def batches(self, least: int) -> Batches:
+        """The keys of an epoch's batches, of which each has at least so many images for every process."""
+        options, group = self._setup.options, self._setup.group
+        factors = self._factors if options.balance == "sampler" else None
+        return Batches(self._setup.data.train, options.batch_size, options.seed, options.balance, group, least, factors)
+
+    def training(self, sampler: Batches, clean: bool) -> DataLoader[Any]:
+        """Augmented, degraded crops of the training images with their labels, a batch at a time; with `clean` each
+        batch begins with the clean crops."""
+        setup = self._setup
+        crops = FaceCrops(
+            setup.data.train, setup.degradation, setup.options.seed, setup.augmentation, setup.options.degrade,
+            clean=clean, aware=self._label_aware(),
+        )  # fmt: skip
+        return DataLoader(crops, batch_sampler=sampler, persistent_workers=setup.workers > 0, **self._arguments())
+
+    def in_order(self, index: RowIndex, degradation: Degradation) -> Iterator[list[Tensor]]:
+        """Batches of (clean crops, degraded crops, labels) of this process's share, without augmentation."""
+        options, group = self._setup.options, self._setup.group
+        crops = FaceCrops(index, degradation, options.seed)
+        keys = ((number, 0) for number in range(group.rank, len(index), group.size))
+        size = max(1, options.batch_size // group.size)
+        for batch in loaded(DataLoader(crops, batch_size=size, sampler=keys, **self._arguments())):
+            yield self.moved(batch)
+
+    def moved(self, batch: list[Tensor]) -> list[Tensor]:
+        """A batch on the device."""
+        return [tensor.to(self._device, non_blocking=True) for tensor in batch]
+
+    def _label_aware(self) -> LabelAwareAugmentation | None:
+        """The augmentation that heeds labels, where the options ask for it."""
+        data = self._setup.data
+        if not self._setup.options.label_aware or self._factors is None:
+            return None
+        rare = np.zeros(len(data.targets), bool)
+        rare[data.train.labels] = self._factors > 1
+        return LabelAwareAugmentation(self._setup.augmentation, data.labels, data.targets, rare)
+
+    def _arguments(self) -> dict[str, Any]:
+        workers = self._setup.workers
+        prefetch = {"prefetch_factor": 4} if workers else {}
+        cuda = self._device.type == "cuda"
+        return {"collate_fn": collate, "num_workers": workers, "pin_memory": cuda, **prefetch}

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, normalize, prelu, relu
 
 from kubeface.models.model import FaceModel
-from kubeface.records.model import OnnxRecord
+from kubeface.records.model import OnnxRecord, StartOnnxRecord
 from kubeface.runtime.errors import require
 from kubeface.storage.folders import sha256_file
 
@@ -95,22 +95,15 @@ def export_models(
     Raises:
         KubefaceError: as `export_onnx`.
     """
-
     own_head, start_head = heads or (None, None)
     own = export_onnx(model, folder / MODEL_FILE, faces, own_head)
-    own_sha256 = sha256_file(folder / MODEL_FILE)
     begun = export_onnx(start, folder / START_FILE, faces, start_head)
-    start_sha256 = sha256_file(folder / START_FILE)
-    return OnnxRecord.model_validate(
-        {"file": MODEL_FILE, "sha256": own_sha256, "opset": OPSET, "faces": len(faces)}
-        | own
-        | {"start": {"file": START_FILE, "sha256": start_sha256} | begun}
-    )
+    return OnnxRecord(**own.model_dump(), opset=OPSET, faces=len(faces), start=begun)
 
 
 def export_onnx(
     model: FaceModel, path: Path, faces: NDArray[np.uint8], head: nn.Module | None = None
-) -> dict[str, float]:
+) -> StartOnnxRecord:
     """Writes the model as ONNX, input `crops` (N×3×S×S, RGB 0…255, float32), output `embeddings` (N×D, length 1).
 
     With a head there is a second output, `scores` (N×L, 0…1).
@@ -121,12 +114,9 @@ def export_onnx(
         faces: real crops (N×S×S×3, uint8) to check it on, of the size that the model's template has; at least 1.
         head: makes scores of embeddings (N×D, not of unit length).
 
-    Returns:
-        least_cosine between torch's and onnxruntime's embeddings and, with a head, score_gap, the largest difference
-        of their scores.
-
     Raises:
-        KubefaceError: the one falls under LEAST_COSINE, or the other exceeds LARGEST_GAP.
+        KubefaceError: the embeddings or scores of torch and onnxruntime differ by more than LEAST_COSINE or
+            LARGEST_GAP allow.
     """
     embedder = Embedder(model, head).cpu().eval()
     crops = torch.from_numpy(np.ascontiguousarray(faces)).permute(0, 3, 1, 2).float()
@@ -146,8 +136,8 @@ def export_onnx(
     require(cosine >= LEAST_COSINE, f"{path.name} differs from the model: cosine {cosine:.6f} on {len(faces)} faces")
     for gap in gaps:
         require(gap <= LARGEST_GAP, f"{path.name} differs from the model: scores by {gap:.6f} on {len(faces)} faces")
-    figures = (round(figure, 7) for figure in (cosine, *gaps))
-    return dict(zip(("least_cosine", "score_gap"), figures, strict=False))
+    scored = {"score_gap": round(gaps[0], 7)} if gaps else {}
+    return StartOnnxRecord(file=path.name, sha256=sha256_file(path), least_cosine=round(cosine, 7), **scored)
 
 
 @torch.no_grad()

@@ -1,16 +1,18 @@
 """Training curves, and what the augmentations do to faces, as PNG files; the same input gives the same bytes."""
 
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from kubeface.faces.images import RGB
+from kubeface.finetune import augment
 from kubeface.finetune.augment import MOST_BLENDED, Augmentation, blend
 from kubeface.finetune.data import FaceCrops
+from kubeface.finetune.state import EpochFigures
 from kubeface.records.tasks import ATTRIBUTES, RECOGNITION, Task
 from kubeface.runtime.keyed_rng import keyed_rng
 
@@ -27,14 +29,14 @@ GAP = 6  # pixels between two crops
 MOST_BARS = 60  # as many labels as one can read in a figure
 
 
-def draw_history(history: list[dict[str, Any]], folder: Path, task: Task = RECOGNITION) -> None:
+def draw_history(history: Sequence[EpochFigures], folder: Path, task: Task = RECOGNITION) -> None:
     """Writes loss, accuracy, verification and learning_rate.png: curves by epoch, with a line where a stage begins.
 
     For attributes auc.png, the mean over the labels, takes the place of verification.png.
 
     Args:
-        history: rows with epoch, stage and the columns that CURVES names; a value that is missing or None, or a rate
-            of 0 (what is frozen), leaves a gap, and a figure without any value is not written.
+        history: of every epoch; None, or a rate of 0 (what is frozen), leaves a gap, and a figure without any value is
+            not written.
         folder: is made where it is not there.
         task: one of TASKS.
     """
@@ -43,9 +45,9 @@ def draw_history(history: list[dict[str, Any]], folder: Path, task: Task = RECOG
     if task == ATTRIBUTES:
         auc = {"auc": ("mean AUC of the labels", {"val_auc": "validation"})}
         figures = {name: curve for name, curve in CURVES.items() if name != "verification"} | auc
-    epochs = [row["epoch"] for row in history]
+    epochs = [row.epoch for row in history]
     for name, (label, columns) in figures.items():
-        curves = {legend: [row.get(column) for row in history] for column, legend in columns.items()}
+        curves = {legend: [getattr(row, column) for row in history] for column, legend in columns.items()}
         if name == "learning_rate":
             curves = {legend: [value or None for value in values] for legend, values in curves.items()}
         if all(value is None for values in curves.values() for value in values):
@@ -57,9 +59,9 @@ def draw_history(history: list[dict[str, Any]], folder: Path, task: Task = RECOG
                 numbers = [np.nan if value is None else value for value in values]
                 axes.plot(epochs, numbers, style, markersize=4, label=legend, color=colour)
         for before, row in pairwise(history):
-            if row["stage"] != before["stage"]:
-                begins = f"stage {row['stage']} begins"
-                axes.axvline(row["epoch"] - 0.5, color="#888888", linestyle="--", linewidth=1, label=begins)
+            if row.stage != before.stage:
+                begins = f"stage {row.stage} begins"
+                axes.axvline(row.epoch - 0.5, color="#888888", linestyle="--", linewidth=1, label=begins)
         if name == "learning_rate":
             axes.set_yscale("log")
         axes.set(xlabel="epoch", ylabel=label)
@@ -138,11 +140,11 @@ def _label(kind: str, augmentation: Augmentation) -> str:
     if kind == "jitter":
         return f"colour jitter ± {augmentation.jitter:g}"
     strengths = {
-        "crop": ("area {:g}–{:g}", augmentation.crop_area),
-        "blur": ("σ {:g}–{:g} px", augmentation.blur_sigma),
-        "jpeg": ("quality {:g}–{:g}", augmentation.jpeg_quality),
-        "low_resolution": ("{:g}–{:g} px", augmentation.low_resolution_side),
-        "cutout": ("area {:g}–{:g}", augmentation.cutout_area),
+        "crop": ("area {:g}–{:g}", augment.CROP_AREA),
+        "blur": ("σ {:g}–{:g} px", augment.BLUR_SIGMA),
+        "jpeg": ("quality {:g}–{:g}", augment.JPEG_QUALITY),
+        "low_resolution": ("{:g}–{:g} px", augment.LOW_RESOLUTION_SIDE),
+        "cutout": ("area {:g}–{:g}", augment.CUTOUT_AREA),
     }
     name = {"jpeg": "JPEG", "cutout": "cut-out"}.get(kind, kind.replace("_", " "))
     template, strength = strengths.get(kind, ("", ()))

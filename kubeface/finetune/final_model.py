@@ -1,25 +1,29 @@
 """The model that a training ends with: the best epoch, interpolated with the start and quality-routed as asked for."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
 import torch
+from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
 from kubeface.faces.degradation import Degradation
 from kubeface.finetune.checkpoints import Checkpoints, Tensors, part
-from kubeface.finetune.interpolation import choose_alpha, interpolated
 from kubeface.finetune.objectives import Scores
-from kubeface.finetune.quality_gate import GATE_CROPS, fine_structure_of, fit_quality_routing
 from kubeface.finetune.trainer import Trainer
-from kubeface.models.quality_routing import QualityRouted
+from kubeface.models.quality_routing import QualityRouted, fine_structure
 from kubeface.records.model import GateErrors
 from kubeface.runtime.errors import require
 from kubeface.tables.row_index import RowIndex
 
+ALPHAS = tuple(number / 10 for number in range(11))
+# Crops that the gate learns from; it has five numbers to learn, which hardly need regularisation. With scikit-learn's
+# own, C = 1, it took low-resolution crops that hold the photograph's sharp border for clean ones.
+GATE_CROPS = 2000
+GATE_C = 100.0
 WITHOUT_PAIRS = "wise_ft=auto needs validation images of at least two people, two of one of them: set another wise_ft"
 
 
@@ -39,11 +43,7 @@ class Assembly:
 
 
 def assemble(trainer: Trainer, best: Tensors) -> Assembly:
-    """Makes the model of the best epoch, which the trainer's model then holds.
-
-    Args:
-        trainer: of the training that is done.
-        best: backbone of the best epoch.
+    """Makes the model of the best epoch, given its backbone; the trainer's model then holds it.
 
     Raises:
         KubefaceError: no pairs of validation images to choose the interpolation on.
@@ -82,13 +82,11 @@ def score_heads(trainer: Trainer, store: Checkpoints, best: Tensors, initial: Sc
     """What makes scores of the final model's embeddings, and of the starting one's.
 
     Args:
-        trainer: of the training that is done.
-        store: its checkpoints.
         best: the best epoch's weights.
         initial: the head at the start, which is all there is from scratch.
     """
     epoch = trainer.state.best.epoch
-    if trainer.state.history[epoch - 1]["stage"] == 1 and 2 in trainer.stages:
+    if trainer.state.history[epoch - 1].stage == 1 and 2 in trainer.stages:
         print(
             "finetune: training the backbone did not help on the validation images: the model is the starting "
             f"backbone with the head of epoch {epoch}",
@@ -120,3 +118,54 @@ def _crop_pairs(trainer: Trainer, index: RowIndex) -> Iterator[tuple[Tensor, Ten
     degraded_ones = index if setup.degradation else index.low()
     for clean, degraded, _ in trainer.loader.in_order(degraded_ones, setup.degradation):
         yield setup.model.prepare(clean), setup.model.prepare(degraded)
+
+
+def fit_quality_routing(
+    start: nn.Module, tuned: nn.Module, clean: Tensor, degraded: Tensor, val_clean: Tensor, val_degraded: Tensor
+) -> tuple[QualityRouted, GateErrors]:
+    """A quality-routed model whose gate tells degraded from clean crops by logistic regression.
+
+    Args:
+        start, tuned: the networks.
+        clean, degraded: fine structure (N×4) of training crops.
+        val_clean, val_degraded: the same of validation crops, to measure the gate.
+
+    Returns:
+        The model, and the shares of validation crops that it sends to the wrong network.
+    """
+    require(len(clean) > 0 and len(degraded) > 0, "guard needs clean and degraded crops: set degradation")
+    rows = torch.cat([clean, degraded]).double().cpu()
+    truth = torch.cat([torch.zeros(len(clean)), torch.ones(len(degraded))])
+    mean, spread = rows.mean(0), rows.std(0).clamp(min=1e-6)
+    fitted = LogisticRegression(C=GATE_C, class_weight="balanced").fit(((rows - mean) / spread).numpy(), truth.numpy())
+    weight = torch.from_numpy(fitted.coef_[0]) / spread
+    model = QualityRouted(start, tuned).to(clean.device)
+    with torch.no_grad():
+        model.weight.copy_(weight)
+        model.bias.fill_(float(fitted.intercept_[0]) - float(weight @ mean))
+    wrong = {
+        name: float(((found @ model.weight + model.bias > 0) != is_degraded).double().mean()) if len(found) else None
+        for name, found, is_degraded in (("clean", val_clean, False), ("degraded", val_degraded, True))
+    }
+    return model, GateErrors(wrong_clean=wrong["clean"], wrong_degraded=wrong["degraded"])
+
+
+def fine_structure_of(batches: list[Tensor]) -> Tensor:
+    """Fine structure of prepared crops batch by batch, N×4."""
+    return torch.cat([fine_structure(batch) for batch in batches]) if batches else torch.zeros(0, 4)
+
+
+def interpolated(start: Mapping[str, Tensor], tuned: Mapping[str, Tensor], alpha: float) -> dict[str, Tensor]:
+    """(1 − α)·start + α·tuned for every floating-point tensor (WiSE-FT, Wortsman et al., arXiv 2109.01903)."""
+    return {
+        name: torch.lerp(start[name], value, alpha) if value.dtype.is_floating_point and alpha < 1 else value
+        for name, value in tuned.items()
+    }
+
+
+def choose_alpha(
+    start: Mapping[str, Tensor], tuned: Mapping[str, Tensor], score: Callable[[dict[str, Tensor]], float]
+) -> tuple[float, dict[str, float]]:
+    """The α of the highest score, the least of several equals, and every score by α."""
+    scores = {f"{alpha:g}": score(interpolated(start, tuned, alpha)) for alpha in ALPHAS}
+    return max(ALPHAS, key=lambda alpha: (scores[f"{alpha:g}"], -alpha)), scores

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from kubeface.finetune.distillation import Distillation
-from kubeface.finetune.objectives import AttributeObjective, ClassificationObjective
-from kubeface.finetune.setup import TrainingSetup
+from kubeface.finetune.objectives import AttributeObjective, ClassificationObjective, Distillation
 from kubeface.finetune.state import TrainingState
+from kubeface.finetune.training_data import TrainingSetup
 from kubeface.runtime.errors import KubefaceError, require
 
 
@@ -24,13 +23,7 @@ class Gradients:
     """Computes the gradients of one stage.
 
     Args:
-        setup: the training.
         learner: backbone and head, wrapped where several processes train.
-        objective: losses of the task.
-        distillation: part of the loss; None for none.
-        optimizer: whose parameters get the gradients.
-        scaler: of losses in half precision.
-        autocast: precision of the forward pass.
         least: images that a part needs.
     """
 

@@ -6,9 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, normalize
 
-from kubeface.runtime.errors import KubefaceError, require
-
-HEADS = ("arcface", "cosface", "combined", "adaface", "softmax")
+from kubeface.finetune.options import FinetuneOptions
 
 # Length of the noise that parts a class's sub-centres at the start, beside centres of length 1: 0.1 turns a centre
 # by about 6°, far less than the 75° beyond which Deng et al. (ECCV 2020) take an image for an outlier.
@@ -138,45 +136,19 @@ class LinearHead(nn.Module):
             return linear(embeddings.float(), self.weight, self.bias)
 
 
-def make_head(
-    name: str,
-    means: Tensor,
-    scale: float,
-    margin: float,
-    margins: tuple[float, float, float] = (1.0, 0.3, 0.2),
-    sub_centers: int = 1,
-) -> nn.Module:
-    """A head by name with its class centres set to `means` (classes×D).
+def make_head(options: FinetuneOptions, means: Tensor) -> nn.Module:
+    """The head that the options ask for, with its class centres set to `means` (classes×D).
 
-    Args:
-        margin: radians for arcface, cosine for cosface, both for adaface, unused for the others; negative takes 0.5
-            (the ArcFace paper's) and 0.4 (insightface's for CosFace, the AdaFace paper's).
-        margins: (m1, m2 in radians, m3) of the combined head; the default is the ArcFace paper's CM1.
-        sub_centers: centres of a class, for every head but adaface and softmax.
-
-    Raises:
-        KubefaceError: no head of this name, margins out of range, sub_centers under 1, or more than 1 for adaface or
-            softmax.
+    A negative margin takes 0.5 for ArcFace (its paper's) and 0.4 for CosFace (insightface's) and AdaFace (its paper's).
     """
-    require(sub_centers >= 1, f"sub_centers is {sub_centers}: it must be at least 1")
-    factor, angular, additive = margins
-    require(
-        0 < factor <= 2 and 0 <= angular <= 1.5 and 0 <= additive <= 1,
-        f"margins are {factor:g}, {angular:g}, {additive:g}: the first must lie above 0 and up to 2, the second in "
-        "0 to 1.5, the third in 0 to 1",
-    )
-    if name == "arcface":
-        return MarginHead(means, scale, (1.0, margin if margin >= 0 else 0.5, 0.0), sub_centers)
-    if name == "cosface":
-        return MarginHead(means, scale, (1.0, 0.0, margin if margin >= 0 else 0.4), sub_centers)
-    if name == "combined":
-        return MarginHead(means, scale, (factor, angular, additive), sub_centers)
-    require(
-        sub_centers == 1 or name not in ("adaface", "softmax"),
-        f"sub_centers is {sub_centers}: the {name} head has one centre a class, use arcface",
-    )
-    if name == "adaface":
-        return AdaptiveHead(means, scale, margin if margin >= 0 else 0.4)
-    if name == "softmax":
+    own, scale = options.margin, options.scale
+    if options.head == "adaface":
+        return AdaptiveHead(means, scale, own if own >= 0 else 0.4)
+    if options.head == "softmax":
         return LinearHead(means)
-    raise KubefaceError(f"head '{name}' is unknown: use one of {', '.join(HEADS)}")
+    margins = {
+        "arcface": (1.0, own if own >= 0 else 0.5, 0.0),
+        "cosface": (1.0, 0.0, own if own >= 0 else 0.4),
+        "combined": options.margins,
+    }[options.head]
+    return MarginHead(means, scale, margins, options.sub_centers)

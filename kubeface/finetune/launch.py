@@ -30,7 +30,7 @@ class Job(BaseModel):
     options: FinetuneOptions
     champion: str = ""
     decision: Decision = "train"
-    result: str
+    result: str = ""
     """File or s3:// address for what the step returns."""
     upload: str = ""
     """s3:// address to copy the model folder to; empty where `out` is where it is wanted."""
@@ -40,30 +40,23 @@ class Job(BaseModel):
         options = self.options.model_dump(mode="json", include=set(self.options.model_fields_set))
         return json.dumps(self.model_dump(mode="json") | {"options": options})
 
+    def run(self) -> FinetuneResult:
+        """Trains in this process, under torchrun together with others."""
+        return finetune(self.aligned, self.split, self.out, self.options, self.champion, self.decision)
 
-def launch(
-    aligned: str | Path,
-    split: str | Path,
-    out: Path,
-    options: FinetuneOptions,
-    champion: str = "",
-    decision: Decision = "train",
-) -> FinetuneResult:
+
+def launch(job: Job) -> FinetuneResult:
     """Fine-tunes in as many processes as there are GPUs; otherwise as `finetune`.
 
     Raises:
         KubefaceError: as `finetune`; a process failed, whose last words it has.
     """
-    count = local_processes(options.device)
+    count = local_processes(job.options.device)
     if count == 1:
-        return finetune(aligned, split, out, options, champion, decision)
+        return job.run()
     with TemporaryDirectory() as scratch:
         result = Path(scratch, "result.json")
-        job = Job(
-            aligned=str(aligned), split=str(split), out=out, options=options, champion=champion, decision=decision,
-            result=str(result),
-        )  # fmt: skip
-        run_torchrun(count, job)
+        run_torchrun(count, job.model_copy(update={"result": str(result)}))
         return FinetuneResult.read(result)
 
 

@@ -3,34 +3,35 @@
 import csv
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
+from pydantic import JsonValue
 from tensorboardX import SummaryWriter
 
+from kubeface.finetune.state import EpochFigures
 from kubeface.storage.folders import write_json
 
-Row = dict[str, Any]
 
-
-def write_history(folder: Path, history: list[Row]) -> None:
+def write_history(folder: Path, history: Sequence[EpochFigures]) -> None:
     """Writes history.csv and history.json, and the figures of every epoch as TensorBoard events.
 
     Args:
         folder: `logs` of the model folder; made.
-        history: a row for each epoch.
+        history: of every epoch.
     """
     folder.mkdir()
-    write_json(folder / "history.json", history)
+    rows = [asdict(epoch) for epoch in history]
+    write_json(folder / "history.json", rows)
     with open(folder / "history.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(history[0]), lineterminator="\n")
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()
-        writer.writerows(history)
+        writer.writerows(rows)
     with SummaryWriter(str(folder / "tensorboard")) as board:
-        for row in history:
-            for name, value in _figures(row).items():
-                board.add_scalar(name, value, row["epoch"])
+        for epoch in history:
+            for name, value in epoch.measured().items():
+                board.add_scalar(name, value, epoch.epoch)
 
 
 class Mlflow:
@@ -43,15 +44,15 @@ class Mlflow:
         main: whether this is the process that logs.
     """
 
-    def __init__(self, settings: Mapping[str, Any], main: bool = True) -> None:
+    def __init__(self, settings: Mapping[str, JsonValue], main: bool = True) -> None:
         self.on = main and bool(os.environ.get("MLFLOW_TRACKING_URI"))
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         self._try("start_run")
         self._try("log_params", dict(settings))
 
-    def epoch(self, row: Row) -> None:
+    def epoch(self, figures: EpochFigures) -> None:
         """Logs the figures of an epoch."""
-        self._try("log_metrics", _figures(row), step=row["epoch"])
+        self._try("log_metrics", figures.measured(), step=figures.epoch)
 
     def end(self, folder: Path) -> None:
         """Logs model.json and the figures, and ends the run."""
@@ -59,7 +60,7 @@ class Mlflow:
         self._try("log_artifacts", str(folder / "figures"), "figures")
         self._try("end_run")
 
-    def _try(self, name: str, *values: Any, **named: Any) -> None:
+    def _try(self, name: str, *values: object, **named: object) -> None:
         if not self.on:
             return
         import mlflow
@@ -70,7 +71,3 @@ class Mlflow:
             reason = " ".join(str(error).split())
             print(f"finetune: MLflow does not log any more: {reason[:200]}", file=sys.stderr, flush=True)
             self.on = False
-
-
-def _figures(row: Row) -> dict[str, float]:
-    return {name: float(value) for name, value in row.items() if name not in ("epoch", "stage") and value is not None}

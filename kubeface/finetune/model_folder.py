@@ -40,8 +40,6 @@ class Trained:
     """A training that is done.
 
     Args:
-        trainer: with the final model.
-        assembly: how that was put together.
         start: the starting model; None where nothing is exported.
         heads: what makes scores, of the final and of the starting model; None for recognition.
         enlarger: the super-resolution network of the degradation; None for bicubic.
@@ -57,13 +55,7 @@ class Trained:
 
 
 def write_model_folder(folder: Path, trained: Trained, inputs: Inputs, store: Checkpoints) -> None:
-    """Writes the model folder.
-
-    Args:
-        folder: where to; exists.
-        trained: the training.
-        inputs: everything that decided its outcome.
-        store: its checkpoints, which are copied.
+    """Writes the model folder, which exists, with a copy of the checkpoints.
 
     Raises:
         KubefaceError: an exported network differs from torch's.

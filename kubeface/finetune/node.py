@@ -14,17 +14,12 @@ from kubeface.runtime.processors import limit_threads
 
 
 def work(text: str) -> None:
-    """Trains with the others; the first of all processes hands on the model and what the step returned.
-
-    Args:
-        text: the job as JSON.
-    """
+    """Trains with the others; the first of all processes hands on the model and what the step returned."""
     from kubeface.finetune.launch import Job  # numeric libraries read their number of threads when they are imported
-    from kubeface.finetune.step import finetune
     from kubeface.storage import objects
 
     job = Job.model_validate_json(text)
-    result = exit_on_error(finetune, job.aligned, job.split, job.out, job.options, job.champion, job.decision)
+    result = exit_on_error(job.run)
     if os.environ.get("RANK", "0") != "0":
         return
     if job.upload:

@@ -7,15 +7,23 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
+from sklearn.utils.class_weight import compute_class_weight
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, linear, normalize, softplus
+from torch.nn.functional import (
+    binary_cross_entropy_with_logits,
+    cosine_similarity,
+    cross_entropy,
+    linear,
+    normalize,
+    softplus,
+)
 
-from kubeface.finetune.data import class_weights
 from kubeface.finetune.heads import AdaptiveHead, LinearHead, MarginHead, make_head
 from kubeface.finetune.options import FinetuneOptions
 from kubeface.finetune.training_data import TrainingData
 from kubeface.metrics.pairs import all_pairs
 from kubeface.metrics.verification import verification
+from kubeface.models.model import FaceModel
 from kubeface.records.tasks import RECOGNITION
 from kubeface.tables.labels import UNKNOWN
 
@@ -41,11 +49,12 @@ class ClassificationObjective:
     def __init__(self, options: FinetuneOptions, data: TrainingData, centres: Tensor) -> None:
         self.classes, self.smoothing = len(data.identities), options.label_smoothing
         self.verified = data.task == RECOGNITION
-        self.head = make_head(
-            options.head, centres, options.scale, options.margin, options.margins, options.sub_centers
-        ).to(centres.device)
-        weighted = options.balance == "loss"
-        self.weights = class_weights(data.train, self.classes).to(centres.device) if weighted else None
+        self.head = make_head(options, centres).to(centres.device)
+        self.weights: Tensor | None = None
+        if options.balance == "loss":  # every class counts alike; over the images the weights' mean is 1
+            classes, labels = np.arange(self.classes), data.train.labels
+            weights = compute_class_weight("balanced", classes=classes, y=labels).astype(np.float32)
+            self.weights = torch.from_numpy(weights).to(centres.device)
 
     def known(self, labels: Tensor) -> Tensor:
         """Which images have a class that is trained on, N."""
@@ -145,6 +154,19 @@ class AttributeObjective:
             if len(np.unique(truth[known])) == 2:
                 found.append(roc_auc_score(truth[known], scores[known]))
         return float(np.mean(found)) if found else None
+
+
+class Distillation:
+    """A loss on the distance to what the starting network, the teacher, makes of the clean crop."""
+
+    def __init__(self, teacher: nn.Module, model: FaceModel, weight: float) -> None:
+        self._teacher, self._model, self._weight = teacher, model, weight
+
+    def losses(self, embeddings: Tensor, clean: Tensor) -> Tensor:
+        """Weighted 1 − cosine between embeddings (N×D) and the teacher's of the clean crops (N×3×H×W); N."""
+        with torch.no_grad():
+            target = self._teacher(self._model.prepare(clean)).float()
+        return self._weight * (1 - cosine_similarity(embeddings.float(), target))
 
 
 class Scores(nn.Module):

@@ -207,12 +207,10 @@ class FinetuneOptions(Options):
 
     def check_agreement(self) -> None:
         """Raises ValueError for options that contradict each other or have no meaning for the task."""
-        checks = (self._check_task, self._check_strategy)
-        for check in checks:
-            if problem := check():
-                raise ValueError(problem)
+        if problem := self._task_problem() or self._strategy_problem() or self._head_problem():
+            raise ValueError(problem)
 
-    def _check_task(self) -> str:
+    def _task_problem(self) -> str:
         if self.labels and self.task != ATTRIBUTES:
             return f"labels is '{self.labels}': task {self.task} has none, leave it out"
         for name, none in NOT_FOR[self.task].items():
@@ -225,7 +223,7 @@ class FinetuneOptions(Options):
             return f"head_epochs is 0: task {self.task} begins with the head alone, give it an epoch at least"
         return ""
 
-    def _check_strategy(self) -> str:
+    def _strategy_problem(self) -> str:
         if not self.stages():
             return f"strategy {self.strategy} with its epochs at 0: there is nothing to train"
         if self.strategy == "scratch" and (self.wise_ft != 1 or self.guard):
@@ -240,6 +238,17 @@ class FinetuneOptions(Options):
                 f"frozen_layers is {self.frozen_layers} and num_layers is {self.num_layers}: it takes some away from "
                 "the first layers that a negative num_layers trains"
             )
+        return ""
+
+    def _head_problem(self) -> str:
+        factor, angular, additive = self.margins
+        if not (0 < factor <= 2 and 0 <= angular <= 1.5 and 0 <= additive <= 1):
+            return (
+                f"margins are {factor:g}, {angular:g}, {additive:g}: the first must lie above 0 and up to 2, the "
+                "second in 0 to 1.5, the third in 0 to 1"
+            )
+        if self.sub_centers > 1 and self.head in ("adaface", "softmax"):
+            return f"sub_centers is {self.sub_centers}: the {self.head} head has one centre a class, use arcface"
         return ""
 
     def stages(self) -> list[int]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from kubeface.finetune.result import FinetuneResult, result_of_promoted
+from kubeface.finetune.result import FinetuneResult
 from kubeface.models.model import CONFIG_FILE, WEIGHTS_FILE
 from kubeface.models.onnx_model import START_FILE, read_model_record
 from kubeface.records.champion import ChampionRecord
@@ -113,4 +113,17 @@ def hand_on(promoted: PromotedModel, out: Path, reason: str) -> FinetuneResult:
         record = promoted.record.model_copy(update={"trained": False, "reason": reason})
         record.write(folder / CONFIG_FILE)
     print(f"finetune: hands on {promoted.uri} instead of training: {reason}", flush=True)
-    return result_of_promoted(promoted.record.training)
+    training = promoted.record.training
+    images = training.images or 0
+    return FinetuneResult(
+        rows_in=images,
+        rows_out=images,
+        trained=0,
+        identities=training.identities or 0,
+        labels=len(training.labels),
+        epochs=0,
+        best_epoch=training.best_epoch or 0,
+        val_loss=training.val_loss,
+        val_accuracy=training.val_accuracy,
+        val_auc=training.val_auc,
+    )

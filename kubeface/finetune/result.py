@@ -1,6 +1,5 @@
 """What finetune returns."""
 
-from kubeface.records.model import TrainingRecord
 from kubeface.records.record import StepResult
 
 
@@ -24,19 +23,3 @@ class FinetuneResult(StepResult):
     """Accuracy over the validation images in that epoch, 0 to 1."""
     val_auc: float | None
     """AUC over the validation images in that epoch, 0 to 1: of verification, for attributes the mean over labels."""
-
-
-def result_of_promoted(training: TrainingRecord) -> FinetuneResult:
-    """The figures of a promoted model that was handed on."""
-    return FinetuneResult(
-        rows_in=training.images or 0,
-        rows_out=training.images or 0,
-        trained=0,
-        identities=training.identities or 0,
-        labels=len(training.labels),
-        epochs=0,
-        best_epoch=training.best_epoch or 0,
-        val_loss=training.val_loss,
-        val_accuracy=training.val_accuracy,
-        val_auc=training.val_auc,
-    )

@@ -2,9 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
-
-from kubeface.finetune.logs import Row
 
 
 @dataclass
@@ -15,6 +12,39 @@ class Validation:
     val_loss: float | None = None
     val_accuracy: float | None = None
     val_auc: float | None = None
+
+
+@dataclass(frozen=True)
+class EpochFigures:
+    """What was measured in an epoch; a row of history.csv. `learning_rate` is the backbone's, 0 where it is frozen."""
+
+    epoch: int
+    stage: int
+    train_loss: float
+    train_accuracy: float
+    val_loss: float | None
+    val_accuracy: float | None
+    val_auc: float | None
+    learning_rate: float
+    head_learning_rate: float
+    images_per_second: float
+    seconds: float
+
+    def measured(self) -> Mapping[str, float]:
+        """The figures by name, without those that were not measured."""
+        values = ((name, value) for name, value in asdict(self).items() if name not in ("epoch", "stage"))
+        return {name: float(value) for name, value in values if value is not None}
+
+    def __str__(self) -> str:
+        """The epoch in one line."""
+        validation = (
+            "" if self.val_loss is None else f", validation loss {self.val_loss:.4f} accuracy {self.val_accuracy:.4f}"
+        )
+        auc = "" if self.val_auc is None else f" AUC {self.val_auc:.4f}"
+        return (
+            f"loss {self.train_loss:.4f} accuracy {self.train_accuracy:.4f}{validation}{auc}, rate "
+            f"{self.learning_rate:.2e} head {self.head_learning_rate:.2e}, {self.images_per_second:.1f} images/s"
+        )
 
 
 @dataclass
@@ -29,7 +59,7 @@ class TrainingState:
         seconds: that its steps took.
         without_gain: epochs since the best one.
         best: the best epoch so far.
-        history: a row for each epoch.
+        history: of every epoch, over all stages.
         accumulate: parts that a batch is computed in.
         scaler: state of the gradient scaler.
     """
@@ -38,31 +68,22 @@ class TrainingState:
     epoch: int = 0
     step: int = 0
     loss: float = 0.0
-    correct: float = 0
+    correct: float = 0.0
     seen: int = 0
     seconds: float = 0.0
     without_gain: int = 0
     best: Validation = field(default_factory=Validation)
-    history: list[Row] = field(default_factory=list)
+    history: list[EpochFigures] = field(default_factory=list)
     accumulate: int = 1
-    scaler: dict[str, Any] = field(default_factory=dict)
+    scaler: dict[str, int | float] = field(default_factory=dict)
 
     def next_stage(self, stage: int) -> "TrainingState":
         """The state at the beginning of another stage."""
         return TrainingState(stage, best=self.best, history=self.history, accumulate=self.accumulate)
 
-    def end_epoch(self, row: Row, better: bool) -> None:
+    def end_epoch(self, figures: EpochFigures, better: bool) -> None:
         """Counts an epoch and forgets its sums."""
-        self.history.append(row)
+        self.history.append(figures)
         self.epoch += 1
-        self.step, self.loss, self.correct, self.seen, self.seconds = 0, 0.0, 0, 0, 0.0
+        self.step, self.loss, self.correct, self.seen, self.seconds = 0, 0.0, 0.0, 0, 0.0
         self.without_gain = 0 if better else self.without_gain + 1
-
-    def to_json(self) -> dict[str, Any]:
-        """The state as a checkpoint's JSON has it."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> "TrainingState":
-        """The state out of a checkpoint."""
-        return cls(**{**values, "best": Validation(**values["best"])})

@@ -22,9 +22,8 @@ from kubeface.finetune.options import NOT_FOR, OF_A_RUN, WITHOUT_EFFECT, Finetun
 from kubeface.finetune.promoted import PromotedModel, find_promoted, hand_on
 from kubeface.finetune.result import FinetuneResult
 from kubeface.finetune.resume import open_checkpoints
-from kubeface.finetune.setup import TrainingSetup
 from kubeface.finetune.trainer import Trainer
-from kubeface.finetune.training_data import TrainingData, read_attributes, read_classified
+from kubeface.finetune.training_data import TrainingData, TrainingSetup, read_attributes, read_classified
 from kubeface.models.model import DETECTOR, TEMPLATE, FaceModel, choose_device, digest, load_start
 from kubeface.models.quality_routing import QualityRouted
 from kubeface.models.superresolution import BICUBIC, Enlarger, open_enlarger
@@ -173,9 +172,7 @@ def _inputs(setup: TrainingSetup, aligned: str, split: str, enlarger: Enlarger |
     """Everything that decides the outcome of the training, by name.
 
     Args:
-        setup: the training.
         aligned, split: SHA-256 of the tables.
-        enlarger: of the degradation; None for bicubic.
 
     Raises:
         KubefaceError: the processes start from different weights, as where one could fetch what another could not.
@@ -208,11 +205,7 @@ def _train(
     """Trains, and writes the model folder in the main process.
 
     Args:
-        setup: the training.
-        inputs: everything that decides its outcome.
-        out: the model folder.
         start: copy of the starting model, to be exported; None for none.
-        enlarger: of the degradation; None for bicubic.
         fallback: what it starts from instead and why; empty for what was asked for.
     """
     group, options, task = setup.group, setup.options, setup.data.task
@@ -237,11 +230,7 @@ def _train(
             write_model_folder(folder, Trained(trainer, assembly, start, heads, enlarger, fallback), inputs, store)
             mlflow.end(folder)
         shutil.rmtree(store.folder)
-    return _result(trainer)
-
-
-def _result(trainer: Trainer) -> FinetuneResult:
-    data, best = trainer.setup.data, trainer.state.best
+    data, reached = setup.data, trainer.state.best
     return FinetuneResult(
         rows_in=len(data.train) + len(data.val),
         rows_out=len(data.train),
@@ -249,10 +238,10 @@ def _result(trainer: Trainer) -> FinetuneResult:
         identities=len(data.identities),
         labels=len(data.labels),
         epochs=len(trainer.state.history),
-        best_epoch=best.epoch,
-        val_loss=best.val_loss,
-        val_accuracy=best.val_accuracy,
-        val_auc=best.val_auc,
+        best_epoch=reached.epoch,
+        val_loss=reached.val_loss,
+        val_accuracy=reached.val_accuracy,
+        val_auc=reached.val_auc,
     )
 
 

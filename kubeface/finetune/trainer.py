@@ -15,15 +15,12 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
 from kubeface.faces.degradation import Degradation
-from kubeface.finetune.checkpoints import LAST, Checkpoints, Tensors, part, prefixed
-from kubeface.finetune.data import Batches, InOrder, loaded
-from kubeface.finetune.distillation import Distillation
+from kubeface.finetune.checkpoints import LAST, Checkpoints, LastNotes, Tensors, part, prefixed
+from kubeface.finetune.data import Batches, CropLoader, loaded
 from kubeface.finetune.gradients import Gradients, NotFinite
-from kubeface.finetune.loading import CropLoader
-from kubeface.finetune.logs import Mlflow, Row
-from kubeface.finetune.objectives import AttributeObjective, ClassificationObjective
-from kubeface.finetune.setup import TrainingSetup
-from kubeface.finetune.state import TrainingState, Validation
+from kubeface.finetune.logs import Mlflow
+from kubeface.finetune.objectives import AttributeObjective, ClassificationObjective, Distillation
+from kubeface.finetune.state import EpochFigures, TrainingState, Validation
 from kubeface.finetune.strategies import (
     Part,
     add_adapters,
@@ -34,6 +31,7 @@ from kubeface.finetune.strategies import (
     set_modes,
     trained_parts,
 )
+from kubeface.finetune.training_data import TrainingSetup
 from kubeface.finetune.validation import Validator
 from kubeface.models.backbones import backbone_named
 from kubeface.models.quality_routing import QualityRouted
@@ -60,13 +58,12 @@ class Trainer:
     """One training.
 
     Args:
-        setup: what it consists of.
         checkpoints: where to write them; None in all processes but the main one.
-        restored: tensors and state of a `last` checkpoint to go on from.
+        restored: tensors and notes of a `last` checkpoint to go on from.
     """
 
     def __init__(
-        self, setup: TrainingSetup, checkpoints: Checkpoints | None, restored: tuple[Tensors, TrainingState] | None
+        self, setup: TrainingSetup, checkpoints: Checkpoints | None, restored: tuple[Tensors, LastNotes] | None
     ) -> None:
         self.setup, self.checkpoints = setup, checkpoints
         options, model = setup.options, setup.model
@@ -99,7 +96,7 @@ class Trainer:
         self.head = self.objective.head
         self.validator = Validator(setup, self.loader, self.objective, self.distillation, self.autocast)
         self.restored = restored[0] if restored else None
-        self.state = restored[1] if restored else TrainingState(self.stages[0])
+        self.state = restored[1].position if restored else TrainingState(self.stages[0])
         self.state.accumulate = max(self.state.accumulate, options.accumulate)
 
     def _set_precision(self) -> None:
@@ -286,27 +283,27 @@ class Trainer:
         if measured.val_loss is not None and not math.isfinite(measured.val_loss):
             raise NotFinite(f"{label}: the validation loss is {measured.val_loss}: lower the rate")
         number = len(state.history) + 1
-        row: Row = {
-            "epoch": number,
-            "stage": state.stage,
-            "train_loss": state.loss / state.seen,
-            "train_accuracy": state.correct / state.seen,
-            "val_loss": measured.val_loss,
-            "val_accuracy": measured.val_accuracy,
-            "val_auc": measured.val_auc,
-            "learning_rate": rates[0],
-            "head_learning_rate": rates[1],
-            "images_per_second": round(images / max(state.seconds, 1e-9), 1),
-            "seconds": round(state.seconds + time.monotonic() - start, 2),
-        }
+        figures = EpochFigures(
+            epoch=number,
+            stage=state.stage,
+            train_loss=state.loss / state.seen,
+            train_accuracy=state.correct / state.seen,
+            val_loss=measured.val_loss,
+            val_accuracy=measured.val_accuracy,
+            val_auc=measured.val_auc,
+            learning_rate=rates[0],
+            head_learning_rate=rates[1],
+            images_per_second=round(images / max(state.seconds, 1e-9), 1),
+            seconds=round(state.seconds + time.monotonic() - start, 2),
+        )
         better = self._is_better(measured)
         if better:
             measured.epoch = number
             state.best = measured
-        state.end_epoch(row, better)
+        state.end_epoch(figures, better)
         best = ", the best so far" if better and measured.val_loss is not None else ""
-        self.setup.announce(f"{label}: {describe(row)}{best}")
-        mlflow.epoch(row)
+        self.setup.announce(f"{label}: {figures}{best}")
+        mlflow.epoch(figures)
         self._save_epoch(measured, number, better)
         self._save_last()
 
@@ -374,7 +371,7 @@ class Trainer:
         data, model, group = setup.data, setup.model, setup.group
         sums = torch.zeros(len(data.identities), model.embedding_size, device=self.device)
         model.network.eval()
-        total = len(InOrder(len(data.train), group.rank, group.size))
+        total = len(range(group.rank, len(data.train), group.size))
         with torch.no_grad(), self._progress("finetune: class means", total) as progress:
             for crops, _, labels in self.loader.in_order(data.train, Degradation()):
                 with self.autocast:
@@ -393,17 +390,3 @@ class Trainer:
 def _trained_network(network: nn.Module) -> nn.Module:
     """The network that is trained: of a quality-routed model the one for degraded crops."""
     return network.tuned if isinstance(network, QualityRouted) else network
-
-
-def describe(row: Row) -> str:
-    """An epoch in one line."""
-    validation = (
-        ""
-        if row["val_loss"] is None
-        else (f", validation loss {row['val_loss']:.4f} accuracy {row['val_accuracy']:.4f}")
-    )
-    auc = "" if row["val_auc"] is None else f" AUC {row['val_auc']:.4f}"
-    return (
-        f"loss {row['train_loss']:.4f} accuracy {row['train_accuracy']:.4f}{validation}{auc}, rate "
-        f"{row['learning_rate']:.2e} head {row['head_learning_rate']:.2e}, {row['images_per_second']:.1f} images/s"
-    )

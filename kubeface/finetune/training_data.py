@@ -1,10 +1,15 @@
-"""The images of a training and what they are of, read from an aligned table and its split."""
+"""What a training consists of: options, model, images and what they are of, and the processes that share it."""
 
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kubeface.faces.degradation import Degradation
+from kubeface.finetune.augment import Augmentation
+from kubeface.finetune.distributed import Group
+from kubeface.finetune.options import FinetuneOptions
+from kubeface.models.model import FaceModel
 from kubeface.records.tasks import ATTRIBUTES, CLASSES, RECOGNITION, Task
 from kubeface.runtime.errors import require
 from kubeface.tables.labels import UNKNOWN, choose_labels, read_labels
@@ -33,6 +38,38 @@ class TrainingData:
     task: Task = RECOGNITION
     labels: tuple[str, ...] = ()
     targets: NDArray[np.int8] = field(default_factory=lambda: np.empty((0, 0), np.int8))
+
+
+@dataclass(frozen=True)
+class TrainingSetup:
+    """What a training consists of.
+
+    Args:
+        options: with those of the recipe.
+        model: the model to start from; its network is trained in place.
+        data: the images.
+        degradation: put on training and validation crops.
+        group: the processes that train together.
+        workers: DataLoader processes, 0 for none.
+    """
+
+    options: FinetuneOptions
+    model: FaceModel
+    data: TrainingData
+    degradation: Degradation
+    group: Group
+    workers: int
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """The augmentation that the options ask for."""
+        names = ("flip", "crop", "warp", "jitter", "mix", "greyscale", "blur", "jpeg", "low_resolution", "cutout")
+        return Augmentation(**{name: getattr(self.options, name) for name in names})
+
+    def announce(self, line: str) -> None:
+        """Prints a line, in one process alone."""
+        if self.group.main:
+            print(line, flush=True)
 
 
 def read_classified(table: Table, divided: Table, task: Task) -> TrainingData:

@@ -6,23 +6,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from kubeface.faces.degradation import Degradation
-from kubeface.finetune.distillation import Distillation
-from kubeface.finetune.loading import CropLoader
-from kubeface.finetune.objectives import AttributeObjective, ClassificationObjective
-from kubeface.finetune.setup import TrainingSetup
+from kubeface.finetune.data import CropLoader
+from kubeface.finetune.objectives import AttributeObjective, ClassificationObjective, Distillation
 from kubeface.finetune.state import Validation
+from kubeface.finetune.training_data import TrainingSetup
 
 
 class Validator:
-    """Measures networks on the validation images.
-
-    Args:
-        setup: the training.
-        loader: reads its images.
-        objective: head, losses and figures of the task.
-        distillation: part of the loss; None for none.
-        autocast: precision to compute the embeddings in.
-    """
+    """Measures networks on the validation images."""
 
     def __init__(
         self,

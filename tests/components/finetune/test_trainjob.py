@@ -20,7 +20,7 @@ from kubernetes import client
 
 from components.finetune import training, trainjob
 from components.finetune.nodes import Nodes
-from components.finetune.training import Training, train
+from components.finetune.training import train
 from kubeface.finetune.options import FinetuneOptions
 from kubeface.finetune.result import FinetuneResult
 from kubeface.runtime.errors import KubefaceError
@@ -166,8 +166,8 @@ def run(folder: Path, split: str = "s3://b/s", nodes: Nodes = NODES, **changes: 
     aligned, divided, model = (
         Stored(uri, str(folder / name)) for uri, name in (("s3://b/a", "a"), (split, "s"), ("s3://b/m", "model"))
     )
-    options = FinetuneOptions(seed=7, lr=1e-3)
-    return train(Training(aligned, divided, model, options, **{"champion": "", "decision": "train"} | changes), nodes)
+    given = {"options": FinetuneOptions(seed=7, lr=1e-3), "champion": "", "decision": "train", "nodes": nodes}
+    return train(aligned, divided, model, **given | changes)
 
 
 def test_the_nodes_are_made_after_the_steps_own_pod(api: Api, tmp_path: Path) -> None:
@@ -196,7 +196,7 @@ def test_the_nodes_run_the_step_on_what_all_of_them_reach(api: Api, tmp_path: Pa
     trainer = api.made["spec"]["trainer"]
     assert trainer["command"] == ["python", "-m", "torch.distributed.run", "-m", "kubeface.finetune.node"]
     assert json.loads(trainer["args"][0]) == {
-        "aligned": "s3://b/a", "split": "s3://b/s", "out": training.MODEL, "options": {"seed": 7, "lr": 1e-3},
+        "aligned": "s3://b/a", "split": "s3://b/s", "out": str(training.MODEL), "options": {"seed": 7, "lr": 1e-3},
         "champion": "", "decision": "train", "result": "s3://b/m.result.json", "upload": "s3://b/m",
     }  # fmt: skip
 
@@ -321,7 +321,7 @@ def test_what_a_keeping_run_hands_on_needs_no_nodes(api: Api, tmp_path: Path, mo
 
 
 def test_decision_and_nodes_are_checked(tmp_path: Path) -> None:
-    with pytest.raises(KubefaceError, match="decision is 'stop': it is train or keep"):
+    with pytest.raises(KubefaceError, match="decision is 'stop': input should be 'train' or 'keep'"):
         run(tmp_path, decision="stop")
     with pytest.raises(KubefaceError, match=r"nodes\.num_nodes is 0"):
         read_options(Nodes, {"num_nodes": 0}, "nodes.")

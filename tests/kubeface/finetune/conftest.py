@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ from tests.support.tables import rows_of
 LEARNING: dict[str, Any] = {"head_epochs": 2, "epochs": 2, "head_lr": 0.01, "lr": 0.001}
 # Three people, twelve crops to train on, three to validate: three steps of batches of four.
 QUICK: dict[str, Any] = {"epochs": 2, "head_epochs": 1, "batch_size": 4, "onnx": False}
+# The backbone from the first step on, with a batch norm that learns nothing.
+FULL: dict[str, Any] = {"strategy": "full", "lr": 3e-3}
 
 
 class Tiny(nn.Sequential):
@@ -71,15 +74,16 @@ def tiny_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture
-def tiny(tiny_file: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Tensor]]:
+@pytest.fixture(scope="module")
+def tiny(tiny_file: Path) -> Iterator[dict[str, Tensor]]:
     """Registers the backbone `tiny`, draws nothing, uses one thread; gives its published weights."""
-    monkeypatch.setitem(BACKBONES, "tiny", BACKBONES["sface"])
-    register_tiny(tiny_file)
-    monkeypatch.setattr(step_module, "cpu_limit", lambda: 1)  # two wait for each other on a busy machine
-    without_figures(monkeypatch)
     threads = torch.get_num_threads()
-    yield safetensors.torch.load_file(tiny_file)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(BACKBONES, "tiny", BACKBONES["sface"])
+        register_tiny(tiny_file)
+        patch.setattr(step_module, "cpu_limit", lambda: 1)  # two wait for each other on a busy machine
+        without_figures(patch)
+        yield safetensors.torch.load_file(tiny_file)
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(False)
 
@@ -98,6 +102,11 @@ class ModelFolder:
     def history(self) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = json.loads((self.folder / "logs" / "history.json").read_text())
         return rows
+
+    @property
+    def timeless(self) -> list[dict[str, Any]]:
+        """The history without the time that it took."""
+        return [{key: value for key, value in row.items() if "second" not in key} for row in self.history]
 
     @property
     def training(self) -> dict[str, Any]:
@@ -129,14 +138,33 @@ def arguments(choices: dict[str, Any]) -> dict[str, Any]:
     return {"options": read_options(FinetuneOptions, usual | options)} | others
 
 
+def _training(folder: Path, aligned: Path, split: Path) -> Train:
+    def action(out: str = "model", **choices: Any) -> Run:
+        given = {"aligned": aligned, "split": split, "out": folder / out} | arguments(choices)
+        return Run(given["out"], finetune(**given))
+
+    return action
+
+
 @pytest.fixture
 def train(tiny: dict[str, Tensor], aligned_table: Path, split_table: Path, tmp_path: Path) -> Train:
     """Trains `tiny` for a moment: options and other arguments of `finetune` by name; `out` names the folder."""
+    return _training(tmp_path, aligned_table, split_table)
 
-    def action(out: str = "model", **choices: Any) -> Run:
-        where = {"aligned": aligned_table, "split": split_table, "out": tmp_path / out}
-        given = where | arguments(choices)
-        return Run(given["out"], finetune(**given))
+
+@pytest.fixture(scope="module")
+def train_once(
+    tiny: dict[str, Tensor], aligned_table: Path, split_table: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Train:
+    """Trains as `train`, the same once for all tests of a file, which leave the folder as it is."""
+    train = _training(tmp_path_factory.mktemp("once"), aligned_table, split_table)
+    done: dict[str, Run] = {}
+
+    def action(**choices: Any) -> Run:
+        key = repr(sorted(choices.items()))
+        if key not in done:
+            done[key] = train(f"{len(done)}", **choices)
+        return done[key]
 
     return action
 
@@ -146,6 +174,13 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(
         value.dtype == other[name].dtype and torch.equal(value, other[name]) for name, value in one.items()
     )
+
+
+def close(one: dict[str, Tensor], other: dict[str, Tensor], tolerance: float = 2e-5) -> None:
+    """Two state dicts are the same but for rounding."""
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        torch.testing.assert_close(value, other[name], atol=tolerance, rtol=1e-3, msg=partial("{}: {}".format, name))
 
 
 def changed(one: dict[str, Tensor], other: dict[str, Tensor]) -> set[str]:
@@ -204,6 +239,16 @@ def tables(aligned_table: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
             "split": splitting(aligned_table, folder / "classes", dict.fromkeys(people[:4], "tttvh")),
         },
     }
+
+
+@pytest.fixture(scope="module")
+def learn_once(train_once: Train, tables: dict[str, dict[str, Any]]) -> Train:
+    """As `train_once` for a task."""
+
+    def action(task: str, **choices: Any) -> Run:
+        return train_once(**tables[task] | LEARNING | choices)
+
+    return action
 
 
 @pytest.fixture

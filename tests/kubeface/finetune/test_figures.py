@@ -1,5 +1,6 @@
 """Figures: which files there are, what they show, and that the same input gives the same bytes."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,28 +15,32 @@ from kubeface.finetune import figures as figures_module
 from kubeface.finetune.augment import KINDS, Augmentation
 from kubeface.finetune.data import FaceCrops
 from kubeface.finetune.figures import FACES, MOST_BARS, draw_augmentations, draw_distribution, draw_history
+from kubeface.finetune.state import EpochFigures
+from kubeface.records.tasks import Task
 from kubeface.tables.row_index import row_index
 from kubeface.tables.table import Table
 
 MARGIN, LABEL, STEP = 12, 190, 112 + 6
 
 
-def history(epochs: int = 5, **changes: Any) -> list[dict[str, Any]]:
-    return [
+def history(epochs: int = 5, **changes: float | None) -> list[EpochFigures]:
+    first = EpochFigures(
+        epoch=1, stage=1, train_loss=9.0, train_accuracy=0.0, val_loss=10.0, val_accuracy=0.1, val_auc=0.91,
+        learning_rate=0.0, head_learning_rate=1e-3, images_per_second=1.0, seconds=1.0,
+    )  # fmt: skip
+    values = [
         {
             "epoch": epoch,
             "stage": 1 if epoch <= 2 else 2,
             "train_loss": 9.0 / epoch,
-            "train_accuracy": 0.0,
             "val_loss": 10.0 / epoch,
             "val_accuracy": 0.1 * epoch,
             "val_auc": 0.9 + 0.01 * epoch,
             "learning_rate": 0.0 if epoch <= 2 else 1e-4 / epoch,
-            "head_learning_rate": 1e-3,
         }
-        | changes
         for epoch in range(1, epochs + 1)
     ]
+    return [replace(first, **row | changes) for row in values]
 
 
 @pytest.fixture
@@ -91,34 +96,31 @@ def test_the_curves_are_those_of_the_history(drawn: dict[str, list[float]], tmp_
 
 def test_what_was_not_measured_is_not_drawn(drawn: dict[str, list[float]], tmp_path: Path) -> None:
     """Without validation images there is no curve of them and no verification; in one epoch nothing is missing."""
-    rows = history(1, val_loss=None, val_accuracy=None, val_auc=None)
-    del rows[0]["head_learning_rate"]
-    rows[0]["learning_rate"] = 1e-4
+    rows = history(1, val_loss=None, val_accuracy=None, val_auc=None, head_learning_rate=0.0, learning_rate=1e-4)
     draw_history(rows, tmp_path)
     assert drawn.keys() == {"loss: training", "accuracy: training", "learning rate: backbone"}
     assert not (tmp_path / "verification.png").exists()
 
 
-def test_an_epoch_without_validation_leaves_a_gap(drawn: dict[str, list[float]], tmp_path: Path) -> None:
-    rows = history()
-    rows[1]["val_auc"] = None
-    draw_history(rows, tmp_path)
-    np.testing.assert_allclose(drawn["verification AUC: validation people"], [0.91, np.nan, 0.93, 0.94, 0.95])
-
-
-def test_of_attributes_the_auc_is_not_of_verification(drawn: dict[str, list[float]], tmp_path: Path) -> None:
-    draw_history(history(), tmp_path, "attributes")
-    np.testing.assert_allclose(drawn["mean AUC of the labels: validation"], [0.91, 0.92, 0.93, 0.94, 0.95])
-    assert not any(name.startswith("verification") for name in drawn)
-    assert {path.name for path in tmp_path.iterdir()} == {"loss.png", "accuracy.png", "auc.png", "learning_rate.png"}
-
-
-def test_of_classes_there_is_no_auc(drawn: dict[str, list[float]], tmp_path: Path) -> None:
-    draw_history(history(val_auc=None), tmp_path, "classes")
-    assert {path.name for path in tmp_path.iterdir()} == {"loss.png", "accuracy.png", "learning_rate.png"}
+@pytest.mark.parametrize(
+    ("task", "changes", "axis", "files"),
+    [("attributes", {}, "mean AUC of the labels: validation", {"auc.png"}), ("classes", {"val_auc": None}, "", set())],
+)
+def test_auc_of_other_tasks(
+    task: Task, changes: dict[str, Any], axis: str, files: set[str], drawn: dict[str, list[float]], tmp_path: Path
+) -> None:
+    """That of attributes is not of verification, and classes have none; an epoch without one leaves a gap."""
+    rows = history(**changes)
+    rows[1] = replace(rows[1], val_auc=None)
+    draw_history(rows, tmp_path, task)
+    if axis:
+        np.testing.assert_allclose(drawn[axis], [0.91, np.nan, 0.93, 0.94, 0.95])
     assert drawn["loss: stage 2 begins"] == [2.5]
+    assert not any(name.startswith("verification") for name in drawn)
+    assert {path.name for path in tmp_path.iterdir()} == {"loss.png", "accuracy.png", "learning_rate.png"} | files
 
 
+@pytest.mark.slow
 def test_the_same_history_gives_the_same_bytes(tmp_path: Path) -> None:
     for name in ("one", "two", "two"):  # over what is there already, too
         draw_history(history(2), tmp_path / name)
@@ -193,6 +195,7 @@ def cells(path: Path, rows: int) -> list[list[RGB]]:
     return [[picture[top : top + 112, left : left + 112] for left in lefts] for top in tops]
 
 
+@pytest.mark.slow
 def test_every_augmentation_has_a_row(crops: FaceCrops, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     names: list[str] = []
     mosaic = figures_module._mosaic

@@ -12,8 +12,13 @@ from torch import Tensor, nn
 
 from kubeface.faces.degradation import Degradation
 from kubeface.faces.images import RGB, decode_rgb
-from kubeface.finetune.interpolation import ALPHAS, choose_alpha, interpolated
-from kubeface.finetune.quality_gate import fine_structure_of, fit_quality_routing
+from kubeface.finetune.final_model import (
+    ALPHAS,
+    choose_alpha,
+    fine_structure_of,
+    fit_quality_routing,
+    interpolated,
+)
 from kubeface.models.model import load_model
 from kubeface.models.quality_routing import QualityRouted, fine_structure
 from kubeface.records.model import GateErrors
@@ -230,12 +235,3 @@ def test_a_guarded_model_trains_on(train: Train, tiny: dict[str, Tensor]) -> Non
         assert torch.equal(second.weights[f"start.{name}"], value)
     assert not torch.equal(second.weights["tuned.8.weight"], first.weights["tuned.8.weight"])
     assert second.training["guard"] == {"wrong_clean": 0, "wrong_degraded": 0}
-
-
-def test_a_guard_without_degradation_is_refused_before_the_training(
-    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(KubefaceError, match="guard needs a degradation to tell clean crops from: set degradation"):
-        train(guard=True, degradation="none")
-    assert capsys.readouterr().out == ""
-    assert not list(tmp_path.iterdir())

@@ -23,20 +23,22 @@ def test_two_processes_train_the_model_and_hand_on_the_result(
     monkeypatch.setattr(launch, "local_processes", lambda device: 2)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     options = FinetuneOptions(**QUICK | {"strategy": "head_only", "device": "cpu", "workers": 0})
-    result = launch.launch(aligned_table, split_table, tmp_path / "model", options)
+    job = Job(aligned=str(aligned_table), split=str(split_table), out=tmp_path / "model", options=options)
+    result = launch.launch(job)
     assert (result.identities, result.rows_out, result.trained) == (3, 12, 1)
     assert (tmp_path / "model" / "model.safetensors").is_file()
     assert capfd.readouterr().out.count("epoch 1") == 1  # of two processes, one tells
     with pytest.raises(KubefaceError, match="batch_size is 3: it must be a multiple of the 2 processes"):
         odd = options.model_copy(update={"batch_size": 3})
-        launch.launch(aligned_table, split_table, tmp_path / "other", odd)
+        launch.launch(job.model_copy(update={"out": tmp_path / "other", "options": odd}))
 
 
 def test_one_processor_or_gpu_is_trained_on_in_this_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert launch.local_processes("cpu") == 1
     monkeypatch.setattr(launch, "finetune", lambda *given: given)
-    given: tuple[Any, ...] = tmp_path, tmp_path, tmp_path, FinetuneOptions(device="cpu"), "models/face", "keep"
-    result: object = launch.launch(*given)
+    given: tuple[Any, ...] = "a", "s", tmp_path, FinetuneOptions(device="cpu"), "models/face", "keep"
+    names = ("aligned", "split", "out", "options", "champion", "decision")
+    result: object = launch.launch(Job(**dict(zip(names, given, strict=True))))
     assert result == given
 
 

@@ -154,11 +154,6 @@ def test_a_training_on_pairs(train: Train, paired: Path, halves: Path) -> None:
     assert same(run.weights, again.weights)
 
 
-def test_a_guard_needs_something_to_tell_apart(train: Train) -> None:
-    with pytest.raises(KubefaceError, match="set degradation, or give pairs of low and high images"):
-        train(degradation="none", guard=True)
-
-
 def test_centres_are_those_of_sharp_images(train: Train, paired: Path, halves: Path, monkeypatch: Any) -> None:
     """The head begins at the people's means as they are known: by their sharp images."""
     from kubeface.finetune import trainer

@@ -11,16 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
-from kubeface.finetune.augment import KINDS, Augmentation
-from kubeface.finetune.data import Batches
+from kubeface.finetune.augment import FAKES, HIDES, KINDS, STRONG, STRONGER, Augmentation, LabelAwareAugmentation
 from kubeface.finetune.heads import LinearHead, MarginHead
-from kubeface.finetune.label_aware_augmentation import FAKES, HIDES, STRONG, STRONGER, LabelAwareAugmentation
 from kubeface.finetune.objectives import (
     MOST_WEIGHT,
     RARE,
     AttributeObjective,
+    ClassificationObjective,
     Scores,
     focal_loss,
     positive_weights,
@@ -141,6 +140,19 @@ def test_auc_is_the_mean_over_labels_with_both_values() -> None:
     assert objective.auc(scores * np.nan, np.arange(4)) is None
 
 
+@given(st.lists(st.integers(1, 30), min_size=2, max_size=8))
+def test_balanced_losses_make_up_for_the_sizes_of_classes(sizes: list[int]) -> None:
+    """Every class counts alike, and an image as much as one on average."""
+    labels = np.repeat(np.arange(len(sizes)), sizes).astype(np.int32)
+    found = RowIndex([Path("shard")], pa.array(labels.astype(str)), labels[:, None] * [1, 0, 0, 0])
+    data = TrainingData([f"p{number}" for number in range(len(sizes))], found, found)
+    objective = ClassificationObjective(FinetuneOptions(balance="loss"), data, torch.eye(len(sizes)))
+    logits, truth = torch.randn(len(labels), len(sizes)), torch.from_numpy(labels).long()
+    weights = objective.losses(logits, truth) / cross_entropy(logits, truth, reduction="none")
+    totals = torch.zeros(len(sizes)).index_add(0, truth, weights)
+    torch.testing.assert_close(totals, torch.full_like(totals, len(labels) / len(sizes)), rtol=1e-4, atol=0)
+
+
 def test_positive_weights() -> None:
     found = positive_weights(np.array([10, 1, 0, 30]), np.array([30, 99, 5, 0]))
     assert found.tolist() == [3.0, MOST_WEIGHT, 1.0, 1.0]
@@ -175,36 +187,6 @@ def test_repeat_factors_are_those_of_the_rarest_label() -> None:
     assert (found[4:] == 1).all()
     targets[300:, 1] = -1  # what is not known counts neither way
     assert repeat_factors(targets)[0] == pytest.approx(np.sqrt(RARE / (4 / 300)))
-
-
-@given(
-    st.lists(st.floats(1, 20), min_size=1, max_size=400),
-    st.integers(0, 100),
-    st.integers(1, 5),
-)
-def test_images_are_drawn_in_proportion(factors: list[float], seed: int, epoch: int) -> None:
-    shares = np.array(factors) / np.sum(factors) * len(factors)
-    sampler = Batches(some_places(len(factors)), 1, seed, "sampler", factors=np.array(factors))
-    sampler.set_epoch(epoch)
-    drawn = sampler.drawn()
-    assert len(drawn) == len(factors)
-    times = np.bincount(drawn, minlength=len(factors))
-    assert (np.abs(times - shares) < 1 + 1e-6).all()
-    again = Batches(some_places(len(factors)), 1, seed, "sampler", factors=np.array(factors))
-    again.set_epoch(epoch)
-    assert (again.drawn() == drawn).all()
-    keys = [key for batch in again for key in batch]
-    assert len(set(keys)) == len(keys)  # what comes again is augmented in another way
-
-
-def test_over_epochs_each_image_has_its_share() -> None:
-    factors = np.where(np.arange(60) < 6, 3.0, 1.0)
-    sampler = Batches(some_places(60), 4, 0, "sampler", factors=factors)
-    total = np.zeros(60)
-    for epoch in range(1, 401):
-        sampler.set_epoch(epoch)
-        total += np.bincount(sampler.drawn(), minlength=60)
-    assert total / 400 == pytest.approx(factors / factors.sum() * 60, abs=0.12)
 
 
 # --- augmentation ---------------------------------------------------------------------------------------------------

@@ -30,8 +30,8 @@ def promote(run: Run, home: Path) -> Path:
 
 
 @pytest.fixture
-def first(train: Train) -> Run:
-    return train("first")
+def first(train_once: Train) -> Run:
+    return train_once()
 
 
 @pytest.fixture
@@ -62,13 +62,12 @@ def test_the_same_training_is_not_done_twice(
     }  # fmt: skip
     assert (again.folder / "model.safetensors").read_bytes() == (first.folder / "model.safetensors").read_bytes()
     assert not again.folder.with_name("again.checkpoints").exists()
-
-
-def test_model_json_says_that_it_was_handed_on_and_why(train: Train, first: Run, home: Path) -> None:
-    record, before = record_of(train("again", champion=str(home))), record_of(first)
+    record, before = record_of(again), record_of(first)
     assert not record.trained and record.reason == "it was trained on this very split with these very options"
     assert before.trained and "trained" not in json.loads((first.folder / "model.json").read_text())
     assert record.model_copy(update={"trained": True, "reason": ""}) == before
+    # What does not change the outcome is no reason to train.
+    assert train("other", champion=str(home), keep_checkpoints=1, save_minutes=5.0).result.trained == 0
 
 
 @pytest.mark.parametrize(
@@ -79,10 +78,6 @@ def test_model_json_says_that_it_was_handed_on_and_why(train: Train, first: Run,
 def test_another_training_is_done(change: dict[str, Any], train: Train, home: Path) -> None:
     again = train("again", champion=str(home), **change)
     assert again.result.trained == 1 and record_of(again).trained
-
-
-def test_options_that_do_not_change_the_outcome_are_no_reason_to_train(train: Train, home: Path) -> None:
-    assert train("again", champion=str(home), keep_checkpoints=1, save_minutes=5.0).result.trained == 0
 
 
 def test_a_training_of_another_split_is_done(train: Train, home: Path, aligned_table: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """A training that is killed goes on where it was: what comes out is, byte for byte, what it would have been."""
 
+import json
 import multiprocessing
 import os
 import re
@@ -15,6 +16,7 @@ import pytest
 import safetensors.torch
 
 from kubeface.finetune import step as step_module
+from kubeface.finetune.checkpoints import read_checkpoint
 from kubeface.finetune.logs import Mlflow
 from kubeface.finetune.step import finetune
 from kubeface.finetune.trainer import Trainer
@@ -105,22 +107,30 @@ def server() -> ForkServerContext:
 Killed = Callable[..., None]
 
 
+@pytest.fixture(scope="module")
+def killed_in(
+    server: ForkServerContext, tiny_file: Path, aligned_table: Path, split_table: Path
+) -> Callable[[Path], Killed]:
+    """Starts trainings as `train` does, below a folder, in processes that are killed at a moment."""
+
+    def below(folder: Path) -> Killed:
+        def action(moment: Callable[[int], None], number: int, out: str = "model", **choices: Any) -> None:
+            where = {"aligned": aligned_table, "split": split_table, "out": folder / out}
+            given = moment, number, tiny_file, dict(os.environ), where | arguments(choices)
+            process = server.Process(target=train_until, args=given)
+            process.start()
+            process.join(120)
+            assert process.exitcode == -signal.SIGKILL
+            assert not where["out"].exists()
+
+        return action
+
+    return below
+
+
 @pytest.fixture
-def killed(
-    server: ForkServerContext, tiny_file: Path, aligned_table: Path, split_table: Path, tmp_path: Path
-) -> Killed:
-    """Starts a training as `train` does, in a process that is killed at a moment."""
-
-    def action(moment: Callable[[int], None], number: int, out: str = "model", **choices: Any) -> None:
-        where = {"aligned": aligned_table, "split": split_table, "out": tmp_path / out}
-        given = moment, number, tiny_file, dict(os.environ), where | arguments(choices)
-        process = server.Process(target=train_until, args=given)
-        process.start()
-        process.join(120)
-        assert process.exitcode == -signal.SIGKILL
-        assert not where["out"].exists()
-
-    return action
+def killed(killed_in: Callable[[Path], Killed], tmp_path: Path) -> Killed:
+    return killed_in(tmp_path)
 
 
 def equal(one: Run, other: Run) -> None:
@@ -131,8 +141,7 @@ def equal(one: Run, other: Run) -> None:
             safetensors.torch.load_file(run.folder / "checkpoints" / f"{name}.safetensors") for run in (one, other)
         ]
         assert same(states[0], states[1])
-    timeless = [[{k: v for k, v in row.items() if "second" not in k} for row in run.history] for run in (one, other)]
-    assert timeless[0] == timeless[1]
+    assert one.timeless == other.timeless
     assert one.training == other.training
     assert one.result == other.result
 
@@ -158,12 +167,13 @@ def test_a_killed_training_goes_on(
     minutes: float,
     choices: dict[str, Any],
     train: Train,
+    train_once: Train,
     killed: Killed,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     left = tmp_path / "model.checkpoints"
-    whole = train("whole", **LONG | choices)
+    whole = train_once(**LONG | choices)
     killed(moment, number, **LONG | choices, save_minutes=minutes)
     assert (left / "last.safetensors").is_file()
     capsys.readouterr()
@@ -172,7 +182,7 @@ def test_a_killed_training_goes_on(
     said = capsys.readouterr().out.splitlines()
     assert said[0] == f"finetune: going on from {left}/last.safetensors"
     assert len(said) < 1 + len(whole.history)
-    clean(tmp_path, "whole", "model")
+    clean(tmp_path, "model")
 
 
 @pytest.mark.parametrize("task", ["attributes", "classes"])
@@ -192,11 +202,12 @@ def test_a_killed_training_of_labels_goes_on(
     number: int,
     choices: dict[str, Any],
     learn: Train,
+    learn_once: Train,
     tables: dict[str, dict[str, Any]],
     killed: Killed,
     tmp_path: Path,
 ) -> None:
-    whole = learn(task, "whole", **choices)
+    whole = learn_once(task, **choices)
     killed(moment, number, **tables[task] | HEAD_FIRST | choices)
     resumed = learn(task, resume=str(tmp_path / "model.checkpoints"), **choices)
     equal(resumed, whole)
@@ -244,28 +255,26 @@ def test_killed_in_any_write(train: Train, killed: Killed, tmp_path: Path, monke
         shutil.rmtree(tmp_path / "model")
 
 
-def test_killed_at_the_very_end(train: Train, killed: Killed, tmp_path: Path) -> None:
-    whole = train("whole", **LONG)
+def test_killed_at_the_very_end(train: Train, train_once: Train, killed: Killed, tmp_path: Path) -> None:
+    whole = train_once(**LONG)
     killed(at_end, 0, **LONG)
     left = tmp_path / "model.checkpoints"
-    assert {path.name for path in left.iterdir()} == {
-        path.name for path in (tmp_path / "whole" / "checkpoints").iterdir()
-    }
+    clean(left, *(path.name for path in (whole.folder / "checkpoints").iterdir()))
     equal(train("model", **LONG, resume=str(left / "last.safetensors")), whole)
-    clean(tmp_path, "whole", "model")
+    clean(tmp_path, "model")
 
 
-def test_killed_twice(train: Train, killed: Killed, tmp_path: Path) -> None:
-    whole = train("whole", **LONG | MUCH)
+def test_killed_twice(train: Train, train_once: Train, killed: Killed, tmp_path: Path) -> None:
+    whole = train_once(**LONG | MUCH)
     left = str(tmp_path / "model.checkpoints")
     killed(at_step, 5, **LONG | MUCH)
     killed(at_step, 3, **LONG | MUCH, resume=left)
     equal(train("model", **LONG | MUCH, resume=left), whole)
 
 
-def test_what_has_no_effect_may_differ(train: Train, killed: Killed, tmp_path: Path) -> None:
+def test_what_has_no_effect_may_differ(train: Train, train_once: Train, killed: Killed, tmp_path: Path) -> None:
     """Memory that did not suffice is a reason to go on in smaller parts."""
-    whole = train("whole", **LONG)
+    whole = train_once(**LONG)
     killed(at_step, 5, **LONG)
     resumed = train("model", **LONG, accumulate=2, keep_checkpoints=1, resume=str(tmp_path / "model.checkpoints"))
     for ours, theirs in zip(resumed.history, whole.history, strict=True):
@@ -287,34 +296,33 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         yield "kubeface"
 
 
-@pytest.mark.parametrize("choices", [{}, MUCH], ids=["usual", "much"])
 def test_started_again_it_goes_on_from_the_durable_folder(
-    choices: dict[str, Any], train: Train, killed: Killed, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    train: Train, train_once: Train, killed: Killed, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """On another machine, where nothing but that folder is left."""
-    durable = str(tmp_path / "durable")
-    whole = train("whole", **LONG | choices)
+    choices, durable = MUCH, str(tmp_path / "durable")
+    whole = train_once(**LONG | choices)
     killed(at_step, 8, **LONG | choices, checkpoints=durable)
     shutil.rmtree(tmp_path / "model.checkpoints")
     capsys.readouterr()
     equal(train("model", **LONG | choices, checkpoints=durable), whole)
     assert re.match(rf"finetune: going on from {durable}/[0-9a-f]{{16}}/last\.safetensors\n", capsys.readouterr().out)
-    clean(tmp_path, "whole", "model", "durable")
+    clean(tmp_path, "model", "durable")
 
 
-def test_started_again_where_both_are_left(train: Train, killed: Killed, tmp_path: Path) -> None:
+def test_started_again_where_both_are_left(train: Train, train_once: Train, killed: Killed, tmp_path: Path) -> None:
     durable = str(tmp_path / "durable")
-    whole = train("whole", **LONG)
+    whole = train_once(**LONG)
     killed(at_step, 8, **LONG, checkpoints=durable)
     equal(train("model", **LONG, checkpoints=durable), whole)
-    clean(tmp_path, "whole", "model", "durable")
+    clean(tmp_path, "model", "durable")
 
 
 def test_another_training_begins_anew_in_the_same_durable_folder(
-    train: Train, killed: Killed, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    train: Train, train_once: Train, killed: Killed, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     durable = str(tmp_path / "durable")
-    whole = train("whole", **LONG, seed=1)
+    whole = train_once(**LONG, seed=1)
     killed(at_step, 8, out="first", **LONG, checkpoints=durable)
     equal(train("model", **LONG, seed=1, checkpoints=durable), whole)
     assert "going on" not in capsys.readouterr().out
@@ -323,9 +331,11 @@ def test_another_training_begins_anew_in_the_same_durable_folder(
 
 
 @pytest.mark.slow
-def test_started_again_it_goes_on_from_a_store(bucket: str, train: Train, killed: Killed, tmp_path: Path) -> None:
+def test_started_again_it_goes_on_from_a_store(
+    bucket: str, train: Train, train_once: Train, killed: Killed, tmp_path: Path
+) -> None:
     durable = f"s3://{bucket}/runs"
-    whole = train("whole", **LONG)
+    whole = train_once(**LONG)
     killed(at_step, 8, **LONG, checkpoints=durable)
     shutil.rmtree(tmp_path / "model.checkpoints")
     equal(train("model", **LONG, checkpoints=durable), whole)
@@ -337,11 +347,18 @@ def test_started_again_it_goes_on_from_a_store(bucket: str, train: Train, killed
 # --- refusals -------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def stopped(killed: Killed, tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def stopped_once(killed_in: Callable[[Path], Killed], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The checkpoints of a training that was killed after its second epoch."""
-    killed(at_step, 8, **LONG)
-    return tmp_path / "model.checkpoints"
+    folder = tmp_path_factory.mktemp("stopped")
+    killed_in(folder)(at_step, 8, **LONG)
+    return folder / "model.checkpoints"
+
+
+@pytest.fixture
+def stopped(stopped_once: Path, tmp_path: Path) -> Path:
+    """A copy of them where the next training finds them."""
+    return shutil.copytree(stopped_once, tmp_path / "model.checkpoints")
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -358,7 +375,11 @@ def refused(stopped: Path, said: str, action: Callable[[], Any]) -> None:
     assert not [path for path in stopped.parent.iterdir() if path.name.startswith(".")]
 
 
-def test_other_trainings_are_refused(stopped: Path, train: Train, aligned_table: Path, tmp_path: Path) -> None:
+def test_other_trainings_are_refused(
+    stopped: Path, train: Train, aligned_table: Path, tiny_file: Path, tmp_path: Path
+) -> None:
+    state = safetensors.torch.load_file(tiny_file)
+    safetensors.torch.save_file({n: v + (n == "0.bias") for n, v in state.items()}, tmp_path / "other.safetensors")
     place = str(stopped)
     elsewhere = str(shutil.copytree(stopped, tmp_path / "elsewhere"))
     others = splitting(aligned_table, tmp_path / "others", {"s1": "tttv", "s3": "tttv"})
@@ -370,33 +391,16 @@ def test_other_trainings_are_refused(stopped: Path, train: Train, aligned_table:
         ({"seed": 5}, f"seed 0, this run has 5: {end}"),
         ({"degradation": "blur:2"}, f"degradation noise:60, this run has blur:2: {end}"),
         ({"split": others}, f"other people: {end}"),
+        ({"pretrained": str(tmp_path / "other.safetensors")}, f"other starting weights: {end}"),
+        ({"backbone": "sface"}, f"backbone tiny, this run has sface: {end}"),
         ({"split": images}, rf"other data \(split table\): {end}"),
     ]
-    for resume in (place, elsewhere):
-        for wrong, said in mistakes:
-            again = partial(train, **LONG | wrong, resume=resume)
-            refused(stopped, f"{resume} is of a training with {said}", again)
-            # Nor does anything come to stand where nothing was.
-            refused(stopped, said, partial(again, "new"))
-            assert not (tmp_path / "new.checkpoints").exists()
-
-
-def test_other_starting_weights_are_refused(stopped: Path, train: Train, tiny_file: Path, tmp_path: Path) -> None:
-    state = safetensors.torch.load_file(tiny_file)
-    safetensors.torch.save_file({n: v + (n == "0.bias") for n, v in state.items()}, tmp_path / "other.safetensors")
-    other = {"pretrained": str(tmp_path / "other.safetensors")}
-    refused(
-        stopped, "is of a training with other starting weights: ", lambda: train(**LONG | other, resume=str(stopped))
-    )
-
-
-@pytest.mark.slow
-def test_another_backbone_is_refused(stopped: Path, train: Train) -> None:
-    refused(
-        stopped,
-        "is of a training with backbone tiny, this run has sface: ",
-        lambda: train(**LONG, backbone="sface", resume=str(stopped)),
-    )
+    for wrong, said in mistakes:
+        refused(stopped, f"{place} is of a training with {said}", partial(train, **LONG | wrong, resume=place))
+        # Nor does anything come to stand where nothing was.
+        again = partial(train, "new", **LONG | wrong, resume=elsewhere)
+        refused(stopped, f"{elsewhere} is of a training with {said}", again)
+        assert not (tmp_path / "new.checkpoints").exists()
 
 
 def test_started_again_without_resume(stopped: Path, train: Train, tmp_path: Path) -> None:
@@ -439,3 +443,16 @@ def test_resume_from_what_is_no_checkpoint(stopped: Path, train: Train, tmp_path
         f"{tmp_path / 'empty'} holds last.safetensors without best.safetensors: give the folder with both",
         lambda: train(**LONG, resume=str(tmp_path / "empty")),
     )
+
+
+@pytest.mark.parametrize("change", [{"losses": [1.0]}, {"without_gain": None}, {"history": [{"epoch": 1}]}])
+def test_last_of_another_release(change: dict[str, Any], stopped: Path, train: Train) -> None:
+    """Which kept more of a training, or less, or called it otherwise."""
+    path = stopped / "last.safetensors"
+    tensors, notes = read_checkpoint(path)
+    position = {name: value for name, value in (notes["position"] | change).items() if value is not None}
+    safetensors.torch.save_file(tensors, path, {"kubeface": json.dumps(dict(notes) | {"position": position})})
+    said = (
+        rf"^{path} was written by another release of kubeface, .* use that release, or remove the file to train anew$"
+    )
+    refused(stopped, said, lambda: train(**LONG, resume=str(stopped)))
