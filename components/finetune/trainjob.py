@@ -13,7 +13,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, TypeVar
@@ -71,13 +70,7 @@ def _in_cluster() -> client.ApiClient:
 
 
 def make_trainjob(pod: Json, nodes: Nodes, job: str) -> Json:
-    """The TrainJob that trains on several nodes.
-
-    Args:
-        pod: the step's own, as the API gives it.
-        nodes: how many, and what each gets.
-        job: argument of kubeface.finetune.node.
-    """
+    """The TrainJob that trains on several nodes, made after the step's own pod as the API gives it."""
     spec, owner = pod["spec"], pod["metadata"]
     container = next((one for one in spec["containers"] if one["name"] == "main"), spec["containers"][0])
     resources = nodes.quantities()
@@ -115,11 +108,7 @@ def _environment(container: Json) -> list[Json]:
 
 
 def _runtime_patch(spec: Json) -> Json:
-    """A patch of the nodes' pods, in the place where Trainer wants it.
-
-    Args:
-        spec: of the step's own pod, which they resemble.
-    """
+    """A patch that makes the nodes' pods resemble the step's own, in the place where Trainer wants it."""
     volumes = {"shared-memory": ("/dev/shm", {"medium": "Memory"}), "scratch": ("/tmp", {})}  # noqa: S108
     patch = {name: spec[name] for name in ("serviceAccountName", "nodeSelector", "tolerations") if spec.get(name)} | {
         "securityContext": {
@@ -146,29 +135,13 @@ def _runtime_patch(spec: Json) -> Json:
     return {"template": {"spec": {"replicatedJobs": [{"name": NODE, "template": {"spec": {"template": template}}}]}}}
 
 
-@dataclass
-class LogPosition:
-    """How far a log was read: the time that its last line bears, and when it was asked for."""
-
-    line: str = ""
-    at: float = -math.inf
-
-    def seconds(self) -> int | None:
-        """How far back to ask for more, with a minute to spare for clocks that differ; None for all of it."""
-        return None if math.isinf(self.at) else int(time.monotonic() - self.at) + 60
-
-
 class Cluster:
-    """What the step does with the cluster that it runs in.
-
-    Args:
-        api: of Kubernetes.
-        namespace: of the step.
-    """
+    """What the step does with the cluster and the namespace that it runs in."""
 
     def __init__(self, api: client.ApiClient, namespace: str) -> None:
         self.api, self.namespace = api, namespace
         self.core, self.jobs = client.CoreV1Api(api), client.CustomObjectsApi(api)
+        self.shown_to, self.shown_at = "", -math.inf  # the time that the last line shown bears, and when it was read
         self.place = {"group": GROUP, "version": VERSION, "namespace": namespace, "plural": PLURAL}
 
     def own_pod(self) -> Json:
@@ -223,7 +196,7 @@ class Cluster:
         Raises:
             KubefaceError: a node failed (its last words), somebody deleted the TrainJob, or the API stays away.
         """
-        seen, active = LogPosition(), -1
+        active = -1
         while True:
             found = self._asked(f"TrainJob {name}", lambda: self.jobs.get_namespaced_custom_object(
                 **self.place, name=name, _request_timeout=REQUEST_SECONDS
@@ -233,7 +206,7 @@ class Cluster:
             if running != active:
                 print(f"finetune: TrainJob {name}: {'running' if running else 'waiting for its nodes'}", flush=True)
                 active = running
-            self._show_log(name, seen)
+            self._show_log(name)
             states = {entry["type"]: entry for entry in status.get("conditions", []) if entry["status"] == "True"}
             if "Failed" in states:
                 said = self._last_words(name, count) or states["Failed"].get("message") or "it says no reason"
@@ -242,16 +215,17 @@ class Cluster:
                 return
             time.sleep(POLL_SECONDS)
 
-    def _show_log(self, name: str, seen: LogPosition) -> None:
-        """Prints what the first node said since the last look."""
+    def _show_log(self, name: str) -> None:
+        """Prints what the first node said since the last look, with a minute to spare for clocks that differ."""
         for pod in self._pods(name, f",{INDEX}=0")[-1:]:
             with suppress(ApiException, HTTPError):  # it has not started yet, or the next look gets it
                 asked = time.monotonic()
-                text = self._log(pod.metadata.name, timestamps=True, since_seconds=seen.seconds())
+                since = None if math.isinf(self.shown_at) else int(asked - self.shown_at) + 60
+                text = self._log(pod.metadata.name, timestamps=True, since_seconds=since)
                 lines = [line.partition(" ")[::2] for line in text.splitlines()]
-                new = [(when, line) for when, line in lines if when > seen.line]
+                new = [(when, line) for when, line in lines if when > self.shown_to]
                 deque(shown(line for _, line in new), maxlen=0)
-                seen.line, seen.at = new[-1][0] if new else seen.line, asked
+                self.shown_to, self.shown_at = new[-1][0] if new else self.shown_to, asked
 
     def _last_words(self, name: str, count: int) -> str:
         """What the nodes that failed left: their termination message, else the first error in their log."""

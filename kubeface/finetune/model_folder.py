@@ -108,12 +108,7 @@ def training_record(trained: Trained, inputs: Inputs, onnx: OnnxRecord | None) -
             "numpy": np.__version__,
         },
     }
-    optional = {
-        "fallback": trained.fallback,
-        "wise_ft_scores": assembly.scores,
-        "guard": assembly.gate,
-        "onnx": onnx,
-    }
+    optional = {"fallback": trained.fallback, "wise_ft_scores": assembly.scores, "guard": assembly.gate, "onnx": onnx}
     return TrainingRecord.model_validate(values | {name: value for name, value in optional.items() if value})
 
 

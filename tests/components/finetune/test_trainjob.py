@@ -1,11 +1,9 @@
 """A TrainJob: what is asked of Kubernetes (a stub of its API on loopback), what is shown, and that it goes away."""
 
 import json
-import os
+import multiprocessing
 import re
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -27,7 +25,6 @@ from kubeface.runtime.errors import KubefaceError
 from kubeface.runtime.options import read_options
 from kubeface.storage import objects
 
-ROOT = Path(__file__).resolve().parents[3]
 UID = "0123abcd-0000-0000-0000-000000000000"
 JOBS = "/apis/trainer.kubeflow.org/v1alpha1/namespaces/team/trainjobs"
 POD = {
@@ -283,30 +280,20 @@ def test_a_number_of_gpus_that_is_none_is_refused() -> None:
         Nodes(resources={"nvidia.com/gpu": "two"}).gpus()
 
 
-PROGRAM = """
-import sys
-from kubernetes import client
-from components.finetune import trainjob
-from components.finetune.nodes import Nodes
-trainjob.POLL_SECONDS = 0.05
-api = client.ApiClient(client.Configuration(host=sys.argv[1]))
-trainjob.run_trainjob(Nodes(num_nodes=2), "{}", api, "team")
-"""
-
-
 def test_a_step_that_is_ended_takes_its_nodes_with_it(api: Api) -> None:
     api.states = [[]]
-    process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, api.url], cwd=ROOT, env=os.environ | {"HOSTNAME": "step-1"}
-    )
+    context = multiprocessing.get_context("fork")
+    process = context.Process(target=trainjob.run_trainjob, args=(NODES, "{}", api.client(), "team"))
+    process.start()
     try:
         end = time.monotonic() + 60
         while sum(method == "GET" and path.startswith(JOBS) for method, path in api.asked) < 2:
-            assert time.monotonic() < end and process.poll() is None
+            assert time.monotonic() < end and process.is_alive()
             time.sleep(0.05)
         assert list(api.jobs) == ["finetune-0123abcd"]
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 128 + signal.SIGTERM
+        process.terminate()
+        process.join(30)
+        assert process.exitcode == 128 + signal.SIGTERM
     finally:
         process.kill()
     assert api.jobs == {} and api.asked[-1][0] == "DELETE"

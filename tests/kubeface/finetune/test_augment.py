@@ -225,15 +225,6 @@ def test_jitter_is_torchvisions(seed: int, strength: float) -> None:
     assert difference(ours, expected).max() <= 2 and (ours == expected).mean() > 0.9
 
 
-def test_jitter_of_a_face(crop: RGB) -> None:
-    changed = [make(only("jitter", 0.3), crop, seed) for seed in range(30)]
-    means = np.array([image.mean() for image in changed]) / crop.mean()
-    assert means.std() > 0.05
-    assert 0.6 < means.min() < means.max() < 1.4
-    for image in changed:  # brighter, darker or flatter, it is the same picture
-        assert np.corrcoef(image.ravel(), crop.ravel())[0, 1] > 0.95
-
-
 def test_greyscale_is_torchvisions(crop: RGB) -> None:
     for image in (crop, np.random.default_rng(0).integers(0, 256, (112, 112, 3), dtype=np.uint8)):
         ours = make(only("greyscale"), image, 1)

@@ -182,11 +182,7 @@ def test_a_class_has_its_odd_image_by_turns() -> None:
     assert 15 < sum(three) < 45
 
 
-@given(
-    st.lists(st.floats(1, 20), min_size=1, max_size=400),
-    st.integers(0, 100),
-    st.integers(1, 5),
-)
+@given(st.lists(st.floats(1, 20), min_size=1, max_size=400), st.integers(0, 100), st.integers(1, 5))
 def test_images_are_drawn_in_proportion(factors: list[float], seed: int, epoch: int) -> None:
     shares = np.array(factors) / np.sum(factors) * len(factors)
     sampler = Batches(made_up([len(factors)]), 1, seed, "sampler", factors=np.array(factors))

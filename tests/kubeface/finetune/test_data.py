@@ -18,12 +18,7 @@ from torch.utils.data import DataLoader, default_collate
 from kubeface.faces.degradation import Degradation
 from kubeface.faces.images import RGB, decode_rgb
 from kubeface.finetune.augment import KINDS, Augmentation
-from kubeface.finetune.data import (
-    Batches,
-    FaceCrops,
-    collate,
-    loaded,
-)
+from kubeface.finetune.data import Batches, FaceCrops, collate, loaded
 from kubeface.runtime.errors import KubefaceError
 from kubeface.storage import objects
 from kubeface.tables import table as table_module

@@ -71,12 +71,7 @@ def test_where_memory_does_not_suffice_batches_are_computed_in_parts(
     ids=["memory", "other"],
 )  # fmt: skip
 def test_where_not_even_one_image_fits_or_other_errors(
-    error: Exception,
-    kind: type[Exception],
-    said: str,
-    train: Train,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
+    error: Exception, kind: type[Exception], said: str, train: Train, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     short_of_memory(monkeypatch, 0, error)
     with pytest.raises(kind, match=said):

@@ -23,12 +23,12 @@ from kubeface.tables.table import Table
 MARGIN, LABEL, STEP = 12, 190, 112 + 6
 
 
-def history(epochs: int = 5, **changes: float | None) -> list[EpochFigures]:
+def history(epochs: int = 5, **changes: Any) -> list[EpochFigures]:
     first = EpochFigures(
         epoch=1, stage=1, train_loss=9.0, train_accuracy=0.0, val_loss=10.0, val_accuracy=0.1, val_auc=0.91,
         learning_rate=0.0, head_learning_rate=1e-3, images_per_second=1.0, seconds=1.0,
     )  # fmt: skip
-    values = [
+    values: list[dict[str, Any]] = [
         {
             "epoch": epoch,
             "stage": 1 if epoch <= 2 else 2,

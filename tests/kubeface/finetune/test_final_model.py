@@ -12,13 +12,7 @@ from torch import Tensor, nn
 
 from kubeface.faces.degradation import Degradation
 from kubeface.faces.images import RGB, decode_rgb
-from kubeface.finetune.final_model import (
-    ALPHAS,
-    choose_alpha,
-    fine_structure_of,
-    fit_quality_routing,
-    interpolated,
-)
+from kubeface.finetune.final_model import ALPHAS, choose_alpha, fine_structure_of, fit_quality_routing, interpolated
 from kubeface.models.model import load_model
 from kubeface.models.quality_routing import QualityRouted, fine_structure
 from kubeface.records.model import GateErrors

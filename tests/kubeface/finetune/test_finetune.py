@@ -353,11 +353,7 @@ def test_the_best_epoch(
 
 @pytest.mark.parametrize(("patience", "epochs"), [(1, 4), (2, 5), (0, 6)])
 def test_patience_stops_early(
-    train: Train,
-    monkeypatch: pytest.MonkeyPatch,
-    patience: int,
-    epochs: int,
-    capsys: pytest.CaptureFixture[str],
+    train: Train, monkeypatch: pytest.MonkeyPatch, patience: int, epochs: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Stage 1 is never cut short. Of the last stage's four epochs the first is the best: one more is run with 1 …"""
     scripted(monkeypatch, [4.0, 5.0, 3.0, 4.0, 3.5, 3.2])

@@ -80,15 +80,15 @@ def test_without_validation_images_the_places_are_empty(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def tracking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def tracking(tmp_path: Path) -> Iterator[Any]:
     """A client of MLflow's store in a folder, which MLFLOW_TRACKING_URI names."""
     import mlflow
 
-    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "mlruns").as_uri())
-    yield mlflow.MlflowClient()
-    monkeypatch.undo()
-    mlflow.end_run()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+        patch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "mlruns").as_uri())
+        yield mlflow.MlflowClient()
+        mlflow.end_run()
 
 
 def test_mlflow_is_told_settings_figures_and_files(

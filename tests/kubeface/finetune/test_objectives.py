@@ -144,7 +144,7 @@ def test_auc_is_the_mean_over_labels_with_both_values() -> None:
 def test_balanced_losses_make_up_for_the_sizes_of_classes(sizes: list[int]) -> None:
     """Every class counts alike, and an image as much as one on average."""
     labels = np.repeat(np.arange(len(sizes)), sizes).astype(np.int32)
-    found = RowIndex([Path("shard")], pa.array(labels.astype(str)), labels[:, None] * [1, 0, 0, 0])
+    found = RowIndex([Path("shard")], pa.array(labels.astype(str)), labels[:, None] * np.array([1, 0, 0, 0], np.int32))
     data = TrainingData([f"p{number}" for number in range(len(sizes))], found, found)
     objective = ClassificationObjective(FinetuneOptions(balance="loss"), data, torch.eye(len(sizes)))
     logits, truth = torch.randn(len(labels), len(sizes)), torch.from_numpy(labels).long()

@@ -150,10 +150,7 @@ def test_stages(chosen: dict[str, Any], stages: list[int]) -> None:
         ({"jitter": 1.0}, "jitter is 1.0"),
         ({"save_minutes": 0}, "save_minutes is 0"),
         ({"guard": "perhaps"}, "guard is 'perhaps'"),
-        (
-            {"learning_rate": 1e-3},
-            "learning_rate is unknown: use one of backbone, ",
-        ),
+        ({"learning_rate": 1e-3}, "learning_rate is unknown: use one of backbone, "),
         ({"epochs": 0, "head_epochs": 0}, "strategy two_stage with its epochs at 0: there is nothing to train"),
         ({"strategy": "full", "epochs": 0}, "strategy full with its epochs at 0: there is nothing to train"),
         ({"strategy": "head_only", "head_epochs": 0}, "strategy head_only with its epochs at 0"),

@@ -153,17 +153,16 @@ def clean(folder: Path, *names: str) -> None:
 
 @pytest.mark.parametrize("choices", [{}, MUCH, LEARNING], ids=["usual", "much", "learning"])
 @pytest.mark.parametrize(
-    ("moment", "number", "minutes"),
+    ("when", "minutes"),
     [
-        (at_step, 8, 10),  # in the middle of the third epoch, the second of stage 2
-        (at_step, 9, 1e-9),  # at the last step of the third epoch, with a checkpoint after the step before
-        (at_write, 7, 10),  # while `last` or another file of the third epoch is written
+        ((at_step, 8), 10),  # in the middle of the third epoch, the second of stage 2
+        ((at_step, 9), 1e-9),  # at the last step of the third epoch, with a checkpoint after the step before
+        ((at_write, 7), 10),  # while `last` or another file of the third epoch is written
     ],
     ids=["step", "save_minutes", "write"],
 )
 def test_a_killed_training_goes_on(
-    moment: Callable[[int], None],
-    number: int,
+    when: tuple[Callable[[int], None], int],
     minutes: float,
     choices: dict[str, Any],
     train: Train,
@@ -174,7 +173,7 @@ def test_a_killed_training_goes_on(
 ) -> None:
     left = tmp_path / "model.checkpoints"
     whole = train_once(**LONG | choices)
-    killed(moment, number, **LONG | choices, save_minutes=minutes)
+    killed(*when, **LONG | choices, save_minutes=minutes)
     assert (left / "last.safetensors").is_file()
     capsys.readouterr()
     resumed = train("model", **LONG | choices, resume=str(left))
@@ -187,19 +186,18 @@ def test_a_killed_training_goes_on(
 
 @pytest.mark.parametrize("task", ["attributes", "classes"])
 @pytest.mark.parametrize(
-    ("moment", "number", "choices"),
+    ("when", "choices"),
     [
-        (at_step, 5, {"balance": "sampler", "jitter": 0.3}),  # in the second epoch of stage 1
-        (at_write, 6, {"balance": "loss"}),  # while the head of stage 1's second epoch is written, or one that follows
-        (at_step, 9, {"balance": "loss", "strategy": "lora", "lora_rank": 2, "ema": 0.9}),  # in stage 2
-        (at_end, 0, {"strategy": "scratch"}),
+        ((at_step, 5), {"balance": "sampler", "jitter": 0.3}),  # in the second epoch of stage 1
+        ((at_write, 6), {"balance": "loss"}),  # while the head of stage 1's second epoch is written, or the next
+        ((at_step, 9), {"balance": "loss", "strategy": "lora", "lora_rank": 2, "ema": 0.9}),  # in stage 2
+        ((at_end, 0), {"strategy": "scratch"}),
     ],
     ids=["step-1", "write", "step-2", "end"],
 )
 def test_a_killed_training_of_labels_goes_on(
     task: str,
-    moment: Callable[[int], None],
-    number: int,
+    when: tuple[Callable[[int], None], int],
     choices: dict[str, Any],
     learn: Train,
     learn_once: Train,
@@ -208,7 +206,7 @@ def test_a_killed_training_of_labels_goes_on(
     tmp_path: Path,
 ) -> None:
     whole = learn_once(task, **choices)
-    killed(moment, number, **tables[task] | HEAD_FIRST | choices)
+    killed(*when, **tables[task] | HEAD_FIRST | choices)
     resumed = learn(task, resume=str(tmp_path / "model.checkpoints"), **choices)
     equal(resumed, whole)
     for name in ("head.safetensors", *["checkpoints/stage_1.safetensors"] * (choices.get("strategy") != "scratch")):

@@ -121,11 +121,7 @@ def trained(**chosen: Any) -> dict[str, Any]:
 )
 @pytest.mark.parametrize("learning_statistics", [False, True], ids=["", "statistics"])
 def test_what_is_trained_and_what_is_not(
-    chosen: dict[str, Any],
-    expected: set[int],
-    learning_statistics: bool,
-    train: Train,
-    tiny: dict[str, Tensor],
+    chosen: dict[str, Any], expected: set[int], learning_statistics: bool, train: Train, tiny: dict[str, Tensor]
 ) -> None:
     run = train(**chosen, freeze_batch_norm=not learning_statistics)
     wanted = set[str]().union(*(LAYERS[number] for number in expected))
