@@ -61,9 +61,7 @@ def run_shard(
 
     Args:
         shard: text of the shard, <number>/<count> first.
-        output: the component's `Output[Dataset]` that the step writes.
-        metrics: its `Output[Metrics]`.
-        step: function of a step module, with its arguments.
+        output: what the step writes.
 
     Returns:
         the Receipt as JSON: KFP collects parameters from a loop, not artifacts.

@@ -48,7 +48,6 @@ def run_trainjob(nodes: Nodes, job: str, api: client.ApiClient | None = None, na
     the step is ended (SIGTERM); where nothing of the step is left to do so, it goes with the step's pod, its owner.
 
     Args:
-        nodes: where to.
         job: argument of kubeface.finetune.node.
         api: of Kubernetes; None for the cluster that this pod is in.
         namespace: of the step's pod; empty for the one that its service account names.

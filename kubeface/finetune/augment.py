@@ -208,8 +208,7 @@ class LabelAwareAugmentation:
 
     Args:
         augmentation: of an image whose labels survive all of it.
-        names: of the L labels.
-        targets: R×L: 1, 0, −1 where not known.
+        targets: of the labels with these names, R×L: 1, 0, −1 where not known.
         rare: R, which of the rows show a rare label: their changes are half as likely and strong again.
     """
 
@@ -237,9 +236,7 @@ class LabelAwareAugmentation:
 def harmful_changes(name: str, shown: bool) -> tuple[str, ...]:
     """The changes that would make this label wrong, by the names that Augmentation has for them.
 
-    Args:
-        name: of the label; one that is not in the tables survives all, but for a side.
-        shown: whether the image shows it.
+    A label that is not in the tables survives all, but for a side.
     """
     sided = ("flip",) if SIDED.search(name) else ()
     return (*sided, *(HIDES.get(name, ()) if shown else FAKES.get(name, ())))

@@ -37,8 +37,6 @@ class FaceCrops(Dataset[tuple[Any, ...]]):
     of them kept.
 
     Args:
-        found: where the images stand.
-        degradation: put on the second crop.
         seed: of augmentation and degradation in training; without augmentation an image is degraded alike always, as
             the evaluation does it.
         augmentation: given in training, None in validation.
@@ -135,9 +133,7 @@ class Batches(Sampler[list[tuple[int, int]]]):
     Call `set_epoch` before each epoch.
 
     Args:
-        found: the training images.
         batch_size: images in a step over all processes.
-        seed: of the order.
         balance: with "sampler" as many images are drawn for an epoch as there are, from every class equally many (or
             one more), and within a class each image equally often (or once more), those that come more often being
             others in each epoch; an image that comes again has AGAIN added to its key's epoch, so that it is

@@ -5,6 +5,7 @@ import copy
 import io
 import logging
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -29,9 +30,7 @@ MODEL_FILE, START_FILE = "model.onnx", "start.onnx"
 class Embedder(nn.Module):
     """Preparation, network and normalisation in one: RGB crops in, unit-length embeddings out, and a head's scores.
 
-    Args:
-        model: what makes embeddings.
-        head: makes scores (N×L, 0…1) of embeddings as the network gives them; None for embeddings alone.
+    The head makes scores (N×L, 0…1) of embeddings as the network gives them; without one there are embeddings alone.
     """
 
     def __init__(self, model: FaceModel, head: nn.Module | None = None) -> None:
@@ -86,11 +85,8 @@ def export_models(
     """Writes model.onnx, and start.onnx with which evaluate compares it; returns what model.json says of them.
 
     Args:
-        model: the fine-tuned one.
-        start: the one it was trained from.
-        folder: where to.
-        faces: as `export_onnx`.
-        heads: the model's and the starting model's, as `export_onnx` has them.
+        model, start: the fine-tuned one, and the one it was trained from.
+        faces, heads: as `export_onnx` has them; a head for each model.
 
     Raises:
         KubefaceError: as `export_onnx`.
@@ -151,7 +147,7 @@ def agreement(path: Path, embedder: Embedder, crops: Tensor) -> list[float]:
 
 
 @contextlib.contextmanager
-def quiet():  # type: ignore[no-untyped-def]
+def quiet() -> Iterator[None]:
     """Without what the exporter tells about itself."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level

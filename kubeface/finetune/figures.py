@@ -38,7 +38,6 @@ def draw_history(history: Sequence[EpochFigures], folder: Path, task: Task = REC
         history: of every epoch; None, or a rate of 0 (what is frozen), leaves a gap, and a figure without any value is
             not written.
         folder: is made where it is not there.
-        task: one of TASKS.
     """
     folder.mkdir(parents=True, exist_ok=True)
     figures = CURVES
@@ -77,8 +76,7 @@ def draw_distribution(before: dict[str, int], after: dict[str, int], path: Path)
     The labels are ordered by how many there are; of more than MOST_BARS the rarest and the commonest are shown.
 
     Args:
-        before: images by label.
-        after: the same labels, among the images drawn.
+        before, after: images by label in the data, and among those drawn.
         path: of the PNG file; its folder is made where it is not there.
     """
     names = sorted(before, key=lambda name: (-before[name], name))

@@ -81,9 +81,7 @@ def assemble(trainer: Trainer, best: Tensors) -> Assembly:
 def score_heads(trainer: Trainer, store: Checkpoints, best: Tensors, initial: Scores) -> tuple[Scores, Scores]:
     """What makes scores of the final model's embeddings, and of the starting one's.
 
-    Args:
-        best: the best epoch's weights.
-        initial: the head at the start, which is all there is from scratch.
+    The latter is the best head of stage 1, from scratch the initial one.
     """
     epoch = trainer.state.best.epoch
     if trainer.state.history[epoch - 1].stage == 1 and 2 in trainer.stages:

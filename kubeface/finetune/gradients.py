@@ -52,7 +52,6 @@ class Gradients:
             batch: this process's share: [clean crops,] crops, labels.
             whole: images of the batch over all processes.
             label: of the epoch, for messages.
-            state: its `accumulate` is the number of parts.
 
         Returns:
             Sum of the losses of this process's images, and how many were right.

@@ -15,12 +15,7 @@ from kubeface.storage.folders import write_json
 
 
 def write_history(folder: Path, history: Sequence[EpochFigures]) -> None:
-    """Writes history.csv and history.json, and the figures of every epoch as TensorBoard events.
-
-    Args:
-        folder: `logs` of the model folder; made.
-        history: of every epoch.
-    """
+    """Makes the folder with history.csv and history.json, and the figures of every epoch as TensorBoard events."""
     folder.mkdir()
     rows = [asdict(epoch) for epoch in history]
     write_json(folder / "history.json", rows)
@@ -37,11 +32,7 @@ def write_history(folder: Path, history: Sequence[EpochFigures]) -> None:
 class Mlflow:
     """Logs a training to the server that MLFLOW_TRACKING_URI names; does nothing where that is not set.
 
-    A server that does not answer costs a warning, not the training.
-
-    Args:
-        settings: what is logged as parameters.
-        main: whether this is the process that logs.
+    A server that does not answer costs a warning, not the training. One process alone logs, the main one.
     """
 
     def __init__(self, settings: Mapping[str, JsonValue], main: bool = True) -> None:

@@ -41,8 +41,6 @@ class ClassificationObjective:
     """One class an image, recognition's people among them: a head with or without margins and cross entropy.
 
     Args:
-        options: head, its margins, label_smoothing, balance.
-        data: what is trained on.
         centres: where the head's class centres start, classes×D; on the device of the training.
     """
 
@@ -77,9 +75,7 @@ class ClassificationObjective:
     def auc(self, evidence: NDArray[np.float32], labels: NDArray[np.int64]) -> float | None:
         """Area under the ROC curve over pairs of the first VERIFIED images; None where pairs are of one kind.
 
-        Args:
-            evidence: of all validation images, those of people who are not trained on among them.
-            labels: the class of each.
+        Those of people who are not trained on are among them.
         """
         if not self.verified:
             return None
@@ -96,12 +92,6 @@ class AttributeObjective:
     Labels that are not known have no loss, and an image's loss is the mean over its known ones.
 
     The head starts at the frequencies of the training images, whatever the embedding.
-
-    Args:
-        options: focal_gamma, balance.
-        data: what is trained on, with `targets`.
-        size: length of the embeddings.
-        device: of the training.
     """
 
     def __init__(self, options: FinetuneOptions, data: TrainingData, size: int, device: torch.device) -> None:
@@ -139,12 +129,7 @@ class AttributeObjective:
         return logits
 
     def auc(self, evidence: NDArray[np.float32], labels: NDArray[np.int64]) -> float | None:
-        """Mean area under the ROC curve over the labels that have both values; None where none has.
-
-        Args:
-            evidence: of all validation images.
-            labels: the row of each.
-        """
+        """Mean area under the ROC curve over the labels that have both values; None where none has."""
         if not np.isfinite(evidence).all():
             return None
         targets = self.targets.cpu().numpy()[labels]
@@ -224,13 +209,10 @@ def positive_weights(positives: NDArray[np.int64], negatives: NDArray[np.int64])
 
 
 def repeat_factors(targets: NDArray[np.int8]) -> NDArray[np.float64]:
-    """How much more often than others each image is to be drawn, N, at least 1.
+    """How much more often than others each image is to be drawn (N, at least 1), given its labels (N×L).
 
     Its rarest positive label asks for it: max(1, √(t / f)) for a label that the share f of the images shows (Gupta et
     al., LVIS, arXiv 1908.03195, section 4.2) with t = RARE.
-
-    Args:
-        targets: N×L of the training images.
     """
     positives, negatives = counts(targets)
     share = positives / np.maximum(positives + negatives, 1)

@@ -26,24 +26,14 @@ NOT_IN_EVERY_RECORD = ("task", "labels", "superresolver")
 
 @dataclass(frozen=True)
 class PromotedModel:
-    """The version of a model that is in force.
-
-    Args:
-        uri: its folder, a path or s3:// address.
-        record: its model.json.
-        files: names of its files.
-    """
+    """The version of a model that is in force: its folder (a path or s3:// address), model.json, and names of files."""
 
     uri: str
     record: ModelRecord
     files: tuple[str, ...]
 
     def trained_with(self, inputs: Mapping[str, JsonValue]) -> bool:
-        """Whether it came of this very training.
-
-        Args:
-            inputs: everything that decides the outcome of a training, by name, as model.json has it.
-        """
+        """Whether it came of this very training: of everything that decides the outcome, as model.json has it."""
         entries = dict(self.record.training.entries())
         entries["guard"] = bool(entries.get("guard"))  # in model.json stands how well it works
         names = {*inputs, *NOT_IN_EVERY_RECORD} - {"identities"}  # the split has them
@@ -89,11 +79,6 @@ def find_promoted(champion: str) -> PromotedModel | None:
 
 def hand_on(promoted: PromotedModel, out: Path, reason: str) -> FinetuneResult:
     """Copies the promoted model to `out`, where model.json says that it was not trained by this run, and why.
-
-    Args:
-        promoted: the model.
-        out: folder to write it to.
-        reason: why nothing is trained, for model.json and the log.
 
     Raises:
         KubefaceError: the weights are not the ones that model.json describes.

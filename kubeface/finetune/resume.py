@@ -21,11 +21,6 @@ NAMES = {
 def open_checkpoints(folder: Path, options: FinetuneOptions, inputs: Inputs) -> Checkpoints:
     """The folder of a training's checkpoints, with the `last` to go on from in it where there is one.
 
-    Args:
-        folder: where they are kept while the training runs.
-        options: where else they are kept, and what to go on from.
-        inputs: of the training.
-
     Raises:
         KubefaceError: checkpoints of a stopped training that nobody asked for, none where some were asked for, or
             those of another training.

@@ -248,16 +248,8 @@ class Trainer:
         state.seconds += time.monotonic() - start
 
     def _step(self, batch: list[Tensor], whole: int, label: str) -> tuple[float, float]:
-        """One step of the optimizer over this process's share of a batch.
-
-        Args:
-            batch: the share: [clean crops,] crops, labels.
-            whole: images of the batch over all processes.
-            label: of the epoch, for messages.
-
-        Returns:
-            Sum of the losses over the whole batch, and how many images were right.
-        """
+        """One step of the optimizer, given this process's share of a batch of `whole` images: [clean crops,] crops,
+        labels. Returns the sum of the losses over the whole batch, and how many images were right."""
         state, options = self.state, self.setup.options
         # What dropout draws depends on the step alone, so that a resumed training draws the same.
         torch.manual_seed(int(keyed_rng(options.seed, "step", len(state.history), state.step).integers(2**62)))

@@ -45,11 +45,8 @@ class TrainingSetup:
     """What a training consists of.
 
     Args:
-        options: with those of the recipe.
         model: the model to start from; its network is trained in place.
-        data: the images.
         degradation: put on training and validation crops.
-        group: the processes that train together.
         workers: DataLoader processes, 0 for none.
     """
 
@@ -75,11 +72,6 @@ class TrainingSetup:
 def read_classified(table: Table, divided: Table, task: Task) -> TrainingData:
     """Images with the person or class of each, for recognition and classes.
 
-    Args:
-        table: aligned table.
-        divided: its split.
-        task: recognition or classes.
-
     Raises:
         KubefaceError: fewer than two people or classes, or a split of another table.
     """
@@ -103,9 +95,7 @@ def read_attributes(table: Table, divided: Table, labels: str, announce: bool) -
 
     Args:
         table: aligned table, with the labels in its groups.
-        divided: its split.
         labels: names of those to learn; empty for all.
-        announce: print how many images there are.
 
     Raises:
         KubefaceError: unknown labels, no labelled image to train on, or a split of another table.

@@ -1,11 +1,12 @@
 """A training in processes of its own: one for each GPU, under a real torchrun."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from kubeface.finetune import launch
+from kubeface.finetune import launch, node
 from kubeface.finetune.launch import Job
 from kubeface.finetune.options import FinetuneOptions, with_recipe
 from kubeface.runtime.errors import KubefaceError
@@ -28,9 +29,38 @@ def test_two_processes_train_the_model_and_hand_on_the_result(
     assert (result.identities, result.rows_out, result.trained) == (3, 12, 1)
     assert (tmp_path / "model" / "model.safetensors").is_file()
     assert capfd.readouterr().out.count("epoch 1") == 1  # of two processes, one tells
-    with pytest.raises(KubefaceError, match="batch_size is 3: it must be a multiple of the 2 processes"):
-        odd = options.model_copy(update={"batch_size": 3})
-        launch.launch(job.model_copy(update={"out": tmp_path / "other", "options": odd}))
+
+
+def test_processes_that_fail_end_with_their_first_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Those that follow come from processes that it left alone; without one it is the exit code that is told."""
+    torchrun, said = tmp_path / "python", tmp_path / "said"
+    torchrun.write_text(f"#!/bin/sh\ncat {said}\nexit 3\n")
+    torchrun.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(torchrun))
+    job = Job(aligned="a", split="s", out=tmp_path / "model", options=FinetuneOptions())
+    for text, expected in (
+        ("epoch 1\n  error: batch_size is 3\nerror: gone\n", "batch_size is 3"),
+        ("epoch 1\n", "fine-tuning in 2 processes ended with exit code 3: see the log"),
+    ):
+        said.write_text(text)
+        with pytest.raises(KubefaceError) as caught:
+            launch.run_torchrun(2, job)
+        assert str(caught.value) == expected
+        assert capfd.readouterr().out == text
+
+
+def test_a_node_ends_with_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TERMINATION_LOG", str(tmp_path / "log"))
+    options = FinetuneOptions(device="cpu")
+    job = Job(aligned="/nowhere", split="/nowhere", out=tmp_path / "model", options=options, result="r.json")
+    with pytest.raises(SystemExit) as caught:
+        node.work(job.text())
+    said = capsys.readouterr().err
+    assert caught.value.code == 1 and said.startswith("error: /nowhere") and said.count("\n") == 1
 
 
 def test_one_processor_or_gpu_is_trained_on_in_this_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

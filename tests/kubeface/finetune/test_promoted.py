@@ -80,9 +80,21 @@ def test_another_training_is_done(change: dict[str, Any], train: Train, home: Pa
     assert again.result.trained == 1 and record_of(again).trained
 
 
-def test_a_training_of_another_split_is_done(train: Train, home: Path, aligned_table: Path, tmp_path: Path) -> None:
-    divided = splitting(aligned_table, tmp_path / "split", {"s1": "ttv", "s3": "ttv"})
-    assert train("again", champion=str(home), split=divided).result.trained == 1
+@pytest.mark.parametrize(
+    ("parts", "choices"),
+    [
+        ({"s1": "ttv", "s3": "ttv"}, {}),
+        ({"s1": "h", "s3": "ttv", "s5": "ttv"}, {"decision": "keep"}),  # somebody whom it knows is held out
+        ({"s1": "ttv", "s3": "ttv"}, {"decision": "keep", "task": "classes"}),  # it may know the images held out
+    ],
+    ids=["train", "people", "classes"],
+)
+def test_a_training_of_another_split_is_done(
+    parts: dict[str, str], choices: dict[str, Any], train: Train, home: Path, aligned_table: Path, tmp_path: Path
+) -> None:
+    assert json.loads((home / VERSION / "identities.json").read_text("utf-8")) == ["s1", "s3", "s5"]
+    divided = splitting(aligned_table, tmp_path / "split", parts)
+    assert train("again", champion=str(home), split=divided, **choices).result.trained == 1
 
 
 def test_keep_hands_on_whatever_the_options(
@@ -92,24 +104,6 @@ def test_keep_hands_on_whatever_the_options(
     assert kept.result.trained == 0 and kept.result.best_epoch == first.result.best_epoch
     assert record_of(kept).reason == "the data have not changed enough for another training"
     assert "finetune: hands on" in capsys.readouterr().out
-
-
-def test_a_model_is_not_kept_where_people_are_held_out_that_it_knows(
-    train: Train, home: Path, aligned_table: Path, tmp_path: Path
-) -> None:
-    known = json.loads((home / VERSION / "identities.json").read_text("utf-8"))
-    assert len(known) > 2
-    divided = splitting(aligned_table, tmp_path / "split", {name: "h" if name == known[0] else "ttv" for name in known})
-    assert train("again", champion=str(home), decision="keep", split=divided).result.trained == 1
-
-
-def test_a_classifier_is_not_kept_where_other_images_are_held_out(
-    train: Train, home: Path, aligned_table: Path, tmp_path: Path
-) -> None:
-    """It may have been trained on them."""
-    divided = splitting(aligned_table, tmp_path / "split", {"s1": "ttv", "s3": "ttv"})
-    kept = train("again", champion=str(home), decision="keep", split=divided, task="classes")
-    assert kept.result.trained == 1
 
 
 @pytest.mark.parametrize("champion", ["", "models"])
