@@ -78,7 +78,7 @@ def as_rgb(tensor: Tensor) -> RGB:
 # --- places ---------------------------------------------------------------------------------------------------------
 
 
-def test_places_name_the_right_rows(small_groups: Table, found: RowIndex) -> None:
+def test_row_index_names_the_right_rows(small_groups: Table, found: RowIndex) -> None:
     labels = labelled(small_groups)
     stored = small_groups.columns(["image_id"])["image_id"].to_pylist()
     assert [place.image_id for place in found] == [i for i in stored if i in labels]
@@ -91,7 +91,7 @@ def test_places_name_the_right_rows(small_groups: Table, found: RowIndex) -> Non
     assert len({place.shard for place in found}) > 2
 
 
-def test_places_in_one_row_group(aligned_table: Path) -> None:
+def test_row_index_within_one_row_group(aligned_table: Path) -> None:
     table = Table(aligned_table, "aligned")
     stored = table.columns(["image_id"])["image_id"].to_pylist()
     found = row_index(table, {stored[7]: 3, stored[2]: 1, "unknown": 5})
@@ -99,7 +99,7 @@ def test_places_in_one_row_group(aligned_table: Path) -> None:
     assert found.group_starts().tolist() == [0, 2]
 
 
-def test_places_of_nobody(small_groups: Table) -> None:
+def test_row_index_of_nobody(small_groups: Table) -> None:
     assert list(row_index(small_groups, {})) == []
 
 
@@ -111,7 +111,7 @@ def test_row_groups_of_two_shards_are_told_apart() -> None:
     assert found[1] == FaceLocation("x", 0, Path("b"), 0, 6)
 
 
-def test_places_are_light(tmp_path: Path) -> None:
+def test_row_index_is_light(tmp_path: Path) -> None:
     """Ten thousand images take no more memory than their ids and four numbers each, and an epoch's order two."""
     with TableWriter(tmp_path / "many", "aligned", "test", {}) as writer:
         for number in range(10_000):
@@ -202,12 +202,14 @@ def test_number_of_workers_changes_nothing(found: RowIndex, augmented: bool) -> 
         assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
-def test_at_most_a_window_of_row_groups_is_kept(found: RowIndex, monkeypatch: pytest.MonkeyPatch) -> None:
-    reads: Counter[tuple[str, int]] = Counter()
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[tuple[str, int]]:
+    """How often each row group of each shard was read."""
+    counted: Counter[tuple[str, int]] = Counter()
 
     class Counting(pq.ParquetFile):  # type: ignore[misc]  # pyarrow is untyped
         def read_row_group(self, group: int, **options: object) -> object:
-            reads[self.name, group] += 1
+            counted[self.name, group] += 1
             return super().read_row_group(group, **options)
 
         def __init__(self, path: Path, **options: object) -> None:
@@ -215,6 +217,10 @@ def test_at_most_a_window_of_row_groups_is_kept(found: RowIndex, monkeypatch: py
             super().__init__(path, **options)
 
     monkeypatch.setattr(pq, "ParquetFile", Counting)
+    return counted
+
+
+def test_at_most_a_window_of_row_groups_is_kept(found: RowIndex, reads: Counter[tuple[str, int]]) -> None:
     crops = FaceCrops(found, Degradation(), 0)
     assert len(found) > WINDOW
     for index in range(len(found)):
@@ -231,20 +237,12 @@ def test_at_most_a_window_of_row_groups_is_kept(found: RowIndex, monkeypatch: py
     assert sum(reads.values()) == len(found) + 2
 
 
-def test_an_epoch_reads_each_row_group_once(found: RowIndex, monkeypatch: pytest.MonkeyPatch) -> None:
-    opened: list[Path] = []
-
-    class Counting(pq.ParquetFile):  # type: ignore[misc]  # pyarrow is untyped
-        def __init__(self, path: Path, **options: object) -> None:
-            opened.append(path)
-            super().__init__(path, **options)
-
-    monkeypatch.setattr(pq, "ParquetFile", Counting)
+def test_an_epoch_reads_each_row_group_once(found: RowIndex, reads: Counter[tuple[str, int]]) -> None:
     crops = FaceCrops(found, Degradation(), 0)
     for batch in Batches(found, 4, 0):
         for key in batch:
             crops[key]
-    assert len(opened) == len({(place.shard, place.group) for place in found})
+    assert set(reads.values()) == {1} and len(reads) == len({(place.shard, place.group) for place in found})
 
 
 @pytest.mark.parametrize("degrade", [0.0, 0.3, 1.0])
@@ -293,7 +291,7 @@ def test_an_image_alone_in_its_row_group_mixes_with_itself(aligned_table: Path) 
     assert torch.equal(clean, FaceCrops(one, Degradation(), 0)[0, 1][0])
 
 
-def test_the_student_alone_sees_the_poor_camera(found: RowIndex) -> None:
+def test_only_the_students_crop_is_degraded(found: RowIndex) -> None:
     """Its crop is the teacher's in grey, and then degraded."""
     both = Augmentation(flip=1.0)
     crops = FaceCrops(found, Degradation.parse("blur:1"), 0, Augmentation(flip=1.0, cutout=1.0))

@@ -144,7 +144,7 @@ def structure(crops: list[RGB], kind: str = "none") -> Tensor:
     return fine_structure((torch.from_numpy(stacked).permute(0, 3, 1, 2).float() - 127.5) / 128)
 
 
-def test_a_photographs_border_in_few_crops_hardly_misleads_the_gate(crops: list[RGB]) -> None:
+def test_sharp_borders_of_low_resolution_crops_hardly_mislead_the_gate(crops: list[RGB]) -> None:
     """A black border, as of a face at the edge of its photograph, is sharp however few pixels the face has."""
     few = Degradation.parse("lowres:14")
     bad = np.stack([few(crop, "test", number) for number, crop in enumerate(crops)])
@@ -193,7 +193,7 @@ def test_structure_batch_by_batch(crops: list[RGB]) -> None:
     torch.testing.assert_close(fine_structure_of([images[:4], images[4:]]), fine_structure(images))
 
 
-def test_a_guarded_training_keeps_its_start_for_good_pictures(
+def test_a_guarded_training_keeps_its_start_for_clean_crops(
     train: Train, tiny: dict[str, Tensor], crops: list[RGB]
 ) -> None:
     run = train(**FULL, guard=True, wise_ft=0.5)

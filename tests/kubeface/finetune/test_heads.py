@@ -122,13 +122,13 @@ def theirs_and_ours(theirs: torch.nn.Module, head: torch.nn.Module) -> None:
 
 @pytest.mark.parametrize("margin", [0.0, 0.1, 0.5, 1.2])
 @pytest.mark.parametrize("scale", [4.0, 64.0])
-def test_arcface_is_theirs(margin: float, scale: float) -> None:
+def test_arcface_matches_pytorch_metric_learning(margin: float, scale: float) -> None:
     theirs = ArcFaceLoss(5, 8, margin=math.degrees(margin), scale=scale)
     theirs_and_ours(theirs, make_head("arcface", centres(), scale, margin))
 
 
 @pytest.mark.parametrize("margin", [0.1, 0.35])
-def test_cosface_is_theirs(margin: float) -> None:
+def test_cosface_matches_pytorch_metric_learning(margin: float) -> None:
     theirs_and_ours(CosFaceLoss(5, 8, margin=margin, scale=8.0), make_head("cosface", centres(), 8.0, margin))
 
 
@@ -137,7 +137,7 @@ def test_no_margin_is_their_normalized_softmax() -> None:
 
 
 @pytest.mark.parametrize("sub_centers", [2, 3])
-def test_sub_centers_are_theirs(sub_centers: int) -> None:
+def test_sub_centers_match_pytorch_metric_learning(sub_centers: int) -> None:
     head = make_head("arcface", centres(), 8.0, 0.5, sub_centers=sub_centers)
     with torch.no_grad():  # far apart, so that the second and third win too
         head.get_parameter("weight").copy_(centres(5 * sub_centers, 8, seed=3))

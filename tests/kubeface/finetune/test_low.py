@@ -201,7 +201,7 @@ def test_a_network_enlarges_what_is_trained_on(train: Train, network: Path, alig
     assert not (runs[0].folder / "superresolution.onnx").exists()
 
 
-def test_bicubic_is_what_there_was(aligned_table: Path) -> None:
+def test_bicubic_enlarger_is_the_default(aligned_table: Path) -> None:
     crop = decode_rgb(next(Table(aligned_table, "aligned").row_groups(["image"]))[0]["image"])
     np.testing.assert_array_equal(
         Degradation.parse("lowres:14", Enlarger())(crop), Degradation.parse("lowres:14")(crop)

@@ -79,7 +79,7 @@ def test_focal_without_gamma_is_cross_entropy(seed: int) -> None:
 
 
 @given(st.integers(0, 10_000), st.floats(0.1, 5))
-def test_focal_loss_is_the_papers(seed: int, gamma: float) -> None:
+def test_focal_loss_by_the_formula(seed: int, gamma: float) -> None:
     logits, targets, weights = tensors(seed)
     p = logits.double().sigmoid()
     p = torch.where(targets == 1, p, 1 - p)
@@ -89,7 +89,7 @@ def test_focal_loss_is_the_papers(seed: int, gamma: float) -> None:
 
 @pytest.mark.parametrize("logit", [-200.0, 200.0])
 @pytest.mark.parametrize("target", [0.0, 1.0])
-def test_focal_loss_of_the_surest_is_finite(logit: float, target: float) -> None:
+def test_focal_loss_of_confident_logits_is_finite(logit: float, target: float) -> None:
     logits = torch.tensor([[logit]], requires_grad=True)
     loss = focal_loss(logits, torch.tensor([[target]]), 2.0, torch.ones(1)).sum()
     loss.backward()
@@ -212,14 +212,14 @@ def change(name: str, value: int, rare: bool = False) -> Augmentation:
         ("Bright", set(), set()),
     ],
 )
-def test_what_labels_do_not_stand(name: str, shown: set[str], not_shown: set[str]) -> None:
+def test_changes_that_falsify_a_label_are_left_out(name: str, shown: set[str], not_shown: set[str]) -> None:
     for value, off in ((1, shown), (0, not_shown), (-1, set())):
         found = change(name, value)
         assert {kind for kind in KINDS if getattr(found, kind) == 0} == off
         assert {getattr(found, kind) for kind in KINDS if kind not in off} == {0.4}
 
 
-def test_the_tables_name_changes_that_there_are() -> None:
+def test_tables_of_harmful_changes_name_known_ones() -> None:
     assert {kind for kinds in (*HIDES.values(), *FAKES.values(), STRONG) for kind in kinds} <= set(KINDS)
 
 

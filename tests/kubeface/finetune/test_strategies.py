@@ -45,18 +45,8 @@ def options_of(**chosen: Any) -> FinetuneOptions:
 
 
 @pytest.mark.parametrize("name", BACKBONES)
-def test_every_parameter_is_in_one_layer(name: str) -> None:
-    with torch.device("meta"):
-        network = backbone_named(name).build()
-    found = layers(network)
-    own = [id(p) for layer in found for module in layer for p in module.parameters(recurse=False)]
-    assert sorted(own) == sorted(id(p) for p in network.parameters())
-    assert [sum(isinstance(module, WEIGHTED) for module in layer) for layer in found] == [1] * len(found)
-
-
-@pytest.mark.parametrize("name", BACKBONES)
 def test_layers_are_in_the_order_of_use(name: str) -> None:
-    """But for the convolution beside a block, which stands behind it; and all of them learn."""
+    """But for the convolution beside a block, which stands behind it; all of them learn, each parameter in one."""
     known = backbone_named(name)
     with torch.device("meta"):  # without numbers, in a hundredth of the time
         network, images = known.build().train(), torch.empty(2, 3, *[known.preprocessing.size] * 2)
@@ -65,8 +55,12 @@ def test_layers_are_in_the_order_of_use(name: str) -> None:
         module.register_forward_hook(lambda module, *_: used.append(module))
     network(images).square().sum().backward()
     assert not [key for key, p in network.named_parameters() if p.requires_grad and p.grad is None]
+    by_layer = layers(network)
+    own = [id(p) for layer in by_layer for module in layer for p in module.parameters(recurse=False)]
+    assert sorted(own) == sorted(id(p) for p in network.parameters())
+    assert [sum(isinstance(module, WEIGHTED) for module in layer) for layer in by_layer] == [1] * len(by_layer)
     names = {id(module): key for key, module in network.named_modules()}
-    found = [names[id(m)] for layer in layers(network) for m in layer if isinstance(m, WEIGHTED)]
+    found = [names[id(m)] for layer in by_layer for m in layer if isinstance(m, WEIGHTED)]
     order = [names[id(m)] for m in used if isinstance(m, WEIGHTED)]
     assert sorted(found) == sorted(order)
     assert len(found) >= 4
@@ -77,11 +71,11 @@ def test_layers_are_in_the_order_of_use(name: str) -> None:
     assert straight(found) == straight(order)
     # A layer's norms and activations are used before the next layer.
     place = {id(module): number for number, module in enumerate(used)}
-    for layer in layers(network):
-        own = [m for m in layer if id(m) in place and not list(m.children())]
-        first = next(m for m in own if isinstance(m, WEIGHTED))
-        if "downsample" not in names[id(first)] and layer is not layers(network)[0]:
-            assert all(place[id(m)] >= place[id(first)] for m in own)
+    for layer in by_layer[1:]:
+        leaves = [m for m in layer if id(m) in place and not list(m.children())]
+        first = next(m for m in leaves if isinstance(m, WEIGHTED))
+        if "downsample" not in names[id(first)]:
+            assert all(place[id(m)] >= place[id(first)] for m in leaves)
 
 
 def test_a_scale_that_a_block_owns_goes_with_the_end_of_the_block() -> None:
@@ -202,7 +196,7 @@ def test_lora_becomes_plain_weights(train: Train, tiny: dict[str, Tensor]) -> No
 
 
 @pytest.mark.parametrize(("targets", "expected"), [("8", {"8.weight"}), ("[03]", {"0.weight", "3.weight"})])
-def test_lora_goes_where_it_is_told(targets: str, expected: set[str], train: Train, tiny: dict[str, Tensor]) -> None:
+def test_lora_targets(targets: str, expected: set[str], train: Train, tiny: dict[str, Tensor]) -> None:
     run = train(strategy="lora", lora_rank=2, lora_targets=targets, lr=1e-2, epochs=1)
     assert changed(run.weights, tiny) == expected
 
