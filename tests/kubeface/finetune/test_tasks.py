@@ -118,7 +118,7 @@ def test_stage_1_stops_early_and_stage_2_begins(learn: Train, task: str) -> None
         {"strategy": "lora", "lora_rank": 2},
         {"strategy": "full", "frozen_layers": 1, "ema": 0.5},
         {"strategy": "head_only"},
-        {"strategy": "scratch", "freeze_batch_norm": False, "onnx": True},
+        {"strategy": "scratch", "freeze_batch_norm": False, "onnx": True, "seed": 1},
     ],
     ids=lambda choices: choices["strategy"],
 )
@@ -126,7 +126,12 @@ def test_strategies(
     learn: Train, tiny: dict[str, Tensor], task: str, choices: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     starts: list[FaceModel] = []
-    monkeypatch.setattr(model_folder, "export_models", lambda _, start, *__: starts.append(start) or OnnxRecord())
+
+    def exported(_: FaceModel, start: FaceModel, *__: Any) -> OnnxRecord:
+        starts.append(start)
+        return OnnxRecord()
+
+    monkeypatch.setattr(model_folder, "export_models", exported)
     found = learn(task, keep_checkpoints=0, **choices)
     strategy = choices["strategy"]
     assert [row["stage"] for row in found.history] == {"scratch": [2, 2], "head_only": [1, 1]}.get(
