@@ -6,21 +6,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from kubeface.plan.parameters import PIPELINES
+from kubeface.plan.parameters import PIPELINES, parameters_of
 from kubeface.records.tasks import Task
-from kubeface.runtime.errors import require
 
 FACE_FINETUNING, FACE_ATTRIBUTES, IMAGE_CLASSIFICATION = "face-finetuning", "face-attributes", "image-classification"
 LOW_RESOLUTION = "low-resolution"
 TASKS: Mapping[str, Task] = {name: kind.task for name, kind in PIPELINES.items()}
 BUILD = Path("build")
-
-
-def require_pipeline(name: str) -> None:
-    """Raises:
-    KubefaceError: there is no pipeline of this name.
-    """
-    require(name in TASKS, f"pipeline '{name}' is unknown: use one of {', '.join(TASKS)}")
 
 
 def load(name: str) -> Any:
@@ -29,7 +21,7 @@ def load(name: str) -> Any:
     Raises:
         KubefaceError: there is none of this name.
     """
-    require_pipeline(name)
+    parameters_of(name)
     module = name.replace("-", "_")
     return getattr(importlib.import_module(f"pipelines.{module}"), module)
 
@@ -40,7 +32,7 @@ def package_of(name: str) -> Path:
     Raises:
         KubefaceError: there is none of this name.
     """
-    require_pipeline(name)
+    parameters_of(name)
     return BUILD / f"{name}.yaml"
 
 

@@ -25,6 +25,8 @@ REGISTRY = "localhost/kubeface"
 RECORD = Path("build/images.json")
 BASE = "base"  # what the others start from; no step
 ENGINES = ("docker", "podman")
+# Variables that a container gets of this process.
+HANDED_ON = ("S3_ENDPOINT", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "KUBEFACE_WEIGHTS_MIRROR")
 USER = 10001  # of the images; see their Dockerfiles
 LABELS = "org.opencontainers.image"  # OCI image specification, annotations.md
 
@@ -194,38 +196,6 @@ def push(images: Images, engine: str) -> Iterator[tuple[str, Image]]:
         yield step, image.model_copy(update={"digest": pushed})
 
 
-def run_container(
-    step: str, arguments: Sequence[str], engine: str, image: str, data: Path, network: str = "none"
-) -> int:
-    """Runs a step's command line in its container, as it would be run on a cluster.
-
-    The root file system is read-only, the user is not root, no capability is left, and there is no network unless it
-    is asked for. The command starts in /data, a folder of this machine, with the S3 settings of the environment.
-
-    Args:
-        step: name of the step.
-        arguments: its command line, with paths relative to that folder.
-        engine: docker or podman.
-        image: full name of the image.
-        data: the folder.
-        network: none, host, or another that the engine knows.
-
-    Returns:
-        the command's exit code.
-    """
-    command = [engine, "run", "--rm", "--read-only", "--tmpfs=/tmp", "--cap-drop=all", "--workdir=/data"]
-    command += [
-        "--security-opt=no-new-privileges",
-        "--security-opt=label=disable",
-        f"--network={network}",
-        f"--volume={data.resolve()}:/data",
-    ]
-    command += _as_me(engine, data)
-    for name in ("S3_ENDPOINT", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "KUBEFACE_WEIGHTS_MIRROR"):
-        command += ["--env", name] if name in os.environ else []  # by name: no key among a process's arguments
-    return subprocess.run([*command, image, "python", "-m", "kubeface", step, *arguments]).returncode
-
-
 def _as_me(engine: str, data: Path) -> list[str]:
     """Options with which the caller owns what the container writes; root becomes the image's own user, to whom the
     folder must be open."""
@@ -267,19 +237,6 @@ def _record(path: Path, images: Iterator[tuple[str, Image]]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, {name: entry.model_dump() for name, entry in sorted((known | {step: image}).items())})
         print(f"{step}: {image.pinned if image.digest else image.image}, {image.size / 1e6:.0f} MB")
-
-
-def _recorded(record: Path, steps: Sequence[str], registry: str, tag: str) -> Images:
-    """The images of some steps in a file, when they have the names that registry and tag give.
-
-    Raises:
-        KubefaceError: one was not built under this name.
-    """
-    images = read_images(record)
-    for step in steps:
-        name = f"{registry}/{step}:{tag}"
-        require(step in images and images[step].image == name, f"{name} was not built: run 'make images' first")
-    return {step: images[step] for step in steps}
 
 
 def build_images(
@@ -325,8 +282,11 @@ def push_images(
     Raises:
         KubefaceError: no engine answers, an image was not built, or the registry refuses.
     """
-    chosen = find_engine(engine)
-    _record(record, push(_recorded(record, step.split() or all_steps(), registry, tag or commit()), chosen))
+    chosen, images = find_engine(engine), read_images(record)
+    names = {one: f"{registry}/{one}:{tag or commit()}" for one in step.split() or all_steps()}
+    for one, name in names.items():
+        require(one in images and images[one].image == name, f"{name} was not built: run 'make images' first")
+    _record(record, push({one: images[one] for one in names}, chosen))
 
 
 def run_step(
@@ -338,7 +298,10 @@ def run_step(
     data: Path = Path(),
     network: str = "none",
 ) -> None:
-    """Runs one step in its container, and ends with its exit code.
+    """Runs one step in its container, as it would be run on a cluster, and ends with its exit code.
+
+    The root file system is read-only, the user is not root, no capability is left, and there is no network unless it
+    is asked for. The S3 settings are those of the environment.
 
     Args:
         step: Name of the step.
@@ -356,6 +319,11 @@ def run_step(
     require(data.is_dir(), f"{data} is no folder: name one with --data (DATA= of make)")
     image = f"{registry}/{step}:{tag or commit()}"
     _inspect(chosen, image, "{{.Id}}")
-    code = run_container(step, arguments, chosen, image, data, network)
+    command = [chosen, "run", "--rm", "--read-only", "--tmpfs=/tmp", "--cap-drop=all", "--workdir=/data"]
+    command += ["--security-opt=no-new-privileges", "--security-opt=label=disable", f"--network={network}"]
+    command += [f"--volume={data.resolve()}:/data", *_as_me(chosen, data)]
+    for name in HANDED_ON:
+        command += ["--env", name] if name in os.environ else []  # by name: no key among a process's arguments
+    code = subprocess.run([*command, image, "python", "-m", "kubeface", step, *arguments]).returncode
     if code:
         raise SystemExit(code)

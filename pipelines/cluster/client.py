@@ -18,46 +18,41 @@ import kfp
 import kfp_server_api
 import urllib3
 from kfp.client import ServiceAccountTokenVolumeCredentials
-from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
 from kubeface.runtime.errors import KubefaceError
 from pipelines.cluster.kubectl import Kubectl, one_line, program
 
 CONNECT_SECONDS, READ_SECONDS, FORWARD_SECONDS = 5.0, 30.0, 20.0
 SERVICE, PORT = "ml-pipeline", 8888  # of KFP's API: manifests/kustomize/base/pipeline in kubeflow/pipelines
+ACCOUNT_VARIABLE = "KFP_SERVICE_ACCOUNT"
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")  # there in every pod that has an account
-VARIABLES = {
-    "host": "KFP_HOST",
-    "namespace": "KFP_NAMESPACE",
-    "system_namespace": "KFP_SYSTEM_NAMESPACE",
-    "token": "KFP_TOKEN",
-    "cookie": "KFP_COOKIE",
-    "ca": "KFP_CA",
-    "ui": "KFP_UI",
-    "service_account": "KFP_SERVICE_ACCOUNT",
-    "kubeconfig": "KUBECONFIG",
-    "context": "KUBE_CONTEXT",
-}
 
 
 class Cluster(BaseModel):
-    """Address and credentials of Kubeflow Pipelines; every field has a variable of the environment (VARIABLES).
+    """Address and credentials of Kubeflow Pipelines; every field has a variable of the environment.
 
     Without a host it is the cluster's service if this runs in a pod, else a port that kubectl forwards.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, populate_by_name=True)
 
-    host: str = ""  # URL of the API, the one that ends in /pipeline behind Kubeflow's dashboard
-    namespace: str = "kubeface"  # of the runs, where KFP serves several (a profile's)
-    system_namespace: str = "kubeflow"  # that KFP itself is installed in
-    token: SecretStr = SecretStr("")
-    cookie: SecretStr = SecretStr("")  # name=value, as Dex's session in a browser
-    ca: str = ""  # PEM file of the authority that signed the server's certificate
-    ui: str = ""  # URL of the pages, where it is not the API's
-    service_account: str = "kubeface-runner"  # of the steps; empty for KFP's own
-    kubeconfig: str = ""
-    context: str = ""
+    # URL of the API, the one that ends in /pipeline behind Kubeflow's dashboard.
+    host: str = Field(default="", validation_alias="KFP_HOST")
+    # Of the runs, where KFP serves several (a profile's); and the one that KFP itself is installed in.
+    namespace: str = Field(default="kubeface", validation_alias="KFP_NAMESPACE")
+    system_namespace: str = Field(default="kubeflow", validation_alias="KFP_SYSTEM_NAMESPACE")
+    token: SecretStr = Field(default=SecretStr(""), validation_alias="KFP_TOKEN")
+    cookie: SecretStr = Field(
+        default=SecretStr(""), validation_alias="KFP_COOKIE"
+    )  # name=value, as Dex's session in a browser
+    ca: str = Field(
+        default="", validation_alias="KFP_CA"
+    )  # PEM file of the authority that signed the server's certificate
+    ui: str = Field(default="", validation_alias="KFP_UI")  # URL of the pages, where it is not the API's
+    service_account: str = Field(default="kubeface-runner", validation_alias=ACCOUNT_VARIABLE)  # of the steps
+    kubeconfig: str = Field(default="", validation_alias="KUBECONFIG")
+    context: str = Field(default="", validation_alias="KUBE_CONTEXT")
 
     @field_validator("host", "ui")
     @classmethod
@@ -91,15 +86,15 @@ class Cluster(BaseModel):
             KubefaceError: a variable cannot be used; it is named, its value is not shown.
         """
         variables = os.environ if environment is None else environment
-        fields = {field: variables[name] for field, name in VARIABLES.items() if name in variables}
-        if fields.get("service_account") != "":
-            fields = {field: value for field, value in fields.items() if value}
+        known = [str(field.validation_alias) for field in cls.model_fields.values()]
+        given = {name: variables[name] for name in known if variables.get(name)}
+        if variables.get(ACCOUNT_VARIABLE) == "":  # KFP's own account
+            given[ACCOUNT_VARIABLE] = ""
         try:
-            return cls.model_validate(fields)
+            return cls.model_validate(given)
         except ValidationError as error:
             first = error.errors()[0]
-            text = first["msg"].removeprefix("Value error, ")
-            raise KubefaceError(f"{VARIABLES[str(first['loc'][0])]}: {text}") from None
+            raise KubefaceError(f"{first['loc'][0]}: {first['msg'].removeprefix('Value error, ')}") from None
 
     def kubectl(self) -> Kubectl:
         """kubectl for this cluster."""

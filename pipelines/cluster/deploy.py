@@ -5,10 +5,10 @@ from pathlib import Path
 from kubeface.runtime.errors import require
 from pipelines.build.catalogue import TASKS, package_of
 from pipelines.build.images import RECORD
-from pipelines.cluster.client import Client, Cluster, connect
+from pipelines.cluster.client import Cluster, connect
 from pipelines.cluster.deployment import apply_objects, delete_objects, difference
 from pipelines.cluster.manifests import find_overlay, namespace_of, render, render_pinned
-from pipelines.cluster.versions import Package, find_version, read_package, upload
+from pipelines.cluster.versions import find_version, read_package, upload
 
 
 def deploy(
@@ -47,24 +47,13 @@ def deploy(
     with connect(cluster) as client:
         if dry_run:
             print(*difference(kubectl, objects, force), sep="\n")
-            _print_missing(client, packages)
+            for one in packages:
+                known = find_version(client, one)
+                print(f"pipeline {one.version} {'is there already' if known else 'would be uploaded'}")
             return
         print(*apply_objects(kubectl, objects, force).lines(), sep="\n")
-        upload_all(client, packages)
-
-
-def upload_all(client: Client, packages: list[Package]) -> None:
-    """Uploads compiled pipelines, and prints which of them are new."""
-    for package in packages:
-        version = upload(client, package)
-        print(f"pipeline {package.version} {'uploaded' if version.is_new else 'is there already'}")
-
-
-def _print_missing(client: Client, packages: list[Package]) -> None:
-    for package in packages:
-        print(
-            f"pipeline {package.version} {'is there already' if find_version(client, package) else 'would be uploaded'}"
-        )
+        for one in packages:
+            print(f"pipeline {one.version} {'uploaded' if upload(client, one).is_new else 'is there already'}")
 
 
 def undeploy(*, overlay: str = "dev", namespace: str = "", with_data: bool = False) -> None:

@@ -76,16 +76,16 @@ def kinds(kubectl: Kubectl) -> dict[tuple[str, str], Kind]:
     return known
 
 
-def unknown_kinds(kubectl: Kubectl, objects: Iterable[Object]) -> list[str]:
-    """The kinds among some objects that the cluster does not know, as `TrainJob (trainer.kubeflow.org/v1alpha1)`."""
-    known = kinds(kubectl)
-    return sorted(
-        {
-            f"{item['kind']} ({item['apiVersion']})"
-            for item in objects
-            if (item["apiVersion"], item["kind"]) not in known
-        }
-    )
+def unknown_kinds(known: Collection[tuple[str, str]], objects: Iterable[Object]) -> list[str]:
+    """The kinds among some objects that a cluster does not know, as `TrainJob (trainer.kubeflow.org/v1alpha1)`."""
+    found = {(item["apiVersion"], item["kind"]) for item in objects}
+    return sorted(f"{kind} ({version})" for version, kind in found if (version, kind) not in known)
+
+
+def require_known(known: Collection[tuple[str, str]], objects: Iterable[Object]) -> None:
+    """Raises KubefaceError unless a cluster knows the kinds of all objects."""
+    missing = ", ".join(unknown_kinds(known, objects))
+    require(not missing, f"the cluster does not know {missing}: install what brings it, or choose another overlay")
 
 
 def live(kubectl: Kubectl, names: Collection[Name]) -> dict[Name, Object]:
@@ -136,11 +136,7 @@ def apply_objects(kubectl: Kubectl, objects: list[Object], force: bool = False) 
             then stays and is listed; the next deployment goes on from there.
     """
     namespace, wanted = namespace_of(objects), {Name.of(item): item for item in objects}
-    missing = unknown_kinds(kubectl, objects)
-    require(
-        not missing,
-        f"the cluster does not know {', '.join(missing)}: install what brings it, or choose another overlay",
-    )
+    require_known(kinds(kubectl), objects)
     before, listed = live(kubectl, wanted), inventory(kubectl, namespace)
     foreign = _foreign_namespaces(before, listed)
     wanted = {name: item for name, item in wanted.items() if name not in foreign}
@@ -247,7 +243,7 @@ def difference(kubectl: Kubectl, objects: list[Object], force: bool = False) -> 
         KubefaceError: the cluster does not know a kind, would refuse an object, or does not answer.
     """
     namespace, wanted = namespace_of(objects), {Name.of(item): item for item in objects}
-    missing = unknown_kinds(kubectl, objects)
+    missing = unknown_kinds(kinds(kubectl), objects)
     known = {name: item for name, item in wanted.items() if f"{name.kind} ({name.api_version})" not in missing}
     lines = [f"unknown to the cluster: {kind}" for kind in missing]
     before, listed = live(kubectl, known), inventory(kubectl, namespace)

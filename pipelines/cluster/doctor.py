@@ -9,15 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import kfp_server_api
-import urllib3
-
 from kubeface.runtime.errors import KubefaceError, require
 from kubeface.storage import objects
 from pipelines.build.images import RECORD, read_images
 from pipelines.build.pinning import pin
-from pipelines.cluster.client import SERVICE, Cluster, connect, request_error
-from pipelines.cluster.deployment import Kind, kinds, live
+from pipelines.cluster.client import SERVICE, Cluster, connect
+from pipelines.cluster.deployment import Kind, kinds, live, require_known
 from pipelines.cluster.kubectl import Kubectl, one_line
 from pipelines.cluster.manifests import Name, Object, find_overlay, namespace_of, render
 from pipelines.cluster.secret import SECRETS
@@ -118,12 +115,7 @@ class Doctor:
         require(not done.returncode, one_line(done.stderr))
         versions = json.loads(done.stdout)
         self.known = kinds(self.kubectl)
-        unknown = {(item["apiVersion"], item["kind"]) for item in self.objects} - self.known.keys()
-        require(
-            not unknown,
-            f"does not know {', '.join(f'{kind} ({version})' for version, kind in sorted(unknown))}: install what "
-            "brings it, or choose another overlay",
-        )
+        require_known(self.known, self.objects)
         server, client = (versions[name]["gitVersion"] for name in ("serverVersion", "clientVersion"))
         return f"{server} answers kubectl {client}"
 
@@ -222,10 +214,7 @@ class Doctor:
     def check_pipelines(self) -> str:
         """Its API answers this account, and its version is 2."""
         with connect(self.cluster.model_copy(update={"namespace": self.namespace})) as client:
-            try:
-                client.list_experiments(page_size=1, namespace=client.namespace or None)
-            except (kfp_server_api.ApiException, urllib3.exceptions.HTTPError) as error:
-                raise request_error(error, self.cluster) from None
+            client.list_experiments(page_size=1, namespace=client.namespace or None)
             kind = f"serves {'several users' if client.namespace else 'one user'}"
         version = self._pipelines_version()
         require(not version.startswith("1."), f"it is version {version}: install 2.2 or newer")

@@ -78,7 +78,25 @@ def status(run: str) -> None:
         KubefaceError: there is no such run.
     """
     with connect() as client:
-        _print_status(client, run)
+        found = get_run(client, run)
+        names = containers(spec_of_run(client, found))
+        steps = steps_of(found, names)
+        print(f"{found.display_name}: {found.state}\n")
+        rows: list[tuple[str, ...]] = [("step", "state", "time")]
+        for name in dict.fromkeys([*(step.name for step in steps), *names]):
+            rows.append((name, *_state_and_time([step for step in steps if step.name == name])))
+        print(table(rows))
+        for step in steps:
+            if step.state == "FAILED":
+                print(f"\n{step.name} failed: {_last_words(client, run, step)}")
+        if (
+            found.error
+            and found.error.message
+            and found.state == "FAILED"
+            and not any(s.state == "FAILED" for s in steps)
+        ):
+            print(f"\n{' '.join(found.error.message.split())}")
+        print(f"\npage: {_page(client, run)}")
 
 
 def logs(run: str, *, step: str = "") -> None:
@@ -92,7 +110,23 @@ def logs(run: str, *, step: str = "") -> None:
         KubefaceError: there is no such run or step, or nothing was printed that could be read.
     """
     with connect() as client:
-        _print_logs(client, run, step)
+        found = get_run(client, run)
+        names = containers(spec_of_run(client, found))
+        known = {shown: key for key, task in names.items() for shown in (key, task["taskInfo"]["name"])}
+        require(not step or step in known, f"step '{step}' is unknown: use one of {', '.join(names)}")
+        wanted = [one for one in steps_of(found, names) if one.name == known.get(step, one.name)]
+        wanted = [one for one in wanted if one.state not in ("CACHED", "SKIPPED", "PENDING")]
+        require(bool(wanted), f"run {run} has no log of {step or 'any step'}: it has not begun, or the cache served it")
+        failures = []
+        for one in wanted:
+            print(f"── {one.name} ({one.state})")
+            try:
+                print(client.cluster.without_secrets(_log(client, run, one)).rstrip("\n"))
+            except KubefaceError as error:
+                failures.append(error)
+                print(f"(no log: {error})")
+        if len(failures) == len(wanted):
+            raise failures[0]
 
 
 def cancel(run: str) -> None:
@@ -125,41 +159,20 @@ def resume(run: str) -> None:
         KubefaceError: there is no such run, it did not fail, or KFP refuses both.
     """
     with connect() as client:
-        _resume(client, run)
-
-
-def _resume(client: Client, run_id: str) -> None:
-    run = get_run(client, run_id)
-    require(run.state in ("FAILED", "CANCELED"), f"run {run_id} is {run.state}: only one that failed is resumed")
-    try:
-        client.runs.run_service_retry_run(run_id)
-    except kfp_server_api.ApiException as error:
-        if error.status not in (400, 404, 405, 500, 501):
-            raise
-        why = client.cluster.without_secrets(server_message(error))
-        print(f"KFP does not restart run {run_id} in place ({error.status}{why}); it is submitted again:")
-        print("the cache serves what was finished")
-    else:
-        print(f"run {run_id} goes on from the step that failed\npage: {_page(client, run_id)}")
-        return
-    _start(client, RunConfig.of(run), f"{run.display_name} (again)", run.experiment_id)
-
-
-def _print_status(client: Client, run_id: str) -> None:
-    run = get_run(client, run_id)
-    names = containers(spec_of_run(client, run))
-    steps = steps_of(run, names)
-    print(f"{run.display_name}: {run.state}\n")
-    rows: list[tuple[str, ...]] = [("step", "state", "time")]
-    for name in dict.fromkeys([*(step.name for step in steps), *names]):
-        rows.append((name, *_state_and_time([step for step in steps if step.name == name])))
-    print(table(rows))
-    for step in steps:
-        if step.state == "FAILED":
-            print(f"\n{step.name} failed: {_last_words(client, run_id, step)}")
-    if run.error and run.error.message and run.state == "FAILED" and not any(s.state == "FAILED" for s in steps):
-        print(f"\n{' '.join(run.error.message.split())}")
-    print(f"\npage: {_page(client, run_id)}")
+        found = get_run(client, run)
+        require(found.state in ("FAILED", "CANCELED"), f"run {run} is {found.state}: only one that failed is resumed")
+        try:
+            client.runs.run_service_retry_run(run)
+        except kfp_server_api.ApiException as error:
+            if error.status not in (400, 404, 405, 500, 501):
+                raise
+            why = client.cluster.without_secrets(server_message(error))
+            print(f"KFP does not restart run {run} in place ({error.status}{why}); it is submitted again:")
+            print("the cache serves what was finished")
+        else:
+            print(f"run {run} goes on from the step that failed\npage: {_page(client, run)}")
+            return
+        _start(client, RunConfig.of(found), f"{found.display_name} (again)", found.experiment_id)
 
 
 def _state_and_time(steps: list[Step]) -> tuple[str, str]:
@@ -185,26 +198,6 @@ def _last_words(client: Client, run_id: str, step: Step) -> str:
         return step.error or "it left no line; 'make logs' may have more"
     errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
     return client.cluster.without_secrets((errors or lines or [step.error or "its log is empty"])[-1])
-
-
-def _print_logs(client: Client, run_id: str, step: str) -> None:
-    run = get_run(client, run_id)
-    names = containers(spec_of_run(client, run))
-    known = {shown: key for key, task in names.items() for shown in (key, task["taskInfo"]["name"])}
-    require(not step or step in known, f"step '{step}' is unknown: use one of {', '.join(names)}")
-    wanted = [one for one in steps_of(run, names) if one.name == known.get(step, one.name)]
-    wanted = [one for one in wanted if one.state not in ("CACHED", "SKIPPED", "PENDING")]
-    require(bool(wanted), f"run {run_id} has no log of {step or 'any step'}: it has not begun, or the cache served it")
-    failures = []
-    for one in wanted:
-        print(f"── {one.name} ({one.state})")
-        try:
-            print(client.cluster.without_secrets(_log(client, run_id, one)).rstrip("\n"))
-        except KubefaceError as error:
-            failures.append(error)
-            print(f"(no log: {error})")
-    if len(failures) == len(wanted):
-        raise failures[0]
 
 
 def _log(client: Client, run_id: str, step: Step) -> str:

@@ -4,7 +4,7 @@ import os
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,12 @@ from kfp.local import docker_task_handler
 from kubeface.runtime.errors import KubefaceError, require
 from pipelines.build.catalogue import FACE_FINETUNING, load, restored
 from pipelines.build.compile import images_in
-from pipelines.build.images import RECORD, USER, Images, find_engine, read_images
+from pipelines.build.images import HANDED_ON, RECORD, USER, Images, find_engine, read_images
 from pipelines.local import demo
 
 SERVICE_SECONDS = 30  # for podman's service to answer
+Volumes = dict[str, dict[str, str]]  # by folder of this machine, as Docker's API takes them: bind and mode
 SHARED_MEMORY = "1g"  # /dev/shm, in which DataLoader workers hand batches over; an engine's default is 64 MB
-HANDED_ON = ("S3_ENDPOINT", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "KUBEFACE_WEIGHTS_MIRROR")
 
 
 @contextmanager
@@ -97,7 +97,7 @@ def _images_of(pipeline: Any, names: dict[str, str]) -> Iterator[None]:
 
 
 def run_container(
-    client: docker.DockerClient, image: str, command: Sequence[str], volumes: dict[str, Any], **arguments: Any
+    client: docker.DockerClient, image: str, command: Sequence[str], volumes: Volumes, **arguments: Any
 ) -> int:
     """Runs a container, its output to standard output, and returns its exit code; in place of kfp's function.
 
@@ -141,7 +141,7 @@ def run_container(
     return code
 
 
-def _user(client: docker.DockerClient, volumes: dict[str, Any]) -> str:
+def _user(client: docker.DockerClient, volumes: Iterable[str]) -> str:
     """As whom a container runs so that it may write to its folders, which are made, and we may read what it wrote."""
     for folder in volumes:
         Path(folder).mkdir(parents=True, exist_ok=True)  # podman wants it to be there, docker would make it root's

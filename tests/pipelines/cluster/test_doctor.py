@@ -150,7 +150,7 @@ def test_a_kind_and_a_storage_class_that_are_not_there(
     items.append(thing("Experiment", "search", "kubeflow.org/v1beta1"))
     (folder / "all.yaml").write_text(yaml.safe_dump_all(items), "utf-8")
     lines = looked(capsys)
-    assert lines["Kubernetes"].startswith("FAIL does not know Experiment (kubeflow.org/v1beta1): install")
+    assert lines["Kubernetes"].startswith("FAIL the cluster does not know Experiment (kubeflow.org/v1beta1): install")
     assert "rights" not in lines
 
 
