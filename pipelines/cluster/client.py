@@ -43,12 +43,10 @@ class Cluster(BaseModel):
     namespace: str = Field(default="kubeface", validation_alias="KFP_NAMESPACE")
     system_namespace: str = Field(default="kubeflow", validation_alias="KFP_SYSTEM_NAMESPACE")
     token: SecretStr = Field(default=SecretStr(""), validation_alias="KFP_TOKEN")
-    cookie: SecretStr = Field(
-        default=SecretStr(""), validation_alias="KFP_COOKIE"
-    )  # name=value, as Dex's session in a browser
-    ca: str = Field(
-        default="", validation_alias="KFP_CA"
-    )  # PEM file of the authority that signed the server's certificate
+    # name=value, as Dex's session in a browser.
+    cookie: SecretStr = Field(default=SecretStr(""), validation_alias="KFP_COOKIE")
+    # PEM file of the authority that signed the server's certificate.
+    ca: str = Field(default="", validation_alias="KFP_CA")
     ui: str = Field(default="", validation_alias="KFP_UI")  # URL of the pages, where it is not the API's
     service_account: str = Field(default="kubeface-runner", validation_alias=ACCOUNT_VARIABLE)  # of the steps
     kubeconfig: str = Field(default="", validation_alias="KUBECONFIG")

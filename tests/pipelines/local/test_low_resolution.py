@@ -14,7 +14,7 @@ from kubeface.superresolve.degradation import degrade
 from pipelines.local.run import run_local
 from tests.support.images import write_files
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 PEOPLE, PHOTOGRAPHS = 8, 4
 
 
