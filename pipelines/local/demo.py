@@ -32,7 +32,6 @@ ORL = WheelFile(
 )
 BUCKET = "kubeface"
 TYPES = {".pgm": "image/x-portable-graymap", ".png": "image/png"}
-PHOTOGRAPHS = 10  # of each person
 PREFIX, PAIRS_PREFIX = "datasets/orl", "datasets/orl-pairs"
 LABELS = Path(__file__).with_name("orl_attributes.csv")  # of each photograph, as seen by eye
 # A few people and few images: a small scale suits few classes (Zhang et al., "AdaCos", arXiv 1905.00292), small
@@ -122,25 +121,15 @@ DEMOS = {
 }
 
 
-def orl_images(photographs: int = PHOTOGRAPHS) -> dict[str, bytes]:
-    """ORL's photographs, so many of each of the 40 people, as PGM bytes by `<identity>/<n>.pgm`."""
-    wanted = {f"{number}.pgm" for number in range(1, photographs + 1)}
-    return {name: data for name, data in ORL.read_all().items() if name.rpartition("/")[2] in wanted}
-
-
-def upload_orl(bucket: str, photographs: int, pairs: bool) -> str:
-    """Puts the photographs into a bucket; returns the prefix as s3:// URI.
-
-    Args:
-        bucket: to put them into.
-        photographs: of each person.
-        pairs: put what a camera far away makes of each beside it.
-    """
+def upload_orl(bucket: str, pairs: bool) -> str:
+    """Puts ORL's 400 photographs into a bucket, with `pairs` what a camera far away makes of each beside it; returns
+    the prefix as s3:// URI."""
     with tempfile.TemporaryDirectory() as scratch:
         folder, prefix = Path(scratch, "sharp"), PREFIX
-        for name, data in orl_images(photographs).items():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_bytes(data)
+        for name, data in ORL.read_all().items():
+            if name.endswith(".pgm"):  # <identity>/<n>.pgm
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                (folder / name).write_bytes(data)
         if pairs:
             degrade(str(folder), Path(scratch, "pairs"), DegradeOptions(seed=1))
             folder, prefix = Path(scratch, "pairs"), PAIRS_PREFIX
@@ -172,25 +161,21 @@ def store() -> Iterator[str]:
         yield BUCKET
 
 
-def run(
-    chosen: Demo, runner: AbstractContextManager[Runner | None] = nullcontext(), photographs: int = PHOTOGRAPHS
-) -> None:
+def run(chosen: Demo, runner: AbstractContextManager[Runner | None] = nullcontext()) -> None:
     """Runs a demo.
 
     Args:
         chosen: the demo.
         runner: gives what runs the steps, once the store is up; None for processes of this environment.
-        photographs: of each person.
 
     Raises:
         KubefaceError: something failed; the line says what.
     """
-    require(1 < photographs <= PHOTOGRAPHS, f"photographs is {photographs}: there are {PHOTOGRAPHS}, give at least 2")
     folder = new_run(chosen.run)
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # stop the store in order
     try:
         with store() as bucket, runner as runs:
-            source = upload_orl(bucket, photographs, chosen.pairs)
+            source = upload_orl(bucket, chosen.pairs)
             arguments = {**chosen.arguments, "source": source, "models": f"s3://{bucket}/models"}
             if chosen.listing:
                 listing = f"s3://{bucket}/datasets/{chosen.listing.name}"
@@ -203,14 +188,13 @@ def run(
         raise SystemExit(130) from None
 
 
-def demo(which: str = "recognition", *, photographs: int = PHOTOGRAPHS) -> None:
+def demo(which: str = "recognition") -> None:
     """Runs a pipeline on ORL's photographs of 40 people, from a bucket to a model.
 
     Args:
         which: What is shown: recognition, attributes, classes or low-resolution.
-        photographs: Photographs of each person, 2 to 10: fewer are quicker, and show less.
     """
-    run(demo_named(which), photographs=photographs)
+    run(demo_named(which))
 
 
 def demo_named(which: str) -> Demo:

@@ -78,6 +78,12 @@ def test_a_multi_user_overlay_leaves_the_profile_alone() -> None:
 
 STORE = ("StatefulSet", "kubeface-store")
 CONTAINER = "spec.template.spec.containers.0"
+SETTINGS = ("ConfigMap", "kubeface-settings")
+STEPS_POLICY = ("NetworkPolicy", "kubeface-steps")
+SERVICE = ("Service", "kubeface-store")
+ROLE = ("Role", "kubeface-runner")
+BINDING = ("RoleBinding", "kubeface-runner")
+BUDGET = ("PodDisruptionBudget", "kubeface-store")
 BAD: list[tuple[Rule, tuple[str, str], str, Any, str]] = [
     (rules.images_by_digest, STORE, f"{CONTAINER}.image", "registry/store:4.48", "has no digest"),
     (rules.images_by_digest, STORE, f"{CONTAINER}.image", "registry/store@sha256:12", "has no digest"),
@@ -100,46 +106,22 @@ BAD: list[tuple[Rule, tuple[str, str], str, Any, str]] = [
     (rules.valid_figures, STORE, f"{CONTAINER}.resources.limits.memory", "2 GB", "not a quantity"),
     (rules.valid_figures, ("ResourceQuota", "kubeface"), "spec.hard.pods", "many", "not a quantity"),
     (rules.valid_figures, STORE, f"{CONTAINER}.ports.0.containerPort", 83333, "not a port"),
-    (
-        rules.valid_figures,
-        ("NetworkPolicy", "kubeface-steps"),
-        "spec.egress.3.to.0.ipBlock.cidr",
-        "10.0.0.1/8",
-        "network",
-    ),
+    (rules.valid_figures, STEPS_POLICY, "spec.egress.3.to.0.ipBlock.cidr", "10.0.0.1/8", "network"),
     (rules.selectors_match, STORE, "spec.template.metadata.labels", {"app": "x"}, "does not match its own pods"),
     (rules.selectors_match, STORE, "spec.serviceName", "other", "no service other"),
-    (rules.selectors_match, ("Service", "kubeface-store"), "spec.selector", {"app": "x"}, "selects no pod"),
-    (rules.selectors_match, ("Service", "kubeface-store"), "spec.ports.0.targetPort", "http", "leads to a port"),
-    (
-        rules.selectors_match,
-        ("PodDisruptionBudget", "kubeface-store"),
-        "spec.selector.matchLabels",
-        {"a": "x"},
-        "no pod",
-    ),
-    (
-        rules.selectors_match,
-        ("NetworkPolicy", "kubeface-steps"),
-        "spec.podSelector.matchExpressions.0.key",
-        "workflow",
-        "no pod has",
-    ),
+    (rules.selectors_match, SERVICE, "spec.selector", {"app": "x"}, "selects no pod"),
+    (rules.selectors_match, SERVICE, "spec.ports.0.targetPort", "http", "leads to a port"),
+    (rules.selectors_match, BUDGET, "spec.selector.matchLabels", {"a": "x"}, "no pod"),
+    (rules.selectors_match, STEPS_POLICY, "spec.podSelector.matchExpressions.0.key", "workflow", "no pod has"),
     (rules.references_exist, STORE, f"{CONTAINER}.env.0.valueFrom.secretKeyRef.name", "keys", "secret keys"),
     (rules.references_exist, STORE, f"{CONTAINER}.env.0.valueFrom.secretKeyRef.key", "user", "no key user"),
     (rules.references_exist, STORE, f"{CONTAINER}.env.2.valueFrom.configMapKeyRef.key", "BUCKET", "no key BUCKET"),
     (rules.references_exist, STORE, f"{CONTAINER}.env.2.valueFrom.configMapKeyRef.name", "other", "config map other"),
     (rules.references_exist, STORE, "spec.template.spec.serviceAccountName", "root", "no account root"),
     (rules.references_exist, STORE, "spec.template.spec.priorityClassName", "high", "priority class high"),
-    (rules.references_exist, ("RoleBinding", "kubeface-runner"), "roleRef.name", "edit", "no role edit"),
-    (rules.references_exist, ("RoleBinding", "kubeface-runner"), "subjects.0.name", "other", "no account other"),
-    (
-        rules.references_exist,
-        ("Role", "kubeface-runner"),
-        "rules.3.resourceNames",
-        ["keys"],
-        "no keys among the secrets",
-    ),
+    (rules.references_exist, BINDING, "roleRef.name", "edit", "no role edit"),
+    (rules.references_exist, BINDING, "subjects.0.name", "other", "no account other"),
+    (rules.references_exist, ROLE, "rules.3.resourceNames", ["keys"], "no keys among the secrets"),
     (
         rules.no_secret_data,
         STORE,
@@ -147,32 +129,20 @@ BAD: list[tuple[Rule, tuple[str, str], str, Any, str]] = [
         {"name": "AWS_SECRET_ACCESS_KEY", "value": "x"},
         "has its value",
     ),
-    (rules.no_secret_data, ("ConfigMap", "kubeface-settings"), "data.S3_ENDPOINT", "http://a:b@c", "like a key"),
-    (rules.no_secret_data, ("ConfigMap", "kubeface-settings"), "kind", "Secret", "a secret in a manifest"),
-    (rules.least_privilege, ("Role", "kubeface-runner"), "rules.4.verbs", ["*"], "any of verbs"),
-    (rules.least_privilege, ("Role", "kubeface-runner"), "rules.3.resourceNames", None, "more than reading secrets"),
-    (rules.least_privilege, ("Role", "kubeface-runner"), "rules.5.resources", ["pods/exec"], "gives others"),
-    (rules.least_privilege, ("Role", "kubeface-runner"), "kind", "ClusterRole", "whole cluster"),
-    (rules.least_privilege, ("RoleBinding", "kubeface-runner"), "roleRef.kind", "ClusterRole", "role of the cluster"),
+    (rules.no_secret_data, SETTINGS, "data.S3_ENDPOINT", "http://a:b@c", "like a key"),
+    (rules.no_secret_data, SETTINGS, "kind", "Secret", "a secret in a manifest"),
+    (rules.least_privilege, ROLE, "rules.4.verbs", ["*"], "any of verbs"),
+    (rules.least_privilege, ROLE, "rules.3.resourceNames", None, "more than reading secrets"),
+    (rules.least_privilege, ROLE, "rules.5.resources", ["pods/exec"], "gives others"),
+    (rules.least_privilege, ROLE, "kind", "ClusterRole", "whole cluster"),
+    (rules.least_privilege, BINDING, "roleRef.kind", "ClusterRole", "role of the cluster"),
     (rules.closed_network, ("NetworkPolicy", "kubeface-deny"), "spec.egress", [{}], "no policy closes the namespace"),
-    (rules.closed_network, ("NetworkPolicy", "kubeface-steps"), "spec.egress.0.to", None, "open to everybody"),
-    (
-        rules.closed_network,
-        ("NetworkPolicy", "kubeface-steps"),
-        "spec.policyTypes",
-        ["Egress"],
-        "no policy that closes",
-    ),
-    (
-        rules.closed_network,
-        ("NetworkPolicy", "kubeface-steps"),
-        "spec.egress.3.to.0.ipBlock.cidr",
-        "0.0.0.0/0",
-        "open to",
-    ),
-    (rules.settings_are_used, ("ConfigMap", "kubeface-settings"), "data.S3_DISABLE_SSL", "false", "begins with http"),
-    (rules.settings_are_used, ("ConfigMap", "kubeface-settings"), "data.S3_ENDPOINT", "http://store", "host:port"),
-    (rules.settings_are_used, ("ConfigMap", "kubeface-settings"), "data.GPU_TOLERATIONS", "{}", "JSON list"),
+    (rules.closed_network, STEPS_POLICY, "spec.egress.0.to", None, "open to everybody"),
+    (rules.closed_network, STEPS_POLICY, "spec.policyTypes", ["Egress"], "no policy that closes"),
+    (rules.closed_network, STEPS_POLICY, "spec.egress.3.to.0.ipBlock.cidr", "0.0.0.0/0", "open to"),
+    (rules.settings_are_used, SETTINGS, "data.S3_DISABLE_SSL", "false", "begins with http"),
+    (rules.settings_are_used, SETTINGS, "data.S3_ENDPOINT", "http://store", "host:port"),
+    (rules.settings_are_used, SETTINGS, "data.GPU_TOLERATIONS", "{}", "JSON list"),
     (rules.settings_are_used, ("NetworkPolicy", "kubeface-deny"), "spec.x", "STORE_CIDR", "not replaced"),
 ]
 

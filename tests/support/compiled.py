@@ -6,6 +6,8 @@ from typing import Any
 
 import yaml
 
+from pipelines.cluster.runs import containers
+
 Json = dict[str, Any]
 
 
@@ -33,15 +35,7 @@ class Compiled:
 
     def tasks(self) -> Json:
         """The tasks that run a container, by name, those inside nested pipelines and the loop over shards too."""
-
-        def below(dag: Json) -> Json:
-            found: Json = {}
-            for name, task in dag["tasks"].items():
-                part = self.spec["components"][task["componentRef"]["name"]]
-                found |= below(part["dag"]) if "dag" in part else {name: task}
-            return found
-
-        return below(self.spec["root"]["dag"])
+        return containers(self.spec)
 
 
 def documents(path: Path) -> Compiled:
