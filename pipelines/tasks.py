@@ -3,8 +3,10 @@
 A pipeline's own file says in which order they run and what they hand on.
 """
 
-from collections.abc import Callable
-from functools import wraps
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from functools import partial, wraps
 from inspect import signature
 from typing import Any, NamedTuple, TypeAlias
 
@@ -33,9 +35,29 @@ HOUR = 3600
 FINETUNE_HOURS = 48
 # What is left of a run in the cluster (Argo's Workflow, pods) goes after two weeks; until then it can be resumed.
 TTL_SECONDS = 14 * 24 * HOUR
-PARALLELISM = 8  # shards worked on at a time; `kubeface compile --parallelism` sets another number
+CACHE = "/cache"  # where a claim for weights is mounted
+FETCHING = ("audit", "finetune")  # steps that fetch published weights or evaluation sets
 
 Task: TypeAlias = Any  # dsl.PipelineTask; kfp has no types
+
+
+@dataclass(frozen=True)
+class Build:
+    """What is compiled into a pipeline, for KFP knows no parameter for it.
+
+    Args:
+        parallelism: shards worked on at a time.
+        weights_claim: volume claim that the steps in FETCHING keep what they fetch in; empty for none. It must be there
+            when a run begins: KFP knows no optional volume.
+        hours: after which Kubernetes ends a step's pod, by step; the others keep theirs.
+    """
+
+    parallelism: int = 8
+    weights_claim: str = ""
+    hours: Mapping[str, float] = field(default_factory=dict)
+
+
+BUILD: ContextVar[Build] = ContextVar("BUILD", default=Build())  # noqa: B039 - frozen
 
 
 class Outputs(NamedTuple):
@@ -54,7 +76,7 @@ def described(kind: type[RunParameters], summary: str) -> str:
 
 
 def pipeline(name: str, description: str) -> Callable[[Callable[..., Outputs]], Any]:
-    """Makes a pipeline of the function that adds its steps.
+    """Makes a pipeline of the function that adds its steps; its attribute `rebuild` makes it anew, as BUILD says.
 
     The steps are a pipeline inside the one that is submitted, which tells a webhook how they ended: the task that does
     so depends on the steps as a whole and on nothing else. A dsl.ExitHandler cannot hold a loop's item in a text
@@ -65,7 +87,7 @@ def pipeline(name: str, description: str) -> Callable[[Callable[..., Outputs]], 
         description: for the UI.
     """
 
-    def make(steps: Callable[..., Outputs]) -> Any:
+    def build(steps: Callable[..., Outputs]) -> Any:
         inner = dsl.pipeline(name=f"{name}-steps")(steps)
 
         @wraps(steps)
@@ -92,7 +114,17 @@ def pipeline(name: str, description: str) -> Callable[[Callable[..., Outputs]], 
             pipeline_config=dsl.PipelineConfig(ttl_seconds_after_finished=TTL_SECONDS),
         )(run)
 
+    def make(steps: Callable[..., Outputs]) -> Any:
+        made = build(steps)
+        made.rebuild = partial(build, steps)
+        return made
+
     return make
+
+
+def step_of(image: str) -> str:
+    """The step that an image is named for: registry/step:tag."""
+    return image.rpartition("/")[2].partition(":")[0]
 
 
 def set_resources(task: Task, cpu: Any, memory: Any, s3: bool = False, hours: float = 6) -> None:
@@ -102,15 +134,19 @@ def set_resources(task: Task, cpu: Any, memory: Any, s3: bool = False, hours: fl
         task: of the pipeline.
         cpu, memory: what its pod asks for and may use at most: a text, or an output of plan.
         s3: whether it reads or writes the object store.
-        hours: after which Kubernetes ends its pod; KFP takes no parameter for it.
+        hours: after which Kubernetes ends its pod.
     """
+    build, step = BUILD.get(), step_of(task.container_spec.image)
     task.set_cpu_request(cpu).set_cpu_limit(cpu).set_memory_request(memory).set_memory_limit(memory)
     # KFP writes the amount's name into the pod's resources without handing the amount on into a loop.
     task.register_pipeline_channels([amount for amount in (cpu, memory) if not isinstance(amount, str)])
     task.set_retry(RETRIES, backoff_duration="30s", backoff_factor=2.0)
     task.set_caching_options(True)
     task.set_env_variable("KUBEFACE_IMAGE", task.container_spec.image)  # for the model's passport
-    kubernetes.set_timeout(task, int(hours * HOUR))
+    kubernetes.set_timeout(task, max(1, round(build.hours.get(step, hours) * HOUR)))
+    if build.weights_claim and step in FETCHING:
+        kubernetes.mount_pvc(task, pvc_name=build.weights_claim, mount_path=CACHE)
+        task.set_env_variable("KUBEFACE_CACHE", CACHE)
     kubernetes.set_security_context(task, run_as_non_root=True)  # pod security `restricted` refuses the pod without it
     settings = {name: name for name in ("S3_ENDPOINT", "KUBEFACE_WEIGHTS_MIRROR")}
     kubernetes.use_config_map_as_env(task, SETTINGS, settings, optional=True)
@@ -139,7 +175,7 @@ class Run:
 
     def shards(self) -> Any:
         """The loop over the shards of the source."""
-        return dsl.ParallelFor(self._planned["Output"], name="shards", parallelism=PARALLELISM)
+        return dsl.ParallelFor(self._planned["Output"], name="shards", parallelism=BUILD.get().parallelism)
 
     def _set_planned_resources(self, task: Task, pod: str, s3: bool = True, hours: float = 6) -> None:
         set_resources(task, self._planned[f"{pod}_cpu"], self._planned[f"{pod}_memory"], s3, hours)

@@ -15,6 +15,7 @@ from kubeface.plan.parameters import defaults, parameters_of
 from kubeface.runtime.errors import KubefaceError
 from pipelines.build.catalogue import IMAGE_CLASSIFICATION, LOW_RESOLUTION, TASKS, load
 from pipelines.build.compile import compile_pipeline
+from pipelines.tasks import Build
 from tests.support.compiled import Compiled, Json, documents
 
 GOLDEN = Path(__file__).with_name("interface.json")
@@ -148,10 +149,10 @@ def test_shards_run_side_by_side_as_many_as_asked_for(compiled: Compiled, tmp_pa
     loop = compiled.spec["components"][loop_of(compiled.spec)["componentRef"]["name"]]
     enlarged = {"superresolve"} if compiled.name == LOW_RESOLUTION else set()
     assert set(loop["dag"]["tasks"]) == {"ingest", "align", "filter-faces"} | enlarged
-    compile_pipeline(tmp_path / "pipeline.yaml", parallelism=50, pipeline=compiled.name)
+    compile_pipeline(tmp_path / "pipeline.yaml", build=Build(50), pipeline=compiled.name)
     assert loop_of(documents(tmp_path / "pipeline.yaml").spec)["iteratorPolicy"] == {"parallelismLimit": 50}
     with pytest.raises(KubefaceError, match="parallelism is 0"):
-        compile_pipeline(tmp_path / "none.yaml", parallelism=0)
+        compile_pipeline(tmp_path / "none.yaml", build=Build(0))
     assert not (tmp_path / "none.yaml").exists()
 
 

@@ -8,6 +8,7 @@ from kubeface.runtime.errors import KubefaceError
 from pipelines.build.compile import compile_pipeline, images_in, read_hours
 from pipelines.build.images import Image, Images
 from pipelines.face_finetuning import face_finetuning
+from pipelines.tasks import Build
 from tests.support.compiled import documents
 
 STEPS = sorted({step for step, _ in images_in(face_finetuning.pipeline_spec)})
@@ -44,7 +45,7 @@ def test_images_that_are_missing_or_not_pushed_are_named(tmp_path: Path) -> None
 
 def test_a_claim_for_weights_is_mounted_where_they_are_fetched(tmp_path: Path, package: Path) -> None:
     path, plain = tmp_path / "pipeline.yaml", tmp_path / "plain.yaml"
-    compile_pipeline(path, weights_claim="my-weights", parallelism=3)
+    compile_pipeline(path, build=Build(3, "my-weights"))
     compiled = documents(path)
     mounted = {name: settings["pvcMount"] for name, settings in compiled.settings.items() if "pvcMount" in settings}
     assert mounted.keys() == {"exec-audit", "exec-finetune"}
@@ -56,24 +57,6 @@ def test_a_claim_for_weights_is_mounted_where_they_are_fetched(tmp_path: Path, p
     assert plain.read_bytes() == package.read_bytes()  # nothing of it stays
 
 
-def test_a_claim_is_written_as_kfp_writes_it(tmp_path: Path) -> None:
-    from kfp import compiler, dsl, kubernetes
-
-    @dsl.component
-    def audit() -> None:
-        pass
-
-    @dsl.pipeline
-    def pipeline() -> None:
-        kubernetes.mount_pvc(audit(), pvc_name="my-weights", mount_path="/cache")
-
-    theirs, ours = tmp_path / "theirs.yaml", tmp_path / "ours.yaml"
-    compiler.Compiler().compile(pipeline, str(theirs))
-    compile_pipeline(ours, weights_claim="my-weights")
-    mounts = [documents(path).settings["exec-audit"]["pvcMount"] for path in (theirs, ours)]
-    assert mounts[0] == mounts[1]
-
-
 def deadlines(path: Path) -> dict[str, float]:
     settings = documents(path).settings
     return {step: float(entry["activeDeadlineSeconds"]) / 3600 for step, entry in settings.items()}
@@ -81,7 +64,7 @@ def deadlines(path: Path) -> dict[str, float]:
 
 def test_time_limits_are_set_by_step(tmp_path: Path, package: Path) -> None:
     path = tmp_path / "pipeline.yaml"
-    compile_pipeline(path, hours=read_hours("finetune=72 filter=0.5 notify=0.0001"))
+    compile_pipeline(path, build=Build(hours=read_hours("finetune=72 filter=0.5 notify=0.0001")))
     before, after = deadlines(package), deadlines(path)
     assert before["exec-finetune"] == 48
     assert after == before | {"exec-finetune": 72, "exec-filter-faces": 0.5, "exec-notify": 1 / 3600}
@@ -90,7 +73,7 @@ def test_time_limits_are_set_by_step(tmp_path: Path, package: Path) -> None:
 @pytest.mark.parametrize(
     ("hours", "message"),
     [
-        ("train=3", "hours names train: use one of align, audit, .*, filter, finetune"),
+        ("train=3", "hours names train: use one of align, audit, evaluate, filter, finetune"),
         ("finetune=0", "hours of finetune is 0: it must lie above 0"),
         ("finetune", "hours is 'finetune': write a step and a number"),
         ("finetune=-1", "hours is 'finetune=-1': write a step and a number"),
@@ -99,5 +82,5 @@ def test_time_limits_are_set_by_step(tmp_path: Path, package: Path) -> None:
 def test_time_limits_that_cannot_be_are_named(tmp_path: Path, hours: str, message: str) -> None:
     path = tmp_path / "pipeline.yaml"
     with pytest.raises(KubefaceError, match=message):
-        compile_pipeline(path, hours=read_hours(hours))
+        compile_pipeline(path, build=Build(hours=read_hours(hours)))
     assert not path.exists()
