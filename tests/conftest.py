@@ -57,6 +57,8 @@ SLOW_FILES = (
     "kubeface/storage/test_objects_outage.py",
     "kubeface/test_api.py",
     "manifests/test_store.py",
+    "pipelines/cluster/test_deployment.py",
+    "pipelines/cluster/test_doctor.py",
     "pipelines/local/",
 )
 

@@ -11,20 +11,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 TREES = ("kubeface", "components", "pipelines", "benchmarks", "tests")
 STEPS = frozenset(
-    {
-        "ingest",
-        "superresolve",
-        "align",
-        "filter",
-        "gather",
-        "audit",
-        "split",
-        "finetune",
-        "evaluate",
-        "promote",
-        "report",
-        "notify",
-    }
+    {"ingest", "superresolve", "align", "filter", "gather", "audit"}
+    | {"split", "finetune", "evaluate", "promote", "report", "notify"}
 )
 # From the ground up: a part of the library imports only parts of lower floors.
 FLOORS: tuple[frozenset[str], ...] = (

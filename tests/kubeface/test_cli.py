@@ -12,6 +12,7 @@ import pytest
 from kubeface import cli
 from kubeface.cli import COMMANDS, SCREEN_LINES, Command, main
 from kubeface.runtime.processors import MALLOC_SETTINGS
+from tests.support.commands import refusal
 
 ROOT = Path(__file__).parents[2]
 EVERY = {name: command for commands in COMMANDS.values() for name, command in commands.items()}
@@ -106,17 +107,6 @@ def bakery(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     sys.modules.pop("bakery", None)
 
 
-def refusal(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 2) -> str:
-    """The one line that a command line is refused with."""
-    with pytest.raises(SystemExit) as raised:
-        main(arguments)
-    assert raised.value.code == code
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    (line,) = captured.err.splitlines()
-    return str(line)
-
-
 def test_a_record_is_printed_as_json_with_the_seconds(bakery: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["bake", "bags/rye", "3"])
     figures = json.loads(capsys.readouterr().out)
@@ -136,7 +126,7 @@ def test_parameters_are_places_or_flags_and_options_are_flags(bakery: Path, caps
     figures = json.loads(capsys.readouterr().out)
     assert (figures["heat"], figures["shape"], figures["salted"]) == (99.5, "long", False)
     assert figures["flour"] == "PosixPath('a bag')"
-    assert "unused" in refusal(capsys, "bake", "a", "2", "99.5").lower()  # options have no place
+    assert "unused" in refusal(capsys, "bake", "a", "2", "99.5", code=2).lower()  # options have no place
 
 
 def test_a_text_is_printed_as_it_is(bakery: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -160,23 +150,23 @@ def test_a_text_is_printed_as_it_is(bakery: Path, capsys: pytest.CaptureFixture[
 def test_a_wrong_command_line_is_one_line(
     bakery: Path, arguments: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert refusal(capsys, *arguments).startswith(said)
+    assert refusal(capsys, *arguments, code=2).startswith(said)
     assert (bakery / "log").read_text().startswith(said.removeprefix("error: "))
 
 
 def test_an_error_of_the_command_is_one_line_and_the_last_words(
     bakery: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert refusal(capsys, "bake", "a", "0", code=1) == "error: loaves is 0: bake at least one"
+    assert refusal(capsys, "bake", "a", "0") == "error: loaves is 0: bake at least one"
     assert (bakery / "log").read_text() == "loaves is 0: bake at least one\n"
 
 
 def test_what_is_not_installed_is_said(bakery: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert refusal(capsys, "lame", code=1) == (
+    assert refusal(capsys, "lame") == (
         "error: this command needs the package flour_that_nobody_sells, which is not installed here: see the extras of "
         "kubeface"
     )
-    assert refusal(capsys, "elsewhere", code=1) == (
+    assert refusal(capsys, "elsewhere") == (
         "error: kubeface.no_such_step is not in this image, which carries one step: use the image of that step, or an "
         "installation of kubeface"
     )

@@ -10,8 +10,8 @@ import yaml
 
 from pipelines.build.pinning import DIGEST, containers, pod_specs
 from pipelines.cluster.secret import SECRETS
+from tests.support.stubs.kubernetes_objects import Object
 
-Object = dict[str, Any]
 Rule = Callable[[list[Object]], list[str]]
 
 # https://kubernetes.io/docs/concepts/overview/working-with-objects/names and …/labels

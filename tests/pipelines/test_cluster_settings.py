@@ -201,6 +201,7 @@ def run_small(folder: Path, faulty: bool) -> Json:
     )
 
 
+@pytest.mark.slow
 def test_a_run_that_succeeds_tells_its_verdict_and_hands_out_its_outputs(
     tmp_path: Path, webhook: list[Json], capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -214,6 +215,7 @@ def test_a_run_that_succeeds_tells_its_verdict_and_hands_out_its_outputs(
     assert "secret-path" not in "".join(capfd.readouterr())
 
 
+@pytest.mark.slow
 def test_a_run_with_a_failed_step_in_the_loop_tells_so_and_fails(tmp_path: Path, webhook: list[Json]) -> None:
     with pytest.raises(RuntimeError, match="Inner task failed"):
         run_small(tmp_path, faulty=True)
@@ -221,6 +223,7 @@ def test_a_run_with_a_failed_step_in_the_loop_tells_so_and_fails(tmp_path: Path,
     assert re.fullmatch(r"door: run \S+ failed\. https://kfp\.example/#/runs/details/[\w-]+", entry["text"])
 
 
+@pytest.mark.slow
 def test_the_pipeline_itself_tells_of_a_step_that_failed(tmp_path: Path, webhook: list[Json]) -> None:
     arguments = {"source": str(tmp_path / "nothing"), "models": str(tmp_path / "models"), "name": "door"}
     with pytest.raises(KubefaceError, match=r"^step plan failed: .*nothing"):

@@ -13,7 +13,7 @@ import pytest
 
 from kubeface.plan.parameters import defaults, parameters_of
 from kubeface.runtime.errors import KubefaceError
-from pipelines.build.catalogue import IMAGE_CLASSIFICATION, LOW_RESOLUTION, TASKS, load
+from pipelines.build.catalogue import IMAGE_CLASSIFICATION, LOW_RESOLUTION, TASKS
 from pipelines.build.compile import compile_pipeline
 from pipelines.tasks import Build
 from tests.support.compiled import Compiled, Json, documents
@@ -167,11 +167,6 @@ def test_registry_and_tag_reach_every_image(tmp_path: Path) -> None:
 def test_the_compiled_file_is_the_same_every_time(packages: dict[str, Path], tmp_path: Path, name: str) -> None:
     compile_pipeline(tmp_path / "again.yaml", pipeline=name)
     assert (tmp_path / "again.yaml").read_bytes() == packages[name].read_bytes()
-
-
-@pytest.mark.parametrize("name", TASKS)
-def test_a_pipeline_is_called_what_the_catalogue_calls_it(all_compiled: dict[str, Compiled], name: str) -> None:
-    assert all_compiled[name].name == load(name).pipeline_spec.pipeline_info.name == name
 
 
 def test_a_scratch_network_has_options_of_its_own(all_compiled: dict[str, Compiled]) -> None:

@@ -88,4 +88,4 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: object, code: int = 
     assert ended.value.code == code
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.strip()]
     assert line.startswith("error: ")
-    return line
+    return str(line)

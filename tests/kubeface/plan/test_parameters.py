@@ -102,11 +102,7 @@ def test_wrong_values_are_named(more: dict[str, Any], said: str) -> None:
 
 def test_all_that_is_wrong_is_said_at_once() -> None:
     text = refusal(align={"detector": "yolo"}, seed=-1, audit={"seed": 3})
-    assert {"align.detector", "seed is -1", "audit.seed"} <= {part for part in (text,) for part in _named(text)}
-
-
-def _named(text: str) -> set[str]:
-    return {name for name in ("align.detector", "seed is -1", "audit.seed") if name in text}
+    assert "align.detector" in text and "seed is -1" in text and "audit.seed" in text
 
 
 @pytest.mark.parametrize(("step", "name"), [(step, name) for step, names in RUN_WIDE.items() for name in names])

@@ -174,7 +174,6 @@ def test_an_api_that_does_not_answer_is_one_line_and_the_rest_is_left_out(
     assert set(lines) == {"exit", "overlay", "images", "bucket", "Kubernetes", "Kubeflow Pipelines"}
 
 
-@pytest.mark.slow  # SeaweedFS takes ten seconds to stop
 def test_the_bucket_is_asked_for_with_the_keys_of_the_environment(
     api: KubernetesApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:

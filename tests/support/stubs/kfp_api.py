@@ -141,17 +141,8 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
         """Says nothing."""
 
-    def do_GET(self) -> None:
-        self._take("GET")
-
-    def do_POST(self) -> None:
-        self._take("POST")
-
-    def do_DELETE(self) -> None:
-        self._take("DELETE")
-
-    def _take(self, method: str) -> None:
-        parts = urlsplit(self.path)
+    def _take(self) -> None:
+        method, parts = self.command, urlsplit(self.path)
         self.query = {name: values[0] for name, values in parse_qs(parts.query).items()}
         self.data = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         line = f"{method} {parts.path}"
@@ -166,6 +157,8 @@ class _Handler(BaseHTTPRequestHandler):
             return
         status, answer = self._refused() or self._route(method, parts.path)
         self._answer(status, answer)
+
+    do_GET = do_POST = do_DELETE = _take
 
     def _fail(self, fault: Fault) -> None:
         if fault.status == HANG:
