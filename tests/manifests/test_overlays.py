@@ -13,7 +13,8 @@ from pipelines.build.images import Image
 from pipelines.build.pinning import pin
 from pipelines.cluster.kubectl import Kubectl
 from tests.manifests import rules
-from tests.manifests.rules import RULES, Object, Rule
+from tests.manifests.rules import RULES, Rule
+from tests.support.stubs.kubernetes_objects import Object
 
 ROOT = Path(__file__).resolve().parents[2]
 OVERLAYS = sorted(path.parent.name for path in (ROOT / "manifests" / "overlays").glob("*/kustomization.yaml"))
