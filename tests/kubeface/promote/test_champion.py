@@ -67,14 +67,8 @@ def test_a_challenger_that_was_compared_with_the_champion_takes_its_place(tmp_pa
     assert second["promoted"] and second["champion"] == first["uri"] and second["lost_to"] is None
     assert find_champion(models, "face") == second["uri"]
     assert history(models) == [(1, first["version"], "promoted"), (2, second["version"], "promoted")]
-    again = tmp_path / "two" / "again"  # the step is run again after its outcome got lost
-    promote(
-        tmp_path / "two/model",
-        tmp_path / "two/evaluation",
-        again,
-        options=published(models),
-        champion=first["uri"],
-    )
+    two, again = tmp_path / "two", tmp_path / "two" / "again"  # the step is run again after its outcome got lost
+    promote(two / "model", two / "evaluation", again, options=published(models), champion=first["uri"])
     assert (again / "promotion.json").read_bytes() == (tmp_path / "two/out/promotion.json").read_bytes()
     assert len(history(models)) == 2
 
@@ -120,9 +114,8 @@ def test_of_several_that_promote_to_a_store_at_the_same_time_one_wins(tmp_path: 
     for round_ in range(3):
         names = [f"{round_}-{number}" for number in range(4)]
         with ThreadPoolExecutor(4) as pool:
-            promotions = list(
-                pool.map(lambda name, now=champion: challenge(tmp_path, f"{bucket}/race", name, now), names)
-            )
+            tasks = [pool.submit(challenge, tmp_path, f"{bucket}/race", name, champion) for name in names]
+        promotions = [task.result() for task in tasks]
         champion = check_one_winner(f"{bucket}/race", promotions)
         assert len(history(f"{bucket}/race")) == round_ + 1
 
@@ -142,9 +135,8 @@ def test_rolling_back_goes_to_the_version_before_each_time(tmp_path: Path) -> No
     one = challenge(tmp_path, models, "one")
     two = challenge(tmp_path, models, "two", champion=one["uri"])
     three = challenge(tmp_path, models, "three", champion=two["uri"])
-    assert rollback(models, "face") == Rollback(
-        version=two["version"], uri=two["uri"], number=4, rolled_back=three["version"]
-    )
+    back = Rollback(version=two["version"], uri=two["uri"], number=4, rolled_back=three["version"])
+    assert rollback(models, "face") == back
     assert find_champion(models, "face") == two["uri"]
     assert rollback(models, "face").version == one["version"]
     with pytest.raises(KubefaceError, match=f"{one['version']} is the first champion .*--to"):

@@ -32,17 +32,10 @@ def test_the_passport_tells_what_a_version_was_made_of(tmp_path: Path, monkeypat
     version = promoted(tmp_path, champion={"heldout": FIGURES | {"flip": FIGURES}}, **measured)
     passport = json.loads((version / "passport.json").read_text("utf-8"))
     assert passport["name"] == "face"
-    assert passport["images"] == {
-        "finetune": None,
-        "evaluate": "registry/evaluate@sha256:34",
-        "promote": "registry/promote@sha256:12",
-    }
-    assert passport["data"] == {
-        "aligned": "a1" * 32,
-        "split": "b2" * 32,
-        "gathered": sha256_file(tmp_path / "gathered" / "data.json"),
-        "audited": sha256_file(tmp_path / "audited" / "data.json"),
-    }
+    images = {"finetune": None, "evaluate": measured["image"], "promote": "registry/promote@sha256:12"}
+    assert passport["images"] == images
+    data = {name: sha256_file(tmp_path / name / "data.json") for name in ("gathered", "audited")}
+    assert passport["data"] == data | {"aligned": "a1" * 32, "split": "b2" * 32}
     assert passport["seed"] == 4 and passport["erasure_marks"] == 2
     assert passport["settings"]["training"]["lr"] == 0.0001
     assert passport["settings"]["evaluation"] == SETTINGS | {"gate": Gate().model_dump()}
@@ -84,14 +77,8 @@ def test_what_has_no_passport_or_a_broken_one_is_said_so(tmp_path: Path) -> None
     (version / "passport.json").unlink()
     with pytest.raises(KubefaceError, match=r"passport\.json is missing"):
         verify(str(version))
-    for text in ("{", "[]", '{"files": 3}', '{"files": {"a": {}}}'):
+    outside = json.dumps({"files": {"../../secret": {"sha256": "0" * 64}}})
+    for text in ("{", "[]", '{"files": 3}', '{"files": {"a": {}}}', outside):
         (version / "passport.json").write_text(text)
         with pytest.raises(KubefaceError, match=r"passport\.json is no passport"):
             verify(str(version))
-
-
-def test_a_passport_cannot_point_out_of_its_version(tmp_path: Path) -> None:
-    version = promoted(tmp_path)
-    (version / "passport.json").write_text(json.dumps({"files": {"../../secret": {"sha256": "0" * 64}}}))
-    with pytest.raises(KubefaceError, match=r"passport\.json is no passport"):
-        verify(str(version))

@@ -31,6 +31,26 @@ def promotion_of(out: Path) -> dict[str, object]:
     return dict(json.loads((out / "promotion.json").read_text("utf-8")))
 
 
+def promoted(folder: Path, model: Path, evaluation: Path, name: str = "gate-3") -> Path:
+    """Promotes a model; returns the folder of the version."""
+    promote(model, evaluation, folder / "out", options=published(folder, name))
+    return Path(str(promotion_of(folder / "out")["uri"]))
+
+
+def refused(folder: Path, said: str, model: Path, evaluation: Path, name: str = "gate-3") -> None:
+    """Expects that a promotion is refused and leaves nothing."""
+    with pytest.raises(KubefaceError, match=said):
+        promote(model, evaluation, folder / "out", options=published(folder, name))
+    assert not (folder / "out").exists()
+
+
+def edit(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    """Changes a JSON file."""
+    value = json.loads(path.read_text("utf-8"))
+    change(value)
+    path.write_text(json.dumps(value), "utf-8")
+
+
 def test_a_better_model_is_written_with_all_that_belongs_to_it(tmp_path: Path) -> None:
     model, evaluation = make(tmp_path, better=True)
     (model / "mtcnn.zip").write_bytes(b"detector")
@@ -45,16 +65,10 @@ def test_a_better_model_is_written_with_all_that_belongs_to_it(tmp_path: Path) -
     assert (promotion["champion"], promotion["lost_to"], promotion["registered"]) == (None, None, {})
     written = Path(str(promotion["uri"]))
     assert {p.name: sha256_file(p) for p in written.iterdir()} == promotion["sha256"]
-    assert {p.name for p in written.iterdir()} == {
-        "model.safetensors",
-        "model.json",
-        "mtcnn.zip",
-        "identities.json",
-        "threshold.json",
-        "metrics.json",
-        "model_card.md",
-        "passport.json",
-    }
+    names = (
+        "model.safetensors model.json mtcnn.zip identities.json threshold.json metrics.json model_card.md passport.json"
+    )
+    assert {p.name for p in written.iterdir()} == set(names.split())
     for name in ("metrics.json", "model_card.md", "passport.json"):
         assert (written / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
     assert find_champion(str(tmp_path / "models"), "gate-3") == promotion["uri"]
@@ -65,15 +79,10 @@ def test_the_exported_model_goes_with_it_and_its_starting_model_too(tmp_path: Pa
     model, evaluation = make(tmp_path, better=True)
     for name in ("model.onnx", "start.onnx"):
         (model / name).write_bytes(name.encode())
-    config = json.loads((model / "model.json").read_text("utf-8"))
     sha256 = sha256_file(model / "model.onnx")
-    config["training"]["onnx"] = {"sha256": sha256}
-    measured = json.loads((evaluation / "evaluation.json").read_text("utf-8"))
-    measured["models"]["finetuned"]["onnx_sha256"] = sha256
-    (evaluation / "evaluation.json").write_text(json.dumps(measured), "utf-8")
-    (model / "model.json").write_text(json.dumps(config), "utf-8")
-    promote(model, evaluation, tmp_path / "out", options=published(tmp_path))
-    written = Path(str(promotion_of(tmp_path / "out")["uri"]))
+    edit(model / "model.json", lambda record: record["training"].update(onnx={"sha256": sha256}))
+    edit(evaluation / "evaluation.json", lambda found: found["models"]["finetuned"].update(onnx_sha256=sha256))
+    written = promoted(tmp_path, model, evaluation)
     assert (written / "model.onnx").read_bytes() == b"model.onnx"
     assert (written / "start.onnx").read_bytes() == b"start.onnx"  # for a run that hands it on and evaluates it again
 
@@ -85,41 +94,32 @@ def with_network(model: Path) -> Path:
     (model / "checkpoints").mkdir()
     for name in ("best", "last"):
         (model / "checkpoints" / f"{name}.safetensors").write_bytes(name.encode())
-    config = json.loads((model / "model.json").read_text("utf-8"))
-    sha256 = sha256_file(model / "superresolution.onnx")
-    config["superresolution"] = {"name": "edsr@12ab", "scale": 8, "sha256": sha256, "identities": ["Ann"]}
-    (model / "model.json").write_text(json.dumps(config), "utf-8")
+    network = {"name": "edsr@12ab", "scale": 8, "sha256": sha256_file(model / "superresolution.onnx")}
+    edit(model / "model.json", lambda record: record.update(superresolution=network | {"identities": ["Ann"]}))
     return model
 
 
 def test_a_low_resolution_model_takes_its_network_and_its_head_with_it(tmp_path: Path) -> None:
     model, evaluation = make(tmp_path, better=True, **resolutions())
-    promote(with_network(model), evaluation, tmp_path / "out", options=published(tmp_path))
-    written = Path(str(promotion_of(tmp_path / "out")["uri"]))
+    written = promoted(tmp_path, with_network(model), evaluation)
     assert (written / "superresolution.onnx").read_bytes() == b"network"
     assert (written / "superresolution.json").is_file()
     assert (written / "best.safetensors").read_bytes() == b"best"  # backbone and head, to go on training
     assert json.loads((written / "identities.json").read_text()) == ["a", "b"]  # the people of the head's rows
     assert (written / "model.safetensors").read_bytes() == b"weights"  # the backbone alone, to recognise with
     assert verify(str(written)).whole
-    passport = json.loads((written / "passport.json").read_text("utf-8"))
-    assert passport["superresolution"] == {
-        "name": "edsr@12ab",
-        "scale": 8,
-        "sha256": sha256_file(model / "superresolution.onnx"),
-    }
+    network = {"name": "edsr@12ab", "scale": 8, "sha256": sha256_file(model / "superresolution.onnx")}
+    assert json.loads((written / "passport.json").read_text("utf-8"))["superresolution"] == network
     assert "resolutions" in json.loads((written / "metrics.json").read_text("utf-8"))
 
 
 def test_a_network_that_is_missing_or_another_one_is_refused(tmp_path: Path) -> None:
     model, evaluation = make(tmp_path, better=True)
     (with_network(model) / "superresolution.onnx").write_bytes(b"other")
-    with pytest.raises(KubefaceError, match=r"superresolution\.onnx is not the network that model\.json names"):
-        promote(model, evaluation, tmp_path / "out", options=published(tmp_path))
+    refused(tmp_path, r"superresolution\.onnx is not the network that model\.json names", model, evaluation)
     (model / "superresolution.onnx").unlink()
-    with pytest.raises(KubefaceError, match=r"superresolution\.onnx is missing"):
-        promote(model, evaluation, tmp_path / "out", options=published(tmp_path))
-    assert not (tmp_path / "out").exists() and not (tmp_path / "models").exists()
+    refused(tmp_path, r"superresolution\.onnx is missing", model, evaluation)
+    assert not (tmp_path / "models").exists()
 
 
 def test_metrics_hold_what_was_measured_and_nobodys_name(tmp_path: Path) -> None:
@@ -129,14 +129,9 @@ def test_metrics_hold_what_was_measured_and_nobodys_name(tmp_path: Path) -> None
     }  # fmt: skip
     lost = pair | {"set": "heldout", "kind": "genuine", "threshold_before": 0.2, "threshold_after": 0.6}
     ratio = {"fmr": 1.0, "fnmr": None}
-    groups: dict[str, Any] = {"camera": {"rows": [], "worst_ratio": {"baseline": ratio, "finetuned": ratio}}}
-    further: dict[str, Any] = {
-        "hardest": {"genuine": [pair], "impostor": []},
-        "forgotten": [lost],
-        "groups": groups,
-        "probes": [],
-    }
-    model, evaluation = make(tmp_path, better=True, **further)
+    groups = {"camera": {"rows": [], "worst_ratio": {"baseline": ratio, "finetuned": ratio}}}
+    hardest = {"genuine": [pair], "impostor": []}
+    model, evaluation = make(tmp_path, better=True, hardest=hardest, forgotten=[lost], groups=groups, probes=[])
     promote(model, evaluation, tmp_path / "out", options=published(tmp_path))
     text = (tmp_path / "out" / "metrics.json").read_text("utf-8")
     assert set(json.loads(text)) == {"task", "baseline", "finetuned", "gain", "gate", "groups"}
@@ -158,8 +153,7 @@ def test_the_same_promotion_has_the_same_address_and_changes_nothing(tmp_path: P
 
 def test_a_version_that_was_damaged_or_left_half_written_is_written_again(tmp_path: Path) -> None:
     model, evaluation = make(tmp_path, better=True)
-    promote(model, evaluation, tmp_path / "one", options=published(tmp_path))
-    written = Path(str(promotion_of(tmp_path / "one")["uri"]))
+    written = promoted(tmp_path, model, evaluation)
     (written / "model.json").unlink()
     (written / "model.safetensors").write_bytes(b"torn")
     promote(model, evaluation, tmp_path / "two", options=published(tmp_path))
@@ -168,12 +162,10 @@ def test_a_version_that_was_damaged_or_left_half_written_is_written_again(tmp_pa
 
 def test_an_evaluation_or_threshold_of_another_model_is_refused(tmp_path: Path) -> None:
     model, evaluation = make(tmp_path / "a", better=True, models={"finetuned": OTHER})
-    with pytest.raises(KubefaceError, match=r"evaluation\.json is of another model"):
-        promote(model, evaluation, tmp_path / "out", options=published(tmp_path))
+    refused(tmp_path, r"evaluation\.json is of another model", model, evaluation)
     model, evaluation = make(tmp_path / "b", better=True)
     (evaluation / "threshold.json").write_text(json.dumps({"weights_sha256": "0" * 64}))
-    with pytest.raises(KubefaceError, match=r"threshold\.json is of another model"):
-        promote(model, evaluation, tmp_path / "out", options=published(tmp_path))
+    refused(tmp_path, r"threshold\.json is of another model", model, evaluation)
     assert not (tmp_path / "models").exists()
 
 
@@ -237,11 +229,8 @@ def test_whoever_is_killed_leaves_no_champion_that_is_not_whole(
 
 
 def test_a_destination_that_cannot_be_written_to_leaves_nothing_that_looks_finished(tmp_path: Path) -> None:
-    model, evaluation = make(tmp_path, better=True)
     (tmp_path / "models").write_text("a file")
-    with pytest.raises(KubefaceError, match="cannot be written"):
-        promote(model, evaluation, tmp_path / "out", options=published(tmp_path))
-    assert not (tmp_path / "out").exists()
+    refused(tmp_path, "cannot be written", *make(tmp_path, better=True))
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "../x", "a b"])
@@ -310,8 +299,7 @@ def test_of_a_model_that_was_handed_on_and_replaced_meanwhile_nothing_is_claimed
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     model, evaluation = make(tmp_path, better=True)
     (evaluation / "evaluation.json").unlink()
-    with pytest.raises(KubefaceError, match=r"evaluation\.json is missing"):
-        promote(model, evaluation, tmp_path / "out", options=published(tmp_path))
+    refused(tmp_path, r"evaluation\.json is missing", model, evaluation)
 
 
 @pytest.mark.parametrize("better", [True, False])
@@ -327,11 +315,9 @@ def test_the_data_is_left_for_the_next_run_whatever_the_gate_says(tmp_path: Path
 def test_a_model_of_another_task_goes_with_its_head_and_labels(tmp_path: Path, task: str) -> None:
     model, evaluation = make(tmp_path, better=True, task=task)
     (evaluation / "threshold.json").write_text(json.dumps({"task": task}))
-    promote(model, evaluation, tmp_path / "out", options=published(tmp_path, "faces"))
-    written = Path(str(promotion_of(tmp_path / "out")["uri"]))
-    assert {"labels.json", "head.safetensors", "identities.json", "threshold.json"} < {
-        p.name for p in written.iterdir()
-    }
+    written = promoted(tmp_path, model, evaluation, "faces")
+    names = {path.name for path in written.iterdir()}
+    assert {"labels.json", "head.safetensors", "identities.json", "threshold.json"} < names
     assert verify(str(written)).whole
     metrics = json.loads((written / "metrics.json").read_text())
     figures = metrics["finetuned"]["heldout"]
@@ -361,8 +347,7 @@ def test_a_champion_of_another_task_is_refused_and_stays(tmp_path: Path) -> None
 
 def test_a_champion_whose_model_json_is_damaged_is_written_again(tmp_path: Path) -> None:
     model, evaluation = make(tmp_path, better=True, task="classes")
-    promote(model, evaluation, tmp_path / "one", options=published(tmp_path, "faces"))
-    written = Path(str(promotion_of(tmp_path / "one")["uri"]))
+    written = promoted(tmp_path, model, evaluation, "faces")
     (written / "model.json").write_text("{torn")
     promote(model, evaluation, tmp_path / "two", options=published(tmp_path, "faces"))
     assert verify(str(written)).whole
@@ -371,13 +356,7 @@ def test_a_champion_whose_model_json_is_damaged_is_written_again(tmp_path: Path)
 def test_an_evaluation_of_another_task_or_head_is_refused(tmp_path: Path) -> None:
     model, _ = make(tmp_path / "a", better=True, task="attributes")
     _, other = make(tmp_path / "b", better=True, task="classes")
-    with pytest.raises(KubefaceError, match=r"evaluation\.json is of another model"):
-        promote(model, other, tmp_path / "out", options=published(tmp_path, "faces"))
+    refused(tmp_path, r"evaluation\.json is of another model", model, other, "faces")
     model, evaluation = make(tmp_path / "c", better=True, task="attributes")
-    measured = json.loads((evaluation / "evaluation.json").read_text())
-    (evaluation / "evaluation.json").write_text(json.dumps(measured))
-    config = json.loads((model / "model.json").read_text())
-    config["training"]["onnx"] = {"sha256": "1" * 64}
-    (model / "model.json").write_text(json.dumps(config))
-    with pytest.raises(KubefaceError, match=r"evaluation\.json is of another model"):
-        promote(model, evaluation, tmp_path / "out", options=published(tmp_path, "faces"))
+    edit(model / "model.json", lambda record: record["training"].update(onnx={"sha256": "1" * 64}))
+    refused(tmp_path, r"evaluation\.json is of another model", model, evaluation, "faces")

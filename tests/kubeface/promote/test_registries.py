@@ -24,11 +24,8 @@ class Registry:
     """Kubeflow Model Registry's REST API v1alpha3, as far as it is used: find by name and parent, create, conflict."""
 
     def __init__(self) -> None:
-        self.entities: dict[str, list[dict[str, Any]]] = {
-            "registered_model": [],
-            "model_version": [],
-            "model_artifact": [],
-        }
+        kinds = ("registered_model", "model_version", "model_artifact")
+        self.entities: dict[str, list[dict[str, Any]]] = {kind: [] for kind in kinds}
         self.requests: list[tuple[str, str]] = []
         self.status = 0  # that every request is answered with, 0 for the right one
         self.hide = 0  # that many finds see nothing, as if somebody else created the entity right after them
@@ -114,12 +111,8 @@ def test_kubeflow_gets_model_version_and_artifact_once(registry: tuple[str, Regi
         register_kubeflow(f"{url}/", "face", "12ab", "s3://b/models/face/12ab", {"backbone": "sface"})
     (model,), (version,), (artifact,) = state.entities.values()
     assert model == {"id": "1", "name": "face"}
-    assert version == {
-        "id": "1",
-        "name": "12ab",
-        "registeredModelId": "1",
-        "customProperties": {"backbone": {"metadataType": "MetadataStringValue", "string_value": "sface"}},
-    }
+    properties = {"backbone": {"metadataType": "MetadataStringValue", "string_value": "sface"}}
+    assert version == {"id": "1", "name": "12ab", "registeredModelId": "1", "customProperties": properties}
     assert artifact["uri"] == "s3://b/models/face/12ab" and artifact["parent"] == "1"
     assert artifact["name"] == "face-12ab" and artifact["modelFormatName"] == "onnx"
     assert [method for method, _ in state.requests].count("POST") == 3
@@ -135,25 +128,18 @@ def test_what_somebody_else_made_meanwhile_is_taken(registry: tuple[str, Registr
     assert [len(found) for found in state.entities.values()] == [1, 1, 1]
 
 
-def test_a_registry_that_refuses_is_one_clear_line(registry: tuple[str, Registry]) -> None:
+def test_a_registry_that_refuses_is_one_clear_line_without_the_password(registry: tuple[str, Registry]) -> None:
     url, state = registry
     state.status = 403
-    with pytest.raises(KubefaceError, match=r"answers HTTP 403 \(out of order\): check model_registry"):
-        register_kubeflow(url.replace("//", "//user:secret@"), "face", "12ab", "uri", {})
-    for wrong in ("http://127.0.0.1:1", "nonsense://x"):
-        with pytest.raises(KubefaceError, match=r"no registry answers at .*: check model_registry"):
-            register_kubeflow(wrong, "face", "12ab", "uri", {})
-
-
-def test_passwords_in_addresses_are_not_told(registry: tuple[str, Registry]) -> None:
-    url, state = registry
-    state.status = 401
-    with pytest.raises(KubefaceError) as raised:
+    with pytest.raises(KubefaceError, match=r"answers HTTP 403 \(out of order\): check model_registry") as raised:
         register_kubeflow(url.replace("//", "//user:secret@"), "face", "12ab", "uri", {})
     assert "secret" not in str(raised.value)
     with pytest.raises(KubefaceError) as raised:
         register_mlflow(url.replace("//", "//user:secret@"), "face", "12ab", "uri", {})
     assert "secret" not in str(raised.value)
+    for wrong in ("http://127.0.0.1:1", "nonsense://x"):
+        with pytest.raises(KubefaceError, match=r"no registry answers at .*: check model_registry"):
+            register_kubeflow(wrong, "face", "12ab", "uri", {})
 
 
 def test_mlflow_gets_a_version_with_source_and_tags_once(mlflow_store: str) -> None:

@@ -22,24 +22,13 @@ def test_points_have_a_sign_and_no_minus_zero() -> None:
 
 
 def test_small_rates_keep_their_digits() -> None:
-    assert [formatting.rate(share) for share in (0.001, 0.0000123, 0.5, 0)] == [
-        "0.1\u00a0%",
-        "0.00123\u00a0%",
-        "50\u00a0%",
-        "0\u00a0%",
-    ]
+    rates = [formatting.rate(share).replace("\u00a0", " ") for share in (0.001, 0.0000123, 0.5, 0)]
+    assert rates == ["0.1 %", "0.00123 %", "50 %", "0 %"]
 
 
 def test_what_is_not_known_is_a_dash() -> None:
-    for function in (
-        formatting.percent,
-        formatting.rate,
-        formatting.points,
-        formatting.score,
-        formatting.ratio,
-        formatting.plain,
-    ):
-        assert function(None) == "–"
+    names = ("percent", "rate", "points", "score", "ratio", "plain")
+    assert {getattr(formatting, name)(None) for name in names} == {"–"}
     assert formatting.points_range(None, 0.1) == formatting.percent_range(0.1, None) == "–"
 
 
