@@ -37,6 +37,7 @@ from tests.support.evaluations import shared as shared_fields
 from tests.support.tables import DETECTED, HASHES
 
 IMAGES = 4  # of each identity
+QUALITY = {"score": 0.5, "face_size": 8.0, "faces": 1, "sharpness": 9.0, "turn": 0.0, "agreement": 1.0}
 SHARD_STEPS = ("ingest", "align", "filter")
 STEPS = ("gather", "audit", "split", "finetune", "evaluate", "promote")
 FOLDERS = ("gathered", "audited", "aligned", "filtered", "split", "model", "evaluation", "promotion")
@@ -163,19 +164,7 @@ def write_tables(folder: Path, names: list[str], reject: bool, classes: bool = F
             aligned.add({**row, **HASHES, **DETECTED, "image": colour(number), "width": 8, "height": 8})
             bad = reject and out and image == IMAGES - 1
             reason = "low_score" if bad else None
-            filtered.add(
-                {
-                    "image_id": image_id,
-                    "kept": not bad,
-                    "reason": reason,
-                    "score": 0.5,
-                    "face_size": 8.0,
-                    "faces": 1,
-                    "sharpness": 9.0,
-                    "turn": 0.0,
-                    "agreement": 1.0,
-                }
-            )
+            filtered.add({"image_id": image_id, "kept": not bad, "reason": reason, **QUALITY})
             if bad:
                 filtered.reject(source, "low_score", "score 0.500, face 8 pixels")
             part = "excluded" if bad else "heldout" if out else "val" if image == IMAGES - 1 else "train"
@@ -190,27 +179,19 @@ def write_tables(folder: Path, names: list[str], reject: bool, classes: bool = F
 def write_gathered(folder: Path, images: int, people: int, heldout: list[tuple[str, str]], reject: bool) -> None:
     """What gather says of the steps before it."""
     folder.mkdir()
-    rejected: list[tuple[str, str, str, str]] = []
-    if reject:
-        rejected = [
-            ("ingest", "somebody/notes.txt", "not_an_image", "<b>none</b> of JPEG, PNG"),
-            ("align", "somebody/wall\udce9.png", "no_face", ""),  # a name that is not UTF-8
-            *(
-                ("filter", f"{name}/{IMAGES - 1}.png", "low_score", "score 0.500, face 8 pixels")
-                for name in sorted({name for _, name in heldout})
-            ),
-        ]
+    rejected = [
+        ("ingest", "somebody/notes.txt", "not_an_image", "<b>none</b> of JPEG, PNG"),
+        ("align", "somebody/wall\udce9.png", "no_face", ""),  # a name that is not UTF-8
+    ]
+    low_score = ("low_score", "score 0.500, face 8 pixels")
+    rejected += [("filter", f"{name}/{IMAGES - 1}.png", *low_score) for name in sorted({name for _, name in heldout})]
+    rejected = rejected if reject else []
     with open(folder / "rejected.csv", "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         csv.writer(file).writerows([("step", "source", "reason", "detail"), *rejected])
     counts = {step: dict(Counter(row[2] for row in rejected if row[0] == step)) for step in SHARD_STEPS}
-    DataRecord(
-        producer="gather 0.1.0",
-        images=images,
-        identities=people,
-        rejected=counts,
-        shards={"0/1": "f" * 64},
-        changed_shards=["0/1"],
-    ).write(folder / "data.json")
+    shards = {"shards": {"0/1": "f" * 64}, "changed_shards": ["0/1"]}
+    data = {"producer": "gather 0.1.0", "images": images, "identities": people, "rejected": counts, **shards}
+    DataRecord.parse(data, "made").write(folder / "data.json")
     steps = {step: {"rows_in": 90 + n, "rows_out": n, "seconds": 1.5} for n, step in enumerate(SHARD_STEPS)}
     write_json(folder / "steps.json", steps)
 

@@ -63,11 +63,8 @@ def test_success_is_told_with_verdict_model_and_link(tmp_path: Path, webhook: We
     conclude(tmp_path, "7-a")
     result = notify(str(tmp_path), "door", "7-a", NotifyOptions(title="weekly", ui="https://kfp.example/"))
     assert result.succeeded and result.sent
-    text = (
-        "door: run weekly succeeded, promoted: AUC rose by 0.02. Model: s3://b/models/door/1f. "
-        "https://kfp.example/#/runs/details/7-a"
-    )
-    assert webhook.told == [{"text": text}]
+    told = "door: run weekly succeeded, promoted: AUC rose by 0.02. Model: s3://b/models/door/1f."
+    assert webhook.told == [{"text": f"{told} https://kfp.example/#/runs/details/7-a"}]
 
 
 def test_a_run_without_conclusion_has_failed(tmp_path: Path, webhook: Webhook) -> None:

@@ -17,6 +17,7 @@ from kubeface.runtime.errors import KubefaceError
 from tests.support.promoted_models import make
 
 API = "/api/model_registry/v1alpha3"
+NOT_FOUND = {"code": "404", "message": "not found"}
 PARENTS = {"model_version": "registeredModelId", "model_artifact": "parent"}
 
 
@@ -35,28 +36,23 @@ class Registry:
         if self.status:
             return self.status, {"code": "", "message": "out of order"}
         assert path.startswith(f"{API}/")
-        parts = path.removeprefix(f"{API}/").split("/")
-        if method == "GET" and parts[0] in self.entities:
-            kind = parts[0]
-            assert set(query) == ({"name"} if kind == "registered_model" else {"name", "parentResourceId"})
+        collection, *below = path.removeprefix(f"{API}/").split("/")
+        if method == "GET" and collection in self.entities:
+            assert set(query) == {"name", *(["parentResourceId"] if collection in PARENTS else [])}
             if self.hide:
                 self.hide -= 1
-                return 404, {"code": "404", "message": "not found"}
-            return self.find(kind, query["name"], query.get("parentResourceId"))
+                return 404, NOT_FOUND
+            return self.find(collection, query["name"], query.get("parentResourceId"))
         assert method == "POST"
-        if parts[0] == "registered_models":
-            kind = "registered_model"
-        elif parts == ["model_versions"]:
-            kind = "model_version"
+        kind = "model_artifact" if below else collection.removesuffix("s")
+        if kind == "model_version":
             assert body["registeredModelId"] in [entity["id"] for entity in self.entities["registered_model"]]
             for value in body["customProperties"].values():
-                assert value.keys() == {"metadataType", "string_value"}
-                assert value["metadataType"] == "MetadataStringValue"
-        else:
-            kind = "model_artifact"
-            assert parts[0] == "model_versions" and parts[2] == "artifacts"
+                assert value == {"metadataType": "MetadataStringValue", "string_value": value["string_value"]}
+        elif kind == "model_artifact":
+            assert (collection, below[1:]) == ("model_versions", ["artifacts"])
             assert body["artifactType"] == "model-artifact"
-            body["parent"] = parts[1]
+            body["parent"] = below[0]
         if self.find(kind, body["name"], body.get(PARENTS.get(kind, "")))[0] == 200:
             return 409, {"code": "409", "message": "exists"}
         self.entities[kind].append({"id": str(len(self.entities[kind]) + 1)} | body)
@@ -66,7 +62,7 @@ class Registry:
         for entity in self.entities[kind]:
             if entity["name"] == name and (kind == "registered_model" or entity[PARENTS[kind]] == parent):
                 return 200, entity
-        return 404, {"code": "404", "message": "not found"}
+        return 404, NOT_FOUND
 
 
 @pytest.fixture

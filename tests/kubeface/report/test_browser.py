@@ -17,69 +17,12 @@ WIDTHS = (390, 1440)
 BACKGROUNDS: Mapping[Literal["light", "dark"], str] = {"light": "rgb(245, 246, 248)", "dark": "rgb(15, 18, 23)"}
 PAPER = 703  # pixels between the margins of a printed page
 
-STICKING_OUT = """() => [...document.querySelectorAll('body *')]
-    .filter(e => !e.parentElement.closest('.scroll, svg'))
-    .filter(e => e.getBoundingClientRect().right > innerWidth + 0.5 || e.getBoundingClientRect().left < -0.5)
-    .map(e => `${e.tagName} ${e.className} ${e.textContent.trim().slice(0, 40)}`)"""
+CHECKS = Path(__file__).with_name("page_checks.js").read_text()
 
-# WCAG 2.1, success criterion 1.4.3: contrast of text with what lies behind it.
-LOW_CONTRAST = """() => {
-    const parts = colour => colour.match(/[\\d.]+/g).map(Number);
-    const light = colour => parts(colour).slice(0, 3)
-        .map(c => c / 255).map(c => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
-        .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
-    const behind = e => {
-        for (; e; e = e.parentElement) {
-            const colour = getComputedStyle(e).backgroundColor;
-            const alpha = parts(colour)[3];
-            if (alpha === undefined || alpha === 1) return colour;
-        }
-        return 'rgb(255, 255, 255)';
-    };
-    const texts = [...document.querySelectorAll('body *')]
-        .filter(e => e.tagName !== 'title' && [...e.childNodes].some(n => n.nodeType === 3 && n.textContent.trim()));
-    if (texts.length < 100) return ['too little text was looked at'];
-    return texts.map(e => {
-        const style = getComputedStyle(e);
-        const [a, b] = [light(e.closest('svg') ? style.fill : style.color), light(behind(e))];
-        return [(Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05), e];
-    }).filter(([ratio]) => !(ratio >= 4.5)).map(([ratio, e]) => `${ratio.toFixed(2)} ${e.tagName} ${e.textContent}`);
-}"""
 
-FAULTS = """() => {
-    const faults = [];
-    const want = (right, e, what) => right || faults.push(`${what}: ${e.outerHTML.slice(0, 120)}`);
-    const all = selector => [...document.querySelectorAll(selector)];
-    let level = 0;
-    for (const heading of all('h1, h2, h3, h4, h5, h6')) {
-        const next = Number(heading.tagName[1]);
-        want(next <= level + 1, heading, 'a level of headings is skipped');
-        want(heading.textContent.trim(), heading, 'empty heading');
-        level = next;
-    }
-    for (const name of ['h1', 'header', 'main', 'footer', 'nav'])
-        want(all(name).length === 1, document.body, `one ${name} is wanted`);
-    for (const e of all('img')) want(e.alt.trim(), e, 'picture without alternative text');
-    for (const e of all('svg')) want(e.getAttribute('aria-hidden') === 'true'
-        || e.getAttribute('role') === 'img' && e.getAttribute('aria-label').trim(), e, 'drawing without a label');
-    for (const e of all('th')) want(['col', 'row', 'colgroup'].includes(e.scope), e, 'header without scope');
-    for (const e of all('table')) want(e.querySelector('th'), e, 'table without headers');
-    for (const e of all('[role=region], nav, section')) want(e.getAttribute('aria-label'), e, 'region without a name');
-    for (const e of all('ul')) want([...e.children].every(c => c.tagName === 'LI'), e, 'list with other children');
-    for (const e of all('a')) want(document.getElementById(e.hash.slice(1)), e, 'link to nothing');
-    const ids = all('[id]').map(e => e.id);
-    want(new Set(ids).size === ids.length, document.body, 'an id stands twice');
-    want(document.documentElement.lang, document.documentElement, 'no language');
-    want(document.title, document.head, 'no title');
-    return faults;
-}"""
-
-BROKEN_PICTURES = "() => [...document.images].filter(e => !e.complete || !e.naturalWidth).map(e => e.alt)"
-FOCUSED = """() => {
-    const e = document.activeElement, style = getComputedStyle(e);
-    return [e.getAttribute('href') ?? e.getAttribute('aria-label') ?? e.textContent.trim(),
-            style.outlineStyle !== 'none' && parseFloat(style.outlineWidth) >= 2];
-}"""
+def found(page: Page | Frame, check: str) -> Any:
+    """What a function of page_checks.js returns, as `faults()`."""
+    return page.evaluate(f"({CHECKS}).{check}")
 
 
 @pytest.fixture(scope="module")
@@ -91,9 +34,9 @@ def browser() -> Iterator[Browser]:
     # Chromium's sandbox refuses to run as root.
     flags = ["--no-sandbox"] if os.geteuid() == 0 else []
     with sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=path, args=flags)
-        yield found
-        found.close()
+        launched = playwright.chromium.launch(executable_path=path, args=flags)
+        yield launched
+        launched.close()
 
 
 RUNS: dict[str, dict[str, Any]] = {
@@ -135,9 +78,9 @@ def opened(browser: Browser, written: Path, width: int) -> tuple[Page, Watch]:
 def assert_whole(page: Page | Frame) -> None:
     """Every picture loads, and nothing sticks out, with all details open too."""
     assert page.evaluate("document.images.length") > 15
-    assert page.evaluate(BROKEN_PICTURES) == []
+    assert found(page, "brokenPictures()") == []
     for _ in range(2):
-        assert page.evaluate(STICKING_OUT) == []
+        assert found(page, "stickingOut()") == []
         assert page.evaluate("document.scrollingElement.scrollWidth - innerWidth") <= 0
         page.evaluate("document.querySelectorAll('details').forEach(e => e.open = true)")
 
@@ -146,11 +89,11 @@ def assert_whole(page: Page | Frame) -> None:
 def test_page_is_whole_quiet_and_readable(browser: Browser, written: Path, width: int) -> None:
     page, watch = opened(browser, written, width)
     assert_whole(page)
-    assert page.evaluate(FAULTS) == []
+    assert found(page, "faults()") == []
     for scheme, background in BACKGROUNDS.items():
         page.emulate_media(color_scheme=scheme)
         assert page.evaluate("getComputedStyle(document.body).backgroundColor") == background
-        assert page.evaluate(LOW_CONTRAST) == []
+        assert found(page, "lowContrast()") == []
     assert watch.said == []
     assert [url for url in watch.asked if not url.startswith("data:")] == [written.as_uri()]
     page.close()
@@ -162,11 +105,11 @@ def test_page_fits_on_paper(browser: Browser, written: Path) -> None:
     page.goto(written.as_uri())
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     # What a screen scrolls, paper must hold; what a screen folds, paper must show.
-    assert page.evaluate(STICKING_OUT.replace(".scroll, svg", "svg")) == []
+    assert found(page, "stickingOut('svg')") == []
     assert page.evaluate(
         "[...document.querySelectorAll('details')].every(e => e.offsetHeight > e.firstElementChild.offsetHeight + 15)"
     )
-    assert page.evaluate(LOW_CONTRAST) == []
+    assert found(page, "lowContrast()") == []
     page.close()
 
 
@@ -180,7 +123,7 @@ def test_page_is_used_with_the_keyboard(browser: Browser, written: Path, width: 
     reached = []
     for _ in range(len(wanted) + 1):
         page.keyboard.press("Tab")
-        reached.append(page.evaluate(FOCUSED))
+        reached.append(found(page, "focused()"))
     assert [name for name, _ in reached] == ["#main", *wanted]
     assert all(visible for _, visible in reached)
     assert page.evaluate("document.querySelector('.skip').getBoundingClientRect().bottom") < 0

@@ -64,7 +64,7 @@ def test_summary_holds_the_figures_of_the_run(tmp_path: Path) -> None:
     run = make_run(tmp_path, reject=True, lfw=True)
     assert run.report(ReportOptions(pipeline="faces", seed=7)) == ReportResult(rows_in=36, rows_out=104)
     summary = json.loads(run.summary.read_text())
-    evaluation = json.loads((tmp_path / "evaluation" / "evaluation.json").read_text())
+    evaluation = run.evaluation()
     assert (summary["pipeline"], summary["seed"], summary["degradation"]) == ("faces", 7, "noise:60")
     assert summary["steps"] == {
         step: {"rows_in": first + number, "rows_out": number, "seconds": 1.5}
@@ -72,20 +72,11 @@ def test_summary_holds_the_figures_of_the_run(tmp_path: Path) -> None:
         for number, step in enumerate(steps)
     }
     assert summary["dataset"] == {
-        "images": 36,
-        "identities": 9,
-        "rejected": 5,
+        "images": 36, "identities": 9, "heldout_identities": 3, "train_identities": 6, "shards": 1,
+        "changed_shards": ["0/1"], "forgotten": 0, "duplicates": 3, "suspects": 1, "leaks": 5, "rejected": 5,
         "rejected_by_reason": {"low_score": 3, "no_face": 1, "not_an_image": 1},
-        "heldout_identities": 3,
-        "train_identities": 6,
-        "shards": 1,
-        "changed_shards": ["0/1"],
-        "forgotten": 0,
-        "duplicates": 3,
-        "suspects": 1,
-        "leaks": 5,
         "drift": FINDINGS.drift.model_dump(),
-    }
+    }  # fmt: skip
     for name in ("baseline", "finetuned", "gain"):
         assert summary[name] == evaluation[name]
     assert set(summary["finetuned"]) == {"heldout", "heldout_clean", "lfw"}
@@ -104,8 +95,7 @@ def test_summary_holds_the_figures_of_the_run(tmp_path: Path) -> None:
 
 def test_summary_holds_what_else_was_measured(tmp_path: Path) -> None:
     full, plain = make_run(tmp_path / "full", full=True), make_run(tmp_path / "plain")
-    summary, bare = full.figures(), plain.figures()
-    evaluation = json.loads((tmp_path / "full" / "evaluation" / "evaluation.json").read_text())
+    summary, bare, evaluation = full.figures(), plain.figures(), full.evaluation()
     names = {"gain_over_champion", "paired", "probes", "identification", "calibration", "compatibility"}
     for name in names:
         assert summary[name] == evaluation[name] and summary[name]
