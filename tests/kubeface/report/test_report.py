@@ -152,11 +152,8 @@ def test_page_tells_the_verdict_and_every_set(tmp_path: Path) -> None:
     assert "80.00 ± 0.40 90.00 ± 0.40 +10.00" in told
     assert "20.00 10.00 −10.00" in told  # EER
     assert "+5.00 to +15.00" in told  # the interval of AUC
-    assert (
-        told.index("TAR@FAR=0.1 ")
-        < told.index("TAR@FAR=0.01 ", told.index("TAR@FAR=0.1 "))
-        < told.index("TAR@FAR=1e-05")
-    )
+    first = told.index("TAR@FAR=0.1 ")
+    assert first < told.index("TAR@FAR=0.01 ", first) < told.index("TAR@FAR=1e-05")
     assert "None rejected by ingest, align or filter." in told
 
 
@@ -304,9 +301,8 @@ def test_page_tells_that_nothing_was_promoted(tmp_path: Path) -> None:
 
 def test_a_run_that_trained_nothing_says_that_the_model_is_in_force_already(tmp_path: Path) -> None:
     reason = "this model is in force already, as version 7: the data are those that it was trained on"
-    run = make_run(
-        tmp_path, promotion=PROMOTED.model_copy(update={"promoted": False, "trained": False, "reason": reason})
-    )
+    promotion = PROMOTED.model_copy(update={"promoted": False, "trained": False, "reason": reason})
+    run = make_run(tmp_path, promotion=promotion)
     shutil.rmtree(tmp_path / "model" / "logs")  # a promoted version has none
     model = json.loads((tmp_path / "model" / "model.json").read_text())
     model |= {"trained": False, "reason": "the data are those that it was trained on"}
