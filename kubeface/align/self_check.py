@@ -9,11 +9,7 @@ from kubeface.self_check import rows_of
 
 
 def self_check(tables: Path) -> str:
-    """Aligns the face table with both detectors and says so in one line.
-
-    Raises:
-        KubefaceError: a face was not found.
-    """
+    """Aligns the face table with both detectors; KubefaceError where a face was not found."""
     for detector in ("mtcnn", "retinaface"):
         align(tables / "faces", tables / detector, read_options(AlignOptions, {"detector": detector}))
         rows_of(tables / detector, "aligned")

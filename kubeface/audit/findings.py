@@ -13,8 +13,9 @@ from kubeface.audit.images import AuditedImages
 from kubeface.audit.label_errors import Centres, Lookalikes, Suspect
 from kubeface.audit.leaks import Leak
 from kubeface.audit.options import AuditOptions
-from kubeface.records.findings import AuditCounts, IdentitySizes
+from kubeface.records.findings import AuditCounts, FindingsRecord, IdentitySizes
 from kubeface.storage.folders import write_csv
+from kubeface.tables.table import TableWriter
 
 # In order of precedence where several hold.
 REASONS = ("unreadable", "leak", "same_photo_two_names", "looks_like_another", "far_from_identity", "duplicate")
@@ -56,7 +57,32 @@ def decide(images: AuditedImages, findings: Findings, options: AuditOptions) -> 
     return verdicts
 
 
-def write_tables(folder: Path, images: AuditedImages, findings: Findings, verdicts: Verdicts) -> None:
+def write_findings(
+    out: Path, images: AuditedImages, findings: Findings, verdicts: Verdicts, record: FindingsRecord
+) -> None:
+    """Writes the audit table, the tables of findings and data.json."""
+    cluster, person = findings.duplicates.cluster, findings.lookalikes.person
+    with TableWriter(out, "audit", record.producer, record.settings) as table:
+        for row, stored_id in enumerate(images.ids):
+            image_id, identity = str(stored_id), images.name_of(row)
+            reason = None if verdicts[row] == KEPT else REASONS[verdicts[row]]
+            table.add(
+                {
+                    "image_id": image_id,
+                    "identity": identity,
+                    "kept": reason is None,
+                    "reason": reason,
+                    "cluster": image_id if cluster[row] == row else images.id_of(cluster[row]),
+                    "person": images.names[person[images.identity[row]]],
+                }
+            )
+            if reason:
+                table.reject(images.source_of(row), reason, f"identity {identity}")
+        _write_csvs(table.folder, images, findings, verdicts)
+        record.write(table.folder / "data.json")
+
+
+def _write_csvs(folder: Path, images: AuditedImages, findings: Findings, verdicts: Verdicts) -> None:
     """Writes duplicates.csv, suspects.csv, pairs.csv and leaks.csv."""
 
     def verdict(row: int) -> str:

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kubeface.audit.duplicates import MOST_BITS, REACH, SamePhotograph, block_keys
+from kubeface.audit.duplicates import REACH, block_keys
 from kubeface.audit.evaluation_sets import EvaluationSet
 from kubeface.audit.groups import equal_pairs, round_cosines
 from kubeface.audit.images import AuditedImages
 from kubeface.audit.label_errors import Centres, close_pairs
+from kubeface.audit.options import AuditOptions
 
 
 @dataclass(frozen=True)
@@ -32,29 +33,20 @@ class Leak:
     same_photograph: bool
 
 
-@dataclass(frozen=True)
-class LeakRule:
-    """When an identity is a person of an evaluation set."""
-
-    mean_cosine: float  # the means reach this cosine,
-    image_cosine: float  # and the most similar images this one;
-    same: SamePhotograph  # or the two have a photograph in common
-
-
-def find_leaks(images: AuditedImages, centres: Centres, evaluation: EvaluationSet, rule: LeakRule) -> list[Leak]:
+def find_leaks(images: AuditedImages, centres: Centres, evaluation: EvaluationSet, options: AuditOptions) -> list[Leak]:
     """Identities that are in an evaluation set, each with the person there that it is most like.
 
     A low-resolution image is compared by its sharp partner, and without one not at all.
     """
     leaks: dict[int, Leak] = {}
     means = evaluation.means
-    for row, file in _same_photographs(images, evaluation, rule.same):
+    for row, file in _same_photographs(images, evaluation, options):
         identity = int(images.identity[row])
         cosine = round(float(centres.means[identity] @ means[evaluation.people[file]]), 4)
         best = round(float((images.embeddings.read(np.array([row]))[0] * evaluation.vectors[file]).sum()), 4)
         if identity not in leaks or best > leaks[identity].best:
             leaks[identity] = _leak(evaluation, identity, int(images.sharp[row]), file, (cosine, best), True)
-    for identity, person, cosine in close_pairs(centres.means, means, rule.mean_cosine):
+    for identity, person, cosine in close_pairs(centres.means, means, options.leak_above):
         if identity in leaks and (leaks[identity].same_photograph or leaks[identity].cosine >= cosine):
             continue
         rows = np.unique(images.sharp[images.rows_of(identity)]).astype(np.int64)
@@ -62,13 +54,13 @@ def find_leaks(images: AuditedImages, centres: Centres, evaluation: EvaluationSe
         cosines = round_cosines(images.embeddings.read(rows) @ evaluation.vectors[files].T)
         a, b = np.unravel_index(int(cosines.argmax()), cosines.shape)
         best = float(cosines[a, b])
-        if best >= rule.image_cosine:
+        if best >= options.image_above:
             leaks[identity] = _leak(evaluation, identity, int(rows[a]), int(files[b]), (cosine, best), False)
     return sorted(leaks.values(), key=lambda leak: (-leak.cosine, leak.identity))
 
 
 def _same_photographs(
-    images: AuditedImages, evaluation: EvaluationSet, rule: SamePhotograph
+    images: AuditedImages, evaluation: EvaluationSet, options: AuditOptions
 ) -> Iterator[tuple[int, int]]:
     """Rows and indices of the set's files that show the same photograph by hash and embedding."""
     ours, theirs = np.flatnonzero(images.has_embedding), np.flatnonzero(evaluation.vectors.any(1))
@@ -77,10 +69,10 @@ def _same_photographs(
         for left, right in equal_pairs(key, REACH):
             across = (left < len(theirs)) & (right >= len(theirs))  # equal keys keep their order
             files, rows = theirs[left[across]], ours[right[across] - len(theirs)]
-            near = np.bitwise_count(evaluation.phash[files] ^ images.phash[rows]) <= min(rule.bits, MOST_BITS)
+            near = np.bitwise_count(evaluation.phash[files] ^ images.phash[rows]) <= options.duplicate_bits
             files, rows = files[near], rows[near]
             cosines = np.einsum("nd,nd->n", evaluation.vectors[files], images.embeddings.read(rows))
-            same = round_cosines(cosines) >= rule.cosine
+            same = round_cosines(cosines) >= options.duplicate_cosine
             yield from zip(rows[same].tolist(), files[same].tolist(), strict=True)
 
 

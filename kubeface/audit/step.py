@@ -14,19 +14,10 @@ from kubeface.audit.drift import FEATURES, make_histogram, measure_drift, read_p
 from kubeface.audit.duplicates import SamePhotograph, find_duplicates
 from kubeface.audit.embeddings import Embedder, EmbeddingStore, no_embedding, sface
 from kubeface.audit.evaluation_sets import read_evaluation_set, split_sources
-from kubeface.audit.findings import (
-    KEPT,
-    REASONS,
-    Findings,
-    Verdicts,
-    count_findings,
-    decide,
-    identity_sizes,
-    write_tables,
-)
+from kubeface.audit.findings import Findings, count_findings, decide, identity_sizes, write_findings
 from kubeface.audit.images import AuditedImages, read_audited_images
 from kubeface.audit.label_errors import find_suspects, group_lookalikes, lookalike_pairs
-from kubeface.audit.leaks import Leak, LeakRule, find_leaks
+from kubeface.audit.leaks import Leak, find_leaks
 from kubeface.audit.options import AuditOptions
 from kubeface.audit.page import render_page
 from kubeface.faces.templates import WHOLE
@@ -34,7 +25,7 @@ from kubeface.records.findings import AuditFigures, Distributions, Drift, Findin
 from kubeface.records.tasks import ATTRIBUTES, RECOGNITION
 from kubeface.runtime.errors import require
 from kubeface.storage.folders import new_file
-from kubeface.tables.table import Table, TableWriter
+from kubeface.tables.table import Table
 
 Decision = Literal["train", "keep"]
 
@@ -91,7 +82,7 @@ def audit(aligned: Path, filtered: Path, out: Path, html: Path, options: AuditOp
             embedding_mean=[round(float(value), 4) + 0.0 for value in mean],
             drift=drift,
         )
-        _write(out, images, findings, verdicts, record)
+        write_findings(out, images, findings, verdicts, record)
         with new_file(html) as file:
             file.write_text(render_page(images, findings, verdicts, record, options.seed), "utf-8", "surrogateescape")
     _stop(options, images, findings.leaks, drift)
@@ -106,8 +97,7 @@ def _decision(options: AuditOptions, drift: Drift) -> Decision:
 
 def _find(images: AuditedImages, options: AuditOptions, embed: Embedder, whole: bool) -> Findings:
     """Runs every check."""
-    same = SamePhotograph.of(options, whole)
-    duplicates = find_duplicates(images, same)
+    duplicates = find_duplicates(images, SamePhotograph.of(options, whole))
     if options.task == ATTRIBUTES:  # names only say what belongs together, and none is wrong
         duplicates = replace(duplicates, two_names=np.zeros_like(duplicates.two_names))
     centres, suspects = find_suspects(images, duplicates.cluster, options.far_below)
@@ -115,11 +105,10 @@ def _find(images: AuditedImages, options: AuditOptions, embed: Embedder, whole: 
         return Findings(duplicates, centres, [], group_lookalikes(centres, []), [])
     pairs = lookalike_pairs(images, centres, suspects, options.alike_above, options.image_above)
     lookalikes = group_lookalikes(centres, pairs)
-    rule = LeakRule(options.leak_above, options.image_above, same)
     leaks = [
         leak
         for uri in split_sources(options.evaluation_sets)
-        for leak in find_leaks(images, centres, read_evaluation_set(uri, embed), rule)
+        for leak in find_leaks(images, centres, read_evaluation_set(uri, embed), options)
     ]
     return Findings(duplicates, centres, suspects, lookalikes, leaks)
 
@@ -150,29 +139,6 @@ def _settings(
     seen = hashlib.sha256(previous.model_dump_json().encode()).hexdigest() if previous else ""
     recorded = options.model_dump(mode="json", exclude={"task"} if options.task == RECOGNITION else None)
     return {"aligned": table.sha256, "filtered": verdict_table.sha256} | recorded | {"previous": seen}
-
-
-def _write(out: Path, images: AuditedImages, findings: Findings, verdicts: Verdicts, record: FindingsRecord) -> None:
-    """Writes the audit table, the tables of findings and data.json."""
-    cluster, person = findings.duplicates.cluster, findings.lookalikes.person
-    with TableWriter(out, "audit", record.producer, record.settings) as table:
-        for row, stored_id in enumerate(images.ids):
-            image_id, identity = str(stored_id), images.name_of(row)
-            reason = None if verdicts[row] == KEPT else REASONS[verdicts[row]]
-            table.add(
-                {
-                    "image_id": image_id,
-                    "identity": identity,
-                    "kept": reason is None,
-                    "reason": reason,
-                    "cluster": image_id if cluster[row] == row else images.id_of(cluster[row]),
-                    "person": images.names[person[images.identity[row]]],
-                }
-            )
-            if reason:
-                table.reject(images.source_of(row), reason, f"identity {identity}")
-        write_tables(table.folder, images, findings, verdicts)
-        record.write(table.folder / "data.json")
 
 
 def _stop(options: AuditOptions, images: AuditedImages, leaks: Sequence[Leak], drift: Drift) -> None:

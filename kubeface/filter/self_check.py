@@ -8,11 +8,7 @@ from kubeface.self_check import IMAGES
 
 
 def self_check(tables: Path) -> str:
-    """Filters the aligned table and says so in one line.
-
-    Raises:
-        KubefaceError: a face was rejected.
-    """
+    """Filters the aligned table; KubefaceError where a face was rejected."""
     result = filter_faces(tables / "faces", tables / "aligned", tables / "out")
     require(result.rows_out == IMAGES, f"the face was rejected: {result}")
     return "1 face looked at by retinaface"

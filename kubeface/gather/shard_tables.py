@@ -52,16 +52,6 @@ class ShardTables:
         """The shard as <number>/<count>."""
         return self.receipts["ingest"].shard
 
-    @property
-    def number(self) -> int:
-        """The number of the shard."""
-        return int(self.shard.partition("/")[0])
-
-    @property
-    def fingerprint(self) -> str:
-        """What the shard held when it was planned."""
-        return self.receipts["ingest"].fingerprint
-
     def rows(self) -> Iterator[tuple[Row, Row]]:
         """Yields each crop's row with its verdict, a row group in memory at a time.
 

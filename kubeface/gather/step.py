@@ -65,15 +65,17 @@ def gather(
         len(ingested) == len(aligned) == len(filtered) > 0,
         f"gather was given {len(ingested)}, {len(aligned)} and {len(filtered)} tables: it needs each shard's three",
     )
-    shards = sorted(map(ShardTables.open, ingested, aligned, filtered), key=lambda shard: shard.number)
+    shards = list(map(ShardTables.open, ingested, aligned, filtered))
+    shards.sort(key=lambda shard: int(shard.shard.partition("/")[0]))
     before = previous_shards(options.previous)
-    changed = [shard.shard for shard in shards if shard.fingerprint != before.get(shard.shard)]
+    fingerprints = {shard.shard: shard.receipts["ingest"].fingerprint for shard in shards}
+    changed = [shard for shard, fingerprint in fingerprints.items() if fingerprint != before.get(shard)]
     erased = read_erasure_list(options.forget)
     with new_folder(out) as folder:
         identities = merge(shards, out_aligned, out_filtered, erased, options.seed)
         _write_identities(identities, folder / "identities.csv")
         rejected = _write_rejected(shards, folder / "rejected.csv")
-        record = _record(shards, rejected, changed, erased)
+        record = _record(shards, rejected, fingerprints, changed, erased)
         record.write(folder / "data.json")
         ShardStepsRecord(**{step: _totals(shards, step) for step in STEPS}).write(folder / "steps.json")
     print(
@@ -91,7 +93,11 @@ def gather(
 
 
 def _record(
-    shards: Sequence[ShardTables], rejected: dict[str, dict[str, int]], changed: list[str], erased: frozenset[str]
+    shards: Sequence[ShardTables],
+    rejected: dict[str, dict[str, int]],
+    fingerprints: dict[str, str],
+    changed: list[str],
+    erased: frozenset[str],
 ) -> DataRecord:
     faces = [shard.tables["ingest"] for shard in shards]
     return DataRecord(
@@ -99,7 +105,7 @@ def _record(
         images=sum(table.rows for table in faces),
         identities=sum(table.identities for table in faces),
         rejected=rejected,
-        shards={shard.shard: shard.fingerprint for shard in shards},
+        shards=fingerprints,
         changed_shards=changed,
         erasure=Erasure(
             marks=sorted(erased),

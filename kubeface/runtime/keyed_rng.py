@@ -20,14 +20,9 @@ def rank(seed: int, name: str) -> bytes:
 
 
 def stored_name(source: str, identity: str, resolution: str | None) -> str:
-    """The name by which a row is ranked: the source, or for an image of a resolution pair what both images share.
+    """The name by which a row is ranked: the source, or for an image of a resolution (low or high) what pairs share.
 
     So the two images of a pair become neighbours, whatever folders they lie in.
-
-    Args:
-        source: name of the file below the source.
-        identity: of the image.
-        resolution: low, high, or None for neither.
     """
     return f"{identity}\0{PurePosixPath(source).stem}" if resolution else source
 

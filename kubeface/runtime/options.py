@@ -35,16 +35,11 @@ AnyOptions = TypeVar("AnyOptions", bound=BaseModel)
 
 
 def read_options(kind: type[AnyOptions], values: Mapping[str, Any], where: str = "") -> AnyOptions:
-    """The options of a step out of names and values, as a file, the UI or a compiled pipeline gives them.
-
-    Args:
-        kind: class of the options.
-        values: by name; what is absent has its default.
-        where: what precedes each name in an error, as `align.`.
+    """The options of a step by name, as a file, the UI or a compiled pipeline gives them; others have their defaults.
 
     Raises:
         KubefaceError: one line with all that is wrong: unknown names with the nearest known one, wrong types, values
-            out of range.
+            out of range. `where`, as `align.`, precedes each name.
     """
     try:
         return kind.model_validate(dict(values))

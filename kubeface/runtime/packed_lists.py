@@ -25,11 +25,7 @@ class StoredFile:
 
 
 class FileList(Sequence[StoredFile]):
-    """Files in the order of their names' bytes, held as columns.
-
-    Args:
-        columns: name and version (bytes: a name need not be UTF-8), size.
-    """
+    """Files in the order of their names' bytes, held as columns; a name need not be UTF-8."""
 
     def __init__(self, columns: pa.Table) -> None:
         self._columns = columns
@@ -45,12 +41,8 @@ class FileList(Sequence[StoredFile]):
         batches = [_SCHEMA.empty_table()]
         rest = iter(files)
         while chunk := list(islice(rest, CHUNK)):
-            rows = {
-                "name": [_bytes(file.name) for file in chunk],
-                "size": [file.size for file in chunk],
-                "version": [_bytes(file.version) for file in chunk],
-            }
-            batches.append(pa.table(rows, _SCHEMA))
+            rows = [{"name": _bytes(f.name), "size": f.size, "version": _bytes(f.version)} for f in chunk]
+            batches.append(pa.Table.from_pylist(rows, _SCHEMA))
         table = pa.concat_tables(batches)
         places = pc.sort_indices(table["name"])  # stable
         names = table["name"].take(places)

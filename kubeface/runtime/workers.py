@@ -12,14 +12,9 @@ Result = TypeVar("Result")
 def in_order(work: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Generator[Result, None, None]:
     """The results of `work` on each item, in the order of the items whatever the number of workers.
 
-    Workers are threads: the networks, OpenCV, Pillow and zlib work without Python's lock. At most twice as many items
-    as workers are begun before their results are taken, so that memory stays flat. What `work` raises comes out at
-    the item's turn and ends the rest.
-
-    Args:
-        work: called in several threads at once.
-        items: taken one at a time, in the caller's thread.
-        workers: number of threads, at least 1.
+    Workers are threads: the networks, OpenCV, Pillow and zlib work without Python's lock. Items are taken one at a
+    time, in the caller's thread, and at most twice as many as workers are begun before their results are taken, so that
+    memory stays flat. What `work` raises comes out at the item's turn and ends the rest.
     """
     begun: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(workers) as pool:

@@ -27,6 +27,7 @@ from kubeface.storage.folders import new_folder
 from kubeface.storage.s3 import (
     NOT_FOUND_CODES,
     DamagedTransfer,
+    Result,
     client,
     endpoint,
     is_s3,
@@ -105,17 +106,22 @@ def read_with_etag(uri: str) -> tuple[bytes, str] | None:
             raise KubefaceError(f"{uri} cannot be read: {error.strerror}") from error
         return data, hashlib.sha256(data).hexdigest()
     body = io.BytesIO()
+    etag = _unless_absent(uri, lambda: copy_object(uri, body))
+    return None if etag is None else (body.getvalue(), etag)
 
-    def read() -> str | None:
+
+def _unless_absent(uri: str, action: Callable[[], Result]) -> Result | None:
+    """What an action on an object gives; None where there is no such object."""
+
+    def attempt() -> Result | None:
         try:
-            return copy_object(uri, body)
+            return action()
         except S3Error as error:
             if error.code in NOT_FOUND_CODES:
                 return None
             raise
 
-    etag = with_retries(uri, read)
-    return None if etag is None else (body.getvalue(), etag)
+    return with_retries(uri, attempt)
 
 
 def replace(uri: str, data: bytes, etag: str) -> bool:
@@ -262,18 +268,7 @@ def exists(uri: str) -> bool:
     """Whether there is such a file or object; a bucket that does not exist holds none."""
     if not is_s3(uri):
         return local_path(uri).is_file()
-    bucket, key = split_s3(uri)
-
-    def found() -> bool:
-        try:
-            client().stat_object(bucket, key)
-        except S3Error as error:
-            if error.code in NOT_FOUND_CODES:
-                return False
-            raise
-        return True
-
-    return with_retries(uri, found)
+    return _unless_absent(uri, lambda: client().stat_object(*split_s3(uri))) is not None
 
 
 def ensure_bucket(bucket: str) -> None:

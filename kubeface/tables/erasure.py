@@ -12,11 +12,10 @@ def name_digest(name: str) -> str:
 
 
 def read_erasure_list(uri: str) -> frozenset[str]:
-    """Reads the digests of the people and images to be forgotten.
+    """Reads the digests of the people and images to be forgotten; an empty `uri` stands for nobody.
 
-    Args:
-        uri: text file (path, s3:// or https:// with #sha256=…) with one name of a person, or of a file below the
-            source, a line; lines that begin with # are comments. Empty for nobody.
+    The text file (path, s3:// or https:// with #sha256=…) has one name of a person, or of a file below the source, a
+    line; lines that begin with # are comments.
 
     Raises:
         KubefaceError: the file cannot be read, is not UTF-8, or names nobody.

@@ -35,11 +35,11 @@ class RowIndex:
     """The locations of many images in stored order; a million take about 16 MB beside their ids.
 
     Args:
-        shards: the table's shards, on disk or in a store.
+        shards: the table's shards.
         ids: N image ids.
         numbers: N×4 int32: label, index into `shards`, row group, row.
-        sharp: for each low-resolution image by its index, the location of the sharp image of the same photograph (index
-            into `shards`, row group, row), or None where there is none.
+        sharp: for each low-resolution image by its index the last three of these for the sharp image of the same
+            photograph, or None where there is none.
     """
 
     def __init__(

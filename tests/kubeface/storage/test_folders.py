@@ -29,7 +29,7 @@ def test_a_failure_leaves_neither_the_folder_nor_the_temporary_one(tmp_path: Pat
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_an_earlier_attempt_left_is_cleared(tmp_path: Path) -> None:
+def test_leftovers_of_an_earlier_attempt_are_cleared(tmp_path: Path) -> None:
     with new_folder(tmp_path / "out") as folder:
         partial = folder
     partial.mkdir()
@@ -49,7 +49,7 @@ def test_an_empty_folder_is_taken(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["folder", "file"])
-def test_what_is_there_is_not_touched(tmp_path: Path, kind: str) -> None:
+def test_an_existing_output_is_not_overwritten(tmp_path: Path, kind: str) -> None:
     out = tmp_path / "out"
     kept = out / "kept.txt" if kind == "folder" else out
     kept.parent.mkdir(exist_ok=True)
@@ -79,7 +79,7 @@ def test_json_comes_back_and_does_not_depend_on_the_order_of_keys(
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf])
-def test_json_refuses_what_is_no_number(tmp_path: Path, number: float) -> None:
+def test_json_refuses_nan_and_infinity(tmp_path: Path, number: float) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "a.json", {"loss": number})
     assert not (tmp_path / "a.json").exists()

@@ -79,14 +79,6 @@ def test_a_file_or_folder_of_that_name_goes_first(server: Server, tmp_path: Path
     assert server.requests == []
 
 
-def test_an_archive_of_ones_own_is_taken_as_ever(
-    server: Server, archive: bytes, tmp_path: Path, photographs: dict[str, bytes]
-) -> None:
-    (tmp_path / "lfw.tgz").write_bytes(archive)
-    assert contents("lfw.tgz") == photographs
-    assert server.requests == []
-
-
 def test_another_checksum_is_refused_and_nothing_kept(server: Server, archive: bytes, tmp_path: Path) -> None:
     server.files["/files/5976018"] = archive[:-1] + bytes([archive[-1] ^ 1])
     with pytest.raises(KubefaceError, match=r"^lfw cannot be had: http.*/5976018 has SHA-256 .* expected") as raised:
@@ -95,21 +87,6 @@ def test_another_checksum_is_refused_and_nothing_kept(server: Server, archive: b
     assert cached(tmp_path / "cache") == []
     server.files["/files/5976018"] = archive
     assert len(contents("lfw")) == 6
-
-
-def test_a_download_that_is_cut_off_is_done_again(server: Server, archive: bytes, tmp_path: Path) -> None:
-    server.faults = [1000, 1000]
-    assert len(contents("lfw")) == 6
-    assert len(server.requests) == 3
-
-
-def test_a_download_that_is_always_cut_off_is_named_and_nothing_kept(
-    server: Server, archive: bytes, tmp_path: Path
-) -> None:
-    server.cut_off = 1000
-    with pytest.raises(KubefaceError, match=f"it was cut off after {len(archive) - 1000} of {len(archive)} bytes"):
-        contents("lfw")
-    assert cached(tmp_path / "cache") == []
 
 
 def test_a_publisher_without_it_is_named(server: Server) -> None:
@@ -128,14 +105,6 @@ def test_a_mirror_is_asked_first(
     monkeypatch.setenv(MIRROR_VARIABLE, str(tmp_path / "mirror"))
     assert len(contents("lfw")) == 6
     assert server.requests == []
-
-
-def test_each_name_has_an_address_and_a_checksum() -> None:
-    for name, uri in DATASETS.items():
-        address, _, checksum = uri.partition("#sha256=")
-        assert name.startswith("lfw") and address.startswith("https://ndownloader.figshare.com/files/")
-        assert len(checksum) == 64 and int(checksum, 16)
-    assert len(set(DATASETS.values())) == len(DATASETS)
 
 
 def test_the_checksums_are_scikit_learns() -> None:

@@ -61,7 +61,7 @@ def test_the_folder_itself_may_be_a_link(folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["nowhere", "a folder/top.txt"])
-def test_what_is_no_folder_is_named(folder: Path, name: str) -> None:
+def test_a_source_that_is_no_folder_is_named(folder: Path, name: str) -> None:
     with pytest.raises(KubefaceError, match=f"{name} is not a folder: give a folder, an archive or an s3:// prefix"):
         objects.list_files(str(folder.parent / name))
 
@@ -108,21 +108,6 @@ def test_s3_names() -> None:
         objects.split_s3("s3:///key")
 
 
-def test_replacing_is_compare_and_swap(tmp_path: Path) -> None:
-    uri = str(tmp_path / "new" / "x.json")
-    assert objects.read_with_etag(uri) is None
-    assert not objects.replace(uri, b"1", "somebody's mark")
-    assert objects.replace(uri, b"1", "")
-    assert not objects.replace(uri, b"2", "")
-    found = objects.read_with_etag(uri)
-    assert found is not None and found[0] == b"1"
-    assert objects.replace(uri, b"2", found[1])
-    assert not objects.replace(uri, b"3", found[1])
-    assert objects.read_bytes(uri) == b"2"
-    assert objects.supports_conditional_writes(uri)
-    assert {path.name for path in (tmp_path / "new").iterdir()} == {"x.json", ".x.json.lock"}
-
-
 def test_replacing_where_nothing_can_be_written_is_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     assert objects.read_with_etag(str(tmp_path / "file" / "x")) is None
@@ -144,7 +129,7 @@ def count_up(uri: str, times: int) -> int:
     return lost
 
 
-def test_of_processes_that_replace_at_the_same_time_one_wins_each_round(tmp_path: Path) -> None:
+def test_one_of_several_concurrent_processes_wins(tmp_path: Path) -> None:
     uri = str(tmp_path / "number")
     with ProcessPoolExecutor(4) as pool:
         lost = sum(pool.map(count_up, [uri] * 4, [50] * 4))

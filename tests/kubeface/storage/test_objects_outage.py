@@ -16,7 +16,7 @@ from tests.support.faulty_store import BUCKET, Fault, Proxy, Store, closed, flip
 
 
 @pytest.mark.slow
-def test_transfers_survive_a_store_that_is_away_for_twenty_seconds(store: Store, tmp_path: Path) -> None:
+def test_transfers_survive_twenty_seconds_without_the_store(store: Store, tmp_path: Path) -> None:
     """Killed with SIGKILL in the middle of 200 objects on their way down and 200 on their way up."""
     down, up = folder_of(tmp_path / "down", 200, 100_000), folder_of(tmp_path / "up", 200, 100_000)
     objects.upload_folder(down, f"s3://{BUCKET}/outage/down")
@@ -42,11 +42,11 @@ def test_transfers_survive_a_store_that_is_away_for_twenty_seconds(store: Store,
     assert sums(tmp_path / "copy of up") == sums(up)
 
 
-def test_a_store_that_stays_away_is_one_line_after_a_while(
+def test_a_store_that_stays_down_is_one_line(
     proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     assert 60 <= s3.RETRY_SECONDS <= 90
-    monkeypatch.setattr(s3, "RETRY_SECONDS", 2)
+    monkeypatch.setattr(s3, "RETRY_SECONDS", 0.5)
     objects.upload_folder(folder_of(tmp_path / "folder", 30, 10), f"s3://{BUCKET}/away")
     proxy.faults = [lambda method, body: body] * 10  # the listing and a few objects
     proxy.always = closed
@@ -54,7 +54,7 @@ def test_a_store_that_stays_away_is_one_line_after_a_while(
     with pytest.raises(SystemExit) as raised:
         exit_on_error(objects.download_folder, uri=f"s3://{BUCKET}/away", path=tmp_path / "copy")
     assert raised.value.code == 1
-    assert 1.5 < time.monotonic() - start < 10
+    assert 0.3 < time.monotonic() - start < 10
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 1
     assert f"no S3 store answers at {proxy.url} for s3://kubeface/away/part" in said[0]
@@ -62,7 +62,7 @@ def test_a_store_that_stays_away_is_one_line_after_a_while(
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
 
-def test_what_is_refused_is_not_tried_again(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refused_request_is_not_repeated(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(KubefaceError, match="nothing does not exist"):
         objects.read_bytes(f"s3://{BUCKET}/nothing")
     with pytest.raises(KubefaceError, match="bucket 'nowhere-at-all' does not exist"):
@@ -80,7 +80,7 @@ def test_what_is_refused_is_not_tried_again(proxy: Proxy, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("fault", [halved, flipped, closed, status(503), status(500)])
-def test_a_spoilt_answer_is_asked_for_again(fault: Fault, face: str, proxy: Proxy, tmp_path: Path) -> None:
+def test_a_damaged_response_is_requested_again(fault: Fault, face: str, proxy: Proxy, tmp_path: Path) -> None:
     expected = (tmp_path / "face.bin").read_bytes()
     proxy.faults = [fault, fault]
     assert objects.read_bytes(face) == expected
@@ -91,14 +91,14 @@ def test_a_spoilt_answer_is_asked_for_again(fault: Fault, face: str, proxy: Prox
 
 
 @pytest.mark.parametrize("fault", [halved, closed, status(503), status(500)])
-def test_a_spoilt_listing_is_asked_for_again(fault: Fault, face: str, proxy: Proxy) -> None:
+def test_a_damaged_listing_is_requested_again(fault: Fault, face: str, proxy: Proxy) -> None:
     proxy.faults = [fault, fault]
     assert [file.name for file in objects.list_files(f"s3://{BUCKET}/spoilt")] == ["face.bin"]
     assert len(proxy.requests) == 3
 
 
 @pytest.mark.parametrize("fault", [closed, status(503), status(500)])
-def test_an_upload_without_a_good_answer_is_done_again(fault: Fault, proxy: Proxy, tmp_path: Path) -> None:
+def test_an_upload_without_a_valid_response_is_repeated(fault: Fault, proxy: Proxy, tmp_path: Path) -> None:
     (tmp_path / "face.bin").write_bytes(os.urandom(1000))
     proxy.faults = [fault, fault]
     objects.upload(tmp_path / "face.bin", f"s3://{BUCKET}/again/face.bin")
@@ -106,7 +106,7 @@ def test_an_upload_without_a_good_answer_is_done_again(fault: Fault, proxy: Prox
     assert len(proxy.requests) == 4
 
 
-def test_an_upload_that_is_damaged_on_its_way_is_done_again(proxy: Proxy, tmp_path: Path) -> None:
+def test_an_upload_damaged_in_transit_is_repeated(proxy: Proxy, tmp_path: Path) -> None:
     (tmp_path / "face.bin").write_bytes(os.urandom(1000))
     proxy.spoil_request = [True, True]
     objects.upload(tmp_path / "face.bin", f"s3://{BUCKET}/again/face.bin")
@@ -127,20 +127,20 @@ def test_an_object_that_stays_damaged_is_named(face: str, proxy: Proxy, tmp_path
     assert len(proxy.requests) == 3 * s3.DAMAGED_ATTEMPTS + 1
 
 
-def test_a_store_that_has_got_something_else_is_named(face: str, proxy: Proxy, tmp_path: Path) -> None:
+def test_an_upload_stored_with_another_checksum_is_refused(face: str, proxy: Proxy, tmp_path: Path) -> None:
     proxy.etag = f'"{"0" * 32}"'
     with pytest.raises(KubefaceError, match=f"{face} is stored with ETag 0+ where .* was sent, 4 times in a row"):
         objects.upload(tmp_path / "face.bin", face)
 
 
 @pytest.mark.parametrize("etag", ['"abc"', f'"{"0" * 32}-2"'])
-def test_an_etag_that_is_no_checksum_says_nothing(etag: str, face: str, proxy: Proxy, tmp_path: Path) -> None:
+def test_an_etag_that_is_no_checksum_is_ignored(etag: str, face: str, proxy: Proxy, tmp_path: Path) -> None:
     proxy.etag = etag
     objects.upload(tmp_path / "face.bin", face)
     assert objects.read_bytes(face) == (tmp_path / "face.bin").read_bytes()
 
 
-def test_the_etag_of_what_a_key_encrypts_is_no_checksum() -> None:
+def test_the_etag_of_an_encrypted_object_is_no_checksum() -> None:
     etag = f'"{"0" * 32}"'
     assert s3.md5_of_etag(etag, {}) == "0" * 32
     assert s3.md5_of_etag(etag, {"x-amz-server-side-encryption": "AES256"}) == "0" * 32

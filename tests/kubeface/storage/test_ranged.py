@@ -89,7 +89,7 @@ def test_a_shard_that_is_replaced_while_it_is_read_is_named(stored: str, written
         list(groups)
 
 
-def test_what_a_table_in_a_store_lacks_is_named(stored: str, written: Path, tmp_path: Path) -> None:
+def test_missing_parts_of_a_table_in_a_store_are_named(stored: str, written: Path, tmp_path: Path) -> None:
     with pytest.raises(KubefaceError, match=r"s3://kubeface/none/manifest\.json does not exist"):
         Table(f"s3://{BUCKET}/none", "faces")
     objects.upload(written / "manifest.json", f"s3://{BUCKET}/half/manifest.json")
@@ -101,7 +101,7 @@ def test_what_a_table_in_a_store_lacks_is_named(stored: str, written: Path, tmp_
         Table(f"s3://{BUCKET}/half", "faces")
 
 
-def test_a_shard_that_is_not_the_manifests_is_not_taken(stored: str, written: Path, tmp_path: Path) -> None:
+def test_a_shard_that_differs_from_the_manifest_is_refused(stored: str, written: Path, tmp_path: Path) -> None:
     """The store's own checksum is right, as it is for whatever was uploaded."""
     manifest = read_json(written / "manifest.json")
     manifest["shards"][0]["sha256"] = "0" * 64

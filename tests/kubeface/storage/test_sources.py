@@ -106,7 +106,7 @@ def test_names_that_point_elsewhere_are_labels_only(suffix: str, tmp_path: Path)
 
 @pytest.mark.parametrize("suffix", [*TARS, ".zip"])
 @pytest.mark.parametrize("data", [b"", b"hello", b"PK\x03\x04", b"\x1f\x8b\x08\x00", bytes(100)])
-def test_what_is_no_archive_is_named_in_one_line(suffix: str, data: bytes, tmp_path: Path) -> None:
+def test_an_invalid_archive_is_named_in_one_line(suffix: str, data: bytes, tmp_path: Path) -> None:
     path = tmp_path / f"faces{suffix}"
     path.write_bytes(data)
     with pytest.raises(KubefaceError) as raised:
@@ -144,7 +144,7 @@ def test_a_tar_that_ends_early_is_refused(suffix: str, damage: str, tmp_path: Pa
         contents(archive)
 
 
-def test_the_checksum_of_a_compressed_tar_is_looked_at(tmp_path: Path) -> None:
+def test_the_checksum_of_a_compressed_tar_is_verified(tmp_path: Path) -> None:
     archive = pack(tmp_path / "faces.tgz", FILES)
     data = bytearray(archive.read_bytes())
     data[-6] ^= 1
@@ -178,7 +178,7 @@ def test_damage_is_never_read_as_something_else(suffix: str, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("name", ["gone.tar", "gone.zip", "gone"])
-def test_what_is_not_there_is_named(name: str, tmp_path: Path) -> None:
+def test_a_missing_source_is_named(name: str, tmp_path: Path) -> None:
     with pytest.raises(KubefaceError, match=name):
         contents(tmp_path / name)
 

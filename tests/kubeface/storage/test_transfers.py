@@ -61,7 +61,7 @@ def test_nothing_to_copy_is_named(store: Store, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["../evil", "a/../../evil", "/evil", "a//b", "./a"])
-def test_names_that_lead_elsewhere_are_refused(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_that_leave_the_folder_are_refused(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(objects, "list_files", lambda uri: [StoredFile(name, 1, "")])
     with pytest.raises(KubefaceError, match="cannot become a file below a folder: rename the object") as raised:
         objects.download_folder(f"s3://{BUCKET}/x", tmp_path / "copy")
