@@ -130,7 +130,6 @@ def test_a_run_compares_its_data_with_the_run_before(runs: list[Run], bucket: st
 
 @pytest.mark.slow
 def test_without_drift_a_run_trains_all_the_same_where_nothing_is_promoted(runs: list[Run]) -> None:
-    """test_labelled.py has a run that hands the promoted model on."""
     assert not runs[0][1].gate.promoted
     assert runs[1][1].trained and runs[1][1].dataset.drift.compared
 
