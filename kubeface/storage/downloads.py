@@ -22,8 +22,9 @@ from kubeface.storage.folders import sha256_file
 
 TIMEOUT_SECONDS = 60
 HTTP_ATTEMPTS, FIRST_PAUSE_SECONDS = 3, 1.0  # the second pause is twice as long
-# s3://bucket/prefix or a folder that holds published files as <sha256>/<file name>; asked before the publisher is.
-MIRROR_VARIABLE = "KUBEFACE_WEIGHTS_MIRROR"
+# Each names s3://bucket/prefix or a folder that holds published files as <sha256>/<file name>, and is asked before the
+# publisher is: what an image carries, and the mirror of a deployment, which sets its variable to nothing if it has none.
+IMAGE_VARIABLE, MIRROR_VARIABLE = "KUBEFACE_IMAGE_WEIGHTS", "KUBEFACE_WEIGHTS_MIRROR"
 
 
 class Unreachable(KubefaceError):
@@ -208,14 +209,15 @@ def mirrored(source: Source, mirror: str) -> str | None:
 def fetch_any(sources: Sequence[Source]) -> tuple[Path, Source]:
     """A local path to a file that is published at several addresses, and the source that it is.
 
-    The cache comes first, then the mirror that KUBEFACE_WEIGHTS_MIRROR names, then the sources in their order.
+    The cache comes first, then what the image carries, then the mirror that KUBEFACE_WEIGHTS_MIRROR names, then the
+    sources in their order.
 
     Raises:
         Unreachable: it can be had from none of them; each is named with its reason.
         KubefaceError: the same, and one of them gives another file, or has no checksum to know that by.
     """
     places: dict[Source, Source] = {}
-    if mirror := os.environ.get(MIRROR_VARIABLE):
+    for mirror in filter(None, map(os.environ.get, (IMAGE_VARIABLE, MIRROR_VARIABLE))):
         for source in sources:
             if copy := mirrored(source, mirror):
                 places.setdefault(copy, source)

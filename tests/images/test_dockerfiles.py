@@ -87,7 +87,7 @@ def test_a_step_adds_its_packages_and_itself_to_the_base(step: str) -> None:
 def test_weights_that_a_step_starts_from_are_in_its_image(step: str) -> None:
     lines = lines_of(step)
     assert any(line.startswith("RUN") and "SFACE.fetch()" in line and "sha256 weights" in line for line in lines)
-    assert "ENV KUBEFACE_WEIGHTS_MIRROR=/opt/kubeface/weights" in lines
+    assert "ENV KUBEFACE_IMAGE_WEIGHTS=/opt/kubeface/weights" in lines
 
 
 def test_the_face_of_the_self_check_is_the_one_in_the_images() -> None:

@@ -15,6 +15,7 @@ import pytest
 from kubeface.runtime.errors import KubefaceError
 from kubeface.storage import downloads as fetch_module
 from kubeface.storage.downloads import (
+    IMAGE_VARIABLE,
     MIRROR_VARIABLE,
     Unreachable,
     WheelFile,
@@ -364,6 +365,18 @@ def test_the_mirror_is_asked_first(server: Server, mirror: Path) -> None:
     source = f"{server.url}/w.pt#sha256={sha256(DATA).upper()}"
     path, found = fetch_any([f"{server.url}/unpinned.pt", source])
     assert (path.read_bytes(), found) == (DATA, source)
+    assert server.requests == []
+
+
+def test_the_image_has_its_weights_where_a_deployment_has_no_mirror(
+    server: Server, mirror: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(IMAGE_VARIABLE, str(mirror))
+    monkeypatch.setenv(MIRROR_VARIABLE, "")  # what kubeface-settings says of a deployment without one
+    source = f"{server.url}/w.pt#sha256={sha256(DATA)}"
+    assert fetch_any([source])[0].read_bytes() == DATA
+    monkeypatch.setenv(MIRROR_VARIABLE, "s3://never/asked")
+    assert fetch_any([source])[0].read_bytes() == DATA
     assert server.requests == []
 
 
