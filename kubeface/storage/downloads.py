@@ -22,8 +22,8 @@ from kubeface.storage.folders import sha256_file
 
 TIMEOUT_SECONDS = 60
 HTTP_ATTEMPTS, FIRST_PAUSE_SECONDS = 3, 1.0  # the second pause is twice as long
-# Each names s3://bucket/prefix or a folder that holds published files as <sha256>/<file name>, and is asked before the
-# publisher is: what an image carries, and the mirror of a deployment, which sets its variable to nothing if it has none.
+# Each names s3://bucket/prefix or a folder that holds published files as <sha256>/<file name>, asked before the
+# publisher: what an image carries, and the mirror of a deployment, whose variable is set to nothing where it has none.
 IMAGE_VARIABLE, MIRROR_VARIABLE = "KUBEFACE_IMAGE_WEIGHTS", "KUBEFACE_WEIGHTS_MIRROR"
 
 
