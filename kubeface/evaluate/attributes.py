@@ -1,6 +1,6 @@
 """Evaluation of attributes: the fine-tuned model beside its features before, on people it was not tuned on."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,21 +23,21 @@ from kubeface.evaluate.label_figures import (
 )
 from kubeface.evaluate.options import EvaluateAttributesOptions
 from kubeface.evaluate.pictures import SAMPLES, write_samples
-from kubeface.evaluate.provenance import provenance
+from kubeface.evaluate.provenance import EvaluationResult, Provenance, main_figures, provenance
 from kubeface.evaluate.scored import (
     GRID,
     MISTAKES,
     Scored,
     Scores,
     draw_images,
+    measure,
     score_crops,
+    threshold_record,
     write_predictions,
     write_shown,
 )
 from kubeface.faces.degradation import Degradation
-from kubeface.metrics.bootstrap import Bootstrap
-from kubeface.metrics.figures import Gains
-from kubeface.metrics.intervals import Spread, gains, spread
+from kubeface.metrics.bootstrap import Bootstrap, Spread, spread
 from kubeface.metrics.pairs import Ints
 from kubeface.models.onnx_model import OnnxModel
 from kubeface.records.evaluation import AttributesEvaluation, AttributesThreshold, EvaluationSettings
@@ -49,7 +49,6 @@ from kubeface.records.labelled_figures import (
     Mistake,
     Sampling,
 )
-from kubeface.records.record import StepResult
 from kubeface.records.tasks import ATTRIBUTES
 from kubeface.runtime.errors import require
 from kubeface.storage.folders import new_folder
@@ -67,43 +66,11 @@ PREDICTIONS = pa.schema(
 )
 
 
-class EvaluateAttributesResult(StepResult):
-    """What was measured: held-out images in, those with a known label out, and the main figures of the target set."""
+class EvaluateAttributesResult(EvaluationResult):
+    """Held-out images in, those with a known label out."""
 
-    identities: int
-    """People on the images."""
     labels: int
     """Labels with enough images to measure."""
-    baseline_auc: float | None
-    """Of the starting model."""
-    baseline_average_precision: float | None
-    """Of the starting model."""
-    baseline_f1: float | None
-    """Of the starting model."""
-    baseline_accuracy: float | None
-    """Of the starting model."""
-    baseline_balanced_accuracy: float | None
-    """Of the starting model."""
-    finetuned_auc: float | None
-    """Of the fine-tuned model."""
-    finetuned_average_precision: float | None
-    """Of the fine-tuned model."""
-    finetuned_f1: float | None
-    """Of the fine-tuned model."""
-    finetuned_accuracy: float | None
-    """Of the fine-tuned model."""
-    finetuned_balanced_accuracy: float | None
-    """Of the fine-tuned model."""
-    champion_auc: float | None = None
-    """Of the promoted model."""
-    champion_average_precision: float | None = None
-    """Of the promoted model."""
-    champion_f1: float | None = None
-    """Of the promoted model."""
-    champion_accuracy: float | None = None
-    """Of the promoted model."""
-    champion_balanced_accuracy: float | None = None
-    """Of the promoted model."""
 
 
 def evaluate_attributes(
@@ -144,39 +111,25 @@ def evaluate_attributes(
     with new_folder(out) as folder:
         thresholds, chosen_on = _thresholds(labelled, models, degradation)
         found = score_crops(table, labelled.known_of(heldout), models, sets)
-        described = describe_models(model, models, champion, heldout)
         settings = EvaluationSettings(gate=options.gate, bootstrap=options.bootstrap, seed=options.seed)
-        common = provenance(table, divided, degradation, settings, described) | {
-            "chosen_on": chosen_on,
-            "sampling": Sampling.read(model / "sampling.json"),
-        }
-        evaluation = _record(labelled, found, thresholds, options, common)
+        described = describe_models(model, models, champion, heldout)
+        common = provenance(table, divided, degradation, settings, described)
+        sampling = Sampling.read(model / "sampling.json")
+        evaluation = _record(labelled, found, thresholds, common, chosen_on=chosen_on, sampling=sampling)
         evaluation.write(folder / "evaluation.json")
-        _threshold(evaluation).write(folder / "threshold.json")
-        predictions = _predictions(found, labelled.truth(found.ids), labelled.names, thresholds)
-        write_predictions(folder / "predictions.parquet", PREDICTIONS, predictions)
+        chosen = evaluation.thresholds["finetuned"]
+        threshold_record(AttributesThreshold, evaluation, labels=chosen).write(folder / "threshold.json")
+        predictions = _predictions(labelled.truth(found.ids), labelled.names, thresholds)
+        write_predictions(folder / "predictions.parquet", PREDICTIONS, found, predictions)
         write_shown(folder, table, {"grid": evaluation.grid, "mistakes": evaluation.mistakes}, degradation)
         write_samples(folder, Heldout(table, {}), found.ids[:SAMPLES], degradation)
     print(f"evaluate: {evaluation.gate.reason}", flush=True)
-    target = {which: evaluation.figures_of(which)["heldout"] for which in models}
     return EvaluateAttributesResult(
         rows_in=len(heldout),
         rows_out=len(found),
         identities=evaluation.people,
-        labels=target["finetuned"].measured_labels,
-        **{f"{which}_{key}": getattr(figures, key) for which, figures in target.items() for key in GAINED},
-    )
-
-
-def _threshold(evaluation: AttributesEvaluation) -> AttributesThreshold:
-    """threshold.json of the fine-tuned model."""
-    model = evaluation.models["finetuned"]
-    return AttributesThreshold(
-        weights_sha256=model.weights_sha256,
-        onnx_sha256=model.onnx_sha256,  # of the file, which the head is part of
-        labels=evaluation.thresholds["finetuned"],
-        degradation=evaluation.degradation,
-        chosen_on=evaluation.chosen_on,
+        labels=evaluation.finetuned["heldout"].measured_labels,
+        figures=main_figures(evaluation, GAINED),
     )
 
 
@@ -229,38 +182,32 @@ def _record(
     labelled: _Labelled,
     found: Scored,
     thresholds: Mapping[str, list[float]],
-    options: EvaluateAttributesOptions,
-    common: Mapping[str, Any],
+    common: Provenance,
+    *,
+    chosen_on: ChosenOn,
+    sampling: Sampling,
 ) -> AttributesEvaluation:
-    """evaluation.json out of the scores.
-
-    Args:
-        labelled: labels and people of the images.
-        found: scores of the held-out images.
-        thresholds: of the labels, by model.
-        options: of the step.
-        common: fields that do not depend on the scores.
+    """evaluation.json out of the scores of the held-out images.
 
     Raises:
         KubefaceError: no label has enough images.
     """
     names, truth, units = labelled.names, labelled.truth(found.ids), labelled.people(found)
-    bootstrap = Bootstrap(options.bootstrap, options.seed, options.gate.confidence)
-    figures: dict[str, dict[str, AttributesFigures]] = {which: {} for which in thresholds}
-    gain: dict[str, dict[str, Gains]] = {"baseline": {}, "champion": {}}
-    for name, by_model in found.scores.items():
-        spreads: dict[str, Spread] = {}
-        for which, scores in by_model.items():
-            spreads[which], figures[which][name] = _figures(truth, scores, thresholds[which], names, units, bootstrap)
-        for which in spreads.keys() & gain.keys():
-            gain[which][name] = gains(spreads[which], spreads["finetuned"], GAINED, bootstrap.confidence)
+    gate, seed = common["settings"].gate, common["settings"].seed
+    bootstrap = Bootstrap(common["settings"].bootstrap, seed, gate.confidence)
+
+    def figures_of(which: str, scores: Scores) -> tuple[Spread, AttributesFigures]:
+        return _figures(truth, scores, thresholds[which], names, units, bootstrap)
+
+    measured = measure(found, figures_of, GAINED, bootstrap)
+    gain = measured.gain["baseline"]
     require(
-        bool(gain["baseline"]["heldout"]),
+        bool(gain["heldout"]),
         f"{labelled.divided.folder}: none of {', '.join(names[:3])}{', …' if len(names) > 3 else ''} has enough "
         "held-out images with and without it to measure on: hold out more people",
     )
     people = int(units.max()) + 1
-    evidence = Evidence(ATTRIBUTES, people, len(found), gain["baseline"], gain["champion"])
+    evidence = Evidence(ATTRIBUTES, people, len(found), gain, measured.gain["champion"])
     scores = found.scores["heldout"]["finetuned"]
     predicted = np.where(truth == UNKNOWN, UNKNOWN, predict(scores, thresholds["finetuned"])).astype(np.int8)
     return AttributesEvaluation(
@@ -268,15 +215,17 @@ def _record(
         people=people,
         images=len(found),
         labels=list(names),
-        baseline=figures["baseline"],
-        finetuned=figures["finetuned"],
-        champion=figures.get("champion", {}),
-        gain=gain["baseline"],
-        gain_over_champion=gain["champion"],
-        gate=decide(evidence, options.gate),
+        baseline=measured.figures["baseline"],
+        finetuned=measured.figures["finetuned"],
+        champion=measured.figures.get("champion", {}),
+        gain=gain,
+        gain_over_champion=measured.gain["champion"],
+        gate=decide(evidence, gate),
         thresholds={which: dict(zip(names, values, strict=True)) for which, values in thresholds.items()},
+        chosen_on=chosen_on,
+        sampling=sampling,
         correlation=LabelCorrelation(labels=list(names), true=correlation(truth), predicted=correlation(predicted)),
-        grid=_grid(found, truth, predicted, names, options.seed),
+        grid=_grid(found, truth, predicted, names, seed),
         mistakes=_mistakes(found, truth, predicted, scores, names),
     )
 
@@ -293,9 +242,8 @@ def _figures(
     lacking = too_few(truth)
     measured = [label for label in range(len(names)) if not lacking[label]]
     spreads = spread(Weighted(truth, scores, thresholds, measured).figures, units, bootstrap)
-    bounds = {
-        label: spreads.bounds(len(GAINED) + number, bootstrap.confidence) for number, label in enumerate(measured)
-    }
+    aucs = spreads.draws[:, len(GAINED) :]
+    bounds = {label: bootstrap.finite_interval(aucs[:, number]) for number, label in enumerate(measured)}
     by_label = {
         name: label_figures(truth[:, label], scores[:, label], thresholds[label], bounds.get(label))
         for label, name in enumerate(names)
@@ -305,21 +253,22 @@ def _figures(
 
 def _grid(found: Scored, truth: Truth, predicted: Truth, names: Sequence[str], seed: int) -> list[GridImage]:
     """Some images with the labels that they have and those that are predicted of them."""
-    return [
-        GridImage(
-            file=f"grid/{number:03d}.png",
-            image_id=found.ids[index],
-            source=found.sources[index],
-            true=_names(truth[index], names),
-            predicted=_names(predicted[index], names),
-            right=_names(truth[index], names) == _names(predicted[index], names),
+    images = []
+    for number, index in enumerate(draw_images(found.ids, GRID, seed)):
+        true, told = (
+            [names[place] for place in np.flatnonzero(row[index] == 1).tolist()] for row in (truth, predicted)
         )
-        for number, index in enumerate(draw_images(found.ids, GRID, seed))
-    ]
-
-
-def _names(row: Truth, names: Sequence[str]) -> list[str]:
-    return [name for name, value in zip(names, row, strict=True) if value == 1]
+        images.append(
+            GridImage(
+                file=f"grid/{number:03d}.png",
+                image_id=found.ids[index],
+                source=found.sources[index],
+                true=true,
+                predicted=told,
+                right=true == told,
+            )
+        )
+    return images
 
 
 def _mistakes(found: Scored, truth: Truth, predicted: Truth, scores: Scores, names: Sequence[str]) -> list[Mistake]:
@@ -343,22 +292,17 @@ def _mistakes(found: Scored, truth: Truth, predicted: Truth, scores: Scores, nam
 
 
 def _predictions(
-    found: Scored, truth: Truth, names: Sequence[str], thresholds: Mapping[str, list[float]]
-) -> Iterator[Mapping[str, Any]]:
-    """Columns of predictions.parquet, for each set, model and label."""
-    rows = len(found)
-    for name, by_model in found.scores.items():
-        for which, scores in by_model.items():
-            for column, label in enumerate(names):
-                unknown = truth[:, column] == UNKNOWN
-                yield {
-                    "image_id": found.ids,
-                    "source": found.sources,
-                    "identity": found.identities,
-                    "set": [name] * rows,
-                    "model": [which] * rows,
-                    "label": [label] * rows,
-                    "y": pa.array(truth[:, column], pa.int8(), mask=unknown),
-                    "predicted": predict(scores[:, column], thresholds[which][column]),
-                    "score": scores[:, column],
-                }
+    truth: Truth, names: Sequence[str], thresholds: Mapping[str, list[float]]
+) -> Callable[[str, Scores], Iterator[Mapping[str, Any]]]:
+    """Columns of predictions.parquet for each label."""
+
+    def columns(which: str, scores: Scores) -> Iterator[Mapping[str, Any]]:
+        for number, label in enumerate(names):
+            yield {
+                "label": [label] * len(truth),
+                "y": pa.array(truth[:, number], pa.int8(), mask=truth[:, number] == UNKNOWN),
+                "predicted": predict(scores[:, number], thresholds[which][number]),
+                "score": scores[:, number],
+            }
+
+    return columns

@@ -34,12 +34,9 @@ FORMATS = ("JPEG", "PNG", "BMP")  # of the images; Pillow knows others that star
 
 
 def read_bin(uri: str) -> tuple[list[bytes], list[bool]]:
-    """The encoded images and the booleans of a .bin set, two images for each boolean. Nothing in the file is executed.
+    """The encoded images and the booleans of a .bin set, two images for each boolean, all in memory.
 
-    The encoded images are held in memory: as many bytes as the file has.
-
-    Args:
-        uri: path, s3:// or https:// address (see `fetch`).
+    Nothing in the file is executed.
 
     Raises:
         KubefaceError: the file cannot be read, or holds something other than two such lists.
@@ -48,7 +45,7 @@ def read_bin(uri: str) -> tuple[list[bytes], list[bool]]:
     require(path.stat().st_size > 0, f"{uri} is empty")
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         found = read_plain_pickle(cast(IO[bytes], data), uri)
-    if not isinstance(found, tuple) or len(found) != 2:
+    if not (isinstance(found, tuple) and len(found) == 2 and all(isinstance(part, list) for part in found)):
         raise KubefaceError(f"{uri} is no tuple of a list of images and a list of booleans: is it a .bin set?")
     images, same = found
     kinds = [all(isinstance(image, bytes) for image in images), all(isinstance(truth, bool) for truth in same)]
@@ -63,18 +60,12 @@ def evaluate_bin(
     """Runs models over a .bin set: ten folds of pairs in their order, as insightface's evaluation makes them.
 
     Unlike insightface's, a threshold is the best of all, not of a grid of 400, and the figures are measured with and
-    without flip. Equal images are embedded once; one batch of crops is in memory at a time.
+    without flip. Equal images are embedded once, named by the set and their index in the file (<name>/00000 …); people
+    are told apart as far as the pairs allow, since the file names nobody.
 
     Args:
-        name: of the set.
-        uri: the .bin file.
-        models: by name.
         template: how the models' crops were made; only arcface_112 will do.
         degradation: put on every crop, on both sides of a pair.
-
-    Returns:
-        the pairs with scores and figures. Images are the file's different ones, named by the set and their index in the
-        file (<name>/00000 …); people are told apart as far as the pairs allow, since the file names nobody.
 
     Raises:
         KubefaceError: another template, a file that is no .bin set, or an image in it that is no 112×112 crop.

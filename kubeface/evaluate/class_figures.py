@@ -12,14 +12,7 @@ from kubeface.records.labelled_figures import ClassesFigures, ClassFigures, Refu
 
 
 def class_figures(truth: Ints, scores: Scores, names: Sequence[str], unknown: RefusalFigures | None) -> ClassesFigures:
-    """Figures of images of known classes.
-
-    Args:
-        truth: class of each image, N ≥ 1.
-        scores: N×C, each row a distribution.
-        names: of the C classes.
-        unknown: how well unknown classes are refused.
-    """
+    """Figures of images of known classes: their class (N ≥ 1), scores (N×C, each row a distribution) and the names."""
     predicted = scores.argmax(1)
     numbers = np.arange(len(names))
     confusion = np.bincount(truth * len(names) + predicted, minlength=len(names) ** 2).reshape(len(names), -1)
@@ -67,12 +60,7 @@ def figures_of(confusion: Floats) -> tuple[float, float, float]:
 
 
 class Weighted:
-    """accuracy, macro F1 and balanced accuracy when images count with weights.
-
-    Args:
-        truth: class of each image, N.
-        scores: N×C.
-    """
+    """accuracy, macro F1 and balanced accuracy when images (their class N, scores N×C) count with weights."""
 
     def __init__(self, truth: Ints, scores: Scores) -> None:
         self._size = scores.shape[1]
@@ -97,7 +85,6 @@ def refusal_figures(threshold: float, truth: Ints, scores: Scores, unknown: Scor
     """How well a threshold refuses what belongs to no known class.
 
     Args:
-        threshold: score of the likeliest class under which an image is refused.
         truth, scores: N and N×C of images of known classes.
         unknown: M×C of images of other classes; one that is not refused counts as wrong.
     """

@@ -1,6 +1,6 @@
 """Evaluation of classes: the fine-tuned model beside its features before, and one trained from scratch."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,27 +13,26 @@ from kubeface.evaluate.gate import Evidence, decide, require_target
 from kubeface.evaluate.heldout import Heldout, refuse_overlap
 from kubeface.evaluate.options import EvaluateClassesOptions
 from kubeface.evaluate.pictures import SAMPLES, write_samples
-from kubeface.evaluate.provenance import provenance
+from kubeface.evaluate.provenance import EvaluationResult, Provenance, main_figures, provenance
 from kubeface.evaluate.scored import (
     GRID,
     MISTAKES,
     Scored,
     Scores,
     draw_images,
+    measure,
     score_crops,
+    threshold_record,
     write_predictions,
     write_shown,
 )
 from kubeface.faces.degradation import Degradation
-from kubeface.metrics.bootstrap import Bootstrap
-from kubeface.metrics.figures import Gains
-from kubeface.metrics.intervals import Spread, gains, spread
+from kubeface.metrics.bootstrap import Bootstrap, Spread, spread
 from kubeface.metrics.pairs import Ints
 from kubeface.records.evaluation import ClassesEvaluation, ClassesThreshold, EvaluationSettings
 from kubeface.records.gate import METRICS
 from kubeface.records.labelled_figures import ChosenOn, ClassesFigures, GridImage, Mistake, Sampling
 from kubeface.records.model import ModelRecord
-from kubeface.records.record import StepResult
 from kubeface.records.tasks import CLASSES
 from kubeface.runtime.errors import require
 from kubeface.storage.folders import new_folder
@@ -51,37 +50,6 @@ PREDICTIONS = pa.schema(
 )
 
 
-class EvaluateClassesResult(StepResult):
-    """What was measured: held-out images in, those of known classes out, and the main figures of the target set."""
-
-    identities: int
-    """Known classes."""
-    baseline_accuracy: float
-    """Of the starting model."""
-    baseline_macro_f1: float
-    """Of the starting model."""
-    baseline_balanced_accuracy: float
-    """Of the starting model."""
-    finetuned_accuracy: float
-    """Of the fine-tuned model."""
-    finetuned_macro_f1: float
-    """Of the fine-tuned model."""
-    finetuned_balanced_accuracy: float
-    """Of the fine-tuned model."""
-    scratch_accuracy: float | None = None
-    """Of the model trained from scratch."""
-    scratch_macro_f1: float | None = None
-    """Of the model trained from scratch."""
-    scratch_balanced_accuracy: float | None = None
-    """Of the model trained from scratch."""
-    champion_accuracy: float | None = None
-    """Of the promoted model."""
-    champion_macro_f1: float | None = None
-    """Of the promoted model."""
-    champion_balanced_accuracy: float | None = None
-    """Of the promoted model."""
-
-
 def evaluate_classes(
     aligned: Path,
     split: Path,
@@ -90,7 +58,7 @@ def evaluate_classes(
     options: EvaluateClassesOptions = EvaluateClassesOptions(),
     champion: str = "",
     scratch: Path | None = None,
-) -> EvaluateClassesResult:
+) -> EvaluationResult:
     """Compares a classifier with its starting model's features, and one from scratch, on held-out images.
 
     The starting model has the head that was trained on its frozen features (stage 1). Held-out images of classes that
@@ -126,35 +94,22 @@ def evaluate_classes(
         validated = score_crops(table, validation, models, {"val": degradation}).scores["val"]
         thresholds = {which: refusal_threshold(scores, options.refuse) for which, scores in validated.items()}
         found = score_crops(table, heldout, models, sets)
-        chosen_on = ChosenOn(split="val", images=len(validation))
         settings = EvaluationSettings(**options.model_dump(exclude={"degradation", "device"}))
         described = describe_models(model, models, champion, None)
-        common = provenance(table, divided, degradation, settings, described) | {
-            "chosen_on": chosen_on,
-            "sampling": Sampling.read(model / "sampling.json"),
-        }
-        evaluation = _record(_Classes(table, found, names), thresholds, options, common)
+        common = provenance(table, divided, degradation, settings, described)
+        sampling, chosen_on = Sampling.read(model / "sampling.json"), ChosenOn(split="val", images=len(validation))
+        images = _Classes(table, found, names)
+        evaluation = _record(images, thresholds, common, chosen_on=chosen_on, sampling=sampling)
         evaluation.write(folder / "evaluation.json")
-        _threshold(evaluation).write(folder / "threshold.json")
-        write_predictions(folder / "predictions.parquet", PREDICTIONS, _predictions(found, names, thresholds))
+        unknown = evaluation.finetuned["heldout"].unknown
+        threshold = threshold_record(ClassesThreshold, evaluation, unknown=unknown, refuse=options.refuse)
+        threshold.write(folder / "threshold.json")
+        write_predictions(folder / "predictions.parquet", PREDICTIONS, found, _predictions(found, names, thresholds))
         write_shown(folder, table, {"grid": evaluation.grid, "mistakes": evaluation.mistakes}, degradation)
         write_samples(folder, Heldout(table, {}), found.ids[:SAMPLES], degradation)
     print(f"evaluate: {evaluation.gate.reason}", flush=True)
-    main = {f"{w}_{key}": getattr(evaluation.figures_of(w)["heldout"], key) for w in models for key in GAINED}
-    return EvaluateClassesResult(rows_in=len(found), rows_out=evaluation.images, identities=len(names), **main)
-
-
-def _threshold(evaluation: ClassesEvaluation) -> ClassesThreshold:
-    """threshold.json of the fine-tuned model."""
-    model = evaluation.models["finetuned"]
-    return ClassesThreshold(
-        weights_sha256=model.weights_sha256,
-        onnx_sha256=model.onnx_sha256,  # of the file, which the head is part of
-        unknown=evaluation.finetuned["heldout"].unknown,
-        refuse=evaluation.settings.refuse or 0.0,
-        degradation=evaluation.degradation,
-        chosen_on=evaluation.chosen_on,
-    )
+    figures = main_figures(evaluation, GAINED)
+    return EvaluationResult(rows_in=len(found), rows_out=evaluation.images, identities=len(names), figures=figures)
 
 
 def _require_split(folder: Path, divided: Table) -> None:
@@ -192,13 +147,7 @@ def _parts(divided: Table, model: Path, names: Sequence[str]) -> tuple[dict[str,
 
 
 class _Classes:
-    """Scored images with their classes.
-
-    Args:
-        table: aligned table.
-        found: scores of the held-out images.
-        names: of the known classes.
-    """
+    """Scored held-out images with the number of their class, −1 for unknown ones."""
 
     def __init__(self, table: Table, found: Scored, names: Sequence[str]) -> None:
         self.found, self.names = found, names
@@ -260,42 +209,37 @@ class _Classes:
 def _record(
     images: _Classes,
     thresholds: Mapping[str, float | None],
-    options: EvaluateClassesOptions,
-    common: Mapping[str, Any],
+    common: Provenance,
+    *,
+    chosen_on: ChosenOn,
+    sampling: Sampling,
 ) -> ClassesEvaluation:
-    """evaluation.json out of the scores.
+    """evaluation.json out of the scores of the held-out images and each model's refusal threshold."""
+    gate, seed = common["settings"].gate, common["settings"].seed
+    bootstrap = Bootstrap(common["settings"].bootstrap, seed, gate.confidence)
 
-    Args:
-        images: the held-out images.
-        thresholds: of the refusal, by model.
-        options: of the step.
-        common: fields that do not depend on the scores.
-    """
-    bootstrap = Bootstrap(options.bootstrap, options.seed, options.gate.confidence)
-    figures: dict[str, dict[str, ClassesFigures]] = {which: {} for which in thresholds}
-    gain: dict[str, dict[str, Gains]] = {"baseline": {}, "champion": {}, "scratch": {}}
-    for name, by_model in images.found.scores.items():
-        spreads: dict[str, Spread] = {}
-        for which, scores in by_model.items():
-            spreads[which], figures[which][name] = images.figures(scores, thresholds[which], bootstrap)
-        for which in spreads.keys() & gain.keys():
-            gain[which][name] = gains(spreads[which], spreads["finetuned"], GAINED, bootstrap.confidence)
-    known = int(images.known.sum())
+    def figures_of(which: str, scores: Scores) -> tuple[Spread, ClassesFigures]:
+        return images.figures(scores, thresholds[which], bootstrap)
+
+    measured = measure(images.found, figures_of, GAINED, bootstrap)
+    known, gain = int(images.known.sum()), measured.gain
     evidence = Evidence(CLASSES, len(images.names), known, gain["baseline"], gain["champion"])
     return ClassesEvaluation(
         **common,
         people=len(images.names),
         images=known,
         labels=list(images.names),
-        baseline=figures["baseline"],
-        finetuned=figures["finetuned"],
-        champion=figures.get("champion", {}),
-        scratch=figures.get("scratch", {}),
+        baseline=measured.figures["baseline"],
+        finetuned=measured.figures["finetuned"],
+        champion=measured.figures.get("champion", {}),
+        scratch=measured.figures.get("scratch", {}),
         gain=gain["baseline"],
         gain_over_champion=gain["champion"],
         gain_over_scratch=gain["scratch"],
-        gate=decide(evidence, options.gate),
-        grid=images.grid(thresholds["finetuned"], options.seed),
+        gate=decide(evidence, gate),
+        chosen_on=chosen_on,
+        sampling=sampling,
+        grid=images.grid(thresholds["finetuned"], seed),
         mistakes=images.mistakes(thresholds["finetuned"]),
     )
 
@@ -306,20 +250,16 @@ def _refused(score: float, threshold: float | None) -> bool:
 
 def _predictions(
     found: Scored, names: Sequence[str], thresholds: Mapping[str, float | None]
-) -> Iterator[Mapping[str, Any]]:
-    """Columns of predictions.parquet, for each set and model."""
-    rows = len(found)
-    for name, by_model in found.scores.items():
-        for which, scores in by_model.items():
-            best = scores.max(1)
-            yield {
-                "image_id": found.ids,
-                "source": found.sources,
-                "identity": found.identities,
-                "set": [name] * rows,
-                "model": [which] * rows,
-                "y": found.identities,
-                "predicted": [names[number] for number in scores.argmax(1).tolist()],
-                "refused": [_refused(float(score), thresholds[which]) for score in best],
-                "score": best,
-            }
+) -> Callable[[str, Scores], Iterator[Mapping[str, Any]]]:
+    """Columns of predictions.parquet."""
+
+    def columns(which: str, scores: Scores) -> Iterator[Mapping[str, Any]]:
+        best = scores.max(1)
+        yield {
+            "y": found.identities,
+            "predicted": [names[number] for number in scores.argmax(1).tolist()],
+            "refused": [_refused(float(score), thresholds[which]) for score in best],
+            "score": best,
+        }
+
+    return columns

@@ -24,14 +24,6 @@ def load_models(
 
     Each is the ONNX file of a model folder: what is measured is what is served.
 
-    Args:
-        model: folder of finetune.
-        champion: folder of the promoted model, path or s3://; empty for none.
-        table: aligned table.
-        device: auto, cpu or cuda.
-        task: what the models are for.
-        scratch: folder of the model that was trained from scratch on the same images; None for none.
-
     Raises:
         KubefaceError: a model cannot be read, has changed, is for another task or other labels, or wants crops made
             otherwise.
@@ -72,11 +64,10 @@ def describe_models(
     """The compared models for the record, by name.
 
     Args:
-        model: folder of finetune.
+        model, champion: folders of finetune and of the promoted model, empty for none.
         models: of `load_models`.
-        champion: folder of the promoted model; empty for none.
-        heldout: identity by image id of held-out people, of whom the promoted model may know some; None where nothing
-            says which images it was trained on.
+        heldout: identity by image id, to count those whom the promoted model knows; None where nothing says which
+            images it was trained on.
     """
     described = {
         which: ComparedModel(backbone=entry.backbone, weights_sha256=entry.weights_sha256, onnx_sha256=entry.sha256)

@@ -1,7 +1,5 @@
 """Can a gallery enrolled with the old model be matched with embeddings of the new one, or must it be enrolled anew?"""
 
-from typing import Any
-
 import numpy as np
 
 from kubeface.metrics.bootstrap import Bootstrap
@@ -11,17 +9,6 @@ from kubeface.records.recognition_figures import Compatibility
 # A gallery can stay where its matches fall by at most this share, and false ones rise to at most so many times the rate
 # that the threshold was calibrated for: less cannot be told from chance on a few people.
 GALLERY_LOSS, FALSE_MATCHES = 0.01, 2
-# What needs embeddings of equal dimension.
-MIXED = (
-    "old_gallery_new_probe",
-    "old_gallery_new_probe_low",
-    "old_gallery_new_probe_high",
-    "match_change",
-    "match_change_low",
-    "match_change_high",
-    "false_matches",
-    "gallery_still_matched",
-)
 
 
 def compatibility(
@@ -44,25 +31,23 @@ def compatibility(
     Args:
         old, new: embeddings of the same images by both models, images × D of unit length; D may differ.
         pairs, people: the pairs, both kinds, and the person's number of each image.
-        thresholds: calibrated thresholds of the old and the new model.
-        fmr: the rate that they were calibrated for.
-        old_name: name of the old model.
-        bootstrap: how the intervals are made, by resampling people.
+        thresholds, fmr: calibrated thresholds of the old and the new model, and the rate that they hold for.
     """
     genuine, impostors = pairs.of_kind(True), pairs.of_kind(False)
     threshold_old, threshold_new = thresholds
-    common: dict[str, Any] = {
-        "old": old_name,
-        "threshold": threshold_old,
-        "old_with_old": float(np.mean(genuine.scores(old) > threshold_old)),
-        "new_with_new": float(np.mean(genuine.scores(new) > threshold_new)),
-        "genuine_pairs": len(genuine),
-        "people": len(np.unique(people[np.concatenate([genuine.left, genuine.right])])),
-    }
-    if old.shape[1] != new.shape[1]:
-        absent: dict[str, Any] = dict.fromkeys(MIXED)
+    same_model = Compatibility(
+        old=old_name,
+        comparable=old.shape[1] == new.shape[1],
+        threshold=threshold_old,
+        old_with_old=float(np.mean(genuine.scores(old) > threshold_old)),
+        new_with_new=float(np.mean(genuine.scores(new) > threshold_new)),
+        genuine_pairs=len(genuine),
+        people=len(np.unique(people[np.concatenate([genuine.left, genuine.right])])),
+        stays=False,
+    )
+    if not same_model.comparable:
         reason = f"the old model's embeddings have {old.shape[1]} dimensions, the new one's {new.shape[1]}"
-        return Compatibility(comparable=False, reason=reason, stays=False, **common, **absent)
+        return same_model.model_copy(update={"reason": reason})
     matched = _mixed_matches(old, new, genuine, threshold_old)
     changed = matched - (genuine.scores(old) > threshold_old)
     both = np.stack([matched, changed])
@@ -70,19 +55,18 @@ def compatibility(
     share_low, share_high = bootstrap.interval(draws[:, 0])
     change_low, change_high = bootstrap.interval(draws[:, 1])
     false_matches = float(_mixed_matches(old, new, impostors, threshold_old).mean())
-    return Compatibility(
-        comparable=True,
-        reason=None,
-        **common,
-        old_gallery_new_probe=float(matched.mean()),
-        old_gallery_new_probe_low=share_low,
-        old_gallery_new_probe_high=share_high,
-        match_change=float(changed.mean()),
-        match_change_low=change_low,
-        match_change_high=change_high,
-        false_matches=false_matches,
-        gallery_still_matched=_gallery_still_matched(old, new, people, threshold_old),
-        stays=change_low >= -GALLERY_LOSS and false_matches <= FALSE_MATCHES * fmr,
+    return same_model.model_copy(
+        update={
+            "old_gallery_new_probe": float(matched.mean()),
+            "old_gallery_new_probe_low": share_low,
+            "old_gallery_new_probe_high": share_high,
+            "match_change": float(changed.mean()),
+            "match_change_low": change_low,
+            "match_change_high": change_high,
+            "false_matches": false_matches,
+            "gallery_still_matched": _gallery_still_matched(old, new, people, threshold_old),
+            "stays": change_low >= -GALLERY_LOSS and false_matches <= FALSE_MATCHES * fmr,
+        }
     )
 
 

@@ -36,14 +36,9 @@ def require_target(gate: Gate, measured: Collection[str]) -> None:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the gate decides on.
+    """What the gate decides on: gains and those over the promoted model by set, errors by group column.
 
-    Args:
-        task: what the model is for.
-        people, images: that were held out.
-        gain, gain_over_champion: gains by set; empty where no model is promoted.
-        far: false accept rate of the figure tar.
-        groups: errors by group, by group column.
+    `far` is the false accept rate of the figure tar.
     """
 
     task: str

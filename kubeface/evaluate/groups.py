@@ -29,18 +29,13 @@ def group_errors(
     A pair belongs to a group when both of its images do, as in NIST IR 8280 (FRVT part 3, demographic
     effects); impostors within a group are the harder ones. A rate is None where the pairs do not support it: FMR
     with fewer than three impostor pairs expected beyond the threshold (fewer than 3 / fmr), FNMR with fewer than
-    MIN_GENUINE genuine pairs, either with fewer than MIN_PEOPLE people.
+    MIN_GENUINE genuine pairs, either with fewer than MIN_PEOPLE people. The worst ratio is the largest over the
+    smallest rate of the groups (NIST IR 8429), None where fewer than two support it or the smallest is 0.
 
     Args:
-        values: the group of each image; None where it is not known.
-        pairs, people: pairs of images, and the person's number of each image.
+        values, people: group (None where unknown) and person's number of each image.
         scores, thresholds: by model, baseline and finetuned; a score above the threshold is a match.
         fmr: the rate that the thresholds were set for.
-        bootstrap: how the intervals of the changes are made, by resampling the group's people.
-
-    Returns:
-        errors of each group, and by model the largest over the smallest rate of the groups (NIST IR 8429's worst case
-        ratio), None where fewer than two groups support the rate or the smallest is 0.
     """
     known: Bools = np.array([value is not None for value in values])
     names = np.array([value or "" for value in values])

@@ -26,13 +26,7 @@ CLEAN_PREFIX = "clean/"  # before the image ids of the set of clean crops, which
 
 @dataclass(frozen=True)
 class HeldoutCrops:
-    """The embedded crops of held-out people.
-
-    Args:
-        ids, identities: of each image.
-        people: the person's number of each image.
-        embeddings: by set and model.
-    """
+    """The embedded crops of held-out people: the person's number of each image, embeddings by set and model."""
 
     ids: list[str]
     identities: list[str]
@@ -62,13 +56,9 @@ class View:
 
 @dataclass(frozen=True)
 class Heldout:
-    """The held-out photographs.
+    """The held-out photographs: identity by image_id, of pairs of a low and a high image by that of the low one.
 
-    Args:
-        table: aligned table.
-        people: identity by image_id; of pairs of a low and a high image by that of the low one.
-        pairs: rows of both images of each photograph; None for a table without pairs.
-        alone: images beside pairs that have no partner in the other resolution and are left out.
+    `pairs` has the rows of both images; `alone` is how many images have no partner and are left out.
     """
 
     table: Table
@@ -97,8 +87,7 @@ def heldout_photographs(table: Table, divided: Table, model: Path) -> Heldout:
     """The held-out people's photographs; where there are pairs of a low and a high image, those alone.
 
     Raises:
-        KubefaceError: as `heldout_people`; or images of both resolutions, but no two of one photograph, or pairs of one
-            person only.
+        KubefaceError: as `heldout_people`; no two images are of one photograph, or all pairs of one person.
     """
     people = heldout_people(divided, model)
     # An image that split leaves out, since the filter refused it, is no partner either.
@@ -193,10 +182,7 @@ def crops_of(table: Table, wanted: dict[str, str]) -> Iterator[tuple[list[str], 
 def embed_crops(heldout: Heldout, models: Mapping[str, Model], sets: Mapping[str, Degradation]) -> HeldoutCrops:
     """The held-out people's crops, embedded in every set by every model.
 
-    Args:
-        heldout: the photographs.
-        models: by name.
-        sets: degradation of each set, by name; of pairs the set `heldout` has the low images as they are.
+    Of pairs the set `heldout` has the low images as they are; else each set has the crops under its degradation.
     """
     wanted = heldout.people
     collected = {name: {which: Embeddings() for which in models} for name in sets}

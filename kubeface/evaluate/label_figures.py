@@ -39,10 +39,8 @@ def label_figures(
     """Figures of one label; None where the label is constant, precision where it is never predicted.
 
     Args:
-        truth: N: 1, 0, and UNKNOWN, which is left out.
-        scores: N, 0 to 1.
+        truth, scores: N each: 1, 0 or UNKNOWN, which is left out; 0 to 1.
         threshold: score from which on the label is predicted.
-        auc_bounds: interval of the AUC.
     """
     known = truth != UNKNOWN
     y, score = truth[known] == 1, scores[known].astype(np.float64)
@@ -73,35 +71,22 @@ def label_figures(
 
 
 def predict(scores: Scores, thresholds: float | Sequence[float]) -> Truth:
-    """1 where a score reaches its label's threshold, else 0.
+    """1 where a score (N×L, or N of one label) reaches its label's threshold, else 0.
 
     A threshold lies between two scores; in their float32 it might be rounded onto one of them.
-
-    Args:
-        scores: N×L, or N of one label.
-        thresholds: L, or one.
     """
     return (scores.astype(np.float64) >= np.asarray(thresholds, np.float64)).astype(np.int8)
 
 
 def calibration_error(y: NDArray[np.bool_], score: Floats) -> float:
-    """Expected calibration error: |share of positives − mean score| in BINS bins of equal width, weighted by images.
-
-    Args:
-        y, score: N each; scores 0 to 1.
-    """
+    """Expected calibration error: |share of positives − mean score| in BINS bins of equal width, weighted by images."""
     bins = np.minimum((score * BINS).astype(np.int64), BINS - 1)
     gaps = np.bincount(bins, y.astype(np.float64) - score, BINS)
     return float(np.abs(gaps).sum() / len(y))
 
 
 def mean_figures(labels: dict[str, LabelFigures], images: int) -> AttributesFigures:
-    """The labels' figures with their means over those that have enough images.
-
-    Args:
-        labels: by name.
-        images: that were measured on.
-    """
+    """The labels' figures with their means over those that have enough images."""
     measured = [entry for entry in labels.values() if not entry.too_few]
     means: dict[str, Any] = {}
     for name in MEANS:
@@ -111,13 +96,10 @@ def mean_figures(labels: dict[str, LabelFigures], images: int) -> AttributesFigu
 
 
 def choose_thresholds(truth: Truth, scores: Scores) -> list[float]:
-    """The threshold of each label with the best balanced accuracy (Youden's J) on validation images.
+    """The threshold of each label with the best balanced accuracy (Youden's J) on validation images (N×L).
 
     Midway between two scores; of equally good ones the nearest to MIDDLE, which also stands where fewer than MIN_IMAGES
     images have the label or lack it.
-
-    Args:
-        truth, scores: N×L of validation images.
     """
     lacking = too_few(truth)
     return [
@@ -126,11 +108,7 @@ def choose_thresholds(truth: Truth, scores: Scores) -> list[float]:
 
 
 def too_few(truth: Truth) -> Any:
-    """Which labels (L, bool) fewer than MIN_IMAGES images have, or lack.
-
-    Args:
-        truth: N×L, or N of one label.
-    """
+    """Which labels (L, bool) of N×L, or of N of one label, fewer than MIN_IMAGES images have, or lack."""
     return np.minimum((truth == 1).sum(0), (truth == 0).sum(0)) < MIN_IMAGES
 
 
@@ -147,15 +125,9 @@ def _threshold(truth: Truth, scores: Scores) -> float:
 
 
 class Weighted:
-    """The figures of GAINED as means over labels, and each label's AUC, when images count with weights.
+    """The figures of GAINED as means over the measured labels, and each one's AUC, when images count with weights.
 
-    What depends on the weights alone is done for a draw; the scores are sorted once.
-
-    Args:
-        truth: N×L.
-        scores: N×L of one model.
-        thresholds: of the labels.
-        measured: indices of the labels that count for the means.
+    The scores (N×L) are sorted once; what depends on the weights alone is done for a draw.
     """
 
     def __init__(self, truth: Truth, scores: Scores, thresholds: list[float], measured: list[int]) -> None:
@@ -192,11 +164,9 @@ class Weighted:
 
 
 def correlation(truth: Truth) -> list[list[float | None]]:
-    """Phi coefficients of all pairs of labels (L×L), each over the images that both are known of; None where one of the
-    two is constant there.
+    """Phi coefficients of all pairs of labels (L×L) of truth N×L, each over the images that both are known of.
 
-    Args:
-        truth: N×L: 1, 0, UNKNOWN.
+    None where one of the two is constant there.
     """
     has, lacks = (truth == 1).astype(np.float64), (truth == 0).astype(np.float64)
     both, neither = has.T @ has, lacks.T @ lacks

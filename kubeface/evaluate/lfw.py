@@ -27,13 +27,9 @@ CLEAN = Degradation()
 
 @dataclass(frozen=True)
 class PairsFile:
-    """Pairs as a benchmark lists them.
+    """Pairs of images by their index, as a benchmark lists them, with the fold (0…) of each and every image's person.
 
-    Args:
-        images: names; LFW's are `<person>/<person>_%04d`.
-        pairs: of images by their index in `images`.
-        folds: of each pair (0…folds−1).
-        people: the person's number of each image.
+    LFW's image names are `<person>/<person>_%04d`.
     """
 
     images: list[str]
@@ -94,13 +90,7 @@ def _named(numbers: dict[str, int], left: list[int], right: list[int]) -> list[t
 
 @dataclass(frozen=True)
 class Lfw:
-    """What was measured on LFW.
-
-    Args:
-        measured: the pairs with scores and figures by model.
-        fallback: names of the images without a face, of which a centre crop was taken.
-        further: figures by model under each of the further degradations.
-    """
+    """What was measured on LFW: the pairs, images of which a centre crop was taken, figures of `further` by model."""
 
     measured: PairSet
     fallback: list[str]
@@ -121,10 +111,9 @@ def evaluate_lfw(
     Args:
         archive: LFW's images as folder, tar or zip (…/<person>/<person>_0001.jpg).
         pairs_uri: pairs.txt of View 2, or a View 1 file.
-        detector: the detector that the models' crops were aligned with.
+        detector, template: how the models' crops were aligned.
         models: by name.
         degradation: put on every aligned crop, on both sides of a pair.
-        template: how the models' crops were made, as align has it.
         further: other degradations to measure on the same crops, instead of the first.
 
     Raises:
@@ -149,10 +138,7 @@ def evaluate_lfw(
 def measure_benchmark(name: str, wanted: PairsFile, embeddings: Mapping[str, Embeddings]) -> PairSet:
     """Scores and figures of models on a benchmark's pairs, with the file's folds where it has several.
 
-    Args:
-        name: of the set; images of sets other than LFW have it in front, and no person.
-        wanted: the pairs.
-        embeddings: by model, of `wanted.images` in their order.
+    Images of sets other than LFW have the set's name in front, and no person.
     """
     is_lfw = name == "lfw"
     images = wanted.images if is_lfw else [f"{name}/{image}" for image in wanted.images]
@@ -174,11 +160,7 @@ def lfw_pictures(archive: str, names: Sequence[str], detector: str, template: st
 def aligned_crops(
     archive: str, names: Sequence[str], listed: str, detector: str, template: str
 ) -> Iterator[tuple[Sequence[str], list[RGB], list[str]]]:
-    """Names and aligned crops of LFW's images a batch at a time, and which of them have no face.
-
-    Args:
-        listed: what names the images, for an error.
-    """
+    """Names and aligned crops of LFW's images a batch at a time, and which of them have no face."""
     require_template(template)
     detect = make_detector(detector, 20)
     with open_source(archive) as source:

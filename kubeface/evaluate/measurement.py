@@ -59,17 +59,7 @@ Models = Mapping[str, OnnxModel]
 
 @dataclass(frozen=True)
 class Inputs:
-    """What an evaluation is told to measure.
-
-    Args:
-        options: of the step.
-        table, divided: aligned table and split.
-        photographs: of the held-out people.
-        enlarger: what enlarges low-resolution crops; None for bicubic.
-        degradation: put on the crops of the target set; none where cameras took low-resolution images.
-        sets: degradation of each set of held-out crops.
-        probes: degradations to probe.
-    """
+    """What an evaluation measures; `degradation` is none where cameras took low-resolution images."""
 
     options: EvaluateOptions
     table: Table
@@ -122,11 +112,7 @@ class Inputs:
 
 
 def read_inputs(options: EvaluateOptions, aligned: Path, split: Path, model: Path) -> Inputs:
-    """Opens the inputs; what is wrong with any of them is said before the work begins.
-
-    Raises:
-        KubefaceError: as `evaluate`.
-    """
+    """Opens the inputs; raises KubefaceError as `evaluate` before the work begins."""
     enlarger = _enlarger(options.superresolver, model)
     degradation, probes = Degradation.parse(options.degradation, enlarger), parse_probes(options.probes)
     table, divided = Table(aligned, "aligned"), Table(split, "split")
@@ -158,15 +144,7 @@ def _enlarger(superresolver: str, model: Path) -> Enlarger | None:
 
 @dataclass(frozen=True)
 class Measured:
-    """Scored pairs of every set.
-
-    Args:
-        crops: embedded crops of the held-out people.
-        compared: pairs of them.
-        far: false accept rate of the figure tar.
-        sets: the target set first.
-        lfw: what was measured on LFW.
-    """
+    """Scored pairs of every set, the target first; `far` is the false accept rate of the figure tar."""
 
     crops: HeldoutCrops
     compared: Pairs

@@ -35,15 +35,10 @@ FORGOTTEN = 12  # pairs that are listed one by one
 
 @dataclass(frozen=True)
 class PairSet:
-    """Pairs of images of one set, as several models score them.
+    """Pairs of images (by index) of one set with scores, figures and ROC by model.
 
-    Args:
-        name: of the set.
-        images, identities: name and person of each image.
-        people: the person's number of each image.
-        pairs: of images by index.
-        folds: fold of each pair; None for stratified ones.
-        scores, figures, roc: by model; figures with those of flip test-time augmentation.
+    `images`, `identities` and `people` are name, person and person's number of each image; None as `folds` stands for
+    stratified ones.
     """
 
     name: str

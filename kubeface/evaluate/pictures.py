@@ -42,15 +42,9 @@ def _seen(heldout: Heldout, ids: Iterable[str], degradation: Degradation) -> Ite
 
 
 def write_sizes(folder: Path, heldout: Heldout, shown: Mapping[str, list[str]], enlarger: Enlarger | None) -> None:
-    """Low-resolution faces by size, as `sizes/<size>/<image_id>.png`: as the models saw them, then the sharp crop.
+    """Low-resolution faces (ids by size) as `sizes/<size>/<image_id>.png`: as the models saw them, then the sharp crop.
 
     Where a network enlarged them, the crop enlarged by bicubic interpolation comes first.
-
-    Args:
-        folder: of the evaluation.
-        heldout: the photographs.
-        shown: ids of the photographs by size.
-        enlarger: what enlarges low-resolution crops that are made; None for bicubic.
     """
     sizes: dict[str, list[str]] = {}
     for size, ids in shown.items():

@@ -80,10 +80,8 @@ def probe(
     chosen at random are taken and PROBE_PAIRS pairs of them, without flip.
 
     Args:
-        models: baseline and finetuned.
-        crops: gives the clean crops of the images it is called with, as {image id: identity}.
+        crops: gives the clean crops of the images it is called with.
         identities: the held-out images, identity by image id.
-        probes: as `parse_probes` gives them.
         far: the false accept rate of the TAR; the least that the pairs support where that is larger.
         bootstrap: how the intervals are made; its seed also draws images and pairs.
 
@@ -129,15 +127,10 @@ def probe(
 
 
 def choose_images(identities: Mapping[str, str], seed: int, most: int = PROBE_IMAGES) -> dict[str, str]:
-    """At most `most` images of people drawn at random, all images of a person up to PROBE_IMAGES_OF_ONE together.
+    """At most `most` images (identity by id) of people drawn at random, PROBE_IMAGES_OF_ONE of a person at most.
 
-    People with several images come first: the others give no genuine pair.
-
-    Args:
-        identities: identity by image id.
-
-    Returns:
-        The chosen part of `identities`, in its order; the same for the same seed in whatever order they are given.
+    People with several images come first: the others give no genuine pair. The same seed chooses the same images in
+    whatever order they are given; they come in the given order.
     """
     images: dict[str, list[str]] = {}
     for image_id, identity in identities.items():

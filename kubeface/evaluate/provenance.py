@@ -1,18 +1,53 @@
-"""What every evaluation records besides its figures: tables, settings, image and versions."""
+"""What every evaluation records and returns besides its figures."""
 
 import os
 import platform
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypedDict
 
 import numpy as np
 import onnxruntime
 import sklearn
+from pydantic import SerializerFunctionWrapHandler, model_serializer
 
 from kubeface import __version__
 from kubeface.faces.degradation import Degradation
-from kubeface.records.evaluation import ComparedModel, EvaluationSettings
+from kubeface.records.evaluation import ComparedModel, Evaluation, EvaluationSettings
+from kubeface.records.record import StepResult
 from kubeface.tables.table import Table
+
+
+class EvaluationResult(StepResult):
+    """What was measured: held-out images in; of recognition pairs, else images that count out."""
+
+    identities: int
+    """Held-out people, or known classes."""
+    figures: dict[str, float | None]
+    """Main figures of the target set as <model>_<figure>: baseline_auc … They stand among the other fields in JSON."""
+
+    @model_serializer(mode="wrap")
+    def _flat(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values = serialize(self)
+        return {**values, **values.pop("figures")}
+
+
+def main_figures(evaluation: Evaluation, keys: Sequence[str]) -> dict[str, float | None]:
+    """Figures of every model on the target set, for an `EvaluationResult`."""
+    sets = {which: evaluation.figures_of(which)["heldout"] for which in evaluation.models}
+    return {f"{which}_{key}": getattr(figures, key) for which, figures in sets.items() for key in keys}
+
+
+class Provenance(TypedDict):
+    """Fields of an `EvaluationRecord` that do not depend on the task."""
+
+    producer: str
+    aligned: str
+    split: str
+    degradation: str
+    settings: EvaluationSettings
+    image: str | None
+    versions: dict[str, str]
+    models: dict[str, ComparedModel]
 
 
 def provenance(
@@ -21,15 +56,8 @@ def provenance(
     degradation: Degradation,
     settings: EvaluationSettings,
     models: Mapping[str, ComparedModel],
-) -> dict[str, Any]:
-    """Fields of an `EvaluationRecord` that do not depend on the task.
-
-    Args:
-        table, divided: aligned table and split.
-        degradation: put on the target set.
-        settings: what besides the data decides on the figures.
-        models: that are compared.
-    """
+) -> Provenance:
+    """Tables, settings, image and versions of an evaluation on an aligned table and its split."""
     return {
         "producer": f"evaluate {__version__}",
         "aligned": table.sha256,

@@ -71,12 +71,7 @@ def _joined(one: Embeddings, other: Embeddings) -> Embeddings:
 
 @dataclass(frozen=True)
 class FixedThresholds:
-    """Thresholds of a system in use: the starting model's on sharp images, for a false match rate.
-
-    Args:
-        fmr: the rate.
-        plain, flipped: thresholds without and with flip test-time augmentation.
-    """
+    """Thresholds of a system in use, without and with flip: the starting model's on sharp images, for an FMR."""
 
     fmr: float
     plain: float
@@ -94,13 +89,10 @@ def fixed_thresholds(crops: HeldoutCrops, compared: Pairs, fmr: float) -> FixedT
 
 @dataclass(frozen=True)
 class Size:
-    """Low-resolution images of one size.
+    """Low-resolution images of one size (or `clean`): indices among all photographs (N), and embeddings by model.
 
-    Args:
-        name: the side in pixels, or `clean`.
-        images: indices among all photographs (N).
-        low: their embeddings by model; under BICUBIC those of the starting model on crops enlarged by bicubic
-            interpolation, where a network enlarged the others.
+    Under BICUBIC stand those of the starting model on crops enlarged by bicubic interpolation, where a network enlarged
+    the others.
     """
 
     name: str
@@ -110,14 +102,7 @@ class Size:
 
 @dataclass(frozen=True)
 class Sized:
-    """Photographs embedded at each size.
-
-    Args:
-        ids: of the photographs in their order.
-        people: the person's number of each.
-        sharp: embeddings of the sharp images by model.
-        sizes: low-resolution images by size, `clean` last.
-    """
+    """Photographs, the person's number of each, embeddings of the sharp images by model, and sizes, `clean` last."""
 
     ids: list[str]
     people: Ints
@@ -145,13 +130,10 @@ def embed_sizes(
     enlarger: Enlarger | None,
     sides: Mapping[str, float] | None,
 ) -> Sized:
-    """Embeds photographs at each size.
+    """Embeds photographs at each size (in pixels) by the starting and the fine-tuned model.
 
     Args:
-        models: baseline and finetuned.
-        views: the photographs, a batch at a time.
-        identities: of the photographs by id.
-        sizes: in pixels.
+        views, identities: the photographs, a batch at a time, and identities by id.
         enlarger: what enlarges low-resolution crops that are made; None for bicubic.
         sides: where cameras took the low-resolution images, their sides by id: each belongs to the nearest size.
     """

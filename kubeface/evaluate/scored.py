@@ -1,9 +1,9 @@
-"""Scores of images by models of labels or classes, the table of predictions, and pictures of some images."""
+"""What evaluations of attributes and classes share: scores of images, gains, the table of predictions, pictures."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +14,15 @@ from PIL import Image
 from kubeface.evaluate.heldout import crops_of
 from kubeface.faces.degradation import Degradation
 from kubeface.faces.images import encode_png
+from kubeface.metrics.bootstrap import Bootstrap, Spread, gains
+from kubeface.metrics.figures import Gains
 from kubeface.models.onnx_model import OnnxModel
+from kubeface.records.evaluation import (
+    AttributesEvaluation,
+    AttributesThreshold,
+    ClassesEvaluation,
+    ClassesThreshold,
+)
 from kubeface.records.labelled_figures import GridImage, Mistake
 from kubeface.runtime.errors import require
 from kubeface.runtime.keyed_rng import keyed_rng
@@ -45,13 +53,9 @@ class Scored:
 def score_crops(
     table: Table, wanted: Mapping[str, str], models: Mapping[str, OnnxModel], sets: Mapping[str, Degradation]
 ) -> Scored:
-    """The wanted images as every model scores them.
+    """The wanted images (identity by id) as every model scores them under each set's degradation.
 
-    Args:
-        table: aligned table; a batch of crops is in memory at a time.
-        wanted: identity by image id.
-        models: by name, `finetuned` among them.
-        sets: what is put on the crops, by set.
+    A batch of crops is in memory at a time.
 
     Raises:
         KubefaceError: the table lacks a wanted image.
@@ -83,11 +87,69 @@ def _indices(labels: Sequence[str], wanted: Sequence[str]) -> list[int]:
     return [index[name] for name in wanted]
 
 
-def write_predictions(path: Path, schema: pa.Schema, batches: Iterator[Mapping[str, Any]]) -> None:
-    """Writes predictions.parquet, a batch of columns at a time."""
+F = TypeVar("F")
+
+
+@dataclass(frozen=True)
+class Measured(Generic[F]):
+    """Figures by model and set; gains of the fine-tuned model by the model that it is compared with and set."""
+
+    figures: Mapping[str, dict[str, F]]
+    gain: Mapping[str, dict[str, Gains]]
+
+
+def measure(
+    found: Scored, figures_of: Callable[[str, Scores], tuple[Spread, F]], names: Sequence[str], bootstrap: Bootstrap
+) -> Measured[F]:
+    """Figures of every model on every set, and gains of the named ones.
+
+    Args:
+        figures_of: figures of a model's scores of a set, and how they spread over draws of people or images.
+    """
+    figures: dict[str, dict[str, F]] = {}
+    gain: dict[str, dict[str, Gains]] = {"baseline": {}, "champion": {}, "scratch": {}}
+    for name, by_model in found.scores.items():
+        both = {which: figures_of(which, scores) for which, scores in by_model.items()}
+        for which, (spreads, measured) in both.items():
+            figures.setdefault(which, {})[name] = measured
+            if which in gain:
+                gain[which][name] = gains(spreads, both["finetuned"][0], names, bootstrap)
+    return Measured(figures, gain)
+
+
+def write_predictions(
+    path: Path, schema: pa.Schema, found: Scored, columns_of: Callable[[str, Scores], Iterable[Mapping[str, Any]]]
+) -> None:
+    """Writes predictions.parquet: image_id, source, identity, set, model, and the columns of `columns_of`.
+
+    Args:
+        columns_of: further columns of a model's scores of a set, a row for each image; several times where each image
+            has several rows.
+    """
+    own = {"image_id": found.ids, "source": found.sources, "identity": found.identities}
     with pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=True) as file:
-        for batch in batches:
-            file.write_table(pa.Table.from_pydict(dict(batch), schema))
+        for name, by_model in found.scores.items():
+            for which, scores in by_model.items():
+                both = {"set": [name] * len(found), "model": [which] * len(found)}
+                for columns in columns_of(which, scores):
+                    file.write_table(pa.Table.from_pydict({**own, **both, **columns}, schema))
+
+
+Threshold = TypeVar("Threshold", AttributesThreshold, ClassesThreshold)
+
+
+def threshold_record(
+    kind: type[Threshold], evaluation: AttributesEvaluation | ClassesEvaluation, **chosen: Any
+) -> Threshold:
+    """threshold.json of the fine-tuned model with what was chosen."""
+    model = evaluation.models["finetuned"]
+    return kind(
+        weights_sha256=model.weights_sha256,
+        onnx_sha256=model.onnx_sha256,  # of the file, which the head is part of
+        degradation=evaluation.degradation,
+        chosen_on=evaluation.chosen_on,
+        **chosen,
+    )
 
 
 def draw_images(ids: Sequence[str], limit: int, seed: int) -> list[int]:

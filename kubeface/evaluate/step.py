@@ -35,7 +35,7 @@ from kubeface.evaluate.pictures import (
     write_samples,
     write_sizes,
 )
-from kubeface.evaluate.provenance import provenance
+from kubeface.evaluate.provenance import EvaluationResult, main_figures, provenance
 from kubeface.evaluate.resolutions import CROSS
 from kubeface.faces.degradation import Degradation
 from kubeface.metrics.figures import VerificationFigures
@@ -52,31 +52,6 @@ from kubeface.storage import objects
 from kubeface.storage.folders import new_folder, write_json
 
 
-class EvaluateResult(StepResult):
-    """What evaluate measured: images in, pairs out, and the main figures of the target set."""
-
-    identities: int
-    """Held-out people."""
-    baseline_accuracy: float
-    """Of the starting model."""
-    baseline_auc: float
-    """Of the starting model."""
-    baseline_eer: float
-    """Of the starting model."""
-    finetuned_accuracy: float
-    """Of the fine-tuned model."""
-    finetuned_auc: float
-    """Of the fine-tuned model."""
-    finetuned_eer: float
-    """Of the fine-tuned model."""
-    champion_accuracy: float | None = None
-    """Of the promoted model."""
-    champion_auc: float | None = None
-    """Of the promoted model."""
-    champion_eer: float | None = None
-    """Of the promoted model."""
-
-
 def evaluate(
     aligned: Path,
     split: Path,
@@ -84,7 +59,7 @@ def evaluate(
     out: Path,
     options: EvaluateOptions = EvaluateOptions(),
     champion: str = "",
-) -> EvaluateResult:
+) -> EvaluationResult:
     """Compares the fine-tuned model with its starting model, and the promoted one, on held-out people and benchmarks.
 
     Sets: `heldout` with the degradation on every crop (the target domain), `heldout_clean` without it where there is
@@ -121,15 +96,11 @@ def evaluate(
         write_samples(folder, inputs.photographs, measured.crops.ids[:SAMPLES], inputs.degradation)
         write_sizes(folder, inputs.photographs, shown, inputs.enlarger)
     print(f"evaluate: {evaluation.gate.reason}", flush=True)
-    return EvaluateResult(
+    return EvaluationResult(
         rows_in=evaluation.images,
         rows_out=evaluation.pairs,
         identities=evaluation.people,
-        **{
-            f"{which}_{key}": getattr(evaluation.figures_of(which)["heldout"], key)
-            for which in models
-            for key in ("accuracy", "auc", "eer")
-        },
+        figures=main_figures(evaluation, ("accuracy", "auc", "eer")),
     )
 
 

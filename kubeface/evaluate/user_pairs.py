@@ -15,14 +15,13 @@ TRUTHS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no"
 
 
 def read_user_pairs(uri: str, index: Mapping[str, int]) -> Pairs:
-    """Reads a pairs file: CSV (UTF-8) with the header left,right,same in any order.
+    """Reads a pairs file: CSV (UTF-8) with the header left,right,same in any order, as `fetch` takes its address.
 
     Args:
-        uri: path, s3:// or https:// address, as `fetch` takes it.
-        index: place of each image by name; an image may have several (its image_id, its path below the data source).
+        index: of each image by name; an image may have several (its image_id, its path below the data source).
 
     Returns:
-        The pairs in the file's order, by place.
+        The pairs in the file's order, by index.
 
     Raises:
         KubefaceError: the file cannot be read; a column, an image or a truth value is unknown; a pair occurs twice

@@ -20,17 +20,13 @@ def calibrate(
     """The threshold at which no more than the share `fmr` of the impostor pairs matches, and the FNMR there.
 
     The impostor pairs support no rate below three of them: the least supported rate is used instead, and `supported` is
-    false. The interval is by resampling people.
+    false. The interval is by resampling people. logistic(slope · score + intercept) is the probability of one person
+    where both cases are equally likely beforehand.
 
     Args:
         scores: similarity of each pair (N); above the threshold is a match.
         pairs, people: the pairs, both kinds and at least four impostor ones, and the person's number of each image.
         fmr: false match rate wanted, above 0 and below 1.
-        bootstrap: how the interval is made.
-
-    Returns:
-        the calibration; logistic(slope · score + intercept) is the probability that a pair shows one person, where both
-        cases are equally likely beforehand.
 
     Raises:
         KubefaceError: fmr is not a rate, or the pairs are too few.

@@ -21,8 +21,23 @@ def without_absent(model: BaseModel, values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None or fields[name].is_required()}
 
 
-class VerificationFigures(Figures):
-    """Figures of one model on one set of pairs; rates are shares from 0 to 1."""
+class PairFigures(Figures):
+    """Figures over pairs of images; rates are shares from 0 to 1."""
+
+    auc: float
+    """Area under the ROC curve."""
+    eer: float
+    """Equal error rate."""
+    tar_at_far: dict[str, float]
+    """True accept rate by false accept rate (as text); only rates that the impostor pairs support."""
+    genuine_pairs: int
+    """Pairs of one person."""
+    impostor_pairs: int
+    """Pairs of two people."""
+
+
+class VerificationFigures(PairFigures):
+    """Figures of one model on one set of pairs."""
 
     accuracy: float
     """Mean over the folds, each at the threshold that is best on the others."""
@@ -30,33 +45,8 @@ class VerificationFigures(Figures):
     """Over the folds."""
     threshold: float
     """Mean of the folds' thresholds."""
-    auc: float
-    """Area under the ROC curve."""
-    eer: float
-    """Equal error rate."""
-    tar_at_far: dict[str, float]
-    """True accept rate by false accept rate (as text); only rates that the impostor pairs support."""
-    genuine_pairs: int
-    """Pairs of one person."""
-    impostor_pairs: int
-    """Pairs of two people."""
     flip: "VerificationFigures | None" = None
     """The same with flip test-time augmentation."""
-
-
-class PairFigures(Figures):
-    """Figures over every pair of a set, from counts of scores."""
-
-    auc: float
-    """Area under the ROC curve."""
-    eer: float
-    """Equal error rate."""
-    tar_at_far: dict[str, float]
-    """True accept rate by false accept rate (as text); only rates that the impostor pairs support."""
-    genuine_pairs: int
-    """Pairs of one person."""
-    impostor_pairs: int
-    """Pairs of two people."""
 
 
 class Gain(Figures):

@@ -5,7 +5,6 @@ that holds one image of each enrolled person.
 """
 
 from itertools import islice
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,10 +49,18 @@ def identification_rates(
     random = np.random.default_rng(bootstrap.seed)
     enrolled = [np.sort(random.permutation(len(names))[: len(names) // 2]) for _ in range(DIVISIONS)]
     ranks, mates, best = _search(embeddings, first, person, np.flatnonzero(images > 1), enrolled)
+    first_rates, five_rates = (
+        _rank_rate(ranks[probe], person[probe], bootstrap, rank, least) for rank, least in ((1, 2), (5, 5))
+    )
     return IdentificationFigures(
         gallery=int(np.sum(images > 1)),
         probes=int(np.sum(probe)),
-        **_rank_rates(ranks[probe], person[probe], bootstrap),
+        rank1=first_rates[0],
+        rank1_low=first_rates[1],
+        rank1_high=first_rates[2],
+        rank5=five_rates[0],
+        rank5_low=five_rates[1],
+        rank5_high=five_rates[2],
         open=_open_set(mates, best, person, probe, enrolled, fpirs),
     )
 
@@ -84,20 +91,17 @@ def _search(
     return ranks, mates, best
 
 
-def _rank_rates(ranks: Ints, person: Ints, bootstrap: Bootstrap) -> dict[str, Any]:
-    """rank1 and rank5 with the bounds of their intervals, from the probes' ranks and people."""
+def _rank_rate(
+    ranks: Ints, person: Ints, bootstrap: Bootstrap, rank: int, least: int
+) -> tuple[float, float, float] | tuple[None, None, None]:
+    """rank-k with its bounds, from the ranks and people of the probes; None with fewer than `least` people."""
     _, number, probes = np.unique(person, return_inverse=True, return_counts=True)
-    rates: dict[str, float | None] = {}
-    for rank, least in ((1, 2), (5, 5)):
-        keys = [f"rank{rank}{suffix}" for suffix in ("", "_low", "_high")]
-        if len(probes) < least:
-            rates |= dict.fromkeys(keys)
-            continue
-        hits = np.bincount(number, ranks <= rank)
-        draws = islice(people_draws(len(probes), bootstrap.seed), bootstrap.samples)
-        shares = np.array([counts @ hits / (counts @ probes) for counts in draws])
-        rates |= dict(zip(keys, (float(np.mean(ranks <= rank)), *bootstrap.interval(shares)), strict=True))
-    return rates
+    if len(probes) < least:
+        return None, None, None
+    hits = np.bincount(number, ranks <= rank)
+    draws = islice(people_draws(len(probes), bootstrap.seed), bootstrap.samples)
+    shares = np.array([counts @ hits / (counts @ probes) for counts in draws])
+    return float(np.mean(ranks <= rank)), *bootstrap.interval(shares)
 
 
 def _open_set(

@@ -40,18 +40,11 @@ def paired_test(same: Bools, called_before: Bools, called_after: Bools) -> Paire
     )
 
 
-def margins(scores: Floats, same: Bools, thresholds: Floats) -> Floats:
-    """How far each score lies on the correct side of its threshold (N); negative where the decision is wrong."""
-    return np.where(same, scores - thresholds, thresholds - scores)
-
-
 def forgotten(before: Floats, after: Floats, same: Bools, thresholds_before: Floats, thresholds_after: Floats) -> Ints:
     """Indices of the pairs that were decided correctly before and are no longer, the largest fall of the margin first.
 
-    Args:
-        before, after: scores of the two models (N); a score above its threshold calls a pair genuine.
-        thresholds_before, thresholds_after: the thresholds that each pair was decided at (N).
+    Scores and thresholds are N each; a score above its threshold calls a pair genuine.
     """
     lost = np.flatnonzero(((before > thresholds_before) == same) & ((after > thresholds_after) != same))
-    fall = margins(before, same, thresholds_before) - margins(after, same, thresholds_after)
+    fall = ((before - thresholds_before) - (after - thresholds_after)) * np.where(same, 1, -1)
     return lost[np.argsort(-fall[lost], kind="stable")]

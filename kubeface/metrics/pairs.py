@@ -34,8 +34,7 @@ class Pairs:
     def scores(self, embeddings: Vectors, right: Vectors | None = None) -> Floats:
         """Cosine similarity of each pair (N, −1…1) from unit-length embeddings (images×D), in flat memory.
 
-        Args:
-            right: other embeddings of the same images, which the right image of each pair is looked up in.
+        The right image of each pair is looked up in `right`, other embeddings of the same images, where there are some.
         """
         right = embeddings if right is None else right
         parts = [
@@ -46,13 +45,9 @@ class Pairs:
 
 
 def all_pairs(people: Ints, limit: int, seed: int = 0) -> Pairs:
-    """Every pair of images, or a random choice of them.
+    """Every pair of images by the person's number of each (N, int64), or a random choice of them.
 
-    Args:
-        people: the person's number of each image (N, int64).
-        limit: most pairs; beyond it there are all genuine pairs, up to half of the limit, and impostor pairs drawn at
-            random.
-        seed: of the drawing.
+    Beyond `limit` there are all genuine pairs, up to half of the limit, and impostor pairs drawn at random.
     """
     total = len(people) * (len(people) - 1) // 2
     if total <= limit:

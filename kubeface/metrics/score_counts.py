@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from kubeface.metrics.figures import PairFigures, ScoreHistogram
+from kubeface.metrics.figures import PairFigures
 from kubeface.metrics.pairs import Floats, Ints
 from kubeface.metrics.verification import equal_error_rate, tar_at_far
 from kubeface.runtime.errors import require
@@ -24,11 +24,6 @@ class ScoreCounts:
     genuine: Ints
     impostor: Ints
 
-    @property
-    def edges(self) -> Floats:
-        """Borders of the bins (bins + 1)."""
-        return np.linspace(-1, 1, len(self.genuine) + 1)
-
     def rates(self) -> tuple[Floats, Floats]:
         """FMR and TMR at every border as threshold, the highest border first, from 0 to 1 (bins + 1 each).
 
@@ -45,11 +40,7 @@ class ScoreCounts:
         return false_matches, true_matches
 
     def figures(self) -> PairFigures:
-        """The figures over every pair.
-
-        Raises:
-            KubefaceError: pairs of one kind only.
-        """
+        """The figures over every pair; raises KubefaceError where there are pairs of one kind only."""
         false_matches, true_matches = self.rates()
         impostors = int(self.impostor.sum())
         return PairFigures(
@@ -60,24 +51,9 @@ class ScoreCounts:
             impostor_pairs=impostors,
         )
 
-    def histogram(self, bins: int = 60) -> ScoreHistogram:
-        """For charts, in at most so many bins over the scores that occur."""
-        used = np.flatnonzero(self.genuine + self.impostor)
-        borders = np.unique(np.linspace(used[0], used[-1] + 1, bins + 1).round().astype(int))
-        return ScoreHistogram(
-            edges=self.edges[borders].tolist(),
-            genuine=np.add.reduceat(self.genuine, borders[:-1]).tolist(),
-            impostor=np.add.reduceat(self.impostor, borders[:-1]).tolist(),
-        )
-
 
 def count_scores(embeddings: NDArray[np.float32], people: Ints, bins: int = BINS) -> ScoreCounts:
-    """Scores of every pair of images, counted block by block.
-
-    Args:
-        embeddings: images × D, of unit length.
-        people: the person's number of each image.
-    """
+    """Scores of every pair of images, counted block by block, from embeddings (images × D) of unit length."""
     size = len(people)
     every, genuine = np.zeros(bins, np.int64), np.zeros(bins, np.int64)
     rows = max(1, BLOCK_SCORES // max(size, 1))

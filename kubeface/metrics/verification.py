@@ -22,14 +22,11 @@ def stratified_folds(same: Bools, folds: int = FOLDS) -> Ints:
     return numbers
 
 
-def best_threshold(scores: Floats, same: Bools) -> float:
-    """The threshold of highest accuracy, midway between two scores; the lowest of several equals."""
-    order = np.argsort(scores, kind="stable")
-    return _best_cut(scores[order], same[order])
+def best_threshold(ranked: Floats, truth: Bools) -> float:
+    """The threshold of highest accuracy for scores that are sorted, lowest first.
 
-
-def _best_cut(ranked: Floats, truth: Bools) -> float:
-    """`best_threshold` of scores that are sorted, lowest first."""
+    Midway between two scores; the lowest of several equals.
+    """
     # correct[k]: pairs decided correctly when the k lowest scores are called impostors
     correct = np.concatenate([[0], np.cumsum(~truth)]) + np.concatenate([np.cumsum(truth[::-1])[::-1], [0]])
     distinct = np.concatenate([[True], ranked[1:] > ranked[:-1], [True]])
@@ -47,7 +44,7 @@ def _fold_thresholds(scores: Floats, same: Bools, folds: Ints) -> tuple[Ints, Fl
     _, numbers = np.unique(folds, return_inverse=True)
     order = np.argsort(scores, kind="stable")
     ranked, truth, where = scores[order], same[order], numbers[order]
-    cuts = [_best_cut(ranked[where != fold], truth[where != fold]) for fold in range(int(numbers.max()) + 1)]
+    cuts = [best_threshold(ranked[where != fold], truth[where != fold]) for fold in range(int(numbers.max()) + 1)]
     return numbers, np.array(cuts)
 
 
@@ -62,14 +59,9 @@ def fold_accuracies(scores: Floats, same: Bools, folds: Ints) -> tuple[Floats, F
 
 
 def decisions(scores: Floats, same: Bools, folds: Ints | None = None) -> tuple[Bools, Floats]:
-    """Which pairs are called one person, each at the threshold that is best on the other folds (View 2's rule).
+    """Which pairs are called one person (N, bool), each at the threshold (N) that is best on the other folds.
 
-    Args:
-        scores, same: similarity and truth of each pair (N).
-        folds: fold of each pair; stratified ones where None.
-
-    Returns:
-        called (N, bool) and the threshold that each pair was decided at (N); called is scores > thresholds.
+    View 2's rule; the folds are stratified where None.
     """
     numbers, cuts = _fold_thresholds(scores, same, stratified_folds(same) if folds is None else folds)
     thresholds = cuts[numbers]
@@ -100,12 +92,9 @@ def supported_fars(impostors: int) -> list[float]:
 
 
 def verification(scores: Floats, same: Bools, folds: Ints | None = None) -> VerificationFigures:
-    """Figures of one model on one set of pairs.
+    """Figures of one model from scores (N, higher for the same person) of pairs of both kinds.
 
-    Args:
-        scores: similarity of each pair (N), higher for the same person.
-        same: whether a pair is genuine (N, bool); both kinds must occur.
-        folds: fold of each pair; stratified ones where None.
+    The folds are stratified where None.
     """
     folds = stratified_folds(same) if folds is None else folds
     accuracies, thresholds = fold_accuracies(scores, same, folds)
@@ -222,14 +211,9 @@ def bootstrap_difference(
 
     Args:
         before, after: scores of the two models on `pairs` (N); both kinds of pairs must occur.
-        pairs: the pairs.
         people: the person's number of each image.
         far: the false accept rate of the TAR.
-        bootstrap: how the intervals are made.
         folds: fold of each pair; stratified ones where None.
-
-    Returns:
-        auc, tar and accuracy.
 
     Raises:
         KubefaceError: pairs of one kind only.
@@ -250,13 +234,7 @@ def bootstrap_difference(
 
 
 def gain_of(point: Floats, draws: Floats, bootstrap: Bootstrap) -> Gain:
-    """One figure of two models with the intervals of both and of the gain.
-
-    Args:
-        point: of both models (2).
-        draws: in each draw, of both models (draws×2).
-        bootstrap: how the intervals are made.
-    """
+    """One figure of two models (2) with the intervals of both and of the gain from draws (draws×2)."""
     change = draws[:, 1] - draws[:, 0]
     (before_low, before_high), (after_low, after_high), (gain_low, gain_high) = (
         bootstrap.interval(values) for values in (draws[:, 0], draws[:, 1], change)

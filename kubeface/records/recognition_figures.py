@@ -66,7 +66,7 @@ class Compatibility(Figures):
     """The old model: champion or baseline."""
     comparable: bool
     """Whether the embeddings have the same dimension."""
-    reason: str | None
+    reason: str | None = None
     """Why they are not comparable."""
     threshold: float
     """The old model's threshold, which mixed pairs are decided at."""
@@ -74,19 +74,19 @@ class Compatibility(Figures):
     """Share of genuine pairs that match, both images embedded by the old model."""
     new_with_new: float
     """Share of genuine pairs that match, both images embedded by the new model at its own threshold."""
-    old_gallery_new_probe: float | None
+    old_gallery_new_probe: float | None = None
     """Share of genuine pairs that match, one image embedded by each model."""
-    old_gallery_new_probe_low: float | None
-    old_gallery_new_probe_high: float | None
-    match_change: float | None
+    old_gallery_new_probe_low: float | None = None
+    old_gallery_new_probe_high: float | None = None
+    match_change: float | None = None
     """old_gallery_new_probe less old_with_old."""
-    match_change_low: float | None
-    match_change_high: float | None
-    false_matches: float | None
+    match_change_low: float | None = None
+    match_change_high: float | None = None
+    false_matches: float | None = None
     """Share of impostor pairs that match, one image embedded by each model."""
     genuine_pairs: int
     people: int
-    gallery_still_matched: float | None
+    gallery_still_matched: float | None = None
     """Share of people whose enrolled image (old) matches the median of their others (new)."""
     stays: bool
     """Whether the old gallery can stay."""

@@ -10,12 +10,13 @@ from kubeface.evaluate.options import (
     EvaluateOptions,
     LfwOptions,
 )
+from kubeface.evaluate.provenance import EvaluationResult
 from kubeface.runtime.options import read_options
 
 
 def evaluate(
     aligned: Path, split: Path, model: Path, out: Path, champion: str = "", **options: Any
-) -> step.EvaluateResult:
+) -> EvaluationResult:
     """`kubeface.evaluate.step.evaluate`."""
     return step.evaluate(aligned, split, model, out, read_options(EvaluateOptions, options), champion)
 
@@ -30,7 +31,7 @@ def evaluate_attributes(
 
 def evaluate_classes(
     aligned: Path, split: Path, model: Path, out: Path, scratch: Path | None = None, champion: str = "", **options: Any
-) -> classes.EvaluateClassesResult:
+) -> EvaluationResult:
     """`kubeface.evaluate.classes.evaluate_classes`."""
     settings = read_options(EvaluateClassesOptions, options)
     return classes.evaluate_classes(aligned, split, model, out, settings, champion, scratch)

@@ -112,7 +112,11 @@ def test_the_better_model_passes(evaluation: dict[str, Any], evaluated: Evaluate
     assert gate["rule"]["metrics"] == "auc"
     figures = evaluated[1]
     assert (figures.rows_in, figures.rows_out, figures.labels) == (48, 48, 2)
-    assert figures.finetuned_auc == evaluation["finetuned"]["heldout"]["auc"] > (figures.baseline_auc or 0)
+    assert (
+        figures.figures["finetuned_auc"]
+        == evaluation["finetuned"]["heldout"]["auc"]
+        > (figures.figures["baseline_auc"] or 0)
+    )
 
 
 def test_predictions_give_the_figures_again(evaluation: dict[str, Any], evaluated: Evaluated) -> None:

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix, f1_score
 
-from kubeface.evaluate.classes import GAINED, PREDICTIONS, EvaluateClassesResult
+from kubeface.evaluate.classes import GAINED, PREDICTIONS
+from kubeface.evaluate.provenance import EvaluationResult
 from kubeface.evaluate.scored import GRID, LARGEST, MISTAKES
 from kubeface.records.tasks import CLASSES
 from kubeface.runtime.errors import KubefaceError
@@ -69,7 +70,7 @@ def scratch(data: Tables, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return trained(tmp_path_factory.mktemp("models") / "scratch", data[1], MIDDLING)
 
 
-Evaluated = tuple[Path, EvaluateClassesResult]
+Evaluated = tuple[Path, EvaluationResult]
 
 
 @pytest.fixture(scope="module")
@@ -146,8 +147,12 @@ def test_the_better_model_passes(evaluation: dict[str, Any], evaluated: Evaluate
     assert [check["name"] for check in gate["checks"]] == ["heldout accuracy", "heldout macro_f1", "heldout_clean"]
     figures = evaluated[1]
     assert (figures.rows_in, figures.rows_out, figures.identities) == (HELDOUT + 12, HELDOUT, len(NAMES))
-    assert figures.finetuned_accuracy == evaluation["finetuned"]["heldout"]["accuracy"]
-    assert figures.finetuned_accuracy > (figures.scratch_accuracy or 0) > figures.baseline_accuracy
+    assert figures.figures["finetuned_accuracy"] == evaluation["finetuned"]["heldout"]["accuracy"]
+    assert (
+        figures.figures["finetuned_accuracy"]
+        > (figures.figures["scratch_accuracy"] or 0)
+        > (figures.figures["baseline_accuracy"] or 0)
+    )
 
 
 def test_strangers_are_refused_more_often_than_the_known(evaluation: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
-from kubeface.evaluate.step import EvaluateResult
+from kubeface.evaluate.provenance import EvaluationResult
 from kubeface.faces.degradation import Degradation
 from kubeface.faces.images import RGB, decode_rgb, encode_png
 from kubeface.metrics.verification import decisions, verification
@@ -52,7 +52,7 @@ def digests(folder: Path) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def evaluated(
     aligned_table: Path, split_table: Path, tuned: Path, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, EvaluateResult]:
+) -> tuple[Path, EvaluationResult]:
     """The evaluation of the short training on noisy crops, and what the step returned."""
     out = tmp_path_factory.mktemp("evaluated") / "evaluation"
     return out, evaluate(aligned_table, split_table, tuned, out, **NOISY)
@@ -87,7 +87,7 @@ def dealt(table: Path, out: Path, parts: dict[str, list[str]]) -> Path:
 
 @pytest.mark.slow
 def test_evaluation_is_complete(
-    evaluated: tuple[Path, EvaluateResult], aligned_table: Path, split_table: Path, heldout: dict[str, Any]
+    evaluated: tuple[Path, EvaluationResult], aligned_table: Path, split_table: Path, heldout: dict[str, Any]
 ) -> None:
     folder, returned = evaluated
     found = read(folder)
@@ -113,12 +113,12 @@ def test_evaluation_is_complete(
     assert (returned.rows_in, returned.rows_out, returned.identities) == (15, 105, 3)
     for model in MODELS:
         for key in ("accuracy", "auc", "eer"):
-            assert getattr(returned, f"{model}_{key}") == found[model]["heldout"][key]
+            assert returned.figures[f"{model}_{key}"] == found[model]["heldout"][key]
     assert not list(folder.parent.glob(".*"))
 
 
 def test_scores_are_cosines_of_the_embeddings(
-    evaluated: tuple[Path, EvaluateResult], tuned: Path, heldout: dict[str, tuple[str, RGB]]
+    evaluated: tuple[Path, EvaluationResult], tuned: Path, heldout: dict[str, tuple[str, RGB]]
 ) -> None:
     rows = pq.read_table(evaluated[0] / "scores.parquet").to_pylist()
     names = sorted(heldout)
@@ -135,7 +135,7 @@ def test_scores_are_cosines_of_the_embeddings(
 
 
 def test_scores_name_every_pair_once(
-    evaluated: tuple[Path, EvaluateResult], heldout: dict[str, tuple[str, RGB]]
+    evaluated: tuple[Path, EvaluationResult], heldout: dict[str, tuple[str, RGB]]
 ) -> None:
     rows = pq.read_table(evaluated[0] / "scores.parquet").to_pylist()
     pairs = {frozenset((row["left"], row["right"])) for row in rows}
@@ -145,7 +145,7 @@ def test_scores_name_every_pair_once(
         assert row["same"] == (heldout[row["left"]][0] == heldout[row["right"]][0])
 
 
-def test_figures_follow_from_the_scores(evaluated: tuple[Path, EvaluateResult]) -> None:
+def test_figures_follow_from_the_scores(evaluated: tuple[Path, EvaluationResult]) -> None:
     found, scores = read(evaluated[0]), pq.read_table(evaluated[0] / "scores.parquet").to_pydict()
     same = np.array(scores["same"])
     for model in MODELS:
@@ -166,7 +166,7 @@ def test_figures_follow_from_the_scores(evaluated: tuple[Path, EvaluateResult]) 
     assert found["baseline"]["heldout"]["auc"] < found["baseline"]["heldout_clean"]["auc"]
 
 
-def test_curves_and_thresholds(evaluated: tuple[Path, EvaluateResult]) -> None:
+def test_curves_and_thresholds(evaluated: tuple[Path, EvaluationResult]) -> None:
     roc, found = read(evaluated[0], "roc.json"), read(evaluated[0])
     with open(evaluated[0] / "thresholds.csv", newline="") as file:
         table = list(csv.DictReader(file))
@@ -183,7 +183,7 @@ def test_curves_and_thresholds(evaluated: tuple[Path, EvaluateResult]) -> None:
             assert [float(row["accuracy"]) for row in rows] == pytest.approx(accuracies)
 
 
-def test_hardest_pairs(evaluated: tuple[Path, EvaluateResult], heldout: dict[str, tuple[str, RGB]]) -> None:
+def test_hardest_pairs(evaluated: tuple[Path, EvaluationResult], heldout: dict[str, tuple[str, RGB]]) -> None:
     hardest = read(evaluated[0])["hardest"]
     rows = pq.read_table(evaluated[0] / "scores.parquet").to_pylist()
     for kind, same in (("genuine", True), ("impostor", False)):
@@ -197,7 +197,7 @@ def test_hardest_pairs(evaluated: tuple[Path, EvaluateResult], heldout: dict[str
             assert pair["before"] == pytest.approx(row["heldout_baseline"])
 
 
-def test_pictures(evaluated: tuple[Path, EvaluateResult], heldout: dict[str, tuple[str, RGB]]) -> None:
+def test_pictures(evaluated: tuple[Path, EvaluationResult], heldout: dict[str, tuple[str, RGB]]) -> None:
     folder, _ = evaluated
     noise = Degradation.parse("noise:60")
     found = read(folder)
@@ -220,7 +220,7 @@ def test_pictures(evaluated: tuple[Path, EvaluateResult], heldout: dict[str, tup
 
 @pytest.mark.slow
 def test_same_input_same_bytes(
-    evaluated: tuple[Path, EvaluateResult], aligned_table: Path, split_table: Path, tuned: Path, tmp_path: Path
+    evaluated: tuple[Path, EvaluationResult], aligned_table: Path, split_table: Path, tuned: Path, tmp_path: Path
 ) -> None:
     again = evaluate(aligned_table, split_table, tuned, tmp_path / "again", **NOISY)
     assert digests(tmp_path / "again") == digests(evaluated[0])
@@ -323,7 +323,7 @@ def test_lfw_of_one_model(small_lfw: SmallLfw, mended: Path, capsys: pytest.Capt
 # --- what else is told ----------------------------------------------------------------------------------------------
 
 
-def test_paired_tests_follow_from_the_scores(evaluated: tuple[Path, EvaluateResult]) -> None:
+def test_paired_tests_follow_from_the_scores(evaluated: tuple[Path, EvaluationResult]) -> None:
     found, scores = read(evaluated[0]), pq.read_table(evaluated[0] / "scores.parquet").to_pydict()
     same = np.array(scores["same"])
     for name in SETS:
@@ -337,7 +337,7 @@ def test_paired_tests_follow_from_the_scores(evaluated: tuple[Path, EvaluateResu
             assert (sum(told["genuine"]), sum(told["impostor"])) == (30, 75)
 
 
-def test_probes_calibration_and_the_rest(evaluated: tuple[Path, EvaluateResult], tuned: Path) -> None:
+def test_probes_calibration_and_the_rest(evaluated: tuple[Path, EvaluationResult], tuned: Path) -> None:
     found, threshold = read(evaluated[0]), read(evaluated[0], "threshold.json")
     clean, small = found["probes"]
     assert (clean["probe"], small["probe"]) == ("clean", "lowres:6")

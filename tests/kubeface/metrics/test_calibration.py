@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.special import expit
 from scipy.stats import norm
 
-from kubeface.metrics.bootstrap import Bootstrap, people_weights
+from kubeface.metrics.bootstrap import Bootstrap
 from kubeface.metrics.calibration import calibrate, threshold_at
 from kubeface.metrics.pairs import Pairs, all_pairs
 from kubeface.runtime.errors import KubefaceError
@@ -57,7 +57,7 @@ def test_each_bound_comes_from_draws_of_people() -> None:
     order = np.argsort(-scores[~pairs.same])
     ranked = scores[~pairs.same][order]
     drawn = []
-    for weights in people_weights(impostors, person, 50, 9):
+    for weights in Bootstrap(50, 9).weights(impostors, person):
         place = passed = 0
         while passed + weights[order[place]] <= 0.1 * weights.sum() + 1e-9:
             passed += weights[order[place]]

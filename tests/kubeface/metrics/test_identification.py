@@ -1,6 +1,5 @@
 """Identification rates, each against its definition written out image by image."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,13 +7,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from kubeface.faces.images import decode_rgb
 from kubeface.metrics import identification
 from kubeface.metrics.bootstrap import Bootstrap
 from kubeface.metrics.identification import DIVISIONS, identification_rates
 from kubeface.metrics.pairs import Vectors
-from kubeface.models.model import FaceModel
-from tests.support.tables import rows_of
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
@@ -165,13 +161,3 @@ def test_blocks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     for scores in (1, 40, 250):
         monkeypatch.setattr(identification, "BLOCK_SCORES", scores)
         assert identification_rates(embeddings, person, bootstrap=Bootstrap(20)) == whole
-
-
-def test_real_faces_are_found(sface: FaceModel, aligned_table: Path) -> None:
-    rows = rows_of(aligned_table, ["identity", "image"])
-    embeddings = sface.embed(np.stack([decode_rgb(row["image"]) for row in rows]))
-    _, person = np.unique([row["identity"] for row in rows], return_inverse=True)
-    found = identification_rates(embeddings, person, bootstrap=Bootstrap(50), fpirs=(0.5,))
-    assert found.gallery == 6
-    assert found.rank1 == 1.0
-    assert found.open.fnir_at_fpir["0.5"] < 0.1
