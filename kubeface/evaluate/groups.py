@@ -43,7 +43,7 @@ def group_errors(
     for name in np.unique(names[known]).tolist():
         member = known & (names == name)
         inside = np.flatnonzero(member[pairs.left] & member[pairs.right])
-        within = Pairs(pairs.left[inside], pairs.right[inside], pairs.same[inside])
+        within = pairs.take(inside)
         matches = {model: scores[model][inside] > thresholds[model] for model in scores}
         members = len(np.unique(people[member]))
         rates = _rates(within.same, matches, members, fmr)

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from kubeface.models.onnx_model import read_model_record
 from kubeface.models.recogniser import Face, LeftOut, Recogniser, Vector, open_recogniser, similarity
 from kubeface.records.record import Record, StepResult
 from kubeface.runtime.errors import KubefaceError, require
@@ -170,7 +171,7 @@ def embed(folder: str, /, model: str, out: Path, flip: bool = False) -> EmbedRes
         new_file(listed) as list_file,
     ):
         with (
-            _Rows(rows_file, recogniser.marks) as rows,
+            _Rows(rows_file, read_model_record(model).embedding_size, recogniser.marks) as rows,
             open(list_file, "w", encoding="utf-8", errors="surrogateescape") as text,
         ):
             reasons = csv.writer(text, lineterminator="\n")
@@ -305,50 +306,36 @@ def read_photograph(folder: str, source: Source, name: str) -> bytes | LeftOut:
 
 
 class _Rows:
-    """Writes embeddings a row group at a time."""
+    """Writes embeddings (of `size` numbers) a row group at a time."""
 
-    def __init__(self, path: Path, marks: dict[str, str]) -> None:
+    def __init__(self, path: Path, size: int, marks: dict[str, str]) -> None:
         self.count = 0
         self.identities: set[str] = set()
-        self._path, self._marks = path, marks
+        self._schema = _schema(size, marks)
+        self._parquet = pq.ParquetWriter(path, self._schema, compression="ZSTD", write_page_checksum=True)
         self._buffer: list[dict[str, Any]] = []
-        self._parquet: pq.ParquetWriter | None = None
 
     def __enter__(self) -> "_Rows":
         return self
 
     def __exit__(self, *ended: object) -> None:
         self._flush()
-        if self._parquet is not None:
-            self._parquet.close()
+        self._parquet.close()
 
     def add(self, source: str, face: Face) -> None:
         """Appends a row."""
         identity = PurePosixPath(source).parent.name
         self.count += 1
         self.identities.add(identity)
-        self._buffer.append(
-            {
-                "source": source,
-                "identity": identity,
-                "embedding": face.embedding,
-                "det_score": face.score,
-                "box": face.box,
-                "landmarks": face.landmarks.ravel(),
-                "faces": face.faces,
-            }
-        )
+        found = {"embedding": face.embedding, "det_score": face.score, "box": face.box, "faces": face.faces}
+        self._buffer.append({"source": source, "identity": identity, "landmarks": face.landmarks.ravel(), **found})
         if len(self._buffer) == ROW_GROUP_ROWS:
             self._flush()
 
     def _flush(self) -> None:
-        if not self._buffer:
-            return
-        schema = _schema(len(self._buffer[0]["embedding"]), self._marks)
-        if self._parquet is None:
-            self._parquet = pq.ParquetWriter(self._path, schema, compression="ZSTD", write_page_checksum=True)
-        self._parquet.write_table(pa.Table.from_pylist(self._buffer, schema))
-        self._buffer.clear()
+        if self._buffer:
+            self._parquet.write_table(pa.Table.from_pylist(self._buffer, self._schema))
+            self._buffer.clear()
 
 
 def _schema(size: int, marks: dict[str, str]) -> pa.Schema:

@@ -64,14 +64,11 @@ def read_pairs(uri: str) -> PairsFile:
         right.append(numbers.setdefault(names[1], len(numbers)))
     same = np.tile(np.repeat([True, False], count), folds)
     fold = np.repeat(np.arange(folds), 2 * count)
+    _, people = np.unique([name.split("/")[0] for name in numbers], return_inverse=True)
     require(
-        all(
-            (a.split("/")[0] == b.split("/")[0]) == s
-            for (a, b), s in zip(_named(numbers, left, right), same, strict=True)
-        ),
+        np.array_equal(people[left] == people[right], same),
         f"{uri}: in each fold the pairs of one person must come before the pairs of two",
     )
-    _, people = np.unique([name.split("/")[0] for name in numbers], return_inverse=True)
     return PairsFile(list(numbers), Pairs(np.array(left), np.array(right), same), fold, people)
 
 
@@ -81,11 +78,6 @@ def _names(words: Sequence[str]) -> tuple[str, str] | None:
     if len(words) != 4 or not (words[1].isdecimal() and words[3].isdecimal()):
         return None
     return f"{words[0]}/{words[0]}_{int(words[1]):04d}", f"{words[2]}/{words[2]}_{int(words[3]):04d}"
-
-
-def _named(numbers: dict[str, int], left: list[int], right: list[int]) -> list[tuple[str, str]]:
-    names = list(numbers)
-    return [(names[a], names[b]) for a, b in zip(left, right, strict=True)]
 
 
 @dataclass(frozen=True)

@@ -113,7 +113,7 @@ class Inputs:
 
 def read_inputs(options: EvaluateOptions, aligned: Path, split: Path, model: Path) -> Inputs:
     """Opens the inputs; raises KubefaceError as `evaluate` before the work begins."""
-    enlarger = _enlarger(options.superresolver, model)
+    enlarger = choose_enlarger(options.superresolver, model)
     degradation, probes = Degradation.parse(options.degradation, enlarger), parse_probes(options.probes)
     table, divided = Table(aligned, "aligned"), Table(split, "split")
     photographs = heldout_photographs(table, divided, model)
@@ -135,7 +135,7 @@ def read_inputs(options: EvaluateOptions, aligned: Path, split: Path, model: Pat
     return inputs
 
 
-def _enlarger(superresolver: str, model: Path) -> Enlarger | None:
+def choose_enlarger(superresolver: str, model: Path) -> Enlarger | None:
     """What enlarges low-resolution crops; None for bicubic interpolation."""
     if superresolver:
         return None if superresolver == BICUBIC else open_enlarger(superresolver, cpu_limit())

@@ -197,7 +197,10 @@ def measure_sizes(sized: Sized, far: float, bootstrap: Bootstrap, fixed: FixedTh
     crossed = _both_ways(all_pairs(people, PROBE_PAIRS // 2, bootstrap.seed))
     rows, left_out = [], []
     for size in sized.sizes:
-        kinds = {"cross": _of_left(crossed, size.images), "same": _within(people, size.images, bootstrap.seed)}
+        kinds = {
+            "cross": crossed.take(np.isin(crossed.left, size.images)),
+            "same": _within(people, size.images, bootstrap.seed),
+        }
         if not all(pairs.same.any() and supported_fars(int(np.sum(~pairs.same))) for pairs in kinds.values()):
             left_out.append(LeftOutSize(size=size.name, images=len(size.images)))
             continue
@@ -217,12 +220,6 @@ def measure_sizes(sized: Sized, far: float, bootstrap: Bootstrap, fixed: FixedTh
             )
         )
     return Resolutions(fmr=fixed.fmr, threshold=fixed.plain, threshold_flip=fixed.flipped, rows=rows, left_out=left_out)
-
-
-def _of_left(pairs: Pairs, images: Ints) -> Pairs:
-    """The pairs whose left image is among some."""
-    kept = np.isin(pairs.left, images)
-    return Pairs(pairs.left[kept], pairs.right[kept], pairs.same[kept])
 
 
 def _within(people: Ints, images: Ints, seed: int) -> Pairs:

@@ -42,8 +42,7 @@ def calibrate(
     order = impostors[np.argsort(-scores[impostors], kind="stable")]
     ranked = scores[order]
     threshold = _threshold(ranked, np.ones(len(order)), used)
-    ranked_pairs = Pairs(pairs.left[order], pairs.right[order], pairs.same[order])
-    draws = [_threshold(ranked, weights, used) for weights in bootstrap.weights(ranked_pairs, people)]
+    draws = [_threshold(ranked, weights, used) for weights in bootstrap.weights(pairs.take(order), people)]
     low, high = bootstrap.interval(np.array(draws))
     slope, intercept = _platt(scores, pairs.same)
     return Calibration(

@@ -59,17 +59,11 @@ class Gain(Figures):
     gain: float
     """after − before."""
     gain_low: float
-    """Lower bound of the gain."""
     gain_high: float
-    """Upper bound of the gain."""
     before_low: float | None = None
-    """Lower bound of `before`."""
     before_high: float | None = None
-    """Upper bound of `before`."""
     after_low: float | None = None
-    """Lower bound of `after`."""
     after_high: float | None = None
-    """Upper bound of `after`."""
 
 
 Gains = dict[str, Gain]  # by figure: auc, tar, accuracy …
@@ -184,9 +178,7 @@ class Calibration(Figures):
     threshold: float
     """Similarity (cosine) above which a pair matches."""
     threshold_low: float
-    """Lower bound of the threshold."""
     threshold_high: float
-    """Upper bound of the threshold."""
     fnmr: float
     """False non-match rate at the threshold."""
     impostor_pairs: int
@@ -224,14 +216,10 @@ class IdentificationFigures(Figures):
     rank1: float | None
     """Share of probes whose person comes first."""
     rank1_low: float | None
-    """Lower bound of rank1."""
     rank1_high: float | None
-    """Upper bound of rank1."""
     rank5: float | None
     """Share of probes whose person is among the first five."""
     rank5_low: float | None
-    """Lower bound of rank5."""
     rank5_high: float | None
-    """Upper bound of rank5."""
     open: OpenSetFigures
     """Where some people are not enrolled."""

@@ -22,10 +22,13 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.same)
 
+    def take(self, chosen: Bools | Ints) -> "Pairs":
+        """Some of the pairs, by a mask or by index."""
+        return Pairs(self.left[chosen], self.right[chosen], self.same[chosen])
+
     def of_kind(self, same: bool) -> "Pairs":
         """The genuine pairs (True) or the impostor pairs (False), in their order."""
-        kind = self.same == same
-        return Pairs(self.left[kind], self.right[kind], self.same[kind])
+        return self.take(self.same == same)
 
     def swapped(self) -> "Pairs":
         """The same pairs with left and right exchanged."""

@@ -12,6 +12,21 @@ from kubeface.evaluate.options import (
 )
 from kubeface.evaluate.provenance import EvaluationResult
 from kubeface.runtime.options import read_options
+from kubeface.storage.folders import read_json, sha256_file
+
+QUICK: dict[str, Any] = {"bootstrap": 100, "device": "cpu", "probes": "none"}  # options of an evaluation in a test
+
+
+def read(folder: Path, name: str = "evaluation.json") -> dict[str, Any]:
+    """A JSON file of an evaluation."""
+    return dict(read_json(folder / name))
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """The SHA-256 of every file below a folder."""
+    return {
+        path.relative_to(folder).as_posix(): sha256_file(path) for path in sorted(folder.rglob("*")) if path.is_file()
+    }
 
 
 def evaluate(

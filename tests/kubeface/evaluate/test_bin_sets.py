@@ -9,34 +9,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
-from torch import nn
 
 from kubeface.evaluate import bin_sets
-from kubeface.evaluate.bin_sets import bin_pictures, evaluate_bin, read_bin
+from kubeface.evaluate.bin_sets import bin_pictures, evaluate_bin
 from kubeface.faces.degradation import Degradation
 from kubeface.faces.images import decode_rgb
 from kubeface.metrics.verification import verification
 from kubeface.models.embeddings import embed_batch
 from kubeface.models.model import FaceModel
-from kubeface.records.model import Preprocessing
 from kubeface.runtime.errors import KubefaceError
 from kubeface.tables.table import Table
 
-from .test_plain_pickle import Hostile, python_2
-
 PAIRS = 22  # two of the ten folds have three
-
-
-@pytest.fixture
-def linear() -> FaceModel:
-    """A model that costs nothing and tells nobody apart."""
-    torch.manual_seed(0)
-    network = nn.Sequential(nn.AvgPool2d(8), nn.Flatten(), nn.Linear(3 * 14 * 14, 16))
-    return FaceModel("none", network, Preprocessing(size=112, color_order="rgb", mean=127.5, std=128.0), 16, "", "")
 
 
 @pytest.fixture(scope="module")
@@ -75,17 +60,6 @@ def written(tmp_path: Path) -> Callable[[object], str]:
 # --- files ----------------------------------------------------------------------------------------------------------
 
 
-@given(data=st.lists(st.tuples(st.binary(max_size=300), st.binary(max_size=300), st.booleans()), max_size=20))
-def test_what_is_written_is_read(
-    tmp_path_factory: pytest.TempPathFactory, data: list[tuple[bytes, bytes, bool]]
-) -> None:
-    images, same = [image for a, b, _ in data for image in (a, b)], [truth for *_, truth in data]
-    path = tmp_path_factory.mktemp("bin") / "x.bin"
-    for written_ in (*(pickle.dumps((images, same), p) for p in (3, 4, 5)), python_2((images, same), 2)):
-        path.write_bytes(written_)
-        assert read_bin(str(path)) == (images, same)
-
-
 @pytest.mark.parametrize(
     ("value", "said"),
     [
@@ -115,19 +89,6 @@ def test_file_that_is_no_set(value: object, said: str, written: Callable[[object
         evaluate_bin("set", uri, {"m": linear}, "arcface_112")
     assert "x.bin" in str(raised.value)
     assert "\n" not in str(raised.value)
-
-
-def test_hostile_file_does_nothing(written: Callable[[object], str], linear: FaceModel, tmp_path: Path) -> None:
-    sign = tmp_path / "pwned"
-    uri = written(([Hostile(f"touch {sign}")] * 40, [True, False] * 10))
-    with pytest.raises(KubefaceError, match=r"x\.bin: opcode \w+ at byte \d+ is refused"):
-        evaluate_bin("set", uri, {"m": linear}, "arcface_112")
-    assert not sign.exists()
-
-
-def test_missing_file(linear: FaceModel, tmp_path: Path) -> None:
-    with pytest.raises(KubefaceError, match=r"none\.bin does not exist"):
-        evaluate_bin("set", str(tmp_path / "none.bin"), {"m": linear}, "arcface_112")
 
 
 @pytest.mark.parametrize(

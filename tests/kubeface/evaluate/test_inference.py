@@ -346,7 +346,7 @@ def test_of_many_the_nearest_are_those_of_a_full_search(tmp_path: Path) -> None:
     vectors[7] = vectors[3]
     people = [f"p{number:03d}" for number in rng.integers(0, 60, len(vectors))]
     people[3], people[7] = "p001", "p000"
-    with _Rows(tmp_path / "many.parquet", {}) as rows:
+    with _Rows(tmp_path / "many.parquet", 16, {}) as rows:
         for number, (person, vector) in enumerate(zip(people, vectors, strict=True)):
             rows.add(f"{person}/{number}.jpg", Face(vector, 1.0, np.zeros(4), np.zeros((5, 2)), 1))
     assert rows.count == len(vectors)

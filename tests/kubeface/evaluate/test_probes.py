@@ -6,10 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
 
 from kubeface.evaluate import probes as module
 from kubeface.evaluate.probes import PROBES, choose_images, parse_probes, probe, probe_name
@@ -20,7 +18,6 @@ from kubeface.metrics.figures import Gains
 from kubeface.metrics.pairs import Floats, Pairs
 from kubeface.metrics.verification import bootstrap_difference, verification
 from kubeface.models.model import FaceModel, load_pretrained
-from kubeface.records.model import Preprocessing
 from kubeface.runtime.errors import KubefaceError
 from kubeface.tables.table import Table
 
@@ -49,13 +46,6 @@ def faces(aligned_table: Path) -> tuple[dict[str, RGB], dict[str, str]]:
         {row["image_id"]: decode_rgb(row["image"]) for row in rows},
         {row["image_id"]: row["identity"] for row in rows},
     )
-
-
-@pytest.fixture
-def linear() -> FaceModel:
-    torch.manual_seed(0)
-    network = nn.Sequential(nn.AvgPool2d(8), nn.Flatten(), nn.Linear(3 * 14 * 14, 16))
-    return FaceModel("none", network, Preprocessing(size=112, color_order="rgb", mean=127.5, std=128.0), 16, "", "")
 
 
 # --- which probes ---------------------------------------------------------------------------------------------------

@@ -1,6 +1,5 @@
-"""Faces of few pixels: against sharp photographs, by size, made of crops and as a table of pairs has them."""
+"""Low-resolution faces: against sharp photographs, by size, made of crops and as a table of pairs has them."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from kubeface.evaluate.heldout import CLEAN_PREFIX, HeldoutCrops
+from kubeface.evaluate.measurement import choose_enlarger
 from kubeface.evaluate.options import EvaluateOptions
 from kubeface.evaluate.resolutions import (
     CROSS,
@@ -22,11 +22,10 @@ from kubeface.evaluate.resolutions import (
     cross_set,
     fixed_thresholds,
     measure_sizes,
-    native_sides,
     nearest,
 )
 from kubeface.faces.degradation import Degradation
-from kubeface.faces.images import RGB, decode_rgb, encode_crop
+from kubeface.faces.images import RGB, decode_rgb
 from kubeface.metrics.bootstrap import Bootstrap
 from kubeface.metrics.pairs import all_pairs
 from kubeface.metrics.verification import verification
@@ -37,20 +36,15 @@ from kubeface.models.superresolution_networks import Enlarging, save_network
 from kubeface.runtime.errors import KubefaceError
 from kubeface.runtime.options import read_options
 from kubeface.storage.folders import read_json, write_json
-from kubeface.tables.resolution_pairs import native_side
-from kubeface.tables.table import Table, TableWriter
+from kubeface.tables.table import Table
 from tests.kubeface.conftest import SmallLfw
-from tests.support.evaluating import evaluate, lfw
+from tests.support.evaluating import QUICK, evaluate, lfw, read
 from tests.support.exported import copied
 from tests.support.tables import rows_of
 
-QUICK: dict[str, Any] = {"bootstrap": 100, "device": "cpu", "probes": "none", "fmr": 0.1, "sizes": "8 16"}
+SIZED = QUICK | {"fmr": 0.1, "sizes": "8 16"}
 TEN = Degradation("lowres", 10)
 MODELS = ("baseline", "finetuned")
-
-
-def read(folder: Path) -> dict[str, Any]:
-    return dict(read_json(folder / "evaluation.json"))
 
 
 def cosines(one: Any, other: Any) -> Any:
@@ -111,14 +105,14 @@ def test_no_photograph_is_compared_with_itself(people: list[int], most: int, see
         assert len(couples) == len(crops.ids) * (len(crops.ids) - 1)
 
 
-def test_the_left_image_has_few_pixels_and_the_right_one_is_sharp() -> None:
+def test_the_left_image_is_low_resolution_and_the_right_one_sharp() -> None:
     crops = drawn([0, 0, 1, 1, 2, 2])
     found = cross_set(crops, 1000, 0)
     left, right = found.pairs.left, found.pairs.right - len(crops.ids)
     for which in MODELS:
-        few, sharp = (crops.embeddings[name][which] for name in ("heldout", "heldout_clean"))
-        np.testing.assert_allclose(found.scores[which], cosines(few.plain()[left], sharp.plain()[right]), atol=1e-6)
-        expected = verification(cosines(few.flipped()[left], sharp.flipped()[right]), found.pairs.same)
+        low, sharp = (crops.embeddings[name][which] for name in ("heldout", "heldout_clean"))
+        np.testing.assert_allclose(found.scores[which], cosines(low.plain()[left], sharp.plain()[right]), atol=1e-6)
+        expected = verification(cosines(low.flipped()[left], sharp.flipped()[right]), found.pairs.same)
         assert (found.figures[which].flip or found.figures[which]).auc == pytest.approx(expected.auc)
     assert [found.identities[place] for place in found.pairs.right] == [crops.identities[place] for place in right]
 
@@ -242,10 +236,10 @@ def held(aligned_table: Path, split_table: Path) -> dict[str, RGB]:
 def reduced_faces(
     aligned_table: Path, split_table: Path, mended: Path, small_lfw: SmallLfw, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    out = tmp_path_factory.mktemp("few") / "evaluation"
+    out = tmp_path_factory.mktemp("reduced") / "evaluation"
     evaluate(
         aligned_table, split_table, mended, out, degradation="lowres:10", gate={"target": CROSS},
-        lfw_archive=str(small_lfw.archive), lfw_pairs=str(small_lfw.pairs), **QUICK,
+        lfw_archive=str(small_lfw.archive), lfw_pairs=str(small_lfw.pairs), **SIZED,
     )  # fmt: skip
     return out
 
@@ -307,30 +301,24 @@ def test_every_size_is_measured(reduced_faces: Path, held: dict[str, RGB]) -> No
     assert clean["baseline"]["fmr_fixed"] == pytest.approx(0.1, abs=0.02)  # the threshold is made of the same pairs
 
 
-def test_lfw_is_measured_at_every_size(reduced_faces: Path, small_lfw: SmallLfw, mended: Path) -> None:
+def test_lfw_is_measured_at_every_size(
+    reduced_faces: Path, small_lfw: SmallLfw, mended: Path, network: Enlarger, tmp_path: Path
+) -> None:
     told = read(reduced_faces)["lfw"]
     assert [row["size"] for row in told["sizes"]] == ["8", "16"]
-    one = lfw(
-        str(small_lfw.archive), str(small_lfw.pairs), str(mended), detector=told["detector"], degradation="lowres:8"
+    model = with_network(mended, network, tmp_path / "model")
+    given = str(small_lfw.archive), str(small_lfw.pairs), str(model)
+    one, other = (
+        lfw(*given, detector=told["detector"], degradation="lowres:8", **chosen)
+        for chosen in ({}, {"superresolver": str(model)})
     )
+    assert one.threshold != other.threshold
     row = told["sizes"][0]
     for name in ("accuracy", "accuracy_standard_error", "auc"):
         assert row["finetuned"][name] == pytest.approx(getattr(one, name), abs=1e-6)
         assert row["finetuned"]["flip"][name] == pytest.approx(getattr(one.flip, name), abs=1e-6)
     assert set(row) == {"size", *MODELS} and "roc" not in row["baseline"]
     assert row["finetuned"]["auc"] > row["baseline"]["auc"]
-
-
-def test_without_few_pixels_nothing_is_added(
-    aligned_table: Path, split_table: Path, mended: Path, tmp_path: Path
-) -> None:
-    evaluate(aligned_table, split_table, mended, tmp_path / "out", degradation="blur:2", **QUICK)
-    found = read(tmp_path / "out")
-    assert not {"low_resolution", "resolutions", "hardest_cross"} & set(found) and "sizes" not in found["settings"]
-    assert set(found["gain"]) == {"heldout", "heldout_clean"}
-    assert not (tmp_path / "out" / "scores_cross.parquet").exists() and not (tmp_path / "out" / "sizes").exists()
-    with pytest.raises(KubefaceError, match=CROSS):
-        evaluate(aligned_table, split_table, mended, tmp_path / "other", gate={"target": CROSS}, **QUICK)
 
 
 # --- enlarged by a network ------------------------------------------------------------------------------------------
@@ -355,33 +343,25 @@ def with_network(model: Path, network: Enlarger, to: Path, *people: str) -> Path
     return folder
 
 
-@pytest.mark.slow
 def test_the_network_of_the_model_enlarges(
-    aligned_table: Path, split_table: Path, mended: Path, network: Enlarger, held: dict[str, RGB], tmp_path: Path
-) -> None:
-    model = with_network(mended, network, tmp_path / "model", "somebody else")
-    for out, chosen in (("own", {}), ("plain", {"superresolver": "bicubic"}), ("given", {"superresolver": str(model)})):
-        evaluate(
-            aligned_table,
-            split_table,
-            model,
-            tmp_path / out,
-            degradation="lowres:10",
-            **QUICK | {"sizes": "10"} | chosen,
-        )
-    own, plain, given = (read(tmp_path / out) for out in ("own", "plain", "given"))
-    assert own == given
-    assert own["low_resolution"]["superresolver"] == network.name
-    assert plain["low_resolution"]["superresolver"] == "bicubic"
-    name = next(iter((tmp_path / "own" / "samples").iterdir())).stem
-    shown = np.asarray(Image.open(tmp_path / "own" / "samples" / f"{name}.png"))
+    aligned_table: Path, split_table: Path, mended: Path, network: Enlarger, held: dict[str, RGB],
+    reduced_faces: Path, tmp_path: Path,
+) -> None:  # fmt: skip
+    """Beside the evaluation of the same model without a network."""
+    model, out = with_network(mended, network, tmp_path / "model", "somebody else"), tmp_path / "own"
+    evaluate(aligned_table, split_table, model, out, degradation="lowres:10", **SIZED | {"sizes": "8"})
+    own, plain = read(out), read(reduced_faces)
+    superresolvers = [found["low_resolution"]["superresolver"] for found in (own, plain)]
+    assert superresolvers == [network.name, "bicubic"]
+    name = next(iter((out / "samples").iterdir())).stem
+    shown = np.asarray(Image.open(out / "samples" / f"{name}.png"))
     np.testing.assert_array_equal(shown[:, 112:], Degradation("lowres", 10, enlarger=network)(held[name]))
-    for out, ways in (("own", [None, network]), ("plain", [None])):
-        faces = sorted((tmp_path / out / "sizes" / "10").iterdir())
+    for folder, ways in ((out, [None, network]), (reduced_faces, [None])):
+        faces = sorted((folder / "sizes" / "8").iterdir())
         assert len(faces) == 4
         for path in faces:
             sharp = held[path.stem]
-            made = [Degradation("lowres", 10, enlarger=way)(sharp) for way in ways]
+            made = [Degradation("lowres", 8, enlarger=way)(sharp) for way in ways]
             np.testing.assert_array_equal(np.asarray(Image.open(path)), np.concatenate([*made, sharp], axis=1))
     row, other = own["resolutions"]["rows"][0], plain["resolutions"]["rows"][0]
     for kind in ("cross", "same"):
@@ -392,15 +372,14 @@ def test_the_network_of_the_model_enlarges(
     assert row["rank1"]["bicubic"] == other["rank1"]["baseline"]
 
 
-def test_the_command_lfw_takes_a_network(mended: Path, network: Enlarger, small_lfw: SmallLfw, tmp_path: Path) -> None:
-    model = str(with_network(mended, network, tmp_path / "model"))
-    given = str(small_lfw.archive), str(small_lfw.pairs), model
-    own, plain = (
-        lfw(*given, detector="retinaface", degradation="lowres:8", superresolver=chosen)
-        for chosen in (model, "bicubic")
-    )
-    assert own.threshold != plain.threshold
-    assert plain == lfw(*given, detector="retinaface", degradation="lowres:8")
+def test_the_network_is_the_one_that_is_given_or_the_models_own(
+    mended: Path, network: Enlarger, tmp_path: Path
+) -> None:
+    model = with_network(mended, network, tmp_path / "model")
+    for chosen, folder in (("", model), (str(model), mended)):
+        found = choose_enlarger(chosen, folder)
+        assert found is not None and (found.name, found.network) == (network.name, network.network)
+    assert choose_enlarger("bicubic", model) is choose_enlarger("", mended) is None
 
 
 def test_a_network_that_knows_held_out_people_is_refused(
@@ -413,7 +392,7 @@ def test_a_network_that_knows_held_out_people_is_refused(
         with pytest.raises(KubefaceError, match=f"1 held-out people .* super-resolution network .*, {person} first"):
             evaluate(
                 aligned_table, split_table, model, tmp_path / "out", degradation="lowres:10", superresolver=chosen,
-                **QUICK,
+                **SIZED,
             )  # fmt: skip
     assert not (tmp_path / "out").exists()
 
@@ -425,163 +404,7 @@ def test_another_network_than_the_model_tells_of_is_refused(
     told = read_json(model / "model.json")
     write_json(model / "model.json", told | {"superresolution": told["superresolution"] | {"sha256": 64 * "0"}})
     with pytest.raises(KubefaceError, match=r"is not the network that model\.json tells of"):
-        evaluate(aligned_table, split_table, model, tmp_path / "out", degradation="lowres:10", **QUICK)
+        evaluate(aligned_table, split_table, model, tmp_path / "out", degradation="lowres:10", **SIZED)
     (model / "superresolution.onnx").unlink()
     with pytest.raises(KubefaceError, match=r"superresolution\.onnx"):
-        evaluate(aligned_table, split_table, model, tmp_path / "out", degradation="lowres:10", **QUICK)
-
-
-# --- a table of pairs -----------------------------------------------------------------------------------------------
-
-
-def write_pairs(aligned: Path, split: Path, folder: Path, same_names: bool = True) -> tuple[Path, Path]:
-    """Every crop twice, as it is and with ten pixels a side; of one held-out photograph the sharp one is missing, and
-    of another it is excluded. Low images of even numbers are of photographs enlarged 10 times, others of 5 times."""
-    parts = {row["image_id"]: row for row in Table(split, "split").columns(["image_id", "split"]).to_pylist()}
-    source = Table(aligned, "aligned")
-    rows = rows_of(source)
-    heldout = [row["image_id"] for row in rows if parts[row["image_id"]]["split"] == "heldout"]
-    tables = folder / "aligned", folder / "split"
-    with (
-        TableWriter(tables[0], "aligned", "test", source.manifest.settings) as crops,
-        TableWriter(tables[1], "split", "test", {}) as divided,
-    ):
-        for number, row in enumerate(rows):
-            name, part = row["source"].rpartition("/")[2], parts[row["image_id"]]["split"]
-            low = encode_crop(TEN(decode_rgb(row["image"])))
-            for resolution, image in (("low", low), ("high", row["image"])):
-                if resolution == "high" and row["image_id"] == heldout[0]:
-                    continue
-                groups = {"resolution": resolution} | (
-                    {"enlarged": "10" if number % 2 == 0 else "5"} if resolution == "low" else {}
-                )
-                own = {
-                    "image_id": f"{resolution}{row['image_id']}",
-                    "identity": row["identity"],
-                    "source": f"{resolution}/{row['identity']}/{name if same_names else resolution + name}",
-                }
-                crops.add(row | own | {"image": image, "groups": json.dumps(groups)})
-                shown = "excluded" if resolution == "high" and row["image_id"] == heldout[1] else part
-                divided.add({"image_id": own["image_id"], "identity": row["identity"], "split": shown, "reason": None})
-    return tables
-
-
-@pytest.fixture(scope="module")
-def pairs(aligned_table: Path, split_table: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    return write_pairs(aligned_table, split_table, tmp_path_factory.mktemp("pairs"))
-
-
-@pytest.fixture(scope="module")
-def of_pairs(pairs: tuple[Path, Path], mended: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("of_pairs") / "evaluation"
-    evaluate(*pairs, mended, out, degradation="lowres:4", gate={"target": CROSS}, **QUICK | {"probes": "clean"})
-    return out
-
-
-def test_low_images_are_compared_as_they_are(of_pairs: Path, pairs: tuple[Path, Path]) -> None:
-    found = read(of_pairs)
-    assert found["degradation"] == "none"  # a camera did it
-    assert found["images"] == 13 and found["low_resolution"]["paired"] and found["low_resolution"]["alone"] == 2
-    assert found["groups"] == {}  # neither resolution nor enlargement is a group of people
-    rows = rows_of(pairs[0])
-    model = load_pretrained("sface")
-    vectors = dict(
-        zip(
-            [row["image_id"] for row in rows],
-            model.embed(np.stack([decode_rgb(row["image"]) for row in rows])),
-            strict=True,
-        )
-    )
-    few = pq.read_table(of_pairs / "scores.parquet").to_pylist()
-    cross = pq.read_table(of_pairs / "scores_cross.parquet").to_pylist()
-    assert (len(few), len(cross)) == (13 * 12 // 2, 13 * 12)
-
-    def sharp(name: str) -> Any:
-        return vectors["high" + name.removeprefix(CLEAN_PREFIX).removeprefix("low")]
-
-    for row in few:
-        assert row["heldout_finetuned"] == pytest.approx(vectors[row["left"]] @ vectors[row["right"]], abs=2e-4)
-        expected = sharp(row["left"]) @ sharp(row["right"])
-        assert row["heldout_clean_finetuned"] == pytest.approx(expected, abs=2e-4)
-    for row in cross:
-        assert row["left"].startswith("low") and row["right"] != CLEAN_PREFIX + row["left"]
-        assert row[f"{CROSS}_finetuned"] == pytest.approx(vectors[row["left"]] @ sharp(row["right"]), abs=2e-4)
-
-
-def test_pictures_of_pairs_are_of_the_right_images(of_pairs: Path, pairs: tuple[Path, Path]) -> None:
-    images = {
-        row["image_id"]: decode_rgb(row["image"]) for group in Table(pairs[0], "aligned").row_groups() for row in group
-    }
-    seen = list((of_pairs / "pairs").iterdir())
-    assert {path.stem.startswith("clean__") for path in seen} == {True, False}
-    for path in seen:
-        name = path.stem.replace("clean__low", "high")
-        np.testing.assert_array_equal(np.asarray(Image.open(path)), images[name])
-    for path in (of_pairs / "samples").iterdir():
-        shown = np.asarray(Image.open(path))
-        np.testing.assert_array_equal(shown[:, :112], images[path.stem.replace("low", "high")])
-        np.testing.assert_array_equal(shown[:, 112:], images[path.stem])
-
-
-def test_the_threshold_is_for_what_the_gate_decides_on(
-    of_pairs: Path, pairs: tuple[Path, Path], mended: Path, tmp_path: Path
-) -> None:
-    found = read(of_pairs)
-    cross = pq.read_table(of_pairs / "scores_cross.parquet").to_pandas()
-    for which in MODELS:
-        told = found["calibration"][which]
-        impostors = cross.loc[~cross["same"], f"{CROSS}_{which}"]
-        assert told["impostor_pairs"] == len(impostors)
-        assert float((impostors > told["threshold"]).mean()) == pytest.approx(told["fmr"], abs=1 / len(impostors))
-    assert found["calibrated_on"] == CROSS
-    threshold = json.loads((of_pairs / "threshold.json").read_text("utf-8"))
-    assert threshold["threshold"] == found["calibration"]["finetuned"]["threshold"]
-    evaluate(*pairs, mended, tmp_path / "out", **QUICK | {"sizes": "12"})
-    plain = read(tmp_path / "out")
-    assert "calibrated_on" not in plain
-    assert plain["calibration"]["finetuned"]["impostor_pairs"] == told["impostor_pairs"] / 2
-    assert plain["compatibility"] == found["compatibility"]
-
-
-def test_sizes_of_pairs_are_what_their_cameras_took(
-    of_pairs: Path, pairs: tuple[Path, Path], mended: Path, tmp_path: Path
-) -> None:
-    table = Table(pairs[0], "aligned")
-    rows = {row["image_id"]: row for group in table.row_groups() for row in group}
-    names = [name for name in rows if name.startswith("low")]
-    sides = native_sides(table, names)
-    for name, side in zip(names, sides, strict=True):
-        plain = native_side(np.reshape(rows[name]["landmarks"], (5, 2)).astype(np.float64))
-        assert side == pytest.approx(plain / float(json.loads(rows[name]["groups"])["enlarged"]))
-    told = read(of_pairs)["resolutions"]
-    counted = {row["size"]: row["images"] for row in [*told["rows"], *told["left_out"]]}
-    images = set(pq.read_table(of_pairs / "scores.parquet")["left"].to_pylist())
-    images |= set(pq.read_table(of_pairs / "scores.parquet")["right"].to_pylist())
-    belong = [nearest(side, [8, 16]) for name, side in zip(names, sides, strict=True) if name in images]
-    assert counted == {"8": belong.count(8), "16": belong.count(16), "clean": 13}
-    assert belong.count(8) and belong.count(16)
-    evaluate(*pairs, mended, tmp_path / "out", **QUICK | {"sizes": "2 12 112"})
-    told = read(tmp_path / "out")["resolutions"]
-    assert [row["size"] for row in told["rows"]] == ["12", "clean"]
-    assert told["left_out"] == [{"size": "2", "images": 0}, {"size": "112", "images": 0}]
-    assert [path.name for path in (tmp_path / "out" / "sizes").iterdir()] == ["12"]
-    crops = {name: decode_rgb(row["image"]) for name, row in rows.items()}
-    faces = sorted((tmp_path / "out" / "sizes" / "12").iterdir())
-    assert len(faces) == 4
-    for path in faces:
-        both = [crops[path.stem], crops[path.stem.replace("low", "high")]]
-        np.testing.assert_array_equal(np.asarray(Image.open(path)), np.concatenate(both, axis=1))
-    found = read(tmp_path / "out")
-    for which in MODELS:
-        assert told["rows"][0]["same"][which]["auc"] == pytest.approx(found[which]["heldout"]["auc"])
-        assert told["rows"][0]["cross"][which]["auc"] == pytest.approx(found[which][CROSS]["auc"])
-        assert told["rows"][1]["same"][which]["auc"] == pytest.approx(found[which]["heldout_clean"]["auc"])
-
-
-def test_images_of_two_resolutions_and_of_no_one_photograph_are_refused(
-    aligned_table: Path, split_table: Path, mended: Path, tmp_path: Path
-) -> None:
-    tables = write_pairs(aligned_table, split_table, tmp_path, same_names=False)
-    with pytest.raises(KubefaceError, match="no two of one photograph: give both"):
-        evaluate(*tables, mended, tmp_path / "out", **QUICK)
-    assert not (tmp_path / "out").exists()
+        evaluate(aligned_table, split_table, model, tmp_path / "out", degradation="lowres:10", **SIZED)
