@@ -163,7 +163,12 @@ def run(folder: Path, split: str = "s3://b/s", nodes: Nodes = NODES, **changes: 
     aligned, divided, model = (
         Stored(uri, str(folder / name)) for uri, name in (("s3://b/a", "a"), (split, "s"), ("s3://b/m", "model"))
     )
-    given = {"options": FinetuneOptions(seed=7, lr=1e-3), "champion": "", "decision": "train", "nodes": nodes}
+    given: dict[str, Any] = {
+        "options": FinetuneOptions(seed=7, lr=1e-3),
+        "champion": "",
+        "decision": "train",
+        "nodes": nodes,
+    }
     return train(aligned, divided, model, **given | changes)
 
 

@@ -448,7 +448,9 @@ def test_last_of_another_release(change: dict[str, Any], stopped: Path, train: T
     """Which kept more of a training, or less, or called it otherwise."""
     path = stopped / "last.safetensors"
     tensors, notes = read_checkpoint(path)
-    position = {name: value for name, value in (notes["position"] | change).items() if value is not None}
+    before = notes["position"]
+    assert isinstance(before, dict)
+    position = {name: value for name, value in (before | change).items() if value is not None}
     safetensors.torch.save_file(tensors, path, {"kubeface": json.dumps(dict(notes) | {"position": position})})
     said = (
         rf"^{path} was written by another release of kubeface, .* use that release, or remove the file to train anew$"
