@@ -348,7 +348,8 @@ def test_of_many_the_nearest_are_those_of_a_full_search(tmp_path: Path) -> None:
     people[3], people[7] = "p001", "p000"
     with _Rows(tmp_path / "many.parquet", 16, {}) as rows:
         for number, (person, vector) in enumerate(zip(people, vectors, strict=True)):
-            rows.add(f"{person}/{number}.jpg", Face(vector, 1.0, np.zeros(4), np.zeros((5, 2)), 1))
+            face = Face(embedding=vector, score=1.0, box=np.zeros(4), landmarks=np.zeros((5, 2)), faces=1)
+            rows.add(f"{person}/{number}.jpg", face)
     assert rows.count == len(vectors)
     with pq.ParquetFile(tmp_path / "many.parquet") as file:
         assert file.num_row_groups == 3
