@@ -47,11 +47,8 @@ class Model:
         return np.stack([face.embedding for face in self._faces(images)])
 
     def face(self, image: Photograph) -> Face | LeftOut:
-        """The most prominent face of a photograph with its place and score, or why there is none.
-
-        Raises:
-            KubefaceError: the file or object cannot be read.
-        """
+        """The most prominent face of a photograph with its place and score, or why there is none. Raises KubefaceError
+        if the file or object cannot be read."""
         return self.recogniser.face(_encoded(image))
 
     def compare(self, left: Photograph, right: Photograph, threshold: float | None = None) -> Comparison:

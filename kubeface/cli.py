@@ -34,24 +34,15 @@ SCREEN_LINES = 50  # of a command's help; see `_fitting`
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A command that is imported when it is called.
+    """A command that is imported when it is called."""
 
-    Args:
-        function: <module>:<name>.
-        help: what the help says it does, in one line.
-        heavy: it does numeric work: its process gets the allocator's settings and a limit on threads.
-    """
-
-    function: str
-    help: str
-    heavy: bool = False
+    function: str  # <module>:<name>
+    help: str  # what the help says it does, in one line
+    heavy: bool = False  # it does numeric work: its process gets the allocator's settings and a limit on threads
 
     def load(self) -> Function:
-        """Imports the command's function.
-
-        Raises:
-            KubefaceError: its module or a package that it needs is not installed here.
-        """
+        """Imports the command's function. Raises KubefaceError if its module or a package that it needs is not
+        installed here."""
         module, _, name = self.function.partition(":")
         try:
             function: Function = getattr(importlib.import_module(module), name)
@@ -152,11 +143,7 @@ COMMANDS: Mapping[str, Mapping[str, Command]] = {
 
 
 def find_command(name: str) -> Command:
-    """The command of this name.
-
-    Raises:
-        KubefaceError: there is none; the nearest name is given.
-    """
+    """The command of this name. Raises KubefaceError if there is none; the nearest name is given."""
     known = {name: command for commands in COMMANDS.values() for name, command in commands.items()}
     if name not in known:
         close = difflib.get_close_matches(name, known, 1)

@@ -170,11 +170,7 @@ PIPELINES: Mapping[str, type[RunParameters]] = {
 
 
 def parameters_of(pipeline: str) -> type[RunParameters]:
-    """The parameters of a pipeline.
-
-    Raises:
-        KubefaceError: there is none of this name.
-    """
+    """The parameters of a pipeline. Raises KubefaceError if there is none of this name."""
     if pipeline not in PIPELINES:
         raise KubefaceError(f"pipeline '{pipeline}' is unknown: use one of {', '.join(PIPELINES)}")
     return PIPELINES[pipeline]
@@ -281,11 +277,8 @@ class StepOptions:
 
 
 def step_options(pipeline: str, run: RunParameters) -> StepOptions:
-    """The options of each step, with what the run sets; recipes are read, from wherever they are.
-
-    Raises:
-        KubefaceError: a recipe that cannot be read, or options that do not go together.
-    """
+    """The options of each step, with what the run sets; recipes are read, from wherever they are. Raises KubefaceError
+    if a recipe cannot be read, or options do not go together."""
     previous = f"{run.models.rstrip('/')}/{run.name}/data.json"
     superresolve = run.superresolve if isinstance(run, LowResolution) else None
     shared = {"seed": run.seed, "task": run.task}

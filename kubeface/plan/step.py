@@ -20,19 +20,12 @@ DEPLOYMENT = {"node_selector": "GPU_NODE_SELECTOR", "tolerations": "GPU_TOLERATI
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run will do.
+    """What a run will do."""
 
-    Args:
-        shards: text of each shard of the source, for the tasks of the loop.
-        champion: address of the promoted model's version, empty for none.
-        options: of each step.
-        resources: of the pods; GPU nodes as the deployment knows them where the run does not say.
-    """
-
-    shards: list[str]
-    champion: str
+    shards: list[str]  # text of each shard of the source, for the tasks of the loop
+    champion: str  # address of the promoted model's version, empty for none
     options: StepOptions
-    resources: Resources
+    resources: Resources  # of the pods; GPU nodes as the deployment knows them where the run does not say
 
 
 def plan(pipeline: str, values: Mapping[str, Any]) -> Plan:

@@ -16,22 +16,15 @@ BUILD = Path("build")
 
 
 def load(name: str) -> Any:
-    """The pipeline as kfp compiles and runs it: `a_b` of pipelines/a_b.py for `a-b`.
-
-    Raises:
-        KubefaceError: there is none of this name.
-    """
+    """The pipeline as kfp compiles and runs it: `a_b` of pipelines/a_b.py for `a-b`. Raises KubefaceError if there is
+    none of this name."""
     parameters_of(name)
     module = name.replace("-", "_")
     return getattr(importlib.import_module(f"pipelines.{module}"), module)
 
 
 def package_of(name: str) -> Path:
-    """Where `make compile` writes the pipeline.
-
-    Raises:
-        KubefaceError: there is none of this name.
-    """
+    """Where `make compile` writes the pipeline. Raises KubefaceError if there is none of this name."""
     parameters_of(name)
     return BUILD / f"{name}.yaml"
 

@@ -68,11 +68,7 @@ def images_in(spec: Any) -> list[tuple[str, Any]]:
 
 
 def read_hours(text: str) -> dict[str, float]:
-    """Hours by step, of a text such as `finetune=72 evaluate=12`.
-
-    Raises:
-        KubefaceError: it is not written so.
-    """
+    """Hours by step, of a text such as `finetune=72 evaluate=12`. Raises KubefaceError if it is not written so."""
     limits = {}
     for word in text.split():
         step, _, hours = word.partition("=")
@@ -103,9 +99,6 @@ def compile_pipelines(
         parallelism: Shards worked on at a time.
         weights_claim: Volume claim that published weights are kept in; empty for none.
         hours: Time limits other than the usual ones, as "finetune=72 evaluate=12".
-
-    Raises:
-        KubefaceError: no such pipeline, a parallelism under 1, an image that was not pushed, hours of no step.
     """
     require(bool(pipeline) or not out, "--out is one file: name its pipeline")
     by_digest, build = read_images(images) if images else None, Build(parallelism, weights_claim, read_hours(hours))

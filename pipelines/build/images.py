@@ -32,25 +32,15 @@ LABELS = "org.opencontainers.image"  # OCI image specification, annotations.md
 
 
 class Image(BaseModel):
-    """One image.
+    """One image."""
 
-    Args:
-        image: its full name, `<registry>/<step>:<tag>`.
-        digest: of its manifest in the registry, sha256:…; empty until it is pushed.
-        size: bytes of its layers, unpacked.
-    """
-
-    image: str
-    digest: str = ""
-    size: int
+    image: str  # its full name, `<registry>/<step>:<tag>`
+    digest: str = ""  # of its manifest in the registry, sha256:…; empty until it is pushed
+    size: int  # bytes of its layers, unpacked
 
     @property
     def pinned(self) -> str:
-        """The name by digest, `<registry>/<step>@sha256:…`.
-
-        Raises:
-            KubefaceError: the image was not pushed.
-        """
+        """The name by digest, `<registry>/<step>@sha256:…`. Raises KubefaceError if the image was not pushed."""
         require(bool(self.digest), f"{self.image} has no digest: push it first ('make push REGISTRY=…')")
         return f"{self.image.rpartition(':')[0]}@{self.digest}"
 
@@ -59,11 +49,8 @@ Images = dict[str, Image]
 
 
 def read_images(path: Path) -> Images:
-    """The images that `make images` and `make push` recorded in a file, by step.
-
-    Raises:
-        KubefaceError: the file does not exist or has other content.
-    """
+    """The images that `make images` and `make push` recorded in a file, by step. Raises KubefaceError if the file does
+    not exist or has other content."""
     try:
         return TypeAdapter(Images).validate_json(path.read_bytes())
     except FileNotFoundError:
@@ -79,11 +66,8 @@ def all_steps() -> list[str]:
 
 
 def find_engine(name: str = "") -> str:
-    """The container engine to use: the one that is named, else the first of docker and podman that answers.
-
-    Raises:
-        KubefaceError: it is not installed, or does not answer; the reason is given.
-    """
+    """The container engine to use: the one that is named, else the first of docker and podman that answers. Raises
+    KubefaceError if it is not installed, or does not answer; the reason is given."""
     reasons = []
     for engine in (name,) if name else ENGINES:
         if shutil.which(engine) is None:
@@ -259,9 +243,6 @@ def build_images(
         base_image: Image to start from instead of python:3.11-slim, as name@sha256:….
         lock: Lock file instead of requirements.lock: requirements-gpu.lock for evaluate on a GPU.
         record: File of names and digests.
-
-    Raises:
-        KubefaceError: no engine answers, there is no such step, or an image could not be built.
     """
     steps = step.split() or all_steps()
     _record(record, build(steps, find_engine(engine), registry, tag or commit(), base_image, lock))
@@ -278,9 +259,6 @@ def push_images(
         registry: Registry and prefix of the images.
         tag: Tag of the images; the git commit where empty.
         record: File of names and digests.
-
-    Raises:
-        KubefaceError: no engine answers, an image was not built, or the registry refuses.
     """
     chosen, images = find_engine(engine), read_images(record)
     names = {one: f"{registry}/{one}:{tag or commit()}" for one in step.split() or all_steps()}
@@ -311,9 +289,6 @@ def run_step(
         tag: Tag of the images; the git commit where empty.
         data: Folder that is /data, where the command starts.
         network: Network of the container: none, or host.
-
-    Raises:
-        KubefaceError: no engine answers, or there is no such folder or image.
     """
     chosen = find_engine(engine)
     require(data.is_dir(), f"{data} is no folder: name one with --data (DATA= of make)")

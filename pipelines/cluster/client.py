@@ -79,10 +79,7 @@ class Cluster(BaseModel):
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> "Cluster":
         """The cluster that KFP_HOST and the other variables describe; those that are not set have their defaults.
-
-        Raises:
-            KubefaceError: a variable cannot be used; it is named, its value is not shown.
-        """
+        Raises KubefaceError if a variable cannot be used; it is named, its value is not shown."""
         variables = os.environ if environment is None else environment
         known = [str(field.validation_alias) for field in cls.model_fields.values()]
         given = {name: variables[name] for name in known if variables.get(name)}

@@ -31,9 +31,6 @@ def deploy(
         package: Compiled pipeline to upload instead, may be repeated.
         dry_run: Show what would change, and change nothing.
         force: Take over fields that another field manager owns.
-
-    Raises:
-        KubefaceError: nothing is compiled, or the cluster or Kubeflow Pipelines refuses.
     """
     cluster = Cluster.from_environment()
     kubectl, folder = cluster.kubectl(), find_overlay(overlay)
@@ -63,9 +60,6 @@ def undeploy(*, overlay: str = "dev", namespace: str = "", with_data: bool = Fal
         overlay: Name below manifests/overlays, or a folder.
         namespace: Namespace to use instead of the overlay's own.
         with_data: Delete volume claims, secrets and the namespace too: the data in them is gone.
-
-    Raises:
-        KubefaceError: the cluster refuses or does not answer.
     """
     kubectl, folder = Cluster.from_environment().kubectl(), find_overlay(overlay)
     print(*delete_objects(kubectl, namespace or namespace_of(render(kubectl, folder)), with_data), sep="\n")

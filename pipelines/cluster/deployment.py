@@ -33,21 +33,14 @@ class Kind:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a deployment did.
-
-    Args:
-        created, changed, deleted: objects.
-        kept: objects that the overlay no longer has, and that may hold data.
-        foreign: namespaces that were there before; they are not changed.
-        total: objects of the overlay that the cluster has now.
-    """
+    """What a deployment did."""
 
     created: tuple[Name, ...]
     changed: tuple[Name, ...]
     deleted: tuple[Name, ...]
-    kept: tuple[Name, ...]
-    foreign: tuple[Name, ...]
-    total: int
+    kept: tuple[Name, ...]  # objects that the overlay no longer has, and that may hold data
+    foreign: tuple[Name, ...]  # namespaces that were there before; they are not changed
+    total: int  # objects of the overlay that the cluster has now
 
     def lines(self) -> list[str]:
         """For the terminal; the last line sums up."""
@@ -64,11 +57,8 @@ class Outcome:
 
 
 def kinds(kubectl: Kubectl) -> dict[tuple[str, str], Kind]:
-    """Every kind that the cluster knows, by API version and kind.
-
-    Raises:
-        KubefaceError: the cluster does not answer or refuses.
-    """
+    """Every kind that the cluster knows, by API version and kind. Raises KubefaceError if the cluster does not answer
+    or refuses."""
     known = {}
     for line in kubectl.run("api-resources", "--no-headers").splitlines():
         plural, *_, api_version, namespaced, kind = line.split()  # some kinds have short names in between
@@ -99,11 +89,8 @@ def live(kubectl: Kubectl, names: Collection[Name]) -> dict[Name, Object]:
 
 
 def inventory(kubectl: Kubectl, namespace: str) -> set[Name]:
-    """What earlier deployments made in a namespace and for it; nothing where there were none.
-
-    Raises:
-        KubefaceError: the list in the cluster is damaged, or the cluster refuses or does not answer.
-    """
+    """What earlier deployments made in a namespace and for it; nothing where there were none. Raises KubefaceError if
+    the list in the cluster is damaged, or the cluster refuses or does not answer."""
     existing = live(kubectl, [_inventory_name(namespace)])
     if not existing:
         return set()
@@ -237,11 +224,8 @@ def _stream(items: Iterable[Object]) -> str:
 
 
 def difference(kubectl: Kubectl, objects: list[Object], force: bool = False) -> list[str]:
-    """What `apply_objects` would do, as lines of text with a unified diff among them; the cluster is only read.
-
-    Raises:
-        KubefaceError: the cluster does not know a kind, would refuse an object, or does not answer.
-    """
+    """What `apply_objects` would do, as lines of text with a unified diff among them; the cluster is only read. Raises
+    KubefaceError if the cluster does not know a kind, would refuse an object, or does not answer."""
     namespace, wanted = namespace_of(objects), {Name.of(item): item for item in objects}
     missing = unknown_kinds(kinds(kubectl), objects)
     known = {name: item for name, item in wanted.items() if f"{name.kind} ({name.api_version})" not in missing}

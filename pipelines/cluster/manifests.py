@@ -47,11 +47,8 @@ class Name:
 
 
 def find_overlay(overlay: str) -> Path:
-    """The folder of an overlay, given by its name below manifests/overlays or by its path.
-
-    Raises:
-        KubefaceError: there is none.
-    """
+    """The folder of an overlay, given by its name below manifests/overlays or by its path. Raises KubefaceError if
+    there is none."""
     for folder in (OVERLAYS / overlay, Path(overlay)):
         if (folder / "kustomization.yaml").is_file():
             return folder
@@ -94,11 +91,7 @@ def _kustomize(kubectl: Kubectl, overlay: Path) -> list[Object]:
 
 
 def namespace_of(objects: Iterable[Object]) -> str:
-    """The one namespace that the objects are in.
-
-    Raises:
-        KubefaceError: they are in none or in several.
-    """
+    """The one namespace that the objects are in. Raises KubefaceError if they are in none or in several."""
     names = {Name.of(item).namespace for item in objects} - {""}
     require(len(names) == 1, f"an overlay must have one namespace, this one has {', '.join(sorted(names)) or 'none'}")
     return names.pop()
@@ -111,9 +104,6 @@ def manifests(*, overlay: str = "dev", namespace: str = "", images: Path = RECOR
         overlay: Name below manifests/overlays, or a folder.
         namespace: Namespace to use instead of the overlay's own.
         images: Digests of the images, as `kubeface push` records them.
-
-    Raises:
-        KubefaceError: there is no such overlay, or it runs an image that was not pushed.
     """
     objects = render_pinned(Kubectl(), find_overlay(overlay), namespace, images)
     print(yaml.safe_dump_all(objects, sort_keys=False), end="")

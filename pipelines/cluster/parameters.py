@@ -23,11 +23,8 @@ SHORTEST_SECRET = 8  # shorter values are words that stand anywhere
 
 
 def read_parameters(path: Path) -> dict[str, Any]:
-    """The parameters in a YAML or JSON file.
-
-    Raises:
-        KubefaceError: the file is not there or is no mapping of names to values.
-    """
+    """The parameters in a YAML or JSON file. Raises KubefaceError if the file is not there or is no mapping of names to
+    values."""
     require(path.is_file(), f"{path} is not there: write the run's parameters into it, as 'source: s3://bucket/prefix'")
     try:
         values = yaml.safe_load(path.read_text("utf-8"))

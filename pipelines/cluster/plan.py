@@ -31,14 +31,10 @@ TRAINING = "finetune"  # begins the names of the tasks with GPUs
 
 @dataclass(frozen=True, slots=True)
 class EarlierRuns:
-    """What is known from earlier runs of a pipeline.
+    """What is known from earlier runs of a pipeline."""
 
-    Args:
-        same: the newest that succeeded with the same version, as the client gives it; None where there is none.
-        steps: of each run that succeeded, newest first, the steps that were not served from the cache.
-    """
-
-    same: Any
+    same: Any  # the newest that succeeded with the same version, as the client gives it; None where there is none
+    # Of each run that succeeded, newest first, the steps that were not served from the cache
     steps: Sequence[Sequence[Step]]
 
     def seconds(self, name: str) -> float | None:
@@ -52,19 +48,12 @@ class EarlierRuns:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What the source holds now.
+    """What the source holds now."""
 
-    Args:
-        files: images; None where the source could not be listed.
-        shards: their number.
-        changed: shards that are new or have changed since the run before.
-        note: why it could not be listed, or what it was compared with.
-    """
-
-    files: int | None
-    shards: int
-    changed: int
-    note: str = ""
+    files: int | None  # images; None where the source could not be listed
+    shards: int  # their number
+    changed: int  # shards that are new or have changed since the run before
+    note: str = ""  # why it could not be listed, or what it was compared with
 
     @property
     def images(self) -> int | None:
@@ -74,19 +63,12 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """What a run would do.
+    """What a run would do."""
 
-    Args:
-        rows: a row for each step: name, whether it runs, why, how long, GPU-hours.
-        seconds: expected time of all steps.
-        gpu_hours: expected of all steps.
-        unknown: steps that have not been run yet.
-    """
-
-    rows: Sequence[tuple[str, ...]]
-    seconds: float
-    gpu_hours: float
-    unknown: Sequence[str]
+    rows: Sequence[tuple[str, ...]]  # a row for each step: name, whether it runs, why, how long, GPU-hours
+    seconds: float  # expected time of all steps
+    gpu_hours: float  # expected of all steps
+    unknown: Sequence[str]  # steps that have not been run yet
 
 
 def plan(params: Path, *, pipeline: str = FACE_FINETUNING, package: Path | None = None) -> None:
@@ -96,9 +78,6 @@ def plan(params: Path, *, pipeline: str = FACE_FINETUNING, package: Path | None 
         params: YAML or JSON file of the run's parameters.
         pipeline: Name of the pipeline.
         package: Compiled pipeline; build/<pipeline>.yaml where it is not given.
-
-    Raises:
-        KubefaceError: a parameter is wrong, or KFP is not reached or refuses.
     """
     request = read_request(params, pipeline, package)
     with connect() as client:

@@ -22,22 +22,13 @@ ROOT = "PIPELINE_ROOT"
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A run that is asked for.
-
-    Args:
-        package: the compiled pipeline.
-        parameters: those that are given, by name.
-    """
+    """A run that is asked for."""
 
     package: Package
-    parameters: Mapping[str, Any]
+    parameters: Mapping[str, Any]  # those that are given
 
     def read(self) -> RunParameters:
-        """All parameters, checked as a whole.
-
-        Raises:
-            KubefaceError: one line with all that is wrong.
-        """
+        """All parameters, checked as a whole. Raises KubefaceError with one line on all that is wrong."""
         return read_values(self.package.pipeline, self.parameters)
 
 

@@ -19,27 +19,17 @@ EXECUTOR = "executor"
 
 @dataclass(frozen=True, slots=True)
 class RunConfig:
-    """What a run or a recurring run is started with.
-
-    Args:
-        version: of the pipeline.
-        parameters: of the pipeline, by name; those that are absent have their defaults.
-        root: address below which KFP keeps the artifacts; None for KFP's own choice.
-        service_account: of the steps; empty for KFP's own.
-    """
+    """What a run or a recurring run is started with."""
 
     version: Version
-    parameters: Mapping[str, Any]
-    root: str | None
-    service_account: str
+    parameters: Mapping[str, Any]  # those that are absent have their defaults
+    root: str | None  # address below which KFP keeps the artifacts; None for KFP's own choice
+    service_account: str  # of the steps; empty for KFP's own
 
     @classmethod
     def of(cls, item: Any) -> "RunConfig":
-        """That of a run or recurring run as the client returns it.
-
-        Raises:
-            KubefaceError: it names no version of a pipeline.
-        """
+        """That of a run or recurring run as the client returns it. Raises KubefaceError if it names no version of a
+        pipeline."""
         reference, config = item.pipeline_version_reference, item.runtime_config
         if not reference:
             raise KubefaceError(f"{item.display_name} names no version of a pipeline: submit it again")
@@ -63,22 +53,14 @@ class RunConfig:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One task of a run that runs a container; one for each shard in the loop over shards.
+    """One task of a run that runs a container; one for each shard in the loop over shards."""
 
-    Args:
-        name: key of the task in the compiled pipeline.
-        state: PENDING, RUNNING, SUCCEEDED, FAILED, SKIPPED, CANCELED …, or CACHED.
-        started, ended: None while they are not.
-        pods: those that ran its container, the last attempt's last.
-        error: what KFP says of its failure.
-    """
-
-    name: str
-    state: str
-    started: datetime | None
+    name: str  # key of the task in the compiled pipeline
+    state: str  # PENDING, RUNNING, SUCCEEDED, FAILED, SKIPPED, CANCELED …, or CACHED
+    started: datetime | None  # None while it is not
     ended: datetime | None
-    pods: tuple[str, ...]
-    error: str
+    pods: tuple[str, ...]  # those that ran its container, the last attempt's last
+    error: str  # what KFP says of its failure
 
     @property
     def seconds(self) -> float | None:
@@ -89,11 +71,7 @@ class Step:
 
 
 def get_run(client: Client, run: str) -> Any:
-    """The run with its tasks.
-
-    Raises:
-        KubefaceError: there is none with this id.
-    """
+    """The run with its tasks. Raises KubefaceError if there is none with this id."""
     try:
         return client.get_run(run)
     except kfp_server_api.ApiException as error:
@@ -103,11 +81,7 @@ def get_run(client: Client, run: str) -> Any:
 
 
 def spec_of_run(client: Client, run: Any) -> Spec:
-    """The compiled pipeline that a run was made from.
-
-    Raises:
-        KubefaceError: KFP does not hold it.
-    """
+    """The compiled pipeline that a run was made from. Raises KubefaceError if KFP does not hold it."""
     if run.pipeline_spec:
         return dict(run.pipeline_spec.get("pipeline_spec", run.pipeline_spec))
     return spec_of(client, RunConfig.of(run).version)

@@ -35,11 +35,8 @@ PAGE = 100
 
 
 def require_cron(cron: str) -> str:
-    """A cron expression of six fields that KFP's scheduler takes, with single spaces.
-
-    Raises:
-        KubefaceError: it has not six fields (six are shown), or a field is out of range.
-    """
+    """A cron expression of six fields that KFP's scheduler takes, with single spaces. Raises KubefaceError if it has
+    not six fields (six are shown), or a field is out of range."""
     fields = cron.split()
     if len(fields) == 5:
         raise KubefaceError(
@@ -89,9 +86,6 @@ def schedule(
         params: YAML or JSON file of the runs' parameters.
         pipeline: Name of the pipeline.
         package: Compiled pipeline; build/<pipeline>.yaml where it is not given.
-
-    Raises:
-        KubefaceError: name, cron or a parameter is wrong, or KFP refuses; the line says which schedule is on.
     """
     require(bool(SCHEDULE_NAME.fullmatch(name)), f"name '{name}': use a-z, 0-9, -")
     cron = require_cron(cron)
@@ -191,9 +185,6 @@ def pause(name: str) -> None:
 
     Args:
         name: Name of the schedule.
-
-    Raises:
-        KubefaceError: there is none.
     """
     with connect() as client:
         for one in _existing(client, name):
@@ -206,9 +197,6 @@ def unpause(name: str) -> None:
 
     Args:
         name: Name of the schedule.
-
-    Raises:
-        KubefaceError: there is none.
     """
     with connect() as client:
         *others, newest = _existing(client, name)
@@ -223,9 +211,6 @@ def unschedule(name: str) -> None:
 
     Args:
         name: Name of the schedule.
-
-    Raises:
-        KubefaceError: there is none.
     """
     with connect() as client:
         for one in _existing(client, name):

@@ -112,9 +112,6 @@ def secret(*, namespace: str = "kubeface", replace: bool = False) -> None:
     Args:
         namespace: Namespace of the secrets.
         replace: Also replace a secret that somebody else made.
-
-    Raises:
-        KubefaceError: a key is missing, the secret is somebody else's, or the cluster refuses.
     """
     names = make_secrets(Kubectl(os.environ.get("KUBE_CONTEXT", "")), namespace, os.environ, replace)
     print(f"{' and '.join(names)} in namespace {namespace}: from the environment")

@@ -37,9 +37,6 @@ def submit(
         package: Compiled pipeline; build/<pipeline>.yaml where it is not given.
         name: Name of the run; the model's name and the time where empty.
         experiment: Experiment that the run belongs to; the pipeline's name where empty.
-
-    Raises:
-        KubefaceError: a parameter is wrong, or KFP is not reached or refuses.
     """
     request = read_request(params, pipeline, package)  # before anything is sent
     with connect() as client:
@@ -73,9 +70,6 @@ def status(run: str) -> None:
 
     Args:
         run: Id of the run.
-
-    Raises:
-        KubefaceError: there is no such run.
     """
     with connect() as client:
         found = get_run(client, run)
@@ -105,9 +99,6 @@ def logs(run: str, *, step: str = "") -> None:
     Args:
         run: Id of the run.
         step: The only step to print; empty for all.
-
-    Raises:
-        KubefaceError: there is no such run or step, or nothing was printed that could be read.
     """
     with connect() as client:
         found = get_run(client, run)
@@ -134,9 +125,6 @@ def cancel(run: str) -> None:
 
     Args:
         run: Id of the run.
-
-    Raises:
-        KubefaceError: there is no such run, or it is over.
     """
     with connect() as client:
         state = get_run(client, run).state
@@ -154,9 +142,6 @@ def resume(run: str) -> None:
 
     Args:
         run: Id of the run.
-
-    Raises:
-        KubefaceError: there is no such run, it did not fail, or KFP refuses both.
     """
     with connect() as client:
         found = get_run(client, run)

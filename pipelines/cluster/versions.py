@@ -19,42 +19,25 @@ Spec = Mapping[str, Any]  # PipelineSpec of pipeline_spec.proto in kubeflow/pipe
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """A compiled pipeline.
+    """A compiled pipeline."""
 
-    Args:
-        path: its file, as `kubeface compile` writes it.
-        pipeline: name of the pipeline.
-        version: name of the version: the pipeline's and the first 12 hex digits of the file's SHA-256.
-        spec: its content.
-    """
-
-    path: Path
+    path: Path  # as `kubeface compile` writes it
     pipeline: str
-    version: str
+    version: str  # the pipeline's name and the first 12 hex digits of the file's SHA-256
     spec: Spec
 
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """A version of a pipeline on the server, by ids.
-
-    Args:
-        pipeline_id: of the pipeline.
-        version_id: of the version.
-        is_new: whether it was uploaded just now.
-    """
+    """A version of a pipeline on the server, by ids."""
 
     pipeline_id: str
     version_id: str
-    is_new: bool = field(default=False, compare=False)
+    is_new: bool = field(default=False, compare=False)  # whether it was uploaded just now
 
 
 def read_package(path: Path) -> Package:
-    """Reads a compiled pipeline.
-
-    Raises:
-        KubefaceError: the file does not exist or is not a compiled pipeline.
-    """
+    """Reads a compiled pipeline. Raises KubefaceError if the file does not exist or is not a compiled pipeline."""
     require(path.is_file(), f"{path} does not exist: run 'make compile'")
     content = path.read_bytes()
     try:
@@ -112,11 +95,7 @@ def upload(client: Client, package: Package) -> Version:
 
 
 def spec_of(client: Client, version: Version) -> Spec:
-    """The compiled pipeline behind a version.
-
-    Raises:
-        KubefaceError: KFP does not hold it.
-    """
+    """The compiled pipeline behind a version. Raises KubefaceError if KFP does not hold it."""
     text = client.get_pipeline_version(version.pipeline_id, version.version_id).pipeline_spec
     require(isinstance(text, dict), f"version {version.version_id} has no pipeline: submit the run again")
     return dict(text.get("pipeline_spec", text))  # Kubernetes' settings, where there are any, stand beside it

@@ -29,11 +29,7 @@ SHARED_MEMORY = "1g"  # /dev/shm, in which DataLoader workers hand batches over;
 @contextmanager
 def engine_api(engine: str) -> Iterator[None]:
     """The engine's Docker API at DOCKER_HOST while the block lasts: docker's own, or podman's from a service that is
-    started here.
-
-    Raises:
-        KubefaceError: podman's service does not answer.
-    """
+    started here. Raises KubefaceError if podman's service does not answer."""
     if engine == "docker":
         yield
         return

@@ -41,21 +41,13 @@ TRAINING: dict[str, Any] = {"strategy": "full", "scale": 16.0, "batch_size": 16,
 
 @dataclass(frozen=True)
 class Demo:
-    """One demonstration on ORL's photographs.
+    """One demonstration on ORL's photographs."""
 
-    Args:
-        pipeline: name of what is run.
-        run: what its runs' folders are called for.
-        arguments: of the pipeline, without source, listing and models.
-        listing: file that goes into the bucket beside the photographs.
-        pairs: the photographs come in pairs, sharp and as a camera far away takes them.
-    """
-
-    pipeline: str
-    run: str
-    arguments: Mapping[str, Any]
-    listing: Path | None = None
-    pairs: bool = False
+    pipeline: str  # name of what is run
+    run: str  # what its runs' folders are called for
+    arguments: Mapping[str, Any]  # of the pipeline, without source, listing and models
+    listing: Path | None = None  # file that goes into the bucket beside the photographs
+    pairs: bool = False  # the photographs come in pairs, sharp and as a camera far away takes them
 
 
 DEMOS = {
@@ -198,10 +190,6 @@ def demo(which: str = "recognition") -> None:
 
 
 def demo_named(which: str) -> Demo:
-    """A demo by name.
-
-    Raises:
-        KubefaceError: there is none of this name.
-    """
+    """A demo by name. Raises KubefaceError if there is none of this name."""
     require(which in DEMOS, f"there is no demo '{which}': use one of {', '.join(DEMOS)}")
     return DEMOS[which]
