@@ -167,16 +167,8 @@ def overview() -> str:
 
 
 def make_app(name: str, command: Command, word: str = "") -> Any:
-    """The command line of one command, a `cyclopts.App`.
-
-    Args:
-        name: of the command.
-        command: itself.
-        word: that its help is about; empty for all of it.
-
-    Raises:
-        KubefaceError: the command's function cannot be imported.
-    """
+    """The command line of one command, a `cyclopts.App`; its help is about a word where one is given. Raises
+    KubefaceError if the command's function cannot be imported."""
     from cyclopts import App, Parameter  # not needed for the list of commands, which is to be there at once
 
     app = App(
@@ -226,11 +218,8 @@ def _with_keyword_options(function: Function) -> Function:
 
 
 def _print_parameters(word: str, console: Any, options: Any, panel: Any) -> None:
-    """Prints a command's parameters as plain text, on one screen: cyclopts' `HelpFormatter`.
-
-    Args:
-        word: of the name or the description of the parameters to print; empty for all.
-    """
+    """Prints a command's parameters whose name or description has the word as plain text, on one screen: cyclopts'
+    `HelpFormatter`."""
     if panel.format != "parameter":
         return
     rows = []
@@ -315,14 +304,11 @@ def _prepare_process() -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs a command. A record that it returns is printed as JSON with the seconds it took, a text as it is.
+    """Runs a command, of the arguments or of the process's own. A record that it returns is printed as JSON with the
+    seconds it took, a text as it is.
 
     A KubefaceError ends the process with one line and exit code 1, a wrong command line with one line and exit code 2.
-    Under torchrun only the first process prints.
-
-    Args:
-        arguments: instead of the process's own.
-    """
+    Under torchrun only the first process prints."""
     name, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if name in (*HELP_FLAGS, "--version"):
         print(__version__ if name == "--version" else overview())

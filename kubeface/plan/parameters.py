@@ -192,16 +192,11 @@ def defaults(kind: type[RunParameters]) -> dict[str, Any]:
 
 
 def read_parameters(pipeline: str, values: Mapping[str, Any]) -> RunParameters:
-    """The parameters of a run, checked as a whole; nothing is fetched.
+    """The parameters of a run of a pipeline, checked as a whole; nothing is fetched. What is absent has the pipeline's
+    default, in a step's dictionary too.
 
-    Args:
-        pipeline: name of the pipeline.
-        values: by name; those of a step are a dictionary, of which what is absent has the pipeline's default.
-
-    Raises:
-        KubefaceError: one line with all that is wrong: unknown names with the nearest known one, missing ones, wrong
-            types, values out of range, options that are the run's own.
-    """
+    Raises KubefaceError with one line on all that is wrong: unknown names with the nearest known one, missing ones,
+    wrong types, values out of range, options that are the run's own."""
     kind = parameters_of(pipeline)
     given = {name: value for name, value in values.items() if value != {} or name in kind.model_fields}
     wrong = list(_given_twice(given))

@@ -29,16 +29,10 @@ class Plan:
 
 
 def plan(pipeline: str, values: Mapping[str, Any]) -> Plan:
-    """Checks the parameters of a run, lists its source and looks up the promoted model.
+    """Checks the parameters of a run (see `RunParameters`), lists its source and looks up the promoted model.
 
-    Args:
-        pipeline: name of the pipeline.
-        values: its parameters by name, see `RunParameters`.
-
-    Raises:
-        KubefaceError: one line with all that is wrong with the parameters; a source that is not there, cannot be
-            reached or holds no image; a store of the models that does not answer.
-    """
+    Raises KubefaceError with one line on all that is wrong with the parameters, or where the source is not there,
+    cannot be reached or holds no image, or the store of the models does not answer."""
     run = read_parameters(pipeline, values)
     Degradation.parse(run.degradation)
     options = step_options(pipeline, run)

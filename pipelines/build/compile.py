@@ -30,17 +30,14 @@ def compile_pipeline(
 
     Args:
         path: file to write.
-        registry: registry and prefix of the images.
-        tag: of the images.
+        registry, tag: of the images.
         build: what is compiled in; its parallelism is at least 1, its hours lie above 0.
         images: images by step, to be run by digest. Where a tag is moved, KFP serves results of the image before out of
             its cache (kubeflow/pipelines#13862); a digest cannot be moved.
         pipeline: its name.
 
-    Raises:
-        KubefaceError: no such pipeline, a parallelism under 1, an image that is missing or was not pushed, hours of no
-            step.
-    """
+    Raises KubefaceError if there is no such pipeline, the parallelism is under 1, an image is missing or was not
+    pushed, or the hours are of no step."""
     require(build.parallelism >= 1, f"parallelism is {build.parallelism}: it must be at least 1")
     made = load(pipeline)
     steps = {step for step, _ in images_in(made.pipeline_spec)}

@@ -67,13 +67,8 @@ def options_table(kind: type[Options]) -> str:
 
 
 def _rows(kind: type[Options], given: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str, str, str]]:
-    """A row for each option.
-
-    Args:
-        kind: the options.
-        given: values that the model around them gives for defaults.
-        prefix: what precedes the names.
-    """
+    """A row for each option, its name behind the prefix; `given` are values that the model around them has for
+    defaults."""
     schema = kind.model_json_schema()
     for name, field in kind.model_fields.items():
         value = given.get(name, field.get_default(call_default_factory=True))

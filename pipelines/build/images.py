@@ -119,22 +119,17 @@ def _git(*arguments: str) -> str:
 def build(
     steps: Sequence[str], engine: str, registry: str, tag: str, base_image: str = "", lock: str = ""
 ) -> Iterator[tuple[str, Image]]:
-    """Builds the images of steps, the base that they start from first.
+    """Builds the images `<registry>/<step>:<tag>` of steps, the base that they start from first; yields each when it is
+    built.
 
     Args:
         steps: names of folders of images/.
         engine: docker or podman.
-        registry: registry and prefix of their names.
-        tag: of their names.
+        registry, tag: of their names.
         base_image: what the base starts from instead of python:3.11-slim: a digest, or an image with CUDA.
         lock: lock file to install instead of requirements.lock, as requirements-gpu.lock for evaluate's variant.
 
-    Yields:
-        name and image of each step when it is built.
-
-    Raises:
-        KubefaceError: no such step, or its image could not be built; the engine's last line is given.
-    """
+    Raises KubefaceError if there is no such step, or its image could not be built; the engine's last line is given."""
     known = all_steps()
     for step in steps:
         require(step in known, f"there is no image of '{step}': use one of {', '.join(known)}")
@@ -157,14 +152,8 @@ def _build(engine: str, step: str, image: str, build_arguments: Mapping[str, str
 
 
 def push(images: Images, engine: str) -> Iterator[tuple[str, Image]]:
-    """Pushes images to the registry that they are named for.
-
-    Yields:
-        name and image, with its digest in the registry, of each step when it is pushed.
-
-    Raises:
-        KubefaceError: the registry refused; the engine's last line is given.
-    """
+    """Pushes images to the registry that they are named for; yields each, with its digest in the registry, when it is
+    pushed. Raises KubefaceError if the registry refuses; the engine's last line is given."""
     for step, image in images.items():
         failure = f"{image.image} could not be pushed: is the registry right, and are you logged in ('{engine} login')?"
         with tempfile.TemporaryDirectory() as scratch:

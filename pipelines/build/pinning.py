@@ -29,15 +29,8 @@ def containers(pod: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def pin(objects: Iterable[Mapping[str, Any]], images: Images) -> list[dict[str, Any]]:
-    """The objects with the images of this project by registry and digest.
-
-    Args:
-        objects: of an overlay, as kustomize renders them.
-        images: that were built, by step (pipelines.build.images.read_images).
-
-    Raises:
-        KubefaceError: an image of this project was not built and pushed, or another one is named without its digest.
-    """
+    """The objects of an overlay with the images of this project by registry and digest. Raises KubefaceError if an
+    image of this project was not built and pushed, or another one is named without its digest."""
     pinned = [copy.deepcopy(dict(item)) for item in objects]
     for item in pinned:
         for container in (one for pod in pod_specs(item) for one in containers(pod)):

@@ -19,8 +19,7 @@ def uncached_tasks(spec: Spec, parameters: Changes, outputs: Mapping[str, Change
     Args:
         spec: compiled pipeline.
         parameters: of the pipeline, those that differ from the run before.
-        outputs: of tasks whose outputs are known without running them, those that differ, by task; what such a task
-            takes in does not matter.
+        outputs: those that differ, by task, of tasks whose outputs are known without running them.
     """
     found: dict[str, Causes] = {}
     _follow(spec, spec["root"]["dag"], parameters, outputs, found)
@@ -34,11 +33,7 @@ def _follow(
     known: Mapping[str, Changes],
     found: dict[str, Causes],
 ) -> dict[str, Causes]:
-    """Adds the tasks of a DAG to `found`; returns its outputs that have changed, each with the causes.
-
-    Args:
-        changed: inputs of the DAG that have changed.
-    """
+    """Adds the tasks of a DAG to `found`; returns its outputs that have changed, each with the causes."""
     outputs: dict[tuple[str, str], Causes] = {}  # those that have changed, by task and key
     for name in _in_order(dag["tasks"]):
         task = dag["tasks"][name]

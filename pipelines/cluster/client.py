@@ -116,12 +116,7 @@ class Client(kfp.Client):  # type: ignore[misc]
     """kfp.Client without stored settings, and with time limits.
 
     kfp.Client reads namespace and cookie of an earlier use from ~/.config/kfp/context.json, sends five requests in its
-    constructor, and waits for an answer without limit.
-
-    Args:
-        cluster: that it was made for.
-        options: of kfp.Client.
-    """
+    constructor, and waits for an answer without limit."""
 
     def __init__(self, cluster: Cluster, **options: Any) -> None:
         self.cluster = cluster
@@ -159,17 +154,9 @@ def _request_with_timeout(request: Any, *arguments: Any, _request_timeout: Any =
 
 @contextmanager
 def connect(cluster: Cluster | None = None) -> Iterator[Client]:
-    """A client of the cluster's KFP while the block lasts; what the server refuses in it becomes one clear line.
-
-    Args:
-        cluster: address and credentials; None for those of the environment.
-
-    Yields:
-        the client, its namespace set where KFP serves several.
-
-    Raises:
-        KubefaceError: KFP is not reached, or refuses.
-    """
+    """A client of the KFP of the cluster, or of the one that the environment names, while the block lasts; its
+    namespace is set where KFP serves several. Raises KubefaceError, one clear line, if KFP is not reached, or refuses
+    something in the block."""
     cluster = cluster or Cluster.from_environment()
     with _api_url(cluster) as host:
         try:
@@ -251,12 +238,8 @@ def _port(process: "subprocess.Popen[str]") -> str:
 
 
 def request_error(error: Exception, cluster: Cluster) -> KubefaceError:
-    """A failed request to KFP as one line: what happened, where, and what to do.
-
-    Args:
-        error: an ApiException of the client, or what urllib3 raises.
-        cluster: that the request was sent to.
-    """
+    """A failed request (an ApiException of the client, or what urllib3 raises) as one line: what happened, where, and
+    what to do."""
     host = cluster.host or f"Kubeflow Pipelines in namespace {cluster.system_namespace}"
     if isinstance(error, kfp_server_api.ApiException) and error.status:
         text = f"{host} {_refusal(error, cluster)}"

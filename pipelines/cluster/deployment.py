@@ -108,20 +108,11 @@ def _inventory_name(namespace: str) -> Name:
 
 
 def apply_objects(kubectl: Kubectl, objects: list[Object], force: bool = False) -> Outcome:
-    """Makes the cluster have the objects, and no longer those of the last deployment that are not among them.
+    """Makes the cluster have the objects of an overlay, and no longer those of the last deployment that are not among
+    them; `force` takes over fields that another field manager owns. A second time nothing is done.
 
-    Args:
-        kubectl: of the cluster.
-        objects: of one overlay.
-        force: take over fields that another field manager owns.
-
-    Returns:
-        what was done; a second time it is nothing.
-
-    Raises:
-        KubefaceError: the cluster does not know a kind, refuses an object or does not answer. What was applied until
-            then stays and is listed; the next deployment goes on from there.
-    """
+    Raises KubefaceError if the cluster does not know a kind, refuses an object or does not answer. What was applied
+    until then stays and is listed; the next deployment goes on from there."""
     namespace, wanted = namespace_of(objects), {Name.of(item): item for item in objects}
     require_known(kinds(kubectl), objects)
     before, listed = live(kubectl, wanted), inventory(kubectl, namespace)
@@ -255,19 +246,10 @@ def _diff(kubectl: Kubectl, items: list[Object], force: bool) -> list[str]:
 
 
 def delete_objects(kubectl: Kubectl, namespace: str, with_data: bool = False) -> list[str]:
-    """Deletes what deployments made in a namespace and for it.
+    """Deletes what deployments made in a namespace and for it; returns what was done, a line an object. Raises
+    KubefaceError if the cluster refuses or does not answer.
 
-    Args:
-        kubectl: of the cluster.
-        namespace: of the deployment.
-        with_data: delete what holds data too: volume claims, secrets, and the namespace if a deployment made it.
-
-    Returns:
-        what was done, a line an object.
-
-    Raises:
-        KubefaceError: the cluster refuses or does not answer.
-    """
+    What holds data is deleted `with_data` alone: volume claims, secrets, and the namespace if a deployment made it."""
     listed = inventory(kubectl, namespace)
     if with_data and listed:
         items = kubectl.objects("get", "persistentvolumeclaims,secrets", "-n", namespace, "-l", MANAGED)

@@ -67,15 +67,8 @@ class Kubectl:
     environment: Mapping[str, str] = field(default_factory=dict)  # variables to set besides those of this process
 
     def call(self, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-        """Runs a command to its end, whether it succeeds or not.
-
-        Args:
-            arguments: what follows `kubectl`; no secrets, because other users of the machine can read them.
-            stdin: text of its standard input.
-
-        Raises:
-            KubefaceError: kubectl is missing, or takes longer than COMMAND_SECONDS.
-        """
+        """Runs a command to its end, whether it succeeds or not; no secrets among its arguments, because other users of
+        the machine can read them. Raises KubefaceError if kubectl is missing, or takes longer than COMMAND_SECONDS."""
         flags = [f"--request-timeout={REQUEST_SECONDS}s", *([f"--context={self.context}"] if self.context else [])]
         try:
             return subprocess.run(
@@ -93,15 +86,8 @@ class Kubectl:
             ) from error
 
     def run(self, *arguments: str, stdin: str = "") -> str:
-        """Runs a command; returns what it prints.
-
-        Args:
-            arguments: what follows `kubectl`; no secrets.
-            stdin: text of its standard input.
-
-        Raises:
-            KubefaceError: it fails; one line says why and what to do.
-        """
+        """Runs a command as `call` does; returns what it prints. Raises KubefaceError if it fails; one line says why
+        and what to do."""
         done = self.call(*arguments, stdin=stdin)
         if done.returncode:
             raise KubefaceError(f"kubectl {arguments[0]}: {one_line(done.stderr)}")

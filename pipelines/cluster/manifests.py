@@ -57,17 +57,8 @@ def find_overlay(overlay: str) -> Path:
 
 
 def render(kubectl: Kubectl, overlay: Path, namespace: str = "") -> list[Object]:
-    """The objects of an overlay.
-
-    Args:
-        kubectl: whose kustomize to use.
-        overlay: folder with a kustomization.yaml.
-        namespace: to put them into instead of the overlay's own; empty for that one.
-
-    Raises:
-        KubefaceError: kustomize refuses the overlay, or the overlay names its own namespace in an address and is to go
-            elsewhere.
-    """
+    """The objects of an overlay, in its own namespace or another. Raises KubefaceError if kustomize refuses the
+    overlay, or the overlay names its own namespace in an address and is to go elsewhere."""
     objects = _kustomize(kubectl, overlay)
     own = namespace_of(objects)
     if namespace in ("", own):

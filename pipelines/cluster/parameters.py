@@ -37,14 +37,8 @@ def read_parameters(path: Path) -> dict[str, Any]:
 
 
 def refuse_secrets(values: Mapping[str, Any]) -> None:
-    """Refuses parameters that carry a key or password: they are kept in the clear, shown in the UI, and reported.
-
-    Args:
-        values: by name.
-
-    Raises:
-        KubefaceError: one does; its name is given, the key is not shown.
-    """
+    """Refuses parameters that carry a key or password, since they are kept in the clear, shown in the UI, and reported:
+    raises KubefaceError with the parameter's name, without the key."""
     known = [os.environ[name] for name in SECRET_VARIABLES if len(os.environ.get(name, "")) >= SHORTEST_SECRET]
     for place, text in _texts(values, ""):
         named = SECRET_NAME.search(place) and bool(text)

@@ -87,12 +87,7 @@ def plan(params: Path, *, pipeline: str = FACE_FINETUNING, package: Path | None 
 
 
 def earlier_runs(client: Client, package: Package) -> EarlierRuns:
-    """The runs of a pipeline that succeeded.
-
-    Args:
-        client: of `connect`.
-        package: compiled pipeline; its version is the one that the cache is asked of.
-    """
+    """The runs of a package's pipeline that succeeded, and the newest of its version, whose results the cache holds."""
     pipeline, version = find_pipeline(client, package.pipeline), find_version(client, package)
     listed = client.list_runs(page_size=RUNS, sort_by="created_at desc", namespace=client.namespace or None).runs or []
     good = [
@@ -128,12 +123,7 @@ def list_source(request: Request) -> Source:
 
 
 def planned_changes(pipeline: str, before: RunParameters, now: RunParameters) -> dict[str, Causes]:
-    """Outputs of the task `plan` that differ between two runs, each with the names of the options that differ.
-
-    Args:
-        pipeline: name of the pipeline.
-        before, now: parameters of the two runs.
-    """
+    """Outputs of the task `plan` that differ between two runs, each with the names of the options that differ."""
     first, second = (outputs(Plan([], "", step_options(pipeline, run), run.resources)) for run in (before, now))
     return {name: _differences(name, first[name], second[name]) for name in second if first.get(name) != second[name]}
 
@@ -145,13 +135,7 @@ def _differences(name: str, before: Any, now: Any) -> Causes:
 
 
 def forecast(request: Request, earlier: EarlierRuns, source: Source) -> Forecast:
-    """What each step of a run would do.
-
-    Args:
-        request: of the run.
-        earlier: of `earlier_runs`.
-        source: of `list_source`.
-    """
+    """What each step of a run would do."""
     spec = request.package.spec
     resources = request.read().resources
     names, (loop, at_a_time) = containers(spec), loop_of(spec)

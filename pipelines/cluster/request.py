@@ -33,17 +33,11 @@ class Request:
 
 
 def read_request(params: Path, pipeline: str, package: Path | None = None) -> Request:
-    """Reads a compiled pipeline and the parameters of a run of it, and checks these. Nothing is sent.
+    """Reads a compiled pipeline (that of `kubeface compile` where None is named) and the parameters of a run of it, and
+    checks these. Nothing is sent.
 
-    Args:
-        params: YAML or JSON file of the parameters.
-        pipeline: name of the pipeline.
-        package: its file; that of `kubeface compile` where None.
-
-    Raises:
-        KubefaceError: a file does not exist, a parameter is wrong or carries a secret, or the compiled pipeline is an
-            older one that does not know it.
-    """
+    Raises KubefaceError if a file does not exist, a parameter is wrong or carries a secret, or the compiled pipeline is
+    an older one that does not know it."""
     values = read_parameters(params)
     refuse_secrets(values)
     request = Request(read_package(package or package_of(pipeline)), values)

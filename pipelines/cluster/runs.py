@@ -102,12 +102,7 @@ def containers(spec: Spec) -> dict[str, dict[str, Any]]:
 
 
 def steps_of(run: Any, names: Mapping[str, Any]) -> list[Step]:
-    """The run's steps in the order in which they began.
-
-    Args:
-        run: of `get_run`.
-        names: what the pipeline's steps are called, the keys of `containers`.
-    """
+    """The steps of a run of `get_run` in the order in which they began; `names` has the keys of `containers`."""
     tasks = (run.run_details.task_details if run.run_details else None) or []
     by_node = {key: task for task in tasks for key in (task.pod_name, task.task_id) if key}
     found = [_step(task, by_node) for task in tasks if task.display_name in names]

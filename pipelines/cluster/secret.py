@@ -34,20 +34,12 @@ SECRETS = (
 
 
 def make_secrets(kubectl: Kubectl, namespace: str, environment: Mapping[str, str], replace: bool = False) -> list[str]:
-    """Puts the secrets into a namespace.
+    """Puts the secrets into a namespace, which must exist; returns the names of what was written.
 
-    Args:
-        kubectl: of the cluster.
-        namespace: which must exist.
-        environment: with the keys; a secret that is optional is left out where none of its keys is set.
-        replace: also replace a secret that somebody else made, as Kubeflow Pipelines does for its own store.
+    One that is optional is left out where none of its keys is in the environment; one that somebody else made, as
+    Kubeflow Pipelines does for its own store, stays unless it is to be replaced.
 
-    Returns:
-        the names of what was written.
-
-    Raises:
-        KubefaceError: a key is missing, the secret is somebody else's, or the cluster refuses.
-    """
+    Raises KubefaceError if a key is missing, the secret is somebody else's, or the cluster refuses."""
     wanted = [source for source in SECRETS if not source.optional or any(map(environment.get, source.keys.values()))]
     for source in wanted:
         missing = [name for name in source.keys.values() if not environment.get(name)]

@@ -68,15 +68,8 @@ def _find_version(client: Client, pipeline: str, name: str) -> Version | None:
 
 
 def upload(client: Client, package: Package) -> Version:
-    """Makes a package a version on the server, unless it is one already: the same content is one version.
-
-    Args:
-        client: of `connect`.
-        package: to upload; its pipeline is made where there is none.
-
-    Raises:
-        KubefaceError: KFP refuses it.
-    """
+    """Makes a package a version on the server, unless it is one already: the same content is one version. Its pipeline
+    is made where there is none. Raises KubefaceError if KFP refuses it."""
     pipeline = find_pipeline(client, package.pipeline) or _create(client, package.pipeline)
     if known := _find_version(client, pipeline, package.version):
         return known

@@ -9,14 +9,9 @@ COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class Console(io.TextIOBase):
-    """A standard output for kfp.local: all of it to a log file, the steps' lines to the terminal.
+    """A standard output for kfp.local: all of it to a log file, without colours, the steps' lines to the terminal.
 
-    kfp 2.17 prints each step's input as pages of JSON; a person watching wants the progress.
-
-    Args:
-        log: file that gets every line, without colours.
-        terminal: stream that gets the lines worth watching.
-    """
+    kfp 2.17 prints each step's input as pages of JSON; a person watching wants the progress."""
 
     def __init__(self, log: Path, terminal: TextIO) -> None:
         self._log = open(log, "w", encoding="utf-8")

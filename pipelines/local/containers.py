@@ -54,17 +54,9 @@ def engine_api(engine: str) -> Iterator[None]:
 
 @contextmanager
 def in_containers(images: Images, engine: str, pipeline: str = FACE_FINETUNING) -> Iterator[local.DockerRunner]:
-    """A runner for `run_local` with which each step runs in its image: root file system read-only, not as root, without
-    capabilities, on the host's network, where a store on loopback is.
-
-    Args:
-        images: by step, as `make images` recorded them.
-        engine: docker or podman.
-        pipeline: name of the one that is run.
-
-    Raises:
-        KubefaceError: an image of the pipeline is not among them.
-    """
+    """A runner for `run_local` with which each step of a pipeline runs in its image: root file system read-only, not as
+    root, without capabilities, on the host's network, where a store on loopback is. Raises KubefaceError if an image of
+    the pipeline is not among them."""
     with ExitStack() as stack:
         stack.enter_context(engine_api(engine))
         stack.enter_context(_images_of(load(pipeline), {step: image.image for step, image in images.items()}))
@@ -95,21 +87,13 @@ def _images_of(pipeline: Any, names: dict[str, str]) -> Iterator[None]:
 def run_container(
     client: docker.DockerClient, image: str, command: Sequence[str], volumes: Volumes, **arguments: Any
 ) -> int:
-    """Runs a container, its output to standard output, and returns its exit code; in place of kfp's function.
+    """Runs a container of an image, which is not pulled, its output to standard output, and returns its exit code; in
+    place of kfp's function. Further arguments are those of docker's `containers.create`.
 
     kfp 2.17's own has the engine remove the container when it ends, does not find it when it asks for the exit code,
     and takes that for success (kubeflow/pipelines#13332).
 
-    Args:
-        client: of the engine.
-        image: full name; it is not pulled.
-        command: what is run in it.
-        volumes: folders of this machine that it sees.
-        arguments: further ones of docker's `containers.create`.
-
-    Raises:
-        KubefaceError: the image is not there, or the engine refuses to start it.
-    """
+    Raises KubefaceError if the image is not there, or the engine refuses to start it."""
     environment = {"KUBEFACE_IMAGE": image} | arguments.pop("environment", {})
     try:
         container = client.containers.create(

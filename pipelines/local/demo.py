@@ -154,15 +154,8 @@ def store() -> Iterator[str]:
 
 
 def run(chosen: Demo, runner: AbstractContextManager[Runner | None] = nullcontext()) -> None:
-    """Runs a demo.
-
-    Args:
-        chosen: the demo.
-        runner: gives what runs the steps, once the store is up; None for processes of this environment.
-
-    Raises:
-        KubefaceError: something failed; the line says what.
-    """
+    """Runs a demo in processes of this environment, or in what the runner gives once the store is up. Raises
+    KubefaceError if something fails; the line says what."""
     folder = new_run(chosen.run)
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # stop the store in order
     try:

@@ -41,22 +41,14 @@ def run_local(
     runner: Runner | None = None,
     pipeline: str = FACE_FINETUNING,
 ) -> SummaryRecord:
-    """Runs a pipeline through kfp.local.
+    """Runs a pipeline through kfp.local, its steps in processes of this environment unless a runner is given.
 
     Leaves report.html, data.html, summary.json, model/, run.log and the artifacts of every step (steps/) in `folder`,
-    and points runs/latest beside it at it.
+    which must not exist yet, and points runs/latest beside it at it. The folder `cache` remembers where the outputs of
+    earlier runs lie: what has the same inputs is not done again. It does not know the code; leave it out after a change
+    of that.
 
-    Args:
-        arguments: parameters of the pipeline.
-        folder: of this run; must not exist yet.
-        cache: folder that remembers where the outputs of earlier runs lie: what has the same inputs is not done again.
-            It does not know the code; leave it out after a change of that.
-        runner: what runs the steps; processes of this environment where None.
-        pipeline: its name.
-
-    Raises:
-        KubefaceError: no such pipeline, or a step failed; the line says which and why.
-    """
+    Raises KubefaceError if there is no such pipeline, or a step failed; the line says which and why."""
     made = load(pipeline)
     require(not folder.exists(), f"{folder} exists already: choose another name for the run")
     folder.mkdir(parents=True)

@@ -36,21 +36,13 @@ def free_ports(count: int) -> list[int]:
 
 @contextmanager
 def local_store(bucket: str, port: int | None = None) -> Iterator[dict[str, str]]:
-    """Runs SeaweedFS with one bucket while the block lasts.
+    """Runs SeaweedFS with one bucket while the block lasts; yields the environment that describes it: S3_ENDPOINT,
+    AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, S3_BUCKET.
 
-    S3 listens on 127.0.0.1 and wants the random key. The other parts listen on random ports of
-    127.0.0.1 as well, refuse HTTP without a token (filer: at all), and speak gRPC only.
+    S3 listens on 127.0.0.1, on the port or a free one, and wants the random key. The other parts listen on random ports
+    of 127.0.0.1 as well, refuse HTTP without a token (filer: at all), and speak gRPC only.
 
-    Args:
-        bucket: name of the bucket to make.
-        port: of the S3 service; a free one where None.
-
-    Yields:
-        the environment that describes the store: S3_ENDPOINT, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, S3_BUCKET.
-
-    Raises:
-        KubefaceError: SeaweedFS is not installed, the port is taken, or it does not start.
-    """
+    Raises KubefaceError if SeaweedFS is not installed, the port is taken, or it does not start."""
     program = Path(sysconfig.get_path("scripts"), "weed")
     if not program.is_file():
         raise KubefaceError(f"{program} is missing: run 'make setup', or set S3_ENDPOINT to use a store of your own")
