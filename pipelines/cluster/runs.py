@@ -60,7 +60,8 @@ class Step:
     started: datetime | None  # None while it is not
     ended: datetime | None
     pods: tuple[str, ...]  # those that ran its container, the last attempt's last
-    error: str  # what KFP says of its failure
+    error: str  # what is said of its failure, or of why its pod waits
+    shard: int | None = None  # its number in the loop over shards
 
     @property
     def seconds(self) -> float | None:

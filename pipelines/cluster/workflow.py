@@ -1,0 +1,130 @@
+"""The steps of a run as its Workflow object tells of them, the record that Argo itself keeps.
+
+KFP's run details (2.17) follow it: late, without the reason why a pod waits, and for good no more once Argo compresses
+the nodes, which it does above 1 MiB. Nodes are wrapped: a task `align` is `align`, in it `align(0)`, `executor` and, for
+each attempt, a pod `executor(n)`; a loop has `iteration-iterations(0:<shard>)` on the way to its tasks.
+"""
+
+import base64
+import gzip
+import json
+import re
+from collections.abc import Collection, Iterator, Mapping
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from pipelines.cluster.kubectl import Kubectl
+from pipelines.cluster.runs import Step
+
+RUN_LABEL = "pipeline/runid"
+# What runs a task's container, argocompiler/container.go in kubeflow/pipelines: with retries, without, with metadata.
+_EXECUTOR, _POD, _DRIVER = "system-container-executor", "system-container-impl", "system-container-driver"
+_STATES = {"Succeeded": "SUCCEEDED", "Failed": "FAILED", "Error": "FAILED", "Running": "RUNNING", "Pending": "PENDING"}
+
+
+class Node(BaseModel):
+    """A node of a Workflow, what is needed of it."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    id: str
+    name: str
+    displayName: str
+    templateName: str = ""
+    phase: str = "Pending"
+    message: str = ""
+    startedAt: datetime | None = None
+    finishedAt: datetime | None = None
+    inputs: dict[str, Any] = {}
+
+    @property
+    def path(self) -> list[str]:
+        """Names of the tasks that it lies in, the numbers of attempts taken off."""
+        return [re.sub(r"\(\d+\)$", "", part) for part in self.name.split(".")]
+
+    @property
+    def shard(self) -> int | None:
+        """Number of the loop's iteration that it belongs to."""
+        found = re.search(r"\.iteration-iterations\(\d+:(\d+)\)", self.name)
+        return int(found[1]) if found else None
+
+    def pod(self, workflow: str) -> str:
+        """The name of its pod (POD_NAMES=v2 of Argo)."""
+        return f"{workflow}-{self.templateName}-{self.id.removeprefix(workflow + '-')}"
+
+    @property
+    def is_cached(self) -> bool:
+        """Whether KFP's cache served the task, so that none of its pods began."""
+        given = self.inputs.get("parameters", [])
+        return any(one["name"] == "cached-decision" and one.get("value") == "true" for one in given)
+
+
+def find_workflow(kubectl: Kubectl, namespace: str, run: str) -> dict[str, Any] | None:
+    """The Workflow object of a run; None where the cluster keeps it no more.
+
+    Raises:
+        KubefaceError: the Kubernetes API is not reached, or forbids it.
+    """
+    found = kubectl.objects("get", "workflows.argoproj.io", f"--namespace={namespace}", f"--selector={RUN_LABEL}={run}")
+    return found[0] if found else None
+
+
+def nodes_of(workflow: Mapping[str, Any]) -> list[Node]:
+    """The nodes of a Workflow, compressed or not."""
+    status = workflow.get("status", {})
+    if packed := status.get("compressedNodes"):
+        nodes = json.loads(gzip.decompress(base64.b64decode(packed)))
+    else:
+        nodes = status.get("nodes") or {}
+    return [Node.model_validate(node) for node in nodes.values()]
+
+
+def steps_of_workflow(workflow: Mapping[str, Any], names: Collection[str]) -> list[Step]:
+    """The run's steps in the order in which they began, those that were not reached last.
+
+    Args:
+        workflow: of `find_workflow`.
+        names: what the pipeline's steps are called.
+    """
+    nodes = nodes_of(workflow)
+    tasks: dict[tuple[str, int | None], Node] = {}
+    for node in nodes:
+        task = node.displayName.removesuffix("-driver")
+        if task not in names:
+            continue
+        if node.templateName.endswith(_EXECUTOR) or (task, node.shard) not in tasks:
+            tasks[task, node.shard] = node
+    workflow_name = str(workflow["metadata"]["name"])
+    steps = [_step(workflow_name, task, node, nodes) for (task, _), node in tasks.items()]
+    return sorted(steps, key=lambda step: (step.started is None, step.started or datetime.max))
+
+
+def _step(workflow: str, task: str, node: Node, nodes: Collection[Node]) -> Step:
+    pods = sorted(_pods(task, node, nodes), key=lambda pod: pod.startedAt or datetime.max)
+    driving = node.templateName.endswith(_DRIVER)
+    state = "CACHED" if node.is_cached else "SKIPPED" if node.phase in ("Omitted", "Skipped") else _STATES[node.phase]
+    if driving and state == "SUCCEEDED":
+        state = "PENDING"  # its driver is done, its own pod is not there yet
+    if state == "RUNNING" and pods and pods[-1].phase == "Pending":
+        state = "PENDING"
+    said = [pod.message for pod in reversed(pods) if pod.message] or [node.message]
+    reached = state != "SKIPPED"
+    return Step(
+        task,
+        state,
+        node.startedAt if reached else None,
+        node.finishedAt if reached and not driving else None,
+        tuple(pod.pod(workflow) for pod in pods),
+        " ".join(said[0].split()),
+        node.shard,
+    )
+
+
+def _pods(task: str, node: Node, nodes: Collection[Node]) -> Iterator[Node]:
+    """The pods of a task's container, one for each attempt."""
+    for one in nodes:
+        if one.templateName.endswith(_POD) and one.displayName != "executor" and one.shard == node.shard:
+            if one.path[-2:-1] == [task] or one.path[-1] == task:
+                yield one
