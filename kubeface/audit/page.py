@@ -21,6 +21,7 @@ from kubeface.audit.leaks import Leak
 from kubeface.faces.images import RGB, decode_rgb
 from kubeface.records.findings import FindingsRecord
 from kubeface.runtime.keyed_rng import keyed_rng
+from kubeface.runtime.page_links import PAGE_LINKS
 
 SHOWN = 24  # findings of a kind that are shown
 SHOWN_OF_CLUSTER = 6  # images of a cluster that are shown
@@ -94,6 +95,7 @@ def render_page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals["links"] = PAGE_LINKS
     return environment.get_template("template.html").render(
         data=record,
         whole=not record.embedding_mean,

@@ -18,6 +18,7 @@ from kubeface.report.comparison import Content, Section, interval_name, known_pe
 from kubeface.report.line_charts import LineChart, history_chart
 from kubeface.report.pictures import crops, picture
 from kubeface.report.run import MOST_REJECTED, RejectedImage, Run, Training
+from kubeface.runtime.page_links import PAGE_LINKS
 from kubeface.tables.table import Table
 
 SAMPLES = 24  # aligned faces shown
@@ -72,6 +73,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals["links"] = PAGE_LINKS
     environment.filters |= {function.__name__: function for function in FILTERS}
     return environment
 

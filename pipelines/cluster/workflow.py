@@ -1,8 +1,8 @@
 """The steps of a run as its Workflow object tells of them, the record that Argo itself keeps.
 
-KFP's run details (2.17) follow it: late, without the reason why a pod waits, and for good no more once Argo compresses
-the nodes, which it does above 1 MiB. Nodes are wrapped: a task `align` is `align`, in it `align(0)`, `executor` and, for
-each attempt, a pod `executor(n)`; a loop has `iteration-iterations(0:<shard>)` on the way to its tasks.
+KFP's run details (2.17) follow it late and without the reason why a pod waits, and stand still once Argo compresses the
+nodes, above 1 MiB. Nodes are wrapped: a task `align` is `align`, in it `align(0)`, `executor` and, for each attempt, a
+pod `executor(n)`; a loop has `iteration-iterations(0:<shard>)` on the way to its tasks.
 """
 
 import base64
@@ -125,6 +125,6 @@ def _step(workflow: str, task: str, node: Node, nodes: Collection[Node]) -> Step
 def _pods(task: str, node: Node, nodes: Collection[Node]) -> Iterator[Node]:
     """The pods of a task's container, one for each attempt."""
     for one in nodes:
-        if one.templateName.endswith(_POD) and one.displayName != "executor" and one.shard == node.shard:
-            if one.path[-2:-1] == [task] or one.path[-1] == task:
-                yield one
+        is_pod = one.templateName.endswith(_POD) and one.displayName != "executor"
+        if is_pod and one.shard == node.shard and task in one.path[-2:]:
+            yield one

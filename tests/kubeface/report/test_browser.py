@@ -156,12 +156,18 @@ def test_page_shows_in_the_sandboxed_frame_of_a_dashboard(browser: Browser, writ
     watch = Watch(page)
     source = html.escape(written.read_text("utf-8"), quote=True)
     page.set_content(
-        f"<body style='margin: 0'><iframe sandbox style='border: 0; width: 100%; height: 890px' srcdoc=\"{source}\">"
+        "<body style='margin: 0'><iframe sandbox='allow-scripts' style='border: 0; width: 100%; height: 890px' "
+        f'srcdoc="{source}">'
     )
     frame = page.frames[1]
     frame.wait_for_load_state()
     assert frame.locator("h2").count() > 5
     assert_whole(frame)
+    target = frame.locator("nav a").last
+    target.click()  # without the page's script the frame would be empty now
+    assert frame.locator("h2").count() > 5
+    part = frame.locator(f"[id='{str(target.get_attribute('href'))[1:]}']")
+    assert frame.evaluate("window.scrollY") > 0 and part.is_visible()
     assert watch.said == []
     assert not [url for url in watch.asked if not url.startswith(("data:", "about:"))]
     page.close()
