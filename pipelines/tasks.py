@@ -111,7 +111,10 @@ def pipeline(name: str, description: str) -> Callable[[Callable[..., Outputs]], 
         return dsl.pipeline(
             name=name,
             description=description,
-            pipeline_config=dsl.PipelineConfig(ttl_seconds_after_finished=TTL_SECONDS),
+            # KFP 2.17 gives every workflow an hour after its success and after its failure, which go before `finished`.
+            pipeline_config=dsl.PipelineConfig(
+                ttl_seconds_after_success=TTL_SECONDS, ttl_seconds_after_failure=TTL_SECONDS
+            ),
         )(run)
 
     def make(steps: Callable[..., Outputs]) -> Any:
@@ -140,10 +143,12 @@ def set_resources(task: Task, cpu: Any, memory: Any, s3: bool = False, hours: fl
     task.set_cpu_request(cpu).set_cpu_limit(cpu).set_memory_request(memory).set_memory_limit(memory)
     # KFP writes the amount's name into the pod's resources without handing the amount on into a loop.
     task.register_pipeline_channels([amount for amount in (cpu, memory) if not isinstance(amount, str)])
-    task.set_retry(RETRIES, backoff_duration="30s", backoff_factor=2.0)
+    # Argo counts the longest backoff from the first try: one shorter than the step may take allows no second.
+    limit = max(1, round(build.hours.get(step, hours) * HOUR))
+    task.set_retry(RETRIES, backoff_duration="30s", backoff_factor=2.0, backoff_max_duration=f"{(RETRIES + 1) * limit}s")
     task.set_caching_options(True)
     task.set_env_variable("KUBEFACE_IMAGE", task.container_spec.image)  # for the model's passport
-    kubernetes.set_timeout(task, max(1, round(build.hours.get(step, hours) * HOUR)))
+    kubernetes.set_timeout(task, limit)
     if build.weights_claim and step in FETCHING:
         kubernetes.mount_pvc(task, pvc_name=build.weights_claim, mount_path=CACHE)
         task.set_env_variable("KUBEFACE_CACHE", CACHE)
@@ -335,7 +340,7 @@ class Run:
         )
         set_resources(task, cpu="1", memory="2Gi", s3=True, hours=1)
         task.set_caching_options(False)  # it is about this run
-        return Outputs(task.outputs["html"], task.outputs["summary"], audited.outputs["html"], tuned.outputs["model"])
+        return Outputs(task.outputs["report"], task.outputs["summary"], audited.outputs["data"], tuned.outputs["model"])
 
 
 def _tables(gathered: Task) -> dict[str, Any]:

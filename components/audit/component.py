@@ -10,7 +10,7 @@ def audit(
     aligned: dsl.Input[dsl.Dataset],
     filtered: dsl.Input[dsl.Dataset],
     audited: dsl.Output[dsl.Dataset],
-    html: dsl.Output[dsl.HTML],
+    data: dsl.Output[dsl.HTML],
     metrics: dsl.Output[dsl.Metrics],
     options: dict[str, Any],
 ) -> str:
@@ -24,4 +24,4 @@ def audit(
 
     settings = read_options(AuditOptions, options, "audit.")
     inputs = Path(aligned.path), Path(filtered.path)
-    return run_step(metrics, audit, *inputs, Path(audited.path), Path(html.path), settings).decision
+    return run_step(metrics, audit, *inputs, Path(audited.path), Path(data.path), settings).decision

@@ -21,7 +21,7 @@ def report(
     finetune_metrics: dsl.Input[dsl.Metrics],
     evaluate_metrics: dsl.Input[dsl.Metrics],
     promote_metrics: dsl.Input[dsl.Metrics],
-    html: dsl.Output[dsl.HTML],
+    report: dsl.Output[dsl.HTML],
     summary: dsl.Output[dsl.Artifact],
     metrics: dsl.Output[dsl.Metrics],
     options: dict[str, Any],
@@ -38,7 +38,7 @@ def report(
     from kubeface.report.conclusion import conclude
     from kubeface.report.options import ReportOptions
     from kubeface.report.run import RunOutputs
-    from kubeface.report.step import report
+    from kubeface.report.step import report as write_report
     from kubeface.runtime.errors import exit_on_error
     from kubeface.runtime.options import read_options
 
@@ -64,5 +64,5 @@ def report(
         scratch_model=Path(scratch_model.path) if scratch_model else None,
     )
     settings = read_options(ReportOptions, options, "report.")
-    run_step(metrics, report, outputs, Path(html.path), Path(summary.path), settings)
-    exit_on_error(conclude, Path(summary.path), html.uri, models, name, run)
+    run_step(metrics, write_report, outputs, Path(report.path), Path(summary.path), settings)
+    exit_on_error(conclude, Path(summary.path), report.uri, models, name, run)

@@ -111,7 +111,8 @@ def test_every_pod_has_a_time_limit_and_a_run_is_kept_two_weeks(compiled: Compil
     }
     assert limits.keys() == {name.removeprefix("exec-") for name in compiled.executors}
     assert limits["finetune"] == 48 and limits["align"] == 6 and all(0.25 <= hours <= 48 for hours in limits.values())
-    assert compiled.kubernetes["pipelineConfig"] == {"resourceTtlOnCompletion": 14 * 24 * 3600}
+    weeks = 14 * 24 * 3600
+    assert compiled.kubernetes["pipelineConfig"] == {"resourceTtlOnSuccess": weeks, "resourceTtlOnFailure": weeks}
 
 
 def test_what_tells_the_end_hangs_on_the_steps_alone(compiled: Compiled) -> None:

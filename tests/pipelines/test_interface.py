@@ -182,6 +182,6 @@ if __name__ == "__main__":
     found = {}
     with tempfile.TemporaryDirectory() as scratch:
         for name in TASKS:
-            compile_pipeline(Path(scratch, name), pipeline=name)
+            compile_pipeline(Path(scratch, f"{name}.yaml"), pipeline=name)
             found[name] = documents(Path(scratch, name))
     GOLDEN.write_text(json.dumps(interfaces(found), indent=1, sort_keys=True) + "\n", "utf-8")
