@@ -145,7 +145,9 @@ def set_resources(task: Task, cpu: Any, memory: Any, s3: bool = False, hours: fl
     task.register_pipeline_channels([amount for amount in (cpu, memory) if not isinstance(amount, str)])
     # Argo counts the longest backoff from the first try: one shorter than the step may take allows no second.
     limit = max(1, round(build.hours.get(step, hours) * HOUR))
-    task.set_retry(RETRIES, backoff_duration="30s", backoff_factor=2.0, backoff_max_duration=f"{(RETRIES + 1) * limit}s")
+    task.set_retry(
+        RETRIES, backoff_duration="30s", backoff_factor=2.0, backoff_max_duration=f"{(RETRIES + 1) * limit}s"
+    )
     task.set_caching_options(True)
     task.set_env_variable("KUBEFACE_IMAGE", task.container_spec.image)  # for the model's passport
     kubernetes.set_timeout(task, limit)

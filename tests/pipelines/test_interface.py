@@ -182,6 +182,7 @@ if __name__ == "__main__":
     found = {}
     with tempfile.TemporaryDirectory() as scratch:
         for name in TASKS:
-            compile_pipeline(Path(scratch, f"{name}.yaml"), pipeline=name)
-            found[name] = documents(Path(scratch, name))
+            package = Path(scratch, f"{name}.yaml")
+            compile_pipeline(package, pipeline=name)
+            found[name] = documents(package)
     GOLDEN.write_text(json.dumps(interfaces(found), indent=1, sort_keys=True) + "\n", "utf-8")
