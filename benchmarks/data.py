@@ -8,7 +8,6 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -24,14 +23,7 @@ RESULT = Path("build/bench-data.json")
 LFW = Path(__file__).resolve().parents[2] / "shared" / "data" / "lfw" / "lfw-deepfunneled.tar"
 ROUNDS, PHOTOGRAPHS = 5, 200  # of a round
 COPIES = 5  # of every crop in the reading benchmark
-
-
-@dataclass
-class Part:
-    """What one of the benchmarks found."""
-
-    figures: dict[str, Figure] = field(default_factory=dict)
-    details: Details = field(default_factory=dict)
+Part = tuple[dict[str, Figure], Details]  # what one of the benchmarks found
 
 
 def make_data(archive: Path, folder: Path) -> None:
@@ -51,7 +43,6 @@ def make_data(archive: Path, folder: Path) -> None:
 
 
 def photographs(folder: Path, number: int) -> list[Path]:
-    """The files of a round."""
     return sorted((folder / f"images-{number}").rglob("*.jpg"))
 
 
@@ -169,7 +160,6 @@ def filter_peer(folder: Path) -> Run:
 
 
 def read_all(loader: Iterable[Any]) -> Round:
-    """An epoch of batches (images, labels)."""
     start = time.perf_counter()
     count = sum(len(labels) for _, labels in loader)
     return Round(rate(count, start), count)
@@ -225,17 +215,14 @@ def bench_align(folder: Path) -> Part:
     """Align beside facenet-pytorch's loop."""
     mtcnn, retinaface, peer = contest(folder, align_mtcnn, align_retinaface, peer_mtcnn)
     counts = [sum(found.images for found in rounds) for rounds in (mtcnn, retinaface, peer)]
-    return Part(
-        {"align_mtcnn": ratio(mtcnn, peer, 2.0), "align_retinaface": ratio(retinaface, peer, 6.0)},
-        {
-            "align": {
-                "faces": dict(zip(("align_mtcnn", "align_retinaface", "peer_mtcnn"), counts, strict=True)),
-                "photographs": ROUNDS * PHOTOGRAPHS,
-                "peer_threads": peer[0].threads,
-                "landmarks_median_distance_pixels": landmark_distance(folder),
-            }
-        },
-    )
+    details: Details = {
+        "faces": dict(zip(("align_mtcnn", "align_retinaface", "peer_mtcnn"), counts, strict=True)),
+        "photographs": ROUNDS * PHOTOGRAPHS,
+        "peer_threads": peer[0].threads,
+        "landmarks_median_distance_pixels": landmark_distance(folder),
+    }
+    figures = {"align_mtcnn": ratio(mtcnn, peer, 2.0), "align_retinaface": ratio(retinaface, peer, 6.0)}
+    return figures, {"align": details}
 
 
 def landmark_distance(folder: Path) -> float:
@@ -257,7 +244,7 @@ def bench_filter(folder: Path) -> Part:
     ours, peer = contest(folder, filter_ours, filter_peer)
     mine, theirs = ({name: kept for found in rounds for name, kept in found.kept.items()} for rounds in (ours, peer))
     same = sum(theirs[name] == kept for name, kept in mine.items()) / len(mine)
-    return Part({"filter": ratio(ours, peer, 2.0)}, {"filter": {"images": len(mine), "same_decision": round(same, 4)}})
+    return {"filter": ratio(ours, peer, 2.0)}, {"filter": {"images": len(mine), "same_decision": round(same, 4)}}
 
 
 def bench_reading(folder: Path) -> Part:
@@ -265,7 +252,7 @@ def bench_reading(folder: Path) -> Part:
     make_crops(folder)
     ours, peer = contest(folder, reading_ours, reading_peer)
     details: Details = {"images": ours[0].images, "workers": cpu_limit(), "tensors": "uint8"}
-    return Part({"reading": ratio(ours, peer, 2.0)}, {"reading": details})
+    return {"reading": ratio(ours, peer, 2.0)}, {"reading": details}
 
 
 def bench_flat(folder: Path) -> Part:
@@ -300,8 +287,7 @@ def bench_flat(folder: Path) -> Part:
         "two index columns, and all columns, of an aligned table at 100,000 rows over 1,000",
         "milliseconds": {name: [round(1000 * value, 4) for value in values] for name, values in found.items()},
     }
-    figures = {f"flat_cost_{name}": Figure.of([many / few], 1.1) for name, (few, many) in found.items()}
-    return Part(figures, {"flat_cost": details})
+    return {f"flat_cost_{n}": Figure.of([many / few], 1.1) for n, (few, many) in found.items()}, {"flat_cost": details}
 
 
 def profile(folder: Path) -> Part:
@@ -344,11 +330,10 @@ def profile(folder: Path) -> Part:
         parts = {"decode": decode, "networks": own, "around_networks": whole - own, "warp": warp, "encode": encode}
         over = ("whole_over_networks", round(sum(parts.values()) / own, 2))
         details[name] = dict([*((part, round(value, 3)) for part, value in parts.items()), over])
-    return Part(details={"profile_milliseconds": details})
+    return {}, {"profile_milliseconds": details}
 
 
 def main() -> None:
-    """Measures all of it."""
     archive = Path(os.environ.get("LFW") or LFW)
     if not archive.is_file():
         print(f"bench-data: skipped, {archive} is not there: name LFW's archive with LFW=lfw-deepfunneled.tar")
@@ -358,9 +343,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         make_data(archive, Path(scratch))
         for bench in (bench_align, bench_filter, bench_reading, bench_flat, profile):
-            part = bench(Path(scratch))
-            figures |= part.figures
-            details |= part.details
+            found, further = bench(Path(scratch))
+            figures |= found
+            details |= further
             report(RESULT, figures, details)
 
 

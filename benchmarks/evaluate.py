@@ -34,7 +34,6 @@ def make_crops(folder: Path) -> Path:
 
 
 def seconds(call: Callable[[], object]) -> float:
-    """How long a call takes."""
     start = time.perf_counter()
     call()
     return time.perf_counter() - start
@@ -125,7 +124,6 @@ def bench_metrics() -> Figure:
 
 
 def score_gallery(images: int) -> None:
-    """Scores every pair of a gallery."""
     from kubeface.metrics.score_counts import count_scores
 
     vectors = np.random.default_rng(0).normal(size=(images, 128)).astype(np.float32)

@@ -64,7 +64,6 @@ class Method:
 
     @property
     def file(self) -> str:
-        """The name as one of a file."""
         return self.name.replace(",", "").replace(" ", "-")
 
 
@@ -96,7 +95,6 @@ TRAINED = next(method for method in METHODS if method.options)
 
 
 def aligned_people() -> Path:
-    """The aligned table of CELEBA's people."""
     out = FOLDER / "aligned"
     if not out.exists():
         archive = os.environ.get("CELEBA") or str(SHARED / "celeba/celeba_wild.tar")
@@ -234,7 +232,6 @@ def measured(method: Method, aligned: Path, split: Path, wanted: PairsFile, crop
 
 
 def main() -> None:
-    """The benchmark."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     aligned = aligned_people()
     wanted = read_pairs(_lfw("pairs.txt"))

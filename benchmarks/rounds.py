@@ -74,11 +74,9 @@ class Contestant:
         return Contestant._run(number)
 
     def round(self, number: int) -> Round:
-        """What it finds in a round."""
         return self._pool.submit(Contestant._round, number).result()
 
     def end(self) -> None:
-        """Lets the process end."""
         self._pool.shutdown()
 
 
@@ -120,7 +118,6 @@ def report(path: Path, figures: Mapping[str, Figure], details: Details | None = 
 
 
 def rows_of(folder: Path, kind: str) -> Iterator[dict[str, Any]]:
-    """The rows of a table."""
     return (row for rows in Table(folder, kind).row_groups() for row in rows)
 
 

@@ -30,13 +30,8 @@ MOST_ROWS = 100  # classes that get a row each
 def model_card(
     name: str, version: str, model: ModelRecord, evaluation: Evaluation, erasure: Erasure | None = None
 ) -> str:
-    """The card as Markdown; what an evaluation did not measure is left out.
-
-    Args:
-        name, version: of the model.
-        model: model.json.
-        evaluation: evaluation.json.
-        erasure: what gather left out to be forgotten; None where it was not asked.
+    """The card as Markdown; what an evaluation did not measure is left out. `erasure` is what gather left out to be
+    forgotten.
     """
     values: dict[str, Sequence[str]] = {}
     if isinstance(evaluation, RecognitionEvaluation):
@@ -70,7 +65,6 @@ def _rates(figures: Iterable[dict[str, float]]) -> list[str]:
 
 
 def figure_name(figure: str) -> str:
-    """A figure as the tables call it."""
     return NAMES.get(figure, figure)
 
 

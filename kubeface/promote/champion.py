@@ -21,12 +21,8 @@ CHAMPION_FILE = "champion.json"
 
 @dataclass(frozen=True)
 class Standing:
-    """The champion as it was read.
-
-    Args:
-        home: folder or prefix of the model's versions.
-        record: content of champion.json; without a version where there is no champion yet.
-        etag: what `replace_champion` recognises the file by; empty where there is none.
+    """The champion of the versions below `home` as it was read, without a version where there is none yet; by its etag
+    `replace_champion` recognises the file.
     """
 
     home: str
@@ -35,41 +31,31 @@ class Standing:
 
     @property
     def version(self) -> str:
-        """The version in force; empty for none."""
         return self.record.version
 
     @property
     def uri(self) -> str:
-        """Address of its folder; empty for none."""
         return objects.join(self.home, self.version) if self.version else ""
 
 
 class Rollback(Record):
-    """The outcome of a rollback."""
+    """The outcome of a rollback: the version in force now, the number of the change, and the version before it."""
 
     version: str
-    """The version in force now."""
     uri: str
-    """Address of its folder."""
     number: int
-    """Number of this change in the history."""
     rolled_back: str
-    """The version that was in force before."""
 
 
 class VersionEntry(Record):
-    """One version of a model."""
+    """A version of a model, whether it is in force, and what the gate said of it."""
 
     version: str
-    """Name of the version."""
     uri: str
-    """Address of its folder."""
     champion: bool
-    """Whether it is in force."""
     numbers: list[int]
     """Numbers of the changes that made it champion."""
     verdict: str
-    """What the gate said of it."""
 
 
 class VersionList(Record):
@@ -78,14 +64,10 @@ class VersionList(Record):
     champion: str
     """Address of the version in force; empty for none."""
     versions: list[VersionEntry]
-    """The versions."""
 
 
 def read_champion(home: str) -> Standing:
     """Reads the champion of a model.
-
-    Args:
-        home: folder or prefix of the model's versions.
 
     Raises:
         KubefaceError: champion.json cannot be read or holds something else.
@@ -118,12 +100,7 @@ def find_champion(destination: str, name: str) -> str:
 
 
 def replace_champion(standing: Standing, version: str, action: Action, reason: str) -> bool:
-    """Puts a version in force unless champion.json has changed since it was read.
-
-    Args:
-        standing: the champion as it was read.
-        version: the new champion, completely written.
-        action, reason: for the history.
+    """Puts a version, completely written, in force unless champion.json has changed since it was read.
 
     Returns:
         whether it is in force now; False if another change came first.
@@ -211,7 +188,6 @@ def list_versions(destination: str, name: str) -> VersionList:
 
 
 def _verdict(uri: str) -> str:
-    """What the gate said of a version."""
     try:
         return str(json.loads(objects.read_bytes(objects.join(uri, "metrics.json")))["gate"]["reason"])
     except (KubefaceError, ValueError, KeyError, TypeError):

@@ -45,9 +45,6 @@ def make_passport(
     """The passport of a version.
 
     Args:
-        name: of the model.
-        model: model.json.
-        evaluation: evaluation.json.
         erasure: what gather left out to be forgotten; None where it was not asked.
         sources: files whose SHA-256 identifies the data of the run, by name.
         files: every file of the version but the passport.
@@ -104,18 +101,15 @@ class Verification(Record):
     """The outcome of verify."""
 
     uri: str
-    """Address of the version."""
     whole: bool
     """Every file is the one that was promoted."""
 
 
 def differences(uri: str) -> list[str]:
-    """How the files of a version differ from its passport, one sentence each; empty where they do not.
+    """How the files of a version, a folder or prefix, differ from its passport, one sentence each; empty where they do
+    not.
 
     Files are downloaded and hashed one at a time.
-
-    Args:
-        uri: folder or prefix of the version.
 
     Raises:
         KubefaceError: the passport cannot be read, or the store refuses or does not answer.

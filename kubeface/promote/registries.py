@@ -14,18 +14,10 @@ SECONDS = 10.0
 
 
 def register_kubeflow(url: str, name: str, version: str, uri: str, properties: Mapping[str, str]) -> None:
-    """Registers a version in Kubeflow Model Registry: model, version and artifact, each created unless it exists.
+    """Registers a version in Kubeflow Model Registry: model, version with custom properties, and artifact at `uri`.
 
-    A second registration changes nothing.
-
-    After the registry's REST API v1alpha3 (kubeflow/model-registry, api/openapi/model-registry.yaml).
-
-    Args:
-        url: of the registry's REST service, as http://model-registry-service.kubeflow:8080.
-        name: of the model.
-        version: of the model.
-        uri: folder or prefix of the version.
-        properties: custom properties of the version.
+    Each is created unless it exists. After the registry's REST API v1alpha3 (kubeflow/model-registry,
+    api/openapi/model-registry.yaml), whose service `url` is, as http://model-registry-service.kubeflow:8080.
 
     Raises:
         KubefaceError: the registry does not answer, or not as such a registry does.
@@ -94,13 +86,6 @@ def register_mlflow(tracking_uri: str, name: str, version: str, uri: str, tags: 
 
     MLflow numbers versions itself; the version's name is its tag `version`. A source that is registered already is
     left as it is.
-
-    Args:
-        tracking_uri: of the MLflow server.
-        name: of the model.
-        version: of the model.
-        uri: folder or prefix of the version.
-        tags: of the model version.
 
     Raises:
         KubefaceError: mlflow is not installed, or the server does not answer or refuses.

@@ -50,14 +50,8 @@ class PromoteResult(StepResult):
 
 @dataclass(frozen=True)
 class Challenger:
-    """A model that a run trained and measured.
-
-    Args:
-        model: folder of finetune.
-        evaluation: folder of evaluate.
-        record: model.json.
-        measured: evaluation.json.
-        data: data.json of gather and audit by name, of those that were given.
+    """A model that a run trained and measured, with data.json of gather and audit, of those that were given, by
+    name.
     """
 
     model: Path
@@ -127,7 +121,6 @@ def promote(
 
 
 def _read_challenger(model: Path, evaluation: Path, gathered: Path | None, audited: Path | None) -> Challenger:
-    """Reads what the run made; refuses parts that do not belong together."""
     data = {kind: path / "data.json" for kind, path in (("gathered", gathered), ("audited", audited)) if path}
     record = ModelRecord.read(model / "model.json")
     challenger = Challenger(model, evaluation, record, read_evaluation(evaluation / "evaluation.json"), data)
@@ -185,14 +178,9 @@ def _write_version(challenger: Challenger, standing: Standing, name: str, folder
 def _decide(
     challenger: Challenger, standing: Standing, files: Sequence[Path], options: PromoteOptions, compared: str
 ) -> PromotionRecord:
-    """Promotes a version if the gate found it better, and registers it.
+    """Promotes a version, its `files` with model.json last, if the gate found it better, and registers it.
 
-    Args:
-        challenger: the model.
-        standing: the champion as it was read before.
-        files: of the version, model.json last.
-        options: with the registries.
-        compared: URI of the champion that evaluate compared with; empty for none.
+    `standing` is the champion as it was read before, `compared` the URI of the one that evaluate compared with.
     """
     version, gate = challenger.version, challenger.measured.gate
     uri = objects.join(standing.home, version)
@@ -273,10 +261,6 @@ def _files(challenger: Challenger, folder: Path) -> list[Path]:
     with it, where it has one, and best.safetensors, backbone and head of the best epoch, for those who continue
     training: identities.json names the person of each row of that head. model.json goes last: readers begin with it,
     and so never find half a version.
-
-    Args:
-        challenger: the model.
-        folder: with model card and metrics.
     """
     model, evaluation, record = challenger.model, challenger.evaluation, challenger.record
     low_resolution = isinstance(challenger.measured, RecognitionEvaluation) and challenger.measured.resolutions
@@ -297,14 +281,9 @@ def _files(challenger: Challenger, folder: Path) -> list[Path]:
 
 
 def _take_over(standing: Standing, compared: str, version: str, files: Sequence[Path], reason: str) -> str:
-    """Makes a version the champion; returns the version that is champion instead, empty where this one is.
-
-    Args:
-        standing: the champion as it was read before.
-        compared: URI of the champion that the version was compared with; empty for none.
-        version: the new version.
-        files: its files, in the order in which they are written.
-        reason: for the history.
+    """Makes a version the champion, its files written in their order; returns the version that is champion instead,
+    empty
+    where this one is. Arguments are as in `_decide`; the reason is for the history.
     """
     if standing.version not in ("", version, compared.rstrip("/").rpartition("/")[2]):
         return standing.version

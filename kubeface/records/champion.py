@@ -15,7 +15,6 @@ class Change(Record):
     number: int
     """Position in the history, from 1."""
     version: str
-    """The version that became champion."""
     action: Action
     reason: str
 
@@ -30,7 +29,6 @@ class ChampionRecord(Record):
     version: str = ""
     """The version in force; empty while there is none."""
     uri: str = ""
-    """Address of its folder; empty while there is none."""
     number: int = 0
     history: tuple[Change, ...] = ()
 
@@ -47,10 +45,6 @@ class ChampionRecord(Record):
 
 def model_home(destination: str, name: str) -> str:
     """The folder or prefix that holds every version of a model.
-
-    Args:
-        destination: where models are kept, s3://bucket/models or a folder.
-        name: of the model.
 
     Raises:
         KubefaceError: a name that holds anything but letters, digits, - and _, or an empty destination.

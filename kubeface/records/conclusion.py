@@ -15,21 +15,14 @@ class ConclusionRecord(Record):
 
     schema_version: Literal[1] = 1
     verdict: Verdict
-    """Whether the run promoted its model, did not, or trained none."""
     reason: str
     model: str
     """Address of the promoted model; empty for none."""
     report: str
-    """Address of the report's page."""
 
 
 def conclusion_uri(models: str, name: str, run: str) -> str:
     """The address of a run's conclusion, `<models>/<name>/runs/<run>.json`.
-
-    Args:
-        models: where models are kept, s3://bucket/models or a folder.
-        name: of the model.
-        run: identifier of the run.
 
     Raises:
         KubefaceError: a name or run that holds anything but letters, digits, - and _, or empty models.

@@ -28,7 +28,6 @@ class DataRecord(Record):
 
     schema_version: Literal[1] = 1
     producer: str
-    """gather and its version."""
     images: int
     """Usable images that ingest read."""
     identities: int
@@ -40,7 +39,6 @@ class DataRecord(Record):
     changed_shards: list[str]
     """The shards that are new or have another fingerprint than in the run before, as <number>/<count>."""
     erasure: Erasure = Field(default_factory=Erasure)
-    """What was forgotten."""
 
 
 class StepTotals(Record):
@@ -49,7 +47,6 @@ class StepTotals(Record):
     rows_in: int
     """Items that it read: files of ingest, else rows."""
     rows_out: int
-    """Items that it passed on."""
     seconds: float
     """Sum of its tasks' times, which may have run side by side."""
 

@@ -58,15 +58,11 @@ class EvaluationSettings(Figures):
 
     gate: Gate
     bootstrap: int
-    """Samples of people or images for the intervals."""
     seed: int
-    """Seed of all draws."""
     fmr: float | None = None
-    """False match rate that was asked for; of recognition."""
     probes: list[str] | None = None
     """Degradation probes; of recognition."""
     max_pairs: int | None = None
-    """Most pairs scored; of recognition."""
     sizes: str | None = None
     """Sides of low-resolution crops in pixels, divided by spaces; of recognition."""
     refuse: float | None = None
@@ -78,13 +74,11 @@ class ComparedModel(Figures):
 
     backbone: str
     weights_sha256: str
-    """Of its weights."""
     onnx_sha256: str
     """Of the file that was measured."""
     start: str | None = None
     """Where the starting model's weights come from."""
     uri: str | None = None
-    """Folder of the promoted model."""
     heldout_people_trained_on: int | None = None
     """Held-out people that the promoted model was trained on; they speak for it, never against it."""
 
@@ -103,12 +97,10 @@ class GateVerdict(Figures):
     """The gate's decision."""
 
     better: bool
-    """Whether every check passed."""
     reason: str
     """One sentence with the figures of every check."""
     checks: list[GateCheck]
     rule: Gate
-    """The rule that was applied."""
 
 
 class EvaluationRecord(Record, Generic[SetMeasurement]):
@@ -122,9 +114,7 @@ class EvaluationRecord(Record, Generic[SetMeasurement]):
     degradation: str
     """Put on every crop of the target set; none for crops as they are."""
     settings: EvaluationSettings
-    """What besides the data decided on the figures."""
     image: str | None
-    """Container image that it ran in."""
     versions: dict[str, str]
     """Versions of the packages that the figures depend on."""
     people: int
@@ -134,16 +124,11 @@ class EvaluationRecord(Record, Generic[SetMeasurement]):
     models: dict[str, ComparedModel]
     """baseline and finetuned, where there are champion and scratch."""
     baseline: dict[str, SetMeasurement]
-    """Of the starting model."""
     finetuned: dict[str, SetMeasurement]
     champion: dict[str, SetMeasurement] = Field(default_factory=dict)
-    """Of the promoted model."""
     gain: dict[str, Gains]
-    """Gains over the starting model, by set."""
     gain_over_champion: dict[str, Gains] = Field(default_factory=dict)
-    """Gains over the promoted model, by set."""
     gate: GateVerdict
-    """The gate's decision."""
 
     @model_serializer(mode="wrap")
     def _serialize(self, serialize: SerializerFunctionWrapHandler) -> dict[str, JsonValue]:
@@ -166,35 +151,26 @@ class RecognitionEvaluation(EvaluationRecord[VerificationFigures]):
 
     task: Literal["recognition"] = "recognition"
     pairs: int
-    """Pairs of held-out images that were scored."""
     gate_far: float
     """False accept rate of the gate's tar."""
     paired: dict[str, PairedTest] = Field(default_factory=dict)
-    """Changed decisions, by set."""
     forgotten: list[ForgottenPair] = Field(default_factory=list)
     """The pairs whose margin fell furthest, of all sets."""
     histograms: dict[str, dict[str, ScoreHistogram]] = Field(default_factory=dict)
     calibration: dict[str, Calibration] = Field(default_factory=dict)
-    """Calibrated threshold, by model."""
     calibrated_on: str | None = None
     """Set that the thresholds were calibrated on, where it is not heldout."""
     groups: dict[str, GroupColumn] = Field(default_factory=dict)
-    """Errors by group, by group column."""
     identification: dict[str, dict[str, IdentificationFigures]] = Field(default_factory=dict)
     compatibility: Compatibility | None = None
-    """With galleries of the old model."""
     all_pairs: dict[str, dict[str, PairFigures]] | None = None
     """Figures over every pair by set and model, where not all pairs were scored one by one."""
     probes: list[ProbeRow] | None = None
     low_resolution: LowResolution | None = None
-    """Where low-resolution faces were measured."""
     resolutions: Resolutions | None = None
     lfw: LfwRecord | None = None
-    """Where LFW was measured."""
     hardest: HardestPairs
-    """Hardest pairs of the target set."""
     hardest_cross: HardestPairs | None = None
-    """Hardest pairs of low-resolution and sharp images."""
 
 
 class LabelledEvaluation(EvaluationRecord[SetMeasurement]):
@@ -203,11 +179,8 @@ class LabelledEvaluation(EvaluationRecord[SetMeasurement]):
     labels: list[str]
     """Names of the labels or classes in the order of the scores."""
     chosen_on: ChosenOn
-    """Images that the thresholds were chosen on."""
     sampling: Sampling
-    """Of the training."""
     grid: list[GridImage]
-    """Some images of the target set."""
     mistakes: list[Mistake]
     """Wrong predictions with the surest scores."""
 
@@ -217,9 +190,7 @@ class AttributesEvaluation(LabelledEvaluation[AttributesFigures]):
 
     task: Literal["attributes"] = "attributes"
     thresholds: dict[str, dict[str, float]]
-    """By model and label."""
     correlation: LabelCorrelation
-    """Of the labels on the target set."""
 
 
 class ClassesEvaluation(LabelledEvaluation[ClassesFigures]):
@@ -227,9 +198,7 @@ class ClassesEvaluation(LabelledEvaluation[ClassesFigures]):
 
     task: Literal["classes"] = "classes"
     scratch: dict[str, ClassesFigures] = Field(default_factory=dict)
-    """Of the model trained from scratch, by set."""
     gain_over_scratch: dict[str, Gains] = Field(default_factory=dict)
-    """Gains over the model trained from scratch, by set."""
 
 
 class RecognitionThreshold(Calibration, Record):
@@ -237,9 +206,7 @@ class RecognitionThreshold(Calibration, Record):
 
     schema_version: int = SCHEMA_VERSION
     weights_sha256: str
-    """Of the weights that it holds for."""
     degradation: str
-    """Of the crops that it was measured on."""
 
 
 class LabelledThreshold(Record):
@@ -251,9 +218,7 @@ class LabelledThreshold(Record):
     onnx_sha256: str
     """Of the exported model, which the head is part of."""
     degradation: str
-    """Of the crops that it was chosen on."""
     chosen_on: ChosenOn
-    """Images that it was chosen on."""
 
 
 class AttributesThreshold(LabelledThreshold):
@@ -271,7 +236,6 @@ class ClassesThreshold(LabelledThreshold):
     unknown: RefusalFigures | None
     """Threshold of the refusal with its figures; None where none was chosen."""
     refuse: float = Field(ge=0, lt=1)
-    """Share of validation images that may be refused."""
 
 
 Evaluation = RecognitionEvaluation | AttributesEvaluation | ClassesEvaluation

@@ -32,7 +32,6 @@ class Drift(Record):
     """How far the data are from those of an earlier run."""
 
     compared: bool
-    """Whether there was an earlier run to compare with."""
     features: dict[str, float]
     """By name the population stability index (0 for no drift); for `embedding` one less the cosine of the means."""
     worst: str | None
@@ -53,7 +52,6 @@ class AuditFigures(StepResult):
     """Images that are left out."""
     identities: int
     identities_out: int
-    """Identities among the images that are kept."""
     duplicate_clusters: int
     """Photographs that are there more than once."""
     duplicates: int
@@ -61,9 +59,7 @@ class AuditFigures(StepResult):
     same_photo_two_names: int
     """Images whose photograph is under several identities."""
     suspects: int
-    """Images unlike the rest of their identity."""
     alike_pairs: int
-    """Pairs of identities that look like one person."""
     leaks: int
     """Identities that are in an evaluation set."""
 
@@ -72,9 +68,7 @@ class AuditCounts(AuditFigures):
     """Numbers of findings, with the reasons why images are left out."""
 
     reasons: dict[str, int]
-    """Images that the audit leaves out, by reason."""
     filter_reasons: dict[str, int]
-    """Images that the filter rejected, by reason."""
 
 
 class IdentitySizes(Record):
@@ -94,7 +88,6 @@ class FindingsRecord(Distributions):
 
     schema_version: Literal[1] = 1
     producer: str
-    """Step and version that wrote the record."""
     settings: dict[str, Setting]
     """Options of the audit with the hashes of its inputs."""
     counts: AuditCounts

@@ -38,17 +38,14 @@ class GridImage(Figures):
     predicted: list[str]
     """Labels that are predicted, or the class; empty where it is refused."""
     right: bool
-    """Whether the prediction is correct."""
 
 
 class Mistake(Figures):
     """A wrong prediction."""
 
     file: str
-    """Picture below the evaluation's folder."""
     image_id: str
     source: str
-    """Path below the data source."""
     label: str | None
     """The label; None of classes."""
     true: int | str
@@ -60,24 +57,18 @@ class Mistake(Figures):
 
 
 class BinaryFigures(Figures):
-    """Figures of one label, or their means over labels; None where the label is constant or not predicted."""
+    """Figures of one label, or their means over labels; None where the label is constant or not predicted. The AUC is
+    that of the ROC curve, the calibration error the expected one.
+    """
 
     auc: float | None
-    """Area under the ROC curve."""
     average_precision: float | None
-    """Area under the precision-recall curve."""
     precision: float | None
-    """Share of predicted images that have the label."""
     recall: float | None
-    """Share of images with the label that are predicted."""
     f1: float | None
-    """Harmonic mean of precision and recall."""
     accuracy: float | None
-    """Share of correct predictions."""
     balanced_accuracy: float | None
-    """Mean of the shares of correct predictions among images with and without the label."""
     calibration_error: float | None
-    """Expected calibration error."""
 
 
 class LabelFigures(BinaryFigures):
@@ -114,13 +105,9 @@ class ClassFigures(Figures):
     """Figures of one class; None where it is never predicted or has no image."""
 
     images: int
-    """Images of the class."""
     precision: float | None
-    """Share of predicted images that belong to it."""
     recall: float | None
-    """Share of its images that are predicted."""
     f1: float | None
-    """Harmonic mean of precision and recall."""
 
 
 class RefusalFigures(Figures):
@@ -139,16 +126,14 @@ class RefusalFigures(Figures):
 
 
 class ClassesFigures(Figures):
-    """Figures of one model on one set."""
+    """Figures of one model on one set; means over classes are over those with images, the log loss is over the
+    images.
+    """
 
     accuracy: float
-    """Share of correct predictions."""
     macro_f1: float
-    """Mean F1 over the classes with images."""
     balanced_accuracy: float
-    """Mean recall over the classes with images."""
     log_loss: float
-    """Mean negative log-likelihood."""
     calibration_error: float
     """Expected calibration error of the likeliest class's score."""
     images: int
@@ -157,4 +142,3 @@ class ClassesFigures(Figures):
     confusion: list[list[int]]
     """Images by true class (rows) and predicted class (columns)."""
     unknown: RefusalFigures | None
-    """Refusal of unknown classes; None where no threshold was chosen."""

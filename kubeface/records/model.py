@@ -100,7 +100,6 @@ class TrainingRecord(_Sparse):
     image: str | None = None
     """Container image that trained, with its digest; None outside of a container."""
     versions: Mapping[str, str] = Field(default_factory=dict)
-    """Version by library."""
     task: Task = "recognition"
     backbone: str = ""
     pretrained: str = ""
@@ -110,9 +109,7 @@ class TrainingRecord(_Sparse):
     start_sha256: str | None = None
     """Of the starting weights by name; None for a model that kubeface did not train."""
     aligned: str | None = None
-    """SHA-256 of the aligned table."""
     split: str | None = None
-    """SHA-256 of the split table."""
     seed: int | None = None
     recipe: str = ""
     degradation: str = "none"
@@ -124,9 +121,7 @@ class TrainingRecord(_Sparse):
     epochs: int | None = None
     """Most epochs of the last stage."""
     identities: int | None = None
-    """People or classes trained on."""
     images: int | None = None
-    """Images trained on."""
     best_epoch: int | None = None
     val_loss: float | None = None
     val_accuracy: float | None = None
@@ -160,9 +155,7 @@ class ModelRecord(_Sparse):
     """Where the starting weights came from."""
     start_license: str = "unknown"
     weights_sha256: str
-    """Of model.safetensors."""
     head_sha256: str = ""
-    """Of head.safetensors; empty for recognition."""
     superresolution: SuperresolutionRecord | None = None
     training: TrainingRecord = TrainingRecord()
     trained: bool = True

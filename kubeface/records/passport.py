@@ -31,15 +31,10 @@ class PassportMetrics(SparseRecord):
 
     gate: GateVerdict
     gain: dict[str, Gains]
-    """Gains over the starting model by set."""
     baseline: SetFigures | None = None
-    """Main figures of the starting model."""
     finetuned: SetFigures | None = None
-    """Main figures of the fine-tuned model."""
     champion: SetFigures | None = None
-    """Main figures of the champion before it."""
     scratch: SetFigures | None = None
-    """Main figures of the small network from scratch."""
 
 
 class Passport(SparseRecord):
@@ -47,23 +42,17 @@ class Passport(SparseRecord):
 
     schema_version: Literal[1] = 1
     producer: str
-    """promote and its version."""
     name: str
     images: dict[str, str | None]
     """Container image of each step; null where it is unknown."""
     data: dict[str, str | None]
     """SHA-256 of what the run saw: tables aligned and split, data.json of gather and audit."""
     seed: int | None
-    """Seed of the training."""
     settings: dict[str, dict[str, JsonValue]]
-    """Settings of training and evaluation by name."""
     versions: dict[str, dict[str, str]]
-    """Versions of libraries by step."""
     start: StartingModel
     superresolution: SuperresolutionNetwork | None = None
-    """The super-resolution network, where the model has one."""
     metrics: PassportMetrics
     erasure_marks: int
     """How many people or images were to be forgotten."""
     files: dict[str, FileEntry] = Field(default_factory=dict)
-    """Every file of the version but the passport, by name."""

@@ -12,13 +12,10 @@ class PromotionRecord(Record):
 
     schema_version: Literal[1] = 1
     producer: str
-    """promote and its version."""
     promoted: bool
-    """Whether the model of this run is the champion now."""
     trained: bool = True
     """Whether the run trained a model; if not, it handed on the promoted one and nothing was written."""
     reason: str
-    """Why it was promoted or not."""
     uri: str | None = None
     """Address of the version that this run promoted, or found in force where it trained nothing."""
     version: str | None = None
@@ -29,4 +26,3 @@ class PromotionRecord(Record):
     registered: dict[str, str] = Field(default_factory=dict)
     """By registry: `registered`, or why it was not."""
     sha256: dict[str, str] = Field(default_factory=dict)
-    """SHA-256 of the files of the version by name."""

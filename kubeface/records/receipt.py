@@ -11,7 +11,6 @@ class Receipt(Record):
     """What a step did with one shard."""
 
     shard: str = "0/1"
-    """The shard as <number>/<count>."""
     fingerprint: str = ""
     """What the shard held when it was planned; empty where it was not planned."""
     uri: str
@@ -19,9 +18,7 @@ class Receipt(Record):
     rows_in: int = 0
     """Rows (of ingest: files) that it read."""
     rows_out: int = 0
-    """Rows that it wrote."""
     seconds: float = 0.0
-    """Time that it took."""
 
     @classmethod
     def from_text(cls, text: str) -> "Receipt":

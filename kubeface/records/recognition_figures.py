@@ -39,7 +39,6 @@ class GroupErrors(Figures):
     people: int
     images: int
     genuine: int
-    """Pairs of one person."""
     impostor: int
     """Pairs of two people of the group."""
     baseline: ErrorRates
@@ -54,7 +53,6 @@ class GroupColumn(Figures):
     """Errors by group of one group column."""
 
     rows: list[GroupErrors]
-    """One for each group."""
     worst_ratio: dict[str, ErrorRates]
     """Largest over smallest rate of the groups, by model."""
 
@@ -65,9 +63,7 @@ class Compatibility(Figures):
     old: str
     """The old model: champion or baseline."""
     comparable: bool
-    """Whether the embeddings have the same dimension."""
     reason: str | None = None
-    """Why they are not comparable."""
     threshold: float
     """The old model's threshold, which mixed pairs are decided at."""
     old_with_old: float
@@ -89,7 +85,6 @@ class Compatibility(Figures):
     gallery_still_matched: float | None = None
     """Share of people whose enrolled image (old) matches the median of their others (new)."""
     stays: bool
-    """Whether the old gallery can stay."""
 
 
 class ProbeFigures(Figures):
@@ -107,7 +102,6 @@ class ProbeRow(Figures):
     probe: str
     """The degradation, clean for none."""
     far: float
-    """False accept rate of `tar`."""
     baseline: ProbeFigures
     finetuned: ProbeFigures
     gain: Gains
@@ -130,14 +124,12 @@ class ResolutionFigures(Figures):
     accuracy: float
     accuracy_standard_error: float
     accuracy_fixed: float
-    """Accuracy at the fixed threshold."""
     tmr_fixed: float
     fmr_fixed: float
     auc: float
     tar: float
     """True accept rate at the pairs' false accept rate."""
     flip: "ResolutionFigures | None" = None
-    """The same with flip test-time augmentation."""
 
 
 class ResolutionPairs(Figures):
@@ -145,14 +137,12 @@ class ResolutionPairs(Figures):
 
     pairs: int
     far: float
-    """False accept rate of `tar`."""
     baseline: ResolutionFigures
     finetuned: ResolutionFigures
     bicubic: ResolutionFigures | None = None
     """Starting model on crops enlarged by bicubic interpolation, where a network enlarged the others."""
     gain: Gains
     gain_over_bicubic: Gains | None = None
-    """Gains over the starting model on crops enlarged by bicubic interpolation."""
 
 
 class ResolutionRow(Figures):
@@ -162,7 +152,6 @@ class ResolutionRow(Figures):
     """Side of the crops in pixels, or clean."""
     images: int
     people: int
-    """People on them."""
     probes: int
     """Images searched for in a gallery of one sharp image a person."""
     rank1: dict[str, float | None]
@@ -177,7 +166,6 @@ class LeftOutSize(Figures):
     """A size with too few images to measure."""
 
     size: str
-    """Side of the crops in pixels."""
     images: int
 
 
@@ -189,18 +177,15 @@ class Resolutions(Figures):
     threshold: float
     """The starting model's threshold on sharp images."""
     threshold_flip: float
-    """The same with flip test-time augmentation."""
     rows: list[ResolutionRow]
     """By size, sharp images last."""
     left_out: list[LeftOutSize]
-    """Sizes with too few images."""
 
 
 class LfwSize(Figures):
     """LFW at one resolution, by model."""
 
     size: str
-    """Side of the crops in pixels."""
     baseline: VerificationFigures
     finetuned: VerificationFigures
     champion: VerificationFigures | None = None
@@ -212,8 +197,6 @@ class LfwRecord(Figures):
     pairs: int
     images: int
     detector: str
-    """Detector of the alignment."""
     fallback: list[str]
     """Images without a face, of which a centre crop was taken."""
     sizes: list[LfwSize] | None = None
-    """Figures by resolution."""

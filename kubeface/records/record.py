@@ -27,11 +27,7 @@ class Record(BaseModel):
 
     @classmethod
     def parse(cls, value: object, where: str) -> Self:
-        """The record in what JSON gave.
-
-        Args:
-            value: as `json.loads` returns it.
-            where: file or address that it came from, for the error.
+        """The record in what `json.loads` gave; `where` it came from is for the error.
 
         Raises:
             KubefaceError: it is something else; the line names every field that is wrong.

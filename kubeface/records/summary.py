@@ -25,25 +25,18 @@ class DatasetSummary(Record):
     """People or classes ingested."""
     shards: int
     changed_shards: list[str]
-    """Shards that differ from the run before."""
     forgotten: int
     """Images left out because they are to be forgotten."""
     duplicates: int
-    """Near-duplicates that the audit found."""
     suspects: int
     """Images that may be mislabelled."""
     leaks: int
-    """People who are in an evaluation set."""
     drift: Drift
-    """Drift from the run before, by feature."""
     rejected: int
     """Images that ingest, align and filter left out."""
     rejected_by_reason: dict[str, int]
-    """The same by reason."""
     heldout_identities: int
-    """People or classes with a held-out image."""
     train_identities: int
-    """People or classes with a training image."""
 
 
 class GateSummary(Record):
@@ -52,11 +45,8 @@ class GateSummary(Record):
     promoted: bool
     """Whether the model of this run is the champion now."""
     promotion_reason: str
-    """Why it was promoted or not."""
     better: bool
-    """Whether the gate found it better."""
     reason: str
-    """Why the gate found so."""
     checks: list[GateCheck]
 
 
@@ -66,7 +56,6 @@ class ModelSummary(Record):
     uri: str | None
     """Address of the version that was promoted, or stays in force where nothing was trained."""
     version: str | None
-    """Name of that version."""
     backbone: str
     weights_sha256: str
 
@@ -83,24 +72,17 @@ class SummaryRecord(SparseRecord):
     reason: str | None = None
     """Why nothing was trained, of a run that trained nothing."""
     steps: dict[str, StepTotals]
-    """Rows and seconds of each step, in the order of the pipeline."""
     dataset: DatasetSummary
     degradation: str
     """Degradation of the training and of the target set."""
     baseline: SetFigures
-    """Figures of the starting model by set."""
     finetuned: SetFigures
-    """Figures of the fine-tuned model by set."""
     gain: dict[str, Gains]
-    """Gains over the starting model, with intervals, by set and figure."""
     gain_over_champion: dict[str, Gains]
-    """The same over the champion; empty where there was none."""
     gate: GateSummary
     model: ModelSummary
     settings: dict[str, JsonValue]
-    """Settings of the training."""
     versions: dict[str, str]
-    """Versions of Python and libraries."""
 
     @property
     def verdict(self) -> Verdict:
@@ -114,19 +96,13 @@ class RecognitionSummary(SummaryRecord):
     """The figures of a run of recognition."""
 
     paired: dict[str, PairedTest]
-    """What the same pairs say of both models, by set."""
     probes: list[ProbeRow]
-    """Figures under further degradations."""
     identification: dict[str, dict[str, IdentificationFigures]]
-    """Search of a gallery, by set and model."""
     calibration: dict[str, Calibration]
-    """Decision threshold by model."""
     compatibility: Compatibility | None = None
-    """Whether galleries enrolled with the older model can stay."""
     groups: dict[str, dict[str, ErrorRates]]
     """Largest over smallest error rate among groups, by column and model."""
     low_resolution: LowResolution | None = None
-    """How low resolution was measured."""
     resolutions: Resolutions | None = None
 
 
@@ -134,27 +110,21 @@ class LabelledSummary(SummaryRecord):
     """The figures of a run of attributes or classes."""
 
     labels: list[str]
-    """Names of the labels or classes."""
     chosen_on: ChosenOn
-    """The images that thresholds were chosen on."""
     sampling: Sampling
-    """Images by label or class, before and after sampling."""
 
 
 class AttributesSummary(LabelledSummary):
     """The figures of a run of attributes."""
 
     thresholds: dict[str, dict[str, float]]
-    """Thresholds of the labels by model."""
 
 
 class ClassesSummary(LabelledSummary):
     """The figures of a run of classes."""
 
     gain_over_scratch: dict[str, Gains] = Field(default_factory=dict)
-    """Gains over the small network from scratch; empty where there was none."""
     scratch: SetFigures | None = None
-    """Figures of the small network from scratch by set."""
 
 
 def read_summary(path: Path) -> SummaryRecord:

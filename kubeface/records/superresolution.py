@@ -53,13 +53,9 @@ class TrainedSuperresolutionRecord(SuperresolutionRecord):
 
     schema_version: int = SCHEMA_VERSION
     weights_sha256: str
-    """Of superresolution.safetensors."""
     architecture: str
-    """espcn or edsr."""
     channels: int
-    """Of the feature maps."""
     blocks: int
-    """In the network's middle."""
     producer: str
     aligned: str
     split: str
@@ -69,8 +65,6 @@ class TrainedSuperresolutionRecord(SuperresolutionRecord):
     """Weight of the embeddings in the loss."""
     epochs: int
     batch_size: int
-    """Images in a training step."""
     lr: float
-    """Initial learning rate."""
     seed: int
     figures: SuperresolutionFigures

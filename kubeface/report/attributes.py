@@ -74,8 +74,7 @@ def auc_panels(evaluation: AttributesEvaluation, name: str) -> list[BarPanel]:
 def correlation(measured: LabelCorrelation) -> tuple[HeatMap | None, list[CorrelatedPair]]:
     """The map of phi coefficients, as labelled above its diagonal and as predicted below; and the strongest pairs.
 
-    Args:
-        measured: of the first MOST_LABELS labels; with fewer than two there is no map.
+    It is of the first MOST_LABELS labels; with fewer than two there is no map.
     """
     names = measured.labels[:MOST_LABELS]
     if len(names) < 2:
@@ -97,7 +96,6 @@ def correlation(measured: LabelCorrelation) -> tuple[HeatMap | None, list[Correl
 
 
 def _predictions(image: GridImage) -> list[CardLine]:
-    """The labels of a photograph, and those that are predicted of it."""
     return [
         *(CardLine("good", f"✓ {label}") for label in image.true if label in image.predicted),
         *(CardLine("bad", f"✗ {label}: missed") for label in image.true if label not in image.predicted),
@@ -106,6 +104,5 @@ def _predictions(image: GridImage) -> list[CardLine]:
 
 
 def _mistake(mistake: Mistake) -> list[CardLine]:
-    """The wrong label of a photograph."""
     error = "not there" if mistake.predicted else "missed"
     return [CardLine("bad", f"✗ {mistake.label}: {error}"), CardLine("soft", f"score {mistake.score:.3f}")]

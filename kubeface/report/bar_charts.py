@@ -26,17 +26,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Bar:
-    """A row of blocks.
-
-    Args:
-        name: in full.
-        label: the part of the name that there is room for.
-        y: upper edge.
-        blocks: from left to right.
-        end: right edge of the blocks.
-        text: what stands at their end.
-        description: for the tooltip.
-    """
+    """A row of blocks below `y`, with `text` at their `end`; `label` is the part of the name that there is room for."""
 
     name: str
     label: str
@@ -74,9 +64,7 @@ def identity_panels(people: dict[str, Counter[str]]) -> list[BarPanel]:
 def pair_panels(pairs: Mapping[str, tuple[float | None, float | None]], styles: tuple[str, str]) -> list[BarPanel]:
     """Two shares of each name as bars below each other, in the order given, divided into panels of equal length.
 
-    Args:
-        pairs: shares (0…1) by name, None for one that is not known; at least one name.
-        styles: of the first and of the second bar.
+    Shares are 0…1, None for one that is not known, of at least one name; `styles` are of the first and the second bar.
     """
     shares = [share for pair in pairs.values() for share in pair if share is not None]
     # Figures such as an AUC fill the width up to 1; the shares of rare labels may all be small.
@@ -85,12 +73,7 @@ def pair_panels(pairs: Mapping[str, tuple[float | None, float | None]], styles: 
 
 
 def _panels(names: list[str], bar: Callable[[str, float], Bar]) -> list[BarPanel]:
-    """Bars of the names, divided into panels of equal length.
-
-    Args:
-        names: in their order.
-        bar: makes the bar of a name at an upper edge.
-    """
+    """Bars of the names, which `bar` makes at an upper edge, divided into panels of equal length."""
     length = math.ceil(len(names) / math.ceil(len(names) / BARS_IN_PANEL))
     parts = [names[start : start + length] for start in range(0, len(names), length)]
     return [
@@ -100,7 +83,6 @@ def _panels(names: list[str], bar: Callable[[str, float], Bar]) -> list[BarPanel
 
 
 def _stacked(name: str, images: Counter[str], x: Axis, y: float) -> Bar:
-    """The bar of an identity: its images by part of the split."""
     blocks, done = [], 0
     for part in PARTS:
         if images[part]:
@@ -112,7 +94,6 @@ def _stacked(name: str, images: Counter[str], x: Axis, y: float) -> Bar:
 
 
 def _paired(name: str, pair: tuple[float | None, float | None], styles: tuple[str, str], x: Axis, y: float) -> Bar:
-    """Two bars of a name below each other."""
     height = (BAR_HEIGHT - 6) / 2
     blocks = [
         Block(BAR_LEFT, y + 3 + row * height, round(x.at(share) - BAR_LEFT, 1), height, styles[row])
@@ -164,7 +145,6 @@ def histogram(people: dict[str, Counter[str]]) -> Histogram:
 
 
 def _column(index: int, count: Counter[str], x: Axis, y: Axis) -> list[Block]:
-    """One bin of the histogram."""
     blocks, done = [], 0
     left, width = x.at(index + 0.08), round(x.at(index + 0.92) - x.at(index + 0.08), 1)
     for part in ("train", "heldout", "excluded"):

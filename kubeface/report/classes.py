@@ -135,7 +135,6 @@ def lowest(evaluation: ClassesEvaluation) -> list[str]:
 
 
 def _prediction(image: GridImage) -> list[CardLine]:
-    """The class of a photograph, and the one that is predicted of it."""
     predicted = ", ".join(image.predicted) or "refused"
     if image.right:
         return [CardLine("good", f"✓ {predicted}")]
@@ -143,7 +142,6 @@ def _prediction(image: GridImage) -> list[CardLine]:
 
 
 def _mistake(mistake: Mistake) -> list[CardLine]:
-    """The wrong class of a photograph."""
     return [
         CardLine("bad", f"✗ {mistake.predicted or 'refused'}"),
         CardLine("soft", f"is {mistake.true}"),

@@ -13,13 +13,7 @@ SENTENCE_NAMES = {"accuracy": "accuracy", "auc": "AUC", "macro_f1": "macro F1"} 
 
 @dataclass(frozen=True)
 class Wording:
-    """What a task's page calls things.
-
-    Args:
-        crops, crop: the images.
-        one, many: identities.
-        held: what was done to those that were held out.
-    """
+    """What a task's page calls things; `held` is what was done to identities that were held out."""
 
     crops: str
     crop: str
@@ -30,13 +24,7 @@ class Wording:
 
 @dataclass(frozen=True)
 class Section:
-    """A section of the page.
-
-    Args:
-        id: of its heading.
-        link: words of the link to it.
-        present: whether there is something to show.
-    """
+    """A section of the page: its heading's id, the words of its link, and whether there is something to show."""
 
     id: str
     link: str
@@ -45,15 +33,8 @@ class Section:
 
 @dataclass(frozen=True)
 class Content:
-    """What a task puts on the page.
-
-    Args:
-        template: of its sections.
-        wording: what it calls things.
-        sections: in their order.
-        values: of the template, by name.
-        style: further style sheet; empty for none.
-        charts: figures of the training that are drawn.
+    """What a task puts on the page: its template with values, a further style sheet, and figures of the training to
+    draw.
     """
 
     template: str
@@ -66,19 +47,12 @@ class Content:
 
 @dataclass(frozen=True)
 class FigureRow:
-    """A figure before and after.
+    """A figure before and after; shares and intervals are None where there are none.
 
-    Args:
-        label: of the figure.
-        before, after: shares; None where there is none.
-        cells: what stands before and after; of recognition also both with flip test-time augmentation.
-        change: in points.
-        style: good where the change is in favour of the fine-tuned model, bad where not, empty where it does not show.
-        interval: of the change; None where there is none.
-        after_interval: of the figure after; None where there is none.
-        lower_is_better: of the figure.
-        tile: whether it is shown large too.
-        others: the same over other models, by model.
+    `cells` stand before and after, of recognition also both with flip test-time augmentation. `change` is in points;
+    `style` is good where it favours the fine-tuned model, bad where not, empty where it does not show. A `tile` is
+    shown
+    large too, and `others` are the same over other models, by model.
     """
 
     label: str
@@ -96,13 +70,8 @@ class FigureRow:
 
 @dataclass(frozen=True, kw_only=True)
 class MeasuredSet:
-    """A set that was measured on.
-
-    Args:
-        name, title: of the set.
-        rows: of its table.
-        others: models in the table beside the starting and the fine-tuned one.
-        flip: whether there are figures with flip test-time augmentation.
+    """A set that was measured on; `flip` tells whether there are figures with flip test-time augmentation, and `others`
+    the models in the table beside the starting and the fine-tuned one.
     """
 
     name: str
@@ -125,10 +94,7 @@ def compared_rows(
 ) -> tuple[list[FigureRow], list[str]]:
     """The rows of a set's table with those over other models, and the names of these models.
 
-    Args:
-        evaluation: with figures and gains by set.
-        name: of the set.
-        rows: makes rows of figures before, and of the gains over them.
+    `rows` makes rows of figures before, and of the gains over them.
     """
     table = list(rows(evaluation.figures_of("baseline")[name], evaluation.gains_over("baseline").get(name, {})))
     others = [model for model in OTHERS if name in evaluation.figures_of(model)]
@@ -148,11 +114,8 @@ def figure_row(
     """A row in percent.
 
     Args:
-        label: of the figure.
         values, errors: shares before and after and their standard errors, None where there is none; of recognition
             again with flip test-time augmentation.
-        gain: None where none was measured.
-        lower_is_better: of the figure.
     """
     before, after = values[0], values[1]
     change = None if before is None or after is None else after - before

@@ -11,12 +11,7 @@ from kubeface.storage import objects
 def conclude(summary: Path, report: str, models: str, name: str, run: str) -> ConclusionRecord:
     """Writes what a run came to as `<models>/<name>/runs/<run>.json`: the sign that every step succeeded.
 
-    Args:
-        summary: summary.json of the run.
-        report: address of the report's page.
-        models: where models are kept, s3://bucket/models or a folder.
-        name: of the model.
-        run: identifier of the run.
+    `summary` is summary.json of the run, `report` the address of its page, `models` s3://bucket/models or a folder.
 
     Raises:
         KubefaceError: the summary cannot be read, or the file cannot be written.

@@ -52,12 +52,7 @@ class Card:
 
 
 def measured_sets(evaluation: AttributesEvaluation | ClassesEvaluation, held: str) -> list[LabelledSet]:
-    """Each set with its title and the rows of its table.
-
-    Args:
-        evaluation: with figures and gains by set.
-        held: what was held out, as titles call it.
-    """
+    """Each set with its title, in which `held` is what was held out, and the rows of its table."""
     return [_measured_set(evaluation, name, after, held) for name, after in evaluation.finetuned.items()]
 
 

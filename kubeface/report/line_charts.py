@@ -34,15 +34,9 @@ class Line:
 
 @dataclass(frozen=True)
 class LineChart:
-    """Curves over two axes.
-
-    Args:
-        x_label, y_label: of the axes.
-        x_ticks, y_ticks: their marks.
-        lines: the curves, in the order of drawing.
-        mark: where a vertical line stands; None for none.
-        dots: whether each point has a dot.
-        spans: vertical intervals: style, x, and both ends (y).
+    """Curves over two axes, in the order of drawing; `mark` is where a vertical line stands, `dots` whether each point
+    has
+    one, and `spans` are vertical intervals: style, x, and both ends (y).
     """
 
     x_label: str
@@ -61,11 +55,9 @@ class LineChart:
 
 
 def roc_chart(roc: Mapping[str, RocPoints], low: float) -> LineChart:
-    """The ROC of each model: TAR over FAR on a logarithmic axis.
-
-    Args:
-        roc: points by model.
-        low: the lowest FAR that the impostor pairs support, where the axis begins; under 1.
+    """The ROC of each model: TAR over FAR on a logarithmic axis, which begins at `low` < 1, the lowest FAR that the
+    impostor
+    pairs support.
     """
     curves = _curves(roc, low)
     least = min(points[0][1] for points in curves.values())
@@ -110,9 +102,7 @@ def score_charts(
 ) -> dict[str, LineChart]:
     """Each model's scores of genuine and impostor pairs as outlined histograms on common axes.
 
-    Args:
-        histograms: pairs by score, by model.
-        thresholds: by model, where the chart is marked; None for no mark. One outside the chart is not marked.
+    A chart is marked at its model's threshold, unless that is None or lies outside.
     """
     shares = {
         (model, kind): [count / max(1, sum(counts)) for count in counts]
@@ -156,13 +146,9 @@ def _outline(edges: Sequence[float], heights: Sequence[float], x: Axis, y: Axis)
 def size_chart(
     sizes: Sequence[str], shares: Mapping[str, Mapping[str, Interval]], names: Mapping[str, str], y_label: str
 ) -> LineChart:
-    """A share of each model by size, with its intervals.
-
-    Args:
-        sizes: in their order, at least one; they stand at equal distances.
-        shares: by style and size; a model may lack some sizes.
-        names: of the models by style.
-        y_label: what is shared.
+    """A share of each model by style and size, with its intervals; sizes, of which a model may lack some, stand at
+    equal
+    distances.
     """
     least = min((low for by_size in shares.values() for _, low, _ in by_size.values()), default=0.0)
     bottom = max((value for value in (0.5, 0.8, 0.9) if value <= least), default=0.0)
@@ -185,11 +171,8 @@ def size_chart(
 
 
 def history_chart(history: Sequence[Epoch], figure: str) -> LineChart:
-    """Training and validation by epoch.
-
-    Args:
-        history: at least one epoch.
-        figure: loss, or a share: accuracy or auc. What was not measured is not drawn.
+    """Training and validation of at least one epoch: the loss, or a share (accuracy, auc); what was not measured is not
+    drawn.
     """
     epochs = [row.epoch for row in history]
     parts = {"train": "training", "val": "validation"}
@@ -221,7 +204,6 @@ def history_chart(history: Sequence[Epoch], figure: str) -> LineChart:
 
 
 def _loss_axis(values: Sequence[float]) -> tuple[Axis, list[Tick]]:
-    """A vertical axis that holds the values, with its ticks."""
     step = nice_step(max(values) - min(values) or abs(values[0]) or 1, 5)
     first, last = math.floor(min(values) / step), math.ceil(max(values) / step)
     last = max(last, first + 1)

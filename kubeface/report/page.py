@@ -52,10 +52,6 @@ class Kept:
 def render(run: Run, summary: SummaryRecord) -> str:
     """The page as HTML, with everything it shows inside it.
 
-    Args:
-        run: the run to report.
-        summary: its figures.
-
     Raises:
         KubefaceError: a picture is missing or cannot be decoded.
     """
@@ -190,7 +186,6 @@ def _passport(passport: Passport) -> dict[str, Mapping[str, object]]:
 
 
 def _kept(run: Run) -> list[Kept]:
-    """Images in, kept and left out by step."""
     reasons = run.data.rejected | {"audit": run.findings.counts.reasons, "split": run.excluded}
     return [
         Kept(step, run.steps[step].rows_in, run.steps[step].rows_out, sum(counts.values()), counts)

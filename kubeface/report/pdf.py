@@ -28,12 +28,7 @@ def find_browser() -> str:
 
 
 def print_pdf(browser: str, page: bytes, out: Path) -> None:
-    """Prints a page to a PDF file.
-
-    Args:
-        browser: path of Chromium or Chrome.
-        page: HTML that needs nothing beside it.
-        out: PDF file to write.
+    """Prints a page, HTML that needs nothing beside it, to a PDF file by the program `browser`.
 
     Raises:
         KubefaceError: the browser failed or took too long; the error has its last line.

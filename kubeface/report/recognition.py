@@ -44,14 +44,9 @@ LEAST_PAIRS = 3
 
 @dataclass(frozen=True, kw_only=True)
 class PairSet(MeasuredSet):
-    """A set of pairs.
-
-    Args:
-        genuine, impostor: numbers of pairs.
-        paired: changed decisions; None where they were not counted.
-        roc, det: curves; None where the pairs are too few.
-        scores: score histograms by model; empty where there are none.
-        sweep: error rates by threshold, by model; empty where there are none.
+    """A set of pairs with the numbers of both kinds; curves are None where the pairs are too few, the error rates by
+    threshold
+    (`sweep`) and the histograms empty where there are none.
     """
 
     genuine: int
@@ -65,14 +60,9 @@ class PairSet(MeasuredSet):
 
 @dataclass(frozen=True)
 class PairCard:
-    """A pair with its pictures and the thresholds of the starting and the fine-tuned model.
-
-    Args:
-        pair: its scores.
-        kind: genuine or impostor.
-        faces: person and picture of both sides; the image's name where the person is unknown.
-        thresholds: by model, what each score is held against.
-        set_title: empty where the page says elsewhere which set it is of.
+    """A pair with person and picture of both sides (the image's name where the person is unknown), and the thresholds
+    of the
+    starting and the fine-tuned model; `set_title` is empty where the page says elsewhere which set it is of.
     """
 
     pair: HardPair | ForgottenPair
@@ -122,7 +112,6 @@ def content(run: Run, evaluation: RecognitionEvaluation) -> Content:
 
 
 def _measured_set(run: Run, evaluation: RecognitionEvaluation, name: str) -> PairSet:
-    """A set with the figures of each model and its curves."""
     after, far = evaluation.finetuned[name], evaluation.gate_far
 
     def rows(before: VerificationFigures, gains: Gains) -> list[FigureRow]:
@@ -189,7 +178,6 @@ def _forgotten(run: Run, evaluation: RecognitionEvaluation, pair: ForgottenPair)
 
 
 def _card(run: Run, pair: HardPair | ForgottenPair, kind: str, thresholds: tuple[float, float]) -> PairCard:
-    """A pair with its pictures."""
     # Names in LFW have the person's folder before a slash; .bin sets know no people.
     sides = ((pair.left, pair.left_identity), (pair.right, pair.right_identity))
     files = [run.evaluation_folder / "pairs" / f"{image.replace('/', '__')}.png" for image, _ in sides]

@@ -25,7 +25,7 @@ FACE = 336  # pixels of the longer side of a face's picture
 
 @dataclass(frozen=True)
 class LfwBySize:
-    """LFW by size: what its models are called, the sizes with the sharp one last, and a chart of the accuracy."""
+    """LFW by size, with the names of its models, the sharp size last, and a chart of the accuracy."""
 
     names: Mapping[str, str]
     sizes: Sequence[LfwSize]
@@ -36,15 +36,9 @@ class LfwBySize:
 class ByResolution:
     """The section's content beside the figures of the evaluation.
 
-    Args:
-        meaning: what the figures mean, in a sentence; empty where nothing could be measured.
-        names: what the models are called.
-        kinds: titles of both kinds of pairs.
-        charts: title and chart of both kinds; empty with one size.
-        lfw: LFW by size; None where it was not measured.
-        faces: pictures of some faces by size.
-        fars: the false accept rates of the TAR.
-        columns: what the pictures of a face show, from left to right.
+    `meaning` is a sentence, empty where nothing could be measured; `charts` are of both kinds, none with one size;
+    `faces`
+    are pictures by size, and `columns` what they show from left to right; `fars` are those of the TAR.
     """
 
     meaning: str
@@ -89,7 +83,6 @@ def by_resolution(run: Run, evaluation: RecognitionEvaluation) -> ByResolution |
 
 
 def _model_names(origin: LowResolution, network: bool) -> dict[str, str]:
-    """What the models are called; `network` tells whether a super-resolution network enlarges."""
     baseline = "network" if network else "as taken" if origin.paired else BICUBIC
     return {
         **({BICUBIC: "baseline, bicubic"} if network else {}),
@@ -123,7 +116,6 @@ def _meaning(rows: Sequence[ResolutionRow]) -> str:
 
 
 def _chart(rows: Sequence[ResolutionRow], kind: str, names: Mapping[str, str]) -> LineChart:
-    """TAR by size, with the interval of each model."""
     lines: dict[str, dict[str, Interval]] = {model: {} for model in names}
     for row in rows:
         pairs = _pairs(row, kind)
@@ -164,6 +156,5 @@ def _lfw(evaluation: RecognitionEvaluation, names: Mapping[str, str]) -> LfwBySi
 
 
 def _faces(run: Run, rows: Sequence[ResolutionRow]) -> dict[str, list[str]]:
-    """Pictures of some faces by size."""
     paths = {row.size: sorted((run.evaluation_folder / "sizes" / row.size).glob("*.png")) for row in rows}
     return {size_name(size): [picture(path, FACE) for path in found] for size, found in paths.items() if found}

@@ -113,21 +113,9 @@ class RejectedImage:
 class Run:
     """One run: its tables and records.
 
-    Args:
-        pipeline, seed: for the page.
-        data: what gather found in the images.
-        rejected: the first images that each of ingest, align and filter left out.
-        findings: what audit found in the images.
-        aligned, filtered, split: the tables.
-        training: of the model.
-        scratch: of the small network beside it; None for none.
-        evaluation_folder: of evaluate, with its pictures.
-        evaluation: its figures.
-        roc: the curves by set and model; empty but for recognition.
-        thresholds: error rates by threshold, by set and model; empty where evaluate wrote no such table.
-        promotion: what promote decided.
-        passport: what promote says of the version; None where it wrote none.
-        steps: rows and seconds by step, in the order of the pipeline.
+    `rejected` are the first images that each of ingest, align and filter left out. `roc` is empty but for recognition,
+    and
+    `thresholds` where evaluate wrote none (both by set and model); `steps` are in the order of the pipeline.
     """
 
     pipeline: str
@@ -166,7 +154,6 @@ class Run:
 
     @property
     def model(self) -> ModelRecord:
-        """model.json of the fine-tuned model."""
         return self.training.model
 
     @cached_property
@@ -229,7 +216,6 @@ def read_run(outputs: RunOutputs, options: ReportOptions) -> Run:
 
 
 def _read_steps(outputs: RunOutputs) -> dict[str, StepTotals]:
-    """Rows and seconds of every step, in the order of the pipeline."""
     in_shards = ShardStepsRecord.read(outputs.gathered / "steps.json")
     given = [step for step in STEPS if step in outputs.metrics]
     return dict(in_shards) | {step: _read_totals(outputs.metrics[step]) for step in given}
@@ -255,7 +241,6 @@ def _read_training(folder: Path) -> Training:
 
 
 def _read_rejected(path: Path) -> list[RejectedImage]:
-    """The first images that each of ingest, align and filter left out."""
     require(path.is_file(), f"{path} is missing: was the step before it finished?")
     with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
         by_step = groupby(csv.DictReader(file), key=itemgetter("step"))

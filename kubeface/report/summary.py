@@ -57,7 +57,6 @@ def summarise(run: Run) -> SummaryRecord:
 
 
 def _with_task(run: Run, shared: SummaryRecord) -> SummaryRecord:
-    """The summary with the figures of the run's task."""
     match run.evaluation:
         case RecognitionEvaluation() as evaluation:
             return RecognitionSummary(
@@ -101,7 +100,6 @@ def _figures(run: Run, model: str) -> SetFigures:
 
 
 def _dataset(run: Run) -> DatasetSummary:
-    """The figures of the data."""
     rejected: Counter[str] = Counter()
     for counts in run.data.rejected.values():
         rejected.update(counts)
