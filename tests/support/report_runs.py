@@ -115,16 +115,12 @@ class MadeRun:
 class Made:
     """What a run of `make_run` is about.
 
-    Args:
-        identities: how many; the first has a hostile name.
-        reject: ingest and align reject two images, and the filter the last image of each held-out identity.
-        degradation: of the target set.
-        lfw: LFW was measured.
-        full: the evaluation has every part it can have, and promote left a passport.
-        task: recognition, attributes, or classes, of which the identities are the classes, the last one unknown, with
-            a network from scratch where the run is full.
-        labels: of attributes, how many; the first has a hostile name.
-        promotion: what promote decided.
+    The first identity has a hostile name, as has the first label of attributes; of classes the identities are the
+    classes,
+    the last one unknown. With `reject`, ingest and align reject two images, and the filter the last image of each held-
+    out
+    identity. A `full` run has every part that an evaluation can have, a passport, and of classes a network from
+    scratch.
     """
 
     identities: int = 9
@@ -148,8 +144,6 @@ def write_tables(folder: Path, names: list[str], reject: bool, classes: bool = F
     """The four tables; every third identity is held out, of classes an image of each and the last class whole.
 
     Returns image_id and identity of the held-out images.
-
-    With `reject`, ingest and align reject two images, and the filter rejects the last image of each held-out identity.
     """
     with (
         TableWriter(folder / "aligned", "aligned", "align", {}) as aligned,
@@ -218,15 +212,7 @@ def write_model(folder: Path, split: str, task: str = "recognition", backbone: s
 
 
 def write_evaluation(folder: Path, names: list[str], heldout: list[tuple[str, str]], split: str, made: Made) -> None:
-    """The folder of evaluate, with its pictures.
-
-    Args:
-        folder: to write to.
-        names: of the identities.
-        heldout: image_id and identity of the held-out images.
-        split: SHA-256 of the split table.
-        made: what the run is about.
-    """
+    """The folder of evaluate, with its pictures; `heldout` are image_id and identity of the held-out images."""
     if made.task == "recognition":
         evaluation = recognition(heldout, split, made.degradation, made.lfw)
         evaluation = complete(evaluation) if made.full else evaluation
@@ -269,12 +255,7 @@ def write_sweep(path: Path, sets: list[str]) -> None:
 
 
 def make_run(folder: Path, **about: Any) -> MadeRun:
-    """A run's outputs below `folder`.
-
-    Args:
-        folder: to write to.
-        about: fields of `Made`.
-    """
+    """A run's outputs below `folder`; `about` are fields of `Made`."""
     made = Made(**about)
     names = [HOSTILE, *(f"person {number}" for number in range(1, made.identities))]
     if made.full:
@@ -304,11 +285,8 @@ def make_run(folder: Path, **about: Any) -> MadeRun:
 
 
 def add_resolutions(run: MadeRun, paired: bool = False, network: bool = True) -> None:
-    """Adds what was measured at low resolution, its set, pictures and LFW by size too.
-
-    Args:
-        run: of `make_run`.
-        paired, network: as in `resolutions`.
+    """Adds what was measured at low resolution, its set, pictures and LFW by size too; arguments are as in
+    `resolutions`.
     """
     folder = run.outputs.evaluation
     evaluation = run.evaluation() | resolutions(paired, network)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubeface.faces.degradation import Degradation
+from kubeface.faces.degradation import _KINDS, Degradation
 from kubeface.faces.geometry import ARCFACE_112
 from kubeface.faces.images import RGB, decode_rgb
 from kubeface.runtime.errors import KubefaceError
@@ -36,19 +36,10 @@ def test_parsing_and_printing_agree() -> None:
     assert Degradation.parse("rotated:-7.5") == Degradation("rotated", -7.5)
 
 
-@given(
-    st.one_of(
-        st.tuples(st.just("noise"), st.floats(0, 255)),
-        st.tuples(st.just("lowres"), st.floats(2, 1000)),
-        st.tuples(st.just("blur"), st.floats(0.1, 100)),
-        st.tuples(st.just("jpeg"), st.floats(1, 100)),
-        st.tuples(st.just("dark"), st.floats(0.01, 1)),
-        st.tuples(st.sampled_from(["grey", "masked"]), st.just(0.0)),
-        st.tuples(st.just("rotated"), st.floats(-180, 180)),
-    )
-)
-def test_every_degradation_survives_its_text(degradation: tuple[str, float]) -> None:
-    made = Degradation(*degradation)
+@given(st.sampled_from([text.partition(":")[0] for text in EVERY]), st.floats(0, 1))
+def test_every_degradation_survives_its_text(kind: str, share: float) -> None:
+    least, greatest = _KINDS[kind].limits or (0.0, 0.0)
+    made = Degradation(kind, min(greatest, least + share * (greatest - least)))
     assert Degradation.parse(str(made)) == made
 
 

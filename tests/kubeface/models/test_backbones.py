@@ -173,7 +173,7 @@ def test_small_cnn_halves_its_maps_four_times() -> None:
         torch.testing.assert_close(network(images), network.blocks(images).flatten(2).mean(2))  # type: ignore[operator]
 
 
-@pytest.mark.parametrize("name", ["iresnet18", "mobilefacenet", "edgeface_xs_gamma_06", "small_cnn"])
+@pytest.mark.parametrize("name", ["sface", "iresnet18", "mobilefacenet", "edgeface_xs_gamma_06", "small_cnn"])
 def test_every_parameter_can_be_trained(name: str) -> None:
     network = backbone_named(name).build().train()
     network(images_for(name, 2)).square().sum().backward()

@@ -7,7 +7,6 @@ from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +16,7 @@ from torch import nn
 from kubeface.faces.images import RGB
 from kubeface.metrics.pairs import all_pairs
 from kubeface.metrics.verification import verification
-from kubeface.models.backbones import BACKBONES, backbone_named
+from kubeface.models.backbones import BACKBONES
 from kubeface.models.model import (
     RANDOM,
     FaceModel,
@@ -43,23 +42,9 @@ def test_origin_and_license_are_told(sface: FaceModel) -> None:
     assert sface.license == "Apache-2.0"
 
 
-def test_onnx_file_is_read_by_path(sface: FaceModel, crops: RGB, tmp_path: Path) -> None:
-    weights: Any = backbone_named("sface").sources[0]
-    path = tmp_path / "sface.onnx"
-    path.write_bytes(weights.read())
-    model = load_pretrained("sface", str(path))
-    np.testing.assert_array_equal(model.embed(crops), sface.embed(crops))
-    assert model.start == str(path)
-
-
 def test_unknown_backbone() -> None:
     with pytest.raises(KubefaceError, match="backbone 'arcface' is unknown: use one of sface, iresnet18, "):
         load_pretrained("arcface")
-
-
-def test_https_needs_a_checksum() -> None:
-    with pytest.raises(KubefaceError, match=r"https://example\.org/w\.pt has no checksum: write it as .*#sha256="):
-        load_pretrained("sface", "https://example.org/w.pt")
 
 
 class _Silent(SimpleHTTPRequestHandler):
@@ -128,9 +113,10 @@ def test_published_weights_come_over_http(
 GONE = f"http://127.0.0.1:1/w.pt#sha256={'0' * 64}"
 
 
-def test_weights_that_are_there_are_taken(sface: FaceModel) -> None:
-    model, said = load_start("sface", fallback="small_cnn")
-    assert (model.backbone, digest(model.network), said) == ("sface", digest(sface.network), "")
+@pytest.mark.parametrize(("pretrained", "fallback"), [("", "small_cnn"), (GONE, "sface")])
+def test_published_weights_are_taken_or_fallen_back_to(pretrained: str, fallback: str, sface: FaceModel) -> None:
+    model, said = load_start("sface", pretrained, fallback)
+    assert (model.backbone, digest(model.network), bool(said)) == ("sface", digest(sface.network), bool(pretrained))
 
 
 def test_the_fallback_says_what_it_is_and_why() -> None:
@@ -138,11 +124,6 @@ def test_the_fallback_says_what_it_is_and_why() -> None:
     assert (model.backbone, model.embedding_size, model.template) == ("sface", 128, "portrait_224")
     assert said.startswith("starts from the published weights of sface instead, as fallback says: http://127.0.0.1:1/w")
     assert "\n" not in said
-
-
-def test_the_fallback_may_be_the_published_weights_of_the_same_backbone(sface: FaceModel) -> None:
-    model, said = load_start("sface", GONE, "sface")
-    assert digest(model.network) == digest(sface.network) and said
 
 
 @pytest.mark.parametrize("name", ["small_cnn", "resnet50_keras"])
@@ -220,20 +201,3 @@ def test_from_scratch_nothing_is_needed_where_nothing_is_published() -> None:
     assert load_start("sface", scratch=True)[0].start != RANDOM  # what it is compared with
     with pytest.raises(KubefaceError, match=r"with strategy scratch$"):
         load_start("small_cnn")
-
-
-@pytest.mark.parametrize(("name", "dropped"), [("resnet50", "fc"), ("vgg16", "classifier.6")])
-def test_torchvisions_files_come_over_http(
-    name: str, dropped: str, served: tuple[Path, str], monkeypatch: pytest.MonkeyPatch, crops: RGB
-) -> None:
-    """As torchvision publishes them, with the classifier; whole in one file."""
-    folder, address = served
-    monkeypatch.setenv("KUBEFACE_CACHE", str(folder / "cache"))
-    torch.manual_seed(0)
-    state = backbone_named(name).build().state_dict()
-    torch.save(state | {f"{dropped}.weight": torch.ones(2, 3), f"{dropped}.bias": torch.ones(2)}, folder / "w.pth")
-    source = f"{address}/w.pth#sha256={sha256_file(folder / 'w.pth')}"
-    monkeypatch.setitem(BACKBONES, name, replace(BACKBONES[name], sources=(source,)))
-    model, said = load_start(name, fallback="scratch", template="whole_224")
-    assert (model.start, said, model.template) == (source, "", "whole_224")
-    assert all(torch.equal(value, state[key]) for key, value in model.network.state_dict().items())

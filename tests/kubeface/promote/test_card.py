@@ -44,13 +44,8 @@ FULL: dict[str, Any] = {
 
 
 def card(tmp_path: Path, erasure: Erasure | None = None, config: dict[str, Any] | None = None, **more: Any) -> str:
-    """The card of a made model.
-
-    Args:
-        tmp_path: for its files.
-        erasure: what was forgotten.
-        config: entries of model.json.
-        more: the task, and entries of evaluation.json.
+    """The card of a made model with entries of model.json (`config`) and, in `more`, the task and entries of
+    evaluation.json.
     """
     model, evaluation = make(tmp_path, better=True, **more)
     record = ModelRecord.parse(json.loads((model / "model.json").read_text()) | (config or {}), "made")

@@ -3,18 +3,10 @@
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from kubeface.records.recognition_figures import Compatibility
 from kubeface.report import formatting
 from tests.support.evaluations import COMPATIBILITY
-
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(max_size=3),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
-    max_leaves=12,
-)
 
 
 def test_points_have_a_sign_and_no_minus_zero() -> None:
@@ -50,11 +42,6 @@ def test_flattened_names_each_value_by_its_path() -> None:
     assert formatting.flattened(nested) == {
         "files.model.onnx.sha256": "ab", "files.model.onnx.bytes": 1, "marks.0": "x", "marks.1": "y", "none": None,
     }  # fmt: skip
-
-
-@given(st.dictionaries(st.text(min_size=1, max_size=3), json_values, min_size=1))
-def test_flattened_leaves_nothing_nested(value: dict[str, Any]) -> None:
-    assert not any(isinstance(entry, dict | list) for entry in formatting.flattened(value).values())
 
 
 MATCHED = Compatibility.model_validate(COMPATIBILITY | {"match_change_high": 0.01})

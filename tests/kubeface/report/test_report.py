@@ -371,14 +371,6 @@ def test_a_missing_file_is_named_and_nothing_is_left(tmp_path: Path, missing: st
     assert not run.html.parent.exists()
 
 
-def test_a_report_that_cannot_be_written_leaves_no_half_file(tmp_path: Path) -> None:
-    run = make_run(tmp_path)
-    (tmp_path / "out" / "summary.json").mkdir(parents=True)  # a folder cannot be replaced by a file
-    with pytest.raises(OSError):
-        run.report()
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["report.html", "summary.json"]
-
-
 def test_metrics_without_a_figure_are_refused(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     write_json(tmp_path / "audit.json", {"rows_in": 1})
@@ -429,8 +421,6 @@ def test_sampled_faces_are_spread_and_of_different_people(tmp_path: Path) -> Non
     assert sample_faces(table) == chosen
 
 
-def test_sampled_faces_show_everybody_where_few_are_there(tmp_path: Path) -> None:
-    table = aligned_table(tmp_path / "few", [*"abcabcab", "d", *"abc" * 10])
-    assert sorted(sample_faces(table).values()) == ["a", "b", "c", "d"]
-    for name, people in (("end", [*"ab" * 20, "c"]), ("early", [*"ab", *"c" * 40])):
-        assert sorted(sample_faces(aligned_table(tmp_path / name, people)).values()) == ["a", "b", "c"]
+@pytest.mark.parametrize("people", ["abcabcabd" + "abc" * 10, "ab" * 20 + "c", "ab" + "c" * 40])
+def test_sampled_faces_show_everybody_where_few_are_there(tmp_path: Path, people: str) -> None:
+    assert sorted(sample_faces(aligned_table(tmp_path / "few", [*people])).values()) == sorted(set(people))
