@@ -20,6 +20,13 @@ def smooth_image(seed: int, height: int = 24, width: int = 20) -> RGB:
     return np.asarray(cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC), np.uint8)
 
 
+def scaled(image: RGB, factor: float) -> RGB:
+    """An image so many times as large, by areas where it shrinks and cubic where it grows."""
+    size = (round(image.shape[1] * factor), round(image.shape[0] * factor))
+    how = cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(image, size, interpolation=how), np.uint8)
+
+
 def encoded(image: RGB | Image.Image, kind: str = "PNG", **options: Any) -> bytes:
     """The bytes of an image file.
 

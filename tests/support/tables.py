@@ -1,11 +1,11 @@
 """Reading tables in tests, and what a row needs that no test is about."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from kubeface.storage.folders import read_json
-from kubeface.tables.table import Table
+from kubeface.tables.table import Row, Table, TableWriter
 
 HASHES: Mapping[str, Any] = {"content": "0" * 16, "phash": "0" * 16}
 EMPTY_IMAGE: Mapping[str, Any] = {"image": b"", "width": 1, "height": 1, **HASHES}
@@ -20,6 +20,14 @@ JUDGED: Mapping[str, Any] = {
     "turn": 0.0,
     "agreement": 1.0,
 }
+
+
+def write_rows(out: Path, kind: str, rows: Iterable[Row], settings: Mapping[str, Any] | None = None) -> Path:
+    """Writes a table of these rows; returns its folder."""
+    with TableWriter(out, kind, "test 1", settings or {}) as writer:
+        for row in rows:
+            writer.add(row)
+    return out
 
 
 def open_table(folder: Path) -> Table:

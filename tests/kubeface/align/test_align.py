@@ -1,7 +1,6 @@
 """Align on real photographs."""
 
 import json
-import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -25,12 +24,10 @@ from kubeface.faces.geometry import ARCFACE_112, align_crop, face_part
 from kubeface.faces.images import RGB, decode_rgb, encode_png
 from kubeface.filter.step import filter_faces
 from kubeface.ingest.step import ingest
-from kubeface.runtime.errors import KubefaceError
-from kubeface.runtime.options import read_options
 from kubeface.tables.resolution_pairs import partners
-from kubeface.tables.table import Rejection, Table, TableWriter
-from tests.support.images import write_files
-from tests.support.tables import HASHES, contents, rows_of
+from kubeface.tables.table import Rejection, Table
+from tests.support.images import scaled, write_files
+from tests.support.tables import HASHES, contents, rows_of, write_rows
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +36,7 @@ def mixed(orl: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory) -> Pa
     root = tmp_path_factory.mktemp("mixed")
     crowd = np.full((500, 480, 3), 100, np.uint8)
     crowd[194:306, 194:286] = decode_rgb(orl["s3/1.pgm"])
-    crowd[5:173, 5:143] = cv2.resize(decode_rgb(orl["s1/1.pgm"]), (138, 168), interpolation=cv2.INTER_CUBIC)
+    crowd[5:173, 5:143] = scaled(decode_rgb(orl["s1/1.pgm"]), 1.5)
     files = {
         "s1/1.pgm": orl["s1/1.pgm"],
         "s1/blank.png": encode_png(np.full((112, 92), 128, np.uint8)),
@@ -148,27 +145,6 @@ def test_no_face_at_all_is_an_empty_table_and_a_warning(tmp_path: Path, capsys: 
     assert Table(tmp_path / "filter", "filter").rows == 0
 
 
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"detector": "yolo"}, "align.detector is 'yolo': input should be 'mtcnn', 'retinaface' or 'none'"),
-        ({"min_confidence": 1.5}, "align.min_confidence is 1.5: input should be less than or equal to 1"),
-        ({"template": "square"}, "align.template is 'square': input should be 'arcface_112', 'facenet_160', 'portrait"),
-        ({"detector": "none"}, "align: template arcface_112 does not go with detector none: whole_224 is for detector"),
-        ({"template": "whole_224"}, "align: template whole_224 does not go with detector mtcnn"),
-        ({"detecter": "none"}, "align.detecter is unknown, did you mean detector?"),
-    ],
-)
-def test_invalid_options_are_refused(values: dict[str, Any], message: str) -> None:
-    with pytest.raises(KubefaceError, match=f"^{re.escape(message)}"):
-        read_options(AlignOptions, values, "align.")
-
-
-def test_another_kind_of_table_is_refused(aligned_table: Path, tmp_path: Path) -> None:
-    with pytest.raises(KubefaceError, match="holds a 'aligned' table where 'faces' is needed"):
-        align(aligned_table, tmp_path / "out")
-
-
 def test_facenet_160_is_the_crop_of_facenet_pytorch(mixed: Path, aligned: Aligned, tmp_path: Path) -> None:
     table = Table(aligned(template="facenet_160"), "aligned")
     assert table.manifest.settings["template"] == "facenet_160"
@@ -214,10 +190,7 @@ def damaged(mixed: Path, tmp_path: Path) -> Path:
     rows[0]["image"] = rows[0]["image"][: len(rows[0]["image"]) // 2]
     rows[1]["image"] = b"not an image"
     rows[2]["image"] = b""
-    with TableWriter(tmp_path / "damaged", "faces", "test 1", {}) as writer:
-        for row in rows:
-            writer.add(row)
-    return tmp_path / "damaged"
+    return write_rows(tmp_path / "damaged", "faces", rows)
 
 
 def test_unreadable_images_are_rejected(damaged: Path, tmp_path: Path) -> None:
@@ -266,15 +239,6 @@ def test_it_works_without_torch(mixed: Path, tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, "4\n4\n"), done.stderr[-500:]
 
 
-SHRUNK = 8
-
-
-def shrunk(image: RGB) -> RGB:
-    """An eighth of the photograph's size, 12×14 pixels of ORL's 92×112."""
-    size = (round(image.shape[1] / SHRUNK), round(image.shape[0] / SHRUNK))
-    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
-
-
 def pairs_source(root: Path, orl: dict[str, bytes], enlarge: int = 1) -> Path:
     """A face table of three people with two pairs each, low images first; where they are enlarged, last.
 
@@ -286,24 +250,21 @@ def pairs_source(root: Path, orl: dict[str, bytes], enlarge: int = 1) -> Path:
         for number in (1, 2):
             sharp = orl[f"{person}/{number}.pgm"]
             files[f"hr_images/{person}/{number}.pgm"] = sharp
-            files[f"vlr_images/{person}/{number}.png"] = encode_png(shrunk(decode_rgb(sharp)))
+            files[f"vlr_images/{person}/{number}.png"] = encode_png(scaled(decode_rgb(sharp), 1 / 8))
     files["vlr_images/s4/1.pgm"] = orl["s4/1.pgm"]
     files["hr_images/s4/2.pgm"] = orl["s4/2.pgm"]
     files["hr_images/s5/1.png"] = encode_png(np.full((112, 92), 128, np.uint8))
-    files["vlr_images/s5/1.png"] = encode_png(shrunk(decode_rgb(orl["s5/1.pgm"])))
+    files["vlr_images/s5/1.png"] = encode_png(scaled(decode_rgb(orl["s5/1.pgm"]), 1 / 8))
     files["hr_images/s6/1.pgm"] = orl["s6/1.pgm"]
     files["vlr_images/s6/1.png"] = encode_png(decode_rgb(orl["s6/1.pgm"])[:92])
     ingest(write_files(root / "in", files), root / "ingested")
-    with TableWriter(root / "faces", "faces", "test 1", {}) as table:
-        for row in sorted(rows_of(root / "ingested"), key=lambda row: ("low" in row["groups"]) == (enlarge > 1)):
-            if "low" in row["groups"] and enlarge > 1:
-                image = decode_rgb(row["image"])
-                size = (image.shape[1] * enlarge, image.shape[0] * enlarge)
-                large = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_CUBIC), np.uint8)
-                row |= {"image": encode_png(large), "width": size[0], "height": size[1]}
-                row["groups"] = json.dumps(json.loads(row["groups"]) | {"enlarged": str(enlarge)})
-            table.add(row)
-    return root / "faces"
+    rows = sorted(rows_of(root / "ingested"), key=lambda row: ("low" in row["groups"]) == (enlarge > 1))
+    for row in rows if enlarge > 1 else ():
+        if "low" in row["groups"]:
+            large = scaled(decode_rgb(row["image"]), enlarge)
+            row |= {"image": encode_png(large), "width": large.shape[1], "height": large.shape[0]}
+            row["groups"] = json.dumps(json.loads(row["groups"]) | {"enlarged": str(enlarge)})
+    return write_rows(root / "faces", "faces", rows)
 
 
 @pytest.fixture(scope="module", params=[1, 4])
@@ -348,10 +309,7 @@ def test_rows_of_pairs_stay_in_order_and_sharp_ones_as_they_were(
     kept = {row["image_id"] for row in rows}
     photographs = rows_of(pairs)
     assert [row["image_id"] for row in rows] == [row["image_id"] for row in photographs if row["image_id"] in kept]
-    with TableWriter(tmp_path / "sharp", "faces", "test 1", {}) as table:
-        for row in photographs:
-            if "high" in row["groups"]:
-                table.add(row)
+    write_rows(tmp_path / "sharp", "faces", [row for row in photographs if "high" in row["groups"]])
     align(tmp_path / "sharp", tmp_path / "alone")
     assert rows_of(tmp_path / "alone") == [row for row in rows if "high" in row["groups"]]
 
@@ -401,9 +359,8 @@ def test_the_low_image_of_an_unreadable_sharp_one_gets_a_detection_of_its_own(
     sharp = {"image_id": "a", "identity": "s1", "source": "hr_images/s1/1.pgm", "groups": '{"resolution": "high"}'}
     low = {"image_id": "b", "identity": "s1", "source": "vlr_images/s1/1.pgm", "groups": '{"resolution": "low"}'}
     ends = {"given_split": None, "width": 92, "height": 112, **HASHES}
-    with TableWriter(tmp_path / "faces", "faces", "test 1", {}) as table:
-        table.add(sharp | ends | {"image": orl["s1/1.pgm"][:1000]})
-        table.add(low | ends | {"image": orl["s1/1.pgm"]})
+    rows = [sharp | ends | {"image": orl["s1/1.pgm"][:1000]}, low | ends | {"image": orl["s1/1.pgm"]}]
+    write_rows(tmp_path / "faces", "faces", rows)
     align(tmp_path / "faces", tmp_path / "out")
     (row,) = rows_of(tmp_path / "out")
     assert row["source"] == low["source"]

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -13,28 +12,20 @@ from kubeface.audit.images import read_audited_images
 from kubeface.faces.images import decode_rgb, encode_png
 from kubeface.tables.table import Table
 from tests.support.audit_tables import Photo, audited, changed, crop_of, dropped, read_findings, write_tables
+from tests.support.images import scaled, write_files
 
 People = dict[str, list[bytes]]
 NAMES = ("s1", "s5", "s9")
 
 
-def reduced(pixels: np.ndarray[Any, Any], times: int = 8) -> bytes:
-    """An image at an eighth of its size, as PNG."""
-    height, width = pixels.shape[:2]
-    small = cv2.resize(pixels, (width // times, height // times), interpolation=cv2.INTER_AREA)
-    return encode_png(np.asarray(small, np.uint8))
-
-
 def low_crop(data: bytes) -> bytes:
     """The crop of a photograph as 14 pixels show it, enlarged again."""
-    small = decode_rgb(reduced(decode_rgb(crop_of(data))))
-    return encode_png(np.asarray(cv2.resize(small, (112, 112), interpolation=cv2.INTER_CUBIC), np.uint8))
+    return encode_png(scaled(scaled(decode_rgb(crop_of(data)), 1 / 8), 8))
 
 
 def low(identity: str, stem: str, data: bytes, **options: Any) -> Photo:
-    return Photo(
-        identity, f"{stem}.jpg", reduced(decode_rgb(data)), {"resolution": "low"}, crop=low_crop(data), **options
-    )
+    small = encode_png(scaled(decode_rgb(data), options.pop("size", 1 / 8)))
+    return Photo(identity, f"{stem}.jpg", small, {"resolution": "low"}, crop=low_crop(data), **options)
 
 
 def high(identity: str, stem: str, data: bytes, **options: Any) -> Photo:
@@ -121,9 +112,7 @@ def test_of_two_pairs_of_one_photograph_one_is_kept(people: People, tmp_path: Pa
     data = {"first": photograph, "again": photograph} | {larger: big}
     copies = []
     for stem, sharp in data.items():
-        shrunk = reduced(decode_rgb(photograph), 8 if stem == larger else 4)
-        crop = low_crop(photograph)
-        copies += [Photo("s1", f"{stem}.jpg", shrunk, {"resolution": "low"}, crop=crop), high("s1", stem, sharp)]
+        copies += [low("s1", stem, photograph, size=1 / 8 if stem == larger else 1 / 4), high("s1", stem, sharp)]
     result, rows = audited(tmp_path, [*copies, *pairs(people, "s5", "s9")], duplicates="drop")
     other = "again" if larger == "first" else "first"
     assert dropped(rows) == dict.fromkeys((f"s1/{other}.jpg", f"s1/{other}.png"), "duplicate")
@@ -149,10 +138,8 @@ def test_both_pairs_of_a_photograph_under_two_names_are_dropped(people: People, 
 
 
 def test_a_leak_is_found_by_the_sharp_image_alone(people: People, tmp_path: Path) -> None:
-    for name, person, numbers in (("Somebody", "s5", (6, 7, 8)), ("Other", "s9", (6, 7, 8))):
-        (tmp_path / "set" / name).mkdir(parents=True)
-        for number in numbers:
-            (tmp_path / "set" / name / f"{number}.pgm").write_bytes(people[person][number])
+    for name, person in (("Somebody", "s5"), ("Other", "s9")):
+        write_files(tmp_path / "set" / name, {f"{number}.pgm": people[person][number] for number in (6, 7, 8)})
     photos = pairs(people, "s1", "s5", "s30")
     photos += [low("blurred", str(number), people["s9"][number]) for number in (6, 7, 8)]
     result, rows = audited(tmp_path, photos, evaluation_sets=str(tmp_path / "set"))

@@ -1,7 +1,5 @@
 """Filter on real photographs."""
 
-import re
-import shutil
 import tarfile
 from dataclasses import fields
 from pathlib import Path
@@ -21,18 +19,10 @@ from kubeface.filter.options import FilterOptions
 from kubeface.filter.step import FilterResult, filter_faces, rejection_reason
 from kubeface.ingest.step import ingest
 from kubeface.runtime.errors import KubefaceError
-from kubeface.runtime.options import read_options
 from kubeface.tables.resolution_pairs import partners
-from kubeface.tables.table import Table, TableWriter
-from tests.support.images import write_files
-from tests.support.tables import contents, reasons, rows_of
-
-
-def rewrite(table: Path, kind: str, out: Path, rows: list[dict[str, Any]]) -> Path:
-    with TableWriter(out, kind, "test 1", {}) as writer:
-        for row in rows:
-            writer.add(row)
-    return out
+from kubeface.tables.table import Table
+from tests.support.images import scaled, write_files
+from tests.support.tables import contents, reasons, rows_of, write_rows
 
 
 @pytest.fixture(scope="module")
@@ -40,17 +30,14 @@ def doctored(faces_table: Path, aligned_table: Path, tmp_path_factory: pytest.Te
     """Face and aligned table of two real faces, one of them enlarged tenfold, and of a blank photograph."""
     root = tmp_path_factory.mktemp("doctored")
     faces, aligned = rows_of(faces_table)[:2], rows_of(aligned_table)[:2]
-    large = cv2.resize(decode_rgb(faces[1]["image"]), (920, 1120), interpolation=cv2.INTER_CUBIC)
-    faces[1] |= {"image": encode_png(np.asarray(large, np.uint8)), "width": 920, "height": 1120}
+    large = scaled(decode_rgb(faces[1]["image"]), 10)
+    faces[1] |= {"image": encode_png(large), "width": 920, "height": 1120}
     for name in ("landmarks", "det_box"):
         aligned[1][name] = [10 * value for value in aligned[1][name]]
     blank = encode_png(np.full((112, 92), 128, np.uint8))
     faces.append(faces[0] | {"image_id": "blank", "source": "s1/blank.png", "image": blank})
     aligned.append(aligned[0] | {"image_id": "blank", "source": "s1/blank.png"})
-    return (
-        rewrite(faces_table, "faces", root / "faces", faces),
-        rewrite(aligned_table, "aligned", root / "aligned", aligned),
-    )
+    return write_rows(root / "faces", "faces", faces), write_rows(root / "aligned", "aligned", aligned)
 
 
 def test_real_faces_are_kept(filter_table: Path, aligned_table: Path) -> None:
@@ -121,37 +108,24 @@ def test_limits_decide_which_images_are_kept(doctored: tuple[Path, Path], tmp_pa
 
 def test_images_that_align_left_out_are_not_judged(faces_table: Path, aligned_table: Path, tmp_path: Path) -> None:
     some = rows_of(aligned_table)[::3]
-    aligned = rewrite(aligned_table, "aligned", tmp_path / "aligned", some)
+    aligned = write_rows(tmp_path / "aligned", "aligned", some)
     assert filter_faces(faces_table, aligned, tmp_path / "out").rows_in == 10
     assert [row["image_id"] for row in rows_of(tmp_path / "out")] == [row["image_id"] for row in some]
 
 
 def test_tables_that_do_not_belong_together_are_refused(
-    doctored: tuple[Path, Path], faces_table: Path, tmp_path: Path
+    doctored: tuple[Path, Path], pairs: tuple[Path, Path], faces_table: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(KubefaceError, match=r"faces lacks 1 images of .*aligned: give the face table that was"):
         filter_faces(faces_table, doctored[1], tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
+    rows = [row for row in rows_of(pairs[0]) if row["source"] != "hr_images/s1/1.png"]
+    with pytest.raises(KubefaceError, match="give the face table that was aligned"):
+        filter_faces(write_rows(tmp_path / "lacking", "faces", rows), pairs[1], tmp_path / "out")
 
 
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"min_score": 1.1}, "filter.min_score is 1.1: input should be less than or equal to 1"),
-        ({"min_sharpness": -1.0}, "filter.min_sharpness is -1.0: input should be greater than or equal to 0"),
-    ],
-)
-def test_invalid_options_are_refused(values: dict[str, float], message: str) -> None:
-    with pytest.raises(KubefaceError, match=f"^{re.escape(message)}"):
-        read_options(FilterOptions, values, "filter.")
-
-
-def test_a_corrupt_table_is_named(doctored: tuple[Path, Path], tmp_path: Path) -> None:
-    shutil.copytree(doctored[1], tmp_path / "aligned")
-    with open(tmp_path / "aligned" / "shard-00000.parquet", "ab") as file:
-        file.write(b"?")
-    with pytest.raises(KubefaceError, match=r"aligned/shard-00000\.parquet is corrupt"):
-        filter_faces(doctored[0], tmp_path / "aligned", tmp_path / "out")
+def blurred(image: RGB, deviation: float) -> RGB:
+    return np.asarray(cv2.GaussianBlur(image, (0, 0), deviation), np.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +134,7 @@ def damaged(orl: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory) -> 
     one who turns away, and one whose photograph has become unreadable."""
     root = tmp_path_factory.mktemp("damaged")
     images = {number: decode_rgb(orl[f"s{number}/1.pgm"]) for number in range(1, 8)}
-    images[2] = np.asarray(cv2.GaussianBlur(images[2], (0, 0), 3), np.uint8)
+    images[2] = blurred(images[2], 3)
     images[3] = np.hstack([images[3], images[7]])
     files = {f"s{number}/1.png": encode_png(images[number]) for number in range(1, 7)}
     ingest(write_files(root / "in", files), root / "faces")
@@ -171,9 +145,8 @@ def damaged(orl: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory) -> 
     left, nose = np.array(crops["s5"]["landmarks"]).reshape(5, 2)[[0, 2]]
     crops["s5"]["landmarks"][4:6] = [float(left[0]), float(nose[1])]  # the nose below an eye, as in a profile
     faces["s6"]["image"] = faces["s6"]["image"][:2000] + b"?" * 500
-    rewrite(root, "faces", root / "photographs", list(faces.values()))
-    rewrite(root, "aligned", root / "aligned", list(crops.values()))
-    return root / "photographs", root / "aligned"
+    photographs = write_rows(root / "photographs", "faces", faces.values())
+    return photographs, write_rows(root / "aligned", "aligned", crops.values())
 
 
 def test_each_defect_has_its_reason(damaged: tuple[Path, Path], tmp_path: Path) -> None:
@@ -194,13 +167,15 @@ def test_each_limit_can_be_lifted(damaged: tuple[Path, Path], tmp_path: Path) ->
     assert Table(tmp_path / "out", "filter").manifest.rejected == {"unreadable": 1}
 
 
+@pytest.mark.parametrize("tables", ["damaged", "pairs"])
 def test_two_runs_give_the_same_bytes_whatever_the_workers(
-    damaged: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tables: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    faces, aligned = request.getfixturevalue(tables)
     for workers, pixels in ((1, step.BATCH_PIXELS), (3, 1)):  # one pixel: each photograph is a batch of its own
         monkeypatch.setattr(step, "BATCH_PIXELS", pixels)
         monkeypatch.setattr(step, "cpu_limit", lambda workers=workers: workers)
-        filter_faces(*damaged, tmp_path / str(workers))
+        filter_faces(faces, aligned, tmp_path / str(workers))
     assert contents(tmp_path / "1") == contents(tmp_path / "3")
 
 
@@ -258,9 +233,7 @@ def test_whole_photographs_are_kept_unless_they_cannot_be_decoded(doctored: tupl
     crops = rows_of(tmp_path / "whole")
     crops[1]["image"] = b"not an image"
     settings = Table(tmp_path / "whole", "aligned").manifest.settings
-    with TableWriter(tmp_path / "damaged", "aligned", "test 1", settings) as writer:
-        for row in crops:
-            writer.add(row)
+    write_rows(tmp_path / "damaged", "aligned", crops, settings)
     filter_faces(faces, tmp_path / "damaged", tmp_path / "again")
     assert [row["reason"] for row in rows_of(tmp_path / "again")] == [None, "unreadable", None]
 
@@ -279,28 +252,16 @@ def pairs_tables(
     The low images are an eighth as large, or `enlarge` times that; of s5 there is a good low image alone, of s6 a
     blurred one, 46×56 pixels. Low images come before sharp ones.
     """
-    files: dict[str, bytes] = {}
-
-    def small(image: RGB, side: float) -> RGB:
-        size = (round(image.shape[1] * side), round(image.shape[0] * side))
-        return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
-
+    files = {"vlr_images/s5/1.pgm": orl["s5/1.pgm"]}
     for person in ("s1", "s2", "s3"):
         image = decode_rgb(orl[f"{person}/1.pgm"])
-        low = small(image, 1 / 8)
-        size = (low.shape[1] * enlarge, low.shape[0] * enlarge)
-        files[f"vlr_images/{person}/1.png"] = encode_png(
-            np.asarray(cv2.resize(low, size, interpolation=cv2.INTER_CUBIC), np.uint8)
-        )
-        sharp = np.asarray(cv2.GaussianBlur(image, (0, 0), 3), np.uint8) if person == "s3" else image
-        files[f"hr_images/{person}/1.png"] = encode_png(sharp)
-    files["vlr_images/s5/1.pgm"] = orl["s5/1.pgm"]
-    files["vlr_images/s6/1.png"] = encode_png(
-        np.asarray(cv2.GaussianBlur(small(decode_rgb(orl["s6/1.pgm"]), 1 / 2), (0, 0), 2), np.uint8)
-    )
+        low = scaled(image, 1 / 8)
+        files[f"vlr_images/{person}/1.png"] = encode_png(low if enlarge == 1 else scaled(low, enlarge))
+        files[f"hr_images/{person}/1.png"] = encode_png(blurred(image, 3) if person == "s3" else image)
+    files["vlr_images/s6/1.png"] = encode_png(blurred(scaled(decode_rgb(orl["s6/1.pgm"]), 1 / 2), 2))
     ingest(write_files(root / "in", files), root / "ingested")
     ordered = sorted(rows_of(root / "ingested"), key=lambda row: "high" in row["groups"])
-    faces = rewrite(root, "faces", root / "faces", ordered)
+    faces = write_rows(root / "faces", "faces", ordered)
     align(faces, root / "aligned", AlignOptions(template=template))
     assert Table(root / "aligned", "aligned").rows == 8
     return faces, root / "aligned"
@@ -308,10 +269,8 @@ def pairs_tables(
 
 @pytest.fixture(scope="module")
 def pairs(orl: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """The tables of `pairs_tables`, on ArcFace's template and not enlarged; the filter's verdicts lie beside them."""
-    faces, aligned = pairs_tables(tmp_path_factory.mktemp("pairs"), orl)
-    filter_faces(faces, aligned, faces.with_name("filtered"))
-    return faces, aligned
+    """The tables of `pairs_tables`, on ArcFace's template and not enlarged."""
+    return pairs_tables(tmp_path_factory.mktemp("pairs"), orl)
 
 
 @pytest.mark.parametrize(("template", "enlarge"), [("facenet_160", 1), ("arcface_112", 4)])
@@ -374,10 +333,8 @@ def test_sharp_images_of_pairs_are_judged_once_and_as_if_alone(
     groups = {row["image_id"]: row["groups"] for row in rows_of(faces)}
     high = {image_id for image_id, group in groups.items() if "high" in group}
     for table, kind in ((faces, "faces"), (aligned, "aligned")):
-        with TableWriter(tmp_path / f"high_{kind}", kind, "test 1", Table(table, kind).manifest.settings) as writer:
-            for row in rows_of(table):
-                if row["image_id"] in high:
-                    writer.add(row)
+        rows = [row for row in rows_of(table) if row["image_id"] in high]
+        write_rows(tmp_path / f"high_{kind}", kind, rows, Table(table, kind).manifest.settings)
     filter_faces(tmp_path / "high_faces", tmp_path / "high_aligned", tmp_path / "alone")
     assert rows_of(tmp_path / "alone") == [row for row in rows_of(tmp_path / "out") if row["image_id"] in high]
 
@@ -388,26 +345,10 @@ def test_a_low_image_that_cannot_be_decoded_is_unreadable(pairs: tuple[Path, Pat
     for row in rows:
         if row["source"] in ("vlr_images/s1/1.png", "hr_images/s2/1.png"):
             row["image"] = row["image"][:40]
-    filter_faces(rewrite(faces, "faces", tmp_path / "cut", rows), aligned, tmp_path / "out")
+    filter_faces(write_rows(tmp_path / "cut", "faces", rows), aligned, tmp_path / "out")
     rejected = reasons(tmp_path / "out")
     assert {source for source, reason in rejected.items() if reason == "unreadable"} == {
         "vlr_images/s1/1.png",
         "hr_images/s2/1.png",
         "vlr_images/s2/1.png",
     }
-
-
-def test_sharp_images_that_the_face_table_lacks_are_refused(pairs: tuple[Path, Path], tmp_path: Path) -> None:
-    faces, aligned = pairs
-    rows = [row for row in rows_of(faces) if row["source"] != "hr_images/s1/1.png"]
-    with pytest.raises(KubefaceError, match="give the face table that was aligned"):
-        filter_faces(rewrite(faces, "faces", tmp_path / "lacking", rows), aligned, tmp_path / "out")
-
-
-def test_pairs_give_the_same_bytes_whatever_the_workers(
-    pairs: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(step, "BATCH_PIXELS", 1)
-    monkeypatch.setattr(step, "cpu_limit", lambda: 3)
-    filter_faces(*pairs, tmp_path / "out")
-    assert contents(tmp_path / "out") == contents(pairs[0].with_name("filtered"))

@@ -7,7 +7,6 @@ import shutil
 from contextlib import redirect_stderr
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 
@@ -24,8 +23,8 @@ from kubeface.runtime.keyed_rng import rank
 from kubeface.tables.manifest import Settings
 from kubeface.tables.resolution_pairs import partners
 from kubeface.tables.table import Table, TableWriter
-from tests.support.images import write_files
-from tests.support.tables import DETECTED, JUDGED, contents, rows_of
+from tests.support.images import scaled, write_files
+from tests.support.tables import DETECTED, JUDGED, contents, rows_of, write_rows
 
 PEOPLE, IMAGES = 9, 40
 BLACK = {f"{person}/7.png": encode_png(np.zeros((8, 8, 3), np.uint8)) for person in ("ann", "bob")}
@@ -34,40 +33,33 @@ BLACK = {f"{person}/7.png": encode_png(np.zeros((8, 8, 3), np.uint8)) for person
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Nine people × 40 pictures of one colour each, more than a row group, and two files that are no images."""
-    root = tmp_path_factory.mktemp("source")
-    for person in range(PEOPLE):
-        (root / f"p{person}").mkdir()
-        for number in range(IMAGES):
-            colour = np.full((8, 8, 3), (20 * person, 5 * number, 99), np.uint8)
-            (root / f"p{person}" / f"{number}.png").write_bytes(encode_png(colour))
-    (root / "p1" / "notes.txt").write_text("no image")
-    (root / "p7" / "empty.jpg").touch()
-    return str(root)
+    pictures = {
+        f"p{person}/{number}.png": encode_png(np.full((8, 8, 3), (20 * person, 5 * number, 99), np.uint8))
+        for person in range(PEOPLE)
+        for number in range(IMAGES)
+    }
+    others = {"p1/notes.txt": b"no image", "p7/empty.jpg": b""}
+    return write_files(tmp_path_factory.mktemp("source"), pictures | others)
 
 
 def write_aligned_and_filtered(faces: Path, aligned: Path, filtered: Path) -> None:
     """Stands for align and filter: every seventh image has no face, p3's are all rejected, and every fifth."""
     table = Table(faces, "faces")
-    with (
-        TableWriter(aligned, "aligned", "align test", {"faces": table.sha256, "detector": "test"}) as crops,
-    ):
-        for rows in table.row_groups():
-            for row in rows:
-                number = int(Path(row["source"]).stem)
-                if number % 7 == 0:
-                    crops.reject(row["source"], "no_face")
-                else:
-                    crops.add({**row, **DETECTED})
+    with TableWriter(aligned, "aligned", "align test", {"faces": table.sha256, "detector": "test"}) as crops:
+        for row in rows_of(table):
+            if int(Path(row["source"]).stem) % 7 == 0:
+                crops.reject(row["source"], "no_face")
+            else:
+                crops.add({**row, **DETECTED})
     made = Table(aligned, "aligned")
     settings: Settings = {"faces": table.sha256, "aligned": made.sha256, "min_score": 0.9}
     with TableWriter(filtered, "filter", "filter test", settings) as verdicts:
-        for rows in made.row_groups():
-            for row in rows:
-                bad = row["identity"] == "p3" or int(Path(row["source"]).stem) % 5 == 0
-                reason = "low_score" if bad else None
-                verdicts.add({**JUDGED, "image_id": row["image_id"], "kept": not bad, "reason": reason})
-                if bad:
-                    verdicts.reject(row["source"], "low_score")
+        for row in rows_of(made):
+            bad = row["identity"] == "p3" or int(Path(row["source"]).stem) % 5 == 0
+            reason = "low_score" if bad else None
+            verdicts.add({**JUDGED, "image_id": row["image_id"], "kept": not bad, "reason": reason})
+            if bad:
+                verdicts.reject(row["source"], "low_score")
 
 
 def write_shards(source: str, root: Path, count: int, forget: str = "", seed: int = 4) -> dict[str, list[str]]:
@@ -227,13 +219,10 @@ def test_whole_photographs_without_two_classes_are_refused(tmp_path: Path) -> No
     ingest(str(tmp_path / "in"), tmp_path / "faces")
     settings = {"faces": Table(tmp_path / "faces", "faces").sha256, "template": "whole_224"}
     for rows, said in ((0, "none of 2 images can be decoded: look at"), (1, "all 1 images are of one class: put the")):
-        with TableWriter(tmp_path / "a", "aligned", "align test", settings) as crops:
-            for row in rows_of(tmp_path / "faces")[:rows]:
-                crops.add({**row, **DETECTED})
+        crops = [{**row, **DETECTED} for row in rows_of(tmp_path / "faces")[:rows]]
+        write_rows(tmp_path / "a", "aligned", crops, settings)
         made = {"aligned": Table(tmp_path / "a", "aligned").sha256}
-        with TableWriter(tmp_path / "f", "filter", "filter test", made) as verdicts:
-            for row in rows_of(tmp_path / "a"):
-                verdicts.add({**JUDGED, "image_id": row["image_id"]})
+        write_rows(tmp_path / "f", "filter", [{**JUDGED, "image_id": crop["image_id"]} for crop in crops], made)
         with pytest.raises(KubefaceError, match=said):
             gather_all({step: [table] for step, table in tables.items()}, tmp_path)
         for name in ("a", "f"):
@@ -257,11 +246,8 @@ def test_resolution_pairs_stay_side_by_side(orl: dict[str, bytes], tmp_path: Pat
     for person in range(1, 7):
         for number in range(1, 7):
             sharp = decode_rgb(orl[f"s{person}/{number}.pgm"])
-            small = cv2.resize(sharp, (sharp.shape[1] // 8, sharp.shape[0] // 8), interpolation=cv2.INTER_AREA)
-            for folder, pixels in (("hr_images", sharp), ("vlr_images", np.asarray(small, np.uint8))):
-                path = tmp_path / "source" / folder / f"s{person}" / f"{number}.png"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(encode_png(pixels))
+            for folder, pixels in (("hr_images", sharp), ("vlr_images", scaled(sharp, 1 / 8))):
+                write_files(tmp_path / "source" / folder, {f"s{person}/{number}.png": encode_png(pixels)})
     for parts in (1, 3):
         gather_all(write_shards(str(tmp_path / "source"), tmp_path / f"{parts} shards", parts), tmp_path / str(parts))
         table = Table(tmp_path / str(parts) / "aligned", "aligned")

@@ -22,8 +22,9 @@ from tests.support.tables import contents, reasons, rows_of
 
 
 def test_folder(images: dict[str, bytes], tmp_path: Path) -> None:
-    figures = ingest(write_files(tmp_path / "in", images), tmp_path / "out")
-    assert figures == IngestResult(rows_in=9, rows_out=9, identities=3, rejected=0, forgotten=0)
+    larger = images | {"ann/larger.png": encode_png(smooth_image(1, 24, 21))}
+    figures = ingest(write_files(tmp_path / "in", larger), tmp_path / "out", IngestOptions(max_pixels=20 * 24))
+    assert figures == IngestResult(rows_in=10, rows_out=9, identities=3, rejected=1, forgotten=0)
     rows = rows_of(tmp_path / "out")
     assert {row["source"]: row["image"] for row in rows} == images  # the files' own bytes
     for row in rows:
@@ -49,6 +50,16 @@ def test_archive_gives_the_rows_of_its_folder(suffix: str, images: dict[str, byt
     assert Table(tmp_path / "a", "faces").manifest.shards == Table(tmp_path / "b", "faces").manifest.shards
 
 
+def test_hostile_archive_writes_nothing_outside(images: dict[str, bytes], tmp_path: Path) -> None:
+    names = ("../evil/1.png", f"{tmp_path}/dan/1.png", "../../../../../../etc/evil.png")
+    hostile = dict(zip(names, images.values(), strict=False))
+    figures = ingest(write_archive(tmp_path / "faces.tar", images | hostile), tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["faces.tar", "out"]
+    assert not Path("/etc/evil.png").exists() and not (tmp_path.parent / "evil").exists()
+    assert {row["identity"] for row in rows_of(tmp_path / "out")} == {"ann", "bob", "cyd", "dan"}
+    assert (figures.rows_out, figures.rejected) == (10, 0)
+
+
 def test_names_that_are_not_utf8_are_rejected(images: dict[str, bytes], tmp_path: Path) -> None:
     other = {os.fsdecode(name): images["ann/0.png"] for name in (b"jos\xe9/1.png", b"ann/\xff.png")}
     source = write_files(tmp_path / "in", images | other)
@@ -72,8 +83,10 @@ def ingested(data: bytes, name: str, images: dict[str, bytes], tmp_path: Path) -
     ("kind", "mode", "options", "error"),
     [
         ("JPEG", "RGB", {"quality": 95}, 5),
+        ("JPEG", "L", {"quality": 95}, 5),
         ("JPEG", "CMYK", {"quality": 95}, 8),
         ("PNG", "RGB", {}, 0),
+        ("PNG", "L", {}, 0),
         ("PNG", "RGBA", {}, 0),
         ("BMP", "RGB", {}, 0),
         ("TIFF", "RGB", {}, 0),
@@ -85,21 +98,15 @@ def ingested(data: bytes, name: str, images: dict[str, bytes], tmp_path: Path) -
         ("GIF", "P", {}, 30),
     ],
 )
-def test_formats_keep_their_colours(
+def test_formats_keep_their_colours_and_jpeg_and_png_their_bytes(
     kind: str, mode: str, options: dict[str, Any], error: float, images: dict[str, bytes], tmp_path: Path
 ) -> None:
-    picture = smooth_image(5)
-    _, image = ingested(encoded(Image.fromarray(picture).convert(mode), kind, **options), "x.bin", images, tmp_path)
-    assert image.shape == picture.shape
-    assert np.abs(image.astype(int) - picture).mean() <= error
-
-
-def test_jpeg_and_png_files_are_kept_unchanged(images: dict[str, bytes], tmp_path: Path) -> None:
-    for kind in ("JPEG", "PNG"):
-        for mode in ("RGB", "L"):
-            data = encoded(Image.fromarray(smooth_image(5)).convert(mode), kind)
-            row, _ = ingested(data, "x", images, tmp_path / f"{kind}{mode}")
-            assert row["image"] == data
+    picture = Image.fromarray(smooth_image(5))
+    data = encoded(picture.convert(mode), kind, **options)
+    row, image = ingested(data, "x.bin", images, tmp_path)
+    expected = np.asarray(picture.convert("L" if mode == "L" else "RGB").convert("RGB"))
+    assert np.abs(image.astype(int) - expected).mean() <= error
+    assert (row["image"] == data) == (kind in ("JPEG", "PNG") and mode in ("RGB", "L"))
 
 
 def test_transparency_is_dropped(images: dict[str, bytes], tmp_path: Path) -> None:

@@ -130,6 +130,17 @@ def test_name_without_folders_resolves_to_its_only_file(images: dict[str, bytes]
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
+        ("people.csv", "", "has no column path"),
+        ("people.csv", "name,identity\nann/0.png,ann", "has no column path"),
+        ("people.csv", "path,identity", "lists no image"),
+        ("people.csv", "path,identity\nann/0.png,", "row 2 names no path or no identity"),
+        ("people.csv", "path,identity,split\nann/0.png,ann,dev", "row 2 has split 'dev': use train, val, test"),
+        ("people.csv", "image_id,partition\nann/0.png,3", "row 2 has split '3': use train, val, test or nothing"),
+        ("people.csv", "path,identity\na.png,ann\na.png,bob", "row 3 says something else of 'a.png' than a row"),
+        ("people.csv", "path,identity\nann/0.png,Smith, Ann", "row 2 has more fields than the head has columns"),
+        ("people.csv", "path,identity\nelsewhere.png,ann", "holds none of the images that"),
+        ("people.csv", "path,identity\n\udcff.png,ann", "is not a readable listing: 'utf-8' codec"),
+        ("people.parquet", "PAR1 is all", "people.parquet is not a readable listing"),
         ("list_attr_celeba.txt", ATTRIBUTES.replace("3\n", "4\n", 1), "says 4 images and lists 3: it is cut off"),
         ("list_attr_celeba.txt", ATTRIBUTES[:-3], "row 5 has 2 fields for 3 columns"),
         ("list_attr_celeba.txt", "", "is none of CelebA's text files"),
@@ -138,13 +149,13 @@ def test_name_without_folders_resolves_to_its_only_file(images: dict[str, bytes]
         ("list_eval_partition.csv", "image_id,partition\na.jpg,0\na.jpg,1\n", "row 3 says something else of 'a.jpg'"),
     ],
 )
-def test_invalid_celeba_file_is_refused(
-    name: str, text: str, said: str, images: dict[str, bytes], tmp_path: Path
-) -> None:
-    (tmp_path / name).write_text(text)
+def test_invalid_listing_is_refused(name: str, text: str, said: str, images: dict[str, bytes], tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(text.encode("utf-8", "surrogateescape"))
+    source = write_files(tmp_path / "in", images)
     with pytest.raises(KubefaceError) as raised:
-        plan_shards(write_files(tmp_path / "in", images), options=IngestOptions(listing=str(tmp_path / name)))
+        ingest(source, tmp_path / "out", IngestOptions(listing=str(tmp_path / name)))
     assert said in str(raised.value) and "\n" not in str(raised.value) and name in str(raised.value)
+    assert not (tmp_path / "out").exists()
 
 
 def test_labelled_photographs_of_celeba(shared_data: Path, tmp_path: Path) -> None:

@@ -7,12 +7,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from kubeface.ingest.listing import Listing
 from kubeface.ingest.naming import Label, by_folder, by_pattern
 from kubeface.ingest.options import IngestOptions
 from kubeface.ingest.step import IngestResult, ingest, plan_shards
 from kubeface.runtime.errors import KubefaceError
-from kubeface.runtime.options import read_options
 from kubeface.tables.table import Table
 from tests.support.images import write_archive, write_files
 from tests.support.tables import reasons, rows_of
@@ -58,16 +56,6 @@ def test_label_from_folder(name: str, label: Label | None) -> None:
 )
 def test_label_from_pattern(pattern: str, name: str, label: Label | None) -> None:
     assert by_pattern(pattern)(name) == label
-
-
-@pytest.mark.parametrize(
-    ("pattern", "said"),
-    [("(", "identity_pattern '(' is no regular expression"), (r"\d+", r"identity_pattern '\d+' has no group")],
-)
-def test_invalid_pattern_is_refused(pattern: str, said: str) -> None:
-    with pytest.raises(KubefaceError) as raised:
-        read_options(IngestOptions, {"identity_pattern": pattern}, "ingest.")
-    assert said in str(raised.value) and "\n" not in str(raised.value)
 
 
 def test_unknown_split_in_a_name_is_refused(images: dict[str, bytes], tmp_path: Path) -> None:
@@ -130,36 +118,6 @@ def test_listing_of_an_archive_changes_the_fingerprint(images: dict[str, bytes],
     assert plan_shards(source, options=IngestOptions(listing=listing)).shards != [before]
     with pytest.raises(KubefaceError, match="changed while the run began"):
         ingest(source, tmp_path / "again", IngestOptions(listing=listing), shard=before)
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("", "has no column path"),
-        ("name,identity\nann/0.png,ann", "has no column path"),
-        ("path,identity", "lists no image"),
-        ("path,identity\nann/0.png,", "row 2 names no path or no identity"),
-        ("path,identity,split\nann/0.png,ann,dev", "row 2 has split 'dev': use train, val, test or nothing"),
-        ("image_id,partition\nann/0.png,3", "row 2 has split '3': use train, val, test or nothing"),
-        ("path,identity\na.png,ann\na.png,bob", "row 3 says something else of 'a.png' than a row before it"),
-        ("path,identity\nann/0.png,Smith, Ann", "row 2 has more fields than the head has columns"),
-        ("path,identity\nelsewhere.png,ann", "holds none of the images that"),
-        (b"path,identity\n\xff.png,ann", "is not a readable listing: 'utf-8' codec"),
-    ],
-)
-def test_invalid_listing_is_refused(text: str | bytes, said: str, images: dict[str, bytes], tmp_path: Path) -> None:
-    source = write_files(tmp_path / "in", images)
-    (tmp_path / "people.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
-    with pytest.raises(KubefaceError) as raised:
-        ingest(source, tmp_path / "out", IngestOptions(listing=str(tmp_path / "people.csv")))
-    assert said in str(raised.value) and "\n" not in str(raised.value) and "people.csv" in str(raised.value)
-    assert not (tmp_path / "out").exists()
-
-
-def test_damaged_parquet_listing_is_refused(images: dict[str, bytes], tmp_path: Path) -> None:
-    (tmp_path / "people.parquet").write_bytes(b"PAR1 is all")
-    with pytest.raises(KubefaceError, match=r"people\.parquet is not a readable listing"):
-        Listing(str(tmp_path / "people.parquet"))
 
 
 def test_listing_cannot_name_files_outside_the_source(images: dict[str, bytes], tmp_path: Path) -> None:

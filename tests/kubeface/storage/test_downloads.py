@@ -4,6 +4,7 @@ import base64
 import hashlib
 import http.server
 import os
+import shutil
 import tempfile
 import threading
 import zipfile
@@ -31,6 +32,9 @@ DATA = bytes(range(256)) * 300
 
 def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
+
+
+PINNED = f"#sha256={sha256(DATA)}"
 
 
 @pytest.fixture(autouse=True)
@@ -94,7 +98,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 def test_a_file_is_downloaded_once(server: Server, cache: Path) -> None:
     server.files["/data/weights.pt"] = DATA
-    uri = f"{server.url}/data/weights.pt#sha256={sha256(DATA)}"
+    uri = f"{server.url}/data/weights.pt{PINNED}"
     path = fetch(uri)
     assert path.read_bytes() == DATA
     assert path.name == "weights.pt"  # the suffix says how to read it
@@ -128,7 +132,7 @@ def test_a_missing_checksum_is_refused_before_anything_is_asked(scheme: str, ser
 def test_an_unreachable_file_is_named(server: Server, cache: Path) -> None:
     for said in ("Not Found", ".*Connection refused"):
         with pytest.raises(KubefaceError, match=rf"/gone\.pt cannot be downloaded: {said}"):
-            fetch(f"{server.url}/gone.pt#sha256={sha256(DATA)}")
+            fetch(f"{server.url}/gone.pt{PINNED}")
         server.close()
     assert cached(cache) == []
 
@@ -136,42 +140,35 @@ def test_an_unreachable_file_is_named(server: Server, cache: Path) -> None:
 @pytest.mark.parametrize("address", ["http://127.0.0.1:1/a b.pt", "http:///a.pt", "http://127.0.0.1:x/a.pt"])
 def test_an_invalid_address_is_named(address: str) -> None:
     with pytest.raises(KubefaceError, match="cannot be downloaded: "):
-        fetch(f"{address}#sha256={sha256(DATA)}")
-
-
-def test_a_download_cut_off_is_not_kept(server: Server, cache: Path) -> None:
-    server.files["/weights.pt"] = DATA
-    server.cut_off = 1000
-    with pytest.raises(KubefaceError, match=r"cannot be downloaded: it was cut off after 75800 of 76800 bytes"):
-        fetch(f"{server.url}/weights.pt#sha256={sha256(DATA)}")
-    assert cached(cache) == []
-    assert len(server.requests) == 3
-    server.cut_off = 0
-    assert fetch(f"{server.url}/weights.pt#sha256={sha256(DATA)}").read_bytes() == DATA
+        fetch(f"{address}{PINNED}")
 
 
 @pytest.mark.parametrize("fault", [1000, 429, 503])
-def test_a_download_that_breaks_off_or_meets_a_busy_server_is_tried_again(
+def test_a_download_cut_off_or_met_by_a_busy_server_is_tried_thrice_and_not_kept(
     fault: int, server: Server, cache: Path
 ) -> None:
     server.files["/weights.pt"] = DATA
-    server.faults = [fault, fault]
-    assert fetch(f"{server.url}/weights.pt#sha256={sha256(DATA)}").read_bytes() == DATA
-    assert cached(cache) == ["weights.pt"]
-    assert len(server.requests) == 3
+    server.faults = [fault] * 3
+    with pytest.raises(KubefaceError, match=r"cannot be downloaded: ") as raised:
+        fetch(f"{server.url}/weights.pt{PINNED}")
+    assert fault != 1000 or str(raised.value).endswith("it was cut off after 75800 of 76800 bytes")
+    assert cached(cache) == [] and len(server.requests) == 3
+    server.faults = [fault] * 2
+    assert fetch(f"{server.url}/weights.pt{PINNED}").read_bytes() == DATA
+    assert cached(cache) == ["weights.pt"] and len(server.requests) == 6
 
 
 def test_a_download_that_is_refused_is_not_tried_again(server: Server, cache: Path) -> None:
     server.files["/weights.pt"] = DATA
     server.faults = [403]
     with pytest.raises(KubefaceError, match=r"weights\.pt cannot be downloaded: Forbidden"):
-        fetch(f"{server.url}/weights.pt#sha256={sha256(DATA)}")
+        fetch(f"{server.url}/weights.pt{PINNED}")
     assert len(server.requests) == 1
 
 
 def test_a_damaged_cache_is_downloaded_again(server: Server, cache: Path) -> None:
     server.files["/weights.pt"] = DATA
-    uri = f"{server.url}/weights.pt#sha256={sha256(DATA)}"
+    uri = f"{server.url}/weights.pt{PINNED}"
     fetch(uri).write_bytes(DATA[:-1])
     assert fetch(uri).read_bytes() == DATA
     assert len(server.requests) == 2
@@ -184,10 +181,10 @@ def test_paths_and_file_uris(tmp_path: Path, cache: Path) -> None:
     assert fetch(file.as_uri()) == file
     assert cached(cache) == []
     for uri in (str(file), file.as_uri()):
-        assert fetch(f"{uri}#sha256={sha256(DATA)}").read_bytes() == DATA
+        assert fetch(f"{uri}{PINNED}").read_bytes() == DATA
         with pytest.raises(KubefaceError, match="it is not the file that was asked for"):
             fetch(f"{uri}#sha256={sha256(b'other')}")
-    for uri in (f"{tmp_path}/gone.pt", f"file://{tmp_path}/gone.pt", f"{tmp_path}/gone.pt#sha256={sha256(DATA)}"):
+    for uri in (f"{tmp_path}/gone.pt", f"file://{tmp_path}/gone.pt", f"{tmp_path}/gone.pt{PINNED}"):
         with pytest.raises(KubefaceError, match=r"gone\.pt"):
             fetch(uri)
     with pytest.raises(KubefaceError, match="does not exist"):
@@ -200,20 +197,17 @@ def test_the_checksum_is_divided_from_the_address() -> None:
 
 
 def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "cache").mkdir()
     assert cache_folder() == tmp_path / "cache"
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "access", lambda path, mode: path != tmp_path / "cache")  # as it is for others than root
+        assert cache_folder() == Path(tempfile.gettempdir(), "kubeface")
     monkeypatch.delenv("KUBEFACE_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
     assert cache_folder() == Path("/somewhere/kubeface")
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", "/home/user")
     assert cache_folder() == Path("/home/user/.cache/kubeface")
-
-
-def test_a_cache_that_may_not_be_written_to_is_passed_over(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "cache").mkdir(exist_ok=True)
-    assert cache_folder() == tmp_path / "cache"
-    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path / "cache")  # as it is for others than root
-    assert cache_folder() == Path(tempfile.gettempdir(), "kubeface")
 
 
 MEMBERS = {"sample/data/b.bin": b"bb", "sample/data/a.bin": b"a", "sample/other.bin": b"other"}
@@ -241,18 +235,16 @@ def wheel(tmp_path: Path) -> Path:
     return path
 
 
-def in_cache(wheel: Path, cache: Path) -> str:
-    """Puts a wheel where an earlier run would have; returns its checksum."""
+@pytest.fixture
+def checksum(wheel: Path, cache: Path) -> str:
+    """The wheel's, which lies where an earlier run would have put it."""
     checksum = sha256(wheel.read_bytes())
-    folder = cache / "wheels" / checksum
-    folder.mkdir(parents=True)
-    (folder / wheel.name).write_bytes(wheel.read_bytes())
+    (cache / "wheels" / checksum).mkdir(parents=True)
+    shutil.copy(wheel, cache / "wheels" / checksum)
     return checksum
 
 
-def test_files_of_a_wheel_in_the_cache(wheel: Path, cache: Path) -> None:
-    checksum = in_cache(wheel, cache)
-
+def test_files_of_a_wheel_in_the_cache(checksum: str, cache: Path) -> None:
     def file(member: str, sha256: str | None = None) -> WheelFile:
         return WheelFile("kubeface-sample==1.0", checksum, member, sha256)
 
@@ -263,6 +255,14 @@ def test_files_of_a_wheel_in_the_cache(wheel: Path, cache: Path) -> None:
         file("sample/data/c.bin").read()
     with pytest.raises(KubefaceError, match=r"sample/data/a\.bin in the wheel .* has another SHA-256"):
         file("sample/data/a.bin", sha256(b"b")).read()
+    extracted = file("sample/data/b.bin", sha256(b"bb"))
+    path = extracted.fetch()
+    assert (path.name, path.read_bytes()) == ("b.bin", b"bb")
+    shutil.rmtree(cache / "wheels")
+    assert extracted.fetch() == path  # extracted once
+    path.write_bytes(b"damaged")
+    with pytest.raises(KubefaceError, match=r"the wheel kubeface-sample==1\.0 cannot be downloaded"):
+        extracted.fetch()
 
 
 @pytest.fixture
@@ -296,24 +296,12 @@ def test_a_wheel_that_cannot_be_had_is_named(requirement: str, shelf: Path, cach
     assert cached(cache) == []
 
 
-def test_a_file_of_a_wheel_is_extracted_once(wheel: Path, cache: Path) -> None:
-    checksum = in_cache(wheel, cache)
-    file = WheelFile("kubeface-sample==1.0", checksum, "sample/data/b.bin", sha256(b"bb"))
-    path = file.fetch()
-    assert (path.name, path.read_bytes()) == ("b.bin", b"bb")
-    (cache / "wheels" / checksum / wheel.name).unlink()
-    assert file.fetch() == path
-    path.write_bytes(b"damaged")
-    with pytest.raises(KubefaceError, match=r"the wheel kubeface-sample==1\.0 cannot be downloaded"):
-        file.fetch()
-
-
 # --- a file with several addresses ------------------------------------------------------------------------------------
 
 
 def test_addresses_are_tried_in_their_order(server: Server, cache: Path) -> None:
     server.files |= {"/wrong/w.pt": DATA[1:], "/right/w.pt": DATA, "/late/w.pt": DATA}
-    sources = [f"{server.url}/{folder}/w.pt#sha256={sha256(DATA)}" for folder in ("gone", "wrong", "right", "late")]
+    sources = [f"{server.url}/{folder}/w.pt{PINNED}" for folder in ("gone", "wrong", "right", "late")]
     path, source = fetch_any(sources)
     assert (path.read_bytes(), source) == (DATA, sources[2])
     assert server.requests == ["/gone/w.pt", "/wrong/w.pt", "/right/w.pt"]
@@ -322,32 +310,19 @@ def test_addresses_are_tried_in_their_order(server: Server, cache: Path) -> None
 
 
 def test_each_address_that_fails_is_named(server: Server, tmp_path: Path) -> None:
+    """Somebody who has something else to go on with may do so where all are unreachable, not where one is wrong."""
     server.files["/wrong/w.pt"] = DATA[1:]
-    sources = [f"{server.url}/{folder}/w.pt#sha256={sha256(DATA)}" for folder in ("gone", "wrong")]
-    with pytest.raises(KubefaceError) as raised:
-        fetch_any([*sources, f"{server.url}/w.pt", str(tmp_path / "w.pt")])
-    assert not isinstance(raised.value, Unreachable)  # one of them is another file
-    gone, wrong, unpinned, missing = str(raised.value).split("; ")
-    assert gone == f"{server.url}/gone/w.pt cannot be downloaded: Not Found"
-    assert wrong.startswith(f"{server.url}/wrong/w.pt has SHA-256 {sha256(DATA[1:])}, expected {sha256(DATA)}")
-    assert unpinned.startswith(f"{server.url}/w.pt has no checksum")
-    assert missing == f"{tmp_path}/w.pt does not exist"
-
-
-def test_unreachable_is_told_apart_from_wrong_content(server: Server, tmp_path: Path, cache: Path) -> None:
-    """Somebody who has something else to go on with may do so with the former."""
-    server.files["/wrong/w.pt"] = DATA[1:]
-    pinned = f"#sha256={sha256(DATA)}"
-    nowhere = [f"{server.url}/gone/w.pt{pinned}", f"{tmp_path}/w.pt{pinned}", f"{tmp_path}/w.pt"]
-    for address in nowhere:
-        with pytest.raises(Unreachable):
-            fetch(address)
-    with pytest.raises(Unreachable):
-        fetch_any(nowhere)
-    for address in (f"{server.url}/wrong/w.pt{pinned}", f"{server.url}/w.pt"):
+    nowhere = [f"{server.url}/gone/w.pt{PINNED}", f"{tmp_path}/w.pt{PINNED}", f"{tmp_path}/w.pt"]
+    wrong = [f"{server.url}/wrong/w.pt{PINNED}", f"{server.url}/w.pt"]
+    for sources in ([nowhere[0]], [nowhere[1]], [nowhere[2]], nowhere, wrong[:1], wrong[1:], [*nowhere, *wrong]):
         with pytest.raises(KubefaceError) as raised:
-            fetch(address)
-        assert not isinstance(raised.value, Unreachable)
+            fetch_any(sources)
+        assert isinstance(raised.value, Unreachable) == (sources[-1] in nowhere)
+    gone, unread, missing, other, unpinned = str(raised.value).split("; ")
+    assert gone == f"{server.url}/gone/w.pt cannot be downloaded: Not Found"
+    assert unread.startswith(f"{tmp_path}/w.pt cannot be read") and missing == f"{tmp_path}/w.pt does not exist"
+    assert other.startswith(f"{server.url}/wrong/w.pt has SHA-256 {sha256(DATA[1:])}, expected {sha256(DATA)}")
+    assert unpinned.startswith(f"{server.url}/w.pt has no checksum")
 
 
 @pytest.fixture
@@ -360,23 +335,20 @@ def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_the_mirror_is_asked_first(server: Server, mirror: Path) -> None:
-    server.files["/w.pt"] = DATA
-    source = f"{server.url}/w.pt#sha256={sha256(DATA).upper()}"
-    path, found = fetch_any([f"{server.url}/unpinned.pt", source])
-    assert (path.read_bytes(), found) == (DATA, source)
-    assert server.requests == []
-
-
-def test_the_image_has_its_weights_where_a_deployment_has_no_mirror(
+def test_the_mirror_and_the_image_are_asked_before_the_publisher(
     server: Server, mirror: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    server.files["/w.pt"] = DATA
+    source = f"{server.url}/w.pt#sha256={sha256(DATA).upper()}"
+    wheel = WheelFile("kubeface-sample==1.0", "0" * 64, "sample/data/w.pt", sha256(DATA))
+    assert str(wheel) == f"kubeface-sample==1.0:sample/data/w.pt{PINNED}"
+    for sources, found in (([f"{server.url}/unpinned.pt", source], source), ([wheel], wheel)):
+        path, origin = fetch_any(sources)
+        assert (path.read_bytes(), origin) == (DATA, found)
     monkeypatch.setenv(IMAGE_VARIABLE, str(mirror))
-    monkeypatch.setenv(MIRROR_VARIABLE, "")  # what kubeface-settings says of a deployment without one
-    source = f"{server.url}/w.pt#sha256={sha256(DATA)}"
-    assert fetch_any([source])[0].read_bytes() == DATA
-    monkeypatch.setenv(MIRROR_VARIABLE, "s3://never/asked")
-    assert fetch_any([source])[0].read_bytes() == DATA
+    for deployment in ("", "s3://never/asked"):  # nothing is what kubeface-settings says where there is no mirror
+        monkeypatch.setenv(MIRROR_VARIABLE, deployment)
+        assert fetch_any([source])[0].read_bytes() == DATA
     assert server.requests == []
 
 
@@ -385,7 +357,7 @@ def test_a_mirror_without_the_file_is_passed_over(content: bytes | None, server:
     file = mirror / sha256(DATA) / "w.pt"
     file.unlink() if content is None else file.write_bytes(content)
     server.files["/w.pt"] = DATA
-    source = f"{server.url}/w.pt#sha256={sha256(DATA)}"
+    source = f"{server.url}/w.pt{PINNED}"
     assert fetch_any([source])[0].read_bytes() == DATA
     assert server.requests == ["/w.pt"]
 
@@ -393,13 +365,6 @@ def test_a_mirror_without_the_file_is_passed_over(content: bytes | None, server:
 def test_a_mirror_that_fails_is_named_too(mirror: Path) -> None:
     with pytest.raises(KubefaceError, match=rf"^{mirror}/{'0' * 64}/w\.pt cannot be read: .*; http://127\.0\.0\.1:1/w"):
         fetch_any([f"http://127.0.0.1:1/w.pt#sha256={'0' * 64}"])
-
-
-def test_a_file_of_a_wheel_comes_out_of_the_mirror(mirror: Path) -> None:
-    file = WheelFile("kubeface-sample==1.0", "0" * 64, "sample/data/w.pt", sha256(DATA))
-    path, source = fetch_any([file])
-    assert (path.read_bytes(), source) == (DATA, file)
-    assert str(file) == f"kubeface-sample==1.0:sample/data/w.pt#sha256={sha256(DATA)}"
 
 
 def test_where_a_mirror_has_a_file() -> None:

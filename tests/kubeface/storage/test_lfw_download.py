@@ -1,8 +1,6 @@
 """LFW by name: fetched from a server, held to its checksum, kept; here from loopback, and a small archive."""
 
 import hashlib
-import io
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,8 +11,9 @@ from kubeface.storage import datasets
 from kubeface.storage import downloads as fetch_module
 from kubeface.storage.datasets import DATASETS
 from kubeface.storage.downloads import MIRROR_VARIABLE, fetch
-from kubeface.storage.sources import open_source
 from tests.kubeface.storage.test_downloads import Server, cached, sha256
+from tests.kubeface.storage.test_sources import contents
+from tests.support.images import write_archive
 
 PAIRS = b"1\t1\nann\t1\t2\nann\t1\tbob\t1\n"
 
@@ -30,14 +29,8 @@ def photographs(orl: dict[str, bytes]) -> dict[str, bytes]:
 
 
 @pytest.fixture
-def archive(photographs: dict[str, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
-        for name, data in photographs.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            tar.addfile(member, io.BytesIO(data))
-    return buffer.getvalue()
+def archive(photographs: dict[str, bytes], tmp_path: Path) -> bytes:
+    return Path(write_archive(tmp_path / "published.tgz", photographs)).read_bytes()
 
 
 @pytest.fixture
@@ -56,18 +49,13 @@ def server(archive: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
     server.close()
 
 
-def contents(uri: str) -> dict[str, bytes]:
-    with open_source(uri) as source:
-        return {file.name: source.read(file.name) for file in source.files}
-
-
 def test_lfw_is_downloaded_once_and_then_needs_no_network(server: Server, photographs: dict[str, bytes]) -> None:
-    assert contents("lfw") == photographs
-    assert fetch("lfw/pairs.txt").read_bytes() == PAIRS
-    server.files.clear()
-    assert contents("lfw") == photographs
-    assert fetch("lfw/pairs.txt").read_bytes() == PAIRS
-    assert server.requests == ["/files/5976018", "/files/5976006"]
+    server.faults = [1000, 1000]  # cut off twice, and asked for again
+    for _ in range(2):
+        assert contents("lfw") == photographs
+        assert fetch("lfw/pairs.txt").read_bytes() == PAIRS
+        server.files.clear()
+    assert server.requests == [*["/files/5976018"] * 3, "/files/5976006"]
 
 
 def test_a_file_or_folder_of_that_name_goes_first(server: Server, tmp_path: Path) -> None:
@@ -79,11 +67,15 @@ def test_a_file_or_folder_of_that_name_goes_first(server: Server, tmp_path: Path
     assert server.requests == []
 
 
-def test_another_checksum_is_refused_and_nothing_kept(server: Server, archive: bytes, tmp_path: Path) -> None:
+def test_another_checksum_or_a_part_is_refused_and_nothing_kept(server: Server, archive: bytes, tmp_path: Path) -> None:
     server.files["/files/5976018"] = archive[:-1] + bytes([archive[-1] ^ 1])
     with pytest.raises(KubefaceError, match=r"^lfw cannot be had: http.*/5976018 has SHA-256 .* expected") as raised:
         contents("lfw")
     assert str(raised.value).endswith("; or give the file's path or s3:// address")
+    server.cut_off = 1000
+    with pytest.raises(KubefaceError, match=f"it was cut off after {len(archive) - 1000} of {len(archive)} bytes"):
+        contents("lfw")
+    server.cut_off = 0
     assert cached(tmp_path / "cache") == []
     server.files["/files/5976018"] = archive
     assert len(contents("lfw")) == 6

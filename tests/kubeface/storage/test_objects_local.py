@@ -8,6 +8,7 @@ import pytest
 
 from kubeface.runtime.errors import KubefaceError
 from kubeface.storage import objects
+from tests.support.faulty_store import BUCKET, Store
 
 
 @pytest.fixture
@@ -53,10 +54,7 @@ def test_links_are_not_followed_out_of_the_folder(folder: Path, tmp_path: Path) 
     assert names(str(folder)) == before
     (folder / "a" / "in.txt").symlink_to(folder / "b" / "2.txt")
     assert set(names(str(folder))) - set(before) == {"a/in.txt"}
-
-
-def test_the_folder_itself_may_be_a_link(folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "link").symlink_to(folder)
+    (tmp_path / "link").symlink_to(folder)  # the folder itself may be one
     assert names(str(tmp_path / "link")) == names(str(folder))
 
 
@@ -80,11 +78,16 @@ def test_join_adds_one_slash() -> None:
     assert objects.join("/data", "a") == "/data/a"
 
 
-def test_copies_are_whole_or_absent(folder: Path, tmp_path: Path) -> None:
-    objects.download((folder / "b" / "2.txt").as_uri(), tmp_path / "copy.txt")
-    assert (tmp_path / "copy.txt").read_text() == "22"
-    with pytest.raises(KubefaceError, match="nowhere cannot be read"):
-        objects.download(str(folder / "nowhere"), tmp_path / "other.txt")
+@pytest.mark.parametrize("remote", [False, True])
+def test_copies_are_whole_or_absent(remote: bool, folder: Path, store: Store, tmp_path: Path) -> None:
+    source = f"s3://{BUCKET}/copied" if remote else (folder / "b").as_uri()
+    (folder / "b" / "2.txt").write_bytes(b"z" * 100_000)
+    if remote:
+        objects.upload(folder / "b" / "2.txt", f"{source}/2.txt")
+    objects.download(f"{source}/2.txt", tmp_path / "copy.txt")
+    assert (tmp_path / "copy.txt").read_bytes() == b"z" * 100_000
+    with pytest.raises(KubefaceError, match="nowhere does not exist" if remote else "nowhere cannot be read"):
+        objects.download(f"{source}/nowhere", tmp_path / "other.txt")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a folder", "copy.txt"]
 
 

@@ -97,18 +97,15 @@ def test_a_damaged_listing_is_requested_again(fault: Fault, face: str, proxy: Pr
     assert len(proxy.requests) == 3
 
 
-@pytest.mark.parametrize("fault", [closed, status(503), status(500)])
-def test_an_upload_without_a_valid_response_is_repeated(fault: Fault, proxy: Proxy, tmp_path: Path) -> None:
+@pytest.mark.parametrize("fault", [closed, status(503), status(500), None])
+def test_an_upload_without_a_valid_response_or_damaged_is_repeated(
+    fault: Fault | None, proxy: Proxy, tmp_path: Path
+) -> None:
     (tmp_path / "face.bin").write_bytes(os.urandom(1000))
-    proxy.faults = [fault, fault]
-    objects.upload(tmp_path / "face.bin", f"s3://{BUCKET}/again/face.bin")
-    assert objects.read_bytes(f"s3://{BUCKET}/again/face.bin") == (tmp_path / "face.bin").read_bytes()
-    assert len(proxy.requests) == 4
-
-
-def test_an_upload_damaged_in_transit_is_repeated(proxy: Proxy, tmp_path: Path) -> None:
-    (tmp_path / "face.bin").write_bytes(os.urandom(1000))
-    proxy.spoil_request = [True, True]
+    if fault:
+        proxy.faults = [fault, fault]
+    else:
+        proxy.spoil_request = [True, True]
     objects.upload(tmp_path / "face.bin", f"s3://{BUCKET}/again/face.bin")
     assert objects.read_bytes(f"s3://{BUCKET}/again/face.bin") == (tmp_path / "face.bin").read_bytes()
     assert len(proxy.requests) == 4

@@ -8,8 +8,9 @@ import pytest
 from kubeface.records.tasks import TASKS, require_task, task_of
 from kubeface.runtime.errors import KubefaceError
 from kubeface.tables.labels import choose_labels, known_labels, read_labels, read_people
-from kubeface.tables.table import Table, TableWriter
+from kubeface.tables.table import Table
 from tests.kubeface.tables.test_table import face
+from tests.support.tables import write_rows
 
 GROUPS: list[dict[str, str]] = [
     {"Smiling": "1", "Male": "0", "Double Chin": "yes", "camera": "door", "person": "1", "young": "1.0"},
@@ -20,10 +21,8 @@ GROUPS: list[dict[str, str]] = [
 
 
 def labelled(out: Path, groups: list[dict[str, str]]) -> Table:
-    with TableWriter(out, "faces", "test 1", {}) as table:
-        for number, known in enumerate(groups):
-            table.add(face(number) | {"groups": json.dumps(known) if known else None})
-    return Table(out, "faces")
+    rows = [face(number) | {"groups": json.dumps(known) if known else None} for number, known in enumerate(groups)]
+    return Table(write_rows(out, "faces", rows), "faces")
 
 
 @pytest.fixture

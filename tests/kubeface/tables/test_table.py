@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from kubeface.runtime.errors import KubefaceError
 from kubeface.tables import table as table_module
 from kubeface.tables.table import ROW_GROUP_ROWS, Table, TableWriter
-from tests.support.tables import contents, rows_of
+from tests.support.tables import contents, rows_of, write_rows
 
 
 def face(number: int, size: int = 40) -> dict[str, Any]:
@@ -33,10 +33,7 @@ def face(number: int, size: int = 40) -> dict[str, Any]:
 
 
 def write(out: Path, rows: list[dict[str, Any]], settings: dict[str, Any] | None = None) -> Path:
-    with TableWriter(out, "faces", "test 1", settings or {}) as writer:
-        for row in rows:
-            writer.add(row)
-    return out
+    return write_rows(out, "faces", rows, settings)
 
 
 def test_rows_round_trip_in_order(tmp_path: Path) -> None:

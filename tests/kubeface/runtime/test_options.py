@@ -1,0 +1,48 @@
+"""Options of the data steps that are refused, each with a line that says why."""
+
+import re
+from typing import Any
+
+import pytest
+
+from kubeface.align.options import AlignOptions
+from kubeface.audit.options import AuditOptions
+from kubeface.filter.options import FilterOptions
+from kubeface.ingest.options import IngestOptions
+from kubeface.runtime.errors import KubefaceError
+from kubeface.runtime.options import Options, read_options
+from kubeface.split.options import SplitOptions
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "message"),
+    [
+        (IngestOptions, {"identity_pattern": "("}, ": identity_pattern '(' is no regular expression"),
+        (IngestOptions, {"identity_pattern": r"\d+"}, r": identity_pattern '\d+' has no group"),
+        (AlignOptions, {"detector": "yolo"}, ".detector is 'yolo': input should be 'mtcnn', 'retinaface' or 'none'"),
+        (AlignOptions, {"min_confidence": 1.5}, ".min_confidence is 1.5: input should be less than or equal to 1"),
+        (AlignOptions, {"template": "square"}, ".template is 'square': input should be 'arcface_112', 'facenet_160'"),
+        (AlignOptions, {"detector": "none"}, ": template arcface_112 does not go with detector none: whole_224 is"),
+        (AlignOptions, {"template": "whole_224"}, ": template whole_224 does not go with detector mtcnn"),
+        (AlignOptions, {"detecter": "none"}, ".detecter is unknown, did you mean detector?"),
+        (FilterOptions, {"min_score": 1.1}, ".min_score is 1.1: input should be less than or equal to 1"),
+        (FilterOptions, {"min_sharpness": -1.0}, ".min_sharpness is -1.0: input should be greater than or equal to 0"),
+        (AuditOptions, {"on_leak": "ignore"}, ".on_leak is 'ignore': input should be 'drop', 'fail' or 'warn'"),
+        (AuditOptions, {"on_drift": "stop"}, ": on_drift is 'stop' without a limit: give max_drift above 0"),
+        (AuditOptions, {"on_drift": "retrain"}, ": on_drift is 'retrain' without a limit"),
+        (AuditOptions, {"far_below": 2.0}, ".far_below is 2.0: input should be less than or equal to 1"),
+        (AuditOptions, {"duplicate_bits": 9}, ".duplicate_bits is 9: input should be less than or equal to 3"),
+        (SplitOptions, {"apply_filter": "some"}, ".apply_filter is 'some': input should be 'validation', 'all' or"),
+        (SplitOptions, {"heldout_fraction": 1.0}, ".heldout_fraction is 1.0: input should be less than 1"),
+        (SplitOptions, {"heldout_fraction": float("nan")}, ".heldout_fraction is nan: input should be "),
+        (SplitOptions, {"min_images": 1}, ": min_images is 1: recognition needs at least 2 images of a person"),
+        (SplitOptions, {"task": "faces"}, ".task is 'faces': input should be 'recognition', 'attributes' or 'classes'"),
+        (SplitOptions, {"unknown_fraction": 0.1}, ": unknown_fraction is 0.1: it is for task classes, set it to 0 for"),
+        (SplitOptions, {"task": "attributes", "unknown_fraction": 0.1}, ": unknown_fraction is 0.1: it is for task"),
+        (SplitOptions, {"task": "attributes", "val_people_fraction": 0.1}, ": val_people_fraction is 0.1: it is for"),
+    ],
+)
+def test_invalid_options_are_refused(kind: type[Options], values: dict[str, Any], message: str) -> None:
+    with pytest.raises(KubefaceError, match=f"^step{re.escape(message)}") as raised:
+        read_options(kind, values, "step.")
+    assert "\n" not in str(raised.value)
