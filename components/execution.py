@@ -34,10 +34,10 @@ class Metrics(Protocol):
 def run_step(
     metrics: Metrics, step: Callable[Parameters, Result], /, *args: Parameters.args, **kwargs: Parameters.kwargs
 ) -> Result:
-    """Body of a component: runs the step and leaves its figures as the task's metrics.
+    """Body of a component: runs the step and leaves its figures and seconds as the task's metrics.
 
-    The metrics' file gets the figures and the seconds as JSON, for the report; their metadata gets them for the UI. A
-    KubefaceError ends the process with one line and exit code 1.
+    The metrics' file gets them as JSON, for the report; their metadata for the UI. A KubefaceError ends the process
+    with one line and exit code 1.
     """
     start = time.monotonic()
     result = exit_on_error(step, *args, **kwargs)

@@ -141,33 +141,27 @@ class Cluster:
         self.api, self.namespace = api, namespace
         self.core, self.jobs = client.CoreV1Api(api), client.CustomObjectsApi(api)
         self.shown_to, self.shown_at = "", -math.inf  # the time that the last line shown bears, and when it was read
-        self.place = {"group": GROUP, "version": VERSION, "namespace": namespace, "plural": PLURAL}
+        self.place = {
+            "group": GROUP, "version": VERSION, "namespace": namespace, "plural": PLURAL,
+            "_request_timeout": REQUEST_SECONDS,
+        }  # fmt: skip
 
     def own_pod(self) -> Json:
-        """The pod that this process runs in, whose name is its host's.
-
-        Raises:
-            KubefaceError: the service account may not read it.
-        """
+        """The pod that this process runs in, whose name is its host's."""
         name = os.environ.get("HOSTNAME", "")
-        pod = self._asked(f"pod {name} (the step's own)", lambda: self.core.read_namespaced_pod(
-            name, self.namespace, _request_timeout=REQUEST_SECONDS
-        ))  # fmt: skip
+        read = self.core.read_namespaced_pod
+        asked = f"pod {name} (the step's own)"
+        pod = self._asked(asked, lambda: read(name, self.namespace, _request_timeout=REQUEST_SECONDS))
         return dict(self.api.sanitize_for_serialization(pod))
 
     @contextmanager
     def running(self, body: Json) -> Iterator[str]:
-        """Makes a TrainJob, yields its name, and deletes it whatever happens.
-
-        Raises:
-            KubefaceError: Kubernetes refuses it.
-        """
+        """Makes a TrainJob, yields its name, and deletes it whatever happens."""
         name = body["metadata"]["name"]
         before = signal.signal(signal.SIGTERM, _end)
         try:
-            self._asked(f"TrainJob {name}", lambda: self.jobs.create_namespaced_custom_object(
-                **self.place, body=body, _request_timeout=REQUEST_SECONDS
-            ), patient=False)  # fmt: skip
+            create = self.jobs.create_namespaced_custom_object
+            self._asked(f"TrainJob {name}", lambda: create(**self.place, body=body), patient=False)
             print(f"finetune: made TrainJob {name} of {body['spec']['trainer']['numNodes']} nodes", flush=True)
             try:
                 yield name
@@ -178,29 +172,18 @@ class Cluster:
 
     def _delete(self, name: str) -> None:
         try:
-            self.jobs.delete_namespaced_custom_object(
-                **self.place, name=name, propagation_policy="Background", _request_timeout=REQUEST_SECONDS
-            )
+            self.jobs.delete_namespaced_custom_object(**self.place, name=name, propagation_policy="Background")
             print(f"finetune: deleted TrainJob {name}", flush=True)
         except (ApiException, HTTPError) as error:
             if getattr(error, "status", 0) != 404:
-                print(
-                    f"finetune: TrainJob {name} is still there, delete it ({_reason(error)}); it goes with this pod",
-                    flush=True,
-                )
+                said = f"is still there, delete it ({_reason(error)}); it goes with this pod"
+                print(f"finetune: TrainJob {name} {said}", flush=True)
 
     def wait(self, name: str, count: int) -> None:
-        """Shows the first node's log until all nodes are done.
-
-        Raises:
-            KubefaceError: a node failed (its last words), somebody deleted the TrainJob, or the API stays away.
-        """
-        active = -1
+        """Shows the first node's log until all nodes are done; raises KubefaceError with a failed node's last words."""
+        active, get = -1, self.jobs.get_namespaced_custom_object
         while True:
-            found = self._asked(f"TrainJob {name}", lambda: self.jobs.get_namespaced_custom_object(
-                **self.place, name=name, _request_timeout=REQUEST_SECONDS
-            ))  # fmt: skip
-            status = found.get("status", {})
+            status = self._asked(f"TrainJob {name}", lambda: get(**self.place, name=name)).get("status", {})
             running = sum(entry.get("active", 0) for entry in status.get("jobsStatus", []) if entry["name"] == NODE)
             if running != active:
                 print(f"finetune: TrainJob {name}: {'running' if running else 'waiting for its nodes'}", flush=True)

@@ -1,9 +1,8 @@
 """Augmentations of training crops: those that teacher and student see, those of the student alone, and by label.
 
-A crop is RGB, uint8, H×W×3. All random numbers come from the generator that is given, so that a crop is changed alike
-in whichever process, and the crop that is given is never written to. Blur, JPEG and low resolution are the
-degradations of kubeface/faces/degradation.py; the others do what torchvision.transforms.v2.functional does, to a grey
-level, in a third of the time.
+A crop is RGB, uint8, H×W×3, and never written to. All random numbers come from the generator that is given. Blur, JPEG
+and low resolution are the degradations of kubeface/faces/degradation.py; the others do what
+torchvision.transforms.v2.functional does, to a grey level, in a third of the time.
 """
 
 import re
@@ -207,7 +206,6 @@ class LabelAwareAugmentation:
     """The augmentation of each image by its labels.
 
     Args:
-        augmentation: of an image whose labels survive all of it.
         targets: of the labels with these names, R×L: 1, 0, −1 where not known.
         rare: R, which of the rows show a rare label: their changes are half as likely and strong again.
     """
@@ -234,9 +232,6 @@ class LabelAwareAugmentation:
 
 
 def harmful_changes(name: str, shown: bool) -> tuple[str, ...]:
-    """The changes that would make this label wrong, by the names that Augmentation has for them.
-
-    A label that is not in the tables survives all, but for a side.
-    """
+    """The changes that would make this label wrong; one that is not in the tables survives all, but for a side."""
     sided = ("flip",) if SIDED.search(name) else ()
     return (*sided, *(HIDES.get(name, ()) if shown else FAKES.get(name, ())))

@@ -38,7 +38,7 @@ _LAST_NOTES = TypeAdapter(LastNotes)
 
 
 class Checkpoints:
-    """The checkpoints of one training, in a local folder and, where one is given, in a durable place besides.
+    """The checkpoints of one training.
 
     Args:
         folder: local folder that is there.
@@ -107,7 +107,7 @@ class Checkpoints:
                 path.unlink()
 
     def save_head(self, state: Tensors, epoch: int) -> None:
-        """Writes the head after an epoch of stage 1 that is the best so far."""
+        """Writes the best head of stage 1 so far."""
         self._save(HEAD, state, {"epoch": epoch})
 
     def save_last(self, tensors: Tensors, state: TrainingState) -> None:
@@ -127,11 +127,7 @@ class Checkpoints:
 
 
 def read_checkpoint(path: Path) -> tuple[Tensors, Mapping[str, JsonValue]]:
-    """Tensors and notes of a checkpoint.
-
-    Raises:
-        KubefaceError: the file is no checkpoint of kubeface.
-    """
+    """Tensors and notes of a checkpoint; raises KubefaceError for another file."""
     try:
         with safetensors.safe_open(path, "pt") as file:
             notes = json.loads((file.metadata() or {})["kubeface"])

@@ -26,23 +26,19 @@ AGAIN = 1_000_000
 
 
 class FaceCrops(Dataset[tuple[Any, ...]]):
-    """Crops by key (index into the places, epoch): the clean crop, the one to train on (both 3×H×W uint8), the class.
+    """Crops by key (index into the row index, epoch): the clean crop, the one to train on (3×H×W uint8), the class.
 
     The clean crop is what a teacher sees: as stored, and in training changed by `augmentation.both` and blended with
-    another of its row group where `augmentation.mix` says so. The other is a
-    copy of it as a poor camera would have taken it: in training changed by `augmentation.student`, then degraded. Of an
-    image that was taken with few pixels the clean crop is the sharp image of the same photograph, where there is one;
-    both are changed alike, and it is not degraded any further. All
-    of it depends on the seed, the image and the key's epoch alone. Row groups are read on demand and the last `WINDOW`
-    of them kept.
+    another of its row group where `augmentation.mix` says so. The other is a copy of it, in training changed by
+    `augmentation.student`, then degraded. The clean crop of a low-resolution image is the sharp image of the same
+    photograph, where there is one; both are changed alike, and it is not degraded any further. All of it depends on the
+    seed, the image and the key's epoch alone. Row groups are read on demand, and the last `WINDOW` of them kept.
 
     Args:
-        seed: of augmentation and degradation in training; without augmentation an image is degraded alike always, as
-            the evaluation does it.
+        seed: of training; without augmentation an image is degraded alike always, as the evaluation does it.
         augmentation: given in training, None in validation.
         degrade: share of the training crops that are degraded, 0 to 1.
         clean: whether the clean crop is wanted; items are (crop to train on, class) without it.
-        aware: what an image's labels make of the augmentation; None where they do not matter.
 
     Raises:
         KubefaceError: on access, for a shard that cannot be read or an image that cannot be decoded.
@@ -111,8 +107,7 @@ class FaceCrops(Dataset[tuple[Any, ...]]):
 
 
 def collate(items: list[tuple[Any, ...]]) -> list[Tensor]:
-    """torch's default_collate for items of FaceCrops; the memory of a batch (N×3×H×W) is channels last, as that of the
-    crops and as the networks want it, so that nothing is turned round on the way."""
+    """torch's default_collate for items of FaceCrops; a batch (N×3×H×W) is channels last, as the crops and networks."""
     crops = [tuple(part.permute(1, 2, 0) if isinstance(part, Tensor) else part for part in item) for item in items]
     batch: list[Tensor] = default_collate(crops)
     return [part.permute(0, 3, 1, 2) if part.ndim == 4 else part for part in batch]
@@ -122,27 +117,21 @@ class Batches(Sampler[list[tuple[int, int]]]):
     """The keys of one process's share of every batch of an epoch; a DataLoader's batch_sampler.
 
     The order of an epoch depends on the seed and the epoch alone: every index once, shuffled within windows of
-    `WINDOW` row groups that are themselves shuffled. The rows of a table are stored in random order already; this
-    keeps reading sequential and memory flat. It is cut into batches of `batch_size`, and the process of each rank gets
-    the images at rank, rank + replicas, … of every batch, so that all of them together see what one would.
+    `WINDOW` row groups that are themselves shuffled, which keeps reading sequential and memory flat. The process of
+    each rank gets the images at rank, rank + replicas, … of every batch, so that all together see what one would.
 
-    The last batch of an epoch is smaller where the number of images asks for it, and its remainder goes to the first
-    ranks: average over ranks by the sizes of their shares. If it does not give each process `least` images it is left
-    out, so that all make the same number of steps; one process with least = 1 leaves out nothing.
-
-    Call `set_epoch` before each epoch.
+    The last batch of an epoch may be smaller, and its remainder goes to the first ranks: average over ranks by the
+    sizes of their shares. If it does not give each process `least` images it is left out, so that all make the same
+    number of steps. Call `set_epoch` before each epoch.
 
     Args:
         batch_size: images in a step over all processes.
         balance: with "sampler" as many images are drawn for an epoch as there are, from every class equally many (or
-            one more), and within a class each image equally often (or once more), those that come more often being
-            others in each epoch; an image that comes again has AGAIN added to its key's epoch, so that it is
-            augmented in another way. "none" and "loss" take each image once.
-        group: the processes that share the batches.
+            one more), and within a class each image equally often (or once more), others in each epoch; an image that
+            comes again has AGAIN added to its key's epoch, so that it is augmented in another way. "none" and "loss"
+            take each image once.
         least: images that each process needs in a batch; 2 where batch norm learns from them.
-        factors: for attributes, how much more often than others each image is to be drawn (N, see
-            objectives.repeat_factors); with "sampler" as many images are drawn as there are, each in proportion to
-            its factor.
+        factors: for attributes with "sampler", in proportion to which each image is drawn (N, repeat_factors).
 
     Raises:
         KubefaceError: a batch size that cannot be divided, or fewer images than are needed.
@@ -230,8 +219,7 @@ class Batches(Sampler[list[tuple[int, int]]]):
 def _in_proportion(factors: NDArray[np.float64], total: int, random: np.random.Generator) -> NDArray[np.int64]:
     """How often each is drawn, `total` times together: its share of the factors, rounded up or down (N).
 
-    Systematic sampling: the images stand on a line in random order, each as long as its share, and are drawn where one
-    of `total` marks at equal distances falls on them.
+    Systematic sampling: on a line of the images in random order, each as long as its share, `total` equidistant marks.
     """
     shuffled = random.permutation(len(factors))
     ends = np.cumsum(factors[shuffled])

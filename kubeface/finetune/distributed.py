@@ -1,16 +1,17 @@
 """The processes of one training: one alone, or several under torchrun that share every batch."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 CPU = torch.device("cpu")
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,10 @@ class Group:
         dist.all_gather_object(values, value)
         return values
 
-    def share(self, value: Any) -> Any:
-        """The main process's value in every process."""
-        return self.gather(value if self.main else None)[0]
+    def share(self, make: Callable[[], Made]) -> Made:
+        """What the main process alone makes, in every process."""
+        made: Made = self.gather(make() if self.main else None)[0]
+        return made
 
 
 @contextmanager

@@ -47,9 +47,8 @@ class Embedder(nn.Module):
 class SplitPReLU(nn.Module):
     """PReLU of maps as onnxruntime runs it fast on a CPU: relu(x) − slope · relu(−x), products as 1×1 convolutions.
 
-    Its kernel of PRelu takes half of SFace's time, and breaks up the blocked layout (NCHWc) in which it keeps the maps
-    between convolutions, additions and ReLUs alone (onnxruntime/core/optimizer/nchwc_transformer.cc): without it SFace
-    is twice as fast.
+    Its kernel of PRelu breaks up the blocked layout (NCHWc) of the maps between convolutions, additions and ReLUs
+    (onnxruntime/core/optimizer/nchwc_transformer.cc): without it SFace is twice as fast.
     """
 
     def __init__(self, slopes: Tensor) -> None:
@@ -86,7 +85,8 @@ def export_models(
 
     Args:
         model, start: the fine-tuned one, and the one it was trained from.
-        faces, heads: as `export_onnx` has them; a head for each model.
+        faces: as `export_onnx` has them.
+        heads: of each model.
 
     Raises:
         KubefaceError: as `export_onnx`.
@@ -102,17 +102,12 @@ def export_onnx(
 ) -> StartOnnxRecord:
     """Writes the model as ONNX, input `crops` (N×3×S×S, RGB 0…255, float32), output `embeddings` (N×D, length 1).
 
-    With a head there is a second output, `scores` (N×L, 0…1).
-
     Args:
-        model: on any device; exported from the CPU.
-        path: of the .onnx file.
         faces: real crops (N×S×S×3, uint8) to check it on, of the size that the model's template has; at least 1.
-        head: makes scores of embeddings (N×D, not of unit length).
+        head: makes a second output, `scores` (N×L, 0…1), of embeddings (N×D, not of unit length).
 
     Raises:
-        KubefaceError: the embeddings or scores of torch and onnxruntime differ by more than LEAST_COSINE or
-            LARGEST_GAP allow.
+        KubefaceError: torch and onnxruntime differ by more than LEAST_COSINE or LARGEST_GAP allow.
     """
     embedder = Embedder(model, head).cpu().eval()
     crops = torch.from_numpy(np.ascontiguousarray(faces)).permute(0, 3, 1, 2).float()

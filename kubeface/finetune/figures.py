@@ -32,12 +32,8 @@ MOST_BARS = 60  # as many labels as one can read in a figure
 def draw_history(history: Sequence[EpochFigures], folder: Path, task: Task = RECOGNITION) -> None:
     """Writes loss, accuracy, verification and learning_rate.png: curves by epoch, with a line where a stage begins.
 
-    For attributes auc.png, the mean over the labels, takes the place of verification.png.
-
-    Args:
-        history: of every epoch; None, or a rate of 0 (what is frozen), leaves a gap, and a figure without any value is
-            not written.
-        folder: is made where it is not there.
+    For attributes auc.png, the mean over the labels, takes the place of verification.png. None, or a rate of 0 (what is
+    frozen), leaves a gap, and a figure without any value is not written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     figures = CURVES
@@ -71,13 +67,9 @@ def draw_history(history: Sequence[EpochFigures], folder: Path, task: Task = REC
 
 
 def draw_distribution(before: dict[str, int], after: dict[str, int], path: Path) -> None:
-    """Draws how many images of each label there are, and how many of them an epoch of the sampler draws.
+    """Draws how many images of each label are in the data, and how many an epoch of the sampler draws, as PNG.
 
     The labels are ordered by how many there are; of more than MOST_BARS the rarest and the commonest are shown.
-
-    Args:
-        before, after: images by label in the data, and among those drawn.
-        path: of the PNG file; its folder is made where it is not there.
     """
     names = sorted(before, key=lambda name: (-before[name], name))
     title = ""

@@ -1,7 +1,7 @@
 """The model that a training ends with: the best epoch, interpolated with the start and quality-routed as asked for."""
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 
@@ -17,7 +17,6 @@ from kubeface.finetune.trainer import Trainer
 from kubeface.models.quality_routing import QualityRouted, fine_structure
 from kubeface.records.model import GateErrors
 from kubeface.runtime.errors import require
-from kubeface.tables.row_index import RowIndex
 
 ALPHAS = tuple(number / 10 for number in range(11))
 # Crops that the gate learns from; it has five numbers to learn, which hardly need regularisation. With scikit-learn's
@@ -69,20 +68,19 @@ def assemble(trainer: Trainer, best: Tensors) -> Assembly:
         alpha = setup.options.wise_ft
     use(interpolated(trainer.start, best, float(alpha)))
     gate: GateErrors | None = None
-    if setup.options.guard or isinstance(began, QualityRouted):
-        start = began.start if isinstance(began, QualityRouted) else copy.deepcopy(network)
-        if not isinstance(began, QualityRouted):
-            start.load_state_dict(trainer.start)
+    if isinstance(began, QualityRouted):
+        network, gate = _routed(trainer, began.start, network)
+    elif setup.options.guard:
+        start = copy.deepcopy(network)
+        start.load_state_dict(trainer.start)
         network, gate = _routed(trainer, start, network)
     setup.model.network = network.eval().requires_grad_(False)
     return Assembly(alpha, scores, gate)
 
 
 def score_heads(trainer: Trainer, store: Checkpoints, best: Tensors, initial: Scores) -> tuple[Scores, Scores]:
-    """What makes scores of the final model's embeddings, and of the starting one's.
-
-    The latter is the best head of stage 1, from scratch the initial one.
-    """
+    """What makes scores of the final model's embeddings, and of the starting one's: the best head of stage 1, from
+    scratch the initial one."""
     epoch = trainer.state.best.epoch
     if trainer.state.history[epoch - 1].stage == 1 and 2 in trainer.stages:
         print(
@@ -103,19 +101,14 @@ def _routed(trainer: Trainer, start: nn.Module, tuned: nn.Module) -> tuple[nn.Mo
     setup = trainer.setup
     found: list[Tensor] = []
     for index in (setup.data.train, setup.data.val):
-        pairs = list(islice(_crop_pairs(trainer, index), -(-GATE_CROPS // setup.options.batch_size)))
+        degraded_ones = index if setup.degradation else index.low()  # the others are the same clean and degraded
+        batches = trainer.loader.in_order(degraded_ones, setup.degradation)
+        pairs = list(islice(batches, -(-GATE_CROPS // setup.options.batch_size)))
         for side in (0, 1):
-            shares = setup.group.gather(fine_structure_of([pair[side] for pair in pairs]).cpu())
+            rows = [fine_structure(setup.model.prepare(pair[side])).cpu() for pair in pairs]
+            shares = setup.group.gather(torch.cat(rows) if rows else torch.zeros(0, 4))
             found.append(torch.cat(shares).to(trainer.device))
     return fit_quality_routing(start, tuned, *found)
-
-
-def _crop_pairs(trainer: Trainer, index: RowIndex) -> Iterator[tuple[Tensor, Tensor]]:
-    """Crops as they are and degraded, where both are not the same."""
-    setup = trainer.setup
-    degraded_ones = index if setup.degradation else index.low()
-    for clean, degraded, _ in trainer.loader.in_order(degraded_ones, setup.degradation):
-        yield setup.model.prepare(clean), setup.model.prepare(degraded)
 
 
 def fit_quality_routing(
@@ -124,12 +117,8 @@ def fit_quality_routing(
     """A quality-routed model whose gate tells degraded from clean crops by logistic regression.
 
     Args:
-        start, tuned: the networks.
         clean, degraded: fine structure (N×4) of training crops.
         val_clean, val_degraded: the same of validation crops, to measure the gate.
-
-    Returns:
-        The model, and the shares of validation crops that it sends to the wrong network.
     """
     require(len(clean) > 0 and len(degraded) > 0, "guard needs clean and degraded crops: set degradation")
     rows = torch.cat([clean, degraded]).double().cpu()
@@ -146,11 +135,6 @@ def fit_quality_routing(
         for name, found, is_degraded in (("clean", val_clean, False), ("degraded", val_degraded, True))
     }
     return model, GateErrors(wrong_clean=wrong["clean"], wrong_degraded=wrong["degraded"])
-
-
-def fine_structure_of(batches: list[Tensor]) -> Tensor:
-    """Fine structure of prepared crops batch by batch, N×4."""
-    return torch.cat([fine_structure(batch) for batch in batches]) if batches else torch.zeros(0, 4)
 
 
 def interpolated(start: Mapping[str, Tensor], tuned: Mapping[str, Tensor], alpha: float) -> dict[str, Tensor]:

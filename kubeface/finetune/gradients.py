@@ -44,9 +44,7 @@ class Gradients:
             self._use_parts(most, label, state)
 
     def compute(self, batch: list[Tensor], whole: int, label: str, state: TrainingState) -> tuple[float, float]:
-        """Gradients of a batch; where memory does not suffice, in half as large parts from then on.
-
-        The parts' gradients add up to those of the batch, so that nothing changes but the memory.
+        """Gradients of a batch; where memory does not suffice, in half as large parts, which add up, from then on.
 
         Args:
             batch: this process's share: [clean crops,] crops, labels.
@@ -58,7 +56,7 @@ class Gradients:
 
         Raises:
             NotFinite: the loss.
-        KubefaceError: too little memory for the smallest part.
+            KubefaceError: too little memory for the smallest part.
         """
         while True:
             try:

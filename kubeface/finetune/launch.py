@@ -66,11 +66,8 @@ def local_processes(device: str) -> int:
 
 
 def run_torchrun(count: int, job: Job) -> None:
-    """Runs a job in several processes of this machine, whose output is shown as it comes.
-
-    Raises:
-        KubefaceError: one of them failed, with its last words.
-    """
+    """Runs a job in several processes of this machine, whose output is shown as it comes; raises KubefaceError with the
+    first error of one that failed."""
     command = ["--standalone", "--nproc-per-node", str(count), "-m", "kubeface.finetune.node"]
     process = subprocess.Popen(
         [sys.executable, "-m", "torch.distributed.run", *command, job.text()],

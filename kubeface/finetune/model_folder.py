@@ -4,14 +4,12 @@ import os
 import platform
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import JsonValue
 
 from kubeface import __version__
 from kubeface.faces.degradation import Degradation
@@ -25,51 +23,34 @@ from kubeface.finetune.final_model import Assembly
 from kubeface.finetune.logs import write_history
 from kubeface.finetune.objectives import Scores
 from kubeface.finetune.trainer import Trainer
+from kubeface.finetune.training_data import TrainingSetup
 from kubeface.models.model import FaceModel, save_model
-from kubeface.models.superresolution import Enlarger
 from kubeface.records.model import OnnxRecord, TrainingRecord
 from kubeface.records.tasks import ATTRIBUTES
 from kubeface.storage.folders import sha256_file, write_json
-from kubeface.tables.row_index import RowIndex
 
 FACES_CHECKED = 64  # that the ONNX export is compared on
 
 
-@dataclass(frozen=True)
-class Trained:
-    """A training that is done.
+def write_model_folder(
+    folder: Path, trainer: Trainer, store: Checkpoints, assembly: Assembly, start: FaceModel | None,
+    heads: tuple[Scores, Scores] | None,
+) -> None:  # fmt: skip
+    """Writes the model folder, which exists, with a copy of the checkpoints.
 
     Args:
         start: the starting model; None where nothing is exported.
         heads: what makes scores, of the final and of the starting model; None for recognition.
-        enlarger: the super-resolution network of the degradation; None for bicubic.
-        fallback: what it started from instead and why; empty where it started from what was asked for.
-    """
-
-    trainer: Trainer
-    assembly: Assembly
-    start: FaceModel | None
-    heads: tuple[Scores, Scores] | None
-    enlarger: Enlarger | None
-    fallback: str
-
-
-def write_model_folder(folder: Path, trained: Trained, inputs: Inputs, store: Checkpoints) -> None:
-    """Writes the model folder, which exists, with a copy of the checkpoints.
 
     Raises:
         KubefaceError: an exported network differs from torch's.
     """
-    trainer = trained.trainer
     setup, history = trainer.setup, trainer.state.history
-    data, model = setup.data, setup.model
-    onnx = _export(folder, trained)
-    heads = trained.heads
-    enlarging = trained.enlarger.write(folder) if trained.enlarger else None
-    save_model(
-        model, folder, training_record(trained, inputs, onnx), data.task, heads[0].state_dict() if heads else None,
-        enlarging,
-    )  # fmt: skip
+    data = setup.data
+    onnx = _export(folder, setup, start, heads) if start else None
+    record = _training_record(trainer, store.inputs, assembly, onnx)
+    enlarging = setup.enlarger.write(folder) if setup.enlarger else None
+    save_model(setup.model, folder, record, data.task, heads[0].state_dict() if heads else None, enlarging)
     write_json(folder / "identities.json", data.identities)
     write_history(folder / "logs", history)
     (folder / "checkpoints").mkdir()
@@ -84,10 +65,9 @@ def write_model_folder(folder: Path, trained: Trained, inputs: Inputs, store: Ch
         shutil.copyfile(path, folder / "checkpoints" / path.name)  # they stay until the folder is whole
 
 
-def training_record(trained: Trained, inputs: Inputs, onnx: OnnxRecord | None) -> TrainingRecord:
+def _training_record(trainer: Trainer, inputs: Inputs, assembly: Assembly, onnx: OnnxRecord | None) -> TrainingRecord:
     """What model.json says of a training."""
-    trainer = trained.trainer
-    setup, best, assembly = trainer.setup, trainer.state.best, trained.assembly
+    setup, best = trainer.setup, trainer.state.best
     values: dict[str, object] = {
         **inputs,
         "producer": f"finetune {__version__}",
@@ -108,17 +88,16 @@ def training_record(trained: Trained, inputs: Inputs, onnx: OnnxRecord | None) -
             "numpy": np.__version__,
         },
     }
-    optional = {"fallback": trained.fallback, "wise_ft_scores": assembly.scores, "guard": assembly.gate, "onnx": onnx}
+    optional = {"fallback": setup.fallback, "wise_ft_scores": assembly.scores, "guard": assembly.gate, "onnx": onnx}
     return TrainingRecord.model_validate(values | {name: value for name, value in optional.items() if value})
 
 
-def _export(folder: Path, trained: Trained) -> OnnxRecord | None:
-    """Writes model.onnx and start.onnx where there is a starting model to export too."""
-    if trained.start is None:
-        return None
-    setup = trained.trainer.setup
-    faces = _first_crops(setup.data.val if len(setup.data.val) else setup.data.train, FACES_CHECKED)
-    onnx = export_models(setup.model, trained.start, folder, faces, trained.heads)
+def _export(folder: Path, setup: TrainingSetup, start: FaceModel, heads: tuple[Scores, Scores] | None) -> OnnxRecord:
+    """Writes model.onnx and start.onnx, and checks them on the first validation crops, or else training crops."""
+    index = setup.data.val if len(setup.data.val) else setup.data.train
+    crops = FaceCrops(index, Degradation(), 0)
+    faces = np.stack([crops.image(index[number]) for number in range(min(FACES_CHECKED, len(index)))])
+    onnx = export_models(setup.model, start, folder, faces, heads)
     if setup.model.detector == "mtcnn":  # for users of the ONNX export, who need not have what it is made from
         write_mtcnn(folder / MTCNN_FILE)
         return onnx.model_copy(update={"mtcnn_sha256": sha256_file(folder / MTCNN_FILE)})
@@ -138,17 +117,6 @@ def _write_sampling(folder: Path, trainer: Trainer) -> None:
 
     labels = data.train.labels
     before, after = count(labels), count(labels[drawn])
-    sampling: dict[str, JsonValue] = {
-        "images": len(labels),
-        "drawn": len(drawn),
-        "before": dict(before),
-        "after": dict(after),
-    }
+    sampling = {"images": len(labels), "drawn": len(drawn), "before": before, "after": after}
     write_json(folder / "sampling.json", sampling)
     draw_distribution(before, after, folder / "figures" / "label_distribution.png")
-
-
-def _first_crops(index: RowIndex, count: int) -> NDArray[np.uint8]:
-    """The first crops, N×H×W×3."""
-    crops = FaceCrops(index, Degradation(), 0)
-    return np.stack([crops.image(index[number]) for number in range(min(count, len(index)))])

@@ -73,10 +73,8 @@ class ClassificationObjective:
         return normalize(embeddings) if self.verified else embeddings[:, :0]
 
     def auc(self, evidence: NDArray[np.float32], labels: NDArray[np.int64]) -> float | None:
-        """Area under the ROC curve over pairs of the first VERIFIED images; None where pairs are of one kind.
-
-        Those of people who are not trained on are among them.
-        """
+        """Area under the ROC curve over pairs of the first VERIFIED images, strangers among them; None where pairs are
+        of one kind."""
         if not self.verified:
             return None
         embeddings = evidence[:VERIFIED]
@@ -89,9 +87,8 @@ class ClassificationObjective:
 class AttributeObjective:
     """Many binary labels at once: a linear head with one output for each, and binary cross entropy or focal loss.
 
-    Labels that are not known have no loss, and an image's loss is the mean over its known ones.
-
-    The head starts at the frequencies of the training images, whatever the embedding.
+    Labels that are not known have no loss, and an image's loss is the mean over its known ones. The head starts at the
+    frequencies of the training images, whatever the embedding.
     """
 
     def __init__(self, options: FinetuneOptions, data: TrainingData, size: int, device: torch.device) -> None:
@@ -105,7 +102,7 @@ class AttributeObjective:
         self.head: nn.Module = LinearHead(torch.zeros(len(odds), size), torch.from_numpy(odds)).to(device)
 
     def known(self, labels: Tensor) -> Tensor:
-        """All images, N: those without a known label are not among the data."""
+        """All images, N: at least one label of each is known."""
         return torch.ones_like(labels, dtype=torch.bool)
 
     def losses(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -119,8 +116,7 @@ class AttributeObjective:
         """The images' shares of known labels that are right at a score of 0.5, added up; a single number."""
         targets = self.targets[labels]
         known = targets != UNKNOWN
-        logits: Tensor = self.head(embeddings)
-        correct = ((logits > 0) == (targets == 1)) & known
+        correct: Tensor = ((self.head(embeddings) > 0) == (targets == 1)) & known
         return (correct.sum(1).double() / known.sum(1)).sum()
 
     def evidence(self, embeddings: Tensor) -> Tensor:
@@ -211,8 +207,7 @@ def positive_weights(positives: NDArray[np.int64], negatives: NDArray[np.int64])
 def repeat_factors(targets: NDArray[np.int8]) -> NDArray[np.float64]:
     """How much more often than others each image is to be drawn (N, at least 1), given its labels (N×L).
 
-    Its rarest positive label asks for it: max(1, √(t / f)) for a label that the share f of the images shows (Gupta et
-    al., LVIS, arXiv 1908.03195, section 4.2) with t = RARE.
+    max(1, √(RARE / f)) for the share f of images with its rarest positive label (LVIS, arXiv 1908.03195, section 4.2).
     """
     positives, negatives = counts(targets)
     share = positives / np.maximum(positives + negatives, 1)

@@ -49,13 +49,10 @@ class PromotedModel:
 
 
 def find_promoted(champion: str) -> PromotedModel | None:
-    """The promoted model that can be handed on.
+    """The promoted model; None where there is none yet, or its files do not suffice to evaluate it again.
 
     Args:
         champion: folder of the model's versions, with champion.json in it; a path or s3:// address, empty for none.
-
-    Returns:
-        None where nothing is promoted yet, or its files do not suffice to evaluate it again.
 
     Raises:
         KubefaceError: champion.json, or model.json of the version, cannot be read.

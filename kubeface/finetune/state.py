@@ -37,14 +37,12 @@ class EpochFigures:
 
     def __str__(self) -> str:
         """The epoch in one line."""
-        validation = (
-            "" if self.val_loss is None else f", validation loss {self.val_loss:.4f} accuracy {self.val_accuracy:.4f}"
-        )
-        auc = "" if self.val_auc is None else f" AUC {self.val_auc:.4f}"
-        return (
-            f"loss {self.train_loss:.4f} accuracy {self.train_accuracy:.4f}{validation}{auc}, rate "
-            f"{self.learning_rate:.2e} head {self.head_learning_rate:.2e}, {self.images_per_second:.1f} images/s"
-        )
+        told = f"loss {self.train_loss:.4f} accuracy {self.train_accuracy:.4f}"
+        if self.val_loss is not None:
+            told += f", validation loss {self.val_loss:.4f} accuracy {self.val_accuracy:.4f}"
+        told += "" if self.val_auc is None else f" AUC {self.val_auc:.4f}"
+        rates = f"rate {self.learning_rate:.2e} head {self.head_learning_rate:.2e}"
+        return f"{told}, {rates}, {self.images_per_second:.1f} images/s"
 
 
 @dataclass
@@ -53,15 +51,11 @@ class TrainingState:
 
     Args:
         stage: 1 trains the head alone, 2 the backbone too.
-        epoch: epochs of the stage that are done.
-        step: steps of the unfinished epoch that are done.
         loss, correct, seen: sums over the images of the unfinished epoch.
         seconds: that its steps took.
         without_gain: epochs since the best one.
-        best: the best epoch so far.
         history: of every epoch, over all stages.
         accumulate: parts that a batch is computed in.
-        scaler: state of the gradient scaler.
     """
 
     stage: int

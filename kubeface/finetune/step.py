@@ -16,7 +16,7 @@ from kubeface.finetune.checkpoints import Inputs, part
 from kubeface.finetune.distributed import Group, processes
 from kubeface.finetune.final_model import WITHOUT_PAIRS, assemble, score_heads
 from kubeface.finetune.logs import Mlflow
-from kubeface.finetune.model_folder import Trained, write_model_folder
+from kubeface.finetune.model_folder import write_model_folder
 from kubeface.finetune.objectives import Scores
 from kubeface.finetune.options import NOT_FOR, OF_A_RUN, WITHOUT_EFFECT, FinetuneOptions, with_recipe
 from kubeface.finetune.promoted import PromotedModel, find_promoted, hand_on
@@ -26,7 +26,7 @@ from kubeface.finetune.trainer import Trainer
 from kubeface.finetune.training_data import TrainingData, TrainingSetup, read_attributes, read_classified
 from kubeface.models.model import DETECTOR, TEMPLATE, FaceModel, choose_device, digest, load_start
 from kubeface.models.quality_routing import QualityRouted
-from kubeface.models.superresolution import BICUBIC, Enlarger, open_enlarger
+from kubeface.models.superresolution import BICUBIC, open_enlarger
 from kubeface.records.tasks import ATTRIBUTES, CLASSES, RECOGNITION, Task
 from kubeface.runtime.errors import require
 from kubeface.runtime.processors import cpu_limit
@@ -48,19 +48,13 @@ def finetune(
 ) -> FinetuneResult:
     """Fine-tunes a model on the training images of a split; under torchrun in several processes.
 
-    The head starts from the mean embedding of each person or class, that of attributes from their frequencies. The best
-    checkpoint is the one with the least validation loss (`monitor`); without validation images it is the last one.
     Leaves model.safetensors, model.onnx, start.onnx (the starting model, for evaluate), model.json, identities.json,
     checkpoints/, logs/, figures/*.png; for attributes and classes also head.safetensors, labels.json and sampling.json,
-    and start.onnx is the starting model with the best head of stage 1.
+    and start.onnx is the starting model with the best head of stage 1. While it runs, checkpoints stand in
+    `<out>.checkpoints`; a training that was stopped leaves them there for `resume`.
 
     Low-resolution images of the table (group `resolution`) are learnt as they are, without the degradation; with
     `distill` they learn the embedding of the sharp image of the same photograph.
-
-    While it runs, checkpoints stand in `<out>.checkpoints`; a training that was stopped leaves them there for `resume`.
-
-    Where a promoted model is given that this training would only make once more, or the decision is keep, `out` gets a
-    copy of that model, and nothing is trained.
 
     Args:
         aligned: Aligned table; an s3:// prefix is read by ranges while it trains, and not downloaded.
@@ -68,7 +62,7 @@ def finetune(
         out: Folder to write the model to.
         options: What is trained, from which start, and how.
         champion: Folder of the model's promoted versions, with champion.json in it, a path or s3:// address; empty to
-            train in any case.
+            train in any case. `out` gets a copy of the promoted model where the training would only make it once more.
         decision: Of audit: train, or keep to hand on the promoted model where there is one.
 
     Raises:
@@ -80,10 +74,10 @@ def finetune(
     degradation = Degradation.parse(options.degradation, enlarger)
     require(not out.exists() or (out.is_dir() and not any(out.iterdir())), f"{out} exists already: choose another")
     with processes(choose_device(options.device)) as group:
-        promoted = group.share(find_promoted(champion) if group.main else None)
+        promoted = group.share(lambda: find_promoted(champion))
         table, divided = Table(aligned, "aligned"), Table(split, "split")
         if promoted and decision == "keep" and _can_be_judged(promoted, options.task, divided):
-            return _hand_on(promoted, out, NO_DRIFT, group)
+            return group.share(lambda: hand_on(promoted, out, NO_DRIFT))
         _prepare_torch(options.seed)
         if options.task == ATTRIBUTES:
             data = read_attributes(table, divided, options.labels, announce=group.main)
@@ -92,11 +86,12 @@ def finetune(
         model, fallback = _load_start(options, table, group)
         _check_feasible(options, degradation, model, data)
         start = _copy(model) if options.onnx and group.main else None
-        setup = TrainingSetup(options, model, data, degradation, group, _workers(options.workers, group))
-        inputs = _inputs(setup, table.sha256, divided.sha256, enlarger)
+        workers = _workers(options.workers, group)
+        setup = TrainingSetup(options, model, data, degradation, group, workers, enlarger, fallback)
+        inputs = _inputs(setup, table.sha256, divided.sha256)
         if promoted and promoted.trained_with(inputs):
-            return _hand_on(promoted, out, SAME_TRAINING, group)
-        return _train(setup, inputs, out, start, enlarger, fallback)
+            return group.share(lambda: hand_on(promoted, out, SAME_TRAINING))
+        return _train(setup, inputs, out, start)
 
 
 def _can_be_judged(promoted: PromotedModel, task: Task, divided: Table) -> bool:
@@ -109,12 +104,6 @@ def _can_be_judged(promoted: PromotedModel, task: Task, divided: Table) -> bool:
         return promoted.record.training.split == divided.sha256
     rows = divided.columns(["identity", "split"]).to_pylist()
     return not promoted.knows({row["identity"] for row in rows if row["split"] == "heldout"})
-
-
-def _hand_on(promoted: PromotedModel, out: Path, reason: str, group: Group) -> FinetuneResult:
-    """Hands on the promoted model, in one process alone."""
-    result: FinetuneResult = group.share(hand_on(promoted, out, reason) if group.main else None)
-    return result
 
 
 def _prepare_torch(seed: int) -> None:
@@ -135,11 +124,7 @@ def _workers(workers: int, group: Group) -> int:
 
 
 def _load_start(options: FinetuneOptions, table: Table, group: Group) -> tuple[FaceModel, str]:
-    """The model to start from, and the line that says what it is instead of the one asked for; empty where it is that.
-
-    Raises:
-        KubefaceError: it cannot be had, or the processes have different ones.
-    """
+    """The model to start from, and what it is instead of the one asked for and why; empty where it is that."""
     manifest = table.manifest
     model, fallback = load_start(
         options.backbone, options.pretrained, options.fallback, group.device, manifest.setting("template", TEMPLATE),
@@ -154,25 +139,21 @@ def _load_start(options: FinetuneOptions, table: Table, group: Group) -> tuple[F
 def _check_feasible(options: FinetuneOptions, degradation: Degradation, model: FaceModel, data: TrainingData) -> None:
     """Refuses before the training what could not be done after it."""
     routed = isinstance(model.network, QualityRouted)
-    guarded = options.guard or (routed and options.strategy != "scratch")
-    degraded = bool(degradation) or len(data.train.low()) > 0
     require(
         data.task == RECOGNITION or not routed,
-        f"{model.start} is a guarded model: task {data.task} starts from one without a guard",
+        f"{model.start} is a quality-routed model: task {data.task} starts from one without a guard",
     )
+    stays_routed = options.guard or (routed and options.strategy != "scratch")
     require(
-        degraded or not guarded,
+        not stays_routed or bool(degradation) or len(data.train.low()) > 0,
         "guard needs a degradation to tell clean crops from: set degradation, or give pairs of low and high images",
     )
     sizes = np.unique(data.val.labels, return_counts=True)[1]
     require(options.wise_ft != "auto" or (len(sizes) > 1 and max(sizes) > 1), WITHOUT_PAIRS)
 
 
-def _inputs(setup: TrainingSetup, aligned: str, split: str, enlarger: Enlarger | None) -> Inputs:
-    """Everything that decides the outcome of the training, by name.
-
-    Args:
-        aligned, split: SHA-256 of the tables.
+def _inputs(setup: TrainingSetup, aligned: str, split: str) -> Inputs:
+    """Everything that decides the outcome of the training, by name, given the SHA-256 of the tables.
 
     Raises:
         KubefaceError: the processes start from different weights, as where one could fetch what another could not.
@@ -195,22 +176,15 @@ def _inputs(setup: TrainingSetup, aligned: str, split: str, enlarger: Enlarger |
         "seed": options.seed,
         **settings,
         **({} if data.task == RECOGNITION else {"task": data.task, "labels": list(data.labels)}),
-        **({"superresolver": enlarger.name} if enlarger else {}),
+        **({"superresolver": setup.enlarger.name} if setup.enlarger else {}),
     }
 
 
-def _train(
-    setup: TrainingSetup, inputs: Inputs, out: Path, start: FaceModel | None, enlarger: Enlarger | None, fallback: str
-) -> FinetuneResult:
-    """Trains, and writes the model folder in the main process.
-
-    Args:
-        start: copy of the starting model, to be exported; None for none.
-        fallback: what it starts from instead and why; empty for what was asked for.
-    """
+def _train(setup: TrainingSetup, inputs: Inputs, out: Path, start: FaceModel | None) -> FinetuneResult:
+    """Trains, and writes the model folder in the main process; `start` is a copy of the starting model to export."""
     group, options, task = setup.group, setup.options, setup.data.task
     store = open_checkpoints(Path(f"{out}.checkpoints"), options, inputs) if group.main else None
-    restored = group.share(store.last() if store is not None and store.has_last() else None)
+    restored = group.share(lambda: store.last() if store is not None and store.has_last() else None)
     mlflow = Mlflow(inputs, group.main)
     try:
         trainer = Trainer(setup, store, restored)
@@ -222,12 +196,12 @@ def _train(
         if store is not None and not store.has_last():
             shutil.rmtree(store.folder, ignore_errors=True)
         raise
-    best = group.share(store.best() if store is not None else None)
+    best = group.share(lambda: store.best() if store is not None else {})
     assembly = assemble(trainer, part("backbone", best))
     if store is not None:
         heads = None if task == RECOGNITION else score_heads(trainer, store, best, initial)
         with new_folder(out) as folder:
-            write_model_folder(folder, Trained(trainer, assembly, start, heads, enlarger, fallback), inputs, store)
+            write_model_folder(folder, trainer, store, assembly, start, heads)
             mlflow.end(folder)
         shutil.rmtree(store.folder)
     data, reached = setup.data, trainer.state.best

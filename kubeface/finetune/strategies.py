@@ -127,14 +127,12 @@ def set_modes(network: nn.Module, trained: list[Part], options: FinetuneOptions)
     `freeze_batch_norm`. From scratch there are no statistics to keep.
     """
     network.eval()
-    scratch = options.strategy == "scratch"
+    frozen: tuple[type[nn.Module], ...] = () if options.dropout else DROPOUTS
+    if options.freeze_batch_norm and options.strategy != "scratch":
+        frozen += BATCH_NORMS
     for part in trained:
         for module in part.modules:
-            if isinstance(module, BATCH_NORMS) and options.freeze_batch_norm and not scratch:
-                continue
-            if isinstance(module, DROPOUTS) and not options.dropout:
-                continue
-            module.training = True
+            module.training = not isinstance(module, frozen)
 
 
 def make_optimizer(

@@ -119,12 +119,9 @@ class Trainer:
                     self._begin(stage)
                     self._train_stage(stage, mlflow)
         except NotFinite as error:
-            raise KubefaceError(f"{error}{self._last_good()}") from error
-
-    def _last_good(self) -> str:
-        if self.checkpoints is None or not (self.checkpoints.folder / LAST).is_file():
-            return ""
-        return f"; the last good checkpoint is {self.checkpoints.folder / LAST}"
+            if self.checkpoints is None or not self.checkpoints.has_last():
+                raise
+            raise KubefaceError(f"{error}; the last good checkpoint is {self.checkpoints.folder / LAST}") from error
 
     # --- stages -----------------------------------------------------------------------------------------------------
 
@@ -276,18 +273,11 @@ class Trainer:
             raise NotFinite(f"{label}: the validation loss is {measured.val_loss}: lower the rate")
         number = len(state.history) + 1
         figures = EpochFigures(
-            epoch=number,
-            stage=state.stage,
-            train_loss=state.loss / state.seen,
-            train_accuracy=state.correct / state.seen,
-            val_loss=measured.val_loss,
-            val_accuracy=measured.val_accuracy,
-            val_auc=measured.val_auc,
-            learning_rate=rates[0],
-            head_learning_rate=rates[1],
+            number, state.stage, state.loss / state.seen, state.correct / state.seen,
+            measured.val_loss, measured.val_accuracy, measured.val_auc, *rates,
             images_per_second=round(images / max(state.seconds, 1e-9), 1),
             seconds=round(state.seconds + time.monotonic() - start, 2),
-        )
+        )  # fmt: skip
         better = self._is_better(measured)
         if better:
             measured.epoch = number

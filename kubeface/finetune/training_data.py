@@ -10,6 +10,7 @@ from kubeface.finetune.augment import Augmentation
 from kubeface.finetune.distributed import Group
 from kubeface.finetune.options import FinetuneOptions
 from kubeface.models.model import FaceModel
+from kubeface.models.superresolution import Enlarger
 from kubeface.records.tasks import ATTRIBUTES, CLASSES, RECOGNITION, Task
 from kubeface.runtime.errors import require
 from kubeface.tables.labels import UNKNOWN, choose_labels, read_labels
@@ -48,6 +49,8 @@ class TrainingSetup:
         model: the model to start from; its network is trained in place.
         degradation: put on training and validation crops.
         workers: DataLoader processes, 0 for none.
+        enlarger: the super-resolution network of the degradation; None for bicubic.
+        fallback: what the model is instead of the one asked for, and why; empty where it is that.
     """
 
     options: FinetuneOptions
@@ -56,6 +59,8 @@ class TrainingSetup:
     degradation: Degradation
     group: Group
     workers: int
+    enlarger: Enlarger | None = None
+    fallback: str = ""
 
     @property
     def augmentation(self) -> Augmentation:
@@ -81,13 +86,11 @@ def read_classified(table: Table, divided: Table, task: Task) -> TrainingData:
     require(len(identities) >= 2, f"{divided.folder} has {len(identities)} {what} to train on, at least 2 are needed")
     others = sorted({row["identity"] for row in rows if row["split"] == "val"} - set(identities))
     number = {name: index for index, name in enumerate([*identities, *others])}
-    images = {
-        part: _indexed(
-            table, divided, {row["image_id"]: number[row["identity"]] for row in rows if row["split"] == part}
-        )
+    train, val = (
+        _indexed(table, divided, {row["image_id"]: number[row["identity"]] for row in rows if row["split"] == part})
         for part in ("train", "val")
-    }
-    return TrainingData(identities, images["train"], images["val"], task, tuple(identities) if task == CLASSES else ())
+    )
+    return TrainingData(identities, train, val, task, tuple(identities) if task == CLASSES else ())
 
 
 def read_attributes(table: Table, divided: Table, labels: str, announce: bool) -> TrainingData:

@@ -244,5 +244,5 @@ def test_alone_there_is_nothing_to_agree_on(monkeypatch: pytest.MonkeyPatch) -> 
         values = torch.tensor([1.0, math.pi])
         assert group.sum(values) is values
         assert group.gather("one") == ["one"]
-        assert group.share("one") == "one"
+        assert group.share(lambda: "one") == "one"
     assert not torch.distributed.is_initialized()

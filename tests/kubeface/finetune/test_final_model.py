@@ -1,4 +1,4 @@
-"""Interpolation with the start, and the gate of the guard."""
+"""Interpolation with the start, and the gate of quality routing."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from kubeface.faces.degradation import Degradation
 from kubeface.faces.images import RGB, decode_rgb
-from kubeface.finetune.final_model import ALPHAS, choose_alpha, fine_structure_of, fit_quality_routing, interpolated
+from kubeface.finetune.final_model import ALPHAS, choose_alpha, fit_quality_routing, interpolated
 from kubeface.models.model import load_model
 from kubeface.models.quality_routing import QualityRouted, fine_structure
 from kubeface.records.model import GateErrors
@@ -145,7 +145,7 @@ def structure(crops: list[RGB], kind: str = "none") -> Tensor:
 
 
 def test_sharp_borders_of_low_resolution_crops_hardly_mislead_the_gate(crops: list[RGB]) -> None:
-    """A black border, as of a face at the edge of its photograph, is sharp however few pixels the face has."""
+    """A black border, as of a face at the edge of its photograph, is sharp however low the resolution is."""
     few = Degradation.parse("lowres:14")
     bad = np.stack([few(crop, "test", number) for number, crop in enumerate(crops)])
     bad[::3, :, -28:] = 0
@@ -180,20 +180,14 @@ def test_a_gate_that_cannot_tell_says_so(crops: list[RGB]) -> None:
 
 
 def test_without_validation_crops_nothing_is_measured(crops: list[RGB]) -> None:
-    clean, bad, none = structure(crops), structure(crops, "noise:60"), fine_structure_of([])
-    assert none.shape == (0, 4)
+    clean, bad, none = structure(crops), structure(crops, "noise:60"), torch.zeros(0, 4)
     assert fit_quality_routing(nn.Identity(), nn.Identity(), clean, bad, none, none)[1].model_dump() == {
         "wrong_clean": None,
         "wrong_degraded": None,
     }
 
 
-def test_structure_batch_by_batch(crops: list[RGB]) -> None:
-    images = torch.randn(7, 3, 32, 32)
-    torch.testing.assert_close(fine_structure_of([images[:4], images[4:]]), fine_structure(images))
-
-
-def test_a_guarded_training_keeps_its_start_for_clean_crops(
+def test_a_quality_routed_training_keeps_its_start_for_clean_crops(
     train: Train, tiny: dict[str, Tensor], crops: list[RGB]
 ) -> None:
     run = train(**FULL, guard=True, wise_ft=0.5)
@@ -220,7 +214,7 @@ def test_a_guarded_training_keeps_its_start_for_clean_crops(
     assert np.allclose(mixed[5:], other.embed(bad[:5]), atol=1e-6)
 
 
-def test_a_guarded_model_trains_on(train: Train, tiny: dict[str, Tensor]) -> None:
+def test_a_quality_routed_model_trains_on(train: Train, tiny: dict[str, Tensor]) -> None:
     """The first start stays the one for good pictures, whatever was trained since."""
     first = train("first", **FULL, guard=True)
     second = train("second", **FULL, pretrained=str(first.folder))

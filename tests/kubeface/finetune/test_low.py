@@ -1,4 +1,4 @@
-"""Faces of few pixels in training: beside the sharp image of the same photograph, and enlarged by a network."""
+"""Faces of low resolution in training: beside the sharp image of the same photograph, and enlarged by a network."""
 
 import json
 from pathlib import Path

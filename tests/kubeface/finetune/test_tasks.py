@@ -175,10 +175,10 @@ def test_sampling_is_told(learn: Train) -> None:
     assert even["before"]["Left_Side"] == 0
 
 
-def test_a_guarded_model_is_no_start(learn: Train, train: Train) -> None:
-    guarded = train("guarded", guard=True)
-    with pytest.raises(KubefaceError, match="is a guarded model: task classes starts from one without a guard"):
-        learn("classes", pretrained=str(guarded.folder))
+def test_a_quality_routed_model_is_no_start(learn: Train, train: Train) -> None:
+    routed = train("routed", guard=True)
+    with pytest.raises(KubefaceError, match="is a quality-routed model: task classes starts from one without a guard"):
+        learn("classes", pretrained=str(routed.folder))
 
 
 def test_what_cannot_be_fetched_has_a_fallback(
