@@ -15,7 +15,7 @@ from kubeface.faces.detector import NO_FACES, Detector, Faces
 from kubeface.faces.geometry import NO_DETECTOR, Points, middle_square
 from kubeface.faces.images import RGB
 from kubeface.faces.mtcnn_onnx import mtcnn, open_session
-from kubeface.runtime.errors import KubefaceError
+from kubeface.runtime.errors import require
 
 MEAN_BGR = (104.0, 117.0, 127.0)  # retinaface.preprocess.MEAN: what RetinaFace was trained with
 LEAST_SCORE = 0.02  # RetinaFace's boxes below it are dropped before anything else
@@ -89,6 +89,5 @@ def make_detector(name: str, min_face_size: int, threads: int | None = None) -> 
     Raises:
         KubefaceError: no detector of this name.
     """
-    if name not in _DETECTORS:
-        raise KubefaceError(f"detector '{name}' is unknown: use {' or '.join(_DETECTORS)}")
+    require(name in _DETECTORS, f"detector '{name}' is unknown: use {' or '.join(_DETECTORS)}")
     return _DETECTORS[name](min_face_size, threads)

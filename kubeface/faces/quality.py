@@ -39,12 +39,9 @@ class FaceQuality:
 
 
 def measure_face(image: RGB, landmarks: Points, box: Points, detect: Detector, crop: RGB | None = None) -> FaceQuality:
-    """Measures the face that the aligner found on a photograph.
+    """Measures the face that the aligner found on a photograph, at its landmarks (5×2) and box (x1, y1, x2, y2).
 
-    Args:
-        landmarks, box: the aligner's, 5×2 and x1, y1, x2, y2.
-        detect: RetinaFace.
-        crop: the face on the ArcFace template; made from the photograph where it is None.
+    `detect` is RetinaFace, `crop` the face on the ArcFace template, which is made from the photograph where it is None.
     """
     crop_sharpness, turn = sharpness(align_crop(image, landmarks) if crop is None else crop), head_turn(landmarks)
     small, scale = _shrink(image, shorter_side(box))

@@ -96,8 +96,7 @@ def choose_device(name: str) -> torch.device:
     Raises:
         KubefaceError: CUDA is asked for and not there, or the name is unknown.
     """
-    if name not in ("auto", "cpu", "cuda"):
-        raise KubefaceError(f"device '{name}' is unknown: use auto, cpu or cuda")
+    require(name in ("auto", "cpu", "cuda"), f"device '{name}' is unknown: use auto, cpu or cuda")
     if name == "cuda" and not torch.cuda.is_available():
         raise KubefaceError("device 'cuda' is asked for but torch sees no GPU: request one or use device auto")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
@@ -159,7 +158,6 @@ def load_start(
     Random weights are drawn from torch's generator, which the caller seeds.
 
     Args:
-        backbone, pretrained, device, template: as in `load_pretrained`.
         fallback: name of a backbone whose published weights to start from then, `scratch` for random weights of the
             same backbone, or empty to fail.
         scratch: the training throws the starting weights away. Where none are given and none are published, random
@@ -222,9 +220,7 @@ def save_model(
 ) -> None:
     """Writes model.safetensors, model.json and, where there is a head, head.safetensors into an existing folder.
 
-    Args:
-        head: `weight` (L×D) and `bias` (L).
-        superresolution: the network that enlarges small faces for it.
+    The head's `weight` is L×D, its `bias` L; `superresolution` is the network that enlarges small faces for the model.
     """
     state = {name: value.detach().cpu().contiguous() for name, value in model.network.state_dict().items()}
     safetensors.torch.save_file(state, folder / WEIGHTS_FILE)

@@ -151,8 +151,7 @@ def _session(path: Path, device: str) -> onnxruntime.InferenceSession:
     TensorFloat-32, onnxruntime's default on a GPU, keeps 10 bits of a factor: the similarities would not be those of
     a CPU.
     """
-    if device not in ("auto", "cpu", "cuda"):
-        raise KubefaceError(f"device '{device}' is unknown: use auto, cpu or cuda")
+    require(device in ("auto", "cpu", "cuda"), f"device '{device}' is unknown: use auto, cpu or cuda")
     offered = CUDA in onnxruntime.get_available_providers()
     require(
         offered or device != "cuda",

@@ -226,10 +226,7 @@ def similarity(left: Vector, right: Vector) -> float:
 
 
 def open_recogniser(uri: str, flip: bool = False) -> Recogniser:
-    """Opens a model folder of finetune, or a promoted version.
-
-    Args:
-        flip: embed each face together with its mirror image.
+    """Opens a model folder of finetune, or a promoted version; with `flip` each face is embedded with its mirror image.
 
     Raises:
         KubefaceError: files missing or changed, a model for another task, an unknown template or detector, or a

@@ -123,11 +123,9 @@ class Enlarger:
 
 
 def open_enlarger(uri: str, threads: int = 1) -> Enlarger:
-    """Opens what enlarges images.
+    """Opens what enlarges images: bicubic, or a network as the top of this file has it.
 
-    Args:
-        uri: bicubic, or a network as the top of this file has it (path, s3:// or https:// with #sha256=…).
-        threads: that a call uses.
+    Its address is a path, s3:// or https:// with #sha256=…; a call uses so many threads.
 
     Raises:
         KubefaceError: it cannot be had or read, or is no network that enlarges images a whole number of times.

@@ -39,13 +39,10 @@ class Block(nn.Module):
 
 
 class Enlarging(nn.Module):
-    """A network from small images (N×3×H×W, RGB 0…1) to large ones (N×3×sH×sW, about 0…1).
-
-    Args:
-        architecture, scale, channels, blocks: as in `NetworkDesign`; the scale is s.
+    """A network from small images (N×3×H×W, RGB 0…1) to large ones (N×3×sH×sW, about 0…1), see `NetworkDesign`.
 
     Raises:
-        KubefaceError: one of them is out of its range.
+        KubefaceError: an argument is out of its range.
     """
 
     def __init__(self, architecture: str, scale: int, channels: int = 48, blocks: int = 8) -> None:

@@ -83,13 +83,7 @@ def _degraded(name: str, data: bytes, options: DegradeOptions) -> RGB:
 
 
 def low_resolution(image: RGB, width: int, height: int, camera: CameraOptions, random: np.random.Generator) -> RGB:
-    """An image (H×W×3, uint8) as a poor camera takes it, height×width×3.
-
-    Args:
-        image: the sharp image.
-        width, height: of the result in pixels.
-        camera: ranges from which `random` draws blur, noise and JPEG quality.
-    """
+    """An image (H×W×3, uint8) as a poor camera takes it, height×width×3; `random` draws from the camera's ranges."""
     sigma = random.uniform(*camera.blur) * image.shape[1] / width
     if sigma > LEAST_BLUR:
         image = Degradation("blur", sigma)(image)

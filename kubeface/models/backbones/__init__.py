@@ -15,7 +15,7 @@ from kubeface.models.backbones.sface import SFace
 from kubeface.models.backbones.small_cnn import SmallCNN
 from kubeface.models.backbones.vgg import VGG16
 from kubeface.records.model import Preprocessing
-from kubeface.runtime.errors import KubefaceError
+from kubeface.runtime.errors import require
 from kubeface.storage.downloads import Source
 from kubeface.storage.published_files import SFACE
 
@@ -159,6 +159,5 @@ def backbone_named(name: str) -> Backbone:
     Raises:
         KubefaceError: there is none.
     """
-    if name not in BACKBONES:
-        raise KubefaceError(f"backbone '{name}' is unknown: use one of {', '.join(BACKBONES)}")
+    require(name in BACKBONES, f"backbone '{name}' is unknown: use one of {', '.join(BACKBONES)}")
     return BACKBONES[name]

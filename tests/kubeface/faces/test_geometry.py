@@ -157,9 +157,7 @@ def test_overlap_is_that_of_the_pixels(one: tuple[int, ...], other: tuple[int, .
 
 
 @given(angle=angles, scale=scales, x=shifts, y=shifts, nose=st.floats(-60, 60))
-def test_the_turn_is_the_same_however_the_face_lies(
-    angle: float, scale: float, x: float, y: float, nose: float
-) -> None:
+def test_turn_is_the_same_however_the_face_lies(angle: float, scale: float, x: float, y: float, nose: float) -> None:
     face = ARCFACE_112.copy()
     face[2, 0] += nose
     turn = head_turn(face)

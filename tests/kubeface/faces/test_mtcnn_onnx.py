@@ -109,9 +109,7 @@ sides = st.integers(1, 40)
 
 
 @given(sides, sides, sides, sides, st.data())
-def test_area_averages_are_those_of_torch(
-    height: int, width: int, to_height: int, to_width: int, data: st.DataObject
-) -> None:
+def test_area_averages_as_in_torch(height: int, width: int, to_height: int, to_width: int, data: st.DataObject) -> None:
     image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
     areas = Areas(image)
     assert np.abs(areas.whole(to_height, to_width) - as_torch(image, to_height, to_width)).max() < 1e-5

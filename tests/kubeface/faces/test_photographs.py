@@ -50,9 +50,7 @@ def photographs(face: Image.Image, orl: dict[str, bytes]) -> dict[str, bytes]:
     return files | {"deep.png": encoded(deep), "scan.pgm": orl["s2/1.pgm"]}
 
 
-def test_every_format_gives_the_pixels_of_ingest(
-    photographs: dict[str, bytes], orl: dict[str, bytes], tmp_path: Path
-) -> None:
+def test_every_format_is_as_in_ingest(photographs: dict[str, bytes], orl: dict[str, bytes], tmp_path: Path) -> None:
     files = {f"one/{name}": data for name, data in photographs.items()} | {"other/1.pgm": orl["s3/1.pgm"]}
     ingest(write_files(tmp_path / "source", files), tmp_path / "faces")
     rows = rows_of(tmp_path / "faces")

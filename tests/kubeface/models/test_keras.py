@@ -223,9 +223,7 @@ def test_tf_keras_archives(models: Path, read: Read, changed: Callable[..., Path
     assert input_size(models / f"{name}.keras") == input_size(older)
 
 
-def test_a_last_dense_layer_is_the_classifier_of_a_model_trained_as_one(
-    models: Path, changed: Callable[..., Path]
-) -> None:
+def test_a_last_dense_layer_is_the_classifier_of_a_trained_one(models: Path, changed: Callable[..., Path]) -> None:
     def single(config: Config, activation: str, loss: str) -> None:
         """Leaves the embedding's Dense layer as the last one."""
         config["config"]["layers"].pop()
@@ -281,9 +279,7 @@ def test_other_models(models: Path, name: str, message: str) -> None:
         ("conv3_block3_add", "", "conv3_block1_out", r"_add' adds .*conv3_block2_out' and .*conv3_block1_out'"),
     ],
 )
-def test_a_resnet_of_another_make(
-    config: Config, tmp_path: Path, name: str, setting: str, value: object, message: str
-) -> None:
+def test_another_resnet(config: Config, tmp_path: Path, name: str, setting: str, value: object, message: str) -> None:
     layer = layer_named(config, name)
     if setting:
         layer["config"][setting] = value
@@ -345,9 +341,7 @@ def link(file: h5py.File) -> None:
         (lambda file: file.pop("layers"), "has 0 Functional layers around"),
     ],
 )
-def test_weights_that_do_not_fit(
-    changed: Callable[..., Path], weights: Callable[[h5py.File], object], message: str
-) -> None:
+def test_unfitting_weights(changed: Callable[..., Path], weights: Callable[[h5py.File], object], message: str) -> None:
     with pytest.raises(KubefaceError, match=message) as caught:
         read_keras(changed("nested", weights=weights))
     assert "\n" not in str(caught.value)
@@ -389,9 +383,7 @@ def archive(path: Path, **members: bytes) -> Path:
     ],
 )
 @pytest.mark.parametrize("read", [read_keras, input_size])
-def test_configs_that_make_no_sense(
-    tmp_path: Path, read: Callable[[Path], object], config: bytes, message: str
-) -> None:
+def test_senseless_configs(tmp_path: Path, read: Callable[[Path], object], config: bytes, message: str) -> None:
     path = archive(tmp_path / "odd.keras", config_json=config)
     with pytest.raises(KubefaceError, match=message) as caught:
         read(path)
@@ -437,9 +429,7 @@ def test_no_archive_at_all(tmp_path: Path) -> None:
         ({"model_weights_h5": bytes(10**7)}, r"model\.weights\.h5 would have 10,000,000 bytes, up to "),
     ],
 )
-def test_archives_without_weights_or_with_too_much(
-    config: Config, tmp_path: Path, weights: dict[str, bytes], message: str
-) -> None:
+def test_no_weights_or_too_much(config: Config, tmp_path: Path, weights: dict[str, bytes], message: str) -> None:
     with pytest.raises(KubefaceError, match=message):
         read_keras(archive(tmp_path / "it.keras", config_json=json.dumps(config).encode(), **weights))
 

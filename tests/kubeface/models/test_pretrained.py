@@ -165,9 +165,7 @@ def test_a_wrong_file_is_no_reason_to_fall_back(
         load_start("sface", f"{address}/w.pt#sha256={checksum}", "scratch")
 
 
-def test_published_weights_that_are_others_are_no_reason_either(
-    served: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_published_weights_are_no_reason(served: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
     """One address is silent, the other gives something else: that wants to be looked at."""
     folder, address = served
     monkeypatch.setenv("KUBEFACE_CACHE", str(folder / "cache"))

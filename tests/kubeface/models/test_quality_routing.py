@@ -32,9 +32,7 @@ SEEDS = st.integers(0, 10_000)
 
 
 @given(SEEDS, st.integers(16, 120), st.floats(-3, 3), st.floats(0.1, 8))
-def test_brightness_is_no_structure_and_contrast_is_an_offset(
-    seed: int, side: int, shift: float, contrast: float
-) -> None:
+def test_brightness_is_nothing_and_contrast_an_offset(seed: int, side: int, shift: float, contrast: float) -> None:
     images = random_images(seed, 3, side)
     found = fine_structure(images)
     assert found.shape == (3, OCTAVES)

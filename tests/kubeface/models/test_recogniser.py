@@ -87,9 +87,7 @@ def test_the_detector_is_the_one_of_the_training(
     same_as_training(found, tmp_path / "aligned", orl, sface)
 
 
-def test_flip_adds_the_mirror_image(
-    folder: Path, recogniser: Recogniser, aligned_table: Path, sface: FaceModel
-) -> None:
+def test_flip_adds_a_mirror_image(folder: Path, recogniser: Recogniser, aligned_table: Path, sface: FaceModel) -> None:
     crop = decode_rgb(rows_of(aligned_table)[0]["image"])
     both = sface.embed(crop[None])[0] + sface.embed(crop[None], flip=True)[0]
     flipped = open_recogniser(str(folder), flip=True).embed(crop)
@@ -128,9 +126,7 @@ def test_what_is_no_photograph_is_unreadable(data: bytes, recogniser: Recogniser
     assert found.detail
 
 
-def test_photographs_without_a_sure_face_say_so(
-    recogniser: Recogniser, orl: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_sure_face_is_said(recogniser: Recogniser, orl: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
     grey = encode_png(np.full((112, 92, 3), 128, np.uint8))
     assert recogniser.face(grey) == LeftOut("no_face", "mtcnn found none of 20 pixels and more")
     monkeypatch.setattr(module, "MIN_CONFIDENCE", 1.1)
@@ -165,9 +161,7 @@ def test_confidence_is_the_logistic_curve() -> None:
     assert fit.confidence(0.1) == pytest.approx(1 / (1 + np.exp(4)))
 
 
-def test_the_threshold_is_the_given_one_else_the_calibrated(
-    folder: Path, recogniser: Recogniser, tmp_path: Path
-) -> None:
+def test_threshold_is_the_given_one_else_the_calibrated(folder: Path, recogniser: Recogniser, tmp_path: Path) -> None:
     known = open_recogniser(str(calibrated(copied(folder, tmp_path / "model"))))
     assert known.threshold(None) == 0.3
     assert known.threshold(0.5) == 0.5
@@ -182,9 +176,7 @@ def test_the_threshold_is_the_given_one_else_the_calibrated(
 
 
 @pytest.mark.parametrize("calibrated_with", [False, True])
-def test_a_calibration_holds_for_its_flip_setting_only(
-    calibrated_with: bool, recogniser: Recogniser, orl: dict[str, bytes]
-) -> None:
+def test_calibration_holds_for_its_flip(calibrated_with: bool, recogniser: Recogniser, orl: dict[str, bytes]) -> None:
     fit = Calibration(weights_sha256="", **CALIBRATION, flip=calibrated_with)
     other = dataclasses.replace(recogniser, calibration=fit, flip=not calibrated_with)
     said = "with flip: use --flip" if calibrated_with else "without flip: leave out --flip"
@@ -225,9 +217,7 @@ def test_a_changed_file_is_refused(name: str, folder: Path, tmp_path: Path) -> N
         ),
     ],
 )
-def test_a_folder_that_does_not_fit_is_refused(
-    changes: dict[str, Any], said: str, folder: Path, tmp_path: Path
-) -> None:
+def test_an_unfitting_folder_is_refused(changes: dict[str, Any], said: str, folder: Path, tmp_path: Path) -> None:
     other = configured(copied(folder, tmp_path / "model"), **changes)
     with pytest.raises(KubefaceError, match=said):
         open_recogniser(str(other))
@@ -245,9 +235,7 @@ def test_a_folder_that_does_not_fit_is_refused(
         ({"fmr": 0}, "threshold.json: fmr is 0: input should be greater than 0"),
     ],
 )
-def test_a_threshold_that_does_not_fit_is_refused(
-    changes: dict[str, Any], said: str, folder: Path, tmp_path: Path
-) -> None:
+def test_an_unfitting_threshold_is_refused(changes: dict[str, Any], said: str, folder: Path, tmp_path: Path) -> None:
     other = calibrated(copied(folder, tmp_path / "model"), **changes)
     with pytest.raises(KubefaceError, match=said) as raised:
         open_recogniser(str(other))
@@ -277,9 +265,7 @@ def shrunk(photograph: bytes, times: int) -> bytes:
 
 
 @pytest.mark.parametrize("scale", [4, 8])
-def test_a_low_resolution_face_goes_through_the_models_network(
-    scale: int, enlarging: Recogniser, orl: dict[str, bytes], tmp_path: Path
-) -> None:
+def test_low_resolution_is_enlarged(scale: int, enlarging: Recogniser, orl: dict[str, bytes], tmp_path: Path) -> None:
     network = open_enlarger(str(nearest(tmp_path / "nearest.onnx", scale)))
     known = dataclasses.replace(enlarging, enlarger=network, times=scale)
     few = shrunk(orl["s1/1.pgm"], scale + 1)  # ORL's own crops have 113 pixels a side
@@ -299,9 +285,7 @@ def test_a_low_resolution_face_goes_through_the_models_network(
     assert np.abs(own.box - ((large.box + 0.5) / scale - 0.5)).max() < 1.5
 
 
-def test_a_low_resolution_model_finds_small_faces_without_a_network(
-    folder: Path, tmp_path: Path, orl: dict[str, bytes]
-) -> None:
+def test_a_low_resolution_model_finds_small_faces_alone(folder: Path, tmp_path: Path, orl: dict[str, bytes]) -> None:
     small = shrunk(orl["s1/1.pgm"], 6)
     assert isinstance(open_recogniser(str(folder)).face(small), LeftOut)
     training = read_json(folder / "model.json")["training"] | {"degradation": "lowres:10-20"}
@@ -311,9 +295,7 @@ def test_a_low_resolution_model_finds_small_faces_without_a_network(
     assert np.array_equal(face_of(known, small).embedding, known.embed(found.pixels))
 
 
-def test_a_face_of_high_resolution_is_left_as_it_is(
-    enlarging: Recogniser, recogniser: Recogniser, orl: dict[str, bytes]
-) -> None:
+def test_a_sharp_face_is_left_as_it_is(enlarging: Recogniser, recogniser: Recogniser, orl: dict[str, bytes]) -> None:
     for name in ("s1/1.pgm", "s2/1.pgm"):
         assert np.array_equal(face_of(enlarging, orl[name]).embedding, face_of(recogniser, orl[name]).embedding)
 
@@ -327,9 +309,7 @@ def test_a_photograph_too_large_to_enlarge_is_searched_as_it_is(
     assert enlarging.face(shrunk(orl["s1/1.pgm"], 4)) == none
 
 
-def test_embeddings_say_which_network_enlarges(
-    with_network: Path, enlarging: Recogniser, recogniser: Recogniser
-) -> None:
+def test_marks_say_which_network_enlarges(with_network: Path, enlarging: Recogniser, recogniser: Recogniser) -> None:
     network = sha256_file(with_network / "superresolution.onnx")
     assert enlarging.marks == recogniser.marks | {"superresolution": network}
     assert "superresolution" not in recogniser.marks

@@ -55,9 +55,7 @@ def randomise(block: nn.Module, seed: int) -> None:
 @pytest.mark.parametrize(
     ("inputs", "outputs", "kernel", "stride", "groups"), [(3, 32, 3, 1, 1), (32, 32, 3, 2, 32), (32, 64, 1, 1, 1)]
 )
-def test_the_folded_batch_norm_is_the_batch_norm(
-    inputs: int, outputs: int, kernel: int, stride: int, groups: int
-) -> None:
+def test_folded_batch_norm_is_the_batch_norm(inputs: int, outputs: int, kernel: int, stride: int, groups: int) -> None:
     block = ConvBlock(inputs, outputs, kernel, stride, groups)
     randomise(block, kernel + stride)
     images = torch.randn(2, inputs, 15, 15, generator=torch.Generator().manual_seed(1))

@@ -106,9 +106,7 @@ def test_a_webhook_that_is_away_changes_nothing_and_its_address_is_not_told(
 @pytest.mark.parametrize(
     "address", [f"http://hooks.example/{SECRET}", f"hooks.example/{SECRET}", f"https://[/{SECRET}"]
 )
-def test_an_address_that_is_none_is_refused_and_not_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str
-) -> None:
+def test_a_wrong_address_is_refused_and_not_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str) -> None:
     monkeypatch.setenv(WEBHOOK, address)
     with pytest.raises(KubefaceError, match=f"{WEBHOOK} holds no https:// address") as caught:
         notify(str(tmp_path), "door", "7")

@@ -170,9 +170,7 @@ def test_a_promotion_tells_both(registry: tuple[str, Registry], mlflow_store: st
 
 
 @pytest.mark.parametrize("better", [True, False])
-def test_a_registry_that_is_away_does_not_undo_a_promotion(
-    tmp_path: Path, better: bool, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_promoted_though_a_registry_is_away(tmp_path: Path, better: bool, capsys: pytest.CaptureFixture[str]) -> None:
     model, evaluation = make(tmp_path, better=better)
     away = {"model_registry": "http://127.0.0.1:1", "mlflow": "http://127.0.0.1:1"}
     options = PromoteOptions(name="face", destination=str(tmp_path / "m"), **away)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from kubeface.records.model import ModelRecord, OnnxRecord, TrainingRecord
+from kubeface.records.model import ModelRecord
 from kubeface.runtime.errors import KubefaceError
 
 WRITTEN: dict[str, Any] = {
@@ -48,14 +48,6 @@ def test_options_of_the_training_stand_beside_its_own_entries() -> None:
     entries = training.entries(leave_out=("versions", "onnx"))
     assert entries["lr"] == 1e-4 and entries["labels"] == ["Smiling"]
     assert not {"versions", "onnx", "seed"} & entries.keys()
-
-
-def test_an_entry_that_was_not_given_is_not_written() -> None:
-    onnx = OnnxRecord(sha256="4" * 64)
-    assert TrainingRecord(onnx=onnx, val_auc=None).model_dump(mode="json") == {
-        "onnx": {"sha256": "4" * 64},
-        "val_auc": None,
-    }
 
 
 def test_a_file_of_an_earlier_release_is_read() -> None:

@@ -44,9 +44,7 @@ def test_a_short_page_is_one_sheet(tmp_path: Path) -> None:
     assert pages_of(tmp_path / "short.pdf") == 1
 
 
-def test_without_a_browser_it_is_said_before_anything_is_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_a_browser_it_is_said_before_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run(tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(
@@ -83,9 +81,7 @@ def test_a_browser_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize(("user", "flagged"), [(0, True), (1000, False)])
-def test_the_sandbox_is_left_on_but_for_root(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, user: int, flagged: bool
-) -> None:
+def test_root_alone_has_no_sandbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, user: int, flagged: bool) -> None:
     browser = program(tmp_path, f'echo "$@" > "{tmp_path}/said"; exit 1', monkeypatch)
     monkeypatch.setattr("os.geteuid", lambda: user)
     with pytest.raises(KubefaceError):

@@ -151,9 +151,7 @@ def test_the_low_image_is_upright_and_the_file_is_kept(face: RGB, tmp_path: Path
     assert (tmp_path / "out/hr_images/s1/a.jpg").read_bytes() == (tmp_path / "in/s1/a.jpg").read_bytes()
 
 
-def test_unusable_files_are_counted_and_named(
-    orl: dict[str, bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_unusable_files_are_counted(orl: dict[str, bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = {
         "s1/good.pgm": orl["s1/1.pgm"],
         "s1/cut.pgm": orl["s1/1.pgm"][:300],
@@ -171,9 +169,7 @@ def test_unusable_files_are_counted_and_named(
     assert sorted(read_files(tmp_path / "out")) == ["hr_images/s1/good.pgm", "vlr_images/s1/good.png"]
 
 
-def test_two_photographs_of_one_name_make_one_pair(
-    orl: dict[str, bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_one_name_makes_one_pair(orl: dict[str, bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = {"s1/1.pgm": orl["s1/1.pgm"], "s1/1.png": encode_png(decode_rgb(orl["s1/2.pgm"]))}
     assert (
         degrade(write_files(tmp_path / "in", files), tmp_path / "out", DegradeOptions(**PLAIN.model_dump())).rejected
@@ -196,9 +192,7 @@ def test_a_source_without_a_photograph_leaves_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_the_command_takes_ranges_as_two_numbers(
-    orl_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_command_takes_ranges_as_numbers(orl_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["degrade", "--source", str(orl_folder), "--out", str(tmp_path / "out")]
     cli.main([*command, "--scale", "4", "--blur", "0", "1.5", "--jpeg", "0", "0"])
     assert json.loads(capsys.readouterr().out)["rows_out"] == 30

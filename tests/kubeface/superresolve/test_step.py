@@ -124,9 +124,7 @@ def test_a_scale_that_does_not_divide_the_crop_still_gives_its_size(aligned_tabl
         np.testing.assert_array_equal(decode_rgb(new["image"]), expected)
 
 
-def test_the_same_bytes_whatever_the_number_of_workers(
-    paired_table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_same_bytes_whatever_the_workers(paired_table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(step, "BATCH_PIXELS", 16 * 400)  # two low images at a time
     for workers in (1, 4):
         monkeypatch.setattr(step, "cpu_limit", lambda workers=workers: workers)
@@ -134,9 +132,7 @@ def test_the_same_bytes_whatever_the_number_of_workers(
     assert contents(tmp_path / "1") == contents(tmp_path / "4")
 
 
-def test_images_that_cannot_be_enlarged_are_rejected_with_a_reason(
-    paired_table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unusable_images_are_rejected(paired_table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = rows_of(paired_table)
     low = [row for row in rows if resolution_of(row["groups"]) == "low"]
     with TableWriter(tmp_path / "broken", "faces", "test", {}) as table:

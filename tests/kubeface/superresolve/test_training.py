@@ -64,6 +64,8 @@ def test_a_training_leaves_a_network_that_enlarges(
     [
         ({"scale": 3}, "scale is 3: input should be 2, 4 or 8"),
         ({"architecture": "gan"}, "architecture is 'gan': input should be 'espcn' or 'edsr'"),
+        ({"channels": 0}, "channels is 0: input should be greater than or equal to 1"),
+        ({"blocks": 129}, "blocks is 129: input should be less than or equal to 128"),
         ({"epochs": 0}, "epochs is 0: input should be greater than or equal to 1"),
         ({"batch_size": 0}, "batch_size is 0: input should be greater than or equal to 1"),
         ({"lr": 1}, "lr is 1: input should be less than 1"),
