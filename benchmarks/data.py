@@ -204,7 +204,6 @@ def reading_peer(folder: Path) -> Run:
 
 
 def contest(folder: Path, *makers: Callable[[Path], Run]) -> list[list[Round]]:
-    """What each of the contestants found in each round."""
     print(", ".join(make.__name__ for make in makers), flush=True)
     environment = os.environ | MALLOC_SETTINGS | {"OMP_WAIT_POLICY": "PASSIVE"}  # which serves the peers as well
     environment.pop("OMP_NUM_THREADS", None)
@@ -212,7 +211,6 @@ def contest(folder: Path, *makers: Callable[[Path], Run]) -> list[list[Round]]:
 
 
 def bench_align(folder: Path) -> Part:
-    """Align beside facenet-pytorch's loop."""
     mtcnn, retinaface, peer = contest(folder, align_mtcnn, align_retinaface, peer_mtcnn)
     counts = [sum(found.images for found in rounds) for rounds in (mtcnn, retinaface, peer)]
     details: Details = {
@@ -248,7 +246,6 @@ def bench_filter(folder: Path) -> Part:
 
 
 def bench_reading(folder: Path) -> Part:
-    """The training reader beside ImageFolder."""
     make_crops(folder)
     ours, peer = contest(folder, reading_ours, reading_peer)
     details: Details = {"images": ours[0].images, "workers": cpu_limit(), "tensors": "uint8"}

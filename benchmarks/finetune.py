@@ -205,7 +205,6 @@ def bench_threads(folder: Path, rounds: int) -> dict[str, Figure]:
 
 
 def train_rows(folder: Path, rows: int) -> None:
-    """Trains a small network on a table of that many images."""
     from kubeface.finetune.options import FinetuneOptions
     from kubeface.finetune.step import finetune
 
@@ -217,7 +216,6 @@ def train_rows(folder: Path, rows: int) -> None:
 
 
 def bench_memory(folder: Path) -> dict[str, Figure]:
-    """Peak memory of a training on ten times as many images, as a ratio."""
     peaks = []
     for rows in ROWS:
         peaks.append(peak_memory(train_rows, folder, rows))

@@ -68,8 +68,6 @@ class Method:
 
 
 class Row(Record):
-    """A row of the table."""
-
     method: str
     minutes: float
     lfw: dict[str, VerificationFigures]

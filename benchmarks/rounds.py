@@ -36,7 +36,6 @@ class Figure:
 
     @classmethod
     def of(cls, values: Sequence[float], target: float) -> "Figure":
-        """The figure of measured values, one a round."""
         median, least, most = (round(value, 3) for value in (statistics.median(values), min(values), max(values)))
         return cls(median, least, most, len(values), target)
 
@@ -103,12 +102,10 @@ def compete(contestants: Sequence[Contestant], rounds: int) -> list[list[Round]]
 
 
 def ratio(over: Sequence[Round], under: Sequence[Round], target: float) -> Figure:
-    """The ratio of the rates in each round."""
     return Figure.of([one.rate / other.rate for one, other in zip(over, under, strict=True)], target)
 
 
 def report(path: Path, figures: Mapping[str, Figure], details: Details | None = None) -> None:
-    """Writes a benchmark's file and prints its figures."""
     path.parent.mkdir(exist_ok=True)
     write_json(path, {"ratios": {name: asdict(figure) for name, figure in figures.items()}, **(details or {})})
     print(f"\n{'figure':32} median    min    max  target")

@@ -111,8 +111,6 @@ def _rotated(image: RGB, degrees: float, random: np.random.Generator) -> RGB:
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """A kind of degradation."""
-
     apply: Callable[[RGB, float, np.random.Generator], RGB]
     limits: tuple[float, float] | None = None  # least and greatest value; None where the kind takes no value
     default: float | None = None  # value where none is given; None where one must be given
@@ -208,7 +206,6 @@ class Degradation:
         return _KINDS[self.kind].apply(image, value, random)
 
     def _draw(self, random: np.random.Generator) -> float:
-        """The strength for one image."""
         if self.highest is None:
             return self.value
         if _KINDS[self.kind].whole:

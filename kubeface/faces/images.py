@@ -14,20 +14,12 @@ PPM_HEADER = re.compile(rb"P6\n(\d{1,5}) (\d{1,5})\n255\n")
 
 def decode_rgb(data: bytes) -> RGB:
     """JPEG, PNG or PPM bytes of a table's image column to RGB, uint8, H×W×3."""
-    if (crop := _uncompressed(data)) is not None:
-        return crop
+    if header := PPM_HEADER.match(data):  # a file of encode_crop; Pillow takes ten times as long
+        width, height = int(header[1]), int(header[2])
+        if len(data) == header.end() + height * width * 3:
+            return np.frombuffer(data, np.uint8, offset=header.end()).reshape(height, width, 3).copy()
     with Image.open(io.BytesIO(data)) as image:
         return np.array(image if image.mode == "RGB" else image.convert("RGB"))  # convert would copy
-
-
-def _uncompressed(data: bytes) -> RGB | None:
-    """The pixels of a PPM file of encode_crop, None for other files; Pillow takes ten times as long."""
-    if (header := PPM_HEADER.match(data)) is None:
-        return None
-    width, height = int(header[1]), int(header[2])
-    if len(data) != header.end() + height * width * 3:
-        return None
-    return np.frombuffer(data, np.uint8, offset=header.end()).reshape(height, width, 3).copy()
 
 
 def encode_png(image: RGB) -> bytes:

@@ -90,7 +90,6 @@ def write_mtcnn(path: Path) -> None:
 
 
 def _weights(name: str, expected: str) -> dict[str, Floats]:
-    """The tensors of a network by name, flattened."""
     try:
         path = Path(str(distribution(PACKAGE).locate_file(f"facenet_pytorch/data/{name}.pt")))
         data = path.read_bytes()

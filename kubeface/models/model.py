@@ -199,7 +199,6 @@ def _random(known: Backbone, device: torch.device | None, template: str) -> Face
 
 
 def _model_folder(uri: str) -> Path:
-    """A local copy of a model folder."""
     if not objects.is_s3(uri):
         return objects.local_path(uri)
     config = fetch(objects.join(uri, CONFIG_FILE))
@@ -248,7 +247,6 @@ def save_model(
 
 
 def _load_routed(known: Backbone, path: Path) -> tuple[nn.Module, int]:
-    """A quality-routed network and its embedding size."""
     state = safetensors.torch.load_file(path)
     parts = [
         {key.removeprefix(name): value for key, value in state.items() if key.startswith(name)}

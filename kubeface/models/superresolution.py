@@ -97,7 +97,10 @@ class Enlarger:
     def _run(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """N×h×w×3 to N×sh×sw×3."""
         batch = np.ascontiguousarray(images.transpose(0, 3, 1, 2), np.float32) / 255
-        session = self._session()
+        process = os.getpid()  # what onnxruntime holds does not survive a fork
+        if process not in self._sessions:
+            self._sessions[process] = _opened(self.network, self.threads)
+        session = self._sessions[process]
         found = np.asarray(session.run(None, {session.get_inputs()[0].name: batch})[0], np.float32)
         return np.rint(np.clip(found, 0, 1) * 255).astype(np.uint8).transpose(0, 2, 3, 1)
 
@@ -113,13 +116,6 @@ class Enlarger:
                 part = whole[self.scale * top :, self.scale * left :][: self.scale * TILE, : self.scale * TILE]
                 part[:] = large[: part.shape[0], : part.shape[1]]
         return whole
-
-    def _session(self) -> onnxruntime.InferenceSession:
-        """The network as this process has it opened: what onnxruntime holds does not survive a fork."""
-        process = os.getpid()
-        if process not in self._sessions:
-            self._sessions[process] = _opened(self.network, self.threads)
-        return self._sessions[process]
 
 
 def open_enlarger(uri: str, threads: int = 1) -> Enlarger:
@@ -204,7 +200,6 @@ def _opened(data: bytes, threads: int) -> onnxruntime.InferenceSession:
 
 
 def _read(path: Path) -> bytes:
-    """A network's file as ONNX."""
     if path.suffix.lower() not in TORCH_SUFFIXES:
         return path.read_bytes()
     try:

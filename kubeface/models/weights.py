@@ -58,7 +58,6 @@ def read_weights(path: Path, backbone: str) -> dict[str, Tensor]:
 
 
 def _tensors(found: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-    """The tensors of a nested dictionary with their dotted names."""
     for name, value in found.items():
         if isinstance(value, Tensor):
             yield f"{prefix}{name}", value

@@ -60,7 +60,6 @@ def _environment() -> Environment:
 
 
 def _rates(figures: Iterable[dict[str, float]]) -> list[str]:
-    """Every rate that a figure is given for, the largest first."""
     return sorted({rate for by_rate in figures for rate in by_rate}, key=float, reverse=True)
 
 

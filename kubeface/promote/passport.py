@@ -84,8 +84,6 @@ def make_passport(
 
 
 def _metrics(evaluation: Evaluation) -> PassportMetrics:
-    """Verdict, gains and main figures of an evaluation."""
-
     def main_figures(model: str) -> SetFigures | None:
         return {
             name: figures.model_dump(mode="json", include=set(MAIN_FIGURES))

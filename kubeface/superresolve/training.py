@@ -125,7 +125,6 @@ def train_superresolution(
 
 
 def _prepare(options: TrainSuperresolutionOptions) -> torch.device:
-    """Seeds torch and sets its threads; returns the device."""
     torch.manual_seed(options.seed)
     torch.set_num_threads(cpu_limit())
     torch.use_deterministic_algorithms(True, warn_only=True)
@@ -145,7 +144,6 @@ _History = list[_Epoch]  # begins with epoch 0, bicubic interpolation
 
 
 def _best(history: _History) -> int:
-    """The epoch with the least validation loss."""
     return min(range(len(history)), key=lambda epoch: history[epoch].val_loss)
 
 
@@ -197,7 +195,6 @@ class _Trainer:
         return history
 
     def _train_epoch(self, pairs: TrainingPairs, optimizer: Optimizer, schedule: LambdaLR, epoch: int) -> float:
-        """Trains on every image once; returns the mean loss."""
         self._network.train()
         total = 0.0
         with Progress(f"train: epoch {epoch}/{self._options.epochs}", len(pairs), quiet_end=True) as progress:

@@ -90,7 +90,6 @@ class MadeRun:
     summary: Path
 
     def report(self, options: ReportOptions = ReportOptions(), pdf: Path | None = None) -> ReportResult:
-        """Makes the report."""
         return report(self.outputs, self.html, self.summary, options, pdf)
 
     def figures(self) -> dict[str, Any]:
@@ -103,11 +102,9 @@ class MadeRun:
         return replace(self, outputs=replace(self.outputs, **outputs))
 
     def evaluation(self) -> dict[str, Any]:
-        """evaluation.json."""
         return dict(read_json(self.outputs.evaluation / "evaluation.json"))
 
     def change_evaluation(self, **changes: Any) -> None:
-        """Replaces fields of evaluation.json."""
         write_json(self.outputs.evaluation / "evaluation.json", self.evaluation() | changes)
 
 
@@ -245,7 +242,6 @@ def write_pictures(folder: Path, pictures: Mapping[str, int], size: int = 8) -> 
 
 
 def write_sweep(path: Path, sets: list[str]) -> None:
-    """A threshold table."""
     with open(path, "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["set", "model", "threshold", "fmr", "fnmr", "accuracy"])

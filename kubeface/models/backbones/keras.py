@@ -368,7 +368,6 @@ class Weights:
         file.visititems(note)  # links, which may lead to other files, are not followed
 
     def _group(self, layer: Layer) -> str:
-        """Where a layer's variables are."""
         group = ""
         for kind, index, count in layer.place:
             group = f"{group}/layers".lstrip("/")
@@ -462,6 +461,5 @@ def _snake_case(name: str) -> str:
 
 @cache
 def _shapes() -> dict[str, tuple[int, ...]]:
-    """The shapes in resnet50_keras' state dict."""
     with torch.device("meta"):
         return {name: tuple(value.shape) for name, value in resnet50_keras().state_dict().items()}

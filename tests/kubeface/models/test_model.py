@@ -52,7 +52,6 @@ def saved(written: Path, tmp_path: Path) -> Path:
 
 
 def rewrite(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """Changes model.json in place."""
     config = json.loads((folder / "model.json").read_text())
     change(config)
     (folder / "model.json").write_text(json.dumps(config))

@@ -1,7 +1,6 @@
 """The guard: what fine structure is, and which network a crop goes through."""
 
 import math
-from typing import Any
 
 import numpy as np
 import pytest
@@ -83,7 +82,7 @@ class Named(nn.Module):
         return torch.stack([self.scale.expand(images.shape[0]), images.mean((1, 2, 3))], 1)
 
 
-def guarded(**values: Any) -> tuple[QualityRouted, Named, Named]:
+def guarded() -> tuple[QualityRouted, Named, Named]:
     """A guard that finds a crop degraded whose finest structure lies above −3."""
     start, tuned = Named(1.0), Named(2.0)
     model = QualityRouted(start, tuned)

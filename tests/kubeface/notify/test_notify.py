@@ -51,7 +51,6 @@ def webhook(monkeypatch: pytest.MonkeyPatch) -> Iterator[Webhook]:
 
 
 def conclude(models: Path, run: str) -> None:
-    """Keeps the conclusion of a run that promoted its model."""
     path = models / "door" / "runs" / f"{run}.json"
     path.parent.mkdir(parents=True)
     ConclusionRecord(

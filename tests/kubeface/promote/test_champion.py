@@ -33,7 +33,6 @@ def bucket() -> Iterator[str]:
 
 
 def published(models: str) -> PromoteOptions:
-    """Options that publish the model face."""
     return PromoteOptions(name="face", destination=models)
 
 
@@ -144,15 +143,6 @@ def test_rolling_back_goes_to_the_version_before_each_time(tmp_path: Path) -> No
     assert read_champion(f"{models}/face").record.history[3].reason == f"rolled back from {three['version']}"
     for promotion in (one, two, three):
         assert verify(promotion["uri"]).whole
-
-
-def test_rolling_back_works_in_a_store(tmp_path: Path, bucket: str) -> None:
-    one = challenge(tmp_path, f"{bucket}/back", "one")
-    two = challenge(tmp_path, f"{bucket}/back", "two", champion=one["uri"])
-    assert rollback(f"{bucket}/back", "face").rolled_back == two["version"]
-    listed = list_versions(f"{bucket}/back", "face")
-    assert listed.champion == find_champion(f"{bucket}/back", "face") == one["uri"]
-    assert [entry.numbers for entry in listed.versions] == [[1, 3], [2]]
 
 
 def test_rolling_back_to_what_is_not_whole_is_refused(tmp_path: Path) -> None:

@@ -18,7 +18,6 @@ SETTINGS = {"fmr": 0.001, "gate": {}, "bootstrap": 100, "seed": 0}
 
 
 def promoted(folder: Path, **further: Any) -> Path:
-    """The folder of a promoted version."""
     model, evaluation = make(folder, better=True, **further)
     gathered, audited = write_data(folder, marks=["a", "b"], files_left_out=1, rows_checked=2)
     options = PromoteOptions(name="face", destination=str(folder / "models"))

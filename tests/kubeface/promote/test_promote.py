@@ -23,7 +23,6 @@ OTHER = {"backbone": "sface", "weights_sha256": "0" * 64, "onnx_sha256": "0" * 6
 
 
 def published(folder: Path, name: str = "gate-3") -> PromoteOptions:
-    """Options that publish below a folder."""
     return PromoteOptions(name=name, destination=str(folder / "models"))
 
 
@@ -45,7 +44,6 @@ def refused(folder: Path, said: str, model: Path, evaluation: Path, name: str = 
 
 
 def edit(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
-    """Changes a JSON file."""
     value = json.loads(path.read_text("utf-8"))
     change(value)
     path.write_text(json.dumps(value), "utf-8")
