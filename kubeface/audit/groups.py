@@ -17,7 +17,6 @@ class DisjointSets:
         self._parent = np.arange(size, dtype=np.int32)
 
     def root(self, item: int) -> int:
-        """The least number in the set of an item."""
         parent = self._parent
         while parent[item] != item:
             parent[item] = parent[parent[item]]
@@ -25,17 +24,14 @@ class DisjointSets:
         return int(item)
 
     def join(self, pairs: Iterable[tuple[int, int]]) -> None:
-        """Joins the sets of the two of each pair."""
         for left, right in pairs:
             a, b = self.root(left), self.root(right)
             self._parent[max(a, b)] = min(a, b)
 
     def join_rows(self, left: Ints, right: Ints) -> None:
-        """Joins the sets of left[i] and right[i], for each i."""
         self.join(zip(left.tolist(), right.tolist(), strict=True))
 
     def roots(self) -> Ints:
-        """The root of every item."""
         roots = self._parent
         while True:  # a root is never above its item, so that this ends with every item at its root
             further = roots[roots]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from kubeface.audit.embeddings import SIZE, Embedder, EmbeddingStore, Vectors
 from kubeface.audit.groups import Codes, Flags, Ints
 from kubeface.faces.geometry import face_part
-from kubeface.faces.images import RGB, decode_rgb
+from kubeface.faces.images import decode_rgb
 from kubeface.runtime.errors import require
 from kubeface.runtime.processors import cpu_limit
 from kubeface.runtime.progress import Progress
@@ -65,12 +65,10 @@ class AuditedImages:
 
     @property
     def readable(self) -> Flags:
-        """Whether each crop could be decoded."""
         return self.brightness >= 0
 
     @property
     def is_low(self) -> Flags:
-        """Whether each image is one of low resolution."""
         return np.asarray(self.resolution == RESOLUTION_CODES[LOW], np.bool_)
 
     @cached_property
@@ -99,15 +97,12 @@ class AuditedImages:
         return map(self.rows_of, range(len(self.names)))
 
     def id_of(self, row: int) -> str:
-        """image_id of a row."""
         return str(self.ids[int(row)])
 
     def source_of(self, row: int) -> str:
-        """Source of a row."""
         return str(self.sources[int(row)])
 
     def name_of(self, row: int) -> str:
-        """Identity of a row."""
         return self.names[int(self.identity[int(row)])]
 
 
@@ -131,7 +126,8 @@ def read_audited_images(table: Table, filtered: Table, embed: Embedder, embeddin
         except Exception:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and others
             return np.zeros(SIZE, np.float32), UNREADABLE
         is_low = resolution_of(row["groups"]) == LOW
-        return np.zeros(SIZE, np.float32) if is_low else embed(face_part(crop, template)), mean_brightness(crop)
+        grey = float((crop.reshape(-1, 3).mean(0) * (0.299, 0.587, 0.114)).sum())  # BT.601's weights
+        return np.zeros(SIZE, np.float32) if is_low else embed(face_part(crop, template)), grey
 
     start = 0
     with ThreadPoolExecutor(cpu_limit()) as pool, Progress("audit", table.rows) as progress:
@@ -210,11 +206,6 @@ def _sharp_rows(pair: Hashes, resolution: NDArray[np.int8]) -> Codes:
         both = keys[index] == pair[low]
         rows[low[both]] = high[first[index[both]]]
     return rows
-
-
-def mean_brightness(crop: RGB) -> float:
-    """Mean grey level of a crop, 0 to 255 (BT.601 weights)."""
-    return float((crop.reshape(-1, 3).mean(0) * (0.299, 0.587, 0.114)).sum())
 
 
 def read_pictures(table: Table, rows: Sequence[int]) -> dict[int, bytes]:

@@ -134,14 +134,13 @@ def lookalike_pairs(
         a, b = int(eligible[left]), int(eligible[right])
         if a < b:
             sides = [
-                np.array(
-                    [row for row in images.rows_of(identity) if comparable[row] and row not in suspected], np.int64
-                )
+                np.array([row for row in images.rows_of(identity) if comparable[row] and row not in suspected])
                 for identity in (a, b)
             ]
-            rows, best = most_similar(images, *sides)
-            if best >= image_above:
-                yield LookalikePair(a, b, cosine, rows, best)
+            if all(map(len, sides)):
+                first, second, best = most_similar(*map(images.embeddings.read, sides))
+                if best >= image_above:
+                    yield LookalikePair(a, b, cosine, (int(sides[0][first]), int(sides[1][second])), best)
 
 
 def close_pairs(left: Vectors, right: Vectors, above: float) -> Iterator[tuple[int, int, float]]:
@@ -158,13 +157,11 @@ def close_pairs(left: Vectors, right: Vectors, above: float) -> Iterator[tuple[i
                 yield start + int(row), int(column), cosine
 
 
-def most_similar(images: AuditedImages, left: Ints, right: Ints) -> tuple[tuple[int, int], float]:
-    """The two most similar images of two sets of rows, and their cosine; (−1, −1) and −1 where a set is empty."""
-    if not len(left) or not len(right):
-        return (-1, -1), -1.0
-    cosines = round_cosines(images.embeddings.read(left) @ images.embeddings.read(right).T)
+def most_similar(left: Vectors, right: Vectors) -> tuple[int, int, float]:
+    """The indices of the two most similar of two sets of unit vectors (N×D, M×D, none empty), and their cosine."""
+    cosines = round_cosines(left @ right.T)
     a, b = np.unravel_index(int(cosines.argmax()), cosines.shape)
-    return (int(left[a]), int(right[b])), float(cosines[a, b])
+    return int(a), int(b), float(cosines[a, b])
 
 
 def group_lookalikes(centres: Centres, pairs: Iterable[LookalikePair]) -> Lookalikes:

@@ -15,7 +15,7 @@ from kubeface.audit.duplicates import REACH, block_keys
 from kubeface.audit.evaluation_sets import EvaluationSet
 from kubeface.audit.groups import equal_pairs, round_cosines
 from kubeface.audit.images import AuditedImages
-from kubeface.audit.label_errors import Centres, close_pairs
+from kubeface.audit.label_errors import Centres, close_pairs, most_similar
 from kubeface.audit.options import AuditOptions
 
 
@@ -51,9 +51,7 @@ def find_leaks(images: AuditedImages, centres: Centres, evaluation: EvaluationSe
             continue
         rows = np.unique(images.sharp[images.rows_of(identity)]).astype(np.int64)
         files = np.flatnonzero(evaluation.people == person)
-        cosines = round_cosines(images.embeddings.read(rows) @ evaluation.vectors[files].T)
-        a, b = np.unravel_index(int(cosines.argmax()), cosines.shape)
-        best = float(cosines[a, b])
+        a, b, best = most_similar(images.embeddings.read(rows), evaluation.vectors[files])
         if best >= options.image_above:
             leaks[identity] = _leak(evaluation, identity, int(rows[a]), int(files[b]), (cosine, best), False)
     return sorted(leaks.values(), key=lambda leak: (-leak.cosine, leak.identity))

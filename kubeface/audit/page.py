@@ -48,11 +48,11 @@ class Card:
 
 
 class _Cards:
-    """Cards of rows whose pictures were read; −1 stands for no row."""
+    """Cards of rows whose pictures were read."""
 
     def __init__(self, images: AuditedImages, rows: set[int]) -> None:
         self._images = images
-        pictures = read_pictures(images.table, sorted(rows - {-1}))
+        pictures = read_pictures(images.table, sorted(rows))
         self._pictures = {row: thumbnail(picture) for row, picture in pictures.items()}
 
     def card(self, row: int, text: str | None = None) -> Card:

@@ -27,15 +27,13 @@ from kubeface.runtime.errors import require
 from kubeface.storage.folders import new_file
 from kubeface.tables.table import Table
 
-Decision = Literal["train", "keep"]
-
 
 class AuditResult(AuditFigures):
     """Figures of the audit, and what the run does next."""
 
     max_drift_found: float
     """Drift of the feature that drifted most since the earlier run; 0 without one."""
-    decision: Decision
+    decision: Literal["train", "keep"]
     """train, or keep the promoted model: on_drift is retrain, and the data have not drifted enough."""
 
 
@@ -87,12 +85,9 @@ def audit(aligned: Path, filtered: Path, out: Path, html: Path, options: AuditOp
             file.write_text(render_page(images, findings, verdicts, record, options.seed), "utf-8", "surrogateescape")
     _stop(options, images, findings.leaks, drift)
     figures = record.counts.model_dump(exclude={"reasons", "filter_reasons"})
-    return AuditResult(**figures, max_drift_found=drift.largest, decision=_decision(options, drift))
-
-
-def _decision(options: AuditOptions, drift: Drift) -> Decision:
-    """train, but where it waits for drift: then only above the limit, or where there is nothing to compare with."""
-    return "train" if options.on_drift != "retrain" or drift.exceeded or drift.worst is None else "keep"
+    # Where it waits for drift: only above the limit, or where there is nothing to compare with.
+    train = options.on_drift != "retrain" or drift.exceeded or drift.worst is None
+    return AuditResult(**figures, max_drift_found=drift.largest, decision="train" if train else "keep")
 
 
 def _find(images: AuditedImages, options: AuditOptions, embed: Embedder, whole: bool) -> Findings:
@@ -142,9 +137,7 @@ def _settings(
 
 
 def _stop(options: AuditOptions, images: AuditedImages, leaks: Sequence[Leak], drift: Drift) -> None:
-    """Raises:
-    KubefaceError: leaks or drift, where they are to stop the run.
-    """
+    """Raises KubefaceError where leaks or drift are to stop the run."""
     leaked = list(dict.fromkeys(images.names[leak.identity] for leak in leaks))
     require(
         options.on_leak != "fail" or not leaked,

@@ -1,7 +1,7 @@
 """Filter: measure every aligned image with RetinaFace and say which to keep."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import cv2
@@ -64,7 +64,6 @@ def filter_faces(faces: Path, aligned: Path, out: Path, options: FilterOptions =
     measure = _measure_whole if whole else _face_measure()
     sharp_of = {} if whole else partners(crops)
     of_sharp = _measure_sharp(measure, photographs, crops, set(sharp_of.values())) if sharp_of else {}
-    decision = _Decision(None if whole else options, sharp_of, of_sharp)
     work = _measurer(measure, sharp_of, of_sharp)
     settings = {"faces": photographs.sha256, "aligned": crops.sha256} | options.model_dump(mode="json")
     with (
@@ -73,7 +72,7 @@ def filter_faces(faces: Path, aligned: Path, out: Path, options: FilterOptions =
     ):
         for rows, qualities in in_order(work, _batches(photographs, crops), cpu_limit()):
             for row, quality in zip(rows, qualities, strict=True):
-                reason, detail = decision.of(row, quality)
+                reason, detail = _decide(row, quality, None if whole else options, sharp_of, of_sharp)
                 kept = {"image_id": row["image_id"], "kept": reason is None, "reason": reason}
                 table.add(kept | asdict(quality or FaceQuality()))
                 if reason:
@@ -101,28 +100,29 @@ def rejection_reason(quality: FaceQuality, options: FilterOptions) -> str | None
     return next((reason for reason, failed in fails.items() if failed), None)
 
 
-@dataclass(frozen=True, slots=True)
-class _Decision:
-    """Decides which images are kept."""
+def _decide(
+    row: Row,
+    quality: FaceQuality | None,
+    options: FilterOptions | None,
+    sharp_of: Mapping[str, str],
+    of_sharp: SharpQualities,
+) -> tuple[str | None, str]:
+    """The reason to reject an image, None to keep it, and the detail.
 
-    options: FilterOptions | None  # None to keep all that can be decoded
-    sharp_of: Mapping[str, str]  # image_id of the sharp image by that of the low one, of pairs
-    of_sharp: SharpQualities
-
-    def of(self, row: Row, quality: FaceQuality | None) -> tuple[str | None, str]:
-        """The reason to reject an image, None to keep it, and the detail; `quality` is None where it is unreadable."""
-        sharp = self.sharp_of.get(row["image_id"], "")
-        paired = sharp in self.of_sharp
-        decisive = self.of_sharp[sharp] if quality and paired else quality
-        detail = ("its sharp image: " if paired else "") + str(decisive or FaceQuality())
-        if decisive is None:
-            return "unreadable", detail
-        if self.options is None:
-            return None, detail
-        options = self.options
-        if resolution_of(row["groups"]) == LOW and not paired:
-            options = options.model_copy(update={"min_face_size": 0.0, "min_sharpness": 0.0})
-        return rejection_reason(decisive, options), detail
+    `quality` is None where the image cannot be decoded, `options` where all others are kept; `sharp_of` has the
+    image_id of the sharp image by that of the low one.
+    """
+    sharp = sharp_of.get(row["image_id"], "")
+    paired = sharp in of_sharp
+    decisive = of_sharp[sharp] if quality and paired else quality
+    detail = ("its sharp image: " if paired else "") + str(decisive or FaceQuality())
+    if decisive is None:
+        return "unreadable", detail
+    if options is None:
+        return None, detail
+    if resolution_of(row["groups"]) == LOW and not paired:
+        options = options.model_copy(update={"min_face_size": 0.0, "min_sharpness": 0.0})
+    return rejection_reason(decisive, options), detail
 
 
 def _batches(photographs: Table, crops: Table, wanted: set[str] | None = None) -> Iterator[list[Row]]:

@@ -2,9 +2,9 @@
 
 import heapq
 import json
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
 from kubeface import __version__
@@ -19,33 +19,20 @@ from kubeface.tables.resolution_pairs import resolution_of
 from kubeface.tables.table import Row, TableWriter
 
 
-@dataclass(slots=True)
-class IdentityCount:
-    """How many images an identity has, and how many of them the filter rejects."""
-
-    images: int = 0
-    rejected: int = 0
-
-    @property
-    def rejected_share(self) -> float:
-        """Share of the images that the filter rejects, 0 to 1."""
-        return self.rejected / self.images
-
-
 def merge(
     shards: Sequence[ShardTables], out_aligned: Path, out_filtered: Path, erased: frozenset[str], seed: int
-) -> dict[str, IdentityCount]:
+) -> tuple[Counter[str], Counter[str]]:
     """Writes the merged tables, in the order in which ingest with this seed stores a whole source.
 
     Returns:
-        the counts by identity.
+        how many images each identity has, and how many of them the filter rejects.
 
     Raises:
         KubefaceError: different settings, no face, a single identity, or an image that should have been erased.
     """
     aligned, filtered = ([shard.tables[step] for shard in shards] for step in ("align", "filter"))
     settings = common_settings(aligned)
-    identities: dict[str, IdentityCount] = {}
+    counts, rejected = Counter[str](), Counter[str]()
     with ExitStack() as stack:
         crops = stack.enter_context(TableWriter(out_aligned, "aligned", f"align {__version__}", settings))
         verdicts = stack.enter_context(
@@ -56,9 +43,8 @@ def merge(
             _require_not_erased(crop, erased)
             crops.add(crop)
             verdicts.add(verdict)
-            count = identities.setdefault(crop["identity"], IdentityCount())
-            count.images += 1
-            count.rejected += not verdict["kept"]
+            counts[crop["identity"]] += 1
+            rejected[crop["identity"]] += not verdict["kept"]
             progress.advance()
         for tables, writer in ((aligned, crops), (filtered, verdicts)):
             for table in tables:
@@ -66,7 +52,7 @@ def merge(
                     writer.reject(*rejection)
         images = sum(shard.tables["ingest"].rows for shard in shards)
         _require_identities(crops, images, settings.get("template") == WHOLE)
-    return identities
+    return counts, rejected
 
 
 def _rank(seed: int, crop: Row) -> bytes:

@@ -3,11 +3,11 @@
 import heapq
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from kubeface import __version__
-from kubeface.gather.merge import IdentityCount, merge
+from kubeface.gather.merge import merge
 from kubeface.gather.options import GatherOptions
 from kubeface.gather.shard_tables import STEPS, ShardTables
 from kubeface.records.data import DataRecord, Erasure, ShardStepsRecord, StepTotals, previous_shards
@@ -72,8 +72,8 @@ def gather(
     changed = [shard for shard, fingerprint in fingerprints.items() if fingerprint != before.get(shard)]
     erased = read_erasure_list(options.forget)
     with new_folder(out) as folder:
-        identities = merge(shards, out_aligned, out_filtered, erased, options.seed)
-        _write_identities(identities, folder / "identities.csv")
+        identities, losses = merge(shards, out_aligned, out_filtered, erased, options.seed)
+        _write_identities(identities, losses, folder / "identities.csv")
         rejected = _write_rejected(shards, folder / "rejected.csv")
         record = _record(shards, rejected, fingerprints, changed, erased)
         record.write(folder / "data.json")
@@ -139,12 +139,13 @@ def _write_rejected(shards: Sequence[ShardTables], path: Path) -> dict[str, dict
     return {step: dict(sorted(reasons.items())) for step, reasons in counts.items()}
 
 
-def _write_identities(identities: Mapping[str, IdentityCount], path: Path) -> None:
+def _write_identities(identities: Counter[str], rejected: Counter[str], path: Path) -> None:
     """Lists the share of each identity's images that the filter rejects; warns of identities that lose most of them."""
-    ordered = sorted(identities.items(), key=lambda item: (-item[1].rejected_share, item[0]))
-    rows = ((name, count.images, count.rejected, f"{count.rejected_share:.4f}") for name, count in ordered)
+    shares = {name: rejected[name] / count for name, count in identities.items()}
+    ordered = sorted(shares, key=lambda name: (-shares[name], name))
+    rows = ((name, identities[name], rejected[name], f"{shares[name]:.4f}") for name in ordered)
     write_csv(path, ("identity", "images", "rejected", "share"), rows)
-    losing = [name for name, count in ordered if count.rejected_share > 0.5]
+    losing = [name for name in ordered if shares[name] > 0.5]
     if losing:
         names = ", ".join(losing[:5]) + (" …" if len(losing) > 5 else "")
         print(f"warning: the filter rejects most images of {len(losing)} identities: {names}", file=sys.stderr)

@@ -1,6 +1,7 @@
 """The files of a source by name: their labels, those to be forgotten, and the shard of each."""
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from kubeface.ingest.listing import SUFFIXES, Listing
 from kubeface.ingest.naming import Label, Naming, by_folder, by_listing, by_pattern
 from kubeface.ingest.options import IngestOptions
 from kubeface.runtime.errors import require
-from kubeface.runtime.keyed_rng import stored_name
+from kubeface.runtime.keyed_rng import stored_name, text_digest
 from kubeface.runtime.packed_lists import FileList, parts
 from kubeface.storage.downloads import split_checksum
 from kubeface.storage.sources import Source, open_source
@@ -54,8 +55,7 @@ class Shard:
 
 def shard_number(key: str, count: int) -> int:
     """The shard of a person, by a hash of the name: it does not change as others come and go."""
-    digest = hashlib.sha256(f"shard\0{key}".encode("utf-8", "surrogateescape")).digest()
-    return int.from_bytes(digest[:8], "big") % count
+    return int.from_bytes(text_digest("shard", key)[:8], "big") % count
 
 
 @dataclass
@@ -82,7 +82,6 @@ class Catalogue:
             yield stored_name(name, label.identity, resolution) if label and resolution in (LOW, HIGH) else name
 
     def part(self, shard: Shard) -> "Catalogue":
-        """The catalogue of one shard."""
         if shard.count == 1:
             return self
         return Catalogue(
@@ -96,7 +95,7 @@ class Catalogue:
     def shards(self, count: int) -> list[Shard]:
         """The shards that hold a file, each with its fingerprint and the digests of those forgotten in it."""
         hashes = [hashlib.sha256() for _ in range(count)]
-        erased: dict[int, set[str]] = {}
+        erased: dict[int, set[str]] = defaultdict(set)
         used = set()
         for file in self.files:
             number = shard_number(self.key(file.name), count)
@@ -106,11 +105,8 @@ class Catalogue:
         for name in self.missing:
             hashes[shard_number(self.key(name), count)].update(f"missing\0{name}\n".encode("utf-8", "surrogateescape"))
         for name, digest in self.forgotten.items():
-            erased.setdefault(shard_number(self.key(name), count), set()).add(digest)
-        return [
-            Shard(number, count, hashes[number].hexdigest(), frozenset(erased.get(number, ())))
-            for number in sorted(used)
-        ]
+            erased[shard_number(self.key(name), count)].add(digest)
+        return [Shard(number, count, hashes[number].hexdigest(), frozenset(erased[number])) for number in sorted(used)]
 
 
 @contextmanager
@@ -124,7 +120,10 @@ def open_catalogue(source: str, options: IngestOptions, erased: frozenset[str]) 
     source, listing = _source_and_listing(source, options.listing)
     naming: Naming = by_pattern(options.identity_pattern) if options.identity_pattern else by_folder
     with open_source(source) as opened:
-        files, missing = opened.files.where(lambda file: not _hidden(file.name)), list[str]()
+        missing = list[str]()
+        files = opened.files.where(
+            lambda file: not any(part.startswith((".", "__MACOSX")) for part in parts(file.name))
+        )
         if listing:
             listed = Listing(listing)
             require(
@@ -161,7 +160,3 @@ def _source_and_listing(source: str, listing: str) -> tuple[str, str]:
         return source, listing
     folder, slash, _ = split_checksum(source)[0].rpartition("/")
     return (folder if slash else ".") or "/", source
-
-
-def _hidden(name: str) -> bool:
-    return any(part.startswith((".", "__MACOSX")) for part in parts(name))

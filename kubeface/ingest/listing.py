@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kubeface.runtime.errors import KubefaceError, require
-from kubeface.runtime.packed_lists import FileList, parts
+from kubeface.runtime.packed_lists import FileList, plain_name
 from kubeface.storage.downloads import fetch, split_checksum
 
 SUFFIXES = (".csv", ".parquet", ".txt")
@@ -43,7 +43,6 @@ class Column:
         return True
 
     def of(self, row: int) -> str:
-        """The value of a row."""
         if len(self._values) != len(self._texts):
             self._values = list(self._texts)
             if {"", "-1"} <= self._texts.keys() <= {"", "1", "-1"}:
@@ -77,7 +76,6 @@ class Listing:
 
     @property
     def names_people(self) -> bool:
-        """Whether there is a column identity."""
         return IDENTITY in self._columns
 
     def of(self, name: str) -> dict[str, str] | None:
@@ -142,7 +140,7 @@ class Listing:
                 values.get(SPLIT, "") in ("", *SPLITS),
                 f"{uri} row {number} has split '{values.get(SPLIT)}': use {', '.join(SPLITS)} or nothing",
             )
-            row = self._rows.setdefault(_plain(path), len(self._rows))
+            row = self._rows.setdefault(plain_name(path), len(self._rows))
             self._set(row, values, f"{uri} row {number} says something else of '{path}' than a row before it: keep one")
             empty = False
         require(not empty, f"{uri} lists no image")
@@ -151,11 +149,6 @@ class Listing:
         """Sets values of a row by column; fails with the error where it has others."""
         for name, text in values.items():
             require(self._columns[name].set(row, text), error)
-
-
-def _plain(name: str) -> str:
-    """A name without `./` and double slashes, as sources have them."""
-    return ("/" if name.startswith("/") else "") + "/".join(parts(name))
 
 
 def _records(uri: str, path: Path) -> Iterator[tuple[int, Sequence[str]]]:

@@ -132,7 +132,12 @@ def _write_table(source: str, catalogue: Catalogue, out: Path, options: IngestOp
                 table.reject(*image)
             else:
                 label, row = image
-                _require_one_folder(folders, label)
+                folder = folders.setdefault(label.identity, label.folder)
+                require(  # they may be two people
+                    folder == label.folder,
+                    f"identity '{label.identity}' stands in two folders, '{folder}' and '{label.folder}': merge or "
+                    "rename them",
+                )
                 table.add(row)
             progress.advance()
         if complete:
@@ -191,12 +196,3 @@ def _read_image(name: str, label: Label, data: bytes, max_pixels: int) -> Row | 
         "content": hashlib.sha256(data).hexdigest()[:16],
         "phash": phash,
     }
-
-
-def _require_one_folder(folders: dict[str, str], label: Label) -> None:
-    """Refuses two folders of the same name, which may be two people."""
-    folder = folders.setdefault(label.identity, label.folder)
-    require(
-        folder == label.folder,
-        f"identity '{label.identity}' stands in two folders, '{folder}' and '{label.folder}': merge or rename them",
-    )

@@ -14,9 +14,14 @@ def keyed_rng(*key: object) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
 
 
+def text_digest(*parts: object) -> bytes:
+    """The SHA-256 of texts with a zero byte between them; those that are no UTF-8 are taken by their bytes."""
+    return hashlib.sha256("\0".join(map(str, parts)).encode("utf-8", "surrogateescape")).digest()
+
+
 def rank(seed: int, name: str) -> bytes:
     """A sort key that shuffles names; a name's key does not depend on the other names."""
-    return hashlib.sha256(f"{seed}\0{name}".encode("utf-8", "surrogateescape")).digest()
+    return text_digest(seed, name)
 
 
 def stored_name(source: str, identity: str, resolution: str | None) -> str:

@@ -72,17 +72,10 @@ class FileList(Sequence[StoredFile]):
             for row in batch.to_pylist():
                 yield StoredFile(_text(row["name"]), row["size"], _text(row["version"]))
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Sequence) and list(self) == list(other)
-
-    __hash__ = None  # type: ignore[assignment]  # as for other sequences that compare by content
-
     def name(self, place: int) -> str:
-        """The name of the file at a place."""
         return _text(self._columns["name"][place].as_py())
 
     def names(self) -> Iterator[str]:
-        """The names in order."""
         for chunk in self._columns.select(["name"]).to_batches(max_chunksize=CHUNK):
             yield from map(_text, chunk["name"].to_pylist())
 
@@ -91,11 +84,9 @@ class FileList(Sequence[StoredFile]):
         return bisect_left(range(len(self)), _bytes(name), key=lambda place: self._columns["name"][place].as_py())
 
     def take(self, places: Iterable[int]) -> "FileList":
-        """The files at some places, in the order of the places."""
         return FileList(self._columns.take(pa.array(np.fromiter(places, np.int64))))
 
     def where(self, wanted: Callable[[StoredFile], bool]) -> "FileList":
-        """The files that are wanted."""
         places = np.fromiter((place for place, file in enumerate(self) if wanted(file)), np.int64)
         return self if len(places) == len(self) else self.take(places)
 
@@ -103,6 +94,11 @@ class FileList(Sequence[StoredFile]):
 def parts(name: str) -> list[str]:
     """The folders of a name, and its last part: as pathlib has them, which would remember each (sys.intern)."""
     return [part for part in name.split("/") if part not in ("", ".")]
+
+
+def plain_name(name: str) -> str:
+    """A name without `./` and double slashes, by which a file is known; it is a label and never a path."""
+    return ("/" if name.startswith("/") else "") + "/".join(parts(name))
 
 
 def _bytes(text: str) -> bytes:

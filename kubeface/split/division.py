@@ -1,6 +1,5 @@
 """Division of people for recognition, and what all divisions share."""
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from operator import attrgetter
 
 import pyarrow as pa
 
+from kubeface.runtime.keyed_rng import text_digest
 from kubeface.split.options import SplitOptions
 from kubeface.tables.table import ROW_GROUP_ROWS
 
@@ -43,8 +43,7 @@ class ImageFacts:
 
 def unit_hash(seed: int, kind: str, name: str) -> float:
     """A number in [0, 1) that depends on the arguments alone."""
-    digest = hashlib.sha256(f"{seed}\0{kind}\0{name}".encode("utf-8", "surrogateescape")).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64
+    return int.from_bytes(text_digest(seed, kind, name)[:8], "big") / 2**64
 
 
 def divide_people(index: pa.Table, options: SplitOptions) -> Iterator[IdentitySplit]:
@@ -52,11 +51,7 @@ def divide_people(index: pa.Table, options: SplitOptions) -> Iterator[IdentitySp
     test_people = _given_as_test(index)
     for images in _identities(index):
         person = images[0].person
-        whole = "heldout" if person in test_people else _whole_part(person, options)
-        divided = _divide(images, whole, options)
-        remaining = photographs(image for image, _, reason in divided if not reason)
-        rows = [(image.image_id, part, reason) for image, part, reason in divided]
-        yield IdentitySplit(images[0].identity, person, rows, remaining)
+        yield _divide(images, "heldout" if person in test_people else _whole_part(person, options), options)
 
 
 def _given_as_test(index: pa.Table) -> set[str]:
@@ -85,14 +80,8 @@ def _whole_part(person: str, options: SplitOptions) -> str | None:
     return "val" if unit_hash(options.seed, "val person", person) < options.val_people_fraction else None
 
 
-def _divide(
-    images: list[ImageFacts], whole: str | None, options: SplitOptions
-) -> list[tuple[ImageFacts, str, str | None]]:
-    """Divides one identity's images; `whole` is the part of all of them, None where they are divided.
-
-    Returns:
-        each image with its part and, where that is excluded, the reason.
-    """
+def _divide(images: list[ImageFacts], whole: str | None, options: SplitOptions) -> IdentitySplit:
+    """Divides one identity's images; `whole` is the part of all of them, None where they are divided."""
     if whole:
         parts = {image.image_id: whole for image in images}
     elif any(image.given_split for image in images):
@@ -116,10 +105,9 @@ def _divide(
         reasons = {image_id: reason or too_few_reason(options) for image_id, reason in reasons.items()}
     elif not whole and not any(parts[image_id] == "train" and not reason for image_id, reason in reasons.items()):
         reasons = {image_id: reason or NOT_TRAINED for image_id, reason in reasons.items()}
-    return [
-        (image, "excluded" if reasons[image.image_id] else parts[image.image_id], reasons[image.image_id])
-        for image in images
-    ]
+    rows = [(image_id, "excluded" if reason else parts[image_id], reason) for image_id, reason in reasons.items()]
+    remaining = photographs(image for image in images if not reasons[image.image_id])
+    return IdentitySplit(images[0].identity, images[0].person, rows, remaining)
 
 
 def photographs(images: Iterable[ImageFacts]) -> int:
@@ -154,9 +142,7 @@ def _train_and_val(images: list[ImageFacts], options: SplitOptions) -> dict[str,
     for name in ranked[: len(ranked) - 1]:
         size = photographs(clusters[name])
         count -= size
-        if count < 0 and validated:
-            break
-        if count <= -size:
+        if count <= -size or (count < 0 and validated):
             break
         validated.add(name)
     return {image.image_id: "val" if image.cluster in validated and not image.dropped else "train" for image in images}

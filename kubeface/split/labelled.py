@@ -37,7 +37,6 @@ class Images:
     unit: Ints  # first row of the images that have to stay on one side
 
     def text(self, column: str, row: int) -> str:
-        """The text of a column in a row."""
         return str(self.index[column][int(row)])
 
     def unit_name(self, unit: int) -> str:
@@ -45,7 +44,6 @@ class Images:
         return str(self.index["group_person"][int(unit)].as_py() or self.text("person", unit))
 
     def identities(self) -> Iterator[slice]:
-        """The rows of each identity."""
         rows = len(self.identity)
         ends = [*np.flatnonzero(np.diff(self.identity)) + 1, rows] if rows else []
         return map(slice, [0, *ends[:-1]], ends)

@@ -110,7 +110,6 @@ class _Tally:
         self.total = self.small = 0  # identities, and those with fewer photographs than recommended
 
     def add(self, identity: IdentitySplit) -> None:
-        """Counts an identity."""
         parts = {part for _, part, _ in identity.images}
         self.images.update(part for _, part, _ in identity.images)
         self.identities.update(parts)
@@ -121,9 +120,7 @@ class _Tally:
         self.small += 0 < identity.photographs < RECOMMENDED_IMAGES
 
     def check(self, options: SplitOptions) -> None:
-        """Raises:
-        KubefaceError: a part has too little to work with; the message says which option to change.
-        """
+        """Raises KubefaceError where a part has too little to work with, and says which option to change."""
         both = self.people["heldout"] & (self.people["train"] | self.people["val"])
         require(not both, f"'{next(iter(both), '')}' is both trained on and held out: this is a bug, please report it")
         held, val, least = options.heldout_fraction, options.val_fraction, options.min_images

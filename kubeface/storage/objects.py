@@ -353,7 +353,12 @@ def download_folder(uri: str, path: Path, step: str = "") -> None:
     with new_folder(path) as folder:
 
         def fetch(file: StoredFile) -> None:
-            source, target = join(uri, file.name), folder / _relative_path(uri, file.name)
+            source, name = join(uri, file.name), PurePosixPath(file.name)
+            require(
+                name.as_posix() == file.name and not name.is_absolute() and ".." not in name.parts,
+                f"{source} cannot become a file below a folder: rename the object",
+            )
+            target = folder / name
             with readable_errors(source):
                 target.parent.mkdir(parents=True, exist_ok=True)
             download(source, target, file.version if is_s3(uri) else "", shards.get(file.name, ""))
@@ -399,16 +404,6 @@ def _in_parallel(action: Callable[[StoredFile], None], files: Sequence[StoredFil
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-
-
-def _relative_path(uri: str, name: str) -> PurePosixPath:
-    """An object's name as a path below a folder."""
-    path = PurePosixPath(name)
-    require(
-        path.as_posix() == name and not path.is_absolute() and ".." not in path.parts,
-        f"{join(uri, name)} cannot become a file below a folder: rename the object",
-    )
-    return path
 
 
 def _shard_checksums(uri: str) -> dict[str, str]:

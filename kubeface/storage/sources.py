@@ -15,7 +15,7 @@ from threading import Lock
 import numpy as np
 
 from kubeface.runtime.errors import KubefaceError
-from kubeface.runtime.packed_lists import FileList, StoredFile, parts
+from kubeface.runtime.packed_lists import FileList, StoredFile, plain_name
 from kubeface.storage import objects
 from kubeface.storage.datasets import published
 from kubeface.storage.downloads import fetch, split_checksum
@@ -74,7 +74,7 @@ Opened = tuple[FileList, Callable[[str], bytes]]
 
 def _open_zip(path: Path, stack: ExitStack) -> Opened:
     archive = stack.enter_context(zipfile.ZipFile(path))
-    members = {_label(info.filename): info for info in archive.infolist() if not info.is_dir()}
+    members = {plain_name(info.filename): info for info in archive.infolist() if not info.is_dir()}
     files = FileList.of(StoredFile(name, info.file_size, f"{info.CRC:08x}") for name, info in members.items())
     return files, lambda name: archive.read(members[name])
 
@@ -96,7 +96,7 @@ def _open_tar(path: Path, stack: ExitStack) -> Opened:
     sparse: dict[str, tarfile.TarInfo] = {}
     starts = array("q")  # where the data of each member begin
     files, places = FileList.ordered(
-        StoredFile(_label(member.name), member.size, str(member.mtime)) for member in _members(tar, sparse, starts)
+        StoredFile(plain_name(member.name), member.size, str(member.mtime)) for member in _members(tar, sparse, starts)
     )
     offsets = np.asarray(starts)[places]
     _check_end(tar)
@@ -125,7 +125,7 @@ def _members(
     while (member := tar.next()) is not None:
         if member.isfile():
             if member.issparse():
-                sparse[_label(member.name)] = member
+                sparse[plain_name(member.name)] = member
             starts.append(member.offset_data)
             yield member
         tar.members.clear()  # type: ignore[attr-defined]  # typeshed does not know it
@@ -140,8 +140,3 @@ def _check_end(tar: tarfile.TarFile) -> None:
         raise tarfile.ReadError(f"it is cut off or damaged at byte {tar.offset}")
     while file.read(2**20):
         pass  # the checksum of a compressed archive stands at its end
-
-
-def _label(name: str) -> str:
-    """A member's name without leading `./`; it serves as a label and never as a path."""
-    return ("/" if name.startswith("/") else "") + "/".join(parts(name))

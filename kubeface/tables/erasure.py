@@ -1,14 +1,13 @@
 """The erasure list: people and images that are to be forgotten, kept as digests that do not reveal their names."""
 
-import hashlib
-
 from kubeface.runtime.errors import KubefaceError, require
+from kubeface.runtime.keyed_rng import text_digest
 from kubeface.storage.downloads import fetch
 
 
 def name_digest(name: str) -> str:
     """The digest of a person or file: the first 32 hex digits of the SHA-256 of the name."""
-    return hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:32]
+    return text_digest(name).hex()[:32]
 
 
 def read_erasure_list(uri: str) -> frozenset[str]:

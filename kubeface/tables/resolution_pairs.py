@@ -5,7 +5,6 @@ A row's group `resolution` says which of the two it is; both have the same ident
 suffix.
 """
 
-import hashlib
 import json
 from pathlib import PurePosixPath
 
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kubeface.runtime.errors import require
+from kubeface.runtime.keyed_rng import text_digest
 from kubeface.tables.table import Table
 
 LOW, HIGH = "low", "high"
@@ -48,8 +48,7 @@ def enlarged_of(groups: str | None) -> float:
 
 def pair_key(identity: str, source: str) -> int:
     """A 64-bit hash of identity and file name without suffix, the same for both images of a pair; never 0."""
-    text = f"{identity}\0{PurePosixPath(source).stem}".encode("utf-8", "surrogateescape")
-    return int.from_bytes(hashlib.sha256(text).digest()[:8], "big") | 1
+    return int.from_bytes(text_digest(identity, PurePosixPath(source).stem)[:8], "big") | 1
 
 
 def partners(table: Table) -> dict[str, str]:

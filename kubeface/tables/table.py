@@ -49,7 +49,6 @@ class _Rejected:
         self._loose: list[bytes] = []
 
     def add(self, *fields: str) -> None:
-        """Adds the source, reason and detail of an image."""
         self.counts[fields[1]] += 1
         self._loose.append("\0".join(field.replace("\0", " ") for field in fields).encode("utf-8", "surrogatepass"))
         if len(self._loose) == INDEX_ROWS:
@@ -60,7 +59,6 @@ class _Rejected:
         self._loose.clear()
 
     def in_order(self) -> Iterator[list[str]]:
-        """Yields the fields of each image, sorted."""
         self._pack()
         rows = pa.chunked_array(self._packed)
         for index in pc.sort_indices(rows).to_numpy():
@@ -260,7 +258,6 @@ class Table:
         return (rows.to_pylist() for _, _, rows in self.arrow_groups(names))
 
     def rejected(self) -> list[Rejection]:
-        """Reads the rejected images."""
         text = self._read("rejected.csv").decode("utf-8", "surrogateescape")
         return [Rejection(**row) for row in csv.DictReader(io.StringIO(text, newline=""))]
 

@@ -36,6 +36,11 @@ class Photo:
     crop: bytes | None = None
 
 
+def photos(people: Mapping[str, list[bytes]], *names: str, count: int = 5) -> list[Photo]:
+    """The first photographs of some people."""
+    return [Photo(name, f"{number}.pgm", data) for name in names for number, data in enumerate(people[name][:count])]
+
+
 @cache
 def _detector() -> Detector:
     return make_detector("retinaface", 1)

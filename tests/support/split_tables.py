@@ -42,17 +42,9 @@ def tables(
         for name, images in people.items():
             for number, (given_split, reason) in enumerate(images):
                 image_id = f"{name}/{number}"
-                aligned.add(
-                    {
-                        "image_id": image_id,
-                        "identity": name,
-                        "source": (sources or {}).get(image_id, f"{image_id}.png"),
-                        "given_split": given_split,
-                        "groups": (groups or {}).get(image_id),
-                        **EMPTY_IMAGE,
-                        **DETECTED,
-                    }
-                )
+                known = {"image_id": image_id, "identity": name, "given_split": given_split}
+                known["source"] = (sources or {}).get(image_id, f"{image_id}.png")
+                aligned.add({**known, "groups": (groups or {}).get(image_id), **EMPTY_IMAGE, **DETECTED})
                 filtered.add({**JUDGED, "image_id": image_id, "kept": reason is None, "reason": reason})
     return root / "aligned", root / "filter"
 

@@ -19,16 +19,12 @@ from kubeface.records.findings import FindingsRecord
 from kubeface.runtime.errors import KubefaceError
 from kubeface.runtime.page_links import PAGE_LINKS
 from kubeface.tables.table import Table
-from tests.support.audit_tables import Photo, audited, changed, dropped, read_findings, write_tables
+from tests.support.audit_tables import Photo, audited, changed, dropped, photos, read_findings, write_tables
 from tests.support.tables import rows_of, write_rows
 
 HOSTILE = "<script>alert(1)</script>"
 FINDINGS = ("duplicates.csv", "leaks.csv", "pairs.csv", "suspects.csv")
 People = dict[str, list[bytes]]
-
-
-def photos(people: People, *names: str, count: int = 5) -> list[Photo]:
-    return [Photo(name, f"{number}.pgm", data) for name in names for number, data in enumerate(people[name][:count])]
 
 
 def record(root: Path) -> FindingsRecord:
@@ -114,15 +110,12 @@ def test_a_wrong_label_is_found(people: People, tmp_path: Path, suspects: str) -
     assert sum(row["reason"] is not None for row in found.values()) == (suspects == "drop")
 
 
-def test_two_images_are_too_few_for_a_suspect(people: People, tmp_path: Path) -> None:
+def test_few_or_rejected_images_are_no_suspects(people: People, tmp_path: Path) -> None:
     images = [*photos(people, "s5", "s9"), Photo("s1", "a", people["s1"][0]), Photo("s1", "b", people["s13"][0])]
-    assert audited(tmp_path, images)[0].suspects == 0
-
-
-def test_rejected_images_are_not_suspects(people: People, tmp_path: Path) -> None:
+    assert audited(tmp_path / "few", images)[0].suspects == 0
     images = [*photos(people, "s1", "s5"), Photo("s1", "wrong", people["s9"][0], reason="low_score")]
-    assert audited(tmp_path, images)[0].suspects == 0
-    assert record(tmp_path).counts.filter_reasons == {"low_score": 1}
+    assert audited(tmp_path / "rejected", images)[0].suspects == 0
+    assert record(tmp_path / "rejected").counts.filter_reasons == {"low_score": 1}
 
 
 def test_the_order_of_the_filter_table_does_not_matter(people: People, tmp_path: Path) -> None:
@@ -217,12 +210,6 @@ def test_drift_is_measured_and_stops_the_run(people: People, plain_tables: tuple
     assert (tmp_path / "stop" / "data.json").is_file() and "above the limit" in (tmp_path / "stop.html").read_text()
 
 
-def test_a_missing_evaluation_set_is_an_error(plain_tables: tuple[Path, Path], tmp_path: Path) -> None:
-    with pytest.raises(KubefaceError, match="/nowhere is not a folder"):
-        audit(*plain_tables, tmp_path / "out", tmp_path / "page.html", AuditOptions(evaluation_sets="/nowhere"))
-    assert not (tmp_path / "out").exists() and not (tmp_path / "page.html").exists()
-
-
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -243,10 +230,18 @@ def test_a_file_that_is_no_audit_record_is_refused(
     assert "\n" not in str(raised.value)
 
 
-def test_tables_must_belong_together(plain_tables: tuple[Path, Path], people: People, tmp_path: Path) -> None:
+def test_wrong_tables_and_evaluation_sets_are_named(
+    plain_tables: tuple[Path, Path], people: People, tmp_path: Path
+) -> None:
+    aligned, filtered = plain_tables
     _, other = write_tables(tmp_path, photos(people, "s1", count=2))
-    with pytest.raises(KubefaceError, match=r"says nothing of image .*: run filter on this table"):
-        audit(plain_tables[0], other, tmp_path / "out", tmp_path / "page.html")
+    for verdicts, sets, message in (
+        (other, "", r"says nothing of image .*: run filter on this table"),
+        (filtered, "/nowhere", "/nowhere is not a folder"),
+    ):
+        with pytest.raises(KubefaceError, match=message):
+            audit(aligned, verdicts, tmp_path / "out", tmp_path / "page.html", AuditOptions(evaluation_sets=sets))
+        assert not (tmp_path / "out").exists() and not (tmp_path / "page.html").exists()
 
 
 def test_command_line(plain_tables: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

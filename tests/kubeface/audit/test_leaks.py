@@ -10,12 +10,11 @@ import pytest
 from kubeface.audit import evaluation_sets
 from kubeface.audit.embeddings import sface
 from kubeface.audit.evaluation_sets import read_evaluation_set, split_sources
-from kubeface.audit.options import AuditOptions
-from kubeface.audit.step import audit
 from kubeface.records.findings import FindingsRecord
 from kubeface.runtime.errors import KubefaceError
-from kubeface.tables.table import Table
-from tests.support.audit_tables import Photo, changed, read_findings, write_tables
+from tests.support.audit_tables import Photo, audited, changed, photos, read_findings
+from tests.support.images import write_files
+from tests.support.tables import rows_of
 
 People = dict[str, list[bytes]]
 # Of CelebA's people at hand these two are in LFW, one of them with the same photograph, cut differently.
@@ -41,52 +40,47 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def evaluation(people: People, tmp_path: Path) -> Path:
     """An evaluation set in LFW's layout: s5 under another name, two strangers, and what is no photograph."""
     root = tmp_path / "evaluation"
-    for name, person in (("Somebody", "s5"), ("A", "s20"), ("B", "s21")):
-        (root / "lfw" / name).mkdir(parents=True)
-        for number in (7, 8, 9):
-            (root / "lfw" / name / f"{name}_{number:04d}.pgm").write_bytes(people[person][number])
-    (root / "lfw" / ".DS_Store").write_bytes(b"junk")
-    (root / "lfw" / "A" / "broken.jpg").write_bytes(b"junk")
+    faces = {
+        f"lfw/{name}/{name}_{number:04d}.pgm": people[person][number]
+        for name, person in (("Somebody", "s5"), ("A", "s20"), ("B", "s21"))
+        for number in (7, 8, 9)
+    }
+    write_files(root, faces | {"lfw/.DS_Store": b"junk", "lfw/A/broken.jpg": b"junk"})
     return root
 
 
 def images(people: People) -> list[Photo]:
-    return [Photo(name, f"{n}.pgm", data) for name in ("s1", "s5", "s9") for n, data in enumerate(people[name][:4])]
+    return photos(people, "s1", "s5", "s9", count=4)
 
 
-def reasons(out: Path) -> dict[str, set[str | None]]:
-    found: dict[str, set[str | None]] = {}
-    for group in Table(out, "audit").row_groups():
-        for row in group:
-            found.setdefault(row["identity"], set()).add(row["reason"])
-    return found
+def reasons(root: Path) -> dict[str, set[str | None]]:
+    rows = rows_of(root / "out")
+    return {name: {row["reason"] for row in rows if row["identity"] == name} for name in {r["identity"] for r in rows}}
 
 
 @pytest.mark.parametrize("on_leak", ["drop", "warn", "fail"])
 def test_leaks_are_dropped_or_listed_or_stop_the_run(
     people: People, evaluation: Path, tmp_path: Path, on_leak: str
 ) -> None:
-    tables = write_tables(tmp_path, images(people))
-    options = AuditOptions.model_validate({"evaluation_sets": str(evaluation), "on_leak": on_leak})
+    options = {"evaluation_sets": str(evaluation), "on_leak": on_leak}
     if on_leak == "fail":
         message = r"1 people of the training data are in an evaluation set \(s5\)"
         with pytest.raises(KubefaceError, match=message):
-            audit(*tables, tmp_path / "out", tmp_path / "page.html", options)
+            audited(tmp_path, images(people), **options)
     else:
-        assert audit(*tables, tmp_path / "out", tmp_path / "page.html", options).leaks == 1
+        assert audited(tmp_path, images(people), **options)[0].leaks == 1
     (leak,) = read_findings(tmp_path, "leaks.csv")
     assert (leak["identity"], leak["person"], leak["same_photograph"]) == ("s5", "Somebody", "false")
     dropped = None if on_leak == "warn" else "leak"
-    assert reasons(tmp_path / "out") == {"s1": {None}, "s5": {dropped}, "s9": {None}}
+    assert reasons(tmp_path) == {"s1": {None}, "s5": {dropped}, "s9": {None}}
     page = (tmp_path / "page.html").read_text()
     assert "Somebody" in page and page.count("data:image/jpeg") >= 2
 
 
 def test_a_shared_photograph_is_a_leak(people: People, evaluation: Path, tmp_path: Path) -> None:
     copy = changed(people["s20"][7], lambda image: image, 90)
-    tables = write_tables(tmp_path, [*images(people), Photo("s1", "wrong.jpg", copy)])
-    options = AuditOptions(evaluation_sets=str(evaluation), on_leak="warn")
-    audit(*tables, tmp_path / "out", tmp_path / "page.html", options)
+    photographs = [*images(people), Photo("s1", "wrong.jpg", copy)]
+    audited(tmp_path, photographs, evaluation_sets=str(evaluation), on_leak="warn")
     leaked = {leak["identity"]: leak for leak in read_findings(tmp_path, "leaks.csv")}
     assert leaked.keys() == {"s1", "s5"}
     assert (leaked["s1"]["person"], leaked["s1"]["same_photograph"]) == ("A", "true")
@@ -95,9 +89,8 @@ def test_a_shared_photograph_is_a_leak(people: People, evaluation: Path, tmp_pat
 
 def test_lookalikes_of_a_leak_are_dropped_too(people: People, evaluation: Path, tmp_path: Path) -> None:
     twin = [Photo("twin", f"{n}.pgm", data) for n, data in enumerate(people["s5"][4:7])]
-    tables = write_tables(tmp_path, [*images(people), *twin])
-    audit(*tables, tmp_path / "out", tmp_path / "page.html", AuditOptions(evaluation_sets=str(evaluation)))
-    found = reasons(tmp_path / "out")
+    audited(tmp_path, [*images(people), *twin], evaluation_sets=str(evaluation))
+    found = reasons(tmp_path)
     assert found["s5"] == found["twin"] == {"leak"} and found["s1"] == {None}
 
 
@@ -144,12 +137,12 @@ def test_people_of_celeba_are_found_in_lfw(shared_data: Path, tmp_path: Path) ->
             pytest.skip(f"{path} is not there: LFW and CelebA are not part of the repository")
     chosen = {*KNOWN, "07448", "07480", "07334", "07202", "07203"}
     with tarfile.open(celeba) as archive:
-        photos: list[Photo] = []
+        found: list[Photo] = []
         for member in archive:
             name = re.fullmatch(r".*/(\d+)/(\w+\.jpg)", member.name)
             file = archive.extractfile(member) if name and name[1] in chosen else None
-            if name and file and sum(photo.identity == name[1] for photo in photos) < 10:
-                photos.append(Photo(name[1], name[2], file.read()))
+            if name and file and sum(photo.identity == name[1] for photo in found) < 10:
+                found.append(Photo(name[1], name[2], file.read()))
     look_alikes = {*KNOWN.values(), "Kim_Clijsters", "Elin_Nordegren", "Liza_Minnelli"}
     people: dict[str, int] = {}
     with tarfile.open(lfw) as archive, tarfile.open(tmp_path / "lfw.tar", "w") as subset:
@@ -161,9 +154,7 @@ def test_people_of_celeba_are_found_in_lfw(shared_data: Path, tmp_path: Path) ->
                     people[person] = people.get(person, 0) + 1
                     if people[person] <= 5:
                         subset.addfile(member, archive.extractfile(member))
-    tables = write_tables(tmp_path, photos)
-    options = AuditOptions(evaluation_sets=str(tmp_path / "lfw.tar"))
-    audit(*tables, tmp_path / "out", tmp_path / "page.html", options)
+    audited(tmp_path, found, evaluation_sets=str(tmp_path / "lfw.tar"))
     assert {leak["identity"]: leak["person"] for leak in read_findings(tmp_path, "leaks.csv")} == KNOWN
     counts = FindingsRecord.read(tmp_path / "out" / "data.json").counts
-    assert counts.reasons["leak"] == sum(photo.identity in KNOWN for photo in photos)
+    assert counts.reasons["leak"] == sum(photo.identity in KNOWN for photo in found)

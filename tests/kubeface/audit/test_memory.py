@@ -51,22 +51,12 @@ def write(root: Path, images: int) -> None:
             person = number // PER_IDENTITY
             crop = np.zeros((2, 1, 3), np.uint8)
             crop[0, 0] = list(person.to_bytes(3, "little"))
-            crop[1, 0] = list((number - (number % 100 == 1)).to_bytes(3, "little"))
-            image_id = f"{number:016x}"
-            content = number - (number % 100 == 1)
-            aligned.add(
-                {
-                    "image_id": image_id,
-                    "identity": f"person {person:06d}",
-                    "source": f"person {person:06d}/photograph {number:08d}.jpg",
-                    "image": encode_png(crop),
-                    "width": 112,
-                    "height": 112,
-                    "content": f"{content:016x}",
-                    "phash": f"{int(random.integers(2**63)):016x}",
-                    **DETECTED,
-                }
-            )
+            image_id, content = f"{number:016x}", number - (number % 100 == 1)
+            crop[1, 0] = list(content.to_bytes(3, "little"))
+            name, phash = f"person {person:06d}", f"{int(random.integers(2**63)):016x}"
+            names = {"image_id": image_id, "identity": name, "source": f"{name}/photograph {number:08d}.jpg"}
+            pixels = {"image": encode_png(crop), "width": 112, "height": 112}
+            aligned.add({**names, **pixels, "content": f"{content:016x}", "phash": phash, **DETECTED})
             filtered.add({"image_id": image_id, **JUDGED})
 
 

@@ -20,6 +20,7 @@ from kubeface.split.options import SplitOptions
 from kubeface.split.step import split
 from kubeface.tables.table import Table
 from tests.support.audit_tables import changed
+from tests.support.images import write_files
 from tests.support.tables import rows_of
 
 Tables = Callable[[AlignOptions], tuple[Path, Path]]
@@ -29,12 +30,9 @@ Tables = Callable[[AlignOptions], tuple[Path, Path]]
 def classes(people: dict[str, list[bytes]], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Photographs of two classes: a copy saved again within one, and the same bytes in both."""
     root = tmp_path_factory.mktemp("classes")
-    for name in ("s1", "s5"):
-        (root / "in" / name).mkdir(parents=True)
-        for number, data in enumerate(people[name][:4]):
-            (root / "in" / name / f"{number}.pgm").write_bytes(data)
-    (root / "in" / "s1" / "again.jpg").write_bytes(changed(people["s1"][0], lambda image: image, 92))
-    (root / "in" / "s5" / "other.pgm").write_bytes(people["s1"][3])
+    files = {f"{name}/{number}.pgm": people[name][number] for name in ("s1", "s5") for number in range(4)}
+    again = changed(people["s1"][0], lambda image: image, 92)
+    write_files(root / "in", files | {"s1/again.jpg": again, "s5/other.pgm": people["s1"][3]})
     ingest(str(root / "in"), root / "faces")
     return root
 
