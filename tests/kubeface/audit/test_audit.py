@@ -257,7 +257,7 @@ def test_command_line(plain_tables: tuple[Path, Path], tmp_path: Path, capsys: p
 def test_the_component_returns_the_decision(plain_tables: tuple[Path, Path], tmp_path: Path) -> None:
     metrics = dsl.Metrics(uri=str(tmp_path / "metrics"))
     aligned, filtered = plain_tables
-    paths = {"aligned": aligned, "filtered": filtered, "audited": tmp_path / "out", "html": tmp_path / "p"}
+    paths = {"aligned": aligned, "filtered": filtered, "audited": tmp_path / "out", "data": tmp_path / "p"}
     artifacts: dict[str, Any] = {name: SimpleNamespace(path=str(path)) for name, path in paths.items()}
     audit(*plain_tables, tmp_path / "first", tmp_path / "first.html")
     options = {"on_drift": "retrain", "max_drift": 0.25, "previous": str(tmp_path / "first" / "data.json")}
