@@ -60,52 +60,49 @@ class Command:
 
 
 def _step(function: str, text: str) -> Command:
-    return Command(function, text, heavy=True)
+    """A command of the library that does numeric work."""
+    return Command(f"kubeface.{function}", text, heavy=True)
 
 
 # By group, as the help shows them.
 COMMANDS: Mapping[str, Mapping[str, Command]] = {
     "Steps": {
-        "ingest": _step("kubeface.ingest.step:ingest", "Read images of any source into a face table."),
-        "superresolve": _step("kubeface.superresolve.step:superresolve", "Enlarge photographs of low resolution."),
-        "align": _step("kubeface.align.step:align", "Find the faces of photographs and crop them."),
-        "filter": _step(
-            "kubeface.filter.step:filter_faces", "Score aligned faces with RetinaFace and say which to keep."
-        ),
-        "gather": _step("kubeface.gather.step:gather", "Merge the tables of all shards."),
-        "audit": _step("kubeface.audit.step:audit", "Look for duplicates, wrong labels, leaks and drift."),
-        "split": _step("kubeface.split.step:split", "Divide people into trained and held out."),
-        "finetune": _step("kubeface.finetune.step:finetune", "Fine-tune a pretrained model."),
-        "evaluate": _step("kubeface.evaluate.step:evaluate", "Compare a model with its start and the promoted one."),
+        "ingest": _step("ingest.step:ingest", "Read images of any source into a face table."),
+        "superresolve": _step("superresolve.step:superresolve", "Enlarge photographs of low resolution."),
+        "align": _step("align.step:align", "Find the faces of photographs and crop them."),
+        "filter": _step("filter.step:filter_faces", "Score aligned faces with RetinaFace and say which to keep."),
+        "gather": _step("gather.step:gather", "Merge the tables of all shards."),
+        "audit": _step("audit.step:audit", "Look for duplicates, wrong labels, leaks and drift."),
+        "split": _step("split.step:split", "Divide people into trained and held out."),
+        "finetune": _step("finetune.step:finetune", "Fine-tune a pretrained model."),
+        "evaluate": _step("evaluate.step:evaluate", "Compare a model with its start and the promoted one."),
         "evaluate-attributes": _step(
-            "kubeface.evaluate.attributes:evaluate_attributes", "Compare a model of attributes with its features."
+            "evaluate.attributes:evaluate_attributes", "Compare a model of attributes with its features."
         ),
-        "evaluate-classes": _step(
-            "kubeface.evaluate.classes:evaluate_classes", "Compare a classifier with its features."
-        ),
-        "promote": _step("kubeface.promote.step:promote", "Publish a model if the evaluation found it better."),
-        "report": _step("kubeface.report.step:report", "Make one run's page and its figures."),
-        "notify": _step("kubeface.notify.step:notify", "Tell a webhook how a run ended."),
+        "evaluate-classes": _step("evaluate.classes:evaluate_classes", "Compare a classifier with its features."),
+        "promote": _step("promote.step:promote", "Publish a model if the evaluation found it better."),
+        "report": _step("report.step:report", "Make one run's page and its figures."),
+        "notify": _step("notify.step:notify", "Tell a webhook how a run ended."),
     },
     "Models": {
-        "compare": _step("kubeface.evaluate.inference:compare", "Say whether two photographs show one person."),
-        "embed": _step("kubeface.evaluate.inference:embed", "Embed the faces of a folder into a gallery."),
-        "identify": _step("kubeface.evaluate.inference:identify", "Find a photograph's person in a gallery."),
-        "attributes": _step("kubeface.evaluate.labelling:attributes", "Say which attributes photographs show."),
-        "classify": _step("kubeface.evaluate.labelling:classify", "Say which class photographs belong to."),
-        "lfw": _step("kubeface.evaluate.step:lfw", "Measure a model on LFW's View 2 or View 1."),
+        "compare": _step("evaluate.inference:compare", "Say whether two photographs show one person."),
+        "embed": _step("evaluate.inference:embed", "Embed the faces of a folder into a gallery."),
+        "identify": _step("evaluate.inference:identify", "Find a photograph's person in a gallery."),
+        "attributes": _step("evaluate.labelling:attributes", "Say which attributes photographs show."),
+        "classify": _step("evaluate.labelling:classify", "Say which class photographs belong to."),
+        "lfw": _step("evaluate.step:lfw", "Measure a model on LFW's View 2 or View 1."),
         "versions": Command("kubeface.promote.champion:list_versions", "List the versions of a promoted model."),
         "rollback": Command("kubeface.promote.champion:rollback", "Put an earlier version in force again."),
         "verify": Command("kubeface.promote.passport:verify", "Check a version's files against its passport."),
         "train-superresolution": _step(
-            "kubeface.superresolve.training:train_superresolution", "Train a super-resolution network on faces."
+            "superresolve.training:train_superresolution", "Train a super-resolution network on faces."
         ),
-        "degrade": _step("kubeface.superresolve.degradation:degrade", "Make pairs of low and high resolution."),
+        "degrade": _step("superresolve.degradation:degrade", "Make pairs of low and high resolution."),
         "mirror-weights": Command(
             "kubeface.models.weights_mirror:mirror_weights", "Copy published weights to a mirror."
         ),
-        "import-keras": _step("kubeface.models.keras_import:import_keras", "Make a model folder of a .keras archive."),
-        "self-check": _step("kubeface.self_check:self_check", "Do a step's work on one real face."),
+        "import-keras": _step("models.keras_import:import_keras", "Make a model folder of a .keras archive."),
+        "self-check": _step("self_check:self_check", "Do a step's work on one real face."),
     },
     "Pipelines": {
         "run": Command("pipelines.local.run:run", "Run a pipeline on this machine."),
@@ -126,8 +123,8 @@ COMMANDS: Mapping[str, Mapping[str, Command]] = {
         "doctor": Command("pipelines.cluster.doctor:doctor", "Look at what a deployment and a run need."),
         "secret": Command("pipelines.cluster.secret:secret", "Put the S3 keys of the environment into the cluster."),
         "manifests": Command("pipelines.cluster.manifests:manifests", "Print an overlay as it is deployed."),
-        "deploy": Command("pipelines.cluster.deploy:deploy", "Put an overlay and the pipelines on the cluster."),
-        "undeploy": Command("pipelines.cluster.deploy:undeploy", "Delete what deploy made, but not data."),
+        "deploy": Command("pipelines.cluster.deployment:deploy", "Put an overlay and the pipelines on the cluster."),
+        "undeploy": Command("pipelines.cluster.deployment:undeploy", "Delete what deploy made, but not data."),
         "submit": Command("pipelines.cluster.submit:submit", "Start a run."),
         "status": Command("pipelines.cluster.submit:status", "Say how a run and its steps stand."),
         "logs": Command("pipelines.cluster.submit:logs", "Print what a run's steps printed."),

@@ -43,18 +43,13 @@ Task: TypeAlias = Any  # dsl.PipelineTask; kfp has no types
 
 @dataclass(frozen=True)
 class Build:
-    """What is compiled into a pipeline, for KFP knows no parameter for it.
+    """What is compiled into a pipeline, for KFP knows no parameter for it."""
 
-    Args:
-        parallelism: shards worked on at a time.
-        weights_claim: volume claim that the steps in FETCHING keep what they fetch in; empty for none. It must be there
-            when a run begins: KFP knows no optional volume.
-        hours: after which Kubernetes ends a step's pod, by step; the others keep theirs.
-    """
-
-    parallelism: int = 8
+    parallelism: int = 8  # shards worked on at a time
+    # Volume claim that the steps in FETCHING keep what they fetch in; empty for none. It must be there when a run
+    # begins: KFP knows no optional volume.
     weights_claim: str = ""
-    hours: Mapping[str, float] = field(default_factory=dict)
+    hours: Mapping[str, float] = field(default_factory=dict)  # after which Kubernetes ends a step's pod, by step
 
 
 BUILD: ContextVar[Build] = ContextVar("BUILD", default=Build())  # noqa: B039 - frozen
@@ -76,16 +71,12 @@ def described(kind: type[RunParameters], summary: str) -> str:
 
 
 def pipeline(name: str, description: str) -> Callable[[Callable[..., Outputs]], Any]:
-    """Makes a pipeline of the function that adds its steps; its attribute `rebuild` makes it anew, as BUILD says.
+    """Makes a pipeline of the function that adds its steps; its attribute `rebuild` makes it anew, as BUILD says. The
+    description is the UI's.
 
     The steps are a pipeline inside the one that is submitted, which tells a webhook how they ended: the task that does
     so depends on the steps as a whole and on nothing else. A dsl.ExitHandler cannot hold a loop's item in a text
-    (kubeflow/pipelines#12390) and hands nothing out.
-
-    Args:
-        name: of the pipeline.
-        description: for the UI.
-    """
+    (kubeflow/pipelines#12390) and hands nothing out."""
 
     def build(steps: Callable[..., Outputs]) -> Any:
         inner = dsl.pipeline(name=f"{name}-steps")(steps)
@@ -131,14 +122,11 @@ def step_of(image: str) -> str:
 
 
 def set_resources(task: Task, cpu: Any, memory: Any, s3: bool = False, hours: float = 6) -> None:
-    """Resources, time limit, retries, caching, the deployment's settings and, where needed, the S3 key of a task.
+    """Resources, time limit, retries, caching, the deployment's settings and, where it reads or writes the object
+    store, the S3 key of a task.
 
-    Args:
-        task: of the pipeline.
-        cpu, memory: what its pod asks for and may use at most: a text, or an output of plan.
-        s3: whether it reads or writes the object store.
-        hours: after which Kubernetes ends its pod.
-    """
+    What its pod asks for and may use at most (cpu, memory) is a text, or an output of plan; Kubernetes ends it after
+    `hours`."""
     build, step = BUILD.get(), step_of(task.container_spec.image)
     task.set_cpu_request(cpu).set_cpu_limit(cpu).set_memory_request(memory).set_memory_limit(memory)
     # KFP writes the amount's name into the pod's resources without handing the amount on into a loop.
@@ -164,12 +152,8 @@ def set_resources(task: Task, cpu: Any, memory: Any, s3: bool = False, hours: fl
 
 
 class Run:
-    """The tasks of one run: each is added by the method of its step, with what it takes from the tasks before it.
-
-    Args:
-        pipeline: its name.
-        parameters: of the run, all of them.
-    """
+    """The tasks of one run with all its parameters: each is added by the method of its step, with what it takes from
+    the tasks before it."""
 
     def __init__(self, pipeline: str, **parameters: Any) -> None:
         self._source, self._models, self._name = (parameters[name] for name in ("source", "models", "name"))
@@ -215,12 +199,8 @@ class Run:
         return task
 
     def gather(self, photographs: Task, aligned: Task, filtered: Task) -> Task:
-        """The tables of all shards as one: what leaves the loop are receipts, since parameters are collected from it.
-
-        Args:
-            photographs: ingest, or superresolve where it stands between ingest and align.
-            aligned, filtered: the tasks behind that.
-        """
+        """The tables of all shards as one, behind ingest or superresolve: what leaves the loop are receipts, since
+        parameters are collected from it."""
         task = gather(
             ingested=dsl.Collected(photographs.outputs["Output"]),
             aligned=dsl.Collected(aligned.outputs["Output"]),

@@ -91,14 +91,11 @@ def shared_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def orl_folder(orl: dict[str, bytes]) -> Path:
     """A data source: six people with five photographs each, one folder per identity."""
+    from tests.support.images import write_files
 
-    def make(root: Path) -> None:
-        for person in range(1, ORL_PEOPLE + 1):
-            (root / f"s{person}").mkdir(parents=True)
-            for number in range(1, ORL_PHOTOGRAPHS + 1):
-                (root / f"s{person}" / f"{number}.pgm").write_bytes(orl[f"s{person}/{number}.pgm"])
-
-    return made_once("orl", make)
+    people, photographs = range(1, ORL_PEOPLE + 1), range(1, ORL_PHOTOGRAPHS + 1)
+    names = [f"s{person}/{number}.pgm" for person in people for number in photographs]
+    return made_once("orl", lambda root: write_files(root, {name: orl[name] for name in names}))
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from kfp import compiler
 from kubeface import __version__
 from kubeface.runtime.errors import require
 from pipelines.build.catalogue import FACE_FINETUNING, TASKS, load, package_of
-from pipelines.build.images import REGISTRY, Images, commit, read_images
+from pipelines.build.images import REGISTRY, Images, RegistryFlag, TagFlag, commit, read_images
 from pipelines.tasks import BUILD, Build
 
 MOST_HOURS = 10_000
@@ -78,8 +78,8 @@ def compile_pipelines(
     pipeline: str = "",
     *,
     out: Path | None = None,
-    registry: str = REGISTRY,
-    tag: str = "",
+    registry: RegistryFlag = REGISTRY,
+    tag: TagFlag = "",
     images: Path | None = None,
     parallelism: int = Build.parallelism,
     weights_claim: str = "",
@@ -90,8 +90,6 @@ def compile_pipelines(
     Args:
         pipeline: Name of one pipeline; all of them where empty.
         out: File to write, of the one pipeline; build/<pipeline>.yaml where it is not given.
-        registry: Registry and prefix of the images.
-        tag: Tag of the images; the git commit where empty.
         images: File of images by digest, as `kubeface push` writes it.
         parallelism: Shards worked on at a time.
         weights_claim: Volume claim that published weights are kept in; empty for none.

@@ -30,24 +30,13 @@ def write_docs(check: bool = False) -> None:
     Args:
         check: Change nothing; fail where a page is out of date.
     """
-    for path, text in _pages():
-        written = _written(text, path)
-        if written == text:
-            continue
-        require(not check, f"{path.relative_to(ROOT)} is out of date: run 'make docs'")
-        path.write_text(written, "utf-8")
-        print(f"wrote {path.relative_to(ROOT)}")
-
-
-def _written(text: str, path: Path) -> str:
-    """A page with its tables made anew."""
-    return BLOCK.sub(lambda block: f"{block[1]}{options_table(_model(block[2], path))}{block[3]}", text)
-
-
-def _pages() -> Iterator[tuple[Path, str]]:
-    for pattern in PAGES:
-        for path in sorted(ROOT.glob(pattern)):
-            yield path, path.read_text("utf-8")
+    for path in (path for pattern in PAGES for path in sorted(ROOT.glob(pattern))):
+        text, name = path.read_text("utf-8"), path.relative_to(ROOT)
+        written = BLOCK.sub(lambda block: f"{block[1]}{options_table(_model(block[2], name))}{block[3]}", text)  # noqa: B023
+        if written != text:
+            require(not check, f"{name} is out of date: run 'make docs'")
+            path.write_text(written, "utf-8")
+            print(f"wrote {name}")
 
 
 def _model(name: str, path: Path) -> type[Options]:
@@ -55,7 +44,7 @@ def _model(name: str, path: Path) -> type[Options]:
     try:
         found: type[Options] = getattr(importlib.import_module(module), kind)
     except (ImportError, AttributeError, ValueError):
-        raise KubefaceError(f"{path.relative_to(ROOT)} names {name}: there are no such options") from None
+        raise KubefaceError(f"{path} names {name}: there are no such options") from None
     return found
 
 

@@ -28,6 +28,12 @@ ENGINES = ("docker", "podman")
 # Variables that a container gets of this process.
 HANDED_ON = ("S3_ENDPOINT", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "KUBEFACE_WEIGHTS_MIRROR")
 USER = 10001  # of the images; see their Dockerfiles
+# Flags of several commands.
+StepsFlag = Annotated[str, Parameter(help="These alone, divided by spaces; all where empty.")]
+EngineFlag = Annotated[str, Parameter(help="docker or podman; the one that answers where empty.")]
+RegistryFlag = Annotated[str, Parameter(help="Registry and prefix of the images.")]
+TagFlag = Annotated[str, Parameter(help="Tag of the images; the git commit where empty.")]
+RecordFlag = Annotated[Path, Parameter(help="File of names and digests.")]
 LABELS = "org.opencontainers.image"  # OCI image specification, annotations.md
 
 
@@ -214,41 +220,33 @@ def _record(path: Path, images: Iterator[tuple[str, Image]]) -> None:
 
 def build_images(
     *,
-    step: str = "",
-    engine: str = "",
-    registry: str = REGISTRY,
-    tag: str = "",
+    step: StepsFlag = "",
+    engine: EngineFlag = "",
+    registry: RegistryFlag = REGISTRY,
+    tag: TagFlag = "",
     base_image: str = "",
     lock: str = "",
-    record: Path = RECORD,
+    record: RecordFlag = RECORD,
 ) -> None:
     """Builds the steps' images, and records their names.
 
     Args:
-        step: These alone, divided by spaces; all where empty.
-        engine: docker or podman; the one that answers where empty.
-        registry: Registry and prefix of the images.
-        tag: Tag of the images; the git commit where empty.
         base_image: Image to start from instead of python:3.11-slim, as name@sha256:….
         lock: Lock file instead of requirements.lock: requirements-gpu.lock for evaluate on a GPU.
-        record: File of names and digests.
     """
     steps = step.split() or all_steps()
     _record(record, build(steps, find_engine(engine), registry, tag or commit(), base_image, lock))
 
 
 def push_images(
-    *, step: str = "", engine: str = "", registry: str = REGISTRY, tag: str = "", record: Path = RECORD
+    *,
+    step: StepsFlag = "",
+    engine: EngineFlag = "",
+    registry: RegistryFlag = REGISTRY,
+    tag: TagFlag = "",
+    record: RecordFlag = RECORD,
 ) -> None:
-    """Pushes the images, and records their digests.
-
-    Args:
-        step: These alone, divided by spaces; all where empty.
-        engine: docker or podman; the one that answers where empty.
-        registry: Registry and prefix of the images.
-        tag: Tag of the images; the git commit where empty.
-        record: File of names and digests.
-    """
+    """Pushes the images, and records their digests."""
     chosen, images = find_engine(engine), read_images(record)
     names = {one: f"{registry}/{one}:{tag or commit()}" for one in step.split() or all_steps()}
     for one, name in names.items():
@@ -259,9 +257,9 @@ def push_images(
 def run_step(
     step: str,
     *arguments: Annotated[str, Parameter(allow_leading_hyphen=True)],
-    engine: str = "",
-    registry: str = REGISTRY,
-    tag: str = "",
+    engine: EngineFlag = "",
+    registry: RegistryFlag = REGISTRY,
+    tag: TagFlag = "",
     data: Path = Path(),
     network: str = "none",
 ) -> None:
@@ -273,9 +271,6 @@ def run_step(
     Args:
         step: Name of the step.
         arguments: Command line of the step, with paths relative to the data folder.
-        engine: docker or podman; the one that answers where empty.
-        registry: Registry and prefix of the images.
-        tag: Tag of the images; the git commit where empty.
         data: Folder that is /data, where the command starts.
         network: Network of the container: none, or host.
     """

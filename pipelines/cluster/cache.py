@@ -45,14 +45,11 @@ def _follow(
             causes = NONE.union(*known.get(name, inputs).values())
             if causes or not task.get("cachingOptions", {}).get("enableCache", False):
                 found[name] = causes
-            inner = known.get(name, dict.fromkeys(_keys(component), causes) if causes else {})
+            made = component.get("outputDefinitions", {})
+            keys = (*made.get("parameters", {}), *made.get("artifacts", {}))
+            inner = known.get(name, dict.fromkeys(keys, causes) if causes else {})
         outputs |= {(name, key): causes for key, causes in inner.items()}
     return _changed_outputs(dag.get("outputs", {}), outputs)
-
-
-def _keys(component: Mapping[str, Any]) -> list[str]:
-    definitions = component.get("outputDefinitions", {})
-    return [key for kind in ("parameters", "artifacts") for key in definitions.get(kind, {})]
 
 
 def _in_order(tasks: Mapping[str, Any]) -> Iterator[str]:

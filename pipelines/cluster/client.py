@@ -170,20 +170,16 @@ def connect(cluster: Cluster | None = None) -> Iterator[Client]:
 
 def _client(cluster: Cluster, host: str) -> Client:
     inside = not cluster.host and ACCOUNT.exists() and not cluster.token.get_secret_value()
+    credentials = ServiceAccountTokenVolumeCredentials()  # of a token for KFP's API that a PodDefault projects
     return Client(
         cluster,
         host=host,
         existing_token=cluster.token.get_secret_value() or None,
         cookies=cluster.cookie.get_secret_value() or "",
         ssl_ca_cert=cluster.ca or None,
-        credentials=ServiceAccountTokenVolumeCredentials() if inside and _has_kfp_token() else None,
+        credentials=credentials if inside and Path(credentials._token_path).is_file() else None,
         ui_host=cluster.ui or None,
     )
-
-
-def _has_kfp_token() -> bool:
-    """Whether the pod has the token for KFP's API that a PodDefault projects; KFP for one user needs none."""
-    return Path(ServiceAccountTokenVolumeCredentials()._token_path).is_file()
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Kubernetes objects of a deployment: applied, compared with the cluster, deleted.
+"""The commands `deploy` and `undeploy`: an overlay of manifests/ and the compiled pipelines, put on a cluster.
 
 Objects are applied on the server (server-side apply) under the field manager `kubeface`: what does not differ is not
 written, and a field that another manager owns is refused unless it is forced. What a deployment made is listed in the
@@ -9,12 +9,27 @@ is deleted that was there before, that no longer carries the field manager, or t
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import yaml
 
 from kubeface.runtime.errors import KubefaceError, require
+from pipelines.build.catalogue import TASKS, package_of
+from pipelines.build.images import RECORD
+from pipelines.cluster.client import Cluster, connect
 from pipelines.cluster.kubectl import Kubectl, one_line
-from pipelines.cluster.manifests import Name, Object, namespace_of
+from pipelines.cluster.manifests import (
+    ImagesFlag,
+    Name,
+    NamespaceFlag,
+    Object,
+    OverlayFlag,
+    find_overlay,
+    namespace_of,
+    render,
+    render_pinned,
+)
+from pipelines.cluster.versions import find_version, read_package, upload
 
 FIELD_MANAGER = "kubeface"
 INVENTORY = "kubeface-deployed"
@@ -272,3 +287,52 @@ def delete_objects(kubectl: Kubectl, namespace: str, with_data: bool = False) ->
         *(f"left    {name}: somebody else made it" for name in sorted(present.keys() - ours)),
         *(f"kept    {name}: --with-data (make: ALL=1) deletes it with its data" for name in sorted(kept)),
     ]
+
+
+def deploy(
+    *,
+    overlay: OverlayFlag = "dev",
+    namespace: NamespaceFlag = "",
+    images: ImagesFlag = RECORD,
+    pipeline: str = "",
+    package: tuple[Path, ...] = (),
+    dry_run: bool = False,
+    force: bool = False,
+) -> None:
+    """Puts an overlay and the compiled pipelines on the cluster.
+
+    Args:
+        pipeline: Name of the one pipeline to upload; all in build/ where empty.
+        package: Compiled pipeline to upload instead, may be repeated.
+        dry_run: Show what would change, and change nothing.
+        force: Take over fields that another field manager owns.
+    """
+    cluster = Cluster.from_environment()
+    kubectl, folder = cluster.kubectl(), find_overlay(overlay)
+    named = [package_of(pipeline)] if pipeline else [path for path in map(package_of, TASKS) if path.is_file()]
+    paths = list(package) or named
+    require(bool(paths), "no compiled pipeline is in build/: run 'make compile'")
+    packages = [read_package(path) for path in paths]
+    objects = render_pinned(kubectl, folder, namespace, images)
+    cluster = cluster.model_copy(update={"namespace": namespace_of(objects)})
+    # Connected to first, so that nothing is half done where Kubeflow Pipelines is out of reach.
+    with connect(cluster) as client:
+        if dry_run:
+            print(*difference(kubectl, objects, force), sep="\n")
+            for one in packages:
+                known = find_version(client, one)
+                print(f"pipeline {one.version} {'is there already' if known else 'would be uploaded'}")
+            return
+        print(*apply_objects(kubectl, objects, force).lines(), sep="\n")
+        for one in packages:
+            print(f"pipeline {one.version} {'uploaded' if upload(client, one).is_new else 'is there already'}")
+
+
+def undeploy(*, overlay: OverlayFlag = "dev", namespace: NamespaceFlag = "", with_data: bool = False) -> None:
+    """Deletes what `deploy` made, but no data. Pipelines, runs and schedules stay.
+
+    Args:
+        with_data: Delete volume claims, secrets and the namespace too: the data in them is gone.
+    """
+    kubectl, folder = Cluster.from_environment().kubectl(), find_overlay(overlay)
+    print(*delete_objects(kubectl, namespace or namespace_of(render(kubectl, folder)), with_data), sep="\n")

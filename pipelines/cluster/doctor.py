@@ -16,7 +16,16 @@ from pipelines.build.pinning import pin
 from pipelines.cluster.client import SERVICE, Cluster, connect
 from pipelines.cluster.deployment import Kind, kinds, live, require_known
 from pipelines.cluster.kubectl import Kubectl, one_line
-from pipelines.cluster.manifests import Name, Object, find_overlay, namespace_of, render
+from pipelines.cluster.manifests import (
+    ImagesFlag,
+    Name,
+    NamespaceFlag,
+    Object,
+    OverlayFlag,
+    find_overlay,
+    namespace_of,
+    render,
+)
 from pipelines.cluster.secret import SECRETS
 
 SETTINGS = "kubeface-settings"
@@ -246,14 +255,8 @@ def _line(name: str, check: Callable[[], str]) -> str:
         return f"FAIL {name}: {error}"
 
 
-def doctor(*, overlay: str = "dev", namespace: str = "", images: Path = RECORD) -> None:
-    """Looks at what a deployment and a run need, a line each; nothing is changed.
-
-    Args:
-        overlay: Name below manifests/overlays, or a folder.
-        namespace: Namespace to use instead of the overlay's own.
-        images: Digests of the images, as `kubeface push` records them.
-    """
+def doctor(*, overlay: OverlayFlag = "dev", namespace: NamespaceFlag = "", images: ImagesFlag = RECORD) -> None:
+    """Looks at what a deployment and a run need, a line each; nothing is changed."""
     failed = 0
     for line in Doctor(Cluster.from_environment(), find_overlay(overlay), namespace, images).lines():
         print(line, flush=True)

@@ -16,36 +16,31 @@ REQUEST_SECONDS = 20  # one request to the API server
 COMMAND_SECONDS = 180  # one command, which makes many requests
 
 # What kubectl 1.32 and 1.37 write to stderr, and what to do about it. The first that fits is taken.
-_ADVICE = (
-    (
-        r"Apply failed with \d+ conflict",
-        "leave the field to that manager (take it out of the overlay), or take it over with --force (make: FORCE=1)",
+_ADVICE = {
+    r"Apply failed with \d+ conflict": (
+        "leave the field to that manager (take it out of the overlay), or take it over with --force (make: FORCE=1)"
     ),
-    (
-        r"Unauthorized|must be logged in",
-        "the cluster does not accept the credentials: renew the token or the login of your kubeconfig",
+    r"Unauthorized|must be logged in": (
+        "the cluster does not accept the credentials: renew the token or the login of your kubeconfig"
     ),
-    (
-        r"connection refused|connection to the server .* was refused|no such host|network is unreachable"
-        r"|no route to host|EOF$|localhost:8080",
-        "no Kubernetes API answers: check KUBECONFIG, KUBE_CONTEXT and the network",
+    r"connection refused|connection to the server .* was refused|no such host|network is unreachable"
+    r"|no route to host|EOF$|localhost:8080": (
+        "no Kubernetes API answers: check KUBECONFIG, KUBE_CONTEXT and the network"
     ),
-    (
-        r"x509|tls:|certificate",
-        "the API server's certificate is not trusted: check certificate-authority in your kubeconfig",
+    r"x509|tls:|certificate": (
+        "the API server's certificate is not trusted: check certificate-authority in your kubeconfig"
     ),
-    (
-        r"Client\.Timeout|deadline exceeded|i/o timeout|TLS handshake timeout|the server was unable to return",
-        "the Kubernetes API does not answer in time: check the network, or try again",
+    r"Client\.Timeout|deadline exceeded|i/o timeout|TLS handshake timeout|the server was unable to return": (
+        "the Kubernetes API does not answer in time: check the network, or try again"
     ),
-    (r"context .* does not exist|context was not found", "name one of 'kubectl config get-contexts' in KUBE_CONTEXT"),
-    (r"\(Forbidden\)|is forbidden", "the account may not do this: ask for the rights that 'make doctor' lists"),
-    (r"namespaces \".*\" not found", "create the namespace, or name another one"),
-    (r"field is immutable", "delete the object and deploy again"),
-    (r"unknown field", "correct the overlay"),
-    (r"no matches for kind", "the cluster does not know this kind: install what brings it, or choose another overlay"),
-    (r"\(InternalError\)|\(ServiceUnavailable\)|\(TooManyRequests\)", "the API server is in trouble: try again later"),
-)
+    r"context .* does not exist|context was not found": "name one of 'kubectl config get-contexts' in KUBE_CONTEXT",
+    r"\(Forbidden\)|is forbidden": "the account may not do this: ask for the rights that 'make doctor' lists",
+    r"namespaces \".*\" not found": "create the namespace, or name another one",
+    r"field is immutable": "delete the object and deploy again",
+    r"unknown field": "correct the overlay",
+    r"no matches for kind": ("the cluster does not know this kind: install what brings it, or choose another overlay"),
+    r"\(InternalError\)|\(ServiceUnavailable\)|\(TooManyRequests\)": ("the API server is in trouble: try again later"),
+}
 
 
 def program() -> str:
@@ -114,7 +109,7 @@ def one_line(stderr: str) -> str:
     text = re.sub(r" Please review the fields above.*", "", text)  # nine lines on server-side apply
     text = re.sub(r"^[EWI]\d{4} .*?\] \"command failed\" err=\"?(.*?)\"?$", r"\1", text)  # of kustomize
     text = re.sub(r"; if you choose to ignore these errors.*", "", text)
-    for pattern, advice in _ADVICE:
+    for pattern, advice in _ADVICE.items():
         if re.search(pattern, text):
             return f"{text.rstrip('.')}: {advice}"
     return text

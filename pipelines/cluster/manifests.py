@@ -6,9 +6,10 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
+from cyclopts import Parameter
 
 from kubeface.runtime.errors import KubefaceError, require
 from pipelines.build.images import RECORD, read_images
@@ -16,6 +17,10 @@ from pipelines.build.pinning import pin
 from pipelines.cluster.kubectl import Kubectl
 
 OVERLAYS = Path("manifests/overlays")
+# Flags of the commands about deployments.
+OverlayFlag = Annotated[str, Parameter(help="Name below manifests/overlays, or a folder.")]
+NamespaceFlag = Annotated[str, Parameter(help="Namespace to use instead of the overlay's own.")]
+ImagesFlag = Annotated[Path, Parameter(help="Digests of the images, as `kubeface push` records them.")]
 
 Object = dict[str, Any]
 
@@ -88,14 +93,8 @@ def namespace_of(objects: Iterable[Object]) -> str:
     return names.pop()
 
 
-def manifests(*, overlay: str = "dev", namespace: str = "", images: Path = RECORD) -> None:
-    """Prints an overlay as it is deployed.
-
-    Args:
-        overlay: Name below manifests/overlays, or a folder.
-        namespace: Namespace to use instead of the overlay's own.
-        images: Digests of the images, as `kubeface push` records them.
-    """
+def manifests(*, overlay: OverlayFlag = "dev", namespace: NamespaceFlag = "", images: ImagesFlag = RECORD) -> None:
+    """Prints an overlay as it is deployed."""
     objects = render_pinned(Kubectl(), find_overlay(overlay), namespace, images)
     print(yaml.safe_dump_all(objects, sort_keys=False), end="")
 

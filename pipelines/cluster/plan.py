@@ -5,7 +5,6 @@ from contextlib import redirect_stderr
 from dataclasses import dataclass
 from io import StringIO
 from math import ceil
-from pathlib import Path
 from typing import Any
 
 from kubeface.ingest.step import plan_shards
@@ -18,7 +17,7 @@ from kubeface.storage import objects
 from pipelines.build.catalogue import FACE_FINETUNING
 from pipelines.cluster.cache import NONE, Causes, loop_of, uncached_tasks
 from pipelines.cluster.client import Client, connect
-from pipelines.cluster.request import Request, read_request
+from pipelines.cluster.request import PackageFlag, ParamsFlag, PipelineFlag, Request, read_request
 from pipelines.cluster.runs import RunConfig, Step, containers, steps_of
 from pipelines.cluster.versions import Package, find_pipeline, find_version
 from pipelines.formatting import minutes, table
@@ -71,14 +70,8 @@ class Forecast:
     unknown: Sequence[str]  # steps that have not been run yet
 
 
-def plan(params: Path, *, pipeline: str = FACE_FINETUNING, package: Path | None = None) -> None:
-    """Says what a run would do and cost, before it is submitted. Nothing is sent but questions.
-
-    Args:
-        params: YAML or JSON file of the run's parameters.
-        pipeline: Name of the pipeline.
-        package: Compiled pipeline; build/<pipeline>.yaml where it is not given.
-    """
+def plan(params: ParamsFlag, *, pipeline: PipelineFlag = FACE_FINETUNING, package: PackageFlag = None) -> None:
+    """Says what a run would do and cost, before it is submitted. Nothing is sent but questions."""
     request = read_request(params, pipeline, package)
     with connect() as client:
         earlier = earlier_runs(client, request.package)

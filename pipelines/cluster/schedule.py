@@ -3,16 +3,16 @@
 import re
 from contextlib import redirect_stdout
 from io import StringIO
-from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import kfp_server_api
 import urllib3
+from cyclopts import Parameter
 
 from kubeface.runtime.errors import KubefaceError, require
 from pipelines.build.catalogue import FACE_FINETUNING, TASKS
 from pipelines.cluster.client import Client, connect
-from pipelines.cluster.request import Request, configure, read_request
+from pipelines.cluster.request import PackageFlag, ParamsFlag, PipelineFlag, Request, configure, read_request
 from pipelines.cluster.runs import RunConfig
 from pipelines.cluster.versions import find_pipeline
 from pipelines.formatting import table
@@ -32,6 +32,7 @@ NAMES = {
     "day of week": ["SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT"],
 }
 PAGE = 100
+ScheduleName = Annotated[str, Parameter(help="Name of the schedule.")]
 
 
 def require_cron(cron: str) -> str:
@@ -66,12 +67,12 @@ def _is_valid_field(part: str, field: str, least: int, most: int) -> bool:
 
 
 def schedule(
-    name: str,
+    name: ScheduleName,
     *,
     cron: str,
-    params: Path,
-    pipeline: str = FACE_FINETUNING,
-    package: Path | None = None,
+    params: ParamsFlag,
+    pipeline: PipelineFlag = FACE_FINETUNING,
+    package: PackageFlag = None,
 ) -> None:
     """Runs a pipeline at times, as the one recurring run of this name: another one is replaced.
 
@@ -80,12 +81,8 @@ def schedule(
     is on again.
 
     Args:
-        name: Name of the schedule.
         cron: Six fields, seconds first, in the time zone of KFP's scheduler (UTC unless set otherwise): "0 0 3 * * 0"
             is Sundays at 3:00.
-        params: YAML or JSON file of the runs' parameters.
-        pipeline: Name of the pipeline.
-        package: Compiled pipeline; build/<pipeline>.yaml where it is not given.
     """
     require(bool(SCHEDULE_NAME.fullmatch(name)), f"name '{name}': use a-z, 0-9, -")
     cron = require_cron(cron)
@@ -180,24 +177,16 @@ def _existing(client: Client, name: str) -> list[Any]:
     return found
 
 
-def pause(name: str) -> None:
-    """Switches a schedule off; runs that have begun go on.
-
-    Args:
-        name: Name of the schedule.
-    """
+def pause(name: ScheduleName) -> None:
+    """Switches a schedule off; runs that have begun go on."""
     with connect() as client:
         for one in _existing(client, name):
             client.disable_recurring_run(one.recurring_run_id)
     print(f"schedule {name} is paused")
 
 
-def unpause(name: str) -> None:
-    """Switches a schedule on; runs that were missed are not made up for. Of several with one name, it is the newest.
-
-    Args:
-        name: Name of the schedule.
-    """
+def unpause(name: ScheduleName) -> None:
+    """Switches a schedule on; runs that were missed are not made up for. Of several with one name, it is the newest."""
     with connect() as client:
         *others, newest = _existing(client, name)
         for one in others:
@@ -206,12 +195,8 @@ def unpause(name: str) -> None:
     print(f"schedule {name} is on: {_cron(newest)}")
 
 
-def unschedule(name: str) -> None:
-    """Deletes a schedule; KFP stops a run of it that is going, and keeps those that are over.
-
-    Args:
-        name: Name of the schedule.
-    """
+def unschedule(name: ScheduleName) -> None:
+    """Deletes a schedule; KFP stops a run of it that is going, and keeps those that are over."""
     with connect() as client:
         for one in _existing(client, name):
             client.delete_recurring_run(one.recurring_run_id)

@@ -5,72 +5,61 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import redirect_stdout
 from io import StringIO
-from pathlib import Path
+from typing import Annotated
 
 import kfp_server_api
+from cyclopts import Parameter
 
 from kubeface.runtime.errors import KubefaceError, require
 from pipelines.build.catalogue import FACE_FINETUNING
 from pipelines.cluster.client import Client, connect, server_message
-from pipelines.cluster.request import Request, configure, read_request
+from pipelines.cluster.request import PackageFlag, ParamsFlag, PipelineFlag, configure, read_request
 from pipelines.cluster.runs import RunConfig, Step, containers, get_run, spec_of_run, steps_of
 from pipelines.formatting import minutes, table
 
 UNFINISHED = ("PENDING", "RUNNING", "PAUSED")
 RUN_LABEL = "pipeline/runid"  # that KFP puts on the pods of a run
+RunId = Annotated[str, Parameter(help="Id of the run.")]
 NODE_ANNOTATION = "workflows.argoproj.io/node-name"  # <workflow>.<task>.<task>… of a pod
 
 
 def submit(
-    params: Path,
+    params: ParamsFlag,
     *,
-    pipeline: str = FACE_FINETUNING,
-    package: Path | None = None,
+    pipeline: PipelineFlag = FACE_FINETUNING,
+    package: PackageFlag = None,
     name: str = "",
     experiment: str = "",
 ) -> None:
     """Starts a run.
 
     Args:
-        params: YAML or JSON file of the run's parameters.
-        pipeline: Name of the pipeline.
-        package: Compiled pipeline; build/<pipeline>.yaml where it is not given.
         name: Name of the run; the model's name and the time where empty.
         experiment: Experiment that the run belongs to; the pipeline's name where empty.
     """
     request = read_request(params, pipeline, package)  # before anything is sent
-    with connect() as client:
-        start_request(client, request, name, experiment)
-
-
-def start_request(client: Client, request: Request, name: str = "", experiment: str = "") -> str:
-    """Starts a run as `submit` does; returns its id."""
     called = request.package.pipeline
-    config = configure(client, request)
-    print(f"version {config.version.version_id} of {called} ({'new' if config.version.is_new else 'unchanged'})")
-    name = name or f"{config.parameters.get('name', called)}-{time.strftime('%Y%m%d-%H%M%S')}"
-    with redirect_stdout(StringIO()):  # kfp prints links of its own, to the API's address
-        experiment_id = client.create_experiment(experiment or called).experiment_id
-    return _start(client, config, name, experiment_id)
+    with connect() as client:
+        config = configure(client, request)
+        print(f"version {config.version.version_id} of {called} ({'new' if config.version.is_new else 'unchanged'})")
+        name = name or f"{config.parameters.get('name', called)}-{time.strftime('%Y%m%d-%H%M%S')}"
+        with redirect_stdout(StringIO()):  # kfp prints links of its own, to the API's address
+            experiment_id = client.create_experiment(experiment or called).experiment_id
+        _start(client, config, name, experiment_id)
 
 
-def _start(client: Client, config: RunConfig, name: str, experiment_id: str) -> str:
+def _start(client: Client, config: RunConfig, name: str, experiment_id: str) -> None:
     with redirect_stdout(StringIO()):
         run = client.run_pipeline(experiment_id, name, **config.arguments())
     print(f"run:  {run.run_id}\npage: {_page(client, run.run_id)}")
-    return str(run.run_id)
 
 
 def _page(client: Client, run: str) -> str:
     return client.cluster.page(f"runs/details/{run}")
 
 
-def status(run: str) -> None:
-    """Prints the state of a run and of each of its steps, and the last words of those that failed.
-
-    Args:
-        run: Id of the run.
-    """
+def status(run: RunId) -> None:
+    """Prints the state of a run and of each of its steps, and the last words of those that failed."""
     with connect() as client:
         found = get_run(client, run)
         names = containers(spec_of_run(client, found))
@@ -93,11 +82,10 @@ def status(run: str) -> None:
         print(f"\npage: {_page(client, run)}")
 
 
-def logs(run: str, *, step: str = "") -> None:
+def logs(run: RunId, *, step: str = "") -> None:
     """Prints what the steps of a run printed.
 
     Args:
-        run: Id of the run.
         step: The only step to print; empty for all.
     """
     with connect() as client:
@@ -120,12 +108,8 @@ def logs(run: str, *, step: str = "") -> None:
             raise failures[0]
 
 
-def cancel(run: str) -> None:
-    """Stops a run.
-
-    Args:
-        run: Id of the run.
-    """
+def cancel(run: RunId) -> None:
+    """Stops a run."""
     with connect() as client:
         state = get_run(client, run).state
         require(state in UNFINISHED, f"run {run} is over or ending ({state}): there is nothing to cancel")
@@ -133,16 +117,12 @@ def cancel(run: str) -> None:
         print(f"run {run} is being stopped; its steps end within half a minute")
 
 
-def resume(run: str) -> None:
+def resume(run: RunId) -> None:
     """Goes on with a run from the step that failed.
 
     KFP restarts it in place (`:retry`). Where the server refuses (it has lost the workflow, or Argo cannot retry it:
     kubeflow/pipelines#5878, #11329), the same version is run with the same parameters, and the cache serves what was
-    finished.
-
-    Args:
-        run: Id of the run.
-    """
+    finished."""
     with connect() as client:
         found = get_run(client, run)
         require(found.state in ("FAILED", "CANCELED"), f"run {run} is {found.state}: only one that failed is resumed")

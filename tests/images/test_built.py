@@ -25,6 +25,12 @@ def engine() -> str:
     return working_engine()
 
 
+def kubeface(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """The command `kubeface` in the repository."""
+    command = [sys.executable, "-m", "kubeface", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
+
+
 def run_in(engine: str, step: str, *command: str) -> subprocess.CompletedProcess[str]:
     """A command in a container as a cluster of the restricted kind runs it, without a network."""
     options = ["--rm", "--read-only", "--tmpfs=/tmp", "--cap-drop=all", "--network=none"]
@@ -38,15 +44,8 @@ def test_the_image_says_what_it_is(engine: str, step: str) -> None:
     done = subprocess.run([engine, "image", "inspect", f"{REGISTRY}/{step}:{TAG}"], capture_output=True, text=True)
     config = json.loads(done.stdout)[0]["Config"]
     name = "org.opencontainers.image"
-    assert (
-        config["Labels"].items()
-        >= {
-            f"{name}.revision": revision(step),
-            f"{name}.version": __version__,
-            f"{name}.title": f"kubeface {step}",
-            f"{name}.licenses": "Apache-2.0",
-        }.items()
-    )
+    labels = {"revision": revision(step), "version": __version__, "title": f"kubeface {step}", "licenses": "Apache-2.0"}
+    assert config["Labels"].items() >= {f"{name}.{key}": value for key, value in labels.items()}.items()
     assert config["User"] == f"{USER}:{USER}"
     assert not config.get("Entrypoint")
 
@@ -101,19 +100,18 @@ def test_make_run_step_works_on_a_folder_of_this_machine(engine: str, orl_folder
     data.chmod(0o777)  # where the tests run as root, the container's user is another one
     subprocess.run(["cp", "-r", orl_folder, data / "people"], check=True)
     subprocess.run(["chmod", "-R", "a+rX", data / "people"], check=True)
-    command = [sys.executable, "-m", "kubeface", "run-step", "--engine", engine, "--registry", REGISTRY]
-    command += ["--tag", TAG, "--data", str(data), "ingest", "--source", "people", "--out", "faces"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
+    flags = ("--engine", engine, "--registry", REGISTRY, "--tag", TAG, "--data", data)
+    command = ("run-step", *flags, "ingest", "--source", "people", "--out", "faces")
+    done = kubeface(*command)
     assert done.returncode == 0, done.stderr[-2000:]
     assert json.loads(done.stdout)["rows_out"] == Table(data / "faces", "faces").rows == 30
-    again = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
+    again = kubeface(*command)
     assert again.returncode == 1  # the step's own
     assert "error: " in again.stderr
 
 
 def test_run_step_says_what_is_missing(engine: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "kubeface", "run-step", "--engine", engine, "--registry", REGISTRY]
-    done = subprocess.run([*command, "--tag", "none", "split"], capture_output=True, text=True, cwd=ROOT)
+    done = kubeface("run-step", "--engine", engine, "--registry", REGISTRY, "--tag", "none", "split")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == f"error: {REGISTRY}/split:none is not there: run 'make images' first\n"
 
@@ -130,9 +128,8 @@ def test_what_is_pushed_is_what_the_registry_has(engine: str, tmp_path: Path) ->
         subprocess.run([engine, "build", "-q", "-t", name, str(tmp_path)], check=True, capture_output=True)
         record = tmp_path / "images.json"
         record.write_text(json.dumps({"split": {"image": name, "size": 1}}))
-        command = [sys.executable, "-m", "kubeface", "push", "--engine", engine, "--tag", "t"]
-        command += ["--registry", f"{address}/team", "--step", "split", "--record", str(record)]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
+        flags = ("--engine", engine, "--tag", "t", "--registry", f"{address}/team", "--step", "split")
+        done = kubeface("push", *flags, "--record", record)
         assert done.returncode == 0, done.stdout + done.stderr
         manifests = {path.name for path in (tmp_path / "manifests").iterdir()}
         assert read_images(record)["split"].digest in manifests

@@ -11,6 +11,7 @@ from kubeface.cli import main
 from kubeface.runtime.errors import KubefaceError
 from pipelines.build import images
 from pipelines.build.images import Image, all_steps, build, commit, find_engine, push, read_images, revision
+from tests.support.commands import refusal
 
 ENGINE = r"""#!/usr/bin/env bash
 echo "$@" >> "$CALLS"
@@ -61,11 +62,8 @@ def test_a_build_that_fails_is_named_and_what_was_built_before_is_recorded(
 ) -> None:
     monkeypatch.setenv("BROKEN", "split")
     record = tmp_path / "images.json"
-    arguments = ["images", "--engine", "podman", "--tag", "t", "--step", "ingest split", "--record", str(record)]
-    with pytest.raises(SystemExit) as raised:
-        main(arguments)
-    assert raised.value.code == 1
-    assert capsys.readouterr().err == "error: the image of split could not be built Error: no space left\n"
+    flags = ("--engine", "podman", "--tag", "t", "--step", "ingest split", "--record", record)
+    assert refusal(capsys, "images", *flags) == "error: the image of split could not be built Error: no space left"
     assert list(read_images(record)) == ["ingest"]
 
 
@@ -81,9 +79,8 @@ def test_pushing_records_the_registry_s_digest(
         "split": {"image": "reg.example/team/split:t", "digest": digest, "size": 1000}
     }
     assert f"split: reg.example/team/split@{digest}, 0 MB" in capsys.readouterr().out
-    with pytest.raises(SystemExit):
-        main(["push", *common[:-1], "align", "--record", str(record)])
-    assert "reg.example/team/align:t was not built: run 'make images' first" in capsys.readouterr().err
+    line = refusal(capsys, "push", *common[:-1], "align", "--record", record)
+    assert "reg.example/team/align:t was not built: run 'make images' first" in line
 
 
 def test_a_registry_that_refuses_is_named(calls: Path) -> None:

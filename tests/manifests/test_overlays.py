@@ -62,7 +62,7 @@ def test_schemas_refuse_what_they_do_not_know(dev: list[Object]) -> None:
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
 def test_objects_keep_the_rule(objects: list[Object], rule: Rule) -> None:
-    assert rule(objects) == []
+    assert list(rule(objects)) == []
 
 
 def test_everything_is_ours_and_in_one_namespace(objects: list[Object]) -> None:
@@ -150,7 +150,7 @@ BAD: list[tuple[Rule, tuple[str, str], str, Any, str]] = [
 
 @pytest.mark.parametrize(("rule", "of", "path", "value", "said"), BAD, ids=[f"{b[0].__name__}-{b[4]}" for b in BAD])
 def test_rule_catches(dev: list[Object], rule: Rule, of: tuple[str, str], path: str, value: Any, said: str) -> None:
-    assert rule(dev) == []
+    assert list(rule(dev)) == []
     bad = copy.deepcopy(dev)
     *way, last = path.split(".")
     place = one(bad, *of)
@@ -160,15 +160,27 @@ def test_rule_catches(dev: list[Object], rule: Rule, of: tuple[str, str], path: 
         del place[last]
     else:
         place[int(last) if isinstance(place, list) else last] = value
-    assert any(said in wrong for wrong in rule(bad)), rule(bad)
+    found = list(rule(bad))
+    assert any(said in wrong for wrong in found), found
 
 
 def test_every_rule_is_shown_to_catch_something() -> None:
     assert {bad[0] for bad in BAD} == set(RULES)
 
 
+def changed(folder: Path, overlay: str, **settings: str) -> list[Object]:
+    """An overlay with other settings."""
+    shutil.copytree(ROOT / "manifests", folder / "manifests")
+    path = folder / "manifests" / "overlays" / overlay / "settings.yaml"
+    settings_map = yaml.safe_load(path.read_text("utf-8"))
+    assert settings.keys() <= settings_map["data"].keys()
+    settings_map["data"] |= settings
+    path.write_text(yaml.safe_dump(settings_map), "utf-8")
+    return rendered(path.parent)
+
+
 def test_settings_reach_their_places(tmp_path: Path) -> None:
-    changed = {
+    other = {
         "S3_ENDPOINT": "https://s3.example.com:7443",
         "S3_REGION": "eu-central-1",
         "S3_DISABLE_SSL": "false",
@@ -184,16 +196,11 @@ def test_settings_reach_their_places(tmp_path: Path) -> None:
         "QUOTA_GPU": "7",
         "QUOTA_STORAGE": "7Ti",
     }
-    shutil.copytree(ROOT / "manifests", tmp_path / "manifests")
-    overlay = tmp_path / "manifests" / "overlays" / "existing"
-    settings = yaml.safe_load((overlay / "settings.yaml").read_text("utf-8"))
+    objects = changed(tmp_path, "existing", **other)
     read_by_programs = {"S3_BUCKET", "PIPELINE_ROOT", "KUBEFACE_WEIGHTS_MIRROR", "GPU_NODE_SELECTOR", "GPU_TOLERATIONS"}
-    assert settings["data"].keys() == changed.keys() | read_by_programs
-    settings["data"] |= changed
-    (overlay / "settings.yaml").write_text(yaml.safe_dump(settings), "utf-8")
-    objects = rendered(overlay)
+    assert one(objects, *SETTINGS)["data"].keys() == other.keys() | read_by_programs
     for rule in RULES:
-        assert rule(objects) == []
+        assert list(rule(objects)) == []
     launcher = yaml.safe_load(one(objects, "ConfigMap", "kfp-launcher")["data"]["providers"])["s3"]["default"]
     assert launcher["endpoint"] == "s3.example.com:7443"
     assert (launcher["region"], launcher["disableSSL"]) == ("eu-central-1", False)
@@ -221,20 +228,12 @@ def test_settings_reach_their_places(tmp_path: Path) -> None:
 
 
 def test_settings_of_the_store_reach_it(tmp_path: Path) -> None:
-    shutil.copytree(ROOT / "manifests", tmp_path / "manifests")
-    overlay = tmp_path / "manifests" / "overlays" / "dev"
-    text = (overlay / "settings.yaml").read_text("utf-8")
-    text = text.replace("STORAGE_CLASS: standard", "STORAGE_CLASS: fast").replace("STORE_SIZE: 50Gi", "STORE_SIZE: 7Gi")
-    (overlay / "settings.yaml").write_text(text, "utf-8")
-    claim = one(rendered(overlay), *STORE)["spec"]["volumeClaimTemplates"][0]["spec"]
+    objects = changed(tmp_path, "dev", STORAGE_CLASS="fast", STORE_SIZE="7Gi")
+    claim = one(objects, *STORE)["spec"]["volumeClaimTemplates"][0]["spec"]
     assert (claim["storageClassName"], claim["resources"]["requests"]["storage"]) == ("fast", "7Gi")
 
 
 def test_a_profile_reaches_kubeflow_in_its_namespace(tmp_path: Path) -> None:
-    shutil.copytree(ROOT / "manifests", tmp_path / "manifests")
-    overlay = tmp_path / "manifests" / "overlays" / "multi-user"
-    text = (overlay / "settings.yaml").read_text("utf-8")
-    assert "KFP_NAMESPACE: kubeflow\n" in text
-    (overlay / "settings.yaml").write_text(text.replace("KFP_NAMESPACE: kubeflow", "KFP_NAMESPACE: kfp"), "utf-8")
-    steps = one(rendered(overlay), "NetworkPolicy", "kubeface-steps")["spec"]["egress"]
+    objects = changed(tmp_path, "multi-user", KFP_NAMESPACE="kfp")
+    steps = one(objects, "NetworkPolicy", "kubeface-steps")["spec"]["egress"]
     assert steps[2]["to"] == [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kfp"}}}]

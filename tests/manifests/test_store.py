@@ -6,7 +6,7 @@ import subprocess
 import sysconfig
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from minio.error import S3Error
 
 from pipelines.cluster.kubectl import Kubectl
 from pipelines.local.store import _wait, free_ports
+from tests.pipelines.local.test_store import listening
 
 ROOT = Path(__file__).resolve().parents[2]
 BUCKET = "faces"
@@ -31,33 +32,23 @@ class Store:
         self.s3, self.master = ports[0], ports[1]
         weed = Path(sysconfig.get_path("scripts"), "weed")
         flags = ("s3.port", "master.port", "volume.port", "filer.port")
-        grpc = [f"-{flag}.grpc={port}" for flag, port in zip(flags, ports[4:], strict=True)]
+        names = (*flags, *(f"{flag}.grpc" for flag in flags))
         # The volumes of the manifest are folders here.
         command = [re.sub(r"=/(?:tmp(?=/)|(?=data$))", lambda _: f"={folder}/", word) for word in container["command"]]
-        (folder / "data").mkdir(exist_ok=True)
         bin_folder = folder / "bin"
-        bin_folder.mkdir(exist_ok=True)
+        for path in (folder / "data", bin_folder):
+            path.mkdir(exist_ok=True)
         # The hook calls `weed shell`, which knows the master by its usual port.
         (bin_folder / "weed").write_text(f'#!/bin/sh\nexec {weed} "$@" -master=127.0.0.1:{self.master}.{ports[5]}\n')
         (bin_folder / "weed").chmod(0o755)
         self.environment = os.environ | KEYS | {"S3_BUCKET": BUCKET, "PATH": f"{bin_folder}:{os.environ['PATH']}"}
         self.log = folder / "weed.log"
         with open(self.log, "ab") as log:
-            self.process = subprocess.Popen(
-                [
-                    str(weed),
-                    *command[1:],
-                    *(f"-{flag}={port}" for flag, port in zip(flags, ports, strict=False)),
-                    *grpc,
-                ],
-                env=os.environ | KEYS,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
+            command = [str(weed), *command[1:], *(f"-{name}={port}" for name, port in zip(names, ports, strict=True))]
+            self.process = subprocess.Popen(command, env=os.environ | KEYS, stdout=log, stderr=subprocess.STDOUT)
         self.hook = container["lifecycle"]["postStart"]["exec"]["command"]
-        self.probes = {
-            container[name]["httpGet"]["path"] for name in ("startupProbe", "readinessProbe", "livenessProbe")
-        }
+        probes = ("startupProbe", "readinessProbe", "livenessProbe")
+        self.probes = {container[name]["httpGet"]["path"] for name in probes}
 
     def kill(self) -> None:
         """As a node does that is lost; an orderly end takes SeaweedFS 15 seconds, of the 60 that the manifest gives."""
@@ -81,25 +72,23 @@ def container() -> dict[str, Any]:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, container: dict[str, Any]) -> Iterator[list[Store]]:
-    """Starts are added to the list by `start`; they end with the test."""
+def start(tmp_path: Path, container: dict[str, Any]) -> Iterator[Callable[[], Store]]:
+    """Starts the store, which ends with the test."""
     started: list[Store] = []
-    yield started
+
+    def call() -> Store:
+        store = Store(tmp_path, container, free_ports(8))
+        started.append(store)
+        _wait(store.process, f"http://127.0.0.1:{store.s3}", store.log)
+        return store
+
+    yield call
     for store in started:
         store.kill()
 
 
-def start(started: list[Store], folder: Path, container: dict[str, Any]) -> Store:
-    store = Store(folder, container, free_ports(8))
-    started.append(store)
-    _wait(store.process, f"http://127.0.0.1:{store.s3}", store.log)
-    return store
-
-
-def test_store_serves_the_bucket_to_who_has_the_key(
-    folder: list[Store], tmp_path: Path, container: dict[str, Any]
-) -> None:
-    store = start(folder, tmp_path, container)
+def test_store_serves_the_bucket_to_who_has_the_key(start: Callable[[], Store], tmp_path: Path) -> None:
+    store = start()
     store.make_bucket()
     store.make_bucket()  # the hook runs at every start
     client = store.client()
@@ -116,25 +105,18 @@ def test_store_serves_the_bucket_to_who_has_the_key(
     with pytest.raises(S3Error, match="NoSuchBucket"):
         client.fput_object("other", "a/face", str(tmp_path / "face"))
     store.kill()
-    again = start(folder, tmp_path, container)
-    assert again.client().get_object(BUCKET, "a/face").data == b"a face"
+    assert start().client().get_object(BUCKET, "a/face").data == b"a face"
 
 
-def test_a_bucket_whose_name_begins_alike_is_not_taken_for_it(
-    folder: list[Store], tmp_path: Path, container: dict[str, Any]
-) -> None:
-    store = start(folder, tmp_path, container)
+def test_a_bucket_whose_name_begins_alike_is_not_taken_for_it(start: Callable[[], Store]) -> None:
+    store = start()
     store.client().make_bucket(f"{BUCKET}-2")
     store.make_bucket()
     assert {bucket.name for bucket in store.client().list_buckets()} == {BUCKET, f"{BUCKET}-2"}
 
 
-def test_only_s3_is_served_beyond_loopback(folder: list[Store], tmp_path: Path, container: dict[str, Any]) -> None:
-    store = start(folder, tmp_path, container)
-    lines = (
-        Path("/proc/net/tcp").read_text("utf-8").splitlines() + Path("/proc/net/tcp6").read_text("utf-8").splitlines()
-    )
-    listening = [line.split()[1] for line in lines[1:] if line.split()[3] == "0A"]
-    ports = {int(address.rpartition(":")[2], 16): address.rpartition(":")[0] for address in listening}
-    assert ports[store.master] == "0100007F"
-    assert ports[store.s3] != "0100007F"
+def test_only_s3_is_served_beyond_loopback(start: Callable[[], Store]) -> None:
+    store = start()
+    addresses = {port: address for address, port in listening()}
+    assert addresses[store.master] == "0100007F"
+    assert addresses[store.s3] != "0100007F"

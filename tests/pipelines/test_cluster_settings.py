@@ -1,23 +1,14 @@
-"""What the compiled pipeline asks of a cluster, and how it tells what it came to (through kfp.local)."""
+"""What the compiled pipeline asks of a cluster."""
 
 import json
 import re
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
-from kfp import compiler, dsl, local
+from kfp import compiler, dsl
 
-from kubeface.notify.step import WEBHOOK
-from kubeface.runtime.errors import KubefaceError
-from pipelines.local.run import run_local
-from pipelines.tasks import Outputs, pipeline
 from tests.support.compiled import Compiled, Json, documents
 
-SUMMED = {"report": "html", "data": "html", "summary": "summary", "model": "model"}
 IMAGE = "localhost/none"
 POD_OF = {"align": "shard", "filter": "shard", "audit": "audit", "evaluate": "evaluate", "finetune": "finetune"}
 
@@ -129,104 +120,3 @@ def test_what_tells_the_end_hangs_on_the_steps_alone(compiled: Compiled) -> None
 def listed() -> list[str]:
     """A step whose result a loop goes over."""
     return ["a", "b"]
-
-
-@dsl.component(base_image=IMAGE)
-def worked(part: str, faulty: bool) -> str:
-    """A step in a loop that may fail."""
-    if faulty:
-        raise SystemExit(1)
-    return part
-
-
-@dsl.component(base_image=IMAGE)
-def summed(
-    parts: list[str],
-    models: str,
-    name: str,
-    run: str,
-    html: dsl.Output[dsl.HTML],
-    summary: dsl.Output[dsl.Artifact],
-    model: dsl.Output[dsl.Model],
-) -> None:
-    """The last step: what report leaves."""
-    from pathlib import Path
-
-    from kubeface.records.conclusion import ConclusionRecord
-
-    for artifact in (html, summary, model):
-        Path(artifact.path).parent.mkdir(parents=True, exist_ok=True)
-        Path(artifact.path).write_text(" ".join(parts))
-    conclusion = Path(models, name, "runs", f"{run}.json")
-    conclusion.parent.mkdir(parents=True)
-    ConclusionRecord(verdict="promoted", reason="better", model="s3://m/1", report="s3://r/report.html").write(
-        conclusion
-    )
-
-
-@pipeline("small", "A pipeline as the others: a loop, what collects it, and the report.")
-def small(models: str, name: str, faulty: bool = False, notify: dict[str, Any] = {}) -> Outputs:  # noqa: B006
-    """From a list to a report."""
-    with dsl.ParallelFor(listed().output) as part:
-        one = worked(part=part, faulty=faulty)
-    last = summed(parts=dsl.Collected(one.output), models=models, name=name, run=dsl.PIPELINE_JOB_ID_PLACEHOLDER)
-    return Outputs(**{output: last.outputs[SUMMED[output]] for output in Outputs._fields})
-
-
-@pytest.fixture
-def webhook(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Json]]:
-    """What a webhook on loopback was told."""
-    told: list[Json] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            told.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        monkeypatch.setenv(WEBHOOK, f"http://127.0.0.1:{server.server_port}/T0/secret-path")
-        yield told
-        server.shutdown()
-
-
-def run_small(folder: Path, faulty: bool) -> Json:
-    (folder / "models").mkdir()
-    local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(folder / "steps"))
-    return dict(
-        small(models=str(folder / "models"), name="door", faulty=faulty, notify={"ui": "https://kfp.example"}).outputs
-    )
-
-
-@pytest.mark.slow
-def test_a_run_that_succeeds_tells_its_verdict_and_hands_out_its_outputs(
-    tmp_path: Path, webhook: list[Json], capfd: pytest.CaptureFixture[str]
-) -> None:
-    outputs = run_small(tmp_path, faulty=False)
-    assert Path(outputs["report"].path).read_text() == "a b"
-    (entry,) = webhook
-    assert re.fullmatch(
-        r"door: run \S+ succeeded, promoted: better\. Model: s3://m/1\. https://kfp\.example/#/runs/details/[\w-]+",
-        entry["text"],
-    )
-    assert "secret-path" not in "".join(capfd.readouterr())
-
-
-@pytest.mark.slow
-def test_a_run_with_a_failed_step_in_the_loop_tells_so_and_fails(tmp_path: Path, webhook: list[Json]) -> None:
-    with pytest.raises(RuntimeError, match="Inner task failed"):
-        run_small(tmp_path, faulty=True)
-    (entry,) = webhook
-    assert re.fullmatch(r"door: run \S+ failed\. https://kfp\.example/#/runs/details/[\w-]+", entry["text"])
-
-
-@pytest.mark.slow
-def test_the_pipeline_itself_tells_of_a_step_that_failed(tmp_path: Path, webhook: list[Json]) -> None:
-    arguments = {"source": str(tmp_path / "nothing"), "models": str(tmp_path / "models"), "name": "door"}
-    with pytest.raises(KubefaceError, match=r"^step plan failed: .*nothing"):
-        run_local(arguments, tmp_path / "run")
-    assert re.fullmatch(r"door: run \S+ failed\.", webhook[0]["text"]) and len(webhook) == 1

@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,9 @@ from kubeface.cli import main
 from kubeface.runtime.processors import MALLOC_SETTINGS
 
 ROOT = Path(__file__).resolve().parents[2]
+GOOD: dict[str, Any] = {"source": "s3://faces/staff", "models": "s3://faces/models"}  # parameters of a run
+Told = Callable[..., str]
+Files = tuple[str | Path, ...]
 
 
 def run_in(folder: Path, *command: str, timeout: float) -> str:

@@ -28,13 +28,7 @@ def scaled(image: RGB, factor: float) -> RGB:
 
 
 def encoded(image: RGB | Image.Image, kind: str = "PNG", **options: Any) -> bytes:
-    """The bytes of an image file.
-
-    Args:
-        image: pixels, or a Pillow image.
-        kind: format, as Pillow calls it.
-        options: of Pillow's encoder.
-    """
+    """The bytes of an image file in a format, as Pillow calls it, with options of its encoder."""
     buffer = io.BytesIO()
     (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(buffer, kind, **options)
     return buffer.getvalue()

@@ -63,14 +63,9 @@ def write_model(
     split: Path | None = None,
     template: str = "arcface_112",
 ) -> Path:
-    """A folder of finetune with what evaluate reads of it.
-
-    Args:
-        weights, start: 3×L of the model and of the one that it started from.
-        trained_on: what identities.json says.
-        split: the split that the model says it was trained with.
-        template: of its crops; whole_224 is that of whole photographs, the others need MTCNN.
-    """
+    """A folder of finetune with what evaluate reads of it: 3×L weights of the model and of the one that it started
+    from, what identities.json says, the split that it was trained with, the template of its crops (whole_224 is that of
+    whole photographs, the others need MTCNN)."""
     folder.mkdir(parents=True)
     onnx_sha256 = _write_onnx(folder / "model.onnx", weights, task, TEMPLATE_SIZES[template])
     start_sha256 = _write_onnx(folder / "start.onnx", start, task, TEMPLATE_SIZES[template])

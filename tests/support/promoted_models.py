@@ -82,15 +82,9 @@ def write_data(folder: Path, **erasure: Any) -> tuple[Path, Path]:
 def make(
     folder: Path, better: bool, weights: bytes = b"weights", task: str = "recognition", **further: Any
 ) -> tuple[Path, Path]:
-    """A model folder and an evaluation folder.
-
-    Args:
-        folder: where to; made.
-        better: verdict of the gate.
-        weights: content of model.safetensors.
-        task: of the model; of attributes and classes it has a head and labels too.
-        further: entries of evaluation.json.
-    """
+    """A model folder and an evaluation folder below a new folder, with the verdict of the gate, the content of
+    model.safetensors and further entries of evaluation.json; a model of attributes or classes has a head and labels
+    too."""
     model, evaluation = folder / "model", folder / "evaluation"
     for path in (model, evaluation):
         path.mkdir(parents=True)

@@ -8,12 +8,8 @@ ROOT = Path()  # of this run of the tests, shared by its processes; a fixture of
 
 
 def made_once(name: str, make: Callable[[Path], object]) -> Path:
-    """A folder that is made once in a run of the tests, however many processes there are; nobody may change it.
-
-    Args:
-        name: of the folder, the same in all processes.
-        make: gets the path, which does not exist, and leaves a whole folder there or nothing.
-    """
+    """A folder that is made once in a run of the tests, however many processes there are; nobody may change it. `make`
+    gets a path that does not exist, and leaves a whole folder there or nothing."""
     folder = ROOT / name
     with open(ROOT / f"{name}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -27,14 +27,8 @@ def plain(counts: Mapping[str, int]) -> People:
 def tables(
     root: Path, people: People, groups: Mapping[str, str] | None = None, sources: Mapping[str, str] | None = None
 ) -> tuple[Path, Path]:
-    """Writes an aligned and a filter table.
-
-    Args:
-        root: folder of the two.
-        people: images of each identity; an image_id is identity/number.
-        groups: JSON by image_id.
-        sources: by image_id, the image_id with .png where there is none.
-    """
+    """Writes an aligned and a filter table of people, an image_id being identity/number; groups (JSON) and sources are
+    by image_id, the source is the image_id with .png where there is none."""
     with (
         TableWriter(root / "aligned", "aligned", "test 1", {}) as aligned,
         TableWriter(root / "filter", "filter", "test 1", {}) as filtered,

@@ -2,25 +2,24 @@
 
 import shutil
 import sysconfig
-from collections.abc import Callable, Iterator
-from functools import cache
+from collections.abc import Iterator
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
+import yaml
 
 from kubeface.cli import main
 from pipelines.cluster import request
 from pipelines.cluster.versions import read_package
+from tests.support.commands import GOOD, Files, Told, refusal
 from tests.support.stubs.kfp_api import KfpApi
 from tests.support.stubs.kubernetes_api import KubernetesApi
 from tests.support.stubs.kubernetes_objects import Resource
 from tests.support.stubs.tls import Tls, make_tls
 
 KUBECTL = shutil.which("kubectl", path=sysconfig.get_path("scripts"))
-CUSTOM = (
-    Resource("kubeflow.org", "v1alpha1", "PodDefault", "poddefaults"),
-    Resource("trainer.kubeflow.org", "v1alpha1", "TrainJob", "trainjobs"),
-)
+CUSTOM = (Resource("kubeflow.org/v1alpha1", "PodDefault"), Resource("trainer.kubeflow.org/v1alpha1", "TrainJob"))
 read_once = cache(read_package)  # half a second of YAML each time
 
 
@@ -52,7 +51,26 @@ def kfp(monkeypatch: pytest.MonkeyPatch) -> Iterator[KfpApi]:
 
 
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """The command `kubeface`."""
+def told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Told:
+    """The command `kubeface`; it returns what is printed."""
     monkeypatch.setattr(request, "read_package", read_once)
-    return lambda *arguments: main([*map(str, arguments)])
+
+    def call(*arguments: object) -> str:
+        capsys.readouterr()
+        main([*map(str, arguments)])
+        return capsys.readouterr().out
+
+    return call
+
+
+@pytest.fixture
+def refused(told: Told, capsys: pytest.CaptureFixture[str]) -> Told:
+    """The command `kubeface`; it returns the one line that it fails with."""
+    return partial(refusal, capsys)
+
+
+@pytest.fixture
+def files(package: Path, tmp_path: Path) -> Files:
+    """Flags that name parameters (p.yaml) and a compiled pipeline."""
+    (tmp_path / "p.yaml").write_text(yaml.safe_dump(GOOD))
+    return "--params", tmp_path / "p.yaml", "--package", package

@@ -35,16 +35,9 @@ def message(cluster: Cluster) -> str:
 
 def test_every_field_has_a_variable(tmp_path: Path) -> None:
     (tmp_path / "ca.pem").write_text("-")
-    given = {
-        "KFP_HOST": "https://kubeflow.example/pipeline/",
-        "KFP_NAMESPACE": "team",
-        "KFP_TOKEN": TOKEN,
-        "KFP_COOKIE": "authservice_session=abc",
-        "KFP_CA": str(tmp_path / "ca.pem"),
-        "KFP_SERVICE_ACCOUNT": "",
-        "KUBE_CONTEXT": "prod",
-        "KUBECONFIG": "",
-    }
+    given = {"KFP_HOST": "https://kubeflow.example/pipeline/", "KFP_NAMESPACE": "team", "KFP_TOKEN": TOKEN}
+    given |= {"KFP_COOKIE": "authservice_session=abc", "KFP_CA": str(tmp_path / "ca.pem"), "KFP_SERVICE_ACCOUNT": ""}
+    given |= {"KUBE_CONTEXT": "prod", "KUBECONFIG": ""}
     found = Cluster.from_environment(given)
     assert (found.host, found.namespace, found.context) == ("https://kubeflow.example/pipeline", "team", "prod")
     assert found.token.get_secret_value() == TOKEN
@@ -70,10 +63,9 @@ def test_a_variable_that_cannot_be_used_is_named(name: str, value: str, said: st
 
 
 def test_a_token_and_a_cookie_are_sent() -> None:
-    with KfpApi(token=TOKEN, cookie="authservice_session=abc") as api:
-        with connect(
-            Cluster(host=api.url, token=SecretStr(TOKEN), cookie=SecretStr("authservice_session=abc"))
-        ) as client:
+    cookie = "authservice_session=abc"
+    with KfpApi(token=TOKEN, cookie=cookie) as api:
+        with connect(Cluster(host=api.url, token=SecretStr(TOKEN), cookie=SecretStr(cookie))) as client:
             assert find_pipeline(client, "face-finetuning") is None
         assert set(api.state.authorizations) == {f"Bearer {TOKEN}"}
 
@@ -81,10 +73,8 @@ def test_a_token_and_a_cookie_are_sent() -> None:
 def test_no_credentials_and_wrong_ones(capsys: pytest.CaptureFixture[str]) -> None:
     with KfpApi(token=TOKEN) as api:
         assert "set KFP_TOKEN or KFP_COOKIE" in message(Cluster(host=api.url))
-        api.state.token = "another"
-        assert "renew it" in message(
-            Cluster(host=api.url, token=SecretStr(TOKEN))
-        )  # the stub's answer repeats the token
+        api.state.token = "another"  # the stub's answer repeats the token
+        assert "renew it" in message(Cluster(host=api.url, token=SecretStr(TOKEN)))
     assert TOKEN not in "".join(capsys.readouterr())
 
 

@@ -43,12 +43,11 @@ def job(image: str) -> Object:
     return thing("Job", "bucket", "batch/v1", spec={"template": {"spec": pod}})
 
 
-def overlay(folder: Path, *objects: Object, namespace: str = "kubeface") -> Path:
+def overlay(folder: Path, *objects: Object) -> Path:
     """A kustomization with some objects."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "all.yaml").write_text(yaml.safe_dump_all(objects), "utf-8")
-    settings = {"namespace": namespace, "resources": ["all.yaml"]}
-    (folder / "kustomization.yaml").write_text(yaml.safe_dump(settings), "utf-8")
+    (folder / "kustomization.yaml").write_text("namespace: kubeface\nresources: [all.yaml]\n", "utf-8")
     return folder
 
 
@@ -60,15 +59,8 @@ def test_a_second_deployment_writes_nothing_and_says_so(cluster: KubernetesApi, 
     objects = rendered(tmp_path, NAMESPACE, config("settings", a="1"), CLAIM, PRIORITY, SERVICE, job("a"))
     first = apply_objects(Kubectl(), objects)
     assert len(first.created) == first.total == 6
-    assert cluster.names() == {
-        "Namespace/kubeface",
-        "ConfigMap/settings",
-        "PersistentVolumeClaim/weights",
-        "PriorityClass/store",
-        "Service/store",
-        "Job/bucket",
-        "ConfigMap/kubeface-deployed",
-    }
+    made = {f"{item['kind']}/{item['metadata']['name']}" for item in objects}
+    assert cluster.names() == made | {"ConfigMap/kubeface-deployed"}
     cluster.writes.clear()
     second = apply_objects(Kubectl(), objects)
     assert cluster.writes == []
@@ -87,12 +79,7 @@ def test_a_change_writes_only_what_differs(cluster: KubernetesApi, tmp_path: Pat
 def test_what_a_controller_writes_meanwhile_is_no_change(cluster: KubernetesApi, tmp_path: Path) -> None:
     objects = rendered(tmp_path, NAMESPACE, SERVICE)
     apply_objects(Kubectl(), objects)
-    status = {
-        **SERVICE,
-        "metadata": {"name": "store", "namespace": "kubeface"},
-        "spec": {},
-        "status": {"loadBalancer": {}},
-    }
+    status = thing("Service", "store", namespace="kubeface", spec={}, status={"loadBalancer": {}})
     answer = cluster.answer
 
     def busy(method: str, url: str, body: bytes, headers: Any) -> tuple[int, Object]:
@@ -108,12 +95,8 @@ def test_what_a_controller_writes_meanwhile_is_no_change(cluster: KubernetesApi,
 def test_what_the_overlay_no_longer_has_is_removed_unless_it_holds_data(cluster: KubernetesApi, tmp_path: Path) -> None:
     apply_objects(Kubectl(), rendered(tmp_path, NAMESPACE, config("a"), config("b"), CLAIM, PRIORITY))
     lines = apply_objects(Kubectl(), rendered(tmp_path, NAMESPACE, config("a"))).lines()
-    assert cluster.names() == {
-        "Namespace/kubeface",
-        "ConfigMap/a",
-        "PersistentVolumeClaim/weights",
-        "ConfigMap/kubeface-deployed",
-    }
+    left = {"Namespace/kubeface", "ConfigMap/a", "PersistentVolumeClaim/weights", "ConfigMap/kubeface-deployed"}
+    assert cluster.names() == left
     assert "deleted configmap/b" in lines and "deleted priorityclass.scheduling.k8s.io/store" in lines
     assert "kept    persistentvolumeclaim/weights, which the overlay no longer has: it may hold data" in lines
     # Kept, and not forgotten: undeploy knows it still.
@@ -149,11 +132,8 @@ def test_a_changed_job_is_made_anew(cluster: KubernetesApi, tmp_path: Path) -> N
 
 def test_a_dry_run_shows_the_difference_and_writes_nothing(cluster: KubernetesApi, tmp_path: Path) -> None:
     objects = rendered(tmp_path, NAMESPACE, config("a", x="1"), config("b"))
-    assert difference(Kubectl(), objects) == [
-        "would create namespace/kubeface",
-        "would create configmap/a",
-        "would create configmap/b",
-    ]
+    made = ("namespace/kubeface", "configmap/a", "configmap/b")
+    assert difference(Kubectl(), objects) == [f"would create {name}" for name in made]
     apply_objects(Kubectl(), objects)
     cluster.writes.clear()
     assert difference(Kubectl(), objects) == ["nothing to change"]
@@ -178,10 +158,8 @@ def test_undeploy_keeps_data_unless_told_and_twice_is_fine(cluster: KubernetesAp
     cluster.put(secret)
     cluster.writes.clear()
     delete_objects(kubectl, "kubeface", with_data=True)
-    assert ("delete", "Secret/mlpipeline-minio-artifact") in cluster.writes and cluster.writes[-1] == (
-        "delete",
-        "Namespace/kubeface",
-    )
+    assert ("delete", "Secret/mlpipeline-minio-artifact") in cluster.writes
+    assert cluster.writes[-1] == ("delete", "Namespace/kubeface")
     assert cluster.names() == set()
     assert delete_objects(kubectl, "kubeface", with_data=True) == ["nothing is deployed in namespace kubeface"]
 
@@ -259,17 +237,14 @@ def test_a_cluster_that_cannot_be_asked_is_one_clear_line(
 
 
 def test_a_namespace_that_was_there_is_left_as_it_is(cluster: KubernetesApi, tmp_path: Path) -> None:
-    theirs = thing("Namespace", "kubeface")
-    cluster.put(theirs)
+    cluster.put(NAMESPACE)
     ours = thing("Namespace", "kubeface")
     ours["metadata"]["labels"] = {"pod-security.kubernetes.io/enforce": "restricted"}
     objects = rendered(tmp_path, ours, thing("ConfigMap", "settings"))
     left = "namespace/kubeface as it is: it was there before"
     assert difference(Kubectl(), objects) == [f"would leave {left}", "would create configmap/settings"]
-    assert apply_objects(Kubectl(), objects).lines()[-2:] == [
-        f"left    {left}",
-        "done: 1 objects are as they should be",
-    ]
+    lines = apply_objects(Kubectl(), objects).lines()
+    assert lines[-2:] == [f"left    {left}", "done: 1 objects are as they should be"]
     assert "labels" not in (cluster.get("Namespace", "kubeface") or {})["metadata"]
     assert difference(Kubectl(), objects) == [f"would leave {left}", "nothing to change"]
     delete_objects(Kubectl(), "kubeface", with_data=True)
@@ -291,9 +266,8 @@ def test_a_kind_that_the_cluster_does_not_know_stops_before_anything_is_made(
     search = thing("Experiment", "search", "kubeflow.org/v1beta1")
     default = thing("PodDefault", "s3", "kubeflow.org/v1alpha1", spec={"selector": {}})
     objects = rendered(tmp_path, NAMESPACE, default, search)
-    with pytest.raises(
-        KubefaceError, match=r"does not know Experiment \(kubeflow.org/v1beta1\): install what brings it"
-    ):
+    said = r"does not know Experiment \(kubeflow.org/v1beta1\): install what brings it"
+    with pytest.raises(KubefaceError, match=said):
         apply_objects(Kubectl(), objects)
     assert cluster.writes == []
     assert "unknown to the cluster: Experiment (kubeflow.org/v1beta1)" in difference(Kubectl(), objects)
@@ -315,10 +289,8 @@ def test_a_damaged_inventory_deletes_nothing(cluster: KubernetesApi, tmp_path: P
 def test_the_namespace_can_be_another_unless_the_overlay_names_hosts_in_its_own(tmp_path: Path) -> None:
     folder = overlay(tmp_path / "one", NAMESPACE, config("a", S3_ENDPOINT="http://store:8333"))
     moved = render(Kubectl(), folder, "team-a")
-    assert {(item["kind"], item["metadata"].get("namespace")) for item in moved} == {
-        ("Namespace", None),
-        ("ConfigMap", "team-a"),
-    }
+    namespaces = {item["kind"]: item["metadata"].get("namespace") for item in moved}
+    assert namespaces == {"Namespace": None, "ConfigMap": "team-a"}
     assert moved[0]["metadata"]["name"] == "team-a"
     fixed = overlay(tmp_path / "two", config("a", S3_ENDPOINT="http://store.kubeface.svc:8333"))
     assert render(Kubectl(), fixed, "kubeface")

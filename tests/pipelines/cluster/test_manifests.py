@@ -32,8 +32,3 @@ def test_an_overlay_by_digest_in_a_namespace(tmp_path: Path, capsys: pytest.Capt
 def test_without_the_stores_image_it_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = refusal(capsys, "manifests", "--overlay", "dev", "--images", tmp_path / "none.json")
     assert line.startswith("error: StatefulSet kubeface-store runs the image of 'store'") and "make images" in line
-
-
-def test_an_unknown_overlay_is_named(capsys: pytest.CaptureFixture[str]) -> None:
-    line = refusal(capsys, "manifests", "--overlay", "production")
-    assert line.startswith("error: there is no overlay 'production'")

@@ -1,7 +1,6 @@
 """What a run would do and cost: followed through the compiled pipeline, the source really listed."""
 
 import json
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,6 @@ import pytest
 import yaml
 from PIL import Image
 
-from kubeface.cli import main
 from kubeface.ingest.step import plan_shards
 from kubeface.plan.parameters import read_parameters
 from kubeface.plan.resources import Resources
@@ -31,15 +29,15 @@ from pipelines.cluster.plan import (
 from pipelines.cluster.request import Request
 from pipelines.cluster.runs import Step
 from pipelines.cluster.versions import Package, read_package
+from tests.support.commands import GOOD, Told
 from tests.support.stubs.kfp_api import KfpApi, step
 
 pytestmark = pytest.mark.usefixtures("bare_deployment")
 PIPELINE = "face-finetuning"
-GOOD: dict[str, Any] = {"source": "s3://faces/staff", "models": "s3://faces/models", "resources": {"shards": 2}}
+PARAMETERS = GOOD | {"resources": {"shards": 2}}
 SHARD_STEPS = {"ingest", "align", "filter-faces"}
 BEFORE_TRAINING = {*SHARD_STEPS, "gather", "audit", "split"}
 FROM_TRAINING = {"finetune", "evaluate", "promote", "report"}
-Told = Callable[..., str]
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +47,7 @@ def compiled(package: Path) -> Package:
 
 def uncached(compiled: Package, *direct: str, planned: dict[str, str] | None = None, **values: Any) -> dict[str, Any]:
     """The tasks that run, where some values of the run differ; `planned` are outputs of plan and what changed them."""
-    before, now = (read_parameters(PIPELINE, given) for given in (GOOD, GOOD | values))
+    before, now = (read_parameters(PIPELINE, given) for given in (PARAMETERS, PARAMETERS | values))
     outputs = planned_changes(PIPELINE, before, now) | {key: frozenset({why}) for key, why in (planned or {}).items()}
     return uncached_tasks(compiled.spec, {name: frozenset({name}) for name in direct}, {PLAN: outputs})
 
@@ -58,52 +56,55 @@ def test_where_nothing_has_changed_the_cache_serves_all_but_what_is_never_cached
     assert uncached(compiled) == dict.fromkeys(["plan", "report", "notify"], frozenset())
 
 
-def test_an_option_of_the_training_has_that_and_what_follows_run(compiled: Package) -> None:
-    for values, cause in (
-        ({"backbone": "iresnet50"}, "finetune.backbone"),
-        ({"finetune": {"epochs": 3}}, "finetune.epochs"),
-    ):
-        found = uncached(compiled, **values)
-        assert found["finetune"] == {cause}
-        assert set(found) >= FROM_TRAINING
-        assert not found.keys() & BEFORE_TRAINING
+# Values that differ, outputs of plan that do, causes by task, tasks that run, and tasks that do not.
+CHANGES: dict[str, tuple[dict[str, Any], dict[str, str], dict[str, set[str]], set[str], set[str]]] = {
+    "training": ({"backbone": "iresnet50"}, {}, {"finetune": {"finetune.backbone"}}, FROM_TRAINING, BEFORE_TRAINING),
+    "epochs": ({"finetune": {"epochs": 3}}, {}, {"finetune": {"finetune.epochs"}}, FROM_TRAINING, BEFORE_TRAINING),
+    "filter": (
+        {"filter": {"max_turn": 0.5}},
+        {},
+        {"gather": {"filter.max_turn"}},
+        {"filter-faces", "gather", "audit", "split", *FROM_TRAINING},
+        {"ingest", "align"},
+    ),
+    "amounts": (
+        {"resources": {"shards": 2, "evaluate": {"memory": "16Gi", "cpu": "4"}}},
+        {},
+        {"evaluate": {"evaluate_memory"}},
+        set(),
+        {"finetune"},
+    ),
+    "images": ({}, {SHARDS: THE_SOURCE}, {"ingest": {THE_SOURCE}}, BEFORE_TRAINING | FROM_TRAINING, set()),
+    "images and ingest": (
+        {"ingest": {"max_pixels": 10**6}},
+        {SHARDS: THE_SOURCE},
+        {"align": {THE_SOURCE, "ingest.max_pixels"}},
+        BEFORE_TRAINING | FROM_TRAINING,
+        set(),
+    ),
+    "champion": ({}, {CHAMPION: THE_CHAMPION}, {}, {"evaluate", "promote", "report"}, BEFORE_TRAINING),
+    "inside a text": ({"name": "door"}, {}, {}, {"gather", "audit"}, set()),  # models/name/data.json
+}
 
 
-def test_an_option_of_the_filter_leaves_ingest_and_align_alone(compiled: Package) -> None:
-    found = uncached(compiled, filter={"max_turn": 0.5})
-    assert found["gather"] == {"filter.max_turn"}
-    assert set(found) >= {"filter-faces", "gather", "audit", "split", *FROM_TRAINING}
-    assert not found.keys() & {"ingest", "align"}
+@pytest.mark.parametrize(("values", "planned", "causes", "run", "served"), CHANGES.values(), ids=CHANGES)
+def test_what_has_changed_runs_with_what_follows_and_says_why(
+    compiled: Package,
+    values: dict[str, Any],
+    planned: dict[str, str],
+    causes: dict[str, set[str]],
+    run: set[str],
+    served: set[str],
+) -> None:
+    found = uncached(compiled, planned=planned, **values)
+    assert {task: found[task] for task in causes} == causes
+    assert run <= found.keys() and not served & found.keys()
 
 
 def test_the_seed_reaches_every_step_that_draws(compiled: Package) -> None:
     found = uncached(compiled, seed=3)
     assert found["split"] >= {"split.seed"}
     assert set(found) >= {"gather", "audit", "split", *FROM_TRAINING}
-
-
-def test_amounts_are_inputs_of_the_cache_too(compiled: Package) -> None:
-    found = uncached(compiled, resources={"shards": 2, "evaluate": {"memory": "16Gi", "cpu": "4"}})
-    assert found["evaluate"] == {"evaluate_memory"}
-    assert "finetune" not in found
-
-
-def test_new_images_have_all_of_it_run_and_say_so(compiled: Package) -> None:
-    found = uncached(compiled, planned={SHARDS: THE_SOURCE})
-    assert set(found) >= {*BEFORE_TRAINING, *FROM_TRAINING}
-    assert found["ingest"] == {THE_SOURCE}
-    found = uncached(compiled, planned={SHARDS: THE_SOURCE}, ingest={"max_pixels": 10**6})
-    assert found["align"] == {THE_SOURCE, "ingest.max_pixels"}
-
-
-def test_another_champion_has_what_compares_with_it_run(compiled: Package) -> None:
-    found = uncached(compiled, planned={CHAMPION: THE_CHAMPION})
-    assert set(found) >= {"evaluate", "promote", "report"}
-    assert not found.keys() & BEFORE_TRAINING
-
-
-def test_a_parameter_inside_a_text_counts(compiled: Package) -> None:
-    assert {"gather", "audit"} <= uncached(compiled, name="door").keys()  # models/name/data.json
 
 
 @pytest.mark.parametrize(
@@ -131,7 +132,7 @@ def people(tmp_path: Path) -> Path:
 def test_the_source_is_listed_and_compared_with_the_training_before(
     compiled: Package, people: Path, tmp_path: Path
 ) -> None:
-    request = Request(compiled, GOOD | {"source": str(people), "models": str(tmp_path / "models"), "name": "m"})
+    request = Request(compiled, PARAMETERS | {"source": str(people), "models": str(tmp_path / "models"), "name": "m"})
     first = list_source(request)
     assert (first.files, first.shards, first.changed, first.images) == (12, 2, 2, 12)
     assert "no training before" in first.note
@@ -147,7 +148,7 @@ def test_the_source_is_listed_and_compared_with_the_training_before(
 
 
 def test_a_source_that_is_not_reached_is_said_and_counts_as_new(compiled: Package, tmp_path: Path) -> None:
-    source = list_source(Request(compiled, GOOD | {"source": str(tmp_path / "none"), "models": str(tmp_path)}))
+    source = list_source(Request(compiled, PARAMETERS | {"source": str(tmp_path / "none"), "models": str(tmp_path)}))
     assert (source.files, source.changed) == (None, 1)
     assert "none" in source.note
 
@@ -161,7 +162,7 @@ def test_times_come_from_the_newest_run_that_the_step_ran_in(compiled: Package) 
     earlier = EarlierRuns(None, [newest, older])
     assert earlier.seconds("align") == 200
     assert earlier.seconds("split") is None
-    expected = forecast(Request(compiled, GOOD), earlier, Source(100, 20, 20))
+    expected = forecast(Request(compiled, PARAMETERS), earlier, Source(100, 20, 20))
     rows = {row[0]: row for row in expected.rows}
     assert rows["align"][3] == "10 min"  # three turns of eight shards
     assert rows["finetune"][3:] == ("60 min", "1.00")
@@ -170,39 +171,32 @@ def test_times_come_from_the_newest_run_that_the_step_ran_in(compiled: Package) 
 
 
 @pytest.fixture
-def told(
-    package: Path, people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Told:
+def said(told: Told, kfp: KfpApi, package: Path, people: Path, tmp_path: Path) -> Told:
     """What a command about a run of `people` prints, told of a stub."""
-    parameters = tmp_path / "p.yaml"
 
-    def call(api: KfpApi, command: str, **more: Any) -> str:
-        good = GOOD | {"source": str(people), "models": str(tmp_path / "models")}
-        parameters.write_text(yaml.safe_dump(good | more))
-        monkeypatch.setenv("KFP_HOST", api.url)
-        main([command, "--params", str(parameters), "--package", str(package)])
-        return capsys.readouterr().out
+    def call(command: str, **more: Any) -> str:
+        own = {"source": str(people), "models": str(tmp_path / "models")}
+        (tmp_path / "p.yaml").write_text(yaml.safe_dump(PARAMETERS | own | more))
+        return told(command, "--params", tmp_path / "p.yaml", "--package", package)
 
     return call
 
 
-def test_without_an_earlier_run_that_is_said(told: Told) -> None:
-    with KfpApi() as api:
-        text = told(api, "plan")
-        assert api.state.writes() == []
+def test_without_an_earlier_run_that_is_said(said: Told, kfp: KfpApi) -> None:
+    text = said("plan")
+    assert kfp.state.writes() == []
     assert "earlier run: none of this version of the pipeline succeeded" in text
     assert "nothing to tell times from" in text
     assert "about 12 of 12" in text
 
 
-def test_the_plan_of_a_second_run(told: Told) -> None:
-    with KfpApi() as api:
-        told(api, "submit")
-        run = api.state.runs[0]["run_id"]
-        api.finish(run, *step("plan", 10), *step("gather", 60), *step("finetune", 7200), *step("evaluate", 600))
-        sent = len(api.state.writes())
-        text = told(api, "plan", backbone="iresnet50")
-        assert len(api.state.writes()) == sent
+def test_the_plan_of_a_second_run(said: Told, kfp: KfpApi) -> None:
+    said("submit")
+    run = kfp.state.runs[0]["run_id"]
+    kfp.finish(run, *step("plan", 10), *step("gather", 60), *step("finetune", 7200), *step("evaluate", 600))
+    sent = len(kfp.state.writes())
+    text = said("plan", backbone="iresnet50")
+    assert len(kfp.state.writes()) == sent
     rows = {line.split()[0]: " ".join(line.split()[1:]) for line in text.splitlines() if line.strip()}
     assert f"({run}), same version of the pipeline" in text
     assert rows["finetune"].endswith("2 h 00 min 2.00")

@@ -1,6 +1,6 @@
 """One recurring run by name: set, replaced without a moment of none or two, paused, listed, deleted."""
 
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,35 +10,29 @@ import yaml
 from kubeface.runtime.errors import KubefaceError
 from pipelines.cluster import schedule as module
 from pipelines.cluster.schedule import require_cron
-from tests.support.commands import refusal
+from tests.support.commands import GOOD, Files, Told
 from tests.support.stubs.kfp_api import DROP, Fault, KfpApi
 
 pytestmark = pytest.mark.usefixtures("bare_deployment")
-GOOD = {"source": "s3://faces/staff", "models": "s3://faces/models", "name": "staff"}
+PARAMETERS = GOOD | {"name": "staff"}
 SUNDAYS, MONDAYS = "0 0 3 * * 0", "0 0 3 * * MON"
 
 
-Command = Callable[..., None]
-
-
 @pytest.fixture
-def put(kfp: KfpApi, command: Command, package: Path, tmp_path: Path) -> Command:
-    """Sets the schedule `weekly`."""
+def put(told: Told, kfp: KfpApi, files: Files, tmp_path: Path) -> Told:
+    """Sets the schedule `weekly`; what is printed."""
 
-    def call(cron: str = SUNDAYS, **more: Any) -> None:
-        (tmp_path / "p.yaml").write_text(yaml.safe_dump(GOOD | more))
-        command("schedule", "weekly", "--cron", cron, "--params", tmp_path / "p.yaml", "--package", package)
+    def call(cron: str = SUNDAYS, run: Told = told, **more: Any) -> str:
+        (tmp_path / "p.yaml").write_text(yaml.safe_dump(PARAMETERS | more))
+        return run("schedule", "weekly", "--cron", cron, *files)
 
     return call
 
 
-def failure(put: Command, capsys: pytest.CaptureFixture[str], *arguments: Any, **more: Any) -> str:
+@pytest.fixture
+def failure(put: Told, refused: Told) -> Told:
     """The one line that setting the schedule fails with."""
-    capsys.readouterr()
-    with pytest.raises(SystemExit):
-        put(*arguments, **more)
-    (line,) = capsys.readouterr().err.strip().splitlines()
-    return str(line)
+    return partial(put, run=refused)
 
 
 def states(kfp: KfpApi) -> list[tuple[str, str]]:
@@ -71,24 +65,23 @@ def test_other_expressions_are_refused(cron: str, said: str) -> None:
     assert said in str(caught.value)
 
 
-def test_a_schedule_neither_catches_up_nor_overlaps(put: Command, kfp: KfpApi) -> None:
+def test_a_schedule_neither_catches_up_nor_overlaps(put: Told, kfp: KfpApi) -> None:
     put()
     (made,) = kfp.state.recurring
     assert (made["no_catchup"], int(made["max_concurrency"]), made["status"]) == (True, 1, "ENABLED")
-    assert made["runtime_config"]["parameters"] == GOOD
+    assert made["runtime_config"]["parameters"] == PARAMETERS
     assert made["service_account"] == "kubeface-runner"
 
 
-def test_the_same_again_changes_nothing(put: Command, kfp: KfpApi, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_same_again_changes_nothing(put: Told, kfp: KfpApi) -> None:
     put()
     before = len(kfp.state.writes())
-    put()
+    assert "is as it was" in put()
     assert len(kfp.state.writes()) == before
-    assert "is as it was" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("more", [{"cron": MONDAYS}, {"seed": 3}])
-def test_another_replaces_it(put: Command, kfp: KfpApi, more: dict[str, Any]) -> None:
+def test_another_replaces_it(put: Told, kfp: KfpApi, more: dict[str, Any]) -> None:
     put()
     old = kfp.state.recurring[0]["recurring_run_id"]
     put(more.pop("cron", SUNDAYS), **more)
@@ -101,18 +94,18 @@ def test_another_replaces_it(put: Command, kfp: KfpApi, more: dict[str, Any]) ->
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize("pattern", ["POST .*/recurringruns$", ":disable$", ":enable$", "DELETE "])
 def test_a_fault_anywhere_in_a_replacement_leaves_exactly_one_on(
-    put: Command, kfp: KfpApi, capsys: pytest.CaptureFixture[str], pattern: str, after: bool, status: int
+    put: Told, failure: Told, kfp: KfpApi, pattern: str, after: bool, status: int
 ) -> None:
     put()
     kfp.state.faults = [Fault(pattern, status, times=1, after=after and status != DROP)]
-    assert failure(put, capsys, MONDAYS).startswith("error: ")
+    assert failure(MONDAYS).startswith("error: ")
     assert [state for _, state in states(kfp)].count("ENABLED") == 1
     assert states(kfp)[0] == (SUNDAYS, "ENABLED") or (MONDAYS, "ENABLED") in states(kfp)
     put(MONDAYS)  # the next one sets it right
     assert states(kfp) == [(MONDAYS, "ENABLED")]
 
 
-def test_two_are_at_no_moment_on(put: Command, kfp: KfpApi, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_are_at_no_moment_on(put: Told, kfp: KfpApi, monkeypatch: pytest.MonkeyPatch) -> None:
     put()
     seen = []
 
@@ -127,49 +120,37 @@ def test_two_are_at_no_moment_on(put: Command, kfp: KfpApi, monkeypatch: pytest.
     assert max(seen) == 1
 
 
-def test_a_server_that_goes_away_in_the_middle_is_told(
-    put: Command, kfp: KfpApi, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_server_that_goes_away_in_the_middle_is_told(put: Told, failure: Told, kfp: KfpApi) -> None:
     put()
     kfp.state.faults = [Fault(":enable$", 500), Fault("DELETE", 500)]
-    assert "nor put back: look at 'make schedules'" in failure(put, capsys, MONDAYS)
+    assert "nor put back: look at 'make schedules'" in failure(MONDAYS)
 
 
-def test_pause_unpause_list_delete(
-    put: Command, command: Command, kfp: KfpApi, capsys: pytest.CaptureFixture[str]
-) -> None:
-    command("schedules")
-    assert "no schedule" in capsys.readouterr().out
+def test_pause_unpause_list_delete(put: Told, told: Told, refused: Told, kfp: KfpApi) -> None:
+    assert "no schedule" in told("schedules")
     put()
-    command("pause", "weekly")
+    told("pause", "weekly")
     assert states(kfp) == [(SUNDAYS, "DISABLED")]
-    capsys.readouterr()
-    command("schedules")
-    rows = [line.split("  ") for line in capsys.readouterr().out.splitlines()]
-    assert [cell.strip() for cell in rows[1] if cell.strip()] == ["weekly", SUNDAYS, "paused", "staff"]
-    command("unpause", "weekly")
+    row = told("schedules").splitlines()[1].split("  ")
+    assert [cell.strip() for cell in row if cell.strip()] == ["weekly", SUNDAYS, "paused", "staff"]
+    told("unpause", "weekly")
     assert states(kfp) == [(SUNDAYS, "ENABLED")]
-    command("unschedule", "weekly")
+    told("unschedule", "weekly")
     assert states(kfp) == []
     for verb in ("pause", "unpause", "unschedule"):
-        assert "schedule weekly does not exist" in refusal(capsys, verb, "weekly")
+        assert "schedule weekly does not exist" in refused(verb, "weekly")
 
 
-def test_what_was_broken_off_is_listed_and_unpaused_once(
-    put: Command, command: Command, kfp: KfpApi, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_was_broken_off_is_listed_and_unpaused_once(put: Told, told: Told, kfp: KfpApi) -> None:
     put()
-    kfp.state.recurring.append(
-        kfp.state.recurring[0]
-        | {"recurring_run_id": "other", "status": "DISABLED", "created_at": "2099-01-01T00:00:00Z"}
-    )
-    command("schedules")
-    assert "weekly is there more than once" in capsys.readouterr().out
-    command("unpause", "weekly")
+    newer = {"recurring_run_id": "other", "status": "DISABLED", "created_at": "2099-01-01T00:00:00Z"}
+    kfp.state.recurring.append(kfp.state.recurring[0] | newer)
+    assert "weekly is there more than once" in told("schedules")
+    told("unpause", "weekly")
     assert [state for _, state in states(kfp)] == ["DISABLED", "ENABLED"]
 
 
-def test_schedules_of_other_pipelines_are_left_alone(put: Command, command: Command, kfp: KfpApi) -> None:
+def test_schedules_of_other_pipelines_are_left_alone(put: Told, told: Told, kfp: KfpApi) -> None:
     kfp.state.recurring.append(
         {
             "recurring_run_id": "theirs",
@@ -180,23 +161,21 @@ def test_schedules_of_other_pipelines_are_left_alone(put: Command, command: Comm
         }
     )
     put()
-    command("unschedule", "weekly")
+    told("unschedule", "weekly")
     assert [one["recurring_run_id"] for one in kfp.state.recurring] == ["theirs"]
 
 
-def test_more_schedules_than_a_page_holds(
-    put: Command, command: Command, kfp: KfpApi, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_more_schedules_than_a_page_holds(put: Told, told: Told, kfp: KfpApi, monkeypatch: pytest.MonkeyPatch) -> None:
     put()
     kfp.state.recurring[:0] = [
         kfp.state.recurring[0] | {"display_name": f"s{n}", "recurring_run_id": f"s{n}"} for n in range(5)
     ]
     monkeypatch.setattr(module, "PAGE", 2)
-    command("unschedule", "weekly")
+    told("unschedule", "weekly")
     assert len(kfp.state.recurring) == 5
 
 
-def test_nothing_is_sent_when_something_is_wrong(put: Command, kfp: KfpApi, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "has five fields" in failure(put, capsys, "0 3 * * 0")
-    assert "seed is -1" in failure(put, capsys, seed=-1)
+def test_nothing_is_sent_when_something_is_wrong(failure: Told, kfp: KfpApi) -> None:
+    assert "has five fields" in failure("0 3 * * 0")
+    assert "seed is -1" in failure(seed=-1)
     assert kfp.state.asked == []

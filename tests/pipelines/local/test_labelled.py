@@ -47,31 +47,22 @@ def people(orl: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory) -> P
     return root
 
 
+def run(folder: Path, pipeline: str, people: Path, **arguments: Any) -> Run:
+    """A run of a pipeline on the people."""
+    own = QUICK | {"source": str(people / "people"), "models": str(people / "models")} | arguments
+    return Run(folder, own, run_local(own, folder, pipeline=pipeline))
+
+
 @pytest.fixture(scope="module")
 def attributes(people: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    arguments = QUICK | {
-        "source": str(people / "people"),
-        "ingest": {"listing": str(people / "labels.csv")},
-        "models": str(people / "models"),
-        "name": "labels",
-        "split": {"heldout_fraction": 0.5},
-    }
-    folder = tmp_path_factory.mktemp("runs") / "attributes"
-    return Run(folder, arguments, run_local(arguments, folder, pipeline="face-attributes"))
+    settings = {"ingest": {"listing": str(people / "labels.csv")}, "split": {"heldout_fraction": 0.5}}
+    return run(tmp_path_factory.mktemp("runs") / "attributes", "face-attributes", people, name="labels", **settings)
 
 
 @pytest.fixture(scope="module")
 def classes(people: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    arguments = QUICK | {
-        "source": str(people / "people"),
-        "models": str(people / "models"),
-        "name": "people",
-        "split": {"unknown_fraction": 0.5},
-        "scratch": {"epochs": 1},
-        "degradation": "noise:30",
-    }
-    folder = tmp_path_factory.mktemp("runs") / "classes"
-    return Run(folder, arguments, run_local(arguments, folder, pipeline="image-classification"))
+    settings = {"split": {"unknown_fraction": 0.5}, "scratch": {"epochs": 1}, "degradation": "noise:30"}
+    return run(tmp_path_factory.mktemp("runs") / "classes", "image-classification", people, name="people", **settings)
 
 
 def check_what_every_run_leaves(done: Run, pipeline: str, task: str) -> None:

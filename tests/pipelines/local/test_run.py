@@ -1,7 +1,9 @@
 """The pipeline as kfp.local runs it: what a run leaves, that it repeats, and what it says when it cannot go on."""
 
 import os
+import re
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 import pytest
 
 from kubeface.cli import main
+from kubeface.notify.step import WEBHOOK
 from kubeface.records.model import ModelRecord
 from kubeface.records.summary import SummaryRecord, read_summary
 from kubeface.runtime.errors import KubefaceError
@@ -19,8 +22,10 @@ from pipelines.face_finetuning import face_finetuning
 from pipelines.local import containers, demo
 from pipelines.local.run import run_local
 from pipelines.local.store import local_store
+from tests.kubeface.notify.test_notify import Webhook
 from tests.support.commands import refusal
 from tests.support.engine import built_images, working_engine
+from tests.support.images import write_files
 
 STEPS = ["ingest", "align", "filter", "gather", "audit", "split", "finetune", "evaluate", "promote"]
 QUICK: dict[str, Any] = {
@@ -30,6 +35,7 @@ QUICK: dict[str, Any] = {
     "finetune": {"strategy": "full", "epochs": 1},
     "evaluate": {"bootstrap": 100},
     "split": {"heldout_fraction": 0.5},
+    "notify": {"ui": "https://kfp.example"},
 }
 Run = tuple[Path, SummaryRecord]
 
@@ -56,7 +62,19 @@ def people(bucket: str, orl: dict[str, bytes], tmp_path_factory: pytest.TempPath
 
 
 @pytest.fixture(scope="module")
-def runs(people: str, bucket: str, tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
+def webhook() -> Iterator[Webhook]:
+    """Notifies the runs' ends to a webhook on loopback."""
+    found = Webhook()
+    threading.Thread(target=found.server.serve_forever, daemon=True).start()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(WEBHOOK, f"http://127.0.0.1:{found.server.server_port}/T0/secret-path")
+        yield found
+    found.server.shutdown()
+    found.server.server_close()
+
+
+@pytest.fixture(scope="module")
+def runs(webhook: Webhook, people: str, bucket: str, tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
     """The same run twice. The second one has several shards, knows of the first one's data but not of its model, and
     trains only where the data have drifted or nothing is promoted."""
     folder = tmp_path_factory.mktemp("runs")
@@ -98,6 +116,27 @@ def test_a_run_promotes_exactly_when_the_gate_says_so(runs: list[Run], bucket: s
     written = [f.name for f in objects.list_files(f"s3://{bucket}/models") if f.name.endswith("model.safetensors")]
     assert bool(written) == summary.gate.promoted == summary.gate.better
     assert (summary.model.uri is not None) == summary.gate.promoted
+
+
+@pytest.mark.slow
+def test_a_run_tells_a_webhook_what_it_came_to(runs: list[Run], webhook: Webhook) -> None:
+    folder, summary = runs[0]
+    verdict = "promoted" if summary.gate.promoted else "not promoted"
+    model = rf" Model: {re.escape(str(summary.model.uri))}\." if summary.gate.promoted else ""
+    page = r" https://kfp\.example/#/runs/details/[\w-]+"
+    text = next(entry["text"] for entry in webhook.told if "succeeded" in entry["text"])
+    assert re.fullmatch(rf"quick: run \S+ succeeded, {verdict}: .*\.{model}{page}", text), text
+    assert "secret-path" not in (folder / "run.log").read_text("utf-8")
+
+
+@pytest.mark.slow
+def test_a_run_with_a_failed_step_in_the_loop_tells_so_and_fails(
+    webhook: Webhook, orl: dict[str, bytes], tmp_path: Path
+) -> None:
+    source = write_files(tmp_path / "people", dict.fromkeys(("s1/1.pgm", "more/s1/2.pgm"), orl["s1/1.pgm"]))
+    with pytest.raises(KubefaceError, match=r"identity 's1' stands in two folders"):
+        run_local(QUICK | {"source": source, "models": str(tmp_path / "models")}, tmp_path / "run")
+    assert re.fullmatch(r"quick: run \S+ failed\. https://kfp\.example/#/runs/details/[\w-]+", webhook.told[-1]["text"])
 
 
 def without_chance(summary: SummaryRecord) -> dict[str, Any]:

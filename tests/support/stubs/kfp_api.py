@@ -24,6 +24,19 @@ import yaml
 from tests.support.stubs.tls import Tls
 
 Object = dict[str, Any]
+Answer = tuple[int, Object | str]
+IDS = {
+    "pipelines": "pipeline_id",
+    "experiments": "experiment_id",
+    "runs": "run_id",
+    "recurringruns": "recurring_run_id",
+}
+VERBS = {
+    "terminate": {"state": "CANCELING"},
+    "retry": {"state": "RUNNING"},
+    "enable": {"status": "ENABLED"},
+    "disable": {"status": "DISABLED"},
+}
 HANG = -1  # as a fault's status: no answer for a while
 DROP = -2  # the connection is closed without an answer
 
@@ -50,7 +63,6 @@ class State:
     hang_seconds: float = 3.0
     faults: list[Fault] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)  # METHOD path
-    bodies: list[Object] = field(default_factory=list)  # of every POST with JSON
     authorizations: list[str] = field(default_factory=list)
     pipelines: list[Object] = field(default_factory=list)
     versions: list[Object] = field(default_factory=list)
@@ -94,31 +106,21 @@ class KfpApi:
 def step(name: str, seconds: float = 60.0, state: str = "SUCCEEDED", **more: Any) -> list[Object]:
     """The tasks that KFP 2 shows for one step: its driver, the step, and in it what runs the container.
 
-    Args:
-        name: key of the task in the compiled pipeline.
-        seconds: that it took.
-        state: of it; a step that the cache serves has `cached=True`, and its executor is skipped.
-        more: `cached`, `start` (seconds after the run's), `error` (message), `pod`.
+    `more` are `cached` (the executor is skipped), `start` (seconds after the run's), `error` (message), `pod`.
     """
     start = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=more.get("start", 0))
-    end = start + timedelta(seconds=seconds)
     pod = more.get("pod", f"pod-{name}-{uuid.uuid4().hex[:6]}")
-    times = {"create_time": _text(start), "start_time": _text(start)}
-    times |= {"end_time": _text(end)} if state not in ("RUNNING", "PENDING") else {}
-    task: Object = {
-        "display_name": name,
-        "state": state,
-        "task_id": uuid.uuid4().hex,
-        "pod_name": f"{pod}-dag",
-        **times,
-    }
-    task["child_tasks"] = [{"pod_name": pod}]
-    inner = {"display_name": "executor", "state": "SKIPPED" if more.get("cached") else state, "pod_name": pod, **times}
-    inner |= {"task_id": uuid.uuid4().hex}
-    if more.get("error"):
-        inner["error"] = {"code": 13, "message": more["error"]}
-    driver = {"display_name": f"{name}-driver", "state": "SUCCEEDED", "pod_name": f"{pod}-driver", **times}
-    return [driver | {"child_tasks": [{"pod_name": f"{pod}-dag"}], "task_id": uuid.uuid4().hex}, task, inner]
+
+    def task(name: str, state: str, pod: str, **rest: Any) -> Object:
+        times = {"start_time": _text(start), "end_time": _text(start + timedelta(seconds=seconds))}
+        return {"display_name": name, "state": state, "task_id": uuid.uuid4().hex, "pod_name": pod, **times, **rest}
+
+    error = {"error": {"code": 13, "message": more["error"]}} if "error" in more else {}
+    return [
+        task(f"{name}-driver", "SUCCEEDED", f"{pod}-driver", child_tasks=[{"pod_name": f"{pod}-dag"}]),
+        task(name, state, f"{pod}-dag", child_tasks=[{"pod_name": pod}]),
+        task("executor", "SKIPPED" if more.get("cached") else state, pod, **error),
+    ]
 
 
 @cache
@@ -178,7 +180,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(text.encode())
 
-    def _refused(self) -> tuple[int, Object] | None:
+    def _refused(self) -> Answer | None:
         if self.state.login and self.state.cookie not in self.headers.get("Cookie", "no cookie"):
             return 302, {}
         if self.state.cookie and self.state.cookie not in self.headers.get("Cookie", ""):
@@ -187,31 +189,22 @@ class _Handler(BaseHTTPRequestHandler):
             return 401, {"message": f"Request not authenticated: {self.headers.get('Authorization')}"}
         return None
 
-    def _route(self, method: str, path: str) -> tuple[int, Object | str]:
+    def _route(self, method: str, path: str) -> Answer:
         for pattern, action in self.ROUTES.items():
             if found := re.fullmatch(pattern, f"{method} {path}"):
-                answer: tuple[int, Object | str] = action(self, *found.groups())
-                return answer
+                return action(self, *found.groups())
         return 404, {"message": f"Not Found: {path}"}
 
-    def _json(self) -> Object:
-        body: Object = json.loads(self.data or b"{}")
-        self.state.bodies.append(body)
-        return body
-
-    def _healthz(self) -> tuple[int, Object]:
+    def _healthz(self) -> Answer:
         return 200, {"multi_user": self.state.multi_user, "pipeline_store": "database"}
 
-    def _wrong_namespace(self, namespace: str | None) -> tuple[int, Object] | None:
-        if bool(namespace) != self.state.multi_user:
+    def _wrong_namespace(self, kind: str, namespace: str | None) -> Answer | None:
+        if kind != "pipelines" and bool(namespace) != self.state.multi_user:
             return 400, {"message": "Invalid input error: namespace is for multi-user mode, which needs it"}
         return None
 
-    # pipelines
-
-    def _list(self, key: str, entries: list[Object]) -> tuple[int, Object]:
-        predicates = json.loads(self.query.get("filter") or "{}").get("predicates", [])
-        for predicate in predicates:
+    def _list(self, key: str, entries: list[Object]) -> Answer:
+        for predicate in json.loads(self.query.get("filter") or "{}").get("predicates", []):
             assert predicate["operation"] in (1, "EQUALS"), predicate
             entries = [one for one in entries if one.get(predicate["key"]) == predicate["stringValue"]]
         if self.query.get("sort_by") == "created_at desc":
@@ -223,25 +216,50 @@ class _Handler(BaseHTTPRequestHandler):
             answer["next_page_token"] = str(first + size)
         return 200, answer
 
-    def _list_pipelines(self) -> tuple[int, Object]:
-        return self._list("pipelines", self.state.pipelines)
+    def _list_kind(self, kind: str) -> Answer:
+        key = "recurringRuns" if kind == "recurringruns" else kind
+        return self._wrong_namespace(kind, self.query.get("namespace")) or self._list(key, self._entries(kind))
 
-    def _create_pipeline(self) -> tuple[int, Object]:
-        body = self._json()
-        if any(one["display_name"] == body["display_name"] for one in self.state.pipelines):
-            return 409, {"code": 6, "message": f"Already exist error: pipeline {body['display_name']} exists"}
-        self.state.pipelines.append(body | {"pipeline_id": str(uuid.uuid4()), "created_at": _now()})
-        return 200, self.state.pipelines[-1]
+    def _entries(self, kind: str) -> list[Object]:
+        found: list[Object] = getattr(self.state, kind.removesuffix("runs") if kind == "recurringruns" else kind)
+        return found
 
-    def _list_versions(self, pipeline: str) -> tuple[int, Object]:
+    def _create(self, kind: str) -> Answer:
+        body, entries = json.loads(self.data or b"{}"), self._entries(kind)
+        if kind == "experiments" and (wrong := self._wrong_namespace(kind, body.get("namespace"))):
+            return wrong
+        if kind in ("pipelines", "experiments") and any(e["display_name"] == body["display_name"] for e in entries):
+            return 409, {"code": 6, "message": f"Already exist error: {body['display_name']} exists"}
+        more = {IDS[kind]: str(uuid.uuid4()), "created_at": _now()}
+        if kind == "runs":
+            more["state"] = "PENDING"
+        elif kind == "recurringruns":
+            more["status"] = "ENABLED" if body.get("mode") == "ENABLE" else "DISABLED"
+        entries.append(body | more)
+        return 200, entries[-1]
+
+    def _one(self, kind: str, name: str, verb: str | None = None) -> Answer:
+        """Gives, changes or deletes a run or a recurring run."""
+        found = next((one for one in self._entries(kind) if one[IDS[kind]] == name), None)
+        if not found:
+            return 404, {"message": f"ResourceNotFoundError: {kind} {name} not found."}
+        if verb == "retry" and found["state"] not in ("FAILED", "CANCELED"):
+            return 400, {"message": "Workflow must be Failed/Error to retry"}
+        if verb:
+            found |= VERBS[verb]
+        elif self.command == "DELETE":
+            self._entries(kind).remove(found)
+        return 200, found
+
+    def _list_versions(self, pipeline: str) -> Answer:
         found = [one for one in self.state.versions if one["pipeline_id"] == pipeline]
         return self._list("pipeline_versions", found)
 
-    def _get_version(self, pipeline: str, version: str) -> tuple[int, Object]:
+    def _get_version(self, pipeline: str, version: str) -> Answer:
         found = [one for one in self.state.versions if one["pipeline_version_id"] == version]
         return (200, found[0]) if found and found[0]["pipeline_id"] == pipeline else (404, {"message": "no version"})
 
-    def _upload_version(self) -> tuple[int, Object]:
+    def _upload_version(self) -> Answer:
         pipeline, name = self.query["pipelineid"], self.query["name"]
         if not any(one["pipeline_id"] == pipeline for one in self.state.pipelines):
             return 404, {"message": f"ResourceNotFoundError: Pipeline {pipeline} not found."}
@@ -258,95 +276,21 @@ class _Handler(BaseHTTPRequestHandler):
         self.state.versions.append(entry | {"pipeline_version_id": str(uuid.uuid4())})
         return 200, self.state.versions[-1]
 
-    # experiments
-
-    def _list_experiments(self) -> tuple[int, Object]:
-        wrong = self._wrong_namespace(self.query.get("namespace"))
-        return wrong or self._list("experiments", self.state.experiments)
-
-    def _create_experiment(self) -> tuple[int, Object]:
-        body = self._json()
-        if wrong := self._wrong_namespace(body.get("namespace")):
-            return wrong
-        if any(one["display_name"] == body["display_name"] for one in self.state.experiments):
-            return 409, {"message": "Already exist error: experiment exists"}
-        self.state.experiments.append(body | {"experiment_id": str(uuid.uuid4()), "created_at": _now()})
-        return 200, self.state.experiments[-1]
-
-    # runs
-
-    def _create_run(self) -> tuple[int, Object]:
-        body = self._json()
-        more = {"run_id": str(uuid.uuid4()), "state": "PENDING", "created_at": _now()}
-        self.state.runs.append(body | more)
-        return 200, self.state.runs[-1]
-
-    def _list_runs(self) -> tuple[int, Object]:
-        wrong = self._wrong_namespace(self.query.get("namespace"))
-        return wrong or self._list("runs", self.state.runs)
-
-    def _run(self, run: str) -> Object | None:
-        return next((one for one in self.state.runs if one["run_id"] == run), None)
-
-    def _get_run(self, run: str) -> tuple[int, Object]:
-        found = self._run(run)
-        return (200, found) if found else (404, {"message": f"ResourceNotFoundError: Run {run} not found."})
-
-    def _end_run(self, run: str, verb: str) -> tuple[int, Object]:
-        found = self._run(run)
-        if not found:
-            return 404, {"message": f"ResourceNotFoundError: Run {run} not found."}
-        if verb == "retry" and found["state"] not in ("FAILED", "CANCELED"):
-            return 400, {"message": "Workflow must be Failed/Error to retry"}
-        found["state"] = "CANCELING" if verb == "terminate" else "RUNNING"
-        return 200, {}
-
-    def _log(self, run: str, pod: str) -> tuple[int, Object | str]:
-        if self._run(run) and pod in self.state.logs:
+    def _log(self, run: str, pod: str) -> Answer:
+        if pod in self.state.logs:
             return 200, self.state.logs[pod]
         return 500, {"error_message": f"Failed to read logs for run {run}", "error_details": "pods not found"}
 
-    # recurring runs
-
-    def _create_recurring(self) -> tuple[int, Object]:
-        body = self._json()
-        status = "ENABLED" if body.get("mode") == "ENABLE" else "DISABLED"
-        more = {"recurring_run_id": str(uuid.uuid4()), "status": status, "created_at": _now()}
-        self.state.recurring.append(body | more)
-        return 200, self.state.recurring[-1]
-
-    def _list_recurring(self) -> tuple[int, Object]:
-        wrong = self._wrong_namespace(self.query.get("namespace"))
-        return wrong or self._list("recurringRuns", self.state.recurring)
-
-    def _change_recurring(self, one: str, verb: str) -> tuple[int, Object]:
-        found = [entry for entry in self.state.recurring if entry["recurring_run_id"] == one]
-        if not found:
-            return 404, {"message": f"ResourceNotFoundError: recurring run {one} not found."}
-        found[0]["status"] = {"enable": "ENABLED", "disable": "DISABLED"}[verb]
-        return 200, {}
-
-    def _delete_recurring(self, one: str) -> tuple[int, Object]:
-        left = [entry for entry in self.state.recurring if entry["recurring_run_id"] != one]
-        gone, self.state.recurring[:] = len(left) < len(self.state.recurring), left
-        return (200, {}) if gone else (404, {"message": f"ResourceNotFoundError: recurring run {one} not found."})
-
-    ROUTES: ClassVar[dict[str, Callable[..., Any]]] = {
+    ROUTES: ClassVar[dict[str, Callable[..., Answer]]] = {
         r"GET /apis/v2beta1/healthz": _healthz,
-        r"GET /apis/v2beta1/pipelines": _list_pipelines,
-        r"POST /apis/v2beta1/pipelines": _create_pipeline,
+        r"GET /apis/v2beta1/(pipelines|experiments|runs|recurringruns)": _list_kind,
+        r"POST /apis/v2beta1/(pipelines|experiments|runs|recurringruns)": _create,
         r"POST /apis/v2beta1/pipelines/upload_version": _upload_version,
         r"GET /apis/v2beta1/pipelines/([^/]+)/versions": _list_versions,
         r"GET /apis/v2beta1/pipelines/([^/]+)/versions/([^/]+)": _get_version,
-        r"GET /apis/v2beta1/experiments": _list_experiments,
-        r"POST /apis/v2beta1/experiments": _create_experiment,
-        r"GET /apis/v2beta1/runs": _list_runs,
-        r"POST /apis/v2beta1/runs": _create_run,
-        r"GET /apis/v2beta1/runs/([^/:]+)": _get_run,
-        r"POST /apis/v2beta1/runs/([^/:]+):(retry|terminate)": _end_run,
+        r"GET /apis/v2beta1/(runs)/([^/:]+)": _one,
+        r"POST /apis/v2beta1/(runs)/([^/:]+):(retry|terminate)": _one,
+        r"POST /apis/v2beta1/(recurringruns)/([^/:]+):(enable|disable)": _one,
+        r"DELETE /apis/v2beta1/(recurringruns)/([^/:]+)": _one,
         r"GET /apis/v1alpha1/runs/([^/]+)/nodes/([^/]+)/log": _log,
-        r"GET /apis/v2beta1/recurringruns": _list_recurring,
-        r"POST /apis/v2beta1/recurringruns": _create_recurring,
-        r"POST /apis/v2beta1/recurringruns/([^/:]+):(enable|disable)": _change_recurring,
-        r"DELETE /apis/v2beta1/recurringruns/([^/:]+)": _delete_recurring,
     }

@@ -19,11 +19,7 @@ with open({calls!r}, "a") as calls:
 
 @dataclass(frozen=True)
 class FakeKubectl:
-    """The program; it keeps what it is asked.
-
-    Args:
-        program: its file.
-    """
+    """The program; it keeps what it is asked."""
 
     program: Path
 
