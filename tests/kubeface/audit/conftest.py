@@ -35,4 +35,5 @@ def _remembering_sface() -> Embedder:
 @pytest.fixture(autouse=True)
 def embedded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """The audit embeds a crop once for all tests; a test of SFace itself takes it from kubeface.audit.embeddings."""
+    _remembering_sface()  # with the weights' path in the cache of the machine, not in one that a test sets
     monkeypatch.setattr(step, "sface", _remembering_sface)
