@@ -105,10 +105,8 @@ def _step(workflow: str, task: str, node: Node, nodes: Collection[Node]) -> Step
     pods = sorted(_pods(task, node, nodes), key=lambda pod: pod.startedAt or datetime.max)
     driving = node.templateName.endswith(_DRIVER)
     state = "CACHED" if node.is_cached else "SKIPPED" if node.phase in ("Omitted", "Skipped") else _STATES[node.phase]
-    if driving and state == "SUCCEEDED":
-        state = "PENDING"  # its driver is done, its own pod is not there yet
-    if state == "RUNNING" and pods and pods[-1].phase == "Pending":
-        state = "PENDING"
+    if state in ("RUNNING", "SUCCEEDED") and (driving or (pods and pods[-1].phase == "Pending")):
+        state = "PENDING"  # its driver is at work, or its pod waits
     said = [pod.message for pod in reversed(pods) if pod.message] or [node.message]
     reached = state != "SKIPPED"
     return Step(
