@@ -140,7 +140,9 @@ def apply_objects(kubectl: Kubectl, objects: list[Object], force: bool = False) 
     if ours != listed:
         _write_inventory(kubectl, namespace, ours)
     _remove_changed_jobs(kubectl, [item for name, item in wanted.items() if name in before and name in ours], force)
-    _apply(kubectl, {name: item for name, item in wanted.items() if name not in spaces}, force)
+    free = {name: item for name, item in wanted.items() if _fills_empty_values_only(before.get(name), item)}
+    _apply(kubectl, free, force=True)
+    _apply(kubectl, {name: item for name, item in wanted.items() if name not in spaces and name not in free}, force)
     after = live(kubectl, wanted)
     deleted, kept = _prune(kubectl, namespace, ours, wanted)
     return Outcome(
@@ -188,6 +190,13 @@ def _apply(kubectl: Kubectl, items: Mapping[Name, Object], force: bool) -> None:
         applied = set(done.stdout.split())
         failed = ", ".join(str(name) for name in items if str(name) not in applied)
         raise KubefaceError(f"{failed} cannot be applied: {one_line(done.stderr)}")
+
+
+def _fills_empty_values_only(before: Object | None, item: Object) -> bool:
+    """Whether a config map that is there sets nothing which has another value: an empty one is nobody's choice, and KFP
+    installs kfp-launcher with an empty defaultPipelineRoot, which its manager owns."""
+    data = (before or {}).get("data") or {}
+    return bool(data) and all(data.get(key, "") in ("", value) for key, value in (item.get("data") or {}).items())
 
 
 def _apply_flags(force: bool) -> list[str]:
@@ -240,7 +249,10 @@ def difference(kubectl: Kubectl, objects: list[Object], force: bool = False) -> 
     foreign = _foreign_namespaces(before, listed)
     lines += [f"would leave {name} as it is: it was there before" for name in sorted(foreign)]
     lines += [f"would create {name}" for name in known if name not in before]
-    lines += _diff(kubectl, [known[name] for name in before if name not in foreign], force)
+    own = {name: known[name] for name in before if name not in foreign}
+    free = {name for name, item in own.items() if _fills_empty_values_only(before[name], item)}
+    lines += _diff(kubectl, [own[name] for name in own if name in free], force=True)
+    lines += _diff(kubectl, [own[name] for name in own if name not in free], force)
     stale = live(kubectl, set(listed - wanted.keys()))
     for name, item in sorted(stale.items()):
         if _is_ours(item):

@@ -201,7 +201,9 @@ def test_settings_reach_their_places(tmp_path: Path) -> None:
     assert one(objects, *SETTINGS)["data"].keys() == other.keys() | read_by_programs
     for rule in RULES:
         assert list(rule(objects)) == []
-    launcher = yaml.safe_load(one(objects, "ConfigMap", "kfp-launcher")["data"]["providers"])["s3"]["default"]
+    data = one(objects, "ConfigMap", "kfp-launcher")["data"]
+    assert data["defaultPipelineRoot"] == one(objects, *SETTINGS)["data"]["PIPELINE_ROOT"] == "s3://kubeface/kfp"
+    launcher = yaml.safe_load(data["providers"])["s3"]["default"]
     assert launcher["endpoint"] == "s3.example.com:7443"
     assert (launcher["region"], launcher["disableSSL"]) == ("eu-central-1", False)
     for name in ("kubeface-steps", "kubeface-trainer", "kubeface-trials"):

@@ -179,6 +179,16 @@ def test_a_field_of_another_manager_is_refused_unless_forced(cluster: Kubernetes
     assert (cluster.get("ConfigMap", "a", "kubeface") or {})["data"] == {"x": "1"}
 
 
+def test_an_empty_value_of_another_manager_is_filled(cluster: KubernetesApi, tmp_path: Path) -> None:
+    """KFP installs kfp-launcher with an empty defaultPipelineRoot."""
+    cluster.put(thing("Namespace", "kubeface"))
+    cluster.put(live_config("a", x=""), manager="kubectl-client-side-apply")
+    objects = rendered(tmp_path, NAMESPACE, config("a", x="s3://bucket/kfp", more="1"))
+    assert any("s3://bucket/kfp" in line for line in difference(Kubectl(), objects))
+    apply_objects(Kubectl(), objects)
+    assert (cluster.get("ConfigMap", "a", "kubeface") or {})["data"] == {"x": "s3://bucket/kfp", "more": "1"}
+
+
 def test_a_deployment_that_breaks_off_is_gone_on_with(cluster: KubernetesApi, tmp_path: Path) -> None:
     cluster.faults.append((r"PATCH .*/services/", 500))
     with pytest.raises(KubefaceError, match=r"^service/store cannot be applied: .*InternalError"):
