@@ -139,6 +139,11 @@ class Client(kfp.Client):  # type: ignore[misc]
         request = api.rest_client.request
         api.rest_client.request = partial(_request_with_timeout, request)
 
+    @property
+    def run_namespace(self) -> str:
+        """Where the pods of runs are: KFP for one user runs them in its own namespace."""
+        return self.namespace or self.cluster.system_namespace
+
     def _load_context_setting_or_default(self) -> None:
         self._context_setting = {"namespace": "none: it is set for each request"}
 

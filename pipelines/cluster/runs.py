@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from graphlib import TopologicalSorter
 from typing import Any
 
 import kfp_server_api
@@ -89,10 +90,15 @@ def spec_of_run(client: Client, run: Any) -> Spec:
 
 
 def containers(spec: Spec) -> dict[str, dict[str, Any]]:
-    """The tasks of a compiled pipeline that run a container, by key, those inside loops and nested pipelines too."""
+    """The tasks of a compiled pipeline that run a container, by key, in the order in which they run; those inside loops
+    and nested pipelines too."""
 
     def below(dag: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-        for name, task in dag["tasks"].items():
+        tasks = dag["tasks"]
+        for name in TopologicalSorter(
+            {name: task.get("dependentTasks", []) for name, task in tasks.items()}
+        ).static_order():
+            task = tasks[name]
             component = spec["components"][task["componentRef"]["name"]]
             if "dag" in component:
                 yield from below(component["dag"])

@@ -2,10 +2,10 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import redirect_stdout
 from io import StringIO
-from typing import Annotated
+from typing import Annotated, Any
 
 import kfp_server_api
 from cyclopts import Parameter
@@ -15,10 +15,10 @@ from pipelines.build.catalogue import FACE_FINETUNING
 from pipelines.cluster.client import Client, connect, server_message
 from pipelines.cluster.request import PackageFlag, ParamsFlag, PipelineFlag, configure, read_request
 from pipelines.cluster.runs import RunConfig, Step, containers, get_run, spec_of_run, steps_of
+from pipelines.cluster.workflow import RUN_LABEL, find_workflow, steps_of_workflow
 from pipelines.formatting import minutes, table
 
 UNFINISHED = ("PENDING", "RUNNING", "PAUSED")
-RUN_LABEL = "pipeline/runid"  # that KFP puts on the pods of a run
 RunId = Annotated[str, Parameter(help="Id of the run.")]
 NODE_ANNOTATION = "workflows.argoproj.io/node-name"  # <workflow>.<task>.<task>… of a pod
 
@@ -63,15 +63,17 @@ def status(run: RunId) -> None:
     with connect() as client:
         found = get_run(client, run)
         names = containers(spec_of_run(client, found))
-        steps = steps_of(found, names)
+        steps = _steps(client, found, names)
         print(f"{found.display_name}: {found.state}\n")
         rows: list[tuple[str, ...]] = [("step", "state", "time")]
-        for name in dict.fromkeys([*(step.name for step in steps), *names]):
+        for name in names:
             rows.append((name, *_state_and_time([step for step in steps if step.name == name])))
         print(table(rows))
         for step in steps:
             if step.state == "FAILED":
                 print(f"\n{step.name} failed: {_last_words(client, run, step)}")
+            if step.state == "PENDING" and step.error:
+                print(f"\n{step.name} waits: {step.error}")
         if (
             found.error
             and found.error.message
@@ -93,7 +95,7 @@ def logs(run: RunId, *, step: str = "") -> None:
         names = containers(spec_of_run(client, found))
         known = {shown: key for key, task in names.items() for shown in (key, task["taskInfo"]["name"])}
         require(not step or step in known, f"step '{step}' is unknown: use one of {', '.join(names)}")
-        wanted = [one for one in steps_of(found, names) if one.name == known.get(step, one.name)]
+        wanted = [one for one in _steps(client, found, names) if one.name == known.get(step, one.name)]
         wanted = [one for one in wanted if one.state not in ("CACHED", "SKIPPED", "PENDING")]
         require(bool(wanted), f"run {run} has no log of {step or 'any step'}: it has not begun, or the cache served it")
         failures = []
@@ -138,6 +140,15 @@ def resume(run: RunId) -> None:
             print(f"run {run} goes on from the step that failed\npage: {_page(client, run)}")
             return
         _start(client, RunConfig.of(found), f"{found.display_name} (again)", found.experiment_id)
+
+
+def _steps(client: Client, run: Any, names: Mapping[str, Any]) -> list[Step]:
+    """Of the run's Workflow object where kubectl reaches it, else what KFP tells of them."""
+    try:
+        workflow = find_workflow(client.cluster.kubectl(), client.run_namespace, run.run_id)
+    except KubefaceError:  # there is no kubectl, or no right to look
+        workflow = None
+    return steps_of_workflow(workflow, names) if workflow else steps_of(run, names)
 
 
 def _state_and_time(steps: list[Step]) -> tuple[str, str]:
@@ -185,15 +196,14 @@ def _log(client: Client, run_id: str, step: Step) -> str:
     # KFP asks for the pod by its node's id, which is not its name since Argo 3.4 (POD_NAMES=v2).
     pods = list(_pods(client, run_id, step.name))
     require(bool(pods), f"the pods of {step.name} are gone, and KFP kept no log of them")
-    namespace = client.namespace or client.cluster.system_namespace
-    texts = [client.cluster.kubectl().run("logs", pod, "--container=main", f"--namespace={namespace}") for pod in pods]
+    namespace = f"--namespace={client.run_namespace}"
+    texts = [client.cluster.kubectl().run("logs", pod, "--container=main", namespace) for pod in pods]
     return "\n".join(texts)
 
 
 def _pods(client: Client, run_id: str, step: str) -> Iterator[str]:
-    namespace = client.namespace or client.cluster.system_namespace
     found = client.cluster.kubectl().objects(
-        "get", "pods", f"--namespace={namespace}", f"--selector={RUN_LABEL}={run_id}"
+        "get", "pods", f"--namespace={client.run_namespace}", f"--selector={RUN_LABEL}={run_id}"
     )
     for pod in found:
         path = pod["metadata"].get("annotations", {}).get(NODE_ANNOTATION, "").split(".")
