@@ -117,7 +117,7 @@ def bench_metrics() -> Figure:
         names = [str(number) for number in range(2 * PAIRS)]
         found = PairSet("lfw", names, names, people, pairs, folds, scores, made, roc)
         found.gain("baseline", 0.01, Bootstrap(SAMPLES))
-        found.paired(), found.forgotten(), found.histograms(), found.threshold_rows()
+        found.paired(), found.forgotten(), found.histograms(), found.thresholds()
         calibrate(scores["finetuned"], pairs, people, 0.001, Bootstrap(SAMPLES))
 
     return Figure.of([seconds(all_of_it) for _ in range(ROUNDS)], 3.0)

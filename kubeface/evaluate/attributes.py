@@ -1,6 +1,6 @@
 """Evaluation of attributes: the fine-tuned model beside its features before, on people it was not tuned on."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,10 @@ from kubeface.evaluate.options import EvaluateAttributesOptions
 from kubeface.evaluate.pictures import SAMPLES, write_samples
 from kubeface.evaluate.provenance import EvaluationResult, Provenance, main_figures, provenance
 from kubeface.evaluate.scored import (
-    GRID,
     MISTAKES,
     Scored,
     Scores,
-    draw_images,
+    grid_images,
     measure,
     score_crops,
     threshold_record,
@@ -41,14 +40,7 @@ from kubeface.metrics.bootstrap import Bootstrap, Spread, spread
 from kubeface.metrics.pairs import Ints
 from kubeface.models.onnx_model import OnnxModel
 from kubeface.records.evaluation import AttributesEvaluation, AttributesThreshold, EvaluationSettings
-from kubeface.records.labelled_figures import (
-    AttributesFigures,
-    ChosenOn,
-    GridImage,
-    LabelCorrelation,
-    Mistake,
-    Sampling,
-)
+from kubeface.records.labelled_figures import AttributesFigures, ChosenOn, LabelCorrelation, Mistake, Sampling
 from kubeface.records.tasks import ATTRIBUTES
 from kubeface.runtime.errors import require
 from kubeface.storage.folders import new_folder
@@ -110,7 +102,9 @@ def evaluate_attributes(
     labelled = _Labelled(table, divided, models["finetuned"].labels)
     with new_folder(out) as folder:
         thresholds, chosen_on = _thresholds(labelled, models, degradation)
-        found = score_crops(table, labelled.known_of(heldout), models, sets)
+        known = labelled.known(heldout)
+        require(bool(known), f"{divided.folder}: no held-out image has a label that the model knows")
+        found = score_crops(table, known, models, sets)
         settings = EvaluationSettings(gate=options.gate, bootstrap=options.bootstrap, seed=options.seed)
         described = describe_models(model, models, champion, heldout)
         common = provenance(table, divided, degradation, settings, described)
@@ -119,8 +113,13 @@ def evaluate_attributes(
         evaluation.write(folder / "evaluation.json")
         chosen = evaluation.thresholds["finetuned"]
         threshold_record(AttributesThreshold, evaluation, labels=chosen).write(folder / "threshold.json")
-        predictions = _predictions(labelled.truth(found.ids), labelled.names, thresholds)
-        write_predictions(folder / "predictions.parquet", PREDICTIONS, found, predictions)
+        truth = labelled.truth(found.ids)
+        write_predictions(
+            folder / "predictions.parquet",
+            PREDICTIONS,
+            found,
+            lambda which, scores: _predictions(truth, labelled.names, thresholds[which], scores),
+        )
         write_shown(folder, table, {"grid": evaluation.grid, "mistakes": evaluation.mistakes}, degradation)
         write_samples(folder, Heldout(table, {}), found.ids[:SAMPLES], degradation)
     print(f"evaluate: {evaluation.gate.reason}", flush=True)
@@ -150,20 +149,8 @@ class _Labelled:
         names = [self._people[i] or name for i, name in zip(found.ids, found.identities, strict=True)]
         return np.unique(names, return_inverse=True)[1]
 
-    def known_of(self, images: Mapping[str, str]) -> dict[str, str]:
-        """Those of some images (identity by id) with a known label.
-
-        Raises:
-            KubefaceError: there are none.
-        """
-        known = {i: name for i, name in images.items() if (self._labels[i] != UNKNOWN).any()}
-        require(bool(known), f"{self.divided.folder}: no held-out image has a label that the model knows")
-        return known
-
-    def validation(self) -> dict[str, str]:
-        """Identity by id of the validation images with a known label."""
-        rows = self.divided.columns(["image_id", "identity", "split"]).to_pylist()
-        images = {row["image_id"]: row["identity"] for row in rows if row["split"] == "val"}
+    def known(self, images: Mapping[str, str]) -> dict[str, str]:
+        """Those of some images (identity by id) with a known label."""
         return {i: name for i, name in images.items() if (self._labels[i] != UNKNOWN).any()}
 
 
@@ -171,7 +158,9 @@ def _thresholds(
     labelled: _Labelled, models: Mapping[str, OnnxModel], degradation: Degradation
 ) -> tuple[dict[str, list[float]], ChosenOn]:
     """The labels' thresholds by model, from validation images under the degradation; and what they were chosen on."""
-    seen = score_crops(labelled.table, labelled.validation(), models, {"val": degradation})
+    rows = labelled.divided.columns(["image_id", "identity", "split"]).to_pylist()
+    validation = {row["image_id"]: row["identity"] for row in rows if row["split"] == "val"}
+    seen = score_crops(labelled.table, labelled.known(validation), models, {"val": degradation})
     truth = labelled.truth(seen.ids)
     lacking = [name for name, lacks in zip(labelled.names, too_few(truth), strict=True) if lacks]
     chosen_on = ChosenOn(split="val", images=len(seen), too_few=lacking)
@@ -196,10 +185,12 @@ def _record(
     gate, seed = common["settings"].gate, common["settings"].seed
     bootstrap = Bootstrap(common["settings"].bootstrap, seed, gate.confidence)
 
-    def figures_of(which: str, scores: Scores) -> tuple[Spread, AttributesFigures]:
-        return _figures(truth, scores, thresholds[which], names, units, bootstrap)
-
-    measured = measure(found, figures_of, GAINED, bootstrap)
+    measured = measure(
+        found,
+        lambda which, scores: _figures(truth, scores, thresholds[which], names, units, bootstrap),
+        GAINED,
+        bootstrap,
+    )
     gain = measured.gain["baseline"]
     require(
         bool(gain["heldout"]),
@@ -210,6 +201,11 @@ def _record(
     evidence = Evidence(ATTRIBUTES, people, len(found), gain, measured.gain["champion"])
     scores = found.scores["heldout"]["finetuned"]
     predicted = np.where(truth == UNKNOWN, UNKNOWN, predict(scores, thresholds["finetuned"])).astype(np.int8)
+
+    def judge(index: int) -> tuple[list[str], list[str], bool]:
+        true, told = ([names[n] for n in np.flatnonzero(row[index] == 1).tolist()] for row in (truth, predicted))
+        return true, told, true == told
+
     return AttributesEvaluation(
         **common,
         people=people,
@@ -225,7 +221,7 @@ def _record(
         chosen_on=chosen_on,
         sampling=sampling,
         correlation=LabelCorrelation(labels=list(names), true=correlation(truth), predicted=correlation(predicted)),
-        grid=_grid(found, truth, predicted, names, seed),
+        grid=grid_images(found, seed, judge),
         mistakes=_mistakes(found, truth, predicted, scores, names),
     )
 
@@ -251,26 +247,6 @@ def _figures(
     return spreads, mean_figures(by_label, len(truth))
 
 
-def _grid(found: Scored, truth: Truth, predicted: Truth, names: Sequence[str], seed: int) -> list[GridImage]:
-    """Some images with the labels that they have and those that are predicted of them."""
-    images = []
-    for number, index in enumerate(draw_images(found.ids, GRID, seed)):
-        true, told = (
-            [names[place] for place in np.flatnonzero(row[index] == 1).tolist()] for row in (truth, predicted)
-        )
-        images.append(
-            GridImage(
-                file=f"grid/{number:03d}.png",
-                image_id=found.ids[index],
-                source=found.sources[index],
-                true=true,
-                predicted=told,
-                right=true == told,
-            )
-        )
-    return images
-
-
 def _mistakes(found: Scored, truth: Truth, predicted: Truth, scores: Scores, names: Sequence[str]) -> list[Mistake]:
     """The wrong labels that the model is surest of, one an image."""
     rows, columns = np.nonzero((truth != UNKNOWN) & (truth != predicted))
@@ -292,17 +268,13 @@ def _mistakes(found: Scored, truth: Truth, predicted: Truth, scores: Scores, nam
 
 
 def _predictions(
-    truth: Truth, names: Sequence[str], thresholds: Mapping[str, list[float]]
-) -> Callable[[str, Scores], Iterator[Mapping[str, Any]]]:
+    truth: Truth, names: Sequence[str], thresholds: Sequence[float], scores: Scores
+) -> Iterator[Mapping[str, Any]]:
     """Columns of predictions.parquet for each label."""
-
-    def columns(which: str, scores: Scores) -> Iterator[Mapping[str, Any]]:
-        for number, label in enumerate(names):
-            yield {
-                "label": [label] * len(truth),
-                "y": pa.array(truth[:, number], pa.int8(), mask=truth[:, number] == UNKNOWN),
-                "predicted": predict(scores[:, number], thresholds[which][number]),
-                "score": scores[:, number],
-            }
-
-    return columns
+    for number, label in enumerate(names):
+        yield {
+            "label": [label] * len(truth),
+            "y": pa.array(truth[:, number], pa.int8(), mask=truth[:, number] == UNKNOWN),
+            "predicted": predict(scores[:, number], thresholds[number]),
+            "score": scores[:, number],
+        }

@@ -1,6 +1,6 @@
 """Evaluation of classes: the fine-tuned model beside its features before, and one trained from scratch."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,10 @@ from kubeface.evaluate.options import EvaluateClassesOptions
 from kubeface.evaluate.pictures import SAMPLES, write_samples
 from kubeface.evaluate.provenance import EvaluationResult, Provenance, main_figures, provenance
 from kubeface.evaluate.scored import (
-    GRID,
     MISTAKES,
     Scored,
     Scores,
-    draw_images,
+    grid_images,
     measure,
     score_crops,
     threshold_record,
@@ -28,7 +27,7 @@ from kubeface.evaluate.scored import (
 )
 from kubeface.faces.degradation import Degradation
 from kubeface.metrics.bootstrap import Bootstrap, Spread, spread
-from kubeface.metrics.pairs import Ints
+from kubeface.metrics.pairs import Bools, Ints
 from kubeface.records.evaluation import ClassesEvaluation, ClassesThreshold, EvaluationSettings
 from kubeface.records.gate import METRICS
 from kubeface.records.labelled_figures import ChosenOn, ClassesFigures, GridImage, Mistake, Sampling
@@ -104,7 +103,12 @@ def evaluate_classes(
         unknown = evaluation.finetuned["heldout"].unknown
         threshold = threshold_record(ClassesThreshold, evaluation, unknown=unknown, refuse=options.refuse)
         threshold.write(folder / "threshold.json")
-        write_predictions(folder / "predictions.parquet", PREDICTIONS, found, _predictions(found, names, thresholds))
+        write_predictions(
+            folder / "predictions.parquet",
+            PREDICTIONS,
+            found,
+            lambda which, scores: [images.predictions(scores, thresholds[which])],
+        )
         write_shown(folder, table, {"grid": evaluation.grid, "mistakes": evaluation.mistakes}, degradation)
         write_samples(folder, Heldout(table, {}), found.ids[:SAMPLES], degradation)
     print(f"evaluate: {evaluation.gate.reason}", flush=True)
@@ -167,30 +171,21 @@ class _Classes:
 
     def grid(self, threshold: float | None, seed: int) -> list[GridImage]:
         """Some images with their class and the predicted one; none where it is refused."""
-        found, scores = self.found, self.found.scores["heldout"]["finetuned"]
-        chosen = []
-        for number, index in enumerate(draw_images(found.ids, GRID, seed)):
-            refused = _refused(float(scores[index].max()), threshold)
-            predicted = int(scores[index].argmax())
-            is_known = bool(self.known[index])
-            chosen.append(
-                GridImage(
-                    file=f"grid/{number:03d}.png",
-                    image_id=found.ids[index],
-                    source=found.sources[index],
-                    true=[found.identities[index]],
-                    predicted=[] if refused else [self.names[predicted]],
-                    right=not refused and predicted == int(self.truth[index]) if is_known else refused,
-                )
-            )
-        return chosen
+        scores = self.found.scores["heldout"]["finetuned"]
+        refused, predicted = _refused(scores, threshold), scores.argmax(1)
+        right = np.where(refused, ~self.known, predicted == self.truth)
+
+        def judge(index: int) -> tuple[list[str], list[str], bool]:
+            told = [] if refused[index] else [self.names[int(predicted[index])]]
+            return [self.found.identities[index]], told, bool(right[index])
+
+        return grid_images(self.found, seed, judge)
 
     def mistakes(self, threshold: float | None) -> list[Mistake]:
         """The wrong classes that the model is surest of, unknown images that it does not refuse among them."""
         scores = self.found.scores["heldout"]["finetuned"]
         best, predicted = scores.max(1), scores.argmax(1)
-        accepted = np.array([not _refused(float(score), threshold) for score in best])
-        wrong = np.flatnonzero(accepted & (predicted != self.truth))
+        wrong = np.flatnonzero(~_refused(scores, threshold) & (predicted != self.truth))
         wrong = wrong[np.argsort(-best[wrong], kind="stable")][:MISTAKES]
         return [
             Mistake(
@@ -205,6 +200,15 @@ class _Classes:
             for number, index in enumerate(wrong.tolist())
         ]
 
+    def predictions(self, scores: Scores, threshold: float | None) -> Mapping[str, Any]:
+        """Columns of predictions.parquet."""
+        return {
+            "y": self.found.identities,
+            "predicted": [self.names[number] for number in scores.argmax(1).tolist()],
+            "refused": _refused(scores, threshold),
+            "score": scores.max(1),
+        }
+
 
 def _record(
     images: _Classes,
@@ -217,11 +221,12 @@ def _record(
     """evaluation.json out of the scores of the held-out images and each model's refusal threshold."""
     gate, seed = common["settings"].gate, common["settings"].seed
     bootstrap = Bootstrap(common["settings"].bootstrap, seed, gate.confidence)
-
-    def figures_of(which: str, scores: Scores) -> tuple[Spread, ClassesFigures]:
-        return images.figures(scores, thresholds[which], bootstrap)
-
-    measured = measure(images.found, figures_of, GAINED, bootstrap)
+    measured = measure(
+        images.found,
+        lambda which, scores: images.figures(scores, thresholds[which], bootstrap),
+        GAINED,
+        bootstrap,
+    )
     known, gain = int(images.known.sum()), measured.gain
     evidence = Evidence(CLASSES, len(images.names), known, gain["baseline"], gain["champion"])
     return ClassesEvaluation(
@@ -244,22 +249,6 @@ def _record(
     )
 
 
-def _refused(score: float, threshold: float | None) -> bool:
-    return threshold is not None and score < threshold
-
-
-def _predictions(
-    found: Scored, names: Sequence[str], thresholds: Mapping[str, float | None]
-) -> Callable[[str, Scores], Iterator[Mapping[str, Any]]]:
-    """Columns of predictions.parquet."""
-
-    def columns(which: str, scores: Scores) -> Iterator[Mapping[str, Any]]:
-        best = scores.max(1)
-        yield {
-            "y": found.identities,
-            "predicted": [names[number] for number in scores.argmax(1).tolist()],
-            "refused": [_refused(float(score), thresholds[which]) for score in best],
-            "score": best,
-        }
-
-    return columns
+def _refused(scores: Scores, threshold: float | None) -> Bools:
+    """Whether each image is refused (N) by its scores (N×C)."""
+    return scores.max(1).astype(np.float64) < (-np.inf if threshold is None else threshold)

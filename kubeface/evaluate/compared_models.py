@@ -4,7 +4,6 @@ trained from scratch."""
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from kubeface.models.onnx_model import OnnxModel, open_model, open_start, read_model_record
 from kubeface.records.evaluation import ComparedModel
@@ -77,18 +76,19 @@ def describe_models(
     start = {"start": config.start, "weights_sha256": config.training.start_sha256}
     described["baseline"] = described["baseline"].model_copy(update=start)
     if champion:
-        known: dict[str, Any] = {"uri": champion}
+        known = None
         if heldout is not None:
             # People who are held out now and were not then speak for the promoted model, never against it.
-            trained_on = set(_remote_json(champion, "identities.json"))
-            known["heldout_people_trained_on"] = len(trained_on & set(heldout.values()))
-        described["champion"] = described["champion"].model_copy(update=known)
+            known = len(_identities(champion) & set(heldout.values()))
+        update = {"uri": champion, "heldout_people_trained_on": known}
+        described["champion"] = described["champion"].model_copy(update=update)
     return described
 
 
-def _remote_json(folder: str, name: str) -> Any:
-    uri = objects.join(folder, name)
+def _identities(folder: str) -> set[str]:
+    """People that a promoted model was trained on."""
+    uri = objects.join(folder, "identities.json")
     try:
-        return json.loads(objects.read_bytes(uri))
+        return set(json.loads(objects.read_bytes(uri)))
     except ValueError as error:
         raise KubefaceError(f"{uri} is not valid JSON ({error}): promote the model again") from None

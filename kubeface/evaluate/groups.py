@@ -1,6 +1,6 @@
 """Errors by group of people: is somebody refused, or taken for somebody else, more often than others?"""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -64,13 +64,12 @@ def group_errors(
                 fnmr_change_high=bounds[1],
             )
         )
-    return GroupColumn(rows=rows, worst_ratio={model: _worst_ratio(rows, model) for model in scores})
-
-
-def _worst_ratio(rows: Sequence[GroupErrors], model: str) -> ErrorRates:
-    """A model's largest over its smallest rate of the groups."""
-    rates: list[ErrorRates] = [getattr(row, model) for row in rows]
-    return ErrorRates(fmr=_ratio([rate.fmr for rate in rates]), fnmr=_ratio([rate.fnmr for rate in rates]))
+    by_model = {"baseline": [row.baseline for row in rows], "finetuned": [row.finetuned for row in rows]}
+    worst = {
+        model: ErrorRates(fmr=_ratio(rate.fmr for rate in rates), fnmr=_ratio(rate.fnmr for rate in rates))
+        for model, rates in by_model.items()
+    }
+    return GroupColumn(rows=rows, worst_ratio=worst)
 
 
 def _rates(same: Bools, matches: Mapping[str, Bools], people: int, fmr: float) -> dict[str, ErrorRates]:
@@ -96,7 +95,7 @@ def _change(
     return float(change.mean()), bootstrap.interval(np.array([weights @ change / weights.sum() for weights in draws]))
 
 
-def _ratio(rates: list[float | None]) -> float | None:
+def _ratio(rates: Iterable[float | None]) -> float | None:
     """The largest of the known rates over the smallest."""
     known = [rate for rate in rates if rate is not None]
     return max(known) / min(known) if len(known) >= 2 and min(known) > 0 else None

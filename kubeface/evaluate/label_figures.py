@@ -1,7 +1,6 @@
 """Figures of many binary labels, each by itself and their means; images whose label is unknown do not count."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,7 +45,7 @@ def label_figures(
     y, score = truth[known] == 1, scores[known].astype(np.float64)
     predicted = predict(scores[known], threshold) == 1
     positives, negatives = int(y.sum()), int((~y).sum())
-    figures: dict[str, Any] = dict.fromkeys(MEANS)
+    figures: dict[str, float | None] = dict.fromkeys(MEANS)
     if len(y):
         figures |= {"accuracy": float(accuracy_score(y, predicted)), "calibration_error": calibration_error(y, score)}
     if positives and negatives:
@@ -88,7 +87,7 @@ def calibration_error(y: NDArray[np.bool_], score: Floats) -> float:
 def mean_figures(labels: dict[str, LabelFigures], images: int) -> AttributesFigures:
     """The labels' figures with their means over those that have enough images."""
     measured = [entry for entry in labels.values() if not entry.too_few]
-    means: dict[str, Any] = {}
+    means: dict[str, float | None] = {}
     for name in MEANS:
         values = [value for entry in measured if (value := getattr(entry, name)) is not None]
         means[name] = float(np.mean(values)) if values else None
@@ -107,9 +106,9 @@ def choose_thresholds(truth: Truth, scores: Scores) -> list[float]:
     ]
 
 
-def too_few(truth: Truth) -> Any:
+def too_few(truth: Truth) -> NDArray[np.bool_]:
     """Which labels (L, bool) of N×L, or of N of one label, fewer than MIN_IMAGES images have, or lack."""
-    return np.minimum((truth == 1).sum(0), (truth == 0).sum(0)) < MIN_IMAGES
+    return np.asarray(np.minimum((truth == 1).sum(0), (truth == 0).sum(0)) < MIN_IMAGES)
 
 
 def _threshold(truth: Truth, scores: Scores) -> float:

@@ -21,7 +21,7 @@ from kubeface.evaluate.heldout import (
 from kubeface.evaluate.lfw import Lfw, evaluate_lfw, read_pairs
 from kubeface.evaluate.options import EvaluateOptions
 from kubeface.evaluate.pair_sets import PairSet
-from kubeface.evaluate.probes import CLEAN, choose_images, parse_probes, probe, probe_name
+from kubeface.evaluate.probes import CLEAN, choose_images, parse_probes, probe_name
 from kubeface.evaluate.resolutions import CROSS, cross_set, embed_sizes, fixed_thresholds, measure_sizes, native_sides
 from kubeface.evaluate.user_pairs import read_user_pairs
 from kubeface.faces.degradation import Degradation
@@ -43,7 +43,6 @@ from kubeface.records.recognition_figures import (
     LfwRecord,
     LfwSize,
     LowResolution,
-    ProbeRow,
     Resolutions,
 )
 from kubeface.runtime.errors import require
@@ -290,14 +289,6 @@ def count_all_pairs(measured: Measured) -> dict[str, dict[str, PairFigures]] | N
         name: {which: count_scores(entry.plain(), crops.people).figures() for which, entry in by_model.items()}
         for name, by_model in crops.embeddings.items()
     }
-
-
-def measure_probes(inputs: Inputs, models: Models, far: float) -> list[ProbeRow] | None:
-    """Both models under each probe; None without probes."""
-    photographs = inputs.photographs
-    if not inputs.probes:
-        return None
-    return probe(models, photographs.crops, photographs.people, inputs.probes, far, inputs.bootstrap)
 
 
 def measure_resolutions(

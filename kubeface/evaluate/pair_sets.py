@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
@@ -11,9 +10,11 @@ from kubeface.metrics.bootstrap import Bootstrap
 from kubeface.metrics.figures import (
     ForgottenPair,
     Gains,
+    HardPair,
     PairedTest,
     RocPoints,
     ScoreHistogram,
+    ThresholdRow,
     VerificationFigures,
 )
 from kubeface.metrics.mcnemar import forgotten, paired_test
@@ -27,7 +28,7 @@ from kubeface.metrics.verification import (
     verification,
 )
 from kubeface.models.embeddings import Embeddings
-from kubeface.records.recognition_figures import HardestPairs, HardPair
+from kubeface.records.recognition_figures import HardestPairs
 
 HARDEST = 8  # pairs of each kind that are kept as pictures
 FORGOTTEN = 12  # pairs that are listed one by one
@@ -72,7 +73,7 @@ class PairSet:
                 kind="genuine" if self.pairs.same[index] else "impostor",
                 threshold_before=float(thresholds_before[index]),
                 threshold_after=float(thresholds_after[index]),
-                **self._described(index),
+                **dict(self._pair(index)),
             )
             for index in lost[:FORGOTTEN].tolist()
         ]
@@ -88,34 +89,29 @@ class PairSet:
         least = genuine[np.argsort(after[genuine], kind="stable")][:HARDEST].tolist()
         most = impostor[np.argsort(-after[impostor], kind="stable")][:HARDEST].tolist()
         return HardestPairs(
-            genuine=[HardPair(**self._described(index)) for index in least],
-            impostor=[HardPair(**self._described(index)) for index in most],
+            genuine=[self._pair(index) for index in least],
+            impostor=[self._pair(index) for index in most],
         )
 
-    def threshold_rows(self) -> list[dict[str, Any]]:
-        """Rows of thresholds.csv."""
-        return [
-            {"set": self.name, "model": which} | row.model_dump()
-            for which, scores in self.scores.items()
-            for row in threshold_table(scores, self.pairs.same)
-        ]
+    def thresholds(self) -> dict[str, list[ThresholdRow]]:
+        """Error rates at several thresholds by model."""
+        return {which: threshold_table(scores, self.pairs.same) for which, scores in self.scores.items()}
 
     @cached_property
     def _decisions(self) -> list[tuple[Bools, Floats]]:
         """Decisions and thresholds of the starting and the fine-tuned model."""
         return [decisions(self.scores[which], self.pairs.same, self.folds) for which in ("baseline", "finetuned")]
 
-    def _described(self, index: int) -> dict[str, Any]:
-        """A pair by the names of its images and people, with both models' scores."""
+    def _pair(self, index: int) -> HardPair:
         left, right = self.pairs.left[index], self.pairs.right[index]
-        return {
-            "left": self.images[left],
-            "right": self.images[right],
-            "left_identity": self.identities[left],
-            "right_identity": self.identities[right],
-            "before": float(self.scores["baseline"][index]),
-            "after": float(self.scores["finetuned"][index]),
-        }
+        return HardPair(
+            left=self.images[left],
+            right=self.images[right],
+            left_identity=self.identities[left],
+            right_identity=self.identities[right],
+            before=float(self.scores["baseline"][index]),
+            after=float(self.scores["finetuned"][index]),
+        )
 
 
 def measure_set(

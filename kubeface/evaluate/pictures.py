@@ -11,13 +11,13 @@ from kubeface.evaluate.heldout import CLEAN_PREFIX, Heldout
 from kubeface.evaluate.lfw import lfw_pictures
 from kubeface.faces.degradation import Degradation, Enlarger
 from kubeface.faces.images import RGB, encode_png
-from kubeface.metrics.figures import ForgottenPair
-from kubeface.records.recognition_figures import HardestPairs, HardPair
+from kubeface.metrics.figures import ForgottenPair, HardPair
+from kubeface.records.recognition_figures import HardestPairs
 
 SAMPLES = 8  # crops that show what the degradation does
 
 
-def _shown(pairs: Iterable[HardPair | ForgottenPair]) -> set[str]:
+def _shown(pairs: Iterable[HardPair]) -> set[str]:
     """Names of the images in some pairs."""
     return {name for pair in pairs for name in (pair.left, pair.right)}
 

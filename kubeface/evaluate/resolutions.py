@@ -17,7 +17,7 @@ from kubeface.evaluate.probes import CLEAN, MODELS, PROBE_PAIRS
 from kubeface.faces.degradation import Degradation, Enlarger
 from kubeface.metrics.bootstrap import Bootstrap
 from kubeface.metrics.calibration import threshold_at
-from kubeface.metrics.figures import Gain, Gains
+from kubeface.metrics.figures import Gains
 from kubeface.metrics.pairs import Bools, Floats, Ints, Pairs, all_pairs
 from kubeface.metrics.verification import bootstrap_difference, gain_of, supported_fars, verification
 from kubeface.models.embeddings import Embeddings, Model, Vectors, embed_batch
@@ -197,9 +197,10 @@ def measure_sizes(sized: Sized, far: float, bootstrap: Bootstrap, fixed: FixedTh
     crossed = _both_ways(all_pairs(people, PROBE_PAIRS // 2, bootstrap.seed))
     rows, left_out = [], []
     for size in sized.sizes:
+        own = all_pairs(people[size.images], PROBE_PAIRS, bootstrap.seed)
         kinds = {
             "cross": crossed.take(np.isin(crossed.left, size.images)),
-            "same": _within(people, size.images, bootstrap.seed),
+            "same": Pairs(size.images[own.left], size.images[own.right], own.same),
         }
         if not all(pairs.same.any() and supported_fars(int(np.sum(~pairs.same))) for pairs in kinds.values()):
             left_out.append(LeftOutSize(size=size.name, images=len(size.images)))
@@ -220,12 +221,6 @@ def measure_sizes(sized: Sized, far: float, bootstrap: Bootstrap, fixed: FixedTh
             )
         )
     return Resolutions(fmr=fixed.fmr, threshold=fixed.plain, threshold_flip=fixed.flipped, rows=rows, left_out=left_out)
-
-
-def _within(people: Ints, images: Ints, seed: int) -> Pairs:
-    """Pairs of some of the photographs, by their indices among all."""
-    own = all_pairs(people[images], PROBE_PAIRS, seed)
-    return Pairs(images[own.left], images[own.right], own.same)
 
 
 @dataclass(frozen=True)
@@ -270,15 +265,12 @@ class _Measure:
         return pairs.scores(low, vectors(self.sized.sharp[_enroller(which)]) if with_sharp else None)
 
     def _gain(self, before: Floats, after: Floats, pairs: Pairs, far: float) -> Gains:
+        """Also of the accuracy at the fixed threshold."""
         gain = bootstrap_difference(before, after, pairs, self.sized.people, far, self.bootstrap)
-        return gain | {"accuracy_fixed": self._fixed_gain(before, after, pairs)}
-
-    def _fixed_gain(self, before: Floats, after: Floats, pairs: Pairs) -> Gain:
-        """Accuracy at the fixed threshold."""
         correct = np.array([(scores > self.fixed.plain) == pairs.same for scores in (before, after)], np.float64)
         weights = self.bootstrap.weights(pairs, self.sized.people)
         draws = np.array([correct @ weight / weight.sum() for weight in weights])
-        return gain_of(correct.mean(axis=1), draws, self.bootstrap)
+        return gain | {"accuracy_fixed": gain_of(correct.mean(axis=1), draws, self.bootstrap)}
 
 
 def _figures(scores: Floats, same: Bools, far: float, threshold: float) -> ResolutionFigures:

@@ -60,7 +60,8 @@ def score_crops(
     Raises:
         KubefaceError: the table lacks a wanted image.
     """
-    order = {which: _indices(model.labels, models["finetuned"].labels) for which, model in models.items()}
+    labels = models["finetuned"].labels
+    order = {which: [model.labels.index(name) for name in labels] for which, model in models.items()}
     found: dict[str, dict[str, list[Scores]]] = {name: {which: [] for which in models} for name in sets}
     ids: list[str] = []
     with Progress("evaluate", len(wanted)) as progress:
@@ -73,18 +74,13 @@ def score_crops(
             progress.advance(len(batch))
     require(len(ids) == len(wanted), f"{table.folder} lacks images that the split names: run split on this table")
     sources = dict(zip(*(table.columns([name])[name].to_pylist() for name in ("image_id", "source")), strict=True))
-    width = len(models["finetuned"].labels)
     scores = {
-        name: {which: np.concatenate([np.empty((0, width), np.float32), *parts]) for which, parts in by_model.items()}
+        name: {
+            which: np.concatenate([np.empty((0, len(labels)), np.float32), *parts]) for which, parts in by_model.items()
+        }
         for name, by_model in found.items()
     }
     return Scored(ids, [wanted[i] for i in ids], [sources[i] for i in ids], scores)
-
-
-def _indices(labels: Sequence[str], wanted: Sequence[str]) -> list[int]:
-    """The indices of the wanted labels among a model's own."""
-    index = {name: number for number, name in enumerate(labels)}
-    return [index[name] for name in wanted]
 
 
 F = TypeVar("F")
@@ -152,10 +148,19 @@ def threshold_record(
     )
 
 
-def draw_images(ids: Sequence[str], limit: int, seed: int) -> list[int]:
-    """Indices of up to `limit` images, drawn by the seed, in stored order."""
-    drawn = keyed_rng(seed, "grid").choice(len(ids), min(limit, len(ids)), replace=False)
-    return sorted(drawn.tolist())
+def grid_images(found: Scored, seed: int, judge: Callable[[int], tuple[list[str], list[str], bool]]) -> list[GridImage]:
+    """Up to GRID images drawn by the seed, in stored order.
+
+    Args:
+        judge: what is true of an image by its index, what is predicted, and whether that is right.
+    """
+    drawn = keyed_rng(seed, "grid").choice(len(found), min(GRID, len(found)), replace=False)
+    images = []
+    for number, index in enumerate(sorted(drawn.tolist())):
+        true, predicted, right = judge(index)
+        shown = {"file": f"grid/{number:03d}.png", "image_id": found.ids[index], "source": found.sources[index]}
+        images.append(GridImage(**shown, true=true, predicted=predicted, right=right))
+    return images
 
 
 def write_shown(

@@ -22,7 +22,6 @@ from kubeface.evaluate.measurement import (
     errors_by_group,
     identify_models,
     measure,
-    measure_probes,
     measure_resolutions,
     read_inputs,
 )
@@ -35,10 +34,11 @@ from kubeface.evaluate.pictures import (
     write_samples,
     write_sizes,
 )
+from kubeface.evaluate.probes import probe
 from kubeface.evaluate.provenance import EvaluationResult, main_figures, provenance
 from kubeface.evaluate.resolutions import CROSS
 from kubeface.faces.degradation import Degradation
-from kubeface.metrics.figures import VerificationFigures
+from kubeface.metrics.figures import ThresholdRow, VerificationFigures
 from kubeface.models.embeddings import Model
 from kubeface.models.onnx_model import CONFIG_FILE, OnnxModel, open_model
 from kubeface.models.superresolution import BICUBIC, open_enlarger
@@ -92,7 +92,10 @@ def evaluate(
         evaluation = _record(inputs, models, measured, described, resolutions)
         evaluation.write(folder / "evaluation.json")
         _write_tables(folder, evaluation, measured)
-        _write_pictures(folder, inputs, evaluation, models["finetuned"].template)
+        hardest = [pairs for pairs in (evaluation.hardest, evaluation.hardest_cross) if pairs]
+        write_pictures(folder, inputs.photographs, hardest, evaluation.forgotten, inputs.degradation)
+        bins, template = options.bin_sets_by_name(), models["finetuned"].template
+        write_benchmark_pictures(folder, evaluation.forgotten, options.lfw_archive, inputs.detector, template, bins)
         write_samples(folder, inputs.photographs, measured.crops.ids[:SAMPLES], inputs.degradation)
         write_sizes(folder, inputs.photographs, shown, inputs.enlarger)
     print(f"evaluate: {evaluation.gate.reason}", flush=True)
@@ -120,7 +123,7 @@ def _record(
     calibration = calibrate_models(inputs, measured.target)
     groups = errors_by_group(inputs, measured, calibration)
     evidence = Evidence(RECOGNITION, people, len(measured.crops.ids), gain, over_champion, far, groups)
-    cross = measured.cross
+    cross, photographs = measured.cross, inputs.photographs
     on_cross = cross if inputs.options.gate.target == CROSS else None
     return RecognitionEvaluation(
         **provenance(inputs.table, inputs.divided, inputs.degradation, inputs.settings, described),
@@ -142,7 +145,7 @@ def _record(
         identification=identify_models(inputs, measured),
         compatibility=compare_galleries(inputs, measured, calibration),
         all_pairs=count_all_pairs(measured),
-        probes=measure_probes(inputs, models, far),
+        probes=probe(models, photographs.crops, photographs.people, inputs.probes, far, inputs.bootstrap) or None,
         low_resolution=inputs.low_resolution,
         resolutions=resolutions,
         lfw=describe_lfw(inputs, measured.lfw),
@@ -150,15 +153,6 @@ def _record(
         hardest=measured.target.hardest(),
         hardest_cross=cross.hardest() if cross else None,
     )
-
-
-def _write_pictures(folder: Path, inputs: Inputs, evaluation: RecognitionEvaluation, template: str) -> None:
-    """The crops of hardest and forgotten pairs."""
-    options, forgotten = inputs.options, evaluation.forgotten
-    hardest = [pairs for pairs in (evaluation.hardest, evaluation.hardest_cross) if pairs]
-    write_pictures(folder, inputs.photographs, hardest, forgotten, inputs.degradation)
-    bins = options.bin_sets_by_name()
-    write_benchmark_pictures(folder, forgotten, options.lfw_archive, inputs.detector, template, bins)
 
 
 def _write_tables(folder: Path, evaluation: RecognitionEvaluation, measured: Measured) -> None:
@@ -172,11 +166,12 @@ def _write_tables(folder: Path, evaluation: RecognitionEvaluation, measured: Mea
         entry.name: {which: points.model_dump() for which, points in entry.roc.items()} for entry in measured.sets
     }
     write_json(folder / "roc.json", curves)
-    rows = [row for entry in measured.sets for row in entry.threshold_rows()]
     with open(folder / "thresholds.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["set", "model", *ThresholdRow.model_fields])
+        for entry in measured.sets:
+            for which, rows in entry.thresholds().items():
+                writer.writerows([entry.name, which, *dict(row).values()] for row in rows)
     of_heldout = [entry for entry in measured.sets if entry.pairs is measured.compared]
     _write_scores(folder / "scores.parquet", measured.crops.ids, of_heldout)
     if measured.cross:

@@ -5,20 +5,21 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
 
-class Figures(BaseModel):
-    """Figures of a measurement: frozen, finite; what is optional and absent is left out of JSON."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+class Sparse(BaseModel):
+    """A model that leaves out of JSON what is None by default; a required field may say None."""
 
     @model_serializer(mode="wrap")
-    def _without_absent(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return without_absent(self, serialize(self))
+    def _serialize(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields = type(self).model_fields
+        return {
+            name: value for name, value in serialize(self).items() if value is not None or fields[name].is_required()
+        }
 
 
-def without_absent(model: BaseModel, values: dict[str, Any]) -> dict[str, Any]:
-    """The values of a model without the fields that are None by default; a required field may say None."""
-    fields = type(model).model_fields
-    return {name: value for name, value in values.items() if value is not None or fields[name].is_required()}
+class Figures(Sparse):
+    """Figures of a measurement: frozen and finite."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class PairFigures(Figures):
@@ -135,17 +136,11 @@ class PairedTest(Figures):
     """Pairs decided correctly only after."""
 
 
-class ForgottenPair(Figures):
-    """A pair that was decided correctly before and is not any more."""
+class HardPair(Figures):
+    """A pair of images, by name, that the later model finds hard."""
 
-    set: str
-    """Name of the set."""
-    kind: str
-    """genuine or impostor."""
     left: str
-    """Name of the left image."""
     right: str
-    """Name of the right image."""
     left_identity: str
     """Person on the left image; empty where unknown."""
     right_identity: str
@@ -154,6 +149,15 @@ class ForgottenPair(Figures):
     """Similarity by the earlier model."""
     after: float
     """Similarity by the later model."""
+
+
+class ForgottenPair(HardPair):
+    """A pair that was decided correctly before and is not any more."""
+
+    set: str
+    """Name of the set."""
+    kind: str
+    """genuine or impostor."""
     threshold_before: float
     """Threshold that the earlier model's decision was made at."""
     threshold_after: float

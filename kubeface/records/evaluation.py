@@ -17,7 +17,6 @@ from kubeface.metrics.figures import (
     RocPoints,
     ScoreHistogram,
     VerificationFigures,
-    without_absent,
 )
 from kubeface.records.gate import Gate
 from kubeface.records.labelled_figures import (
@@ -39,7 +38,7 @@ from kubeface.records.recognition_figures import (
     ProbeRow,
     Resolutions,
 )
-from kubeface.records.record import Record
+from kubeface.records.record import Record, SparseRecord
 from kubeface.records.tasks import ATTRIBUTES, CLASSES, RECOGNITION, require_task
 from kubeface.storage.folders import read_json
 
@@ -103,7 +102,7 @@ class GateVerdict(Figures):
     rule: Gate
 
 
-class EvaluationRecord(Record, Generic[SetMeasurement]):
+class EvaluationRecord(SparseRecord, Generic[SetMeasurement]):
     """What evaluation.json of every task holds; figures are of one model, by set."""
 
     schema_version: int = SCHEMA_VERSION
@@ -132,7 +131,7 @@ class EvaluationRecord(Record, Generic[SetMeasurement]):
 
     @model_serializer(mode="wrap")
     def _serialize(self, serialize: SerializerFunctionWrapHandler) -> dict[str, JsonValue]:
-        values = without_absent(self, serialize(self))
+        values: dict[str, JsonValue] = super()._serialize(serialize)
         return {name: value for name, value in values.items() if value or name not in OF_OPTIONAL_MODELS}
 
     def figures_of(self, model: str) -> Mapping[str, SetMeasurement]:

@@ -1,19 +1,6 @@
 """Parts of a recognition model's evaluation: groups, compatibility, probes, resolutions, hardest pairs, LFW."""
 
-from kubeface.metrics.figures import Figures, Gains, VerificationFigures
-
-
-class HardPair(Figures):
-    """A pair that is hard for the fine-tuned model."""
-
-    left: str
-    right: str
-    left_identity: str
-    right_identity: str
-    before: float
-    """Similarity by the starting model."""
-    after: float
-    """Similarity by the fine-tuned model."""
+from kubeface.metrics.figures import Figures, Gains, HardPair, VerificationFigures
 
 
 class HardestPairs(Figures):

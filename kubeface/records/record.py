@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, JsonValue, SerializerFunctionWrapHandler, ValidationError, model_serializer
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from kubeface.metrics.figures import without_absent
+from kubeface.metrics.figures import Sparse
 from kubeface.runtime.errors import KubefaceError
 from kubeface.runtime.options import explain
 from kubeface.storage.folders import read_json, write_json
@@ -44,12 +44,8 @@ class Record(BaseModel):
         write_json(path, self.model_dump(mode="json", by_alias=True))
 
 
-class SparseRecord(Record):
+class SparseRecord(Record, Sparse):
     """A record that leaves out of JSON what is None by default."""
-
-    @model_serializer(mode="wrap")
-    def _serialize(self, serialize: SerializerFunctionWrapHandler) -> dict[str, JsonValue]:
-        return without_absent(self, serialize(self))
 
 
 class StepResult(Record):

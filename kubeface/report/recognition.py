@@ -6,13 +6,14 @@ from dataclasses import dataclass, replace
 from kubeface.metrics.figures import (
     ForgottenPair,
     Gains,
+    HardPair,
     PairedTest,
     RocPoints,
     ThresholdRow,
     VerificationFigures,
 )
 from kubeface.records.evaluation import RecognitionEvaluation
-from kubeface.records.recognition_figures import HardestPairs, HardPair
+from kubeface.records.recognition_figures import HardestPairs
 from kubeface.report.comparison import (
     Content,
     FigureRow,
@@ -65,7 +66,7 @@ class PairCard:
     starting and the fine-tuned model; `set_title` is empty where the page says elsewhere which set it is of.
     """
 
-    pair: HardPair | ForgottenPair
+    pair: HardPair
     kind: str
     faces: Sequence[tuple[str, str]]
     thresholds: tuple[float, float]
@@ -177,7 +178,7 @@ def _forgotten(run: Run, evaluation: RecognitionEvaluation, pair: ForgottenPair)
     return replace(card, set_title=title(pair.set, evaluation))
 
 
-def _card(run: Run, pair: HardPair | ForgottenPair, kind: str, thresholds: tuple[float, float]) -> PairCard:
+def _card(run: Run, pair: HardPair, kind: str, thresholds: tuple[float, float]) -> PairCard:
     # Names in LFW have the person's folder before a slash; .bin sets know no people.
     sides = ((pair.left, pair.left_identity), (pair.right, pair.right_identity))
     files = [run.evaluation_folder / "pairs" / f"{image.replace('/', '__')}.png" for image, _ in sides]

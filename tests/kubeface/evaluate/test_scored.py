@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from kubeface.evaluate.compared_models import load_models
-from kubeface.evaluate.scored import LARGEST, draw_images, score_crops, write_shown
+from kubeface.evaluate.scored import GRID, LARGEST, Scored, grid_images, score_crops, write_shown
 from kubeface.faces.degradation import Degradation
 from kubeface.models.onnx_model import OnnxModel
 from kubeface.records.labelled_figures import GridImage
@@ -69,12 +69,16 @@ def test_a_model_from_scratch_for_another_task_is_refused(table: Table, tmp_path
 
 
 def test_images_are_drawn_once_and_in_stored_order() -> None:
-    ids = [str(number) for number in range(100)]
-    places = draw_images(ids, 10, 0)
-    assert places == sorted(set(places)) == draw_images(ids, 10, 0)
-    assert len(places) == 10
-    assert places != draw_images(ids, 10, 1)
-    assert draw_images(ids[:4], 10, 0) == [0, 1, 2, 3]
+    def drawn(count: int, seed: int) -> list[str]:
+        names = [f"{number:03d}" for number in range(count)]
+        return [
+            image.image_id for image in grid_images(Scored(names, names, names, {}), seed, lambda _: ([], [], True))
+        ]
+
+    assert drawn(100, 0) == sorted(set(drawn(100, 0)))
+    assert len(drawn(100, 0)) == GRID
+    assert drawn(100, 0) != drawn(100, 1)
+    assert drawn(4, 0) == ["000", "001", "002", "003"]
 
 
 def test_one_image_may_be_shown_twice(table: Table, tmp_path: Path) -> None:
