@@ -19,6 +19,8 @@ def class_figures(truth: Ints, scores: Scores, names: Sequence[str], unknown: Re
     precision, recall, f1, images = precision_recall_fscore_support(
         truth, predicted, labels=numbers, average=None, zero_division=0.0
     )
+    wide = scores.astype(np.float64)
+    wide /= wide.sum(1, keepdims=True)  # scores add up to 1 in float64 too, as log_loss asks
     accuracy, macro, balanced = figures_of(confusion.astype(np.float64))
     classes = {
         name: ClassFigures(
@@ -33,19 +35,13 @@ def class_figures(truth: Ints, scores: Scores, names: Sequence[str], unknown: Re
         accuracy=accuracy,
         macro_f1=macro,
         balanced_accuracy=balanced,
-        log_loss=float(log_loss(truth, _distribution(scores), labels=numbers)) if len(names) > 1 else 0.0,
+        log_loss=float(log_loss(truth, wide, labels=numbers)) if len(names) > 1 else 0.0,
         calibration_error=calibration_error(truth == predicted, scores.max(1).astype(np.float64)),
         images=len(truth),
         classes=classes,
         confusion=confusion.tolist(),
         unknown=unknown,
     )
-
-
-def _distribution(scores: Scores) -> Floats:
-    """Scores that add up to 1 in float64 too, as log_loss asks."""
-    wide = scores.astype(np.float64)
-    return np.asarray(wide / wide.sum(1, keepdims=True), np.float64)
 
 
 def figures_of(confusion: Floats) -> tuple[float, float, float]:

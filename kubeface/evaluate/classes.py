@@ -251,4 +251,4 @@ def _record(
 
 def _refused(scores: Scores, threshold: float | None) -> Bools:
     """Whether each image is refused (N) by its scores (N×C)."""
-    return scores.max(1).astype(np.float64) < (-np.inf if threshold is None else threshold)
+    return np.asarray(scores.max(1).astype(np.float64) < (-np.inf if threshold is None else threshold))

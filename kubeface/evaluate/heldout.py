@@ -93,7 +93,17 @@ def heldout_photographs(table: Table, divided: Table, model: Path) -> Heldout:
     # An image that split leaves out, since the filter refused it, is no partner either.
     partner_of = {low: high for low, high in partners(table).items() if low in people and high in people}
     if not partner_of:
-        _refuse_unpaired(table, divided, people)
+        resolutions = {
+            resolution_of(row["groups"])
+            for rows in table.row_groups(["image_id", "groups"])
+            for row in rows
+            if row["image_id"] in people
+        }
+        require(
+            not {LOW, HIGH} <= resolutions,
+            f"{divided.folder} holds out low and high images, but no two of one photograph: give both of a photograph "
+            "the same file name",
+        )
         return Heldout(table, people)
     chosen = {low: people[low] for low in partner_of}
     require(
@@ -102,21 +112,6 @@ def heldout_photographs(table: Table, divided: Table, model: Path) -> Heldout:
         "are needed",
     )
     return Heldout(table, chosen, row_index(table, dict.fromkeys(chosen, 0)), len(people) - 2 * len(chosen))
-
-
-def _refuse_unpaired(table: Table, divided: Table, people: Mapping[str, str]) -> None:
-    """Raises KubefaceError where there are held-out images of both resolutions, and no two of one photograph."""
-    resolutions = {
-        resolution_of(row["groups"])
-        for rows in table.row_groups(["image_id", "groups"])
-        for row in rows
-        if row["image_id"] in people
-    }
-    require(
-        not {LOW, HIGH} <= resolutions,
-        f"{divided.folder} holds out low and high images, but no two of one photograph: give both of a photograph the "
-        "same file name",
-    )
 
 
 def heldout_people(divided: Table, model: Path) -> dict[str, str]:

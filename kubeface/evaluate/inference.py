@@ -263,9 +263,8 @@ def identify(
     chance = None if fmr is None else -math.expm1(images * math.log1p(-fmr))
     for person in people:
         print(f"{person.similarity:.3f}  {person.identity}  ({person.source})")
-    risk = (
-        "" if chance is None else f"; a stranger would match one of {images} images by chance in {100 * chance:.2g} %"
-    )
+    stranger = f"; a stranger would match one of {images} images by chance in "
+    risk = "" if chance is None else f"{stranger}{100 * chance:.2g} %"
     print(f"{verdict}, threshold {limit:.3f}{risk}", flush=True)
     return Identification(
         known=known,
@@ -311,7 +310,16 @@ class _Rows:
     def __init__(self, path: Path, size: int, marks: dict[str, str]) -> None:
         self.count = 0
         self.identities: set[str] = set()
-        self._schema = _schema(size, marks)
+        fields = [
+            pa.field("source", pa.string(), nullable=False),
+            pa.field("identity", pa.string(), nullable=False),
+            pa.field("embedding", pa.list_(pa.float32(), size), nullable=False),
+            pa.field("det_score", pa.float32(), nullable=False),
+            pa.field("box", pa.list_(pa.float32(), 4), nullable=False),  # x1, y1, x2, y2 in pixels of the photograph
+            pa.field("landmarks", pa.list_(pa.float32(), 10), nullable=False),  # x, y of eyes, nose and mouth corners
+            pa.field("faces", pa.int32(), nullable=False),  # that the detector is sure of
+        ]
+        self._schema = pa.schema(fields, marks)
         self._parquet = pq.ParquetWriter(path, self._schema, compression="ZSTD", write_page_checksum=True)
         self._buffer: list[dict[str, Any]] = []
 
@@ -336,19 +344,6 @@ class _Rows:
         if self._buffer:
             self._parquet.write_table(pa.Table.from_pylist(self._buffer, self._schema))
             self._buffer.clear()
-
-
-def _schema(size: int, marks: dict[str, str]) -> pa.Schema:
-    fields = [
-        pa.field("source", pa.string(), nullable=False),
-        pa.field("identity", pa.string(), nullable=False),
-        pa.field("embedding", pa.list_(pa.float32(), size), nullable=False),
-        pa.field("det_score", pa.float32(), nullable=False),
-        pa.field("box", pa.list_(pa.float32(), 4), nullable=False),  # x1, y1, x2, y2 in pixels of the photograph
-        pa.field("landmarks", pa.list_(pa.float32(), 10), nullable=False),  # x, y of eyes, nose and mouth corners
-        pa.field("faces", pa.int32(), nullable=False),  # that the detector is sure of
-    ]
-    return pa.schema(fields, marks)
 
 
 @contextmanager

@@ -184,23 +184,15 @@ def measure(inputs: Inputs, models: Models) -> Measured:
         sets.append(cross_set(crops, options.max_pairs, options.seed))
     if options.pairs:
         sets.append(crops.pair_set("pairs", "heldout", read_user_pairs(options.pairs, crops.index(inputs.table))))
-    lfw = _measure_lfw(inputs, models) if options.lfw_archive else None
-    sets += [lfw.measured] if lfw else []
-    template = models["finetuned"].template
+    lfw, template = None, models["finetuned"].template
+    if options.lfw_archive:
+        sides = options.sides() if inputs.has_low_resolution else []
+        further = [Degradation("lowres", side, enlarger=inputs.enlarger) for side in sides]
+        archive, listed = options.lfw_archive, options.lfw_pairs
+        lfw = evaluate_lfw(archive, listed, inputs.detector, models, template=template, further=further)
+        sets.append(lfw.measured)
     sets += [evaluate_bin(name, uri, models, template) for name, uri in options.bin_sets_by_name().items()]
     return Measured(crops, compared, max(GATE_FAR, min(fars)), sets, lfw)
-
-
-def _measure_lfw(inputs: Inputs, models: Models) -> Lfw:
-    sides = inputs.options.sides() if inputs.has_low_resolution else []
-    return evaluate_lfw(
-        inputs.options.lfw_archive,
-        inputs.options.lfw_pairs,
-        inputs.detector,
-        models,
-        template=models["finetuned"].template,
-        further=[Degradation("lowres", side, enlarger=inputs.enlarger) for side in sides],
-    )
 
 
 def describe_lfw(inputs: Inputs, lfw: Lfw | None) -> LfwRecord | None:

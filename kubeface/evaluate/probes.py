@@ -50,15 +50,12 @@ def parse_probes(text: str) -> list[Degradation]:
     if words in ([], ["none"]):
         return []
     try:
-        chosen = [Degradation() if word == CLEAN else _parsed(word) for word in (PROBES if words == ["all"] else words)]
+        require("none" not in words, f"'none' is no probe: write {CLEAN} for crops as they are")
+        names = PROBES if words == ["all"] else words
+        chosen = [Degradation() if name == CLEAN else Degradation.parse(name) for name in names]
     except KubefaceError as error:
         raise KubefaceError(f"probes: {error}; or {CLEAN}, all by itself, or none by itself") from error
     return list(dict.fromkeys(chosen))
-
-
-def _parsed(word: str) -> Degradation:
-    require(word != "none", f"'none' is no probe: write {CLEAN} for crops as they are")
-    return Degradation.parse(word)
 
 
 def probe_name(probed: Degradation) -> str:

@@ -41,14 +41,17 @@ def cross_set(crops: HeldoutCrops, limit: int, seed: int) -> PairSet:
     both = _both_ways(all_pairs(crops.people, max(1, limit // 2), seed))
     count = len(crops.ids)
     pairs = Pairs(both.left, both.right + count, both.same)
-    low, sharp = crops.embeddings["heldout"], crops.embeddings["heldout_clean"]
+    joined = {which: Embeddings() for which in crops.embeddings["heldout"]}
+    for which, found in joined.items():
+        for name in ("heldout", "heldout_clean"):
+            found.extend(crops.embeddings[name][which])
     return measure_set(
         CROSS,
         [*crops.ids, *(CLEAN_PREFIX + image_id for image_id in crops.ids)],
         [*crops.identities, *crops.identities],
         np.tile(crops.people, 2),
         pairs,
-        {which: _joined(low[which], sharp[which]) for which in low},
+        joined,
     )
 
 
@@ -60,13 +63,6 @@ def _both_ways(pairs: Pairs) -> Pairs:
         np.concatenate([pairs.right, back.right]),
         np.concatenate([pairs.same, back.same]),
     )
-
-
-def _joined(one: Embeddings, other: Embeddings) -> Embeddings:
-    joined = Embeddings()
-    for part in (one, other):
-        joined.extend(part)
-    return joined
 
 
 @dataclass(frozen=True)

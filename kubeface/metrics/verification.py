@@ -137,18 +137,15 @@ def roc_points(scores: Floats, same: Bools, limit: int = 200) -> RocPoints:
 def threshold_table(scores: Floats, same: Bools, steps: int = 21) -> list[ThresholdRow]:
     """FMR, FNMR and accuracy at evenly spaced thresholds between the 0.1 % and 99.9 % quantile of the scores."""
     low, high = np.quantile(scores, [0.001, 0.999])
-    rows = []
-    for threshold in np.linspace(low, high, steps):
-        called = scores > threshold
-        rows.append(
-            ThresholdRow(
-                threshold=float(threshold),
-                fmr=float(np.mean(called[~same])),
-                fnmr=float(np.mean(~called[same])),
-                accuracy=float(np.mean(called == same)),
-            )
+    return [
+        ThresholdRow(
+            threshold=threshold,
+            fmr=float(np.mean(scores[~same] > threshold)),
+            fnmr=float(np.mean(scores[same] <= threshold)),
+            accuracy=float(np.mean((scores > threshold) == same)),
         )
-    return rows
+        for threshold in np.linspace(low, high, steps).tolist()
+    ]
 
 
 def score_histogram(scores: Floats, same: Bools, bins: int = 60) -> ScoreHistogram:
@@ -183,19 +180,6 @@ class _Ranked:
         return float(area), float(genuine[reached <= far + 1e-12].sum() / genuine.sum())
 
 
-class _Decided:
-    """Accuracy of decisions at the folds' thresholds under many weightings; equal weights give the folds' mean."""
-
-    def __init__(self, scores: Floats, same: Bools, folds: Ints) -> None:
-        _, numbers = np.unique(folds, return_inverse=True)
-        self.share = 1 / np.bincount(numbers)[numbers]  # every fold counts alike, however many pairs it has
-        self.correct = self.share * (decisions(scores, same, folds)[0] == same)
-
-    def accuracy(self, weights: Floats) -> float:
-        """The share of correct decisions where each pair counts as often as its weight says."""
-        return float(weights @ self.correct / (weights @ self.share))
-
-
 def bootstrap_difference(
     before: Floats,
     after: Floats,
@@ -207,7 +191,7 @@ def bootstrap_difference(
 ) -> Gains:
     """AUC, TAR@FAR and accuracy of two models and their gains, with intervals by resampling people.
 
-    Both models see the same draws (`people_weights`). The accuracy is that of `decisions`, at fixed thresholds.
+    Both models see the same draws. The accuracy is that of `decisions`, at fixed thresholds.
 
     Args:
         before, after: scores of the two models on `pairs` (N); both kinds of pairs must occur.
@@ -220,10 +204,17 @@ def bootstrap_difference(
     """
     require(bool(pairs.same.any() and not pairs.same.all()), "genuine and impostor pairs are needed to compare models")
     folds = stratified_folds(pairs.same) if folds is None else folds
-    models = [(_Ranked(scores, pairs.same), _Decided(scores, pairs.same, folds)) for scores in (before, after)]
+    _, numbers = np.unique(folds, return_inverse=True)
+    share = 1 / np.bincount(numbers)[numbers]  # every fold counts alike, however many pairs it has
+    models = [
+        (_Ranked(scores, pairs.same), share * (decisions(scores, pairs.same, folds)[0] == pairs.same))
+        for scores in (before, after)
+    ]
 
     def figures(weights: Floats) -> list[tuple[float, float, float]]:
-        return [(*ranked.figures(weights, far), decided.accuracy(weights)) for ranked, decided in models]
+        return [
+            (*ranked.figures(weights, far), float(weights @ correct / (weights @ share))) for ranked, correct in models
+        ]
 
     point = np.array(figures(np.ones(len(pairs))))  # model × figure
     draws = np.array([figures(weights) for weights in bootstrap.weights(pairs, people)])

@@ -21,11 +21,13 @@ from kubeface.models.model import FaceModel
 from kubeface.runtime.errors import KubefaceError
 from kubeface.tables.table import Table
 
+Lists = tuple[list[bytes], list[bool]]
+Write = Callable[[object], str]  # of a value (or bytes) as x.bin, whose path it gives
 PAIRS = 22  # two of the ten folds have three
 
 
 @pytest.fixture(scope="module")
-def lists(aligned_table: Path) -> tuple[list[bytes], list[bool]]:
+def lists(aligned_table: Path) -> Lists:
     """Pairs of real crops, in turn of one person and of two; images occur in several pairs, as in CFP-FP."""
     people: dict[str, list[bytes]] = {}
     for rows in Table(aligned_table, "aligned").row_groups(["identity", "image"]):
@@ -47,9 +49,7 @@ def encoded(image: np.ndarray, kind: str = "PNG") -> bytes:
 
 
 @pytest.fixture
-def written(tmp_path: Path) -> Callable[[object], str]:
-    """Writes a value (or bytes) as x.bin and gives its path."""
-
+def written(tmp_path: Path) -> Write:
     def write(value: object) -> str:
         (tmp_path / "x.bin").write_bytes(value if isinstance(value, bytes) else pickle.dumps(value, 4))
         return str(tmp_path / "x.bin")
@@ -83,7 +83,7 @@ def written(tmp_path: Path) -> Callable[[object], str]:
         (([np.zeros((112, 112, 3), np.uint8)] * 24, [True, False] * 12), "opcode .* is refused"),
     ],
 )
-def test_file_that_is_no_set(value: object, said: str, written: Callable[[object], str], linear: FaceModel) -> None:
+def test_file_that_is_no_set(value: object, said: str, written: Write, linear: FaceModel) -> None:
     uri = written(value)
     with pytest.raises(KubefaceError, match=said) as raised:
         evaluate_bin("set", uri, {"m": linear}, "arcface_112")
@@ -105,8 +105,8 @@ def test_file_that_is_no_set(value: object, said: str, written: Callable[[object
 def test_image_that_is_no_crop_is_named(
     image: bytes,
     said: str,
-    lists: tuple[list[bytes], list[bool]],
-    written: Callable[[object], str],
+    lists: Lists,
+    written: Write,
     linear: FaceModel,
 ) -> None:
     images, same = lists
@@ -115,9 +115,7 @@ def test_image_that_is_no_crop_is_named(
         evaluate_bin("set", uri, {"m": linear}, "arcface_112")
 
 
-def test_an_image_that_claims_to_be_huge_is_not_decoded(
-    lists: tuple[list[bytes], list[bool]], written: Callable[[object], str], linear: FaceModel
-) -> None:
+def test_an_image_that_claims_to_be_huge_is_not_decoded(lists: Lists, written: Write, linear: FaceModel) -> None:
     huge = bytearray(encoded(np.zeros((112, 112, 3), np.uint8)))
     huge[16:24] = (60000).to_bytes(4, "big") * 2
     huge[29:33] = zlib.crc32(huge[12:29]).to_bytes(4, "big")
@@ -126,9 +124,7 @@ def test_an_image_that_claims_to_be_huge_is_not_decoded(
         evaluate_bin("set", written(([bytes(huge), *images[1:]], same)), {"m": linear}, "arcface_112")
 
 
-def test_models_of_another_template_are_refused(
-    lists: tuple[list[bytes], list[bool]], written: Callable[[object], str], linear: FaceModel
-) -> None:
+def test_models_of_another_template_are_refused(lists: Lists, written: Write, linear: FaceModel) -> None:
     with pytest.raises(KubefaceError, match=r"holds crops of template arcface_112, the models were .* on facenet_160"):
         evaluate_bin("set", written(lists), {"m": linear}, "facenet_160")
 
@@ -136,9 +132,7 @@ def test_models_of_another_template_are_refused(
 # --- figures --------------------------------------------------------------------------------------------------------
 
 
-def test_figures_are_those_by_hand(
-    lists: tuple[list[bytes], list[bool]], written: Callable[[object], str], sface: FaceModel, linear: FaceModel
-) -> None:
+def test_figures_are_those_by_hand(lists: Lists, written: Write, sface: FaceModel, linear: FaceModel) -> None:
     found = evaluate_bin("set", written(lists), {"published": sface, "linear": linear}, "arcface_112")
     images, same = lists
     crops = np.stack([decode_rgb(image) for image in images])
@@ -163,8 +157,8 @@ def test_figures_are_those_by_hand(
 
 
 def test_equal_images_are_embedded_once_and_batches_do_not_matter(
-    lists: tuple[list[bytes], list[bool]],
-    written: Callable[[object], str],
+    lists: Lists,
+    written: Write,
     linear: FaceModel,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -184,9 +178,7 @@ def test_equal_images_are_embedded_once_and_batches_do_not_matter(
     assert max(sizes) == 5
 
 
-def test_people_are_whom_genuine_pairs_join(
-    lists: tuple[list[bytes], list[bool]], written: Callable[[object], str], linear: FaceModel
-) -> None:
+def test_people_are_whom_genuine_pairs_join(lists: Lists, written: Write, linear: FaceModel) -> None:
     a, b, c, d, e = list(dict.fromkeys(lists[0]))[:5]
     images = [a, b, b, c, a, d] + [d, e] * 7
     found = evaluate_bin("set", written((images, [True, True, False] + [False] * 7)), {"m": linear}, "arcface_112")
@@ -195,9 +187,7 @@ def test_people_are_whom_genuine_pairs_join(
     assert len(set(found.people.tolist())) == 3
 
 
-def test_degradation_and_pictures(
-    lists: tuple[list[bytes], list[bool]], written: Callable[[object], str], sface: FaceModel
-) -> None:
+def test_degradation_and_pictures(lists: Lists, written: Write, sface: FaceModel) -> None:
     uri = written(lists)
     clean = evaluate_bin("set", uri, {"m": sface}, "arcface_112")
     bad = evaluate_bin("set", uri, {"m": sface}, "arcface_112", Degradation.parse("lowres:5"))

@@ -1,5 +1,7 @@
 """Old gallery, new probe: shares against counts made pair by pair."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -8,6 +10,7 @@ from hypothesis import strategies as st
 from kubeface.evaluate.compatibility import compatibility
 from kubeface.metrics.bootstrap import Bootstrap
 from kubeface.metrics.pairs import Pairs, all_pairs
+from kubeface.records.recognition_figures import Compatibility
 
 MIXED = ("old_gallery_new_probe", "old_gallery_new_probe_low", "old_gallery_new_probe_high")
 
@@ -26,11 +29,17 @@ def made(seed: int = 0, people: int = 12, images: int = 4) -> tuple[np.ndarray, 
     return old, new, all_pairs(person, 10**6), person
 
 
+def measured(
+    *models: Any, thresholds: tuple[float, float] = (0.4, 0.5), fmr: float = 0.1, draws: int = 30
+) -> Compatibility:
+    return compatibility(*models, thresholds, fmr, "baseline", Bootstrap(draws))
+
+
 @given(seed=st.integers(0, 2**32 - 1))
 @settings(max_examples=15)
 def test_shares_are_counted_pair_by_pair(seed: int) -> None:
     old, new, pairs, person = made(seed)
-    found = compatibility(old, new, pairs, person, (0.4, 0.5), 0.1, "baseline", Bootstrap(30))
+    found = measured(old, new, pairs, person)
     mixed, olds, news = old @ new.T, old @ old.T, new @ new.T
     genuine = list(zip(pairs.left[pairs.same], pairs.right[pairs.same], strict=True))
     impostors = list(zip(pairs.left[~pairs.same], pairs.right[~pairs.same], strict=True))
@@ -51,7 +60,7 @@ def test_shares_are_counted_pair_by_pair(seed: int) -> None:
 
 def test_the_interval_is_over_people() -> None:
     old, new, pairs, person = made()
-    found = compatibility(old, new, pairs, person, (0.5, 0.5), 0.1, "baseline", Bootstrap(400))
+    found = measured(old, new, pairs, person, thresholds=(0.5, 0.5), draws=400)
     assert 0 <= getattr(found, MIXED[1]) < getattr(found, MIXED[0]) < getattr(found, MIXED[2]) <= 1
     mixed = (old @ new.T) > 0.5
     random = np.random.default_rng(0)
@@ -67,22 +76,19 @@ def test_sides_and_order_of_pairs_do_not_matter(seed: int) -> None:
     old, new, pairs, person = made(seed)
     order = np.random.default_rng(seed).permutation(len(pairs))
     moved = Pairs(pairs.right[order], pairs.left[order], pairs.same[order])
-    found = compatibility(old, new, pairs, person, (0.4, 0.4), 0.1, "baseline", Bootstrap(30))
-    assert compatibility(old, new, moved, person, (0.4, 0.4), 0.1, "baseline", Bootstrap(30)) == found
+    found = measured(old, new, pairs, person, thresholds=(0.4, 0.4))
+    assert measured(old, new, moved, person, thresholds=(0.4, 0.4)) == found
 
 
 def test_an_unchanged_model_needs_no_new_gallery() -> None:
     old, _, pairs, person = made()
-    found = compatibility(old, old.copy(), pairs, person, (0.3, 0.3), 0.1, "baseline", Bootstrap(30))
+    found = measured(old, old.copy(), pairs, person, thresholds=(0.3, 0.3))
     assert found.old_gallery_new_probe == found.old_with_old == found.new_with_new
 
 
 def test_a_stricter_threshold_matches_fewer() -> None:
     old, new, pairs, person = made()
-    shares = [
-        compatibility(old, new, pairs, person, (t, 0.5), 0.1, "baseline", Bootstrap(30))
-        for t in (-1.1, 0.2, 0.5, 0.8, 1.1)
-    ]
+    shares = [measured(old, new, pairs, person, thresholds=(t, 0.5)) for t in (-1.1, 0.2, 0.5, 0.8, 1.1)]
     for key in ("old_with_old", "old_gallery_new_probe", "false_matches", "gallery_still_matched"):
         values = [getattr(share, key) for share in shares]
         assert values == sorted(values, reverse=True)
@@ -93,7 +99,7 @@ def test_a_model_of_another_kind_is_at_chance() -> None:
     """Its dimensions mean something else: pairs of one person match no more often than pairs of two."""
     old, _, pairs, person = made(people=60, images=6)
     turn, _ = np.linalg.qr(np.random.default_rng(1).normal(size=(16, 16)))
-    found = compatibility(old, unit(old @ turn), pairs, person, (0.3, 0.3), 0.1, "baseline", Bootstrap(30))
+    found = measured(old, unit(old @ turn), pairs, person, thresholds=(0.3, 0.3))
     assert found.old_with_old > 0.9
     assert found.new_with_new == pytest.approx(found.old_with_old, abs=0.01)
     assert found.old_gallery_new_probe == pytest.approx(found.false_matches, abs=0.1)
@@ -102,11 +108,11 @@ def test_a_model_of_another_kind_is_at_chance() -> None:
 def test_other_dimensions_cannot_be_compared() -> None:
     old, new, pairs, person = made()
     wider = unit(np.concatenate([new, new], axis=1))
-    found = compatibility(old, wider, pairs, person, (0.4, 0.5), 0.1, "baseline", Bootstrap(30))
+    found = measured(old, wider, pairs, person)
     assert not found.comparable
     assert found.reason == "the old model's embeddings have 16 dimensions, the new one's 32"
     assert [getattr(found, key) for key in (*MIXED, "false_matches", "gallery_still_matched")] == [None] * 5
-    whole = compatibility(old, new, pairs, person, (0.4, 0.5), 0.1, "baseline", Bootstrap(30))
+    whole = measured(old, new, pairs, person)
     assert found.new_with_new == pytest.approx(whole.new_with_new)
 
 
@@ -114,7 +120,7 @@ def test_pairs_of_people_with_one_image_each_tell_nothing_of_the_gallery() -> No
     """A user's pairs may show one person under two names."""
     old, new, _, _ = made()
     pairs = Pairs(np.array([0, 1, 2]), np.array([3, 4, 5]), np.array([True, True, False]))
-    found = compatibility(old[:6], new[:6], pairs, np.arange(6), (0.4, 0.4), 0.1, "baseline", Bootstrap(30))
+    found = measured(old[:6], new[:6], pairs, np.arange(6), thresholds=(0.4, 0.4))
     assert found.gallery_still_matched is None
     assert found.people == 4
 
@@ -123,10 +129,8 @@ def test_pairs_of_people_with_one_image_each_tell_nothing_of_the_gallery() -> No
 def test_a_gallery_stays_where_nothing_is_lost(change: float, fmr: float, stays: bool) -> None:
     old, _, pairs, person = made()
     new = unit(old + change * np.random.default_rng(1).normal(size=old.shape))
-    found = compatibility(old, new, pairs, person, (0.3, 0.3), fmr, "baseline", Bootstrap(100))
+    found = measured(old, new, pairs, person, thresholds=(0.3, 0.3), fmr=fmr, draws=100)
     assert found.stays is stays
     assert found.false_matches is not None
     assert found.false_matches > 2e-9
-    assert not compatibility(
-        old, np.hstack([new, new]), pairs, person, (0.3, 0.3), 0.1, "baseline", Bootstrap(30)
-    ).stays
+    assert not measured(old, np.hstack([new, new]), pairs, person, thresholds=(0.3, 0.3)).stays

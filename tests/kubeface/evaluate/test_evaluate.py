@@ -14,7 +14,7 @@ from sklearn.metrics import roc_auc_score
 
 from kubeface.evaluate.provenance import EvaluationResult
 from kubeface.faces.degradation import Degradation
-from kubeface.faces.images import RGB, decode_rgb, encode_png
+from kubeface.faces.images import RGB, encode_png
 from kubeface.metrics.verification import decisions, verification
 from kubeface.models.model import load_model, load_pretrained
 from kubeface.tables.table import Table, TableWriter
@@ -77,18 +77,6 @@ def on_every_set(
         bin_sets=str(folder / "cfp_fp.bin"), **QUICK,
     )  # fmt: skip
     return folder / "out"
-
-
-@pytest.fixture(scope="module")
-def heldout(aligned_table: Path, split_table: Path) -> dict[str, tuple[str, RGB]]:
-    """Person and crop of each held-out image."""
-    parts = rows_of(split_table, ["image_id", "split"])
-    wanted = {row["image_id"] for row in parts if row["split"] == "heldout"}
-    return {
-        row["image_id"]: (row["identity"], decode_rgb(row["image"]))
-        for row in rows_of(aligned_table)
-        if row["image_id"] in wanted
-    }
 
 
 # --- what it leaves -------------------------------------------------------------------------------------------------

@@ -45,6 +45,7 @@ def written(tmp_path: Path, text: str) -> str:
 
 
 SAME = np.tile(np.repeat([True, False], 4), 2)  # of the small LFW
+DORA = "Dora_Maar/Dora_Maar_0002"
 
 
 def named(found: PairsFile) -> list[tuple[str, str]]:
@@ -142,9 +143,7 @@ def test_what_is_written_is_read(tmp_path_factory: pytest.TempPathFactory, folds
     path = tmp_path_factory.mktemp("pairs") / "pairs.txt"
     path.write_text("\n".join(lines))
     found = read_pairs(str(path))
-    assert [
-        (found.images[a], found.images[b]) for a, b in zip(found.pairs.left, found.pairs.right, strict=True)
-    ] == rows
+    assert named(found) == rows
     assert Counter(found.folds.tolist()) == dict.fromkeys(range(folds), 2 * count)
 
 
@@ -240,15 +239,22 @@ def test_degradation_is_put_on_every_crop(small_lfw: SmallLfw, sface: FaceModel,
     assert degraded.further[0]["m"] == clean
 
 
-def test_photograph_without_a_face_gets_a_centre_crop(small_lfw: SmallLfw, linear: FaceModel, tmp_path: Path) -> None:
-    """It is counted and named, and its pairs are scored all the same."""
+@pytest.fixture
+def blank(small_lfw: SmallLfw, tmp_path: Path) -> tuple[dict[str, bytes], str]:
+    """The photographs of the small LFW, of which DORA shows nobody, and their archive."""
     buffer = io.BytesIO()
     Image.new("RGB", (92, 112), (90, 120, 90)).save(buffer, "JPEG")
-    name = "Dora_Maar/Dora_Maar_0002"
-    changed = small_lfw.photographs | {name: buffer.getvalue()}
-    archive = write_tar(tmp_path / "lfw.tar", changed)
-    found = evaluate_lfw(str(archive), str(small_lfw.pairs), "retinaface", {"m": linear})
-    assert found.fallback == [name]
+    changed = small_lfw.photographs | {DORA: buffer.getvalue()}
+    return changed, str(write_tar(tmp_path / "lfw.tar", changed))
+
+
+def test_photograph_without_a_face_gets_a_centre_crop(
+    small_lfw: SmallLfw, blank: tuple[dict[str, bytes], str], linear: FaceModel
+) -> None:
+    """It is counted and named, and its pairs are scored all the same."""
+    changed, archive = blank
+    found = evaluate_lfw(archive, str(small_lfw.pairs), "retinaface", {"m": linear})
+    assert found.fallback == [DORA]
     assert (len(found.measured.pairs), len(found.measured.images)) == (16, 18)
     figures = found.measured.figures["m"]
     assert figures.genuine_pairs + figures.impostor_pairs == 16
@@ -259,16 +265,13 @@ def test_photograph_without_a_face_gets_a_centre_crop(small_lfw: SmallLfw, linea
     assert np.count_nonzero(np.abs(intact - scores) > 1e-5) == 3  # the three pairs that it is in
 
 
-def test_pictures_are_the_crops_that_were_measured(small_lfw: SmallLfw, tmp_path: Path) -> None:
-    names = ["Dora_Maar/Dora_Maar_0002", "Ann_Lee/Ann_Lee_0001"]
-    buffer = io.BytesIO()
-    Image.new("RGB", (92, 112), (90, 120, 90)).save(buffer, "JPEG")
-    changed = small_lfw.photographs | {names[0]: buffer.getvalue()}
-    archive = str(write_tar(tmp_path / "lfw.tar", changed))
+def test_pictures_are_the_crops_that_were_measured(blank: tuple[dict[str, bytes], str]) -> None:
+    names = [DORA, "Ann_Lee/Ann_Lee_0001"]
+    changed, archive = blank
     found = lfw_pictures(archive, names, "retinaface")
     assert list(found) == names
-    blank, face = (decode_rgb(changed[name]) for name in names)
-    np.testing.assert_array_equal(found[names[0]], centre_crop(blank))
+    nobody, face = (decode_rgb(changed[name]) for name in names)
+    np.testing.assert_array_equal(found[names[0]], centre_crop(nobody))
     faces = make_detector("retinaface", 20)(face)
     best = faces.subject(face.shape[1], face.shape[0])
     np.testing.assert_array_equal(found[names[1]], align_crop(face, faces.landmarks[best]))
@@ -278,19 +281,16 @@ def test_pictures_are_the_crops_that_were_measured(small_lfw: SmallLfw, tmp_path
         lfw_pictures(archive, ["Eve/Eve_0001"], "retinaface")
 
 
-def test_missing_image(small_lfw: SmallLfw, linear: FaceModel, tmp_path: Path) -> None:
-    fewer = {n: data for n, data in small_lfw.photographs.items() if n.split("_")[-1] != "0003"}
-    archive = write_tar(tmp_path / "lfw.tar", fewer)
-    with pytest.raises(
-        KubefaceError, match=r"lfw\.tar lacks 6 images of .*pairs\.txt, Ann_Lee/Ann_Lee_0003\.jpg first"
-    ):
-        evaluate_lfw(str(archive), str(small_lfw.pairs), "retinaface", {"m": linear})
-
-
-@pytest.mark.parametrize("data", [b"", b"no picture", b"\xff\xd8\xff\xe0" + bytes(50)])
-def test_photograph_that_cannot_be_decoded(small_lfw: SmallLfw, linear: FaceModel, tmp_path: Path, data: bytes) -> None:
-    archive = write_tar(tmp_path / "lfw.tar", small_lfw.photographs | {"Dora_Maar/Dora_Maar_0002": data})
-    with pytest.raises(KubefaceError, match=r"Dora_Maar_0002\.jpg"):
+@pytest.mark.parametrize("data", [None, b"", b"no picture", b"\xff\xd8\xff\xe0" + bytes(50)])
+def test_photograph_that_is_missing_or_cannot_be_decoded(
+    small_lfw: SmallLfw, linear: FaceModel, tmp_path: Path, data: bytes | None
+) -> None:
+    photographs, said = small_lfw.photographs | {DORA: data or b""}, rf"lfw\.tar: .*{DORA}\.jpg cannot be decoded"
+    if data is None:
+        photographs = {n: found for n, found in photographs.items() if n.split("_")[-1] != "0003"}
+        said = r"lfw\.tar lacks 6 images of .*pairs\.txt, Ann_Lee/Ann_Lee_0003\.jpg first"
+    archive = write_tar(tmp_path / "lfw.tar", photographs)
+    with pytest.raises(KubefaceError, match=said):
         evaluate_lfw(str(archive), str(small_lfw.pairs), "retinaface", {"m": linear})
 
 

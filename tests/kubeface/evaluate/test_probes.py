@@ -18,6 +18,7 @@ from kubeface.metrics.figures import Gains
 from kubeface.metrics.pairs import Floats, Pairs
 from kubeface.metrics.verification import bootstrap_difference, verification
 from kubeface.models.model import FaceModel, load_pretrained
+from kubeface.records.recognition_figures import ProbeRow
 from kubeface.runtime.errors import KubefaceError
 from kubeface.tables.table import Table
 
@@ -119,6 +120,14 @@ def test_another_seed_chooses_others() -> None:
     assert len(first & second) < 40
 
 
+def alike(
+    model: FaceModel, crops: Crops, identities: dict[str, str], probes: str, far: float = 0.01, seed: int = 0
+) -> list[ProbeRow]:
+    """One model beside itself."""
+    models = {"baseline": model, "finetuned": model}
+    return probe(models, crops, identities, parse_probes(probes), far, Bootstrap(100, seed))
+
+
 # --- figures --------------------------------------------------------------------------------------------------------
 
 
@@ -154,9 +163,8 @@ def test_same_seed_same_rows_and_batches_do_not_matter(
     faces: tuple[dict[str, RGB], dict[str, str]], linear: FaceModel
 ) -> None:
     images, identities = faces
-    models = {"baseline": linear, "finetuned": linear}
     rows = [
-        probe(models, Crops(images, batch), identities, parse_probes("clean dark"), 0.01, Bootstrap(100, seed))
+        alike(linear, Crops(images, batch), identities, "clean dark", seed=seed)
         for batch, seed in ((7, 3), (7, 3), (64, 3), (7, 4))
     ]
     assert rows[0] == rows[1]
@@ -180,27 +188,24 @@ def test_no_more_images_and_pairs_than_said(
 
     monkeypatch.setattr(module, "bootstrap_difference", noted)
     crops = Crops(images)
-    (row,) = probe(
-        {"baseline": linear, "finetuned": linear}, crops, identities, parse_probes("grey"), 0.001, Bootstrap(100)
-    )
+    (row,) = alike(linear, crops, identities, "grey", far=0.001)
     assert seen == [120]
     assert row.far == 0.1  # sixty impostor pairs cannot tell 0.001
 
 
 def test_no_probe_reads_no_crop(faces: tuple[dict[str, RGB], dict[str, str]], linear: FaceModel) -> None:
     crops = Crops(faces[0])
-    assert probe({"baseline": linear, "finetuned": linear}, crops, faces[1], [], 0.01) == []
+    assert alike(linear, crops, faces[1], "none") == []
     assert crops.given == 0
 
 
 def test_too_few_people_and_missing_images(faces: tuple[dict[str, RGB], dict[str, str]], linear: FaceModel) -> None:
     images, identities = faces
-    models = {"baseline": linear, "finetuned": linear}
     few = dict(list(identities.items())[:6])
     with pytest.raises(KubefaceError, match=r"probes: 6 images of \d people are too few to measure on"):
-        probe(models, Crops(images), few, parse_probes("dark"), 0.01, Bootstrap(100))
+        alike(linear, Crops(images), few, "dark")
     alone = {image_id: image_id for image_id in identities}
     with pytest.raises(KubefaceError, match="are too few to measure on"):
-        probe(models, Crops(images), alone, parse_probes("dark"), 0.01, Bootstrap(100))
+        alike(linear, Crops(images), alone, "dark")
     with pytest.raises(KubefaceError, match="probes: 30 crops were given, 31 are wanted"):
-        probe(models, Crops(images), identities | {"other": "s9"}, parse_probes("dark"), 0.01, Bootstrap(100))
+        alike(linear, Crops(images), identities | {"other": "s9"}, "dark")

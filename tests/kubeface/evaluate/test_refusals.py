@@ -1,6 +1,7 @@
 """What an evaluation refuses: wrong settings, tables and models, before it begins where that can be."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +26,29 @@ def dealt(table: Path, out: Path, parts: dict[str, list[str]]) -> Path:
     return out
 
 
+Refused = Callable[..., None]
+
+
+@pytest.fixture
+def refused(aligned_table: Path, split_table: Path, mended: Path, tmp_path: Path) -> Refused:
+    """Checks that an evaluation is refused in one line that says so (a pattern), and leaves nothing."""
+
+    def check(said: str, table: Path = aligned_table, divided: Path = split_table, **options: Any) -> None:
+        before = set(tmp_path.iterdir())
+        with pytest.raises(KubefaceError, match=said) as caught:
+            evaluate(table, divided, options.pop("model", mended), tmp_path / "out", **QUICK | options)
+        assert "\n" not in str(caught.value)
+        assert set(tmp_path.iterdir()) == before
+
+    return check
+
+
+@pytest.fixture
+def model(mended: Path, tmp_path: Path) -> Path:
+    """A model folder to spoil."""
+    return Path(shutil.copytree(mended, tmp_path / "model"))
+
+
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
@@ -45,13 +69,8 @@ def dealt(table: Path, out: Path, parts: dict[str, list[str]]) -> Path:
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_wrong_setting_is_named(
-    wrong: dict[str, Any], said: str, aligned_table: Path, split_table: Path, mended: Path, tmp_path: Path
-) -> None:
-    with pytest.raises(KubefaceError) as caught:
-        evaluate(aligned_table, split_table, mended, tmp_path / "out", **QUICK | wrong)
-    assert said in str(caught.value)
-    assert not list(tmp_path.iterdir())
+def test_wrong_setting_is_named(wrong: dict[str, Any], said: str, refused: Refused) -> None:
+    refused(re.escape(said), **wrong)
 
 
 @pytest.mark.parametrize(
@@ -64,33 +83,24 @@ def test_wrong_setting_is_named(
     ],
 )
 def test_too_few_held_out_people(
-    parts: dict[str, list[str]], said: str, aligned_table: Path, mended: Path, tmp_path: Path
+    parts: dict[str, list[str]], said: str, aligned_table: Path, refused: Refused, tmp_path: Path
 ) -> None:
-    divided = dealt(aligned_table, tmp_path / "split", parts)
-    with pytest.raises(KubefaceError, match=said):
-        evaluate(aligned_table, divided, mended, tmp_path / "out", **QUICK)
-    assert {path.name for path in tmp_path.iterdir()} == {"split"}
+    refused(said, divided=dealt(aligned_table, tmp_path / "split", parts))
 
 
-def test_split_of_another_table(aligned_table: Path, split_table: Path, mended: Path, tmp_path: Path) -> None:
+def test_split_of_another_table(aligned_table: Path, refused: Refused, tmp_path: Path) -> None:
     with TableWriter(tmp_path / "other", "aligned", "test", {}) as writer:
         for row in rows_of(aligned_table):
             writer.add(row | {"image_id": row["image_id"][::-1]})
-    with pytest.raises(KubefaceError, match="other lacks images that the split names: run split on this table"):
-        evaluate(tmp_path / "other", split_table, mended, tmp_path / "out", **QUICK)
-    assert {path.name for path in tmp_path.iterdir()} == {"other"}
+    refused("other lacks images that the split names: run split on this table", tmp_path / "other")
 
 
 def test_people_who_were_trained_on_are_refused(
-    aligned_table: Path, split_table: Path, mended: Path, tmp_path: Path
+    heldout: dict[str, tuple[str, Any]], model: Path, refused: Refused
 ) -> None:
-    rows = Table(split_table, "split").columns(["identity", "split"]).to_pylist()
-    held = min(row["identity"] for row in rows if row["split"] == "heldout")
-    folder = Path(shutil.copytree(mended, tmp_path / "model"))
-    (folder / "identities.json").write_text(json.dumps(["somebody", held]))
-    with pytest.raises(KubefaceError, match=f"1 held-out people of .* was trained on, {held} first"):
-        evaluate(aligned_table, split_table, folder, tmp_path / "out", **QUICK)
-    assert not (tmp_path / "out").exists()
+    held = min(name for name, _ in heldout.values())
+    (model / "identities.json").write_text(json.dumps(["somebody", held]))
+    refused(f"1 held-out people of .* was trained on, {held} first", model=model)
 
 
 @pytest.mark.parametrize(
@@ -111,17 +121,12 @@ def test_people_who_were_trained_on_are_refused(
     ],
 )
 def test_a_model_that_is_not_the_one_described_is_refused(
-    spoil: Callable[[Path], Any], said: str, aligned_table: Path, split_table: Path, mended: Path, tmp_path: Path
+    spoil: Callable[[Path], Any], said: str, model: Path, refused: Refused
 ) -> None:
-    folder = Path(shutil.copytree(mended, tmp_path / "model"))
-    spoil(folder)
-    with pytest.raises(KubefaceError, match=said) as caught:
-        evaluate(aligned_table, split_table, folder, tmp_path / "out", **QUICK)
-    assert "\n" not in str(caught.value)
+    spoil(model)
+    refused(said, model=model)
     if said.startswith("model") or "without" in said:  # start.onnx is nobody's business once a model is promoted
-        with pytest.raises(KubefaceError, match=said):
-            evaluate(aligned_table, split_table, mended, tmp_path / "out", champion=str(folder), **QUICK)
-    assert not (tmp_path / "out").exists()
+        refused(said, champion=str(model))
 
 
 def reworded(folder: Path, change: dict[str, Any] | None) -> None:
@@ -140,20 +145,14 @@ def reworded(folder: Path, change: dict[str, Any] | None) -> None:
     ],
 )
 def test_a_wrong_set_is_said_before_the_work(
-    wrong: dict[str, Any], said: str, aligned_table: Path, split_table: Path, mended: Path, tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+    wrong: dict[str, Any], said: str, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("kubeface.evaluate.step.load_models", lambda *_: pytest.fail("the work began"))
-    with pytest.raises(KubefaceError, match=said):
-        evaluate(aligned_table, split_table, mended, tmp_path / "out", **QUICK | wrong)
+    refused(said, **wrong)
 
 
-def test_model_that_is_none(aligned_table: Path, split_table: Path, mended: Path, tmp_path: Path) -> None:
-    with pytest.raises(KubefaceError, match=r"nowhere/model\.json is missing"):
-        evaluate(aligned_table, split_table, tmp_path / "nowhere", tmp_path / "out", **QUICK)
-    folder = Path(shutil.copytree(mended, tmp_path / "model"))
-    config = read(folder, "model.json")
-    (folder / "model.json").write_text(json.dumps(config | {"training": {}}))
-    with pytest.raises(KubefaceError, match=r"model\.json tells of no training"):
-        evaluate(aligned_table, split_table, folder, tmp_path / "out", **QUICK)
-    assert not (tmp_path / "out").exists()
+def test_model_that_is_none(model: Path, refused: Refused) -> None:
+    refused(r"nowhere/model\.json is missing", model=model.with_name("nowhere"))
+    config = read(model, "model.json")
+    (model / "model.json").write_text(json.dumps(config | {"training": {}}))
+    refused(r"model\.json tells of no training", model=model)

@@ -25,7 +25,7 @@ from kubeface.evaluate.resolutions import (
     nearest,
 )
 from kubeface.faces.degradation import Degradation
-from kubeface.faces.images import RGB, decode_rgb
+from kubeface.faces.images import RGB
 from kubeface.metrics.bootstrap import Bootstrap
 from kubeface.metrics.pairs import all_pairs
 from kubeface.metrics.verification import verification
@@ -36,11 +36,9 @@ from kubeface.models.superresolution_networks import Enlarging, save_network
 from kubeface.runtime.errors import KubefaceError
 from kubeface.runtime.options import read_options
 from kubeface.storage.folders import read_json, write_json
-from kubeface.tables.table import Table
 from tests.kubeface.conftest import SmallLfw
 from tests.support.evaluating import QUICK, evaluate, lfw, read
 from tests.support.exported import copied
-from tests.support.tables import rows_of
 
 SIZED = QUICK | {"fmr": 0.1, "sizes": "8 16"}
 TEN = Degradation("lowres", 10)
@@ -224,12 +222,9 @@ def test_the_fixed_threshold_is_the_starting_models_on_sharp_photographs() -> No
 
 
 @pytest.fixture(scope="module")
-def held(aligned_table: Path, split_table: Path) -> dict[str, RGB]:
+def held(heldout: dict[str, tuple[str, RGB]]) -> dict[str, RGB]:
     """The held-out crops by image id."""
-    parts = Table(split_table, "split").columns(["image_id", "split"]).to_pylist()
-    wanted = {row["image_id"] for row in parts if row["split"] == "heldout"}
-    rows = rows_of(aligned_table)
-    return {row["image_id"]: decode_rgb(row["image"]) for row in rows if row["image_id"] in wanted}
+    return {name: crop for name, (_, crop) in heldout.items()}
 
 
 @pytest.fixture(scope="module")
@@ -383,10 +378,10 @@ def test_the_network_is_the_one_that_is_given_or_the_models_own(
 
 
 def test_a_network_that_knows_held_out_people_is_refused(
-    aligned_table: Path, split_table: Path, mended: Path, network: Enlarger, tmp_path: Path
-) -> None:
-    rows = Table(split_table, "split").columns(["identity", "split"]).to_pylist()
-    person = min(row["identity"] for row in rows if row["split"] == "heldout")
+    aligned_table: Path, split_table: Path, mended: Path, network: Enlarger, tmp_path: Path,
+    heldout: dict[str, tuple[str, RGB]],
+) -> None:  # fmt: skip
+    person = min(name for name, _ in heldout.values())
     leaking = with_network(mended, network, tmp_path / "leaking", person, "somebody else")
     for model, chosen in ((leaking, ""), (mended, str(leaking))):
         with pytest.raises(KubefaceError, match=f"1 held-out people .* super-resolution network .*, {person} first"):
