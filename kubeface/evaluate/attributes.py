@@ -1,6 +1,7 @@
 """Evaluation of attributes: the fine-tuned model beside its features before, on people it was not tuned on."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -113,13 +114,8 @@ def evaluate_attributes(
         evaluation.write(folder / "evaluation.json")
         chosen = evaluation.thresholds["finetuned"]
         threshold_record(AttributesThreshold, evaluation, labels=chosen).write(folder / "threshold.json")
-        truth = labelled.truth(found.ids)
-        write_predictions(
-            folder / "predictions.parquet",
-            PREDICTIONS,
-            found,
-            lambda which, scores: _predictions(truth, labelled.names, thresholds[which], scores),
-        )
+        columns = partial(_predictions, labelled.truth(found.ids), labelled.names, thresholds)
+        write_predictions(folder / "predictions.parquet", PREDICTIONS, found, columns)
         write_shown(folder, table, {"grid": evaluation.grid, "mistakes": evaluation.mistakes}, degradation)
         write_samples(folder, Heldout(table, {}), found.ids[:SAMPLES], degradation)
     print(f"evaluate: {evaluation.gate.reason}", flush=True)
@@ -268,13 +264,13 @@ def _mistakes(found: Scored, truth: Truth, predicted: Truth, scores: Scores, nam
 
 
 def _predictions(
-    truth: Truth, names: Sequence[str], thresholds: Sequence[float], scores: Scores
+    truth: Truth, names: Sequence[str], thresholds: Mapping[str, list[float]], which: str, scores: Scores
 ) -> Iterator[Mapping[str, Any]]:
     """Columns of predictions.parquet for each label."""
     for number, label in enumerate(names):
         yield {
             "label": [label] * len(truth),
             "y": pa.array(truth[:, number], pa.int8(), mask=truth[:, number] == UNKNOWN),
-            "predicted": predict(scores[:, number], thresholds[number]),
+            "predicted": predict(scores[:, number], thresholds[which][number]),
             "score": scores[:, number],
         }

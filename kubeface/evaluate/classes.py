@@ -1,6 +1,7 @@
 """Evaluation of classes: the fine-tuned model beside its features before, and one trained from scratch."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -103,12 +104,7 @@ def evaluate_classes(
         unknown = evaluation.finetuned["heldout"].unknown
         threshold = threshold_record(ClassesThreshold, evaluation, unknown=unknown, refuse=options.refuse)
         threshold.write(folder / "threshold.json")
-        write_predictions(
-            folder / "predictions.parquet",
-            PREDICTIONS,
-            found,
-            lambda which, scores: [images.predictions(scores, thresholds[which])],
-        )
+        write_predictions(folder / "predictions.parquet", PREDICTIONS, found, partial(images.predictions, thresholds))
         write_shown(folder, table, {"grid": evaluation.grid, "mistakes": evaluation.mistakes}, degradation)
         write_samples(folder, Heldout(table, {}), found.ids[:SAMPLES], degradation)
     print(f"evaluate: {evaluation.gate.reason}", flush=True)
@@ -200,12 +196,14 @@ class _Classes:
             for number, index in enumerate(wrong.tolist())
         ]
 
-    def predictions(self, scores: Scores, threshold: float | None) -> Mapping[str, Any]:
+    def predictions(
+        self, thresholds: Mapping[str, float | None], which: str, scores: Scores
+    ) -> Iterator[Mapping[str, Any]]:
         """Columns of predictions.parquet."""
-        return {
+        yield {
             "y": self.found.identities,
             "predicted": [self.names[number] for number in scores.argmax(1).tolist()],
-            "refused": _refused(scores, threshold),
+            "refused": _refused(scores, thresholds[which]),
             "score": scores.max(1),
         }
 

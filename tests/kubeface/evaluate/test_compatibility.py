@@ -30,9 +30,15 @@ def made(seed: int = 0, people: int = 12, images: int = 4) -> tuple[np.ndarray, 
 
 
 def measured(
-    *models: Any, thresholds: tuple[float, float] = (0.4, 0.5), fmr: float = 0.1, draws: int = 30
-) -> Compatibility:
-    return compatibility(*models, thresholds, fmr, "baseline", Bootstrap(draws))
+    old: Any,
+    new: Any,
+    pairs: Pairs,
+    people: Any,
+    thresholds: tuple[float, float] = (0.4, 0.5),
+    fmr: float = 0.1,
+    draws: int = 30,
+) -> Compatibility:  # fmt: skip
+    return compatibility(old, new, pairs, people, thresholds, fmr, "baseline", Bootstrap(draws))
 
 
 @given(seed=st.integers(0, 2**32 - 1))
