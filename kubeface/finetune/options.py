@@ -263,33 +263,23 @@ class FinetuneOptions(Options):
 
 
 def read_finetune_options(values: Mapping[str, Any], where: str = "finetune.") -> FinetuneOptions:
-    """The options out of names and values, with those of the recipe.
+    """The options out of names and values, with those of the recipe; `where` precedes each name in an error.
 
     A value that equals the option's default counts as not given, so that a complete dictionary of options and the few
     that somebody set give the same; the recipe's values stand in its place.
-
-    Args:
-        values: by name; what is absent has its default.
-        where: what precedes each name in an error.
 
     Raises:
         KubefaceError: one line: unknown names, values out of range, options that contradict each other or have no
             meaning for the task, or a recipe that is unknown or cannot be read.
     """
     options = read_options(FinetuneOptions, values, where)
-    fields = FinetuneOptions.model_fields
-    given = {name: getattr(options, name) for name in fields if getattr(options, name) != fields[name].default}
-    return with_recipe(FinetuneOptions(**given), where)
+    return with_recipe(FinetuneOptions(**options.model_dump(exclude_defaults=True)), where)
 
 
 def with_recipe(options: FinetuneOptions, where: str = "") -> FinetuneOptions:
     """The options with the recipe's values in place of those that were not set, and those that the task has no use for
-    switched off.
-
-    Raises:
-        KubefaceError: as `read_finetune_options`.
-    """
-    given = {name: getattr(options, name) for name in options.model_fields_set}
+    switched off; raises KubefaceError as `read_finetune_options`."""
+    given = options.model_dump(exclude_unset=True)
     resolved = read_options(FinetuneOptions, _read_recipe(options.recipe) | given, where)
     try:
         resolved.check_agreement()

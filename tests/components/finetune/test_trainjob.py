@@ -27,6 +27,7 @@ from kubeface.storage import objects
 
 UID = "0123abcd-0000-0000-0000-000000000000"
 JOBS = "/apis/trainer.kubeflow.org/v1alpha1/namespaces/team/trainjobs"
+SECRET = {"name": "mlpipeline-minio-artifact", "key": "secretkey"}
 POD = {
     "metadata": {"name": "step-1", "namespace": "team", "uid": UID},
     "spec": {
@@ -39,10 +40,7 @@ POD = {
                 "name": "main",
                 "image": "registry.example/finetune@sha256:1f",
                 "env": [
-                    {
-                        "name": "AWS_SECRET_ACCESS_KEY",
-                        "valueFrom": {"secretKeyRef": {"name": "mlpipeline-minio-artifact", "key": "secretkey"}},
-                    },
+                    {"name": "AWS_SECRET_ACCESS_KEY", "valueFrom": {"secretKeyRef": SECRET}},
                     {"name": "KUBEFACE_IMAGE", "value": "registry.example/finetune@sha256:1f"},
                     {"name": "KFP_POD_UID", "value": UID},
                 ],
@@ -100,10 +98,8 @@ class Api:
     def pod(index: int, ended: dict[str, Any] | None) -> dict[str, Any]:
         state = {"terminated": ended} if ended else {"running": {}}
         one = {"name": "node", "image": "i", "imageID": "i", "ready": True, "restartCount": 0, "state": state}
-        return {
-            "metadata": {"name": f"pod-{index}", "labels": {trainjob.INDEX: str(index)}},
-            "status": {"containerStatuses": [one]},
-        }
+        metadata = {"name": f"pod-{index}", "labels": {trainjob.INDEX: str(index)}}
+        return {"metadata": metadata, "status": {"containerStatuses": [one]}}
 
     def serve(self, method: str, path: str, body: Any) -> tuple[int, Any]:
         url = urlsplit(path)
@@ -129,9 +125,8 @@ class Api:
         if name not in self.jobs:
             return 404, {"message": f"trainjobs {name} not found"}
         conditions = self.states.pop(0) if len(self.states) > 1 else self.states[0]
-        return 200, self.jobs[name] | {
-            "status": {"conditions": conditions, "jobsStatus": [{"name": "node", "active": 2}]}
-        }
+        status = {"conditions": conditions, "jobsStatus": [{"name": "node", "active": 2}]}
+        return 200, self.jobs[name] | {"status": status}
 
 
 @pytest.fixture
@@ -163,13 +158,8 @@ def run(folder: Path, split: str = "s3://b/s", nodes: Nodes = NODES, **changes: 
     aligned, divided, model = (
         Stored(uri, str(folder / name)) for uri, name in (("s3://b/a", "a"), (split, "s"), ("s3://b/m", "model"))
     )
-    given: dict[str, Any] = {
-        "options": FinetuneOptions(seed=7, lr=1e-3),
-        "champion": "",
-        "decision": "train",
-        "nodes": nodes,
-    }
-    return train(aligned, divided, model, **given | changes)
+    given: dict[str, Any] = {"champion": "", "decision": "train"} | changes
+    return train(aligned, divided, model, FinetuneOptions(seed=7, lr=1e-3), nodes=nodes, **given)
 
 
 def test_the_nodes_are_made_after_the_steps_own_pod(api: Api, tmp_path: Path) -> None:
@@ -272,15 +262,10 @@ def test_data_that_not_all_nodes_reach_are_refused(api: Api, tmp_path: Path) -> 
     assert api.asked == []
 
 
-@pytest.mark.parametrize(
-    ("resources", "count"),
-    [({}, 1), ({"cpu": "8"}, 1), ({"amd.com/gpu": "2"}, 2), ({"nvidia.com/mig-1g.5gb": 3, "rdma/hca": 1}, 3)],
-)
-def test_a_process_for_each_gpu_of_a_node(resources: dict[str, Any], count: int) -> None:
-    assert Nodes(resources=resources).gpus() == count
-
-
-def test_a_number_of_gpus_that_is_none_is_refused() -> None:
+def test_a_process_for_each_gpu_of_a_node() -> None:
+    assert Nodes().gpus() == Nodes(resources={"cpu": "8"}).gpus() == 1
+    assert Nodes(resources={"amd.com/gpu": "2"}).gpus() == 2
+    assert Nodes(resources={"nvidia.com/mig-1g.5gb": 3, "rdma/hca": 1}).gpus() == 3
     with pytest.raises(KubefaceError, match=r"nvidia\.com/gpu is 'two'"):
         Nodes(resources={"nvidia.com/gpu": "two"}).gpus()
 

@@ -1,12 +1,14 @@
 """A network that trains in a tenth of a second, and trainings of it."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pytest
 import safetensors.torch
 import torch
@@ -21,11 +23,14 @@ from kubeface.finetune.step import finetune
 from kubeface.models.backbones import BACKBONES, Backbone
 from kubeface.records.model import Preprocessing
 from kubeface.runtime.options import read_options
+from kubeface.tables.row_index import RowIndex
 from kubeface.tables.table import Table, TableWriter
 from tests.support.tables import rows_of
 
 # Rates at which the first epochs of attributes and classes already change what is predicted.
 LEARNING: dict[str, Any] = {"head_epochs": 2, "epochs": 2, "head_lr": 0.01, "lr": 0.001}
+# Stage 1 of one epoch and stage 2 of three, with three steps in each.
+LONG: dict[str, Any] = {"epochs": 3, "head_epochs": 1, "lr": 3e-3, "patience": 0}
 # Three people, twelve crops to train on, three to validate: three steps of batches of four.
 QUICK: dict[str, Any] = {"epochs": 2, "head_epochs": 1, "batch_size": 4, "onnx": False}
 # The backbone from the first step on, with a batch norm that learns nothing.
@@ -220,6 +225,23 @@ def labelled(table: Path, out: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def pairs(aligned_table: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A split with two validation images of each person, and two of a fourth who is not trained on."""
+    parts = {"s1": "tttvv", "s3": "tttvv", "s5": "tttvv", "s2": "vv"}
+    return splitting(aligned_table, tmp_path_factory.mktemp("pairs") / "split", parts)
+
+
+def row_index_of(groups: list[int], labels: Sequence[int] | None = None) -> RowIndex:
+    """An index of row groups of these sizes, two groups a shard, all of class 0 or of the classes given."""
+    where = [(number // 2, number % 2, row) for number, size in enumerate(groups) for row in range(size)]
+    numbers = np.array([(0, *place) for place in where], np.int32).reshape(-1, 4)
+    if labels is not None:
+        numbers[:, 0] = labels
+    ids = pa.array([str(place) for place in where])
+    return RowIndex([Path(f"shard-{number}") for number in range(len(groups))], ids, numbers)
+
+
+@pytest.fixture(scope="session")
 def tables(aligned_table: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     """Task, aligned and split table by task: whole people on one side for attributes, images of each person on all
     sides for classes."""
@@ -227,17 +249,10 @@ def tables(aligned_table: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
     people = [f"s{number}" for number in range(1, 7)]
     sides = dict(zip(people, ("ttttt", "ttttt", "ttttt", "vvvvv", "vvvvv", "hhhhh"), strict=True))
     table = labelled(aligned_table, folder / "aligned")
+    parts = {"attributes": sides, "classes": dict.fromkeys(people[:4], "tttvh")}
     return {
-        "attributes": {
-            "task": "attributes",
-            "aligned": table,
-            "split": splitting(aligned_table, folder / "attributes", sides),
-        },
-        "classes": {
-            "task": "classes",
-            "aligned": table,
-            "split": splitting(aligned_table, folder / "classes", dict.fromkeys(people[:4], "tttvh")),
-        },
+        task: {"task": task, "aligned": table, "split": splitting(aligned_table, folder / task, parts[task])}
+        for task in parts
     }
 
 

@@ -2,11 +2,8 @@
 
 from collections import Counter
 from itertools import pairwise
-from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,17 +13,7 @@ from kubeface.finetune.distributed import Group
 from kubeface.runtime.errors import KubefaceError
 from kubeface.tables.row_index import WINDOW, RowIndex
 
-
-def made_up(groups: list[int], labels: list[int] | None = None) -> RowIndex:
-    """An index of row groups of these sizes, two groups a shard, all of class 0 or of the classes given."""
-    where = [(number // 2, number % 2, row) for number, size in enumerate(groups) for row in range(size)]
-    numbers = np.array([(0, *place) for place in where], np.int32).reshape(-1, 4)
-    if labels is not None:
-        numbers[:, 0] = labels
-    return RowIndex(
-        [Path(f"shard-{n}") for n in range(len(groups))], pa.array([str(place) for place in where]), numbers
-    )
-
+from .conftest import row_index_of
 
 GROUPS = st.lists(st.integers(1, 9), min_size=1, max_size=50)
 
@@ -38,7 +25,7 @@ def walk(sampler: Batches, epoch: int = 0, start: int = 0) -> list[list[tuple[in
 
 @given(groups=GROUPS, batch_size=st.integers(1, 40), seed=st.integers(0, 100), epoch=st.integers(0, 100))
 def test_every_index_comes_once_an_epoch(groups: list[int], batch_size: int, seed: int, epoch: int) -> None:
-    sampler = Batches(made_up(groups), batch_size, seed)
+    sampler = Batches(row_index_of(groups), batch_size, seed)
     batches = walk(sampler, epoch)
     assert sorted(index for batch in batches for index, _ in batch) == list(range(sum(groups)))
     assert {number for batch in batches for _, number in batch} == {epoch}
@@ -47,7 +34,7 @@ def test_every_index_comes_once_an_epoch(groups: list[int], batch_size: int, see
 
 
 def order(seed: int, epoch: int, groups: int = 40) -> list[int]:
-    return [index for batch in walk(Batches(made_up([5] * groups), 7, seed), epoch) for index, _ in batch]
+    return [index for batch in walk(Batches(row_index_of([5] * groups), 7, seed), epoch) for index, _ in batch]
 
 
 def test_order_depends_on_seed_and_epoch_alone() -> None:
@@ -67,7 +54,7 @@ def test_order_is_mixed() -> None:
 def test_reading_stays_within_a_window_of_groups(balance: str) -> None:
     """Sixteen row groups are used up before another one is begun, so that no more need be kept."""
     labels = [int(index % 4 == 0) for index in range(200)]
-    sampler = Batches(made_up([5] * 40, labels), 7, 0, balance)
+    sampler = Batches(row_index_of([5] * 40, labels), 7, 0, balance)
     groups = [index // 5 for batch in walk(sampler, 1) for index, _ in batch]
     last = {group: position for position, group in enumerate(groups)}
     first = {group: len(groups) - 1 - position for position, group in enumerate(reversed(groups))}
@@ -86,7 +73,7 @@ def test_reading_stays_within_a_window_of_groups(balance: str) -> None:
 def test_the_processes_share_what_one_would_see(
     groups: list[int], size: int, replicas: int, least: int, balance: str, start: int
 ) -> None:
-    found, batch_size = made_up(groups, [index % 3 for index in range(sum(groups))]), least * size * replicas
+    found, batch_size = row_index_of(groups, [index % 3 for index in range(sum(groups))]), least * size * replicas
     whole = walk(Batches(found, batch_size, 3, balance), 2, start)
     try:
         samplers = [Batches(found, batch_size, 3, balance, Group(rank, replicas), least) for rank in range(replicas)]
@@ -107,7 +94,7 @@ def test_the_processes_share_what_one_would_see(
 
 @given(groups=GROUPS, batch_size=st.integers(1, 20), start=st.integers(0, 30))
 def test_an_epoch_can_be_taken_up_in_the_middle(groups: list[int], batch_size: int, start: int) -> None:
-    sampler = Batches(made_up(groups), batch_size, 0)
+    sampler = Batches(row_index_of(groups), batch_size, 0)
     batches = walk(sampler, 5)
     assert walk(sampler, 5, start) == batches[start:]
     assert len(sampler) == len(batches)  # of the whole epoch, for the schedule of the learning rate
@@ -115,24 +102,17 @@ def test_an_epoch_can_be_taken_up_in_the_middle(groups: list[int], batch_size: i
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("size", "processes", "least", "said"),
     [
-        ({"batch_size": 0}, "batch_size is 0: it must be a multiple of the 1 processes and at least 1"),
-        (
-            {"batch_size": 10, "group": Group(0, 4)},
-            "batch_size is 10: it must be a multiple of the 4 processes and at least 4",
-        ),
-        ({"batch_size": 1, "least": 2}, "batch_size is 1: it must be a multiple of the 1 processes and at least 2"),
-        (
-            {"batch_size": 16, "group": Group(0, 8)},
-            "7 images are too few to train on: 8 processes need at least 1 each",
-        ),
+        (0, 1, 1, "batch_size is 0: it must be a multiple of the 1 processes and at least 1"),
+        (10, 4, 1, "batch_size is 10: it must be a multiple of the 4 processes and at least 4"),
+        (1, 1, 2, "batch_size is 1: it must be a multiple of the 1 processes and at least 2"),
+        (16, 8, 1, "7 images are too few to train on: 8 processes need at least 1 each"),
     ],
 )
-def test_what_cannot_be_divided_is_refused(options: dict[str, Any], said: str) -> None:
-    with pytest.raises(KubefaceError) as raised:
-        Batches(made_up([7]), seed=0, **options)
-    assert str(raised.value) == said
+def test_what_cannot_be_divided_is_refused(size: int, processes: int, least: int, said: str) -> None:
+    with pytest.raises(KubefaceError, match=f"^{said}$"):
+        Batches(row_index_of([7]), size, 0, group=Group(0, processes), least=least)
 
 
 # --- balance --------------------------------------------------------------------------------------------------------
@@ -143,7 +123,7 @@ UNEVEN = st.lists(st.integers(1, 30), min_size=1, max_size=8)
 def uneven(sizes: list[int]) -> RowIndex:
     """Classes of these sizes, mixed over row groups of five."""
     labels = np.random.default_rng(0).permutation(np.repeat(np.arange(len(sizes)), sizes)).tolist()
-    return made_up([5] * (len(labels) // 5) + [len(labels) % 5] * (len(labels) % 5 > 0), labels)
+    return row_index_of([5] * (len(labels) // 5) + [len(labels) % 5] * (len(labels) % 5 > 0), labels)
 
 
 @given(sizes=UNEVEN, seed=st.integers(0, 100))
@@ -176,7 +156,7 @@ def test_sampler_draws_others_in_each_epoch() -> None:
 
 def test_a_class_has_its_odd_image_by_turns() -> None:
     """Five images of two classes: one class has three of them, and not always the same one."""
-    found = made_up([5], [0, 0, 0, 0, 1])
+    found = row_index_of([5], [0, 0, 0, 0, 1])
     sampler = Batches(found, 5, 0, "sampler")
     three = [sum(int(found.labels[index]) for index, _ in walk(sampler, epoch)[0]) == 3 for epoch in range(60)]
     assert 15 < sum(three) < 45
@@ -185,22 +165,20 @@ def test_a_class_has_its_odd_image_by_turns() -> None:
 @given(st.lists(st.floats(1, 20), min_size=1, max_size=400), st.integers(0, 100), st.integers(1, 5))
 def test_images_are_drawn_in_proportion(factors: list[float], seed: int, epoch: int) -> None:
     shares = np.array(factors) / np.sum(factors) * len(factors)
-    sampler = Batches(made_up([len(factors)]), 1, seed, "sampler", factors=np.array(factors))
+    found = row_index_of([len(factors)])
+    sampler, again = (Batches(found, 1, seed, "sampler", factors=np.array(factors)) for _ in range(2))
+    keys = [key for batch in walk(again, epoch) for key in batch]
     sampler.set_epoch(epoch)
     drawn = sampler.drawn()
-    assert len(drawn) == len(factors)
+    assert len(drawn) == len(factors) and (again.drawn() == drawn).all()
     times = np.bincount(drawn, minlength=len(factors))
     assert (np.abs(times - shares) < 1 + 1e-6).all()
-    again = Batches(made_up([len(factors)]), 1, seed, "sampler", factors=np.array(factors))
-    again.set_epoch(epoch)
-    assert (again.drawn() == drawn).all()
-    keys = [key for batch in again for key in batch]
     assert len(set(keys)) == len(keys)  # what comes again is augmented in another way
 
 
 def test_over_epochs_each_image_has_its_share() -> None:
     factors = np.where(np.arange(60) < 6, 3.0, 1.0)
-    sampler = Batches(made_up([60]), 4, 0, "sampler", factors=factors)
+    sampler = Batches(row_index_of([60]), 4, 0, "sampler", factors=factors)
     total = np.zeros(60)
     for epoch in range(1, 401):
         sampler.set_epoch(epoch)

@@ -25,7 +25,7 @@ from kubeface.tables import table as table_module
 from kubeface.tables.row_index import WINDOW, FaceLocation, RowIndex, row_index
 from kubeface.tables.table import Table, TableWriter
 from pipelines.local.store import local_store
-from tests.support.tables import DETECTED, EMPTY_IMAGE
+from tests.support.tables import DETECTED, EMPTY_IMAGE, rows_of
 
 NOISE = Degradation.parse("noise:60")
 STILL = Augmentation(flip=0)
@@ -41,9 +41,8 @@ def small_groups(aligned_table: Path, tmp_path_factory: pytest.TempPathFactory) 
         patch.setattr(table_module, "ROW_GROUP_ROWS", 1)
         patch.setattr(table_module, "SHARD_BYTES", 100_000)
         with TableWriter(out, "aligned", "test", {}) as writer:
-            for rows in Table(aligned_table, "aligned").row_groups():
-                for row in rows:
-                    writer.add(row)
+            for row in rows_of(aligned_table):
+                writer.add(row)
     table = Table(out, "aligned")
     assert len(table.paths) > 2
     return table
@@ -56,6 +55,11 @@ def labelled(table: Table) -> dict[str, int]:
     return {row["image_id"]: names.index(row["identity"]) for row in rows if row["identity"] in names}
 
 
+def whole_index(folder: Path) -> RowIndex:
+    table = Table(folder, "aligned")
+    return row_index(table, labelled(table))
+
+
 @pytest.fixture(scope="module")
 def found(small_groups: Table) -> RowIndex:
     return row_index(small_groups, labelled(small_groups))
@@ -64,11 +68,13 @@ def found(small_groups: Table) -> RowIndex:
 @pytest.fixture(scope="module")
 def pixels(aligned_table: Path) -> dict[str, RGB]:
     """The crops by image id, read without any of the code under test."""
-    return {
-        row["image_id"]: decode_rgb(row["image"])
-        for rows in Table(aligned_table, "aligned").row_groups(["image_id", "image"])
-        for row in rows
-    }
+    return {row["image_id"]: decode_rgb(row["image"]) for row in rows_of(aligned_table, ["image_id", "image"])}
+
+
+def read_all(found: RowIndex, workers: int) -> list[list[Tensor]]:
+    """Every crop once, in batches."""
+    keys = [(index, 0) for index in range(len(found))]
+    return list(loaded(DataLoader(FaceCrops(found, NOISE, 0), batch_size=4, sampler=keys, num_workers=workers)))
 
 
 def as_rgb(tensor: Tensor) -> RGB:
@@ -261,8 +267,7 @@ def test_a_share_of_the_training_crops_is_degraded(found: RowIndex, degrade: flo
 
 def test_a_mixed_crop_is_mostly_its_own_face(aligned_table: Path, pixels: dict[str, RGB]) -> None:
     """Another image of its row group lies over it, by a half at most; the label stays."""
-    table = Table(aligned_table, "aligned")
-    found = row_index(table, labelled(table))
+    found = whole_index(aligned_table)
     crops = FaceCrops(found, Degradation(), 0, Augmentation(flip=0, mix=1.0))
     starts, shares, others = found.group_starts(), [], set()
     for index in range(len(found)):
@@ -313,8 +318,7 @@ def test_without_the_clean_crop(found: RowIndex, augmentation: Augmentation | No
 
 
 def test_a_batch_is_torchs_with_channels_last(aligned_table: Path) -> None:
-    table = Table(aligned_table, "aligned")
-    crops = FaceCrops(row_index(table, labelled(table)), NOISE, 0)
+    crops = FaceCrops(whole_index(aligned_table), NOISE, 0)
     items = [crops[index, 1] for index in range(4)]
     for ours, torchs in zip(collate(items), default_collate(items), strict=True):
         assert ours.dtype == torchs.dtype and torch.equal(ours, torchs)
@@ -342,14 +346,8 @@ def test_a_corrupt_shard_is_named(damaged: Table, how: str, workers: int) -> Non
     else:
         data = path.read_bytes()
         path.write_bytes(data[: len(data) // 2] if how == "cut" else bytes(len(data)))
-    loader = DataLoader(
-        FaceCrops(found, NOISE, 0),
-        batch_size=4,
-        sampler=[(index, 0) for index in range(len(found))],
-        num_workers=workers,
-    )
     with pytest.raises(KubefaceError, match="run the step that wrote it again") as raised:
-        list(loaded(loader))
+        read_all(found, workers)
     assert str(raised.value).startswith(f"{path} cannot be read (")
     assert "\n" not in str(raised.value)
     with pytest.raises(KubefaceError, match="run the step that wrote it again"):
@@ -361,21 +359,13 @@ def test_a_corrupt_shard_is_named(damaged: Table, how: str, workers: int) -> Non
 def test_an_image_that_cannot_be_decoded_is_named(aligned_table: Path, tmp_path: Path, at: int, workers: int) -> None:
     """Its bytes are spoilt at the signature, or cut off, before they are written."""
     with TableWriter(tmp_path / "spoilt", "aligned", "test", {}) as writer:
-        for rows in Table(aligned_table, "aligned").row_groups():
-            for number, row in enumerate(rows):
-                image = row["image"]
-                spoilt = b"x" * 40 + image[40:] if at == 0 else image[:at]
-                writer.add(row | {"image": spoilt if number == 3 else image})
-    table = Table(tmp_path / "spoilt", "aligned")
-    found = row_index(table, labelled(table))
-    loader = DataLoader(
-        FaceCrops(found, NOISE, 0),
-        batch_size=4,
-        sampler=[(index, 0) for index in range(len(found))],
-        num_workers=workers,
-    )
+        for number, row in enumerate(rows_of(aligned_table)):
+            image = row["image"]
+            spoilt = b"x" * 40 + image[40:] if at == 0 else image[:at]
+            writer.add(row | {"image": spoilt if number == 3 else image})
+    found = whole_index(tmp_path / "spoilt")
     with pytest.raises(KubefaceError) as raised:
-        list(loaded(loader))
+        read_all(found, workers)
     said = f"image {found[3].image_id} in {found[3].shard} cannot be decoded: run the step that wrote it again"
     assert str(raised.value) == said
 

@@ -17,10 +17,9 @@ from kubeface.finetune.distributed import Group, processes
 from kubeface.finetune.options import FinetuneOptions
 from pipelines.local.store import free_ports
 
-from .conftest import ModelFolder, Train, arguments, close, same, splitting
+from .conftest import LONG, ModelFolder, Train, arguments, close, same
 
 ROOT = Path(__file__).parents[3]
-LONG: dict[str, Any] = {"epochs": 3, "head_epochs": 1, "lr": 3e-3, "patience": 0}
 # Trainings that two processes do as one does. Batches of 8 leave 4 over, of three validation images each has its share.
 ALIKE: dict[str, dict[str, Any]] = {
     "usual": LONG | {"batch_size": 8},
@@ -133,13 +132,6 @@ def launch(tiny_file: Path, aligned_table: Path, split_table: Path, tmp_path_fac
         )
 
     return action
-
-
-@pytest.fixture(scope="module")
-def pairs(aligned_table: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A split with two validation images of each of three people."""
-    parts = {"s1": "tttvv", "s3": "tttvv", "s5": "tttvv"}
-    return splitting(aligned_table, tmp_path_factory.mktemp("pairs") / "split", parts)
 
 
 @pytest.fixture(scope="module")

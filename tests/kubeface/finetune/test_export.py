@@ -72,30 +72,17 @@ def test_a_training_leaves_its_model_as_onnx(
     agrees(run.folder / "model.onnx", load_model(run.folder), crops)
     agrees(run.folder / "start.onnx", load_pretrained("tiny"), crops)  # as it was before the training
     entry = run.training["onnx"]
-    assert entry == {
-        "file": "model.onnx",
-        "sha256": sha256_file(run.folder / "model.onnx"),
-        "opset": OPSET,
-        "least_cosine": pytest.approx(1, abs=1e-5),
-        "faces": 3,
-        "start": {
-            "file": "start.onnx",
-            "sha256": sha256_file(run.folder / "start.onnx"),
-            "least_cosine": pytest.approx(1, abs=1e-5),
-        },
-        "mtcnn_sha256": sha256_file(run.folder / "mtcnn.zip"),  # the crops were aligned with it
-    }
+    own, start = (
+        {"file": name, "sha256": sha256_file(run.folder / name), "least_cosine": pytest.approx(1, abs=1e-5)}
+        for name in ("model.onnx", "start.onnx")
+    )
+    mtcnn = sha256_file(run.folder / "mtcnn.zip")  # the crops were aligned with it
+    assert entry == own | {"opset": OPSET, "faces": 3, "start": start, "mtcnn_sha256": mtcnn}
     assert not list(run.folder.glob("*.data"))  # all in one file
     for name in ("model.onnx", "start.onnx"):  # nothing of the machine that it was made on
         assert not re.findall(rb"[\w/]+\.py|site-packages", (run.folder / name).read_bytes())
     said = capfd.readouterr()
     assert all(line.startswith("finetune: ") for line in (said.out + said.err).splitlines())  # the exporter keeps quiet
-
-
-def test_onnx_is_left_out_where_nobody_wants_it(train: Train) -> None:
-    run = train(onnx=False)
-    assert not list(run.folder.glob("*.onnx"))
-    assert "onnx" not in run.training
 
 
 def test_one_crop_is_enough(tiny: dict[str, Tensor], crops: Crops, tmp_path: Path) -> None:

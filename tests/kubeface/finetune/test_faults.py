@@ -60,21 +60,18 @@ def test_where_memory_does_not_suffice_batches_are_computed_in_parts(
 
 
 @pytest.mark.parametrize(
-    ("error", "kind", "said"),
+    ("error", "said"),
     [
-        (
-            torch.OutOfMemoryError("CUDA out of memory"), KubefaceError,
-            "stage 2 epoch 1/2: out of memory with 1 image at a time: give the step",
-        ),
-        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), RuntimeError, "shapes cannot be multiplied"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "stage 2 epoch 1/2: out of memory with 1 image at a time: give"),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), "^mat1 and mat2 shapes cannot be multiplied$"),
     ],
     ids=["memory", "other"],
-)  # fmt: skip
+)
 def test_where_not_even_one_image_fits_or_other_errors(
-    error: Exception, kind: type[Exception], said: str, train: Train, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    error: Exception, said: str, train: Train, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     short_of_memory(monkeypatch, 0, error)
-    with pytest.raises(kind, match=said):
+    with pytest.raises((KubefaceError, RuntimeError), match=said):
         train(**FULL)
     assert not list(tmp_path.iterdir())
 
@@ -155,9 +152,8 @@ def test_too_high_a_rate_ends_in_one_line(size: int, train: Train, tmp_path: Pat
 
 
 def test_split_of_another_table(train: Train, aligned_table: Path, tmp_path: Path) -> None:
-    rows = rows_of(aligned_table)
     with TableWriter(tmp_path / "other", "aligned", "test", {}) as writer:
-        for number, row in enumerate(rows):
+        for number, row in enumerate(rows_of(aligned_table)):
             writer.add(row | {"image_id": f"{number:016x}"})
     with pytest.raises(KubefaceError, match=r"split names images that .*other does not hold: run split on this table"):
         train(aligned=tmp_path / "other")
@@ -176,9 +172,8 @@ def test_a_shard_that_is_damaged(workers: int, train: Train, aligned_table: Path
     data = bytearray(shard.read_bytes())
     data[1000 : len(data) // 2] = bytes(len(data) // 2 - 1000)
     shard.write_bytes(data)
-    with pytest.raises(
-        KubefaceError, match=r"damaged/shard-00000\.parquet is corrupt: its SHA-256 is not the"
-    ) as caught:
+    said = r"damaged/shard-00000\.parquet is corrupt: its SHA-256 is not the"
+    with pytest.raises(KubefaceError, match=said) as caught:
         train(aligned=damaged, workers=workers)
     assert "\n" not in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["damaged"]

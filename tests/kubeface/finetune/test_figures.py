@@ -24,23 +24,15 @@ MARGIN, LABEL, STEP = 12, 190, 112 + 6
 
 
 def history(epochs: int = 5, **changes: Any) -> list[EpochFigures]:
-    first = EpochFigures(
-        epoch=1, stage=1, train_loss=9.0, train_accuracy=0.0, val_loss=10.0, val_accuracy=0.1, val_auc=0.91,
-        learning_rate=0.0, head_learning_rate=1e-3, images_per_second=1.0, seconds=1.0,
-    )  # fmt: skip
-    values: list[dict[str, Any]] = [
-        {
-            "epoch": epoch,
-            "stage": 1 if epoch <= 2 else 2,
-            "train_loss": 9.0 / epoch,
-            "val_loss": 10.0 / epoch,
-            "val_accuracy": 0.1 * epoch,
-            "val_auc": 0.9 + 0.01 * epoch,
-            "learning_rate": 0.0 if epoch <= 2 else 1e-4 / epoch,
-        }
-        for epoch in range(1, epochs + 1)
-    ]
-    return [replace(first, **row | changes) for row in values]
+    rows = [
+        EpochFigures(
+            n, 1 if n <= 2 else 2, train_loss=9.0 / n, train_accuracy=0.0, val_loss=10.0 / n, val_accuracy=0.1 * n,
+            val_auc=0.9 + 0.01 * n, learning_rate=0.0 if n <= 2 else 1e-4 / n, head_learning_rate=1e-3,
+            images_per_second=1.0, seconds=1.0,
+        )
+        for n in range(1, epochs + 1)
+    ]  # fmt: skip
+    return [replace(row, **changes) for row in rows]
 
 
 @pytest.fixture
@@ -207,21 +199,10 @@ def test_every_augmentation_has_a_row(crops: FaceCrops, monkeypatch: pytest.Monk
     monkeypatch.setattr(figures_module, "_mosaic", named)
     draw_augmentations(crops, tmp_path / "new" / "augmentations.png")
     assert names == [
-        "as stored",
-        "flip",
-        "crop, area 0.8–1",
-        "warp",
-        "colour jitter ± 0.5",
-        "cut-out, area 0.02–0.33",
-        "blur, σ 0.1–2 px",
-        "low resolution, 8–56 px",
-        "greyscale",
-        "JPEG, quality 10–75",
-        "mix",
-        "noise:60",
-        "trained on, epoch 1",
-        "trained on, epoch 2",
-    ]
+        "as stored", "flip", "crop, area 0.8–1", "warp", "colour jitter ± 0.5", "cut-out, area 0.02–0.33",
+        "blur, σ 0.1–2 px", "low resolution, 8–56 px", "greyscale", "JPEG, quality 10–75", "mix", "noise:60",
+        "trained on, epoch 1", "trained on, epoch 2",
+    ]  # fmt: skip
     drawn = cells(tmp_path / "new" / "augmentations.png", len(names))
     stored = {crops.image(place).tobytes(): index for index, place in enumerate(crops.row_index)}
     faces = [stored[image.tobytes()] for image in drawn[0]]  # to the pixel

@@ -20,9 +20,9 @@ from kubeface.runtime.errors import KubefaceError
 from kubeface.tables.table import Table
 from tests.support.tables import rows_of
 
-from .conftest import Tiny, Train, same, splitting
+from .conftest import FULL, Tiny, Train, same, splitting
 
-FULL: dict[str, Any] = {"strategy": "full", "lr": 3e-3, "freeze_batch_norm": False, "epochs": 2}
+LEARNING: dict[str, Any] = FULL | {"freeze_batch_norm": False}
 
 
 def states(seed: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -60,11 +60,11 @@ def test_alpha_is_the_least_of_the_best(scores: list[int]) -> None:
 
 
 def test_a_training_ends_between_its_start_and_its_best(train: Train, tiny: dict[str, Tensor]) -> None:
-    whole = train("1", **FULL)
+    whole = train("1", **LEARNING)
     best = whole.checkpoint("best")
     assert same(whole.weights, best)
     for alpha in (0.0, 0.5):
-        run = train(f"{alpha}", **FULL, wise_ft=alpha)
+        run = train(f"{alpha}", **LEARNING, wise_ft=alpha)
         assert same(run.checkpoint("best"), best)  # the checkpoint stays what was trained
         for name, value in run.weights.items():
             if value.is_floating_point():
@@ -79,13 +79,13 @@ def test_auto_takes_the_alpha_that_verifies_best(
 ) -> None:
     """The mean AUC of clean and degraded validation images, which is measured here once more."""
     parts = splitting(aligned_table, tmp_path / "split", {"s1": "ttvvv", "s3": "ttvvv", "s5": "ttvvv"})
-    run = train(**FULL, split=parts, wise_ft="auto", distill=0.0)
+    run = train(**LEARNING, split=parts, wise_ft="auto", distill=0.0)
     alpha, scores = run.training["wise_ft_alpha"], run.training["wise_ft_scores"]
     assert scores[f"{alpha:g}"] == max(scores.values())
     assert len(set(scores.values())) > 1
     best = run.checkpoint("best")
     for other in (0.0, 0.5, 1.0):
-        fixed = train(f"{other}", **FULL, split=parts, wise_ft=other, distill=0.0)
+        fixed = train(f"{other}", **LEARNING, split=parts, wise_ft=other, distill=0.0)
         if other == alpha:
             assert same(fixed.weights, run.weights)
     rows = Table(parts, "split").columns(["image_id", "split"]).to_pylist()
@@ -132,42 +132,36 @@ def crops(aligned_table: Path) -> list[RGB]:
     return [decode_rgb(row["image"]) for row in rows_of(aligned_table)]
 
 
-def shares_of(errors: GateErrors) -> tuple[float, float]:
-    """Shares of clean and of degraded crops that go the wrong way, where both were measured."""
+def gate(clean: Tensor, degraded: Tensor) -> tuple[QualityRouted, tuple[float, float]]:
+    """A gate that was fitted on half of the people, and the shares of the others' clean and degraded crops that go
+    the wrong way."""
+    half = len(clean) // 2
+    parts = clean[:half], degraded[:half], clean[half:], degraded[half:]
+    model, errors = fit_quality_routing(nn.Identity(), nn.Identity(), *parts)
     assert errors.wrong_clean is not None and errors.wrong_degraded is not None
-    return errors.wrong_clean, errors.wrong_degraded
+    return model, (errors.wrong_clean, errors.wrong_degraded)
 
 
-def structure(crops: list[RGB], kind: str = "none") -> Tensor:
+def structure(crops: list[RGB], kind: str = "none", borders: bool = False) -> Tensor:
+    """Fine structure of degraded crops, some of them with a black border."""
     bad = Degradation.parse(kind)
     stacked = np.stack([bad(crop, "test", number) for number, crop in enumerate(crops)])
+    if borders:
+        stacked[::3, :, -28:] = 0
     return fine_structure((torch.from_numpy(stacked).permute(0, 3, 1, 2).float() - 127.5) / 128)
 
 
 def test_sharp_borders_of_low_resolution_crops_hardly_mislead_the_gate(crops: list[RGB]) -> None:
     """A black border, as of a face at the edge of its photograph, is sharp however low the resolution is."""
-    few = Degradation.parse("lowres:14")
-    bad = np.stack([few(crop, "test", number) for number, crop in enumerate(crops)])
-    bad[::3, :, -28:] = 0
-    degraded = fine_structure((torch.from_numpy(bad).permute(0, 3, 1, 2).float() - 127.5) / 128)
-    half, clean = len(crops) // 2, structure(crops)
-    _, errors = fit_quality_routing(
-        nn.Identity(), nn.Identity(), clean[:half], degraded[:half], clean[half:], degraded[half:]
-    )
-    shares = shares_of(errors)
+    _, shares = gate(structure(crops), structure(crops, "lowres:14", borders=True))
     assert shares[0] == 0 and shares[1] <= 0.1
 
 
 @pytest.mark.parametrize("kind", ["noise:60", "noise:10", "lowres:14", "blur:4", "jpeg:5", "dark"])
 def test_the_gate_tells_faces_from_degraded_faces(kind: str, crops: list[RGB]) -> None:
-    """Learnt on half of the people, measured on the others."""
-    half = len(crops) // 2
-    clean, degraded = structure(crops), structure(crops, kind)
-    model, errors = fit_quality_routing(
-        nn.Identity(), nn.Identity(), clean[:half], degraded[:half], clean[half:], degraded[half:]
-    )
+    half, clean, degraded = len(crops) // 2, structure(crops), structure(crops, kind)
+    model, shares = gate(clean, degraded)
     # JPEG takes little from faces that were enlarged to begin with.
-    shares = shares_of(errors)
     assert max(shares) <= (0.3 if kind == "jpeg:5" else 0)
     for rows, share in ((clean[half:], 1 - shares[0]), (degraded[half:], shares[1])):
         assert float((rows @ model.weight + model.bias <= 0).double().mean()) == pytest.approx(share)
@@ -175,23 +169,20 @@ def test_the_gate_tells_faces_from_degraded_faces(kind: str, crops: list[RGB]) -
 
 def test_a_gate_that_cannot_tell_says_so(crops: list[RGB]) -> None:
     clean = structure(crops)
-    _, errors = fit_quality_routing(nn.Identity(), nn.Identity(), clean, clean, clean, clean)
-    assert sum(shares_of(errors)) == pytest.approx(1)
+    assert sum(gate(clean, clean)[1]) == pytest.approx(1)
 
 
 def test_without_validation_crops_nothing_is_measured(crops: list[RGB]) -> None:
     clean, bad, none = structure(crops), structure(crops, "noise:60"), torch.zeros(0, 4)
-    assert fit_quality_routing(nn.Identity(), nn.Identity(), clean, bad, none, none)[1].model_dump() == {
-        "wrong_clean": None,
-        "wrong_degraded": None,
-    }
+    _, errors = fit_quality_routing(nn.Identity(), nn.Identity(), clean, bad, none, none)
+    assert errors == GateErrors(wrong_clean=None, wrong_degraded=None)
 
 
 def test_a_quality_routed_training_keeps_its_start_for_clean_crops(
     train: Train, tiny: dict[str, Tensor], crops: list[RGB]
 ) -> None:
-    run = train(**FULL, guard=True, wise_ft=0.5)
-    free = train("free", **FULL, wise_ft=0.5)
+    run = train(**LEARNING, guard=True, wise_ft=0.5)
+    free = train("free", **LEARNING, wise_ft=0.5)
     for side, expected in (("start", tiny), ("tuned", free.weights)):
         found = {k.removeprefix(f"{side}."): v for k, v in run.weights.items() if k.startswith(f"{side}.")}
         assert same(found, expected)
@@ -216,8 +207,8 @@ def test_a_quality_routed_training_keeps_its_start_for_clean_crops(
 
 def test_a_quality_routed_model_trains_on(train: Train, tiny: dict[str, Tensor]) -> None:
     """The first start stays the one for good pictures, whatever was trained since."""
-    first = train("first", **FULL, guard=True)
-    second = train("second", **FULL, pretrained=str(first.folder))
+    first = train("first", **LEARNING, guard=True)
+    second = train("second", **LEARNING, pretrained=str(first.folder))
     assert {k: v for k, v in second.weights.items() if k.startswith("start.")}.keys() == {f"start.{k}" for k in tiny}
     for name, value in tiny.items():
         assert torch.equal(second.weights[f"start.{name}"], value)

@@ -15,18 +15,12 @@ from tensorboardX.record_writer import masked_crc32c
 from kubeface.finetune.logs import Mlflow, write_history
 from kubeface.finetune.state import EpochFigures
 
-from .conftest import Train, same, splitting
+from .conftest import Train, same
 
 FIGURES = [
     "train_loss", "train_accuracy", "val_loss", "val_accuracy", "val_auc", "learning_rate", "head_learning_rate",
     "images_per_second", "seconds",
 ]  # fmt: skip
-
-
-@pytest.fixture
-def pairs(aligned_table: Path, tmp_path: Path) -> Path:
-    """A split with two validation images of each person, so that there is something to verify."""
-    return splitting(aligned_table, tmp_path / "split", {"s1": "tttvv", "s3": "tttvv"})
 
 
 def events(folder: Path) -> list[Event]:

@@ -86,15 +86,11 @@ def test_each_low_image_knows_its_sharp_one(paired: Path) -> None:
     assert [index for index in range(len(found)) if found.is_low(index)] == lows
     alone = [index for index in lows if found.sharp(index) is None]
     assert len(alone) == 2 and len(found.low()) == len(lows) - 2
-    for index in set(lows) - set(alone):
-        place = found.sharp(index)
-        assert place is not None
-        np.testing.assert_array_equal(LOW(crops.image(place)), crops.image(found[index]))
-    subset = found.low()
-    for index in range(len(subset)):
-        place = subset.sharp(index)
-        assert place is not None
-        np.testing.assert_array_equal(LOW(crops.image(place)), crops.image(subset[index]))
+    for places, indices in ((found, set(lows) - set(alone)), (found.low(), range(len(found.low())))):
+        for index in indices:
+            place = places.sharp(index)
+            assert place is not None
+            np.testing.assert_array_equal(LOW(crops.image(place)), crops.image(places[index]))
     assert len(found.low().low()) == len(found.low())
 
 
@@ -131,8 +127,7 @@ def test_both_of_a_pair_are_changed_alike(paired: Path) -> None:
 
 
 def test_two_sharp_images_of_one_photograph_are_an_error(paired: Path, tmp_path: Path) -> None:
-    source = Table(paired, "aligned")
-    rows = rows_of(source)
+    rows = rows_of(paired)
     with TableWriter(tmp_path / "twice", "aligned", "test", {}) as writer:
         for row in rows:
             writer.add(row)
@@ -143,14 +138,12 @@ def test_two_sharp_images_of_one_photograph_are_an_error(paired: Path, tmp_path:
 
 
 def test_a_training_on_pairs(train: Train, paired: Path, halves: Path) -> None:
-    """Without a degradation: what is learnt are the pairs; the guard tells them apart."""
-    run = train(aligned=paired, split=halves, degradation="none", guard=True, distill=1000.0, epochs=6, lr=1e-3)
+    """Without a degradation: what is learnt are the pairs; quality routing tells them apart."""
+    choices = {"aligned": paired, "split": halves, "degradation": "none", "guard": True, "distill": 1000.0, "epochs": 6}
+    run, again = (train(name, **choices, lr=1e-3) for name in ("one", "again"))
     losses = [row["val_loss"] for row in run.history if row["stage"] == 2]
     assert losses[-1] < losses[0]
     assert run.training["guard"]["wrong_clean"] == run.training["guard"]["wrong_degraded"] == 0
-    again = train(
-        "again", aligned=paired, split=halves, degradation="none", guard=True, distill=1000.0, epochs=6, lr=1e-3
-    )
     assert same(run.weights, again.weights)
 
 
@@ -203,9 +196,8 @@ def test_a_network_enlarges_what_is_trained_on(train: Train, network: Path, alig
 
 def test_bicubic_enlarger_is_the_default(aligned_table: Path) -> None:
     crop = decode_rgb(next(Table(aligned_table, "aligned").row_groups(["image"]))[0]["image"])
-    np.testing.assert_array_equal(
-        Degradation.parse("lowres:14", Enlarger())(crop), Degradation.parse("lowres:14")(crop)
-    )
+    ours, usual = (Degradation.parse("lowres:14", enlarger)(crop) for enlarger in (Enlarger(), None))
+    np.testing.assert_array_equal(ours, usual)
 
 
 def test_workers_share_a_network(network: Path, aligned_table: Path) -> None:

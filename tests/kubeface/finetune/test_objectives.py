@@ -1,10 +1,8 @@
 """Heads' losses, weights, the sampler of rare labels, and the augmentation that spares labels."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 from hypothesis import given
@@ -27,24 +25,15 @@ from kubeface.finetune.objectives import (
 )
 from kubeface.finetune.options import FinetuneOptions
 from kubeface.finetune.training_data import TrainingData
-from kubeface.tables.row_index import RowIndex
+
+from .conftest import row_index_of
 
 SIZE = 5
 
 
-def some_places(rows: int, group: int = 128) -> RowIndex:
-    """As many places in row groups of this size; the label of each is its number."""
-    numbers = np.arange(rows, dtype=np.int32)
-    return RowIndex(
-        [Path("shard")],
-        pa.array([f"i{number}" for number in range(rows)]),
-        np.stack([numbers, 0 * numbers, numbers // group, numbers % group], axis=1),
-    )
-
-
 def attributes(targets: NDArray[np.int8], **options: Any) -> AttributeObjective:
     names = tuple(f"l{number}" for number in range(targets.shape[1]))
-    found = some_places(len(targets))
+    found = row_index_of([len(targets)], range(len(targets)))
     data = TrainingData([], found, found, "attributes", names, targets)
     return AttributeObjective(FinetuneOptions(task="attributes", **options), data, SIZE, torch.device("cpu"))
 
@@ -144,7 +133,7 @@ def test_auc_is_the_mean_over_labels_with_both_values() -> None:
 def test_balanced_losses_make_up_for_the_sizes_of_classes(sizes: list[int]) -> None:
     """Every class counts alike, and an image as much as one on average."""
     labels = np.repeat(np.arange(len(sizes)), sizes).astype(np.int32)
-    found = RowIndex([Path("shard")], pa.array(labels.astype(str)), labels[:, None] * np.array([1, 0, 0, 0], np.int32))
+    found = row_index_of([len(labels)], labels.tolist())
     data = TrainingData([f"p{number}" for number in range(len(sizes))], found, found)
     objective = ClassificationObjective(FinetuneOptions(balance="loss"), data, torch.eye(len(sizes)))
     logits, truth = torch.randn(len(labels), len(sizes)), torch.from_numpy(labels).long()
@@ -167,10 +156,8 @@ def test_scores_are_the_heads(head: Any, sigmoid: bool) -> None:
     scores = Scores(head, sigmoid)
     logits = head(embeddings)
     torch.testing.assert_close(scores(embeddings), logits.sigmoid() if sigmoid else logits.softmax(1))
-    assert {name: tuple(value.shape) for name, value in scores.state_dict().items()} == {
-        "weight": (3, SIZE),
-        "bias": (3,),
-    }
+    shapes = {name: tuple(value.shape) for name, value in scores.state_dict().items()}
+    assert shapes == {"weight": (3, SIZE), "bias": (3,)}
 
 
 # --- the sampler ----------------------------------------------------------------------------------------------------

@@ -24,12 +24,11 @@ from kubeface.runtime.errors import KubefaceError
 from kubeface.storage import objects
 from kubeface.storage.folders import sha256_file
 from pipelines.local.store import local_store
+from tests.support.tables import contents
 
 from .conftest import LEARNING as HEAD_FIRST
-from .conftest import Run, Train, arguments, register_tiny, same, splitting, without_figures
+from .conftest import LONG, Run, Train, arguments, register_tiny, same, splitting, without_figures
 
-# Stage 1 of one epoch and stage 2 of three, with three steps in each.
-LONG: dict[str, Any] = {"epochs": 3, "head_epochs": 1, "lr": 3e-3, "patience": 0}
 MUCH: dict[str, Any] = {
     "strategy": "lora",
     "lora_rank": 2,
@@ -108,29 +107,24 @@ Killed = Callable[..., None]
 
 
 @pytest.fixture(scope="module")
-def killed_in(
-    server: ForkServerContext, tiny_file: Path, aligned_table: Path, split_table: Path
-) -> Callable[[Path], Killed]:
+def killed_in(server: ForkServerContext, tiny_file: Path, aligned_table: Path, split_table: Path) -> Killed:
     """Starts trainings as `train` does, below a folder, in processes that are killed at a moment."""
 
-    def below(folder: Path) -> Killed:
-        def action(moment: Callable[[int], None], number: int, out: str = "model", **choices: Any) -> None:
-            where = {"aligned": aligned_table, "split": split_table, "out": folder / out}
-            given = moment, number, tiny_file, dict(os.environ), where | arguments(choices)
-            process = server.Process(target=train_until, args=given)
-            process.start()
-            process.join(120)
-            assert process.exitcode == -signal.SIGKILL
-            assert not where["out"].exists()
+    def action(folder: Path, moment: Callable[[int], None], number: int, out: str = "model", **choices: Any) -> None:
+        where = {"aligned": aligned_table, "split": split_table, "out": folder / out}
+        given = moment, number, tiny_file, dict(os.environ), where | arguments(choices)
+        process = server.Process(target=train_until, args=given)
+        process.start()
+        process.join(120)
+        assert process.exitcode == -signal.SIGKILL
+        assert not where["out"].exists()
 
-        return action
-
-    return below
+    return action
 
 
 @pytest.fixture
-def killed(killed_in: Callable[[Path], Killed], tmp_path: Path) -> Killed:
-    return killed_in(tmp_path)
+def killed(killed_in: Killed, tmp_path: Path) -> Killed:
+    return partial(killed_in, tmp_path)
 
 
 def equal(one: Run, other: Run) -> None:
@@ -294,25 +288,20 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         yield "kubeface"
 
 
+@pytest.mark.parametrize(("choices", "elsewhere"), [(MUCH, True), ({}, False)], ids=["elsewhere", "here"])
 def test_started_again_it_goes_on_from_the_durable_folder(
-    train: Train, train_once: Train, killed: Killed, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """On another machine, where nothing but that folder is left."""
-    choices, durable = MUCH, str(tmp_path / "durable")
+    choices: dict[str, Any], elsewhere: bool, train: Train, train_once: Train, killed: Killed, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """On another machine, where nothing but that folder is left, or where both are."""
+    durable = str(tmp_path / "durable")
     whole = train_once(**LONG | choices)
     killed(at_step, 8, **LONG | choices, checkpoints=durable)
-    shutil.rmtree(tmp_path / "model.checkpoints")
+    if elsewhere:
+        shutil.rmtree(tmp_path / "model.checkpoints")
     capsys.readouterr()
     equal(train("model", **LONG | choices, checkpoints=durable), whole)
     assert re.match(rf"finetune: going on from {durable}/[0-9a-f]{{16}}/last\.safetensors\n", capsys.readouterr().out)
-    clean(tmp_path, "model", "durable")
-
-
-def test_started_again_where_both_are_left(train: Train, train_once: Train, killed: Killed, tmp_path: Path) -> None:
-    durable = str(tmp_path / "durable")
-    whole = train_once(**LONG)
-    killed(at_step, 8, **LONG, checkpoints=durable)
-    equal(train("model", **LONG, checkpoints=durable), whole)
     clean(tmp_path, "model", "durable")
 
 
@@ -346,10 +335,10 @@ def test_started_again_it_goes_on_from_a_store(
 
 
 @pytest.fixture(scope="module")
-def stopped_once(killed_in: Callable[[Path], Killed], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def stopped_once(killed_in: Killed, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The checkpoints of a training that was killed after its second epoch."""
     folder = tmp_path_factory.mktemp("stopped")
-    killed_in(folder)(at_step, 8, **LONG)
+    killed_in(folder, at_step, 8, **LONG)
     return folder / "model.checkpoints"
 
 
@@ -357,10 +346,6 @@ def stopped_once(killed_in: Callable[[Path], Killed], tmp_path_factory: pytest.T
 def stopped(stopped_once: Path, tmp_path: Path) -> Path:
     """A copy of them where the next training finds them."""
     return shutil.copytree(stopped_once, tmp_path / "model.checkpoints")
-
-
-def contents(folder: Path) -> dict[str, str]:
-    return {path.name: sha256_file(path) for path in folder.iterdir()}
 
 
 def refused(stopped: Path, said: str, action: Callable[[], Any]) -> None:
@@ -402,45 +387,29 @@ def test_other_trainings_are_refused(
 
 
 def test_started_again_without_resume(stopped: Path, train: Train, tmp_path: Path) -> None:
-    refused(
-        stopped,
-        rf"^{stopped} is of a training that was stopped: go on with resume={stopped} or remove it$",
-        lambda: train(**LONG),
-    )
-    # Nor is it thrown away for a durable folder that has nothing, or that has another training.
-    differences: list[dict[str, Any]] = [{}, {"seed": 1}]
-    for choices in differences:
-        refused(
-            stopped,
-            "is of a training that was stopped: go on with",
-            partial(train, **LONG | choices, checkpoints=str(tmp_path / "durable")),
-        )
+    said = "is of a training that was stopped: go on with"
+    refused(stopped, rf"^{stopped} {said} resume={stopped} or remove it$", partial(train, **LONG))
+    for seed in (0, 1):  # nor is it thrown away for a durable folder that has nothing, or that has another training
+        refused(stopped, said, partial(train, **LONG, seed=seed, checkpoints=str(tmp_path / "durable")))
 
 
 def test_resume_from_what_is_no_checkpoint(stopped: Path, train: Train, tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    for nothing in ("nowhere", "empty"):
-        refused(
-            stopped,
-            f"{tmp_path / nothing} holds no last.safetensors: give the checkpoints of a training that was stopped",
-            partial(train, **LONG, resume=str(tmp_path / nothing)),
-        )
-    (tmp_path / "empty" / "last.safetensors").write_bytes(b"no tensors at all")
-    refused(
-        stopped,
-        "last.safetensors is not a checkpoint of a training",
-        lambda: train(**LONG, resume=str(tmp_path / "empty")),
-    )
-    shutil.copy(stopped / "best.safetensors", tmp_path / "empty" / "last.safetensors")
-    refused(
-        stopped, "is no checkpoint to go on from: give a last", lambda: train(**LONG, resume=str(tmp_path / "empty"))
-    )
-    shutil.copy(stopped / "last.safetensors", tmp_path / "empty" / "last.safetensors")
-    refused(
-        stopped,
-        f"{tmp_path / 'empty'} holds last.safetensors without best.safetensors: give the folder with both",
-        lambda: train(**LONG, resume=str(tmp_path / "empty")),
-    )
+    other = tmp_path / "other"
+    resume = partial(train, **LONG, resume=str(other))
+    nothing = f"{other} holds no last.safetensors: give the checkpoints of a training that was stopped"
+    refused(stopped, nothing, resume)
+    other.mkdir()
+    refused(stopped, nothing, resume)
+    for last, said in (
+        (b"no tensors at all", "last.safetensors is not a checkpoint of a training"),
+        ((stopped / "best.safetensors").read_bytes(), "is no checkpoint to go on from: give a last"),
+        (
+            (stopped / "last.safetensors").read_bytes(),
+            f"{other} holds last.safetensors without best.safetensors: give the folder with both",
+        ),
+    ):
+        (other / "last.safetensors").write_bytes(last)
+        refused(stopped, said, resume)
 
 
 @pytest.mark.parametrize("change", [{"losses": [1.0]}, {"without_gain": None}, {"history": [{"epoch": 1}]}])
@@ -455,4 +424,4 @@ def test_last_of_another_release(change: dict[str, Any], stopped: Path, train: T
     said = (
         rf"^{path} was written by another release of kubeface, .* use that release, or remove the file to train anew$"
     )
-    refused(stopped, said, lambda: train(**LONG, resume=str(stopped)))
+    refused(stopped, said, partial(train, **LONG, resume=str(stopped)))

@@ -122,10 +122,9 @@ def test_what_is_trained_and_what_is_not(
     if learning_statistics:
         wanted |= set[str]().union(*(STATISTICS[number] for number in expected))
     assert changed(run.checkpoint("last"), tiny) == wanted
-    epochs = [row["stage"] for row in run.history]
-    assert epochs == [1] * (chosen["head_epochs"] if chosen["strategy"] in ("two_stage", "head_only") else 0) + [2] * (
-        0 if chosen["strategy"] == "head_only" else chosen["epochs"]
-    )
+    first = chosen["head_epochs"] if chosen["strategy"] in ("two_stage", "head_only") else 0
+    second = 0 if chosen["strategy"] == "head_only" else chosen["epochs"]
+    assert [row["stage"] for row in run.history] == [1] * first + [2] * second
 
 
 def test_the_first_stage_leaves_the_backbone_and_trains_the_head(train: Train, tiny: dict[str, Tensor]) -> None:
@@ -242,12 +241,8 @@ def test_scratch_begins_with_weights_of_its_seed(train: Train, tiny: dict[str, T
     assert changed(one, other) >= kernels
     for name in kernels:
         assert (one[name] - other[name]).abs().max() > 1e-3
-
-
-def test_scratch_learns_statistics(train: Train, tiny: dict[str, Tensor]) -> None:
-    run = train(strategy="scratch", epochs=1, freeze_batch_norm=True)
-    assert run.weights["4.num_batches_tracked"] == 3
-    assert (run.weights["4.running_mean"] != 0).all()
+    # Statistics are learnt all the same.
+    assert one["4.num_batches_tracked"] == 3 and (one["4.running_mean"] != 0).all()
 
 
 # --- modes ----------------------------------------------------------------------------------------------------------

@@ -45,10 +45,8 @@ def test_what_a_training_leaves(learn_once: Train, task: str, choices: dict[str,
     assert found.result.labels == len(names)
     assert (found.result.val_auc is None) == (task == "classes")
     kept = safetensors.torch.load_file(found.folder / "head.safetensors")
-    assert {name: tuple(value.shape) for name, value in kept.items()} == {
-        "weight": (len(names), 16),
-        "bias": (len(names),),
-    }
+    shapes = {name: tuple(value.shape) for name, value in kept.items()}
+    assert shapes == {"weight": (len(names), 16), "bias": (len(names),)}
     for name in ("model.onnx", "start.onnx"):
         session = onnxruntime.InferenceSession(str(found.folder / name))
         assert [output.name for output in session.get_outputs()] == ["embeddings", "scores"]
@@ -90,12 +88,9 @@ def test_the_start_is_the_starting_backbone_with_the_best_head_of_stage_1(
 
 @TASKS
 def test_fine_tuning_that_does_not_help(
-    learn: Train,
-    tiny: dict[str, Tensor],
-    task: str,
-    capsys: pytest.CaptureFixture[str],
+    learn: Train, tiny: dict[str, Tensor], task: str, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
-) -> None:
+) -> None:  # fmt: skip
     monkeypatch.setattr(Trainer, "_is_better", lambda self, _: len(self.state.history) < 2)
     found = learn(task)
     assert found.result.best_epoch == 2
@@ -134,9 +129,8 @@ def test_strategies(
     monkeypatch.setattr(model_folder, "export_models", exported)
     found = learn(task, keep_checkpoints=0, **choices)
     strategy = choices["strategy"]
-    assert [row["stage"] for row in found.history] == {"scratch": [2, 2], "head_only": [1, 1]}.get(
-        strategy, [1, 1, 2, 2]
-    )
+    stages = {"scratch": [2, 2], "head_only": [1, 1]}.get(strategy, [1, 1, 2, 2])
+    assert [row["stage"] for row in found.history] == stages
     moved = changed(found.checkpoint(f"epoch_0{len(found.history)}"), tiny)
     if strategy == "head_only":
         assert not moved
@@ -166,9 +160,8 @@ def test_all_labels_or_those_named(learn: Train, capsys: pytest.CaptureFixture[s
 
 def test_sampling_is_told(learn: Train) -> None:
     found = told(learn("classes", balance="sampler"), "sampling.json")
-    assert found == {"images": 12, "drawn": 12, "before": dict.fromkeys(("s1", "s2", "s3", "s4"), 3)} | {
-        "after": dict.fromkeys(("s1", "s2", "s3", "s4"), 3)
-    }
+    each = dict.fromkeys(("s1", "s2", "s3", "s4"), 3)
+    assert found == {"images": 12, "drawn": 12, "before": each, "after": each}
     plain, even = (told(learn("attributes", name, balance=name), "sampling.json") for name in ("none", "sampler"))
     assert plain["before"] == plain["after"] == even["before"]
     assert even["after"].keys() == set(LABELS)
