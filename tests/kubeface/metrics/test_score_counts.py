@@ -30,6 +30,20 @@ def sixteenths(embeddings: np.ndarray) -> Vectors:
     return np.asarray(np.round(embeddings * 16) / 16, np.float32)
 
 
+@given(seed=st.integers(0, 2**32 - 1), people=st.integers(2, 40), images=st.integers(2, 6), noise=st.floats(0.1, 4))
+@settings(max_examples=15)
+def test_figures_are_nearly_those_of_the_scores(seed: int, people: int, images: int, noise: float) -> None:
+    embeddings, person = made(seed, people, images, noise)
+    found = count_scores(embeddings, person).figures()
+    pairs = all_pairs(person, 10**6)
+    exact = verification(pairs.scores(embeddings), pairs.same)
+    assert (found.genuine_pairs, found.impostor_pairs) == (exact.genuine_pairs, exact.impostor_pairs)
+    ties = 0.02 + 2 / min(found.genuine_pairs, found.impostor_pairs)  # what may fall into one bin
+    assert found.auc == pytest.approx(exact.auc, abs=0.002)
+    assert found.eer == pytest.approx(exact.eer, abs=ties)
+    assert found.tar_at_far == pytest.approx(exact.tar_at_far, abs=ties)
+
+
 @given(seed=st.integers(0, 2**32 - 1), bins=st.sampled_from([7, 40, 1000]))
 @settings(max_examples=15)
 def test_figures_are_exactly_those_of_rounded_scores(seed: int, bins: int) -> None:

@@ -134,6 +134,18 @@ def test_embeddings_are_keras_own(models: Path, read: Read, crops: RGB, name: st
         np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
 
 
+def test_the_comparison_would_notice_mistakes(models: Path, read: Read, crops: RGB) -> None:
+    state, expected = read("nested"), np.load(models / "nested.npy")
+    for name, wrong in (
+        ("layer2.1.bn2.running_mean", state["layer2.1.bn2.running_mean"] + 0.1),
+        ("layer3.0.conv2.weight", state["layer3.0.conv2.weight"].mT),
+        ("layer4.2.bn3.running_var", state["layer4.2.bn3.weight"]),
+        ("layer1.0.bn3.weight", state["layer1.0.downsample.1.weight"]),
+        ("embedding.1.weight", torch.ones(64)),
+    ):
+        assert cosines(embeddings(state | {name: wrong}, crops), expected).min() < 0.9999, name
+
+
 def test_the_variables_are_where_they_belong(models: Path, read: Read) -> None:
     state = read("pooled")
     with zipfile.ZipFile(models / "pooled.keras") as archive, h5py.File(archive.open("model.weights.h5")) as file:

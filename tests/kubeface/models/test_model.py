@@ -186,6 +186,13 @@ def test_other_preprocessing_is_refused(saved: Path, part: str, key: str, value:
         load_model(saved)
 
 
+@pytest.mark.parametrize("key", ["backbone", "preprocessing", "alignment", "embedding_size", "weights_sha256"])
+def test_incomplete_model_json(saved: Path, key: str) -> None:
+    rewrite(saved, lambda config: config.pop(key))
+    with pytest.raises(KubefaceError, match=rf"model\.json is not what this release reads \({key}.*\): [^\n]*$"):
+        load_model(saved)
+
+
 def test_folders_that_do_not_hold_what_is_asked_for(saved: Path, tmp_path: Path) -> None:
     with pytest.raises(KubefaceError, match=r"nowhere/model\.json is missing"):
         load_pretrained("sface", str(tmp_path / "nowhere"))

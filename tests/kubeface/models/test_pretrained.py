@@ -16,7 +16,7 @@ from torch import nn
 from kubeface.faces.images import RGB
 from kubeface.metrics.pairs import all_pairs
 from kubeface.metrics.verification import verification
-from kubeface.models.backbones import BACKBONES
+from kubeface.models.backbones import BACKBONES, backbone_named
 from kubeface.models.model import (
     RANDOM,
     FaceModel,
@@ -106,6 +106,23 @@ def test_published_weights_come_over_http(
     with pytest.raises(KubefaceError, match=f"{hashlib.sha256(data).hexdigest()}, expected {checksum}"):
         load_pretrained(name)
     assert not list((tmp_path / "cache").rglob("*.p*t*"))  # nothing of the wrong file is kept
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "dropped"), [("resnet50", "fc"), ("vgg16", "classifier.6")])
+def test_torchvisions_files_come_over_http(
+    name: str, dropped: str, served: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As torchvision publishes them, with the classifier, whole in one file."""
+    folder, address = served
+    monkeypatch.setenv("KUBEFACE_CACHE", str(folder / "cache"))
+    state = backbone_named(name).build().state_dict()
+    torch.save(state | {f"{dropped}.weight": torch.ones(2, 3), f"{dropped}.bias": torch.ones(2)}, folder / "w.pth")
+    source = f"{address}/w.pth#sha256={sha256_file(folder / 'w.pth')}"
+    monkeypatch.setitem(BACKBONES, name, replace(BACKBONES[name], sources=(source,)))
+    model, said = load_start(name, fallback="scratch", template="whole_224")
+    assert (model.start, said, model.template) == (source, "", "whole_224")
+    assert all(torch.equal(value, state[key]) for key, value in model.network.state_dict().items())
 
 
 # --- a start where the weights cannot be had -------------------------------------------------------------------------

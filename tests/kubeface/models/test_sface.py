@@ -69,6 +69,16 @@ def test_folded_batch_norm_is_the_batch_norm(inputs: int, outputs: int, kernel: 
     assert not torch.allclose(block(images), plain, atol=1e-2)  # the batch's own statistics
 
 
+def test_the_whole_network_is_the_plain_one(sface: FaceModel, crops: RGB) -> None:
+    network = cast(Any, sface.network)
+    maps = images = sface.prepare(torch.from_numpy(crops[:3]).permute(0, 3, 1, 2))
+    with torch.inference_mode():
+        for block in network.blocks:
+            maps = block.act(block.bn(block.conv(maps)))
+        plain = network.features(network.fc(network.bn(maps).flatten(1)))
+        assert torch.allclose(network(images), plain, atol=1e-4 * float(plain.abs().max()))
+
+
 @pytest.mark.parametrize(("stride", "groups"), [(2, 8), (1, 8), (2, 1)])
 def test_gradients_in_bf16(stride: int, groups: int) -> None:
     """A strided depthwise convolution is computed in float32, and nothing else; maps stay bf16 either way."""

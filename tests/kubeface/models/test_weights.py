@@ -26,6 +26,7 @@ from kubeface.storage import objects
 from kubeface.storage.downloads import MIRROR_VARIABLE, Source
 from kubeface.storage.folders import sha256_file
 from pipelines.local.store import local_store
+from tests.support.commands import refusal
 
 State = dict[str, Tensor]
 PREPROCESSING = Preprocessing(size=8, color_order="rgb", mean=127.5, std=128.0)
@@ -386,6 +387,14 @@ def test_command_line_mirrors(file: Path, tmp_path: Path, monkeypatch: pytest.Mo
         cli.main(["mirror-weights", mirror, "--backbone", "unheard-of"])
     assert ended.value.code == 1
     assert capsys.readouterr().err.startswith("error: backbone 'unheard-of' is unknown")
+
+
+def test_wrong_command_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    archive = tmp_path / "face.keras"
+    assert "mirror-weights: " in refusal(capsys, "mirror-weights", code=2)
+    assert "import-keras: " in refusal(capsys, "import-keras", archive, code=2)
+    said = refusal(capsys, "import-keras", archive, "--out", tmp_path / "out")
+    assert said == f"error: {archive} does not exist" and not (tmp_path / "out").exists()
 
 
 def test_embedding_size_of_the_registry_where_the_weights_do_not_tell(file: Path) -> None:

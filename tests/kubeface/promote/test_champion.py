@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kubeface.cli import main
 from kubeface.promote.champion import Rollback, find_champion, list_versions, read_champion, rollback
 from kubeface.promote.options import PromoteOptions
 from kubeface.promote.passport import verify
@@ -19,6 +20,7 @@ from kubeface.records.champion import ChampionRecord, Change
 from kubeface.runtime.errors import KubefaceError
 from kubeface.storage import objects
 from pipelines.local.store import local_store
+from tests.support.commands import refusal
 from tests.support.promoted_models import make
 
 
@@ -145,6 +147,15 @@ def test_rolling_back_goes_to_the_version_before_each_time(tmp_path: Path) -> No
         assert verify(promotion["uri"]).whole
 
 
+def test_rolling_back_works_in_a_store(tmp_path: Path, bucket: str) -> None:
+    one = challenge(tmp_path, f"{bucket}/back", "one")
+    two = challenge(tmp_path, f"{bucket}/back", "two", champion=one["uri"])
+    assert rollback(f"{bucket}/back", "face").rolled_back == two["version"]
+    listed = list_versions(f"{bucket}/back", "face")
+    assert listed.champion == find_champion(f"{bucket}/back", "face") == one["uri"]
+    assert [entry.numbers for entry in listed.versions] == [[1, 3], [2]]
+
+
 def test_rolling_back_to_what_is_not_whole_is_refused(tmp_path: Path) -> None:
     models = str(tmp_path / "models")
     one = challenge(tmp_path, models, "one")
@@ -194,6 +205,18 @@ def test_the_list_names_the_champion_and_the_verdicts(tmp_path: Path, capsys: py
         f"  {one['version']}  better on 13 held-out people: AUC",
         f"* {two['version']}  better on 13 held-out people: AUC",
     ]
+
+
+def test_command_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    models = ["--destination", str(tmp_path / "models"), "--name", "face"]
+    model, evaluation = make(tmp_path, better=True)
+    main(["promote", "--model", str(model), "--evaluation", str(evaluation), "--out", str(tmp_path / "out"), *models])
+    uri = find_champion(models[1], "face")
+    assert f"promote: promoted to {uri}" in capsys.readouterr().out
+    for command, said in ((["versions", *models], f'"champion": "{uri}"'), (["verify", uri], '"whole": true')):
+        main(command)
+        assert said in capsys.readouterr().out
+    assert "is the first champion" in refusal(capsys, "rollback", *models)
 
 
 @pytest.mark.parametrize(

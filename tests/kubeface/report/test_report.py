@@ -371,6 +371,14 @@ def test_a_missing_file_is_named_and_nothing_is_left(tmp_path: Path, missing: st
     assert not run.html.parent.exists()
 
 
+def test_a_report_that_cannot_be_written_leaves_no_half_file(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    run.summary.mkdir(parents=True)  # a folder cannot be replaced by a file
+    with pytest.raises(OSError):
+        run.report()
+    assert sorted(path.name for path in run.html.parent.iterdir()) == ["report.html", "summary.json"]
+
+
 def test_metrics_without_a_figure_are_refused(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     write_json(tmp_path / "audit.json", {"rows_in": 1})
