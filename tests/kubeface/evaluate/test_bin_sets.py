@@ -21,6 +21,8 @@ from kubeface.models.model import FaceModel
 from kubeface.runtime.errors import KubefaceError
 from kubeface.tables.table import Table
 
+from .test_plain_pickle import Hostile
+
 Lists = tuple[list[bytes], list[bool]]
 Write = Callable[[object], str]  # of a value (or bytes) as x.bin, whose path it gives
 PAIRS = 22  # two of the ten folds have three
@@ -89,6 +91,14 @@ def test_file_that_is_no_set(value: object, said: str, written: Write, linear: F
         evaluate_bin("set", uri, {"m": linear}, "arcface_112")
     assert "x.bin" in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+def test_hostile_file_does_nothing(written: Write, linear: FaceModel, tmp_path: Path) -> None:
+    sign = tmp_path / "pwned"
+    uri = written(([Hostile(f"touch {sign}")] * 40, [True, False] * 10))
+    with pytest.raises(KubefaceError, match=r"x\.bin: opcode \w+ at byte \d+ is refused"):
+        evaluate_bin("set", uri, {"m": linear}, "arcface_112")
+    assert not sign.exists()
 
 
 @pytest.mark.parametrize(

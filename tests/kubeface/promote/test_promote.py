@@ -169,6 +169,8 @@ def test_an_evaluation_or_threshold_of_another_model_is_refused(tmp_path: Path) 
     refused(tmp_path, r"evaluation\.json is of another model", model, other)
     edit(model / "model.json", lambda record: record["training"].update(onnx={"sha256": "1" * 64}))  # another head
     refused(tmp_path, r"evaluation\.json is of another model", model, evaluation)
+    (evaluation / "evaluation.json").unlink()
+    refused(tmp_path, r"evaluation\.json is missing", model, evaluation)
     assert not (tmp_path / "models").exists()
 
 
