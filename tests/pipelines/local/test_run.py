@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import threading
 from collections.abc import Iterator
@@ -13,14 +14,17 @@ import pytest
 
 from kubeface.cli import main
 from kubeface.notify.step import WEBHOOK
+from kubeface.promote.champion import find_champion
+from kubeface.promote.options import PromoteOptions
+from kubeface.promote.step import promote
 from kubeface.records.model import ModelRecord
 from kubeface.records.summary import SummaryRecord, read_summary
 from kubeface.runtime.errors import KubefaceError
 from kubeface.storage import objects
-from kubeface.storage.folders import read_json
+from kubeface.storage.folders import read_json, write_json
 from pipelines.face_finetuning import face_finetuning
 from pipelines.local import containers, demo
-from pipelines.local.run import run_local
+from pipelines.local.run import print_outcome, run_local
 from pipelines.local.store import local_store
 from tests.kubeface.notify.test_notify import Webhook
 from tests.support.commands import refusal
@@ -171,6 +175,28 @@ def test_a_run_compares_its_data_with_the_run_before(runs: list[Run], bucket: st
 def test_without_drift_a_run_trains_all_the_same_where_nothing_is_promoted(runs: list[Run]) -> None:
     assert not runs[0][1].gate.promoted
     assert runs[1][1].trained and runs[1][1].dataset.drift.compared
+
+
+@pytest.mark.slow
+def test_without_drift_the_promoted_model_is_handed_on(
+    runs: list[Run], people: str, bucket: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever the options; here the first run's model is promoted as if the gate had found it better."""
+    before, models = runs[0][0], f"s3://{bucket}/handed-on"
+    steps = next((before / "steps").iterdir())
+    evaluation = Path(shutil.copytree(steps / "evaluate" / "evaluation", tmp_path / "evaluation"))
+    found = read_json(evaluation / "evaluation.json")
+    write_json(evaluation / "evaluation.json", found | {"gate": found["gate"] | {"better": True}})
+    data = (steps / "gather" / "gathered", steps / "audit" / "audited")
+    options = PromoteOptions(name="quick", destination=models)
+    assert promote(before / "model", evaluation, tmp_path / "promotion", *data, options).promoted
+    arguments = QUICK | {"source": people, "models": models, "audit": {"on_drift": "retrain", "max_drift": 0.25}}
+    summary = run_local(arguments | {"finetune": {"strategy": "full", "epochs": 2}}, tmp_path / "run")
+    assert not summary.trained and summary.model.uri == find_champion(models, "quick")
+    weights = [folder / "model" / "model.safetensors" for folder in (before, tmp_path / "run")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+    print_outcome(summary, tmp_path / "run")
+    assert "not trained: " in capsys.readouterr().out
 
 
 @pytest.mark.slow
