@@ -29,7 +29,7 @@ def run_report(run: MadeRun, folder: Path, models: Path) -> None:
     names = {"split": "divided"}
     inputs = {names.get(name, name): Artifact(folder / name) for name in FOLDERS}
     metrics = {f"{step}_metrics": Artifact(folder / f"{step}.json") for step in STEPS}
-    outputs = {"html": run.html, "summary": run.summary, "metrics": folder / "out" / "metrics.json"}
+    outputs = {"report": run.html, "summary": run.summary, "metrics": folder / "out" / "metrics.json"}
     report.python_func(
         **inputs,
         **metrics,

@@ -95,12 +95,13 @@ def test_identify_is_the_command() -> None:
 
 def test_run_hands_the_parameters_to_the_pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Any] = []
+    summary: Any = object()
 
-    def run_local(arguments: dict[str, Any], folder: Path, *, pipeline: str) -> dict[str, Any]:
+    def run_local(arguments: dict[str, Any], folder: Path, *, pipeline: str) -> Any:
         calls.append((arguments, folder, pipeline))
-        return {"trained": True}
+        return summary
 
     monkeypatch.setitem(sys.modules, "pipelines.local.run", SimpleNamespace(run_local=run_local))
 
-    assert api.run("low-resolution", folder=tmp_path / "run", source="people", seed=1) == {"trained": True}
+    assert api.run("low-resolution", folder=tmp_path / "run", source="people", seed=1) is summary
     assert calls == [({"source": "people", "seed": 1}, tmp_path / "run", "low-resolution")]

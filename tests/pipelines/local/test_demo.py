@@ -1,6 +1,5 @@
 """The demo, whole; and that what it shows does not hang on one lucky division of the people."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -56,12 +55,9 @@ def test_another_division_of_the_people_says_the_same(demo: Path, tmp_path: Path
 
 
 def run(command: str, **flags: object) -> None:
-    """Runs a step's command line, with as many threads as it takes by itself."""
+    """Runs a step's command line."""
     words = [word for name, value in flags.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("OMP_")}
-    done = subprocess.run(
-        [sys.executable, "-m", "kubeface", command, *words], capture_output=True, text=True, cwd=ROOT, env=environment
-    )
+    done = subprocess.run([sys.executable, "-m", "kubeface", command, *words], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-2000:]
 
 
