@@ -66,7 +66,7 @@ demo-attributes: $(READY) ## What is to be seen on a face, many labels at once: 
 demo-classes: $(READY) ## Who of these people is it, and is it any of them: image-classification on real faces (4 minutes)
 	@$(KUBEFACE) demo classes
 
-demo-low-resolution: $(READY) ## Faces of few pixels beside their sharp photographs: the pipeline low-resolution on real faces (4 minutes)
+demo-low-resolution: $(READY) ## Low-resolution faces beside their sharp photographs: the pipeline low-resolution on real faces (4 minutes)
 	@$(KUBEFACE) demo low-resolution
 
 lfw: $(READY) ## Measure a model on LFW: LFW=lfw.tar PAIRS=pairs.txt [MODEL=folder] [DETECTOR=mtcnn] [DEGRADATION=lowres:14]
@@ -79,7 +79,7 @@ mirror-weights: $(READY) ## Copy published weights to MIRROR=s3://bucket/prefix 
 bench-finetune: $(READY) ## Training speed beside a bare loop and a peer, peak memory (25 minutes on 2 cores)
 	@$(BIN)/python -m benchmarks.finetune
 
-bench-low-resolution: $(READY) ## The ways to recognise faces of few pixels, on LFW [CELEBA=folders.tar LFW_FOLDER=…] (75 minutes on 2 cores)
+bench-low-resolution: $(READY) ## The ways to recognise low-resolution faces, on LFW [CELEBA=folders.tar LFW_FOLDER=…] (75 minutes on 2 cores)
 	@$(MALLOC) $(BIN)/python -m benchmarks.low_resolution
 
 bench-memory: $(READY) ## Peak memory of the data path at 10,000 and 100,000 images (30 minutes on 2 cores)
