@@ -3,12 +3,13 @@
 A pipeline's own file says in which order they run and what they hand on.
 """
 
+import inspect
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial, wraps
-from inspect import signature
 from typing import Any, NamedTuple, TypeAlias
+from unittest.mock import patch
 
 from kfp import dsl, kubernetes
 
@@ -78,12 +79,14 @@ def pipeline(name: str, description: str) -> Callable[[Callable[..., Outputs]], 
     so depends on the steps as a whole and on nothing else. A dsl.ExitHandler cannot hold a loop's item in a text
     (kubeflow/pipelines#12390) and hands nothing out."""
 
+    # kfp looks at the call stack with each setting of a task: nine tenths of the time, were all its source read too.
+    @patch("inspect.stack", partial(inspect.stack, 0))
     def build(steps: Callable[..., Outputs]) -> Any:
         inner = dsl.pipeline(name=f"{name}-steps")(steps)
 
         @wraps(steps)
         def run(*args: Any, **kwargs: Any) -> Outputs:
-            given = signature(steps).bind(*args, **kwargs).arguments
+            given = inspect.signature(steps).bind(*args, **kwargs).arguments
             done = inner(**given)
             told = notify(
                 options=given["notify"],
