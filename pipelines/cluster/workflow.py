@@ -10,7 +10,7 @@ import gzip
 import json
 import re
 from collections.abc import Collection, Iterator, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -21,6 +21,7 @@ from pipelines.cluster.runs import Step
 RUN_LABEL = "pipeline/runid"
 # What runs a task's container, argocompiler/container.go in kubeflow/pipelines: with retries, without, with metadata.
 _EXECUTOR, _POD, _DRIVER = "system-container-executor", "system-container-impl", "system-container-driver"
+_NEVER = datetime.max.replace(tzinfo=UTC)  # sorts what has not begun last
 _STATES = {"Succeeded": "SUCCEEDED", "Failed": "FAILED", "Error": "FAILED", "Running": "RUNNING", "Pending": "PENDING"}
 
 
@@ -98,22 +99,22 @@ def steps_of_workflow(workflow: Mapping[str, Any], names: Collection[str]) -> li
             tasks[task, node.shard] = node
     workflow_name = str(workflow["metadata"]["name"])
     steps = [_step(workflow_name, task, node, nodes) for (task, _), node in tasks.items()]
-    return sorted(steps, key=lambda step: (step.started is None, step.started or datetime.max))
+    return sorted(steps, key=lambda step: (step.started is None, step.started or _NEVER))
 
 
 def _step(workflow: str, task: str, node: Node, nodes: Collection[Node]) -> Step:
-    pods = sorted(_pods(task, node, nodes), key=lambda pod: pod.startedAt or datetime.max)
+    pods = sorted(_pods(task, node, nodes), key=lambda pod: pod.startedAt or _NEVER)
     driving = node.templateName.endswith(_DRIVER)
-    state = "CACHED" if node.is_cached else "SKIPPED" if node.phase in ("Omitted", "Skipped") else _STATES[node.phase]
+    skipped = node.phase in ("Omitted", "Skipped")
+    state = "CACHED" if node.is_cached else "SKIPPED" if skipped else _STATES.get(node.phase, "PENDING")
     if state in ("RUNNING", "SUCCEEDED") and (driving or (pods and pods[-1].phase == "Pending")):
         state = "PENDING"  # its driver is at work, or its pod waits
     said = [pod.message for pod in reversed(pods) if pod.message] or [node.message]
-    reached = state != "SKIPPED"
     return Step(
         task,
         state,
-        node.startedAt if reached else None,
-        node.finishedAt if reached and not driving else None,
+        None if skipped else node.startedAt,
+        None if skipped or driving else node.finishedAt,
         tuple(pod.pod(workflow) for pod in pods),
         " ".join(said[0].split()),
         node.shard,

@@ -34,6 +34,13 @@ def test_each_attempt_has_a_pod() -> None:
     assert step.pods[-1].endswith(again["id"].rpartition("-")[2])
 
 
+def test_an_attempt_that_has_not_begun_comes_last() -> None:
+    path = f"{STEPS}.plan"
+    again = node(f"{path}(0).executor(1)", POD, "", startedAt=None)
+    (step,) = steps_of_workflow(workflow(again, *task(path, "Running")), NAMES)
+    assert step.pods[-1].endswith(str(again["id"]).rpartition("-")[2])
+
+
 @pytest.mark.parametrize("driven", [True, False])
 def test_what_waits_says_why(driven: bool) -> None:
     why = "Unschedulable: 0/1 nodes are available: 1 Insufficient cpu."
