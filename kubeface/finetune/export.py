@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import onnx_ir
 import onnxruntime
 import torch
 from numpy.typing import NDArray
@@ -91,10 +92,15 @@ def export_models(
     Raises:
         KubefaceError: as `export_onnx`.
     """
-    own_head, start_head = heads or (None, None)
-    own = export_onnx(model, folder / MODEL_FILE, faces, own_head)
-    begun = export_onnx(start, folder / START_FILE, faces, start_head)
-    return OnnxRecord(**own.model_dump(), opset=OPSET, faces=len(faces), start=begun)
+    own, begun = (
+        Embedder(one, head).cpu().eval() for one, head in zip((model, start), heads or (None, None), strict=True)
+    )
+    program = _trace(own, faces)
+    # Tracing takes most of the time, and most models differ from their start in nothing but their weights.
+    of_start = _with_weights(program, begun) if _shapes(begun) == _shapes(own) else _trace(begun, faces)
+    record = _save(program, own, folder / MODEL_FILE, faces)
+    start_record = _save(of_start, begun, folder / START_FILE, faces)
+    return OnnxRecord(**record.model_dump(), opset=OPSET, faces=len(faces), start=start_record)
 
 
 def export_onnx(
@@ -110,25 +116,61 @@ def export_onnx(
         KubefaceError: torch and onnxruntime differ by more than LEAST_COSINE or LARGEST_GAP allow.
     """
     embedder = Embedder(model, head).cpu().eval()
-    crops = torch.from_numpy(np.ascontiguousarray(faces)).permute(0, 3, 1, 2).float()
+    return _save(_trace(embedder, faces), embedder, path, faces)
+
+
+def _onnx_form(embedder: Embedder) -> Embedder:
+    """A copy as onnxruntime runs it fast."""
     fast = copy.deepcopy(embedder)
     split_prelus(fast)
-    two = crops[[0, -1]]  # maybe the same one twice: traced with one, the graph would take no other number
+    return fast
+
+
+def _trace(embedder: Embedder, faces: NDArray[np.uint8]) -> torch.onnx.ONNXProgram:
+    """The graph with its weights as they are: nothing folded into constants yet."""
+    two = _tensor(faces[[0, -1]])  # maybe the same one twice: traced with one, the graph would take no other number
+    outputs = ["embeddings", *(["scores"] if embedder.head is not None else [])]
     with quiet():
-        exported = torch.onnx.export(
-            fast, (two,), dynamo=True, opset_version=OPSET, external_data=False,
-            input_names=["crops"], output_names=["embeddings", *(["scores"] if head is not None else [])],
-            dynamic_shapes={"crops": {0: torch.export.Dim("n")}},
+        program = torch.onnx.export(
+            _onnx_form(embedder), (two,), dynamo=True, opset_version=OPSET, external_data=False, optimize=False,
+            input_names=["crops"], output_names=outputs, dynamic_shapes={"crops": {0: torch.export.Dim("n")}},
         )  # fmt: skip
-    assert exported is not None  # noqa: S101 - None is for exports to a file
-    ClearMetadataAndDocStringPass()(exported.model)  # the exporter notes in which file of this machine a node was made
-    exported.save(str(path))
-    cosine, *gaps = agreement(path, embedder, crops)
+    assert program is not None  # noqa: S101 - None is for exports to a file
+    return program
+
+
+def _shapes(embedder: Embedder) -> dict[str, torch.Size]:
+    """Of everything that a training changes, by name; a model with a guard has more of it than its start."""
+    return {name: tensor.shape for name, tensor in embedder.state_dict().items()}
+
+
+def _with_weights(program: torch.onnx.ONNXProgram, embedder: Embedder) -> torch.onnx.ONNXProgram:
+    """A graph as traced, with the weights of another model of the same form."""
+    other = copy.copy(program)
+    other.model = program.model.clone()
+    tensors = _onnx_form(embedder).state_dict()
+    for name, value in other.model.graph.initializers.items():
+        if name in tensors:
+            value.const_value = onnx_ir.tensor(tensors[name].numpy(), name=name)
+    return other
+
+
+def _save(program: torch.onnx.ONNXProgram, embedder: Embedder, path: Path, faces: NDArray[np.uint8]) -> StartOnnxRecord:
+    """Writes a graph in its simplest form, and checks that it gives what the embedder gives."""
+    with quiet():
+        program.optimize()
+    ClearMetadataAndDocStringPass()(program.model)  # the exporter notes in which file of this machine a node was made
+    program.save(str(path))
+    cosine, *gaps = agreement(path, embedder, _tensor(faces))
     require(cosine >= LEAST_COSINE, f"{path.name} differs from the model: cosine {cosine:.6f} on {len(faces)} faces")
     for gap in gaps:
         require(gap <= LARGEST_GAP, f"{path.name} differs from the model: scores by {gap:.6f} on {len(faces)} faces")
     scored = {"score_gap": round(gaps[0], 7)} if gaps else {}
     return StartOnnxRecord(file=path.name, sha256=sha256_file(path), least_cosine=round(cosine, 7), **scored)
+
+
+def _tensor(faces: NDArray[np.uint8]) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(faces)).permute(0, 3, 1, 2).float()
 
 
 @torch.no_grad()

@@ -135,7 +135,8 @@ def test_scores_are_the_heads_on_embeddings_as_they_are(tiny: dict[str, Tensor],
     models = load_pretrained("tiny"), load_pretrained("tiny")
     with torch.no_grad():
         models[0].network.get_parameter("8.weight").mul_(2)
-    heads = linear(5, torch.nn.Sigmoid()), linear(3, torch.nn.Softmax(1))
+    heads = linear(5, torch.nn.Sigmoid()), linear(5, torch.nn.Sigmoid())
+    torch.nn.init.normal_(heads[1].get_parameter("0.weight"))
     told = export_models(*models, tmp_path, crops, heads)
     for entry, model, head, name in zip((told, told.start), models, heads, ("model", "start"), strict=True):
         assert entry is not None and entry.model_fields_set >= {"file", "sha256", "least_cosine", "score_gap"}
