@@ -18,7 +18,7 @@ from pathlib import Path
 
 from kubeface.runtime.errors import KubefaceError
 
-START_SECONDS = 30
+START_SECONDS = 90  # it takes two, on a machine with nothing else to do
 STOP_SECONDS = 10
 
 

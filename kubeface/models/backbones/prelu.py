@@ -29,9 +29,9 @@ class _PReLU(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None]:
         images, slopes = ctx.saved_tensors
-        into = torch.ops.aten.threshold_backward(gradient, images, 0)  # the gradient above zero, else 0
-        below = gradient - into
-        into.addcmul_(below, slopes[:, None, None])
+        above = torch.ops.aten.threshold_backward(gradient, images, 0)  # the gradient where images > 0, else 0
+        below = torch.sub(gradient, above, out=above)
+        into = torch.addcmul(gradient, below, (slopes - 1)[:, None, None])
         if not ctx.needs_input_grad[1]:
             return into, None
         rows = below.mul_(images).permute(0, 2, 3, 1).reshape(-1, images.shape[1])  # a view of maps in channels last

@@ -219,6 +219,7 @@ class Striking:
 
 
 @pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.filterwarnings("ignore:invalid escape sequence")
 def test_mutated_bytes_are_read_or_refused(protocol: int) -> None:
     """Whatever becomes of a file: a value, or an error in one line; and nothing is called."""
     random = np.random.default_rng(protocol)
