@@ -8,7 +8,7 @@ REGISTRY ?= localhost/kubeface
 TAG ?=
 PARALLELISM ?= 8
 # Of the tests; each uses one core most of the time, and a few gigabytes.
-JOBS ?= 2
+JOBS ?= 3
 # One of the pipelines, as face-attributes: of compile and deploy (all of them where empty), submit, schedule, plan.
 PIPELINE ?=
 PACKAGE ?=
@@ -169,10 +169,10 @@ lint: $(READY) ## ruff and mypy
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 
-test-fast: $(READY) ## The tests that are quick and need no network: what a change usually breaks [JOBS=2]
+test-fast: $(READY) ## The tests that are quick and need no network: what a change usually breaks [JOBS=3]
 	@$(MALLOC) $(BIN)/python -m pytest -m "not slow" --numprocesses $(JOBS) --dist loadfile
 
-test: lint ## Run every check and every test [JOBS=2]
+test: lint ## Run every check and every test [JOBS=3]
 	@$(MALLOC) $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
 
 clean: ## Remove what the targets made, but not .venv

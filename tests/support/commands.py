@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from kubeface.cli import main
+from kubeface.records.summary import SummaryRecord, read_summary
 from kubeface.runtime.processors import MALLOC_SETTINGS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,6 +34,13 @@ def run_in(folder: Path, *command: str, timeout: float) -> str:
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     return done.stdout
+
+
+def run_demo(folder: Path, which: str) -> tuple[Path, SummaryRecord, str]:
+    """Folder and summary of a demo's run, and what it printed."""
+    said = run_in(folder, "demo", which, timeout=900)
+    run = folder / "runs" / "latest"
+    return run, read_summary(run / "summary.json"), said
 
 
 @dataclass(frozen=True)
@@ -61,6 +69,7 @@ class Hidden:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 sys.meta_path.insert(0, Hidden())
 from kubeface.cli import main
+from kubeface.records.summary import SummaryRecord, read_summary
 done = []
 for arguments in commands:
     out, err, code = io.StringIO(), io.StringIO(), 0

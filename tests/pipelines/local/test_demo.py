@@ -48,7 +48,7 @@ def test_another_division_of_the_people_says_the_same(demo: Path, tmp_path: Path
     assert 8 <= len({row["identity"] for row in rows if row["split"] == "heldout"}) <= 20
     noise = {"degradation": DEMOS["recognition"].arguments["degradation"], "seed": seed}
     run("finetune", **tables, out=tmp_path / "model", **noise, **(TRAINING | {"epochs": 4}))
-    run("evaluate", **tables, model=tmp_path / "model", out=tmp_path / "evaluation", probes="", **noise)
+    run("evaluate", **tables, model=tmp_path / "model", out=tmp_path / "evaluation", probes="none", **noise)
     evaluation = RecognitionEvaluation.read(tmp_path / "evaluation" / "evaluation.json")
     check_gain(as_json(evaluation))
     assert evaluation.gate.better, evaluation.gate.reason

@@ -1,4 +1,4 @@
-"""The demos of attributes, classes and low resolution, whole: that they gain something, and what such a run leaves."""
+"""The demos of attributes and classes, whole: that they gain something, and what such a run leaves."""
 
 from pathlib import Path
 from typing import Any, cast
@@ -6,18 +6,11 @@ from typing import Any, cast
 import pytest
 
 from kubeface.records.model import ModelRecord
-from kubeface.records.summary import ClassesSummary, SummaryRecord, read_summary
+from kubeface.records.summary import ClassesSummary, SummaryRecord
 from kubeface.storage.folders import read_json
-from tests.support.commands import run_in
+from tests.support.commands import run_demo
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1000)]
-
-
-def run_demo(folder: Path, which: str) -> tuple[Path, SummaryRecord, str]:
-    """Folder and summary of a demo's run, and what it printed."""
-    said = run_in(folder, "demo", which, timeout=900)
-    run = folder / "runs" / "latest"
-    return run, read_summary(run / "summary.json"), said
 
 
 def check_labelled(run: Path, summary: SummaryRecord, pipeline: str, task: str, figure: str) -> None:
@@ -63,14 +56,3 @@ def test_the_demo_of_classes_knows_its_people_and_refuses_others(tmp_path: Path)
     (scratch,) = (run / "steps").glob("*/finetune-2/model/model.json")
     assert ModelRecord.read(scratch).backbone == "small_cnn"
     assert "macro-F1" in said and "from scratch" in said
-
-
-def test_the_demo_of_low_resolution_makes_a_better_model_and_promotes_it(tmp_path: Path) -> None:
-    run, summary, _ = run_demo(tmp_path, "low-resolution")
-    assert summary.dataset.images == 800  # each of low resolution and sharp
-    assert summary.gate.promoted, summary.gate.reason
-    figures: dict[str, Any] = summary.model_dump(mode="json")
-    gain = figures["gain"]["heldout_cross"]
-    assert gain["auc"]["gain_low"] > 0 and gain["tar"]["gain"] > 0.2
-    assert {row["size"] for row in figures["resolutions"]["rows"]} >= {"14", "clean"}
-    assert 'id="resolutions"' in (run / "report.html").read_text("utf-8")

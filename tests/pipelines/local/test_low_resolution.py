@@ -1,6 +1,7 @@
 """Low resolution as kfp.local runs it, whole: pairs in, enlarged by a network, low measured against high resolution."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from kubeface.records.model import ModelRecord
 from kubeface.records.summary import SummaryRecord
 from kubeface.superresolve.degradation import degrade
 from pipelines.local.run import run_local
+from tests.support.commands import run_demo
 from tests.support.images import write_files
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -63,3 +65,14 @@ def test_the_network_goes_with_the_model(done: tuple[Path, SummaryRecord]) -> No
     assert model.backbone == "sface" and "sface" in str(model.training.fallback)
     kept = open_enlarger(str(folder / "model"))
     assert model.superresolution and (kept.scale, kept.name) == (8, model.superresolution.name)
+
+
+def test_the_demo_of_low_resolution_makes_a_better_model_and_promotes_it(tmp_path: Path) -> None:
+    run, summary, _ = run_demo(tmp_path, "low-resolution")
+    assert summary.dataset.images == 800  # each of low resolution and sharp
+    assert summary.gate.promoted, summary.gate.reason
+    figures: dict[str, Any] = summary.model_dump(mode="json")
+    gain = figures["gain"]["heldout_cross"]
+    assert gain["auc"]["gain_low"] > 0 and gain["tar"]["gain"] > 0.2
+    assert {row["size"] for row in figures["resolutions"]["rows"]} >= {"14", "clean"}
+    assert 'id="resolutions"' in (run / "report.html").read_text("utf-8")
