@@ -370,8 +370,7 @@ def _open_gallery(uri: str, marks: dict[str, str]) -> Iterator[pq.ParquetFile]:
                 )
             yield file
     except (OSError, pa.ArrowException) as error:
-        reason = " ".join(str(error).split())
-        raise KubefaceError(f"{uri} cannot be read as a gallery ({reason}): embed it again") from error
+        raise KubefaceError(f"{uri} cannot be read as a gallery ({error}): embed it again") from error
 
 
 def _nearest(gallery: pq.ParquetFile, probe: Vector, top: int) -> list[Candidate]:

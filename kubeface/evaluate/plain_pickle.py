@@ -42,8 +42,7 @@ def read_plain_pickle(data: IO[bytes], name: str) -> Any:
     try:
         return _Unpickler(data, encoding="bytes").load()
     except Exception as error:  # pickle raises whatever it stumbles over
-        reason = " ".join(str(error).split())[:200]
-        raise KubefaceError(f"{name} is wrong, its opcodes make no list: {reason}") from error
+        raise KubefaceError(f"{name} is wrong, its opcodes make no list: {str(error)[:200]}") from error
 
 
 class _Unpickler(pickle.Unpickler):
@@ -76,8 +75,9 @@ def _check_opcodes(data: IO[bytes], name: str) -> None:
             if opcode.name in _PUTS and argument > MOST_OPCODES:  # the memo has room for every index up to the largest
                 raise ValueError("its index is too large")
         except ValueError as error:
-            reason = " ".join(str(error).split())[:200]
-            raise KubefaceError(f"{name}: opcode {opcode.name} at byte {offset} is wrong: {reason}") from error
+            raise KubefaceError(
+                f"{name}: opcode {opcode.name} at byte {offset} is wrong: {str(error)[:200]}"
+            ) from error
         if opcode.name == "STOP":
             return
     raise KubefaceError(f"{name} has more than {MOST_OPCODES} opcodes, which no list of images needs")

@@ -46,8 +46,7 @@ def load_mtcnn(path: Path, min_face_size: int, threads: int | None = None) -> De
             networks = {name: archive.read(f"{name}.onnx") for name in (PNET, RNET, ONET)}
         return mtcnn(networks, min_face_size, threads)
     except Exception as error:  # those of zipfile and onnxruntime have no common base
-        reason = " ".join(str(error).split())
-        raise KubefaceError(f"{path} does not hold MTCNN's networks ({reason}): fetch the model folder anew") from error
+        raise KubefaceError(f"{path} does not hold MTCNN's networks ({error}): fetch the model folder anew") from error
 
 
 def mtcnn(networks: dict[str, bytes], min_face_size: int, threads: int | None = None) -> Detector:

@@ -309,8 +309,7 @@ def _read_recipe(recipe: str) -> dict[str, JsonValue]:
         text = path.read_text("utf-8")
         values = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
     except (ValueError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise KubefaceError(f"{path} is not a readable recipe: {reason}") from None
+        raise KubefaceError(f"{path} is not a readable recipe: {error}") from None
     require(isinstance(values, dict), f"{path} is not a recipe: it must be a mapping of options to values")
     for name in OF_A_RUN:
         require(name not in values, f"{path} sets {name}, which is for the run and not for a recipe: take it out")

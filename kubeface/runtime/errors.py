@@ -1,6 +1,7 @@
 """The one exception that a user is meant to read, and how it ends a process."""
 
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,10 +12,13 @@ Result = TypeVar("Result")
 
 
 class KubefaceError(Exception):
-    """One line that names the file, the field or the image, and says what to do.
+    """One line that names the file, the field or the image, and says what to do; line breaks in it become spaces.
 
     The command line and the components print it without a traceback and exit with 1.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(re.sub(r"\s*[\r\n]\s*", " ", message.strip()))
 
 
 def require(condition: bool, message: str) -> None:

@@ -186,8 +186,7 @@ def open_shard(shard: Path | RemoteFile) -> Iterator[pq.ParquetFile]:
         with pq.ParquetFile(source, pre_buffer=source is not shard, page_checksum_verification=True) as file:
             yield file
     except (OSError, pa.ArrowException) as error:
-        reason = " ".join(str(error).split())
-        raise KubefaceError(f"{shard} cannot be read ({reason}): run the step that wrote it again") from error
+        raise KubefaceError(f"{shard} cannot be read ({error}): run the step that wrote it again") from error
 
 
 class Table:

@@ -1,5 +1,6 @@
 """The evaluations with their options as keywords."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from kubeface.evaluate.options import (
 from kubeface.evaluate.provenance import EvaluationResult
 from kubeface.runtime.options import read_options
 from kubeface.storage.folders import read_json, sha256_file
+from tests.support.exported import configured
 
 QUICK: dict[str, Any] = {"bootstrap": 100, "device": "cpu", "probes": "none"}  # options of an evaluation in a test
 
@@ -20,6 +22,27 @@ QUICK: dict[str, Any] = {"bootstrap": 100, "device": "cpu", "probes": "none"}  #
 def read(folder: Path, name: str = "evaluation.json") -> dict[str, Any]:
     """A JSON file of an evaluation."""
     return dict(read_json(folder / name))
+
+
+# Spoils a model folder and perhaps more; what it returns are settings of the evaluation.
+Change = Callable[..., Any]
+
+
+def config(**changes: Any) -> Change:
+    """Other entries of model.json."""
+
+    def change(model: Path, *_: Any) -> None:
+        configured(model, **changes)
+
+    return change
+
+
+def with_settings(**settings: Any) -> Change:
+    return lambda *_: settings
+
+
+def not_sampled(model: Path, *_: Any) -> None:
+    (model / "sampling.json").unlink()
 
 
 def digests(folder: Path) -> dict[str, str]:

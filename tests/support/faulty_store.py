@@ -2,7 +2,6 @@
 
 import hashlib
 import http.client
-import http.server
 import os
 import subprocess
 import sysconfig
@@ -14,6 +13,7 @@ import pytest
 
 from pipelines.local import store as store_module
 from pipelines.local.store import free_ports
+from tests.support.servers import Handler, LoopbackServer
 
 BUCKET = "kubeface"
 
@@ -47,7 +47,7 @@ class Store:
 Fault = Callable[[str, bytes], bytes | int | None]
 
 
-class _Handler(http.server.BaseHTTPRequestHandler):
+class _Handler(Handler):
     proxy: "Proxy"
     address: str
     protocol_version = "HTTP/1.1"
@@ -57,7 +57,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.proxy.requests.append(f"{self.command} {self.path}")
             fault = self.proxy.faults.pop(0) if self.proxy.faults else self.proxy.always
             spoil = self.proxy.spoil_request.pop(0) if self.proxy.spoil_request else False
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        body = self.content()
         if spoil:
             body = flipped(self.command, body)
         upstream = http.client.HTTPConnection(self.address, timeout=60)
@@ -88,17 +88,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if status is None:
             return
         text = f"<Error><Code>{'SlowDown' if status == 503 else 'Trouble'}</Code></Error>".encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/xml" if status == 503 else "text/plain")
-        self.send_header("Content-Length", str(len(text)))
-        self.end_headers()
-        self.wfile.write(text)
-
-    def log_message(self, *arguments: object) -> None:
-        pass
+        self.answer(status, text, Content_Type="application/xml" if status == 503 else "text/plain")
 
 
-class Proxy:
+class Proxy(LoopbackServer):
     """Stands between client and store on loopback.
 
     Args:
@@ -117,16 +110,7 @@ class Proxy:
         self.requests: list[str] = []
         self.bytes = 0
         self.lock = threading.Lock()
-        handler = type("Handler", (_Handler,), {"proxy": self, "address": url.removeprefix("http://")})
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
-        self._thread.start()
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        super().__init__(type("_Handler", (_Handler,), {"proxy": self, "address": url.removeprefix("http://")}))
 
 
 def halved(method: str, body: bytes) -> bytes:

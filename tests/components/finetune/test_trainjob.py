@@ -4,11 +4,9 @@ import json
 import multiprocessing
 import re
 import signal
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -24,6 +22,7 @@ from kubeface.finetune.result import FinetuneResult
 from kubeface.runtime.errors import KubefaceError
 from kubeface.runtime.options import read_options
 from kubeface.storage import objects
+from tests.support import servers
 
 UID = "0123abcd-0000-0000-0000-000000000000"
 JOBS = "/apis/trainer.kubeflow.org/v1alpha1/namespaces/team/trainjobs"
@@ -68,29 +67,21 @@ class Api:
         self.faults: dict[str, list[int]] = {}
         outer = self
 
-        class Handler(BaseHTTPRequestHandler):
-            def answer(self) -> None:
+        class Handler(servers.Handler):
+            def take(self) -> None:
                 outer.asked.append((self.command, self.path))
-                length = int(self.headers.get("Content-Length") or 0)
-                status, body = outer.serve(self.command, self.path, json.loads(self.rfile.read(length) or b"null"))
-                data = body.encode() if isinstance(body, str) else json.dumps(body).encode()
-                self.send_response(status)
-                self.send_header("Content-Type", "text/plain" if isinstance(body, str) else "application/json")
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
+                status, body = outer.serve(self.command, self.path, json.loads(self.content() or b"null"))
+                if isinstance(body, str):
+                    self.answer(status, body.encode(), Content_Type="text/plain")
+                else:
+                    self.answer(status, json.dumps(body).encode(), Content_Type="application/json")
 
-            do_GET = do_POST = do_DELETE = answer
+            do_GET = do_POST = do_DELETE = take
 
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.server = servers.LoopbackServer(Handler)
 
     def client(self) -> client.ApiClient:
-        settings = client.Configuration(host=self.url)
+        settings = client.Configuration(host=self.server.url)
         settings.retries = False
         return client.ApiClient(settings)
 
@@ -141,9 +132,8 @@ def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
     monkeypatch.setattr(
         training, "run_trainjob", lambda nodes, job: trainjob.run_trainjob(nodes, job, found.client(), "team")
     )
-    yield found
-    found.server.shutdown()
-    found.server.server_close()
+    with found.server:
+        yield found
 
 
 @dataclass
@@ -241,7 +231,7 @@ def test_a_refusal_is_one_line_that_says_what_to_do(
     api.faults[fault] = [status]
     with pytest.raises(KubefaceError) as caught:
         run(tmp_path)
-    assert said in str(caught.value) and "for you" in str(caught.value) and "\n" not in str(caught.value)
+    assert said in str(caught.value) and "for you" in str(caught.value)
     assert api.jobs == {}
 
 

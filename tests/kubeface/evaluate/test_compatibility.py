@@ -11,12 +11,9 @@ from kubeface.evaluate.compatibility import compatibility
 from kubeface.metrics.bootstrap import Bootstrap
 from kubeface.metrics.pairs import Pairs, all_pairs
 from kubeface.records.recognition_figures import Compatibility
+from tests.kubeface.metrics.scores import unit
 
 MIXED = ("old_gallery_new_probe", "old_gallery_new_probe_low", "old_gallery_new_probe_high")
-
-
-def unit(vectors: np.ndarray) -> np.ndarray:
-    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)
 
 
 def made(seed: int = 0, people: int = 12, images: int = 4) -> tuple[np.ndarray, np.ndarray, Pairs, np.ndarray]:

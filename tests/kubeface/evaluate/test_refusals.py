@@ -12,7 +12,7 @@ import pytest
 from kubeface.runtime.errors import KubefaceError
 from kubeface.tables.table import Table, TableWriter
 from tests.support.evaluating import QUICK, evaluate, read
-from tests.support.tables import rows_of
+from tests.support.tables import rows_of, write_rows
 
 
 def dealt(table: Path, out: Path, parts: dict[str, list[str]]) -> Path:
@@ -35,9 +35,8 @@ def refused(aligned_table: Path, split_table: Path, mended: Path, tmp_path: Path
 
     def check(said: str, table: Path = aligned_table, divided: Path = split_table, **options: Any) -> None:
         before = set(tmp_path.iterdir())
-        with pytest.raises(KubefaceError, match=said) as caught:
+        with pytest.raises(KubefaceError, match=said):
             evaluate(table, divided, options.pop("model", mended), tmp_path / "out", **QUICK | options)
-        assert "\n" not in str(caught.value)
         assert set(tmp_path.iterdir()) == before
 
     return check
@@ -89,10 +88,9 @@ def test_too_few_held_out_people(
 
 
 def test_split_of_another_table(aligned_table: Path, refused: Refused, tmp_path: Path) -> None:
-    with TableWriter(tmp_path / "other", "aligned", "test", {}) as writer:
-        for row in rows_of(aligned_table):
-            writer.add(row | {"image_id": row["image_id"][::-1]})
-    refused("other lacks images that the split names: run split on this table", tmp_path / "other")
+    rows = (row | {"image_id": row["image_id"][::-1]} for row in rows_of(aligned_table))
+    other = write_rows(tmp_path / "other", "aligned", rows)
+    refused("other lacks images that the split names: run split on this table", other)
 
 
 def test_people_who_were_trained_on_are_refused(

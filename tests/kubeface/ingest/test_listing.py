@@ -154,7 +154,7 @@ def test_invalid_listing_is_refused(name: str, text: str, said: str, images: dic
     source = write_files(tmp_path / "in", images)
     with pytest.raises(KubefaceError) as raised:
         ingest(source, tmp_path / "out", IngestOptions(listing=str(tmp_path / name)))
-    assert said in str(raised.value) and "\n" not in str(raised.value) and name in str(raised.value)
+    assert said in str(raised.value) and name in str(raised.value)
     assert not (tmp_path / "out").exists()
 
 

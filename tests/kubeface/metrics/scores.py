@@ -1,8 +1,26 @@
-"""Made-up scores of pairs for the tests of metrics."""
+"""Made-up embeddings, and scores of pairs, for the tests of metrics."""
 
 import numpy as np
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+
+from kubeface.metrics.pairs import Vectors
+
+
+def unit(vectors: np.ndarray) -> Vectors:
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)
+
+
+def scattered(seed: int, people: int = 30, images: int = 4, noise: float = 1.0) -> tuple[Vectors, np.ndarray]:
+    """Embeddings of people whose images scatter by `noise` around a direction of their own, in mixed order."""
+    random = np.random.default_rng(seed)
+    person = random.permutation(np.repeat(np.arange(people), images))
+    return unit(random.normal(size=(people, 16))[person] + noise * random.normal(size=(len(person), 16))), person
+
+
+def parts(embeddings: Vectors, of: int) -> Vectors:
+    """Embeddings rounded so that sums over them are exact, in any order."""
+    return np.asarray(np.round(embeddings * of) / of, np.float32)
 
 
 @st.composite

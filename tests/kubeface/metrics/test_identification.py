@@ -10,24 +10,7 @@ from hypothesis import strategies as st
 from kubeface.metrics import identification
 from kubeface.metrics.bootstrap import Bootstrap
 from kubeface.metrics.identification import DIVISIONS, identification_rates
-from kubeface.metrics.pairs import Vectors
-
-
-def unit(vectors: np.ndarray) -> np.ndarray:
-    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)
-
-
-def made(seed: int, people: int, images: int, noise: float, dimensions: int = 16) -> tuple[np.ndarray, np.ndarray]:
-    """Embeddings of people whose images scatter by `noise` around a direction of their own, in mixed order."""
-    random = np.random.default_rng(seed)
-    person = random.permutation(np.repeat(np.arange(people), images))
-    centres = random.normal(size=(people, dimensions))
-    return unit(centres[person] + noise * random.normal(size=(len(person), dimensions))), person
-
-
-def eighths(embeddings: np.ndarray) -> Vectors:
-    """Embeddings rounded so that sums over them are exact, in any order."""
-    return np.asarray(np.round(embeddings * 8) / 8, np.float32)
+from tests.kubeface.metrics.scores import parts, scattered, unit
 
 
 def by_hand(embeddings: np.ndarray, people: np.ndarray, seed: int, fpir: float) -> dict[str, Any]:
@@ -73,8 +56,8 @@ def by_hand(embeddings: np.ndarray, people: np.ndarray, seed: int, fpir: float) 
 @example(seed=354253, people=6, images=5, noise=0.3)  # one drawing enrols only people with one image
 @settings(max_examples=30)
 def test_rates_are_what_the_definitions_say(seed: int, people: int, images: int, noise: float) -> None:
-    embeddings, person = made(seed, people, images, noise)
-    embeddings = eighths(embeddings)  # and so ties
+    embeddings, person = scattered(seed, people, images, noise)
+    embeddings = parts(embeddings, 8)  # and so ties
     person[person == 0] = np.arange(np.sum(person == 0)) + 100  # some with one image only
     found = identification_rates(embeddings, person, Bootstrap(20, seed % 100), fpirs=(0.5, 0.2))
     expected = by_hand(embeddings, person, seed % 100, 0.5)
@@ -85,7 +68,7 @@ def test_rates_are_what_the_definitions_say(seed: int, people: int, images: int,
 
 
 def test_people_far_apart_are_all_found() -> None:
-    embeddings, person = made(0, 30, 4, noise=0.01)
+    embeddings, person = scattered(0, 30, 4, noise=0.01)
     found = identification_rates(embeddings, person, bootstrap=Bootstrap(100))
     assert [getattr(found, key) for key in ("rank1", "rank1_low", "rank1_high", "rank5")] == [1.0] * 4
     assert found.gallery == 30
@@ -117,7 +100,7 @@ def test_one_embedding_for_everybody_finds_nobody() -> None:
 @given(seed=st.integers(0, 2**32 - 1), factor=st.sampled_from([0.25, 2.0]))
 @settings(max_examples=15)
 def test_order_of_people_names_and_scale_do_not_matter(seed: int, factor: float) -> None:
-    embeddings, person = made(seed, 8, 5, noise=1.0)
+    embeddings, person = scattered(seed, 8, 5, noise=1.0)
     found = identification_rates(embeddings, person, bootstrap=Bootstrap(50))
     assert identification_rates(np.asarray(factor * embeddings, np.float32), person, bootstrap=Bootstrap(50)) == found
     assert identification_rates(embeddings, person * 3 + 7, bootstrap=Bootstrap(50)) == found
@@ -132,7 +115,7 @@ def test_order_of_people_names_and_scale_do_not_matter(seed: int, factor: float)
 
 
 def test_the_seed_divides_the_people() -> None:
-    embeddings, person = made(1, 20, 6, noise=1.2)
+    embeddings, person = scattered(1, 20, 6, noise=1.2)
     one, again, other = (identification_rates(embeddings, person, Bootstrap(50, seed)) for seed in (1, 1, 2))
     assert one == again
     assert one.open.fnir_at_fpir != other.open.fnir_at_fpir
@@ -142,21 +125,21 @@ def test_the_seed_divides_the_people() -> None:
 @pytest.mark.parametrize("images", [[3], [1, 1, 1], [1]])
 def test_too_few_people_tell_no_rate(images: list[int]) -> None:
     person = np.repeat(np.arange(len(images)), images)
-    found = identification_rates(made(0, 1, len(person), 1.0)[0], person, bootstrap=Bootstrap(10))
+    found = identification_rates(scattered(0, 1, len(person), 1.0)[0], person, bootstrap=Bootstrap(10))
     assert found.rank1 is found.rank1_low is found.rank5 is None
     assert found.open.fnir_at_fpir == {}
 
 
 def test_rank_five_needs_five_people() -> None:
-    four, five = (identification_rates(*made(0, people, 3, 0.1), bootstrap=Bootstrap(10)) for people in (4, 5))
+    four, five = (identification_rates(*scattered(0, people, 3, 0.1), bootstrap=Bootstrap(10)) for people in (4, 5))
     assert four.rank1 == 1.0
     assert four.rank5 is four.rank5_low is four.rank5_high is None
     assert five.rank5 == 1.0
 
 
 def test_blocks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
-    embeddings, person = made(2, 9, 7, noise=1.0)
-    embeddings = eighths(embeddings)
+    embeddings, person = scattered(2, 9, 7, noise=1.0)
+    embeddings = parts(embeddings, 8)
     whole = identification_rates(embeddings, person, bootstrap=Bootstrap(20))
     for scores in (1, 40, 250):
         monkeypatch.setattr(identification, "BLOCK_SCORES", scores)

@@ -9,31 +9,17 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from kubeface.metrics import score_counts as gallery
-from kubeface.metrics.pairs import Vectors, all_pairs
+from kubeface.metrics.pairs import all_pairs
 from kubeface.metrics.score_counts import ScoreCounts, count_scores
 from kubeface.metrics.verification import verification
 from kubeface.runtime.errors import KubefaceError
-
-
-def unit(vectors: np.ndarray) -> np.ndarray:
-    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)
-
-
-def made(seed: int, people: int = 30, images: int = 4, noise: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
-    random = np.random.default_rng(seed)
-    person = random.permutation(np.repeat(np.arange(people), images))
-    return unit(random.normal(size=(people, 16))[person] + noise * random.normal(size=(len(person), 16))), person
-
-
-def sixteenths(embeddings: np.ndarray) -> Vectors:
-    """Embeddings rounded so that sums over them are exact."""
-    return np.asarray(np.round(embeddings * 16) / 16, np.float32)
+from tests.kubeface.metrics.scores import parts, scattered, unit
 
 
 @given(seed=st.integers(0, 2**32 - 1), people=st.integers(2, 40), images=st.integers(2, 6), noise=st.floats(0.1, 4))
 @settings(max_examples=15)
 def test_figures_are_nearly_those_of_the_scores(seed: int, people: int, images: int, noise: float) -> None:
-    embeddings, person = made(seed, people, images, noise)
+    embeddings, person = scattered(seed, people, images, noise)
     found = count_scores(embeddings, person).figures()
     pairs = all_pairs(person, 10**6)
     exact = verification(pairs.scores(embeddings), pairs.same)
@@ -47,8 +33,8 @@ def test_figures_are_nearly_those_of_the_scores(seed: int, people: int, images: 
 @given(seed=st.integers(0, 2**32 - 1), bins=st.sampled_from([7, 40, 1000]))
 @settings(max_examples=15)
 def test_figures_are_exactly_those_of_rounded_scores(seed: int, bins: int) -> None:
-    embeddings, person = made(seed)
-    embeddings = sixteenths(embeddings)
+    embeddings, person = scattered(seed)
+    embeddings = parts(embeddings, 16)
     counts = count_scores(embeddings, person, bins)
     pairs = all_pairs(person, 10**6)
     rounded = np.clip(np.floor((pairs.scores(embeddings) + 1) * np.float32(bins / 2)), 0, bins - 1)
@@ -63,8 +49,8 @@ def test_figures_are_exactly_those_of_rounded_scores(seed: int, bins: int) -> No
 @given(seed=st.integers(0, 2**32 - 1))
 @settings(max_examples=15)
 def test_order_of_images_and_names_of_people_do_not_matter(seed: int) -> None:
-    embeddings, person = made(seed)
-    embeddings = sixteenths(embeddings)
+    embeddings, person = scattered(seed)
+    embeddings = parts(embeddings, 16)
     order = np.random.default_rng(seed).permutation(len(person))
     found, moved = count_scores(embeddings, person), count_scores(embeddings[order], 5 - 3 * person[order])
     np.testing.assert_array_equal(found.genuine, moved.genuine)
@@ -96,8 +82,8 @@ def test_equal_and_opposite_images_fall_into_the_outer_bins() -> None:
 
 @pytest.mark.parametrize("scores", [1, 100, 1000])
 def test_blocks_do_not_matter(monkeypatch: pytest.MonkeyPatch, scores: int) -> None:
-    embeddings, person = made(3)
-    embeddings = sixteenths(embeddings)
+    embeddings, person = scattered(3)
+    embeddings = parts(embeddings, 16)
     whole = count_scores(embeddings, person)
     monkeypatch.setattr(gallery, "BLOCK_SCORES", scores)
     blocks = count_scores(embeddings, person)

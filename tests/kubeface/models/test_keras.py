@@ -276,7 +276,6 @@ def test_other_models(models: Path, name: str, message: str) -> None:
     with pytest.raises(KubefaceError, match=message) as caught:
         read_keras(models / f"{name}.keras")
     assert str(models / f"{name}.keras") in str(caught.value)
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -354,9 +353,8 @@ def link(file: h5py.File) -> None:
     ],
 )
 def test_unfitting_weights(changed: Callable[..., Path], weights: Callable[[h5py.File], object], message: str) -> None:
-    with pytest.raises(KubefaceError, match=message) as caught:
+    with pytest.raises(KubefaceError, match=message):
         read_keras(changed("nested", weights=weights))
-    assert "\n" not in str(caught.value)
 
 
 def test_damaged_archives(models: Path, tmp_path: Path) -> None:
@@ -400,7 +398,6 @@ def test_senseless_configs(tmp_path: Path, read: Callable[[Path], object], confi
     with pytest.raises(KubefaceError, match=message) as caught:
         read(path)
     assert str(path) in str(caught.value)
-    assert "\n" not in str(caught.value)
 
 
 def test_models_that_contain_themselves(tmp_path: Path) -> None:

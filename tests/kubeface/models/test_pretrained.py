@@ -1,11 +1,10 @@
 """The model that a fine-tuning starts from: published weights, and what stands in for them."""
 
 import hashlib
-import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +26,7 @@ from kubeface.models.model import (
 from kubeface.runtime.errors import KubefaceError
 from kubeface.storage.downloads import Unreachable
 from kubeface.storage.folders import sha256_file
+from tests.support.servers import Handler, LoopbackServer
 
 # --- published weights ----------------------------------------------------------------------------------------------
 
@@ -47,9 +47,8 @@ def test_unknown_backbone() -> None:
         load_pretrained("arcface")
 
 
-class _Silent(SimpleHTTPRequestHandler):
-    def log_message(self, *_: object) -> None:
-        pass
+class _Silent(Handler, SimpleHTTPRequestHandler):
+    """Serves a folder."""
 
 
 @pytest.fixture
@@ -57,12 +56,8 @@ def served(tmp_path: Path) -> Iterator[tuple[Path, str]]:
     """A folder and the address under which a loopback web server serves it."""
     folder = tmp_path / "served"
     folder.mkdir()
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Silent, directory=str(folder))) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        yield folder, f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+    with LoopbackServer(partial(_Silent, directory=str(folder))) as server:
+        yield folder, server.url
 
 
 @pytest.mark.slow

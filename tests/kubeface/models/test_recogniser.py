@@ -237,9 +237,8 @@ def test_an_unfitting_folder_is_refused(changes: dict[str, Any], said: str, fold
 )
 def test_an_unfitting_threshold_is_refused(changes: dict[str, Any], said: str, folder: Path, tmp_path: Path) -> None:
     other = calibrated(copied(folder, tmp_path / "model"), **changes)
-    with pytest.raises(KubefaceError, match=said) as raised:
+    with pytest.raises(KubefaceError, match=said):
         open_recogniser(str(other))
-    assert "\n" not in str(raised.value)
 
 
 # --- faces of low resolution -----------------------------------------------------------------------------------------
@@ -322,6 +321,5 @@ def test_a_missing_or_changed_network_is_refused(with_network: Path, tmp_path: P
     with pytest.raises(KubefaceError, match=r"superresolution\.onnx is not the network that model\.json tells of"):
         open_recogniser(str(other))
     (other / "superresolution.onnx").unlink()
-    with pytest.raises(KubefaceError, match=r"superresolution\.onnx") as raised:
+    with pytest.raises(KubefaceError, match=r"superresolution\.onnx"):
         open_recogniser(str(other))
-    assert "\n" not in str(raised.value)

@@ -2,7 +2,6 @@
 
 import contextlib
 import pickle
-import re
 from pathlib import Path
 from typing import Any, cast
 
@@ -172,7 +171,5 @@ def test_code_in_a_weights_file_is_not_run(suffix: str, zipped: bool, tmp_path: 
 def test_what_is_no_weights_file_is_named(suffix: str, data: bytes, tmp_path: Path) -> None:
     path = tmp_path / f"weights{suffix}"
     path.write_bytes(data)
-    with pytest.raises(KubefaceError) as raised:
+    with pytest.raises(KubefaceError, match=rf"weights\{suffix} (is not|holds other things than tensors)"):
         load_pretrained("sface", str(path))
-    assert re.search(rf"weights\{suffix} (is not|holds other things than tensors)", str(raised.value))
-    assert "\n" not in str(raised.value)

@@ -156,7 +156,6 @@ def test_values_that_are_refused_are_named(value: object, named: str, state: Sta
     torch.save({"state_dict": state, "best": value}, tmp_path / "weights.pt")
     with pytest.raises(KubefaceError, match=rf"^\S+/weights\.pt holds other things than tensors \({named}") as raised:
         load_pretrained("small", str(tmp_path / "weights.pt"))
-    assert "\n" not in str(raised.value)
     assert str(raised.value).endswith("save its state dict as .safetensors")
 
 
@@ -273,7 +272,6 @@ def test_every_address_is_named_with_its_reason(tmp_path: Path) -> None:
     )
     assert f"; {tmp_path}/b.pt does not exist; https://example.org/c.pt has no checksum: write it as " in said
     assert said.endswith("(see https://example.org/models)") and "; or give pretrained=" in said
-    assert "\n" not in said
 
 
 @pytest.mark.parametrize("name", ["mobilefacenet", "resnet50_keras", "small_cnn"])

@@ -1,9 +1,7 @@
 """What a webhook is told of a run."""
 
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ from kubeface.notify.options import NotifyOptions
 from kubeface.notify.step import WEBHOOK, NotifyResult, notify
 from kubeface.records.conclusion import ConclusionRecord, conclusion_uri
 from kubeface.runtime.errors import KubefaceError
+from tests.support import servers
 
 SECRET = "T0AB/B1CD/x9y8z7"
 
@@ -26,28 +25,21 @@ class Webhook:
         self.answers: list[int] = []
         outer = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class Handler(servers.Handler):
             def do_POST(self) -> None:
-                outer.told.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-                self.send_response(outer.answers.pop(0) if outer.answers else 200)
-                self.send_header("Location", "/elsewhere")
-                self.end_headers()
+                outer.told.append(json.loads(self.content()))
+                self.answer(outer.answers.pop(0) if outer.answers else 200, Location="/elsewhere")
 
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self.server = HTTPServer(("127.0.0.1", 0), Handler)
+        self.server = servers.LoopbackServer(Handler)
 
 
 @pytest.fixture
 def webhook(monkeypatch: pytest.MonkeyPatch) -> Iterator[Webhook]:
     found = Webhook()
-    threading.Thread(target=found.server.serve_forever, daemon=True).start()
-    monkeypatch.setenv(WEBHOOK, f"http://127.0.0.1:{found.server.server_port}/services/{SECRET}\n")
+    monkeypatch.setenv(WEBHOOK, f"{found.server.url}/services/{SECRET}\n")
     monkeypatch.setattr(step, "PAUSE_SECONDS", 0.0)
-    yield found
-    found.server.shutdown()
-    found.server.server_close()
+    with found.server:
+        yield found
 
 
 def conclude(models: Path, run: str) -> None:
@@ -95,7 +87,6 @@ def test_a_webhook_is_asked_again_where_that_may_help(
 def test_a_webhook_that_is_away_changes_nothing_and_its_address_is_not_told(
     tmp_path: Path, webhook: Webhook, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    webhook.server.shutdown()
     webhook.server.server_close()
     assert not notify(str(tmp_path), "door", "7").sent
     shown = "".join(capfd.readouterr())

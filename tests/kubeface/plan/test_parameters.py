@@ -21,7 +21,6 @@ GOOD: dict[str, Any] = {"source": "s3://faces/staff", "models": "s3://faces/mode
 def refusal(pipeline: str = "face-finetuning", **more: Any) -> str:
     with pytest.raises(KubefaceError) as caught:
         read_parameters(pipeline, GOOD | more)
-    assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
@@ -98,11 +97,6 @@ def test_what_is_missing_is_said() -> None:
 )
 def test_wrong_values_are_named(more: dict[str, Any], said: str) -> None:
     assert said in refusal(**more)
-
-
-def test_all_that_is_wrong_is_said_at_once() -> None:
-    text = refusal(align={"detector": "yolo"}, seed=-1, audit={"seed": 3})
-    assert "align.detector" in text and "seed is -1" in text and "audit.seed" in text
 
 
 @pytest.mark.parametrize(("step", "name"), [(step, name) for step, names in RUN_WIDE.items() for name in names])

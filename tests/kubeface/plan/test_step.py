@@ -41,8 +41,8 @@ def test_a_training_gets_the_options_that_the_plan_says(orl_folder: Path, tmp_pa
 
 def test_all_that_is_wrong_is_said_before_the_source_is_listed() -> None:
     values = {"source": "s3://nowhere/faces", "models": "m", "align": {"detector": "yolo"}, "seed": -1}
-    with pytest.raises(KubefaceError, match=r"seed is -1.*; align\.detector is 'yolo'"):
-        plan("face-finetuning", values)
+    with pytest.raises(KubefaceError, match=r"audit\.seed is the run's own.*; seed is -1.*; align\.detector is 'yolo'"):
+        plan("face-finetuning", values | {"audit": {"seed": 3}})
     with pytest.raises(KubefaceError, match="degradation 'nois:60' is unknown"):
         plan("face-finetuning", {"source": "s3://nowhere/faces", "models": "m", "degradation": "nois:60"})
 

@@ -2,9 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -14,6 +12,7 @@ from kubeface.promote.options import PromoteOptions
 from kubeface.promote.registries import register_kubeflow, register_mlflow
 from kubeface.promote.step import promote
 from kubeface.runtime.errors import KubefaceError
+from tests.support import servers
 from tests.support.promoted_models import make
 
 API = "/api/model_registry/v1alpha3"
@@ -70,28 +69,19 @@ def registry() -> Iterator[tuple[str, Registry]]:
     """A registry on loopback and its URL."""
     state = Registry()
 
-    class Handler(BaseHTTPRequestHandler):
-        def _serve(self) -> None:
+    class Handler(servers.Handler):
+        def take(self) -> None:
             address = urlsplit(self.path)
-            body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or b"{}")
+            body = json.loads(self.content() or b"{}")
             if self.command == "POST":
                 assert self.headers["Content-Type"] == "application/json"
             status, found = state.answer(self.command, address.path, dict(parse_qsl(address.query)), body)
-            data = json.dumps(found).encode()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
+            self.answer(status, json.dumps(found).encode())
 
-        do_GET = do_POST = _serve
+        do_GET = do_POST = take
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}", state
-        server.shutdown()
+    with servers.LoopbackServer(Handler) as server:
+        yield server.url, state
 
 
 @pytest.fixture

@@ -153,9 +153,8 @@ def test_low_and_high_images_without_a_pair_are_refused() -> None:
         ]
         for person in range(30)
     }
-    with pytest.raises(KubefaceError, match="has low and high images, but no two of one photograph") as raised:
+    with pytest.raises(KubefaceError, match="has low and high images, but no two of one photograph"):
         divided(photographs, heldout_fraction=0.4)
-    assert "\n" not in str(raised.value)
     assert divided(photographs, task="attributes", heldout_fraction=0.4)  # whose images are measured as they are
     photographs["p0"][0] = (1, "low", None, None)
     assert divided(photographs, heldout_fraction=0.4)

@@ -266,9 +266,8 @@ def test_real_tables(split_table: Path, aligned_table: Path) -> None:
 )
 def test_errors_say_what_to_change(options: dict[str, Any], message: str, tmp_path: Path) -> None:
     aligned, filtered = tables(tmp_path, half(0))
-    with pytest.raises(KubefaceError, match=message) as raised:
+    with pytest.raises(KubefaceError, match=message):
         split(aligned, filtered, tmp_path / "split", options=SplitOptions(**options))
-    assert "\n" not in str(raised.value)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["aligned", "filter"]
 
 

@@ -26,12 +26,11 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
 @pytest.fixture
 def proxy(store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
     """A proxy that the environment takes for the store; pauses are short."""
-    proxy = Proxy(store.url)
-    monkeypatch.setenv("S3_ENDPOINT", proxy.url)
     monkeypatch.setattr(s3, "FIRST_PAUSE_SECONDS", 0.01)
     monkeypatch.setattr(s3, "LONGEST_PAUSE_SECONDS", 0.05)
-    yield proxy
-    proxy.close()
+    with Proxy(store.url) as proxy:
+        monkeypatch.setenv("S3_ENDPOINT", proxy.url)
+        yield proxy
 
 
 @pytest.fixture

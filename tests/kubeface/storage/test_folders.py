@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubeface.runtime.errors import KubefaceError, require
+from kubeface.runtime.errors import KubefaceError
 from kubeface.storage.folders import new_folder, read_json, write_json
 
 
@@ -84,9 +84,3 @@ def test_json_that_is_missing_or_broken_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_bytes(b"\xff\xfe{}")
     with pytest.raises(KubefaceError, match=r"a\.json is not valid JSON"):
         read_json(tmp_path / "a.json")
-
-
-def test_require_raises_the_message() -> None:
-    require(True, "unused")
-    with pytest.raises(KubefaceError, match=r"^epochs is 0$"):
-        require(False, "epochs is 0")

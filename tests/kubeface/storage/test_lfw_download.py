@@ -41,12 +41,11 @@ def server(archive: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
     monkeypatch.delenv(MIRROR_VARIABLE, raising=False)
     monkeypatch.setattr(fetch_module, "FIRST_PAUSE_SECONDS", 0.01)
     monkeypatch.chdir(tmp_path)
-    server = Server()
-    server.files = {"/files/5976018": archive, "/files/5976006": PAIRS}
-    for name, path in (("lfw", "/files/5976018"), ("lfw/pairs.txt", "/files/5976006")):
-        monkeypatch.setitem(datasets.DATASETS, name, f"{server.url}{path}#sha256={sha256(server.files[path])}")
-    yield server
-    server.close()
+    with Server() as server:
+        server.files = {"/files/5976018": archive, "/files/5976006": PAIRS}
+        for name, path in (("lfw", "/files/5976018"), ("lfw/pairs.txt", "/files/5976006")):
+            monkeypatch.setitem(datasets.DATASETS, name, f"{server.url}{path}#sha256={sha256(server.files[path])}")
+        yield server
 
 
 def test_lfw_is_downloaded_once_and_then_needs_no_network(server: Server, photographs: dict[str, bytes]) -> None:

@@ -109,11 +109,8 @@ def test_names_that_point_elsewhere_are_labels_only(suffix: str, tmp_path: Path)
 def test_an_invalid_archive_is_named_in_one_line(suffix: str, data: bytes, tmp_path: Path) -> None:
     path = tmp_path / f"faces{suffix}"
     path.write_bytes(data)
-    with pytest.raises(KubefaceError) as raised:
+    with pytest.raises(KubefaceError, match=rf"^{path} is not a readable archive: .*[^:]$"):
         contents(path)
-    assert str(raised.value).startswith(f"{path} is not a readable archive: ")
-    assert "\n" not in str(raised.value)
-    assert not str(raised.value).endswith(":")
 
 
 @pytest.mark.parametrize("suffix", [*TARS, ".zip"])

@@ -15,7 +15,6 @@ from kubeface.gather.step import gather
 from kubeface.ingest.options import IngestOptions
 from kubeface.ingest.step import ingest
 from kubeface.runtime.errors import KubefaceError
-from kubeface.runtime.options import read_options
 from kubeface.storage.folders import read_json
 from kubeface.superresolve import step
 from kubeface.superresolve.options import SuperresolveOptions
@@ -24,7 +23,7 @@ from kubeface.tables.resolution_pairs import enlarged_of, partners, resolution_o
 from kubeface.tables.table import Table, TableWriter
 from tests.kubeface.superresolve.conftest import PAIRS, PHOTOGRAPHS
 from tests.support.networks import nearest, repeated
-from tests.support.tables import contents, rows_of
+from tests.support.tables import contents, rows_of, write_rows
 
 
 def resized(image: RGB, width: int, height: int, how: int = cv2.INTER_AREA) -> RGB:
@@ -92,10 +91,10 @@ def test_all_images_are_enlarged_or_none(faces_table: Path, tmp_path: Path) -> N
 
 def test_an_enlarged_face_can_be_found_where_a_small_one_is_not(faces_table: Path, tmp_path: Path) -> None:
     """MTCNN finds no face of 10 pixels, and nearly all of them once they are enlarged."""
-    with TableWriter(tmp_path / "small", "faces", "test", {}) as table:
-        for row in rows_of(faces_table):
-            small = resized(decode_rgb(row["image"]), 12, 14)
-            table.add(row | {"image": encode_png(small), "width": 12, "height": 14})
+    rows = rows_of(faces_table)
+    small = [encode_png(resized(decode_rgb(row["image"]), 12, 14)) for row in rows]
+    tiny = (row | {"image": image, "width": 12, "height": 14} for row, image in zip(rows, small, strict=True))
+    write_rows(tmp_path / "small", "faces", tiny)
     superresolve(tmp_path / "small", tmp_path / "large", SuperresolveOptions(scale=4, which="small", max_side=14))
     counts = [align(tmp_path / name, tmp_path / f"{name}-aligned").rows_out for name in ("small", "large")]
     assert counts[0] == 0 and counts[1] >= 27
@@ -155,25 +154,9 @@ def test_unusable_images_are_rejected(paired_table: Path, tmp_path: Path, monkey
 
 
 def test_an_empty_table_stays_empty(tmp_path: Path) -> None:
-    with TableWriter(tmp_path / "empty", "faces", "test", {}):
-        pass
-    result = superresolve(tmp_path / "empty", tmp_path / "out", SuperresolveOptions(which="all"))
+    empty = write_rows(tmp_path / "empty", "faces", [])
+    result = superresolve(empty, tmp_path / "out", SuperresolveOptions(which="all"))
     assert (result.rows_in, result.rows_out, result.enlarged) == (0, 0, 0)
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"scale": 1}, "scale is 1"),
-        ({"scale": 17}, "scale is 17"),
-        ({"which": "some"}, "which is 'some'"),
-        ({"which": "small"}, "max_side is 0 and which is small: small needs one"),
-        ({"max_side": 20}, "max_side is 20 and which is low"),
-    ],
-)
-def test_wrong_options_are_named(values: dict[str, object], message: str) -> None:
-    with pytest.raises(KubefaceError, match=message):
-        read_options(SuperresolveOptions, values)
 
 
 def test_a_model_that_is_missing_or_has_another_scale_is_refused(paired_table: Path, tmp_path: Path) -> None:

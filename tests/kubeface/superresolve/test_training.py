@@ -17,7 +17,8 @@ from kubeface.superresolve import training
 from kubeface.superresolve.options import TrainSuperresolutionOptions
 from kubeface.superresolve.quality import psnr, ssim
 from kubeface.superresolve.training import train_superresolution
-from kubeface.tables.table import Table, TableWriter
+from kubeface.tables.table import Table
+from tests.support.tables import rows_of, write_rows
 
 QUICK = TrainSuperresolutionOptions(architecture="espcn", channels=4, blocks=1, epochs=2, batch_size=4, lr=1e-4)
 
@@ -27,12 +28,9 @@ def damaged_heldout(table: Path, split: Path, out: Path) -> Path:
     rows = Table(split, "split").columns(["image_id", "split"]).to_pylist()
     heldout = {row["image_id"] for row in rows if row["split"] == "heldout"}
     source = Table(table, "aligned")
-    with TableWriter(out, "aligned", "test", source.manifest.settings) as writer:
-        for group in source.row_groups():
-            for row in group:
-                writer.add(row | ({"image": b"none"} if row["image_id"] in heldout else {}))
     assert heldout
-    return out
+    spoilt = (row | ({"image": b"none"} if row["image_id"] in heldout else {}) for row in rows_of(source))
+    return write_rows(out, "aligned", spoilt, source.manifest.settings)
 
 
 @pytest.mark.slow

@@ -4,7 +4,6 @@ import os
 import re
 import shutil
 import signal
-import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -69,12 +68,9 @@ def people(bucket: str, orl: dict[str, bytes], tmp_path_factory: pytest.TempPath
 def webhook() -> Iterator[Webhook]:
     """Notifies the runs' ends to a webhook on loopback."""
     found = Webhook()
-    threading.Thread(target=found.server.serve_forever, daemon=True).start()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(WEBHOOK, f"http://127.0.0.1:{found.server.server_port}/T0/secret-path")
+    with found.server, pytest.MonkeyPatch.context() as patch:
+        patch.setenv(WEBHOOK, f"{found.server.url}/T0/secret-path")
         yield found
-    found.server.shutdown()
-    found.server.server_close()
 
 
 @pytest.fixture(scope="module")
