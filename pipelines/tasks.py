@@ -124,16 +124,17 @@ def step_of(image: str) -> str:
     return image.rpartition("/")[2].partition(":")[0]
 
 
-def set_resources(task: Task, cpu: Any, memory: Any, s3: bool = False, hours: float = 6) -> None:
+def set_resources(
+    task: Task, cpu: Any, memory: Any, s3: bool = False, hours: float = 6, cpu_request: Any = "500m"
+) -> None:
     """Resources, time limit, retries, caching, the deployment's settings and, where it reads or writes the object
     store, the S3 key of a task.
 
-    What its pod asks for and may use at most (cpu, memory) is a text, or an output of plan; Kubernetes ends it after
-    `hours`."""
+    What its pod may use at most, and asks for, is a text or an output of plan; Kubernetes ends it after `hours`."""
     build, step = BUILD.get(), step_of(task.container_spec.image)
-    task.set_cpu_request(cpu).set_cpu_limit(cpu).set_memory_request(memory).set_memory_limit(memory)
+    task.set_cpu_request(cpu_request).set_cpu_limit(cpu).set_memory_request(memory).set_memory_limit(memory)
     # KFP writes the amount's name into the pod's resources without handing the amount on into a loop.
-    task.register_pipeline_channels([amount for amount in (cpu, memory) if not isinstance(amount, str)])
+    task.register_pipeline_channels([amount for amount in (cpu, memory, cpu_request) if not isinstance(amount, str)])
     # Argo counts the longest backoff from the first try: one shorter than the step may take allows no second.
     limit = max(1, round(build.hours.get(step, hours) * HOUR))
     task.set_retry(
@@ -163,8 +164,8 @@ class Run:
         task = plan(pipeline=pipeline, **parameters)
         set_resources(task, cpu="500m", memory="2Gi", s3=True, hours=1)
         task.set_caching_options(False)  # it is what tells the others whether the source has changed
-        nodes = {name: name for name in ("GPU_NODE_SELECTOR", "GPU_TOLERATIONS")}
-        kubernetes.use_config_map_as_env(task, SETTINGS, nodes, optional=True)
+        deployed = {name: name for name in ("RESOURCES_SIZE", "GPU_NODE_SELECTOR", "GPU_TOLERATIONS")}
+        kubernetes.use_config_map_as_env(task, SETTINGS, deployed, optional=True)
         self._planned = task.outputs
 
     def shards(self) -> Any:
@@ -172,7 +173,8 @@ class Run:
         return dsl.ParallelFor(self._planned["Output"], name="shards", parallelism=BUILD.get().parallelism)
 
     def _set_planned_resources(self, task: Task, pod: str, s3: bool = True, hours: float = 6) -> None:
-        set_resources(task, self._planned[f"{pod}_cpu"], self._planned[f"{pod}_memory"], s3, hours)
+        cpu, memory, request = (self._planned[f"{pod}_{amount}"] for amount in ("cpu", "memory", "cpu_request"))
+        set_resources(task, cpu, memory, s3, hours, request)
 
     def ingest(self, shard: Any) -> Task:
         """Photographs of a shard of the source, as a face table."""

@@ -38,7 +38,7 @@ def plan(
         *(
             (f"{pod}_{amount}", str)
             for pod in ("shard", "audit", "finetune", "evaluate")
-            for amount in ("cpu", "memory")
+            for amount in ("cpu", "cpu_request", "memory")
         ),
         *((name, str) for name in ("gpus", "gpu_type")),
         ("node_selector", dict),

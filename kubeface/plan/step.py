@@ -10,11 +10,12 @@ from kubeface.faces.degradation import Degradation
 from kubeface.finetune.options import FinetuneOptions
 from kubeface.ingest.step import plan_shards
 from kubeface.plan.parameters import StepOptions, read_parameters, step_options
-from kubeface.plan.resources import Resources
+from kubeface.plan.resources import SIZES, STANDARD, Resources
 from kubeface.promote.champion import find_champion
-from kubeface.runtime.errors import KubefaceError
+from kubeface.runtime.errors import KubefaceError, require
 
-# What the deployment says of its GPU nodes, as JSON in the environment.
+SIZE = "RESOURCES_SIZE"  # variable of the environment with which the deployment says what pods get
+# What it says of its GPU nodes, as JSON.
 DEPLOYMENT = {"node_selector": "GPU_NODE_SELECTOR", "tolerations": "GPU_TOLERATIONS"}
 
 
@@ -25,7 +26,7 @@ class Plan:
     shards: list[str]  # text of each shard of the source, for the tasks of the loop
     champion: str  # address of the promoted model's version, empty for none
     options: StepOptions
-    resources: Resources  # of the pods; GPU nodes as the deployment knows them where the run does not say
+    resources: Resources  # of the pods; what the run leaves empty is the deployment's
 
 
 def plan(pipeline: str, values: Mapping[str, Any]) -> Plan:
@@ -37,11 +38,15 @@ def plan(pipeline: str, values: Mapping[str, Any]) -> Plan:
     Degradation.parse(run.degradation)
     options = step_options(pipeline, run)
     shards = plan_shards(run.source, run.resources.shards, options.ingest).shards
-    return Plan(list(shards), find_champion(run.models, run.name), options, _on_gpu_nodes(run.resources))
+    return Plan(list(shards), find_champion(run.models, run.name), options, _deployed(run.resources))
 
 
-def _on_gpu_nodes(resources: Resources) -> Resources:
-    """The resources with the deployment's selector and tolerations of GPU nodes, where fine-tuning asks for a GPU."""
+def _deployed(resources: Resources) -> Resources:
+    """The resources with the deployment's size, and its selector and tolerations of GPU nodes where fine-tuning asks
+    for a GPU, unless the run says otherwise."""
+    size = os.environ.get(SIZE) or STANDARD
+    require(size in SIZES, f"{SIZE} is '{size}': correct it in the config map kubeface-settings, to {', '.join(SIZES)}")
+    resources = resources.filled(size)
     pod = resources.finetune
     found = {
         name: _from_environment(variable)
@@ -73,7 +78,7 @@ def outputs(plan: Plan) -> dict[str, Any]:
         **{
             f"{name}_{amount}": getattr(getattr(pods, name), amount)
             for name in ("shard", "audit", "finetune", "evaluate")
-            for amount in ("cpu", "memory")
+            for amount in ("cpu", "cpu_request", "memory")
         },
         "gpus": str(pods.finetune.gpus),
         "gpu_type": pods.finetune.gpu_type,

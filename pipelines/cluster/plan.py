@@ -9,7 +9,7 @@ from typing import Any
 
 from kubeface.ingest.step import plan_shards
 from kubeface.plan.parameters import RunParameters, read_parameters, step_options
-from kubeface.plan.resources import Resources
+from kubeface.plan.resources import STANDARD, Resources
 from kubeface.plan.step import Plan, outputs
 from kubeface.records.data import previous_shards
 from kubeface.runtime.errors import KubefaceError
@@ -117,7 +117,9 @@ def list_source(request: Request) -> Source:
 
 def planned_changes(pipeline: str, before: RunParameters, now: RunParameters) -> dict[str, Causes]:
     """Outputs of the task `plan` that differ between two runs, each with the names of the options that differ."""
-    first, second = (outputs(Plan([], "", step_options(pipeline, run), run.resources)) for run in (before, now))
+    first, second = (
+        outputs(Plan([], "", step_options(pipeline, run), run.resources.filled(STANDARD))) for run in (before, now)
+    )
     return {name: _differences(name, first[name], second[name]) for name in second if first.get(name) != second[name]}
 
 
@@ -166,7 +168,7 @@ def _uncached(request: Request, earlier: EarlierRuns, source: Source) -> dict[st
 
 def gpus(resources: Resources) -> float:
     """GPUs that a training uses, on all its nodes together."""
-    nodes, pod = resources.nodes, resources.finetune
+    nodes, pod = resources.nodes, resources.filled(STANDARD).finetune
     if nodes.num_nodes > 1:  # the pods are Kubeflow Trainer's, and get what it says of them
         return nodes.num_nodes * float(nodes.resources.get(pod.gpu_type, 0))
     return pod.gpus

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from kubeface.plan.resources import SIZES
 from pipelines.build.pinning import DIGEST, containers, pod_specs
 from pipelines.cluster.secret import SECRETS
 from tests.support.stubs.kubernetes_objects import Object
@@ -315,6 +316,8 @@ def settings_are_used(objects: list[Object]) -> Iterator[str]:
     for key, kind in (("GPU_NODE_SELECTOR", dict), ("GPU_TOLERATIONS", list)):
         if not isinstance(json.loads(settings[key]), kind):
             yield f"{key} is not a JSON {kind.__name__}"
+    if settings["RESOURCES_SIZE"] not in SIZES:
+        yield f"RESOURCES_SIZE is none of {', '.join(SIZES)}"
     left = re.findall(
         r"\b(?:HOST:PORT|REGION|BOOL)\b(?! ?[:=])|: (?:STORE_NAMESPACE|STORE_CIDR|KFP_NAMESPACE)\b",
         yaml.safe_dump_all(objects),

@@ -144,6 +144,7 @@ BAD: list[tuple[Rule, tuple[str, str], str, Any, str]] = [
     (rules.settings_are_used, SETTINGS, "data.S3_DISABLE_SSL", "false", "begins with http"),
     (rules.settings_are_used, SETTINGS, "data.S3_ENDPOINT", "http://store", "host:port"),
     (rules.settings_are_used, SETTINGS, "data.GPU_TOLERATIONS", "{}", "JSON list"),
+    (rules.settings_are_used, SETTINGS, "data.RESOURCES_SIZE", "huge", "RESOURCES_SIZE"),
     (rules.settings_are_used, ("NetworkPolicy", "kubeface-deny"), "spec.x", "STORE_CIDR", "not replaced"),
 ]
 
@@ -197,7 +198,8 @@ def test_settings_reach_their_places(tmp_path: Path) -> None:
         "QUOTA_STORAGE": "7Ti",
     }
     objects = changed(tmp_path, "existing", **other)
-    read_by_programs = {"S3_BUCKET", "PIPELINE_ROOT", "KUBEFACE_WEIGHTS_MIRROR", "GPU_NODE_SELECTOR", "GPU_TOLERATIONS"}
+    read_by_programs = {"S3_BUCKET", "PIPELINE_ROOT", "KUBEFACE_WEIGHTS_MIRROR", "RESOURCES_SIZE"}
+    read_by_programs |= {"GPU_NODE_SELECTOR", "GPU_TOLERATIONS"}
     assert one(objects, *SETTINGS)["data"].keys() == other.keys() | read_by_programs
     for rule in RULES:
         assert list(rule(objects)) == []

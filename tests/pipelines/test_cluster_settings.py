@@ -65,11 +65,11 @@ def test_resources_are_those_that_plan_gives(compiled: Compiled, step: str) -> N
     """As texts: KFP's driver takes the text of such a parameter, and a number has none."""
     resources = next(e["resources"] for name, e in compiled.executors.items() if name.startswith(f"exec-{step}"))
     outputs = compiled.spec["components"]["comp-plan"]["outputDefinitions"]["parameters"]
-    for what in ("cpu", "memory"):
-        assert outputs[f"{POD_OF[step]}_{what}"]["parameterType"] == "STRING"
-        for kind in ("Limit", "Request"):
-            placeholder = f"{{{{$.inputs.parameters['pipelinechannel--plan-{POD_OF[step]}_{what}']}}}}"
-            assert resources[f"resource{what.capitalize()}{kind}"] == placeholder
+    amounts = {"CpuLimit": "cpu", "CpuRequest": "cpu_request", "MemoryLimit": "memory", "MemoryRequest": "memory"}
+    for field, amount in amounts.items():
+        name = f"{POD_OF[step]}_{amount}"
+        assert outputs[name]["parameterType"] == "STRING"
+        assert resources[f"resource{field}"] == f"{{{{$.inputs.parameters['pipelinechannel--plan-{name}']}}}}"
     assert outputs["gpus"]["parameterType"] == outputs["gpu_type"]["parameterType"] == "STRING"
 
 
@@ -90,8 +90,8 @@ def test_fine_tuning_goes_to_the_nodes_that_are_asked_for(compiled: Compiled) ->
 def test_every_pod_knows_the_deployments_settings(compiled: Compiled) -> None:
     for name, entry in compiled.settings.items():
         found = {key["envVar"] for settings in entry["configMapAsEnv"] for key in settings["keyToEnv"]}
-        gpu_nodes = {"GPU_NODE_SELECTOR", "GPU_TOLERATIONS"} if name == "exec-plan" else set()
-        assert found == {"S3_ENDPOINT", "KUBEFACE_WEIGHTS_MIRROR"} | gpu_nodes, name
+        deployed = {"RESOURCES_SIZE", "GPU_NODE_SELECTOR", "GPU_TOLERATIONS"} if name == "exec-plan" else set()
+        assert found == {"S3_ENDPOINT", "KUBEFACE_WEIGHTS_MIRROR"} | deployed, name
         assert all(settings["optional"] for settings in entry["configMapAsEnv"])
 
 

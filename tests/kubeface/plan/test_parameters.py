@@ -71,8 +71,9 @@ def test_what_is_missing_is_said() -> None:
     ("more", "said"),
     [
         ({"resources": {"shards": 0}}, "resources.shards is 0"),
+        ({"resources": {"shards": 61}}, "resources.shards is 61: input should be less than or equal to 60"),
         ({"resources": {"finetune": {"memory": "32 GB"}}}, "resources.finetune.memory is '32 GB'"),
-        ({"resources": {"finetune": {"gpus": -1}}}, "resources.finetune.gpus is -1"),
+        ({"resources": {"finetune": {"gpus": -2}}}, "resources.finetune.gpus is -2"),
         ({"resources": {"nodes": {"num_nodes": 0}}}, "resources.nodes.num_nodes is 0"),
         ({"source": 3}, "source is 3"),
         ({"source": ""}, "source is ''"),

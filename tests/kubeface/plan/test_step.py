@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -50,6 +51,25 @@ def test_all_that_is_wrong_is_said_before_the_source_is_listed() -> None:
 def test_a_source_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(KubefaceError, match="nobody"):
         plan("face-finetuning", {"source": str(tmp_path / "nobody"), "models": str(tmp_path)})
+
+
+def test_pods_get_what_run_or_deployment_say(orl_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def planned(**resources: Any) -> dict[str, str]:
+        values = {"source": str(orl_folder), "models": str(tmp_path), "resources": resources}
+        return outputs(plan("face-finetuning", values))
+
+    standard = planned()
+    assert (standard["evaluate_cpu"], standard["evaluate_cpu_request"], standard["gpus"]) == ("4", "4", "1")
+    monkeypatch.setenv("RESOURCES_SIZE", "small")
+    small = planned()
+    assert (small["evaluate_cpu"], small["evaluate_cpu_request"], small["gpus"]) == ("4", "1", "0")
+    assert planned(size="standard") == standard
+    own = planned(shard={"cpu": "3"}, audit={"memory": "5Gi"}, finetune={"gpus": 2})
+    assert (own["shard_cpu"], own["shard_cpu_request"], own["shard_memory"]) == ("3", "3", small["shard_memory"])
+    assert (own["audit_cpu"], own["audit_memory"], own["gpus"]) == (small["audit_cpu"], "5Gi", "2")
+    monkeypatch.setenv("RESOURCES_SIZE", "huge")
+    with pytest.raises(KubefaceError, match="RESOURCES_SIZE is 'huge': correct it in the config map kubeface-settings"):
+        planned()
 
 
 def test_gpu_nodes_are_the_deployments_unless_the_run_names_some(
