@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from kubeface.cli import main
 from kubeface.runtime.errors import KubefaceError
 from pipelines.cluster.kubectl import Kubectl
-from pipelines.cluster.secret import make_secrets
+from pipelines.cluster.secret import SecretOutcome, make_secrets
 from tests.support.commands import refusal
 from tests.support.stubs.kubectl import FakeKubectl, fake_kubectl
 from tests.support.stubs.kubernetes_api import KubernetesApi
@@ -18,6 +19,7 @@ from tests.support.stubs.kubernetes_objects import Object, thing
 
 KEYS = {"AWS_ACCESS_KEY_ID": "access-of-the-test", "AWS_SECRET_ACCESS_KEY": "secret/of+the test"}
 NAME = "mlpipeline-minio-artifact"
+WRITTEN = [SecretOutcome(NAME)]
 BODY = """
 if sys.argv[1] != "get" and os.environ.get("REFUSAL"):
     sys.exit(os.environ["REFUSAL"])
@@ -30,7 +32,7 @@ def kubectl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeKubectl:
 
 
 def test_keys_travel_on_standard_input_only(kubectl: FakeKubectl) -> None:
-    assert make_secrets(Kubectl(), "faces", KEYS) == [NAME]
+    assert make_secrets(Kubectl(), "faces", KEYS) == WRITTEN
     (got, _), (applied, given) = kubectl.calls()
     assert got[:2] == ["get", "secret"]
     # Of a secret that exists, its name and label are asked for.
@@ -53,7 +55,8 @@ def _shows_a_key(text: str) -> bool:
 
 def test_the_webhook_is_a_second_secret_where_it_is_set(kubectl: FakeKubectl) -> None:
     address = "https://hooks.example/services/x"
-    assert make_secrets(Kubectl(), "faces", KEYS | {"KUBEFACE_WEBHOOK": address}) == [NAME, "kubeface-webhook"]
+    outcomes = make_secrets(Kubectl(), "faces", KEYS | {"KUBEFACE_WEBHOOK": address})
+    assert outcomes == [*WRITTEN, SecretOutcome("kubeface-webhook")]
     manifest = json.loads(kubectl.calls()[-1][1])
     assert base64.b64decode(manifest["data"]["url"]).decode() == address
 
@@ -107,7 +110,7 @@ def live(cluster: KubernetesApi) -> Object:
 
 def test_with_the_real_kubectl(cluster: KubernetesApi) -> None:
     cluster.put(thing("Namespace", "faces"))
-    assert make_secrets(Kubectl(), "faces", KEYS) == [NAME]
+    assert make_secrets(Kubectl(), "faces", KEYS) == WRITTEN
     version = live(cluster)["metadata"]["resourceVersion"]
     assert "annotations" not in live(cluster)["metadata"]
     make_secrets(Kubectl(), "faces", KEYS)
@@ -116,13 +119,50 @@ def test_with_the_real_kubectl(cluster: KubernetesApi) -> None:
     assert base64.b64decode(live(cluster)["data"]["accesskey"]) == b"another"
 
 
-def test_with_the_real_kubectl_the_key_of_kubeflow_pipelines_stays(cluster: KubernetesApi) -> None:
-    theirs = thing("Secret", NAME, namespace="faces", data={"accesskey": "bWluaW8="})
+def put_theirs(cluster: KubernetesApi, keys: Mapping[str, str]) -> Object:
+    """A secret as Kubeflow Pipelines makes it."""
+    names = {"accesskey": "AWS_ACCESS_KEY_ID", "secretkey": "AWS_SECRET_ACCESS_KEY"}
+    data = {key: base64.b64encode(keys[name].encode()).decode() for key, name in names.items() if name in keys}
+    theirs = thing("Secret", NAME, namespace="faces", data=data)
     cluster.put(thing("Namespace", "faces"), theirs)
-    with pytest.raises(KubefaceError, match=r"made by somebody else.*REPLACE=1"):
+    return theirs
+
+
+@pytest.mark.parametrize("other", [{}, {"AWS_ACCESS_KEY_ID": "access-of-theirs"}])
+def test_with_the_real_kubectl_other_keys_of_kubeflow_pipelines_stay(
+    cluster: KubernetesApi, other: Mapping[str, str]
+) -> None:
+    theirs = put_theirs(cluster, KEYS | other if other else {"AWS_ACCESS_KEY_ID": KEYS["AWS_ACCESS_KEY_ID"]})
+    with pytest.raises(KubefaceError, match=r"made by somebody else.*other keys.*REPLACE=1") as error:
         make_secrets(Kubectl(), "faces", KEYS)
+    assert not _shows_a_key(str(error.value)) and "access-of-theirs" not in str(error.value)
     assert live(cluster)["data"] == theirs["data"]
-    assert make_secrets(Kubectl(), "faces", KEYS, replace=True) == [NAME]
+    assert make_secrets(Kubectl(), "faces", KEYS, replace=True) == WRITTEN
+
+
+@pytest.mark.parametrize(("given", "said"), [(KEYS, "it has the keys of the environment"), ({}, "has no keys")])
+def test_with_the_real_kubectl_nothing_is_to_be_done_where_kubeflow_pipelines_made_it(
+    cluster: KubernetesApi,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    given: Mapping[str, str],
+    said: str,
+) -> None:
+    theirs = put_theirs(cluster, KEYS)
+    for name in KEYS:
+        monkeypatch.setenv(name, given.get(name, ""))
+    main(["secret", "--namespace", "faces"])
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"{NAME} in namespace faces: not written: somebody else made it") and said in line
+    assert not _shows_a_key(line)
+    assert live(cluster)["data"] == theirs["data"]
+
+
+def test_with_the_real_kubectl_the_webhook_is_written_beside_their_secret(cluster: KubernetesApi) -> None:
+    put_theirs(cluster, KEYS)
+    (theirs, webhook) = make_secrets(Kubectl(), "faces", {"KUBEFACE_WEBHOOK": "https://hooks.example/x"})
+    assert theirs.kept and webhook == SecretOutcome("kubeface-webhook")
+    assert cluster.get("Secret", "kubeface-webhook", "faces")
 
 
 def test_with_the_real_kubectl_a_missing_namespace_is_named(cluster: KubernetesApi) -> None:
