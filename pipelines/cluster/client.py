@@ -24,9 +24,14 @@ from kubeface.runtime.errors import KubefaceError
 from pipelines.cluster.kubectl import Kubectl, one_line, program
 
 CONNECT_SECONDS, READ_SECONDS, FORWARD_SECONDS = 5.0, 30.0, 20.0
+BUSY = (408, 429, 502, 503, 504)  # answers of a server, or a proxy before it, that has no time
 SERVICE, PORT = "ml-pipeline", 8888  # of KFP's API: manifests/kustomize/base/pipeline in kubeflow/pipelines
 ACCOUNT_VARIABLE = "KFP_SERVICE_ACCOUNT"
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")  # there in every pod that has an account
+
+
+class Unreachable(KubefaceError):
+    """Kubeflow Pipelines does not answer at this moment; another try may help."""
 
 
 class Cluster(BaseModel):
@@ -220,7 +225,7 @@ def _forwarded_port(cluster: Cluster) -> Iterator[str]:
                 process.kill()
                 process.wait()
                 complaints.seek(0)
-                raise KubefaceError(
+                raise Unreachable(
                     f"kubectl port-forward svc/{SERVICE}: {one_line(complaints.read())} (or give KFP_HOST, the URL of "
                     "Kubeflow Pipelines)"
                 )
@@ -242,11 +247,10 @@ def request_error(error: Exception, cluster: Cluster) -> KubefaceError:
     """A failed request (an ApiException of the client, or what urllib3 raises) as one line: what happened, where, and
     what to do."""
     host = cluster.host or f"Kubeflow Pipelines in namespace {cluster.system_namespace}"
-    if isinstance(error, kfp_server_api.ApiException) and error.status:
-        text = f"{host} {_refusal(error, cluster)}"
-    else:
-        text = _connection_error(error, host)
-    return KubefaceError(cluster.without_secrets(text))
+    if not isinstance(error, kfp_server_api.ApiException) or not error.status:
+        return Unreachable(cluster.without_secrets(_connection_error(error, host)))
+    kind = Unreachable if int(error.status) in BUSY else KubefaceError
+    return kind(cluster.without_secrets(f"{host} {_refusal(error, cluster)}"))
 
 
 def _refusal(error: Any, cluster: Cluster) -> str:
@@ -261,7 +265,7 @@ def _refusal(error: Any, cluster: Cluster) -> str:
         return f"does not know it (404{reason}): check the id or name, and that KFP_HOST is the API's URL"
     if status == 409:
         return f"says that it exists already or was changed meanwhile (409{reason}): try again"
-    if status in (408, 429, 502, 503, 504):
+    if status in BUSY:
         return f"does not answer in time or is overloaded ({status}{reason}): try again later"
     if status >= 500:
         return f"failed ({status}{reason}): try again, or read the logs of its deployment ml-pipeline"

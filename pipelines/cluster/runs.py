@@ -13,6 +13,8 @@ from pipelines.cluster.client import Client
 from pipelines.cluster.versions import Spec, Version, spec_of
 
 OVER = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
+UNFINISHED = ("PENDING", "RUNNING", "PAUSED")
+CANCELING = "CANCELING"  # of a run whose steps are being stopped
 # KFP 2 on Argo Workflows shows three tasks of a step: <step>-driver, <step>, and in it `executor` (argocompiler/
 # container.go in kubeflow/pipelines), which is skipped where the cache serves the step.
 EXECUTOR = "executor"

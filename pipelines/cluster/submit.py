@@ -12,13 +12,23 @@ from cyclopts import Parameter
 
 from kubeface.runtime.errors import KubefaceError, require
 from pipelines.build.catalogue import FACE_FINETUNING
+from pipelines.cluster import watch
 from pipelines.cluster.client import Client, connect, server_message
 from pipelines.cluster.request import PackageFlag, ParamsFlag, PipelineFlag, configure, read_request
-from pipelines.cluster.runs import RunConfig, Step, containers, get_run, spec_of_run, steps_of
-from pipelines.cluster.workflow import RUN_LABEL, find_workflow, steps_of_workflow
+from pipelines.cluster.runs import (
+    CANCELING,
+    UNFINISHED,
+    RunConfig,
+    Step,
+    containers,
+    get_run,
+    spec_of_run,
+    steps_of,
+)
+from pipelines.cluster.workflow import RUN_LABEL, find_workflow, has_workflow, steps_of_workflow
 from pipelines.formatting import minutes, table
 
-UNFINISHED = ("PENDING", "RUNNING", "PAUSED")
+STOP_SECONDS = 120.0  # that a cancelled run's steps may take to end
 RunId = Annotated[str, Parameter(help="Id of the run.")]
 NODE_ANNOTATION = "workflows.argoproj.io/node-name"  # <workflow>.<task>.<task>… of a pod
 
@@ -120,26 +130,54 @@ def cancel(run: RunId) -> None:
 
 
 def resume(run: RunId) -> None:
-    """Goes on with a run from the step that failed.
+    """Goes on with a run that failed or was cancelled.
 
-    KFP restarts it in place (`:retry`). Where the server refuses (it has lost the workflow, or Argo cannot retry it:
-    kubeflow/pipelines#5878, #11329), the same version is run with the same parameters, and the cache serves what was
-    finished."""
+    KFP restarts it in place (`:retry`): 2.17.0 looks at the run's workflow alone, which must have failed, with no node
+    left running or pending, and none offloaded. Where it refuses, or has lost the workflow (kubeflow/pipelines#5878,
+    #11329), the same version is run with the same parameters, and the cache serves the steps that ended."""
     with connect() as client:
         found = get_run(client, run)
-        require(found.state in ("FAILED", "CANCELED"), f"run {run} is {found.state}: only one that failed is resumed")
+        if found.state == CANCELING:
+            found = _wait_until_stopped(client, run)
+        require(
+            found.state in ("FAILED", "CANCELED", CANCELING),
+            f"run {run} is {found.state}: only one that failed or was cancelled is resumed",
+        )
         try:
             client.runs.run_service_retry_run(run)
         except kfp_server_api.ApiException as error:
             if error.status not in (400, 404, 405, 500, 501):
                 raise
             why = client.cluster.without_secrets(server_message(error))
-            print(f"KFP does not restart run {run} in place ({error.status}{why}); it is submitted again:")
-            print("the cache serves what was finished")
         else:
-            print(f"run {run} goes on from the step that failed\npage: {_page(client, run)}")
+            print(f"run {run} goes on from the steps that had not ended\npage: {_page(client, run)}")
             return
-        _start(client, RunConfig.of(found), f"{found.display_name} (again)", found.experiment_id)
+        config, name = RunConfig.of(found), f"{found.display_name} (again)"
+        print(
+            f"KFP does not restart run {run} in place{why}: the same starts anew as '{name}'; {_what_is_kept(config)}"
+        )
+        _start(client, config, name, found.experiment_id)
+
+
+def _wait_until_stopped(client: Client, run: str) -> Any:
+    """The run once its steps have been stopped, or Kubernetes has nothing of it any more, or the time is up. Raises
+    KubefaceError if its steps still run by then."""
+    print(f"run {run} is still being stopped: waiting for its end", flush=True)
+    end = time.monotonic() + STOP_SECONDS
+    while (found := get_run(client, run)).state == CANCELING and time.monotonic() < end:
+        watch.rest()
+    if found.state == CANCELING:  # for good, where the workflow was deleted meanwhile
+        remains = has_workflow(client.cluster.kubectl(), client.run_namespace, run)
+        require(not remains, f"run {run} is still being stopped after {STOP_SECONDS:g} s: try again in a minute")
+    return found
+
+
+def _what_is_kept(config: RunConfig) -> str:
+    """What a run that starts anew does not do again."""
+    options = config.parameters.get("finetune")
+    has_checkpoints = isinstance(options, Mapping) and bool(options.get("checkpoints"))
+    training = "goes on from its last checkpoint" if has_checkpoints else "starts anew unless it had ended"
+    return f"the cache serves the steps that ended, and finetune {training}"
 
 
 def _steps(client: Client, run: Any, names: Mapping[str, Any]) -> list[Step]:

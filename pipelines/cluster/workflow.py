@@ -15,6 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from kubeface.runtime.errors import KubefaceError
 from pipelines.cluster.kubectl import Kubectl
 from pipelines.cluster.runs import Step
 
@@ -70,6 +71,16 @@ def find_workflow(kubectl: Kubectl, namespace: str, run: str) -> dict[str, Any] 
     """
     found = kubectl.objects("get", "workflows.argoproj.io", f"--namespace={namespace}", f"--selector={RUN_LABEL}={run}")
     return found[0] if found else None
+
+
+def has_workflow(kubectl: Kubectl, namespace: str, run: str) -> bool | None:
+    """Whether the cluster has the Workflow object of a run; None where kubectl cannot tell."""
+    selector = f"--selector={RUN_LABEL}={run}"
+    try:
+        names = kubectl.run("get", "workflows.argoproj.io", f"--namespace={namespace}", selector, "--output=name")
+    except KubefaceError:
+        return None
+    return bool(names.strip())
 
 
 def nodes_of(workflow: Mapping[str, Any]) -> list[Node]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pipelines.cluster import submit, watch
 from pipelines.cluster.client import Cluster
 from tests.support.commands import GOOD, Files, Told
 from tests.support.stubs.kfp_api import Fault, KfpApi, step
@@ -29,11 +30,14 @@ def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[KfpApi]:
 @pytest.fixture(autouse=True)
 def kubectl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., FakeKubectl]:
     """Puts a kubectl into place that shows pods and Workflows, none at first, and says `log of <pod>`."""
+    names = "if '--output=name' in sys.argv: shown[sys.argv[2]] = ' '.join(['name'] * counts[sys.argv[2]])"
 
     def make(*pods: object, workflows: Sequence[object] = ()) -> FakeKubectl:
         lists = {"pods": ("PodList", pods), "workflows.argoproj.io": ("WorkflowList", workflows)}
         shown = {of: json.dumps({"kind": kind, "items": items}) for of, (kind, items) in lists.items()}
-        return fake_kubectl(tmp_path, monkeypatch, f"print({shown!r}.get(sys.argv[2], 'log of ' + sys.argv[2]))")
+        counts = {"pods": len(pods), "workflows.argoproj.io": len(workflows)}
+        said = "print(shown.get(sys.argv[2], 'log of ' + sys.argv[2]))"
+        return fake_kubectl(tmp_path, monkeypatch, f"shown, counts = {shown!r}, {counts!r}\n{names}\n{said}")
 
     make()
     return make
@@ -172,22 +176,79 @@ def test_cancel(told: Told, refused: Told, api: KfpApi, run: str) -> None:
     assert "is over or ending (CANCELING)" in refused("cancel", run)
 
 
-def test_resume_goes_on_in_place(told: Told, refused: Told, api: KfpApi, run: str) -> None:
-    assert "only one that failed is resumed" in refused("resume", run)
+@pytest.mark.parametrize("state", ["PENDING", "RUNNING", "SUCCEEDED"])
+def test_what_neither_failed_nor_was_cancelled_is_not_resumed(refused: Told, api: KfpApi, run: str, state: str) -> None:
+    api.finish(run, state=state)
+    line = refused("resume", run)
+    assert f"run {run} is {state}: only one that failed or was cancelled is resumed" in line
+    assert not any(asked.endswith(":retry") for asked in api.state.asked)
+
+
+def test_resume_goes_on_in_place(told: Told, api: KfpApi, run: str) -> None:
     api.finish(run, state="FAILED")
-    assert "goes on from the step that failed" in told("resume", run)
+    assert "goes on from the steps that had not ended" in told("resume", run)
     assert (len(api.state.runs), api.state.runs[0]["state"]) == (1, "RUNNING")
 
 
-def test_where_kfp_cannot_the_same_is_submitted_again_and_said(told: Told, api: KfpApi, run: str) -> None:
-    api.finish(run, state="FAILED")
-    api.state.faults = [Fault(":retry", 500, message="Workflow cannot be retried with node x in Omitted phase")]
-    text = told("resume", run)
+def assert_same_but_for_the_name(api: KfpApi) -> None:
     first, second = api.state.runs
     for field in ("runtime_config", "pipeline_version_reference", "experiment_id", "service_account"):
         assert second[field] == first[field]
-    for said in ("does not restart", "the cache serves what was finished", second["run_id"]):
-        assert said in text
+    assert second["display_name"] == "first (again)"
+
+
+@pytest.mark.parametrize("checkpoints", [False, True])
+def test_where_kfp_cannot_the_same_starts_anew_and_is_said(
+    told: Told, api: KfpApi, run: str, checkpoints: bool
+) -> None:
+    api.finish(run, state="FAILED")
+    config = api.state.runs[0]["runtime_config"]
+    config["pipeline_root"] = "s3://faces/runs"
+    if checkpoints:
+        config["parameters"] |= {"finetune": {"checkpoints": "s3://faces/checkpoints"}}
+    api.state.faults = [Fault(":retry", 500, message="Workflow cannot be retried with node x in Running phase")]
+    line, *rest = told("resume", run).splitlines()
+    assert_same_but_for_the_name(api)
+    assert "cannot be retried with node x in Running phase: the same starts anew as 'first (again)'" in line
+    kept = "goes on from its last checkpoint" if checkpoints else "starts anew unless it had ended"
+    assert line.endswith(f"the cache serves the steps that ended, and finetune {kept}")
+    assert rest[0] == f"run:  {api.state.runs[1]['run_id']}" and rest[1].startswith("page: ")
+
+
+def test_a_run_that_was_cancelled_starts_anew_where_kfp_refuses_to_retry_it(told: Told, api: KfpApi, run: str) -> None:
+    api.finish(run, state="CANCELED")
+    assert "Workflow must be Failed/Error to retry: the same starts anew" in told("resume", run)
+    assert_same_but_for_the_name(api)
+
+
+def test_resume_waits_for_the_end_of_a_run_that_is_being_stopped(
+    told: Told, api: KfpApi, run: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told("cancel", run)
+    monkeypatch.setattr(watch, "rest", lambda: api.finish(run, state="FAILED"))
+    assert f"run {run} is still being stopped: waiting for its end" in told("resume", run)
+    assert (len(api.state.runs), api.state.runs[0]["state"]) == (1, "RUNNING")
+
+
+@pytest.mark.parametrize("remains", [True, False])
+def test_a_run_that_kfp_shows_as_stopping_for_ever_starts_anew_once_its_workflow_is_gone(
+    told: Told,
+    refused: Told,
+    api: KfpApi,
+    run: str,
+    kubectl: Callable[..., FakeKubectl],
+    monkeypatch: pytest.MonkeyPatch,
+    remains: bool,
+) -> None:
+    told("cancel", run)
+    monkeypatch.setattr(submit, "STOP_SECONDS", 0.0)
+    kubectl(workflows=[workflow()] if remains else [])
+    if remains:
+        assert "is still being stopped after 0 s: try again in a minute" in refused("resume", run)
+        assert len(api.state.runs) == 1
+    else:
+        told("resume", run)
+        assert_same_but_for_the_name(api)
 
 
 @pytest.mark.parametrize("status", [401, 403, 409])

@@ -70,6 +70,7 @@ class State:
     runs: list[Object] = field(default_factory=list)
     recurring: list[Object] = field(default_factory=list)
     logs: dict[str, str] = field(default_factory=dict)  # by pod
+    collected: list[str] = field(default_factory=list)  # ids of runs whose Workflow went with its recurring run
 
     def writes(self) -> list[str]:
         """The requests that were to change something."""
@@ -96,6 +97,14 @@ class KfpApi:
     def __exit__(self, *_: object) -> None:
         self.server.shutdown()
         self.server.server_close()
+
+    def fire(self, name: str, state: str = "RUNNING") -> str:
+        """Has the recurring run of a name start a run, whose id is returned."""
+        recurring = next(one for one in self.state.recurring if one["display_name"] == name)
+        copied = ("recurring_run_id", "runtime_config", "pipeline_version_reference", "experiment_id")
+        run = {key: recurring[key] for key in copied} | {"run_id": str(uuid.uuid4()), "display_name": f"{name}-1"}
+        self.state.runs.append(run | {"state": state, "created_at": _now()})
+        return str(run["run_id"])
 
     def finish(self, run: str, *tasks: Object, state: str = "SUCCEEDED") -> None:
         """Gives a run its tasks and its end."""
@@ -243,12 +252,15 @@ class _Handler(BaseHTTPRequestHandler):
         found = next((one for one in self._entries(kind) if one[IDS[kind]] == name), None)
         if not found:
             return 404, {"message": f"ResourceNotFoundError: {kind} {name} not found."}
-        if verb == "retry" and found["state"] not in ("FAILED", "CANCELED"):
+        if verb == "retry" and found["state"] != "FAILED":
             return 400, {"message": "Workflow must be Failed/Error to retry"}
         if verb:
             found |= VERBS[verb]
         elif self.command == "DELETE":
             self._entries(kind).remove(found)
+            if self.query.get("propagation_policy") != "ORPHAN":
+                runs = [one for one in self.state.runs if one.get("recurring_run_id") == name]
+                self.state.collected += [one["run_id"] for one in runs]
         return 200, found
 
     def _list_versions(self, pipeline: str) -> Answer:
