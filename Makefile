@@ -24,6 +24,7 @@ flag = $(if $(2),--$(1) "$(strip $(2))")
 switch = $(if $(filter-out 0,$(2)),--$(1))
 IMAGE_FLAGS = $(call flag,engine,$(ENGINE)) --registry $(REGISTRY) $(call flag,tag,$(TAG))
 RUN_FLAGS = $(call flag,params,$(PARAMS)) $(call flag,pipeline,$(PIPELINE)) $(call flag,package,$(PACKAGE))
+GOING_FLAGS = $(if $(filter 0,$(WAIT)),--no-wait) $(call switch,stop,$(STOP))
 OVERLAY_FLAGS = $(call flag,overlay,$(OVERLAY)) $(call flag,namespace,$(NAMESPACE))
 
 .DEFAULT_GOAL := help
@@ -137,11 +138,11 @@ logs: $(READY) ## What a run's steps printed: RUN=id [STEP=finetune]
 cancel: $(READY) ## Stop a run: RUN=id
 	@$(KUBEFACE) cancel $(RUN)
 
-resume: $(READY) ## Go on with a run from the step that failed: RUN=id
+resume: $(READY) ## Go on with a run that failed or was cancelled: RUN=id
 	@$(KUBEFACE) resume $(RUN)
 
-schedule: $(READY) ## Run at times: NAME=weekly CRON="0 0 3 * * 0" PARAMS=file.yaml [PIPELINE=…]; replaces the one of this name
-	@$(KUBEFACE) schedule $(NAME) $(call flag,cron,$(CRON)) $(RUN_FLAGS)
+schedule: $(READY) ## Run at times: NAME=weekly CRON="0 0 3 * * 0" PARAMS=file.yaml [PIPELINE=…]; replaces the one of this name [WAIT=0 STOP=1: see unschedule]
+	@$(KUBEFACE) schedule $(NAME) $(call flag,cron,$(CRON)) $(RUN_FLAGS) $(GOING_FLAGS)
 
 schedules: $(READY) ## List the schedules
 	@$(KUBEFACE) schedules
@@ -152,8 +153,8 @@ pause: $(READY) ## Switch a schedule off: NAME=weekly
 unpause: $(READY) ## Switch a schedule on: NAME=weekly
 	@$(KUBEFACE) unpause $(NAME)
 
-unschedule: $(READY) ## Delete a schedule, with a run of it that is going: NAME=weekly
-	@$(KUBEFACE) unschedule $(NAME)
+unschedule: $(READY) ## Delete a schedule once its run has ended: NAME=weekly [WAIT=0: leave it paused] [STOP=1: cancel the run]
+	@$(KUBEFACE) unschedule $(NAME) $(GOING_FLAGS)
 
 plan: $(READY) ## What a run would do and cost, before it is submitted: PARAMS=file.yaml [PIPELINE=… PACKAGE=…]
 	@$(KUBEFACE) plan $(RUN_FLAGS)

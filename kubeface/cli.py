@@ -129,12 +129,12 @@ COMMANDS: Mapping[str, Mapping[str, Command]] = {
         "status": Command("pipelines.cluster.submit:status", "Say how a run and its steps stand."),
         "logs": Command("pipelines.cluster.submit:logs", "Print what a run's steps printed."),
         "cancel": Command("pipelines.cluster.submit:cancel", "Stop a run."),
-        "resume": Command("pipelines.cluster.submit:resume", "Go on with a run from the step that failed."),
+        "resume": Command("pipelines.cluster.submit:resume", "Go on with a run that failed or was cancelled."),
         "schedule": Command("pipelines.cluster.schedule:schedule", "Run a pipeline at times."),
         "schedules": Command("pipelines.cluster.schedule:schedules", "List the schedules."),
         "pause": Command("pipelines.cluster.schedule:pause", "Switch a schedule off."),
         "unpause": Command("pipelines.cluster.schedule:unpause", "Switch a schedule on."),
-        "unschedule": Command("pipelines.cluster.schedule:unschedule", "Delete a schedule."),
+        "unschedule": Command("pipelines.cluster.schedule:unschedule", "Delete a schedule, once its run has ended."),
     },
 }
 

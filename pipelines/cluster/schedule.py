@@ -10,11 +10,11 @@ import urllib3
 from cyclopts import Parameter
 
 from kubeface.runtime.errors import KubefaceError, require
-from pipelines.build.catalogue import FACE_FINETUNING, TASKS
+from pipelines.build.catalogue import FACE_FINETUNING
 from pipelines.cluster.client import Client, connect
+from pipelines.cluster.recurring import Deletion, all_recurring, cron_of, delete_when_idle, is_on, named
 from pipelines.cluster.request import PackageFlag, ParamsFlag, PipelineFlag, Request, configure, read_request
 from pipelines.cluster.runs import RunConfig
-from pipelines.cluster.versions import find_pipeline
 from pipelines.formatting import table
 
 SCHEDULE_NAME = re.compile(r"[a-zA-Z0-9][\w.-]{0,62}")
@@ -31,7 +31,10 @@ NAMES = {
     "month": ["JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC"],
     "day of week": ["SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT"],
 }
-PAGE = 100
+WaitFlag = Annotated[
+    bool, Parameter(help="Wait for the run that is going; else the schedule to delete is left paused.")
+]
+StopFlag = Annotated[bool, Parameter(help="Cancel the run that is going.", negative="")]
 ScheduleName = Annotated[str, Parameter(help="Name of the schedule.")]
 
 
@@ -73,12 +76,14 @@ def schedule(
     params: ParamsFlag,
     pipeline: PipelineFlag = FACE_FINETUNING,
     package: PackageFlag = None,
+    wait: WaitFlag = True,
+    stop: StopFlag = False,
 ) -> None:
     """Runs a pipeline at times, as the one recurring run of this name: another one is replaced.
 
     KFP cannot change a recurring run. The new one is made switched off, then the old one is switched off and the new
-    one on, and the old one is deleted last: at no moment are two on, and where a request in between fails, the old one
-    is on again.
+    one on: at no moment are two on, and where a request in between fails, the old one is on again. The old one is
+    deleted last, when a run of it that is going has ended.
 
     Args:
         cron: Six fields, seconds first, in the time zone of KFP's scheduler (UTC unless set otherwise): "0 0 3 * * 0"
@@ -88,15 +93,22 @@ def schedule(
     cron = require_cron(cron)
     request = read_request(params, pipeline, package)
     with connect() as client:
-        _set(client, name, cron, request)
+        old = _set(client, name, cron, request)
+    if old:
+        what = f"the schedule {name} of before"
+        if delete_when_idle(Deletion(old, stop), what, "this command", wait):
+            print(f"{what} is deleted")
 
 
-def _set(client: Client, name: str, cron: str, request: Request) -> None:
+def _set(client: Client, name: str, cron: str, request: Request) -> list[str]:
+    """Has the recurring run of this name on, and no other; the ids of those that are to be deleted."""
     config = configure(client, request)
-    before = _named(client, name)
-    if len(before) == 1 and _is_same(before[0], cron, config):
+    before = named(client, name)
+    if before and _is_same(before[-1], cron, config):
+        for one in filter(is_on, before[:-1]):
+            client.disable_recurring_run(one.recurring_run_id)
         print(f"schedule {name} is as it was: {cron}")
-        return
+        return [str(one.recurring_run_id) for one in before[:-1]]
     with redirect_stdout(StringIO()):  # kfp prints links of its own
         experiment = client.create_experiment(request.package.pipeline).experiment_id
     new = client.create_recurring_run(
@@ -108,10 +120,9 @@ def _set(client: Client, name: str, cron: str, request: Request) -> None:
         enabled=False,
         **config.arguments(),
     ).recurring_run_id
-    _swap(client, name, [one for one in before if _is_on(one)], str(new))
-    for one in before:
-        client.delete_recurring_run(one.recurring_run_id)
+    _swap(client, name, [one for one in before if is_on(one)], str(new))
     print(f"schedule {name}: {cron} ({'replaced' if before else 'new'}; no catch-up, one run at a time)")
+    return [str(one.recurring_run_id) for one in before]
 
 
 def _swap(client: Client, name: str, old: list[Any], new: str) -> None:
@@ -135,44 +146,16 @@ def _swap(client: Client, name: str, old: list[Any], new: str) -> None:
 
 def _is_same(one: Any, cron: str, config: RunConfig) -> bool:
     return bool(
-        _is_on(one)
-        and _cron(one) == cron
+        is_on(one)
+        and cron_of(one) == cron
         and RunConfig.of(one) == config
         and one.no_catchup
         and int(one.max_concurrency or 0) == 1
     )
 
 
-def _is_on(one: Any) -> bool:
-    return bool(one.status == "ENABLED")
-
-
-def _cron(one: Any) -> str:
-    planned = one.trigger and one.trigger.cron_schedule
-    return str(planned.cron) if planned else "-"
-
-
-def _all(client: Client) -> list[Any]:
-    """Every recurring run of the pipelines of kubeface, oldest first."""
-    found: list[Any] = []
-    token = ""
-    while True:
-        page = client.list_recurring_runs(page_token=token, page_size=PAGE, namespace=client.namespace or None)
-        found += page.recurring_runs or []
-        token = page.next_page_token or ""
-        if not token:
-            break
-    pipelines = {pipeline for name in TASKS if (pipeline := find_pipeline(client, name))}
-    ours = [one for one in found if getattr(one.pipeline_version_reference, "pipeline_id", "") in pipelines]
-    return sorted(ours, key=lambda one: one.created_at)
-
-
-def _named(client: Client, name: str) -> list[Any]:
-    return [one for one in _all(client) if one.display_name == name]
-
-
 def _existing(client: Client, name: str) -> list[Any]:
-    found = _named(client, name)
+    found = named(client, name)
     require(bool(found), f"schedule {name} does not exist: 'make schedules' lists those that do")
     return found
 
@@ -192,29 +175,32 @@ def unpause(name: ScheduleName) -> None:
         for one in others:
             client.disable_recurring_run(one.recurring_run_id)
         client.enable_recurring_run(newest.recurring_run_id)
-    print(f"schedule {name} is on: {_cron(newest)}")
+    print(f"schedule {name} is on: {cron_of(newest)}")
 
 
-def unschedule(name: ScheduleName) -> None:
-    """Deletes a schedule; KFP stops a run of it that is going, and keeps those that are over."""
+def unschedule(name: ScheduleName, *, wait: WaitFlag = True, stop: StopFlag = False) -> None:
+    """Deletes a schedule when a run of it that is going has ended. It starts nothing from now on."""
     with connect() as client:
-        for one in _existing(client, name):
-            client.delete_recurring_run(one.recurring_run_id)
-    print(f"schedule {name} is deleted")
+        found = _existing(client, name)
+        for one in filter(is_on, found):
+            client.disable_recurring_run(one.recurring_run_id)
+    deletion = Deletion([str(one.recurring_run_id) for one in found], stop)
+    if delete_when_idle(deletion, f"schedule {name}", f"'make unschedule NAME={name}'", wait):
+        print(f"schedule {name} is deleted")
 
 
 def schedules() -> None:
     """Prints the schedules of the pipelines of kubeface."""
     with connect() as client:
-        found = _all(client)
+        found = all_recurring(client)
     if not found:
         print("no schedule: make one with 'make schedule NAME=weekly CRON=\"0 0 3 * * 0\" PARAMS=file.yaml'")
         return
     rows: list[tuple[str, ...]] = [("name", "cron", "state", "model")]
     for one in found:
         model = str(RunConfig.of(one).parameters.get("name", "-"))
-        rows.append((one.display_name, _cron(one), "on" if _is_on(one) else "paused", model))
+        rows.append((one.display_name, cron_of(one), "on" if is_on(one) else "paused", model))
     print(table(rows))
     names = [one.display_name for one in found]
     for name in sorted({name for name in names if names.count(name) > 1}):
-        print(f"{name} is there more than once, a replacement was broken off: set it again with 'make schedule'")
+        print(f"{name} is there more than once: repeat the command that set it, and what was before is deleted")

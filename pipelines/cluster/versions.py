@@ -50,7 +50,7 @@ def read_package(path: Path) -> Package:
 
 def find_pipeline(client: Client, name: str) -> str | None:
     """Id of the pipeline with this name; None where there is none."""
-    listed = client.list_pipelines(filter=_name_equals(name), namespace=client.namespace or None)
+    listed = client.list_pipelines(filter=equals("display_name", name), namespace=client.namespace or None)
     found = [str(pipeline.pipeline_id) for pipeline in listed.pipelines or []]
     return found[0] if found else None
 
@@ -62,7 +62,7 @@ def find_version(client: Client, package: Package) -> Version | None:
 
 
 def _find_version(client: Client, pipeline: str, name: str) -> Version | None:
-    listed = client.list_pipeline_versions(pipeline, filter=_name_equals(name))
+    listed = client.list_pipeline_versions(pipeline, filter=equals("display_name", name))
     found = [str(version.pipeline_version_id) for version in listed.pipeline_versions or []]
     return Version(pipeline, found[0]) if found else None
 
@@ -107,5 +107,6 @@ def _create(client: Client, name: str) -> str:
     return found
 
 
-def _name_equals(name: str) -> str:
-    return json.dumps({"predicates": [{"operation": EQUALS, "key": "display_name", "stringValue": name}]})
+def equals(key: str, value: str) -> str:
+    """A filter of KFP's lists: those with this value."""
+    return json.dumps({"predicates": [{"operation": EQUALS, "key": key, "stringValue": value}]})

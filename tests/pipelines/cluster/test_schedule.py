@@ -1,5 +1,6 @@
 """One recurring run by name: set, replaced without a moment of none or two, paused, listed, deleted."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -7,15 +8,23 @@ from typing import Any
 import pytest
 import yaml
 
+from kubeface.cli import main
 from kubeface.runtime.errors import KubefaceError
-from pipelines.cluster import schedule as module
+from pipelines.cluster import recurring, watch
 from pipelines.cluster.schedule import require_cron
 from tests.support.commands import GOOD, Files, Told
 from tests.support.stubs.kfp_api import DROP, Fault, KfpApi
+from tests.support.stubs.kubectl import FakeKubectl, fake_kubectl
 
-pytestmark = pytest.mark.usefixtures("bare_deployment")
+pytestmark = pytest.mark.usefixtures("bare_deployment", "kubectl")
 PARAMETERS = GOOD | {"name": "staff"}
 SUNDAYS, MONDAYS = "0 0 3 * * 0", "0 0 3 * * MON"
+
+
+@pytest.fixture
+def kubectl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeKubectl:
+    """A kubectl that finds a Workflow of every run."""
+    return fake_kubectl(tmp_path, monkeypatch, "print('workflow.argoproj.io/wf')")
 
 
 @pytest.fixture
@@ -141,6 +150,137 @@ def test_pause_unpause_list_delete(put: Told, told: Told, refused: Told, kfp: Kf
         assert "schedule weekly does not exist" in refused(verb, "weekly")
 
 
+@pytest.fixture
+def going(put: Told, kfp: KfpApi) -> str:
+    """Id of a run of the schedule that is going."""
+    put()
+    return kfp.fire("weekly")
+
+
+@pytest.fixture
+def after(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Has things happen while a command waits, one each time."""
+
+    def plan(*happens: Callable[[], Any]) -> None:
+        left = list(happens)
+        monkeypatch.setattr(watch, "rest", lambda: left.pop(0)() if left else pytest.fail("it waits too long"))
+
+    return plan
+
+
+def nothing() -> None:
+    """Nothing happens."""
+
+
+def test_a_schedule_is_deleted_when_its_run_has_ended(
+    told: Told, kfp: KfpApi, going: str, after: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen = []
+    after(lambda: seen.extend(states(kfp)), lambda: kfp.finish(going))
+    first, last = told("unschedule", "weekly").splitlines()
+    assert seen == [(SUNDAYS, "DISABLED")]  # at once, so that nothing new starts
+    assert f"schedule weekly is paused, and deleted when its run weekly-1 ({going}) RUNNING has ended" in first
+    assert last == "schedule weekly is deleted"
+    assert (states(kfp), kfp.state.collected) == ([], [])
+
+
+def test_what_is_waited_for_is_shown(
+    kfp: KfpApi, going: str, after: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    after(nothing, lambda: kfp.finish(going))
+    main(["unschedule", "weekly"])
+    assert capsys.readouterr().err == "waiting for weekly-1 RUNNING: 0 s\n"  # once a minute
+
+
+def test_without_waiting_the_schedule_is_left_paused(told: Told, kfp: KfpApi, going: str) -> None:
+    (line,) = told("unschedule", "weekly", "--no-wait").splitlines()
+    assert line.startswith(f"schedule weekly is paused, not deleted: its run weekly-1 ({going}) RUNNING is going")
+    assert line.endswith("When it has ended, repeat 'make unschedule NAME=weekly'")
+    assert states(kfp) == [(SUNDAYS, "DISABLED")]
+    kfp.finish(going)
+    assert told("unschedule", "weekly") == "schedule weekly is deleted\n"
+    assert states(kfp) == []
+
+
+def test_ctrl_c_leaves_it_paused(
+    kfp: KfpApi, going: str, after: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    after(interrupt)
+    with pytest.raises(SystemExit) as ended:
+        main(["unschedule", "weekly"])
+    assert ended.value.code == 130
+    assert "schedule weekly is paused, not deleted. Repeat 'make unschedule NAME=weekly'" in capsys.readouterr().out
+    assert states(kfp) == [(SUNDAYS, "DISABLED")]
+
+
+def test_the_run_is_cancelled_where_that_is_asked_for(
+    told: Told, kfp: KfpApi, going: str, after: Callable[..., None]
+) -> None:
+    after(lambda: kfp.finish(going, state="FAILED"))
+    assert "schedule weekly is deleted" in told("unschedule", "weekly", "--stop")
+    stops = [line for line in kfp.state.asked if line.endswith(":terminate")]
+    assert len(stops) == 1 and (states(kfp), kfp.state.collected) == ([], [])
+
+
+def test_a_run_that_kfp_shows_for_ever_is_named_and_no_obstacle_to_stop(
+    told: Told, kfp: KfpApi, going: str, kubectl: FakeKubectl
+) -> None:
+    kubectl.does("")  # it finds no Workflow
+    assert "Kubernetes has nothing of any more (--stop goes on without it)" in told("unschedule", "weekly", "--no-wait")
+    kfp.state.faults = [Fault(":terminate", 500, after=True)]
+    assert told("unschedule", "weekly", "--stop") == "schedule weekly is deleted\n"
+
+
+def test_a_replaced_schedule_is_deleted_when_its_run_has_ended(
+    put: Told, kfp: KfpApi, going: str, after: Callable[..., None]
+) -> None:
+    seen = []
+    after(lambda: seen.extend(states(kfp)), lambda: kfp.finish(going))
+    lines = put(MONDAYS).splitlines()
+    assert seen == [(SUNDAYS, "DISABLED"), (MONDAYS, "ENABLED")]
+    assert f"the schedule weekly of before is paused, and deleted when its run weekly-1 ({going})" in lines[1]
+    assert lines[2] == "the schedule weekly of before is deleted"
+    assert (states(kfp), kfp.state.collected) == ([(MONDAYS, "ENABLED")], [])
+
+
+def test_a_replacement_that_does_not_wait_is_completed_by_the_same_command(
+    put: Told, told: Told, kfp: KfpApi, going: str, files: Files
+) -> None:
+    (Path(files[1])).write_text(yaml.safe_dump(PARAMETERS))
+    command = ("schedule", "weekly", "--cron", MONDAYS, *files)
+    assert "When it has ended, repeat this command" in told(*command, "--no-wait")
+    assert states(kfp) == [(SUNDAYS, "DISABLED"), (MONDAYS, "ENABLED")]
+    assert "weekly is there more than once: repeat the command that set it" in told("schedules")
+    kfp.finish(going)
+    newest = kfp.state.recurring[-1]["recurring_run_id"]
+    assert "is as it was" in told(*command)
+    assert [one["recurring_run_id"] for one in kfp.state.recurring] == [newest]
+
+
+@pytest.mark.parametrize("status", [DROP, 503])
+def test_a_connection_that_is_lost_while_it_waits_is_made_anew(
+    told: Told, kfp: KfpApi, going: str, after: Callable[..., None], status: int
+) -> None:
+    def lose() -> None:
+        kfp.state.faults = [Fault("GET ", status, times=2)]
+
+    after(lose, nothing, nothing, lambda: kfp.finish(going))
+    assert "schedule weekly is deleted" in told("unschedule", "weekly")
+
+
+def test_a_connection_that_stays_lost_ends_the_wait(
+    refused: Told, kfp: KfpApi, going: str, after: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "LOST_SECONDS", 0.0)
+    after(lambda: kfp.state.faults.append(Fault("GET ", 503)), nothing, nothing)
+    with pytest.raises(SystemExit):
+        main(["unschedule", "weekly"])
+    assert states(kfp) == [(SUNDAYS, "DISABLED")]
+
+
 def test_what_was_broken_off_is_listed_and_unpaused_once(put: Told, told: Told, kfp: KfpApi) -> None:
     put()
     newer = {"recurring_run_id": "other", "status": "DISABLED", "created_at": "2099-01-01T00:00:00Z"}
@@ -170,7 +310,7 @@ def test_more_schedules_than_a_page_holds(put: Told, told: Told, kfp: KfpApi, mo
     kfp.state.recurring[:0] = [
         kfp.state.recurring[0] | {"display_name": f"s{n}", "recurring_run_id": f"s{n}"} for n in range(5)
     ]
-    monkeypatch.setattr(module, "PAGE", 2)
+    monkeypatch.setattr(recurring, "PAGE", 2)
     told("unschedule", "weekly")
     assert len(kfp.state.recurring) == 5
 

@@ -130,7 +130,7 @@ def put_theirs(cluster: KubernetesApi, keys: Mapping[str, str]) -> Object:
 
 @pytest.mark.parametrize("other", [{}, {"AWS_ACCESS_KEY_ID": "access-of-theirs"}])
 def test_with_the_real_kubectl_other_keys_of_kubeflow_pipelines_stay(
-    cluster: KubernetesApi, other: Mapping[str, str]
+    cluster: KubernetesApi, other: dict[str, str]
 ) -> None:
     theirs = put_theirs(cluster, KEYS | other if other else {"AWS_ACCESS_KEY_ID": KEYS["AWS_ACCESS_KEY_ID"]})
     with pytest.raises(KubefaceError, match=r"made by somebody else.*other keys.*REPLACE=1") as error:
