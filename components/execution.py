@@ -1,14 +1,15 @@
 """A step as a task of Kubeflow: its figures as metrics, its error in one line, a second attempt inside a loop."""
 
 import json
+import math
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ParamSpec, Protocol, TypeVar
+from typing import ParamSpec, Protocol, TypeVar
 
 from kubeface.records.receipt import Receipt
-from kubeface.records.record import StepResult
+from kubeface.records.record import STEP_FILE, StepRecord, StepResult
 from kubeface.runtime.errors import KubefaceError, exit_on_error, report_error
 
 Parameters = ParamSpec("Parameters")
@@ -32,16 +33,25 @@ class Metrics(Protocol):
 
 
 def run_step(
-    metrics: Metrics, step: Callable[Parameters, Result], /, *args: Parameters.args, **kwargs: Parameters.kwargs
+    output: Artifact | None,
+    metrics: Metrics,
+    step: Callable[Parameters, Result],
+    /,
+    *args: Parameters.args,
+    **kwargs: Parameters.kwargs,
 ) -> Result:
-    """Body of a component: runs the step and leaves its figures and seconds as the task's metrics.
+    """Body of a component: runs the step and leaves its figures and seconds as the task's metrics, for the UI.
 
-    The metrics' file gets them as JSON, for the report; their metadata for the UI. A KubefaceError ends the process
-    with one line and exit code 1.
+    A KubefaceError ends the process with one line and exit code 1.
+
+    Args:
+        output: the folder that the step writes, which gets them as step.json for the report; None where it is a file.
     """
     start = time.monotonic()
     result = exit_on_error(step, *args, **kwargs)
-    _leave(metrics, result, time.monotonic() - start)
+    record = _leave(metrics, result, time.monotonic() - start)
+    if output:
+        record.write(Path(output.path, STEP_FILE))
     return result
 
 
@@ -73,14 +83,14 @@ def run_shard(
     except Exception as error:
         print(f"shard {number}: {_in_one_line(error)}; trying once more", file=sys.stderr, flush=True)
         result = _second_attempt(number, step, *args, **kwargs)
-    seconds = _leave(metrics, result, time.monotonic() - start)
+    record = _leave(metrics, result, time.monotonic() - start)
     return Receipt(
         shard=number,
         fingerprint=seen.partition(",")[0],
         uri=output.uri,
-        rows_in=result.rows_in,
-        rows_out=result.rows_out,
-        seconds=seconds,
+        rows_in=record.rows_in,
+        rows_out=record.rows_out,
+        seconds=record.seconds,
     ).model_dump_json()
 
 
@@ -101,13 +111,15 @@ def _in_one_line(error: Exception) -> str:
     return text if isinstance(error, KubefaceError) else f"{type(error).__name__}: {text}"
 
 
-def _leave(metrics: Metrics, result: StepResult, elapsed: float) -> float:
-    """Writes the metrics; returns the seconds as they are written."""
-    seconds = round(elapsed, 2)
-    figures: dict[str, Any] = result.model_dump(mode="json") | {"seconds": seconds}
+def _leave(metrics: Metrics, result: StepResult, elapsed: float) -> StepRecord:
+    """Logs a result's numbers, true and false as 1 and 0; without those that are not finite, at which KFP's launcher
+    ends.
+    """
+    figures = result.model_dump(mode="json") | {"seconds": round(elapsed, 2)}
+    figures = {name: value for name, value in figures.items() if not isinstance(value, float) or math.isfinite(value)}
     for name, value in figures.items():
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            metrics.log_metric(name, value)
+        if isinstance(value, int | float):
+            metrics.log_metric(name, int(value) if isinstance(value, bool) else value)
     Path(metrics.path).parent.mkdir(parents=True, exist_ok=True)
     Path(metrics.path).write_text(json.dumps(figures, indent=2, sort_keys=True) + "\n")
-    return seconds
+    return StepRecord.parse(figures, STEP_FILE)

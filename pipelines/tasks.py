@@ -217,13 +217,15 @@ class Run:
 
     def audit(self, gathered: Task) -> Task:
         """What is wrong with the data, and whether they ask for a training."""
-        task = audit(**_tables(gathered), options=self._planned["audit"])
+        task = audit(gathered=gathered.outputs["gathered"], options=self._planned["audit"])
         self._set_planned_resources(task, "audit")
         return task
 
     def split(self, gathered: Task, audited: Task) -> Task:
         """Who is trained on, and who is held out."""
-        task = split(**_tables(gathered), audited=audited.outputs["audited"], options=self._planned["split"])
+        task = split(
+            gathered=gathered.outputs["gathered"], audited=audited.outputs["audited"], options=self._planned["split"]
+        )
         set_resources(task, cpu="1", memory="4Gi", hours=1)
         return task
 
@@ -243,7 +245,7 @@ class Run:
         """A training on the split's images, with GPUs and shared memory."""
         planned = self._planned
         task = finetune(
-            aligned=gathered.outputs["out_aligned"],
+            gathered=gathered.outputs["gathered"],
             divided=divided.outputs["divided"],
             nodes=planned["nodes"],
             options=planned[options],
@@ -274,7 +276,7 @@ class Run:
         """The fine-tuned model beside the one it started from, and the promoted one; `more` are inputs that not every
         component takes."""
         task = component(
-            aligned=gathered.outputs["out_aligned"],
+            gathered=gathered.outputs["gathered"],
             divided=divided.outputs["divided"],
             model=tuned.outputs["model"],
             options=self._planned["evaluate"],
@@ -308,28 +310,19 @@ class Run:
         scratch: Task | None = None,
     ) -> Outputs:
         """The run as a page and as figures, what it came to is kept beside the models; and what the run hands out."""
-        steps = {"gather": gathered, "audit": audited, "split": divided, "finetune": tuned, "evaluate": evaluated}
-        more = {f"scratch_{output}": scratch.outputs[output] for output in ("model", "metrics")} if scratch else {}
         task = report(
             gathered=gathered.outputs["gathered"],
-            **_tables(gathered),
             audited=audited.outputs["audited"],
             divided=divided.outputs["divided"],
             model=tuned.outputs["model"],
             evaluation=evaluated.outputs["evaluation"],
             promotion=promoted.outputs["promotion"],
-            **{f"{step}_metrics": done.outputs["metrics"] for step, done in (steps | {"promote": promoted}).items()},
             options=self._planned["report"],
             models=self._models,
             name=self._name,
             run=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
-            **more,
+            **({"scratch": scratch.outputs["model"]} if scratch else {}),
         )
         set_resources(task, cpu="1", memory="2Gi", s3=True, hours=1)
         task.set_caching_options(False)  # it is about this run
         return Outputs(task.outputs["report"], task.outputs["summary"], audited.outputs["data"], tuned.outputs["model"])
-
-
-def _tables(gathered: Task) -> dict[str, Any]:
-    """The aligned table and the filter's, as the steps behind gather take them."""
-    return {"aligned": gathered.outputs["out_aligned"], "filtered": gathered.outputs["out_filtered"]}

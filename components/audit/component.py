@@ -7,8 +7,7 @@ from kfp import dsl
 
 @dsl.component(base_image="localhost/kubeface/audit:0.1.0", install_kfp_package=False)
 def audit(
-    aligned: dsl.Input[dsl.Dataset],
-    filtered: dsl.Input[dsl.Dataset],
+    gathered: dsl.Input[dsl.Dataset],
     audited: dsl.Output[dsl.Dataset],
     data: dsl.Output[dsl.HTML],
     metrics: dsl.Output[dsl.Metrics],
@@ -20,8 +19,9 @@ def audit(
     from components.execution import run_step
     from kubeface.audit.options import AuditOptions
     from kubeface.audit.step import audit
+    from kubeface.records.data import gathered_tables
     from kubeface.runtime.options import read_options
 
     settings = read_options(AuditOptions, options, "audit.")
-    inputs = Path(aligned.path), Path(filtered.path)
-    return run_step(metrics, audit, *inputs, Path(audited.path), Path(data.path), settings).decision
+    inputs = gathered_tables(Path(gathered.path))
+    return run_step(audited, metrics, audit, *inputs, Path(audited.path), Path(data.path), settings).decision

@@ -7,7 +7,7 @@ from kfp import dsl
 
 @dsl.component(base_image="localhost/kubeface/evaluate:0.1.0", install_kfp_package=False)
 def evaluate(
-    aligned: dsl.Input[dsl.Dataset],
+    gathered: dsl.Input[dsl.Dataset],
     divided: dsl.Input[dsl.Dataset],
     model: dsl.Input[dsl.Model],
     evaluation: dsl.Output[dsl.Artifact],
@@ -22,19 +22,21 @@ def evaluate(
     from components.execution import run_step
     from kubeface.evaluate.options import EvaluateOptions
     from kubeface.evaluate.step import evaluate
+    from kubeface.records.data import gathered_tables
     from kubeface.records.evaluation import read_curves
     from kubeface.runtime.options import read_options
 
     settings = read_options(EvaluateOptions, options, "evaluate.")
-    tables, folders = (Path(aligned.path), Path(divided.path)), (Path(model.path), Path(evaluation.path))
-    run_step(metrics, evaluate, *tables, *folders, settings, champion)
+    aligned, _ = gathered_tables(Path(gathered.path))
+    folders = aligned, Path(divided.path), Path(model.path), Path(evaluation.path)
+    run_step(evaluation, metrics, evaluate, *folders, settings, champion)
     curve = read_curves(Path(evaluation.path, "roc.json"))["heldout"]["finetuned"]
     roc.log_roc_curve(curve.fmr, curve.tmr, curve.threshold)
 
 
 @dsl.component(base_image="localhost/kubeface/evaluate:0.1.0", install_kfp_package=False)
 def evaluate_attributes(
-    aligned: dsl.Input[dsl.Dataset],
+    gathered: dsl.Input[dsl.Dataset],
     divided: dsl.Input[dsl.Dataset],
     model: dsl.Input[dsl.Model],
     evaluation: dsl.Output[dsl.Artifact],
@@ -48,16 +50,18 @@ def evaluate_attributes(
     from components.execution import run_step
     from kubeface.evaluate.attributes import evaluate_attributes
     from kubeface.evaluate.options import EvaluateAttributesOptions
+    from kubeface.records.data import gathered_tables
     from kubeface.runtime.options import read_options
 
     settings = read_options(EvaluateAttributesOptions, options, "evaluate.")
-    tables, folders = (Path(aligned.path), Path(divided.path)), (Path(model.path), Path(evaluation.path))
-    run_step(metrics, evaluate_attributes, *tables, *folders, settings, champion)
+    aligned, _ = gathered_tables(Path(gathered.path))
+    folders = aligned, Path(divided.path), Path(model.path), Path(evaluation.path)
+    run_step(evaluation, metrics, evaluate_attributes, *folders, settings, champion)
 
 
 @dsl.component(base_image="localhost/kubeface/evaluate:0.1.0", install_kfp_package=False)
 def evaluate_classes(
-    aligned: dsl.Input[dsl.Dataset],
+    gathered: dsl.Input[dsl.Dataset],
     divided: dsl.Input[dsl.Dataset],
     model: dsl.Input[dsl.Model],
     evaluation: dsl.Output[dsl.Artifact],
@@ -72,8 +76,12 @@ def evaluate_classes(
     from components.execution import run_step
     from kubeface.evaluate.classes import evaluate_classes
     from kubeface.evaluate.options import EvaluateClassesOptions
+    from kubeface.records.data import gathered_tables
     from kubeface.runtime.options import read_options
 
     settings = read_options(EvaluateClassesOptions, options, "evaluate.")
-    tables, folders = (Path(aligned.path), Path(divided.path)), (Path(model.path), Path(evaluation.path))
-    run_step(metrics, evaluate_classes, *tables, *folders, settings, champion, Path(scratch.path) if scratch else None)
+    aligned, _ = gathered_tables(Path(gathered.path))
+    folders = aligned, Path(divided.path), Path(model.path), Path(evaluation.path)
+    run_step(
+        evaluation, metrics, evaluate_classes, *folders, settings, champion, Path(scratch.path) if scratch else None
+    )

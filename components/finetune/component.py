@@ -7,7 +7,7 @@ from kfp import dsl
 
 @dsl.component(base_image="localhost/kubeface/finetune:0.1.0", install_kfp_package=False)
 def finetune(
-    aligned: dsl.Input[dsl.Dataset],
+    gathered: dsl.Input[dsl.Dataset],
     divided: dsl.Input[dsl.Dataset],
     model: dsl.Output[dsl.Model],
     metrics: dsl.Output[dsl.Metrics],
@@ -25,4 +25,4 @@ def finetune(
 
     settings = read_options(FinetuneOptions, options, "finetune.")
     where = read_options(Nodes, nodes, "nodes.")
-    run_step(metrics, train, aligned, divided, model, settings, champion, decision, where)
+    run_step(model, metrics, train, gathered, divided, model, settings, champion, decision, where)

@@ -10,9 +10,7 @@ def gather(
     ingested: list[str],
     aligned: list[str],
     filtered: list[str],
-    out_aligned: dsl.Output[dsl.Dataset],
-    out_filtered: dsl.Output[dsl.Dataset],
-    gathered: dsl.Output[dsl.Artifact],
+    gathered: dsl.Output[dsl.Dataset],
     metrics: dsl.Output[dsl.Metrics],
     options: dict[str, Any],
 ) -> None:
@@ -22,8 +20,9 @@ def gather(
     from components.execution import run_step
     from kubeface.gather.options import GatherOptions
     from kubeface.gather.step import gather
+    from kubeface.records.data import gathered_tables
     from kubeface.runtime.options import read_options
 
     settings = read_options(GatherOptions, options, "gather.")
-    outputs = Path(gathered.path), Path(out_aligned.path), Path(out_filtered.path)
-    run_step(metrics, gather, ingested, aligned, filtered, *outputs, settings)
+    out = Path(gathered.path)
+    run_step(gathered, metrics, gather, ingested, aligned, filtered, out, *gathered_tables(out), settings)

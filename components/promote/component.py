@@ -9,7 +9,7 @@ from kfp import dsl
 def promote(
     model: dsl.Input[dsl.Model],
     evaluation: dsl.Input[dsl.Artifact],
-    gathered: dsl.Input[dsl.Artifact],
+    gathered: dsl.Input[dsl.Dataset],
     audited: dsl.Input[dsl.Dataset],
     promotion: dsl.Output[dsl.Artifact],
     metrics: dsl.Output[dsl.Metrics],
@@ -26,4 +26,4 @@ def promote(
 
     settings = read_options(PromoteOptions, options, "promote.")
     judged, data = (Path(model.path), Path(evaluation.path)), (Path(gathered.path), Path(audited.path))
-    run_step(metrics, promote, *judged, Path(promotion.path), *data, settings, champion)
+    run_step(promotion, metrics, promote, *judged, Path(promotion.path), *data, settings, champion)

@@ -7,8 +7,7 @@ from kfp import dsl
 
 @dsl.component(base_image="localhost/kubeface/split:0.1.0", install_kfp_package=False)
 def split(
-    aligned: dsl.Input[dsl.Dataset],
-    filtered: dsl.Input[dsl.Dataset],
+    gathered: dsl.Input[dsl.Dataset],
     audited: dsl.Input[dsl.Dataset],
     divided: dsl.Output[dsl.Dataset],
     metrics: dsl.Output[dsl.Metrics],
@@ -18,10 +17,11 @@ def split(
     from pathlib import Path
 
     from components.execution import run_step
+    from kubeface.records.data import gathered_tables
     from kubeface.runtime.options import read_options
     from kubeface.split.options import SplitOptions
     from kubeface.split.step import split
 
     settings = read_options(SplitOptions, options, "split.")
-    inputs = Path(aligned.path), Path(filtered.path)
-    run_step(metrics, split, *inputs, Path(divided.path), Path(audited.path), settings)
+    inputs = gathered_tables(Path(gathered.path))
+    run_step(divided, metrics, split, *inputs, Path(divided.path), Path(audited.path), settings)

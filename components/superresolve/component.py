@@ -27,7 +27,7 @@ def superresolve(
 
 @dsl.component(base_image="localhost/kubeface/superresolve:0.1.0", install_kfp_package=False)
 def train_superresolution(
-    aligned: dsl.Input[dsl.Dataset],
+    gathered: dsl.Input[dsl.Dataset],
     divided: dsl.Input[dsl.Dataset],
     network: dsl.Output[dsl.Model],
     metrics: dsl.Output[dsl.Metrics],
@@ -37,9 +37,11 @@ def train_superresolution(
     from pathlib import Path
 
     from components.execution import run_step
+    from kubeface.records.data import gathered_tables
     from kubeface.runtime.options import read_options
     from kubeface.superresolve.options import TrainSuperresolutionOptions
     from kubeface.superresolve.training import train_superresolution
 
     settings = read_options(TrainSuperresolutionOptions, options, "train_superresolution.")
-    run_step(metrics, train_superresolution, Path(aligned.path), Path(divided.path), Path(network.path), settings)
+    aligned, _ = gathered_tables(Path(gathered.path))
+    run_step(network, metrics, train_superresolution, aligned, Path(divided.path), Path(network.path), settings)

@@ -53,8 +53,8 @@ def gather(
         aligned: The same of align, in the same order.
         filtered: The same of filter, in the same order.
         out: Folder to write data.json, steps.json, rejected.csv and identities.csv to.
-        out_aligned: Folder to write the aligned table to.
-        out_filtered: Folder to write the filter table to.
+        out_aligned: Folder to write the aligned table to; it may lie in `out`.
+        out_filtered: Folder to write the filter table to; it may lie in `out`.
         options: What is checked, and the order of the rows.
 
     Raises:
@@ -72,7 +72,8 @@ def gather(
     changed = [shard for shard, fingerprint in fingerprints.items() if fingerprint != before.get(shard)]
     erased = read_erasure_list(options.forget)
     with new_folder(out) as folder:
-        identities, losses = merge(shards, out_aligned, out_filtered, erased, options.seed)
+        crops, verdicts = (_moved(table, out, folder) for table in (out_aligned, out_filtered))
+        identities, losses = merge(shards, crops, verdicts, erased, options.seed)
         _write_identities(identities, losses, folder / "identities.csv")
         rejected = _write_rejected(shards, folder / "rejected.csv")
         record = _record(shards, rejected, fingerprints, changed, erased)
@@ -90,6 +91,11 @@ def gather(
         changed_shards=len(changed),
         forgotten=record.erasure.files_left_out,
     )
+
+
+def _moved(path: Path, out: Path, folder: Path) -> Path:
+    """Where what lies in `out` is written until `folder` becomes `out`."""
+    return folder / path.relative_to(out) if path.is_relative_to(out) else path
 
 
 def _record(

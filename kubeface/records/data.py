@@ -1,6 +1,7 @@
 """The records of a run's data, which gather writes: data.json and steps.json."""
 
 import json
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
@@ -57,6 +58,11 @@ class ShardStepsRecord(Record):
     ingest: StepTotals
     align: StepTotals
     filter: StepTotals
+
+
+def gathered_tables(folder: Path) -> tuple[Path, Path]:
+    """The aligned table and the filter's, as a pipeline keeps them in the folder of gather."""
+    return folder / "aligned", folder / "filtered"
 
 
 def previous_shards(uri: str) -> dict[str, str]:

@@ -1,14 +1,16 @@
 """What every JSON file of kubeface is: a typed record, checked when it is read and written the same each time."""
 
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from kubeface.metrics.figures import Sparse
 from kubeface.runtime.errors import KubefaceError
 from kubeface.runtime.options import explain
 from kubeface.storage.folders import read_json, write_json
+
+STEP_FILE: Final = "step.json"  # where a task of a pipeline leaves a StepRecord, in its output folder
 
 
 class Record(BaseModel):
@@ -58,3 +60,12 @@ class StepResult(Record):
     """Items that the step read."""
     rows_out: int
     """Items that it passed on."""
+
+
+class StepRecord(StepResult):
+    """step.json: what a task of a pipeline did, for the report. The step's own figures stand beside these fields."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, JsonValue] = Field(init=False)
+
+    seconds: float

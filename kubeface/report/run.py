@@ -2,7 +2,7 @@
 
 import csv
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby, islice
@@ -12,7 +12,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from kubeface.metrics.figures import ThresholdRow
-from kubeface.records.data import DataRecord, ShardStepsRecord, StepTotals
+from kubeface.records.data import DataRecord, ShardStepsRecord, StepTotals, gathered_tables
 from kubeface.records.evaluation import (
     Curves,
     Evaluation,
@@ -24,6 +24,7 @@ from kubeface.records.findings import FindingsRecord
 from kubeface.records.model import ModelRecord
 from kubeface.records.passport import Passport
 from kubeface.records.promotion import PromotionRecord
+from kubeface.records.record import STEP_FILE, StepRecord
 from kubeface.report.options import ReportOptions
 from kubeface.runtime.errors import KubefaceError, require
 from kubeface.storage.folders import read_json
@@ -46,8 +47,8 @@ class RunOutputs:
         model: Model folder of finetune.
         evaluation: Folder of evaluate.
         promotion: Folder of promote.
-        metrics: JSON file with the result of each step (metrics.gather …): gather, audit, split, finetune, evaluate,
-            promote; and scratch with scratch_model.
+        metrics: JSON file with the figures of each step (metrics.gather …), as step.json has them: gather, audit,
+            split, finetune, evaluate, promote; and scratch with scratch_model.
         scratch_model: Model folder of the small network that was trained from scratch beside it, if one was.
     """
 
@@ -61,6 +62,30 @@ class RunOutputs:
     promotion: Path
     metrics: dict[str, Path]
     scratch_model: Path | None = None
+
+    @classmethod
+    def of_tasks(cls, folders: Iterable[Path], scratch: Path | None = None) -> "RunOutputs":
+        """The outputs as a pipeline's tasks leave them: each folder with its step.json, gather's with its tables.
+
+        Args:
+            folders: of gather, audit, split, finetune, evaluate and promote.
+            scratch: model folder of the small network from scratch, if one was trained.
+        """
+        gathered, audited, split, model, evaluation, promotion = folders
+        aligned, filtered = gathered_tables(gathered)
+        of_steps = zip(STEPS, (gathered, audited, split, model, scratch, evaluation, promotion), strict=True)
+        return cls(
+            gathered=gathered,
+            aligned=aligned,
+            filtered=filtered,
+            audited=audited,
+            split=split,
+            model=model,
+            evaluation=evaluation,
+            promotion=promotion,
+            metrics={step: folder / STEP_FILE for step, folder in of_steps if folder},
+            scratch_model=scratch,
+        )
 
 
 class Epoch(BaseModel):
@@ -222,10 +247,9 @@ def _read_steps(outputs: RunOutputs) -> dict[str, StepTotals]:
 
 
 def _read_totals(path: Path) -> StepTotals:
-    """Rows and seconds in the result of a step, which holds more."""
-    result = read_json(path)
-    known = isinstance(result, dict) and {name: result[name] for name in StepTotals.model_fields if name in result}
-    return StepTotals.parse(known, str(path))
+    """Rows and seconds in the figures of a step, which are more."""
+    record = StepRecord.read(path)
+    return StepTotals(rows_in=record.rows_in, rows_out=record.rows_out, seconds=record.seconds)
 
 
 def _read_training(folder: Path) -> Training:

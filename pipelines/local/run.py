@@ -20,6 +20,7 @@ from kfp.local.orchestrator import task_spec_utils
 from pydantic import Field, create_model
 
 from kubeface.plan.parameters import PIPELINES, merged, read_parameters
+from kubeface.records.record import STEP_FILE
 from kubeface.records.summary import ClassesSummary, SummaryRecord, read_summary
 from kubeface.records.tasks import ATTRIBUTES, CLASSES, RECOGNITION
 from kubeface.runtime.errors import KubefaceError, require
@@ -75,7 +76,7 @@ def run_local(
         outputs = made(**arguments).outputs
     for output, name in (("report", "report.html"), ("data", "data.html"), ("summary", "summary.json")):
         shutil.copyfile(outputs[output].path, folder / name)
-    shutil.copytree(outputs["model"].path, folder / "model")
+    shutil.copytree(outputs["model"].path, folder / "model", ignore=shutil.ignore_patterns(STEP_FILE))
     fresh = folder.parent / ".latest"
     fresh.unlink(missing_ok=True)
     fresh.symlink_to(folder.name)

@@ -10,8 +10,9 @@ from components.notify.component import notify
 from components.promote.component import promote
 from components.report.component import report
 from kubeface.notify.step import WEBHOOK
+from kubeface.records.record import STEP_FILE, StepRecord
 from tests.support.promoted_models import make, write_data
-from tests.support.report_runs import FOLDERS, STEPS, MadeRun, make_run
+from tests.support.report_runs import STEPS, MadeRun, make_run
 
 
 class Artifact(SimpleNamespace):
@@ -26,13 +27,15 @@ class Artifact(SimpleNamespace):
 
 def run_report(run: MadeRun, folder: Path, models: Path) -> None:
     """Runs the component report."""
-    names = {"split": "divided"}
-    inputs = {names.get(name, name): Artifact(folder / name) for name in FOLDERS}
-    metrics = {f"{step}_metrics": Artifact(folder / f"{step}.json") for step in STEPS}
+    for table in ("aligned", "filtered"):
+        (folder / table).rename(folder / "gathered" / table)
+    left = ("gathered", "audited", "split", "model", "evaluation", "promotion")
+    for step, name in zip(STEPS, left, strict=True):
+        (folder / f"{step}.json").rename(folder / name / STEP_FILE)
+    inputs = {{"split": "divided"}.get(name, name): Artifact(folder / name) for name in left}
     outputs = {"report": run.html, "summary": run.summary, "metrics": folder / "out" / "metrics.json"}
     report.python_func(
         **inputs,
-        **metrics,
         **{name: Artifact(path) for name, path in outputs.items()},
         options={"pipeline": "faces", "seed": 7},
         models=str(models),
@@ -68,4 +71,5 @@ def test_promote_takes_its_options_as_a_dictionary(tmp_path: Path) -> None:
         options={"name": "door", "destination": str(tmp_path / "models")},
     )
     assert json.loads((tmp_path / "metrics.json").read_text())["promoted"] is True
+    assert StepRecord.read(tmp_path / "promotion" / STEP_FILE).rows_out > 0
     assert (tmp_path / "models" / "door" / "champion.json").is_file()

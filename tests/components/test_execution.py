@@ -1,6 +1,7 @@
 """A step as a task of Kubeflow: figures as metrics, errors in one line, a second attempt for a shard."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,19 +9,23 @@ from types import SimpleNamespace
 import pytest
 
 from components.execution import run_shard, run_step
-from kubeface.records.record import StepResult
+from kubeface.records.record import STEP_FILE, StepRecord, StepResult
 from kubeface.runtime.errors import KubefaceError
 
 ERROR = "bucket 'b' does not exist"
 
 
 class Counted(StepResult):
-    """A result with figures of each kind."""
+    """A result with figures of each kind, which are finite unless they are made around the checks."""
 
     gain: float = 0.25
     """A number."""
     reason: str = "text"
     """A text."""
+    better: bool = True
+    """A verdict."""
+    none: float | None = None
+    """What was not measured."""
 
 
 class Metrics:
@@ -57,20 +62,32 @@ def failing(times: int, error: Exception) -> Callable[[int], Counted]:
     return step
 
 
-def test_a_step_leaves_its_figures_as_metrics(metrics: Metrics) -> None:
-    assert run_step(metrics, count, 4) == count(4)
+def test_a_step_leaves_its_figures_as_metrics(metrics: Metrics, tmp_path: Path) -> None:
+    assert run_step(SimpleNamespace(uri="", path=str(tmp_path)), metrics, count, 4) == count(4)
     seconds = metrics.logged.pop("seconds")
     assert 0 <= seconds < 5
-    assert metrics.logged == {"rows_in": 4, "rows_out": 4, "gain": 0.25}  # the UI's metrics are numbers
-    written = {"rows_in": 4, "rows_out": 4, "gain": 0.25, "reason": "text", "seconds": seconds}
-    assert json.loads(Path(metrics.path).read_text()) == written
+    # The UI's metrics are numbers, and KFP's launcher ends at NaN and infinity.
+    assert metrics.logged == {"rows_in": 4, "rows_out": 4, "gain": 0.25, "better": 1}
+    assert type(metrics.logged["better"]) is int
+    for path in (Path(metrics.path), tmp_path / STEP_FILE):
+        left = json.loads(path.read_text())
+        assert left == metrics.logged | {"reason": "text", "none": None, "seconds": seconds}
+    record = StepRecord.read(tmp_path / STEP_FILE)
+    assert (record.rows_in, record.rows_out, record.seconds) == (4, 4, seconds)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_number_that_is_not_finite_is_left_out(metrics: Metrics, tmp_path: Path, value: float) -> None:
+    run_step(SimpleNamespace(uri="", path=str(tmp_path)), metrics, lambda: count(4).model_copy(update={"gain": value}))
+    assert "gain" not in metrics.logged and metrics.logged["rows_in"] == 4
+    assert "gain" not in json.loads((tmp_path / STEP_FILE).read_text())
 
 
 def test_an_error_for_the_user_is_one_line_in_two_places(
     metrics: Metrics, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as raised:
-        run_step(metrics, failing(1, KubefaceError(ERROR)), 4)
+        run_step(None, metrics, failing(1, KubefaceError(ERROR)), 4)
     assert raised.value.code == 1
     assert capsys.readouterr().err == f"error: {ERROR}\n"
     assert (tmp_path / "log").read_text() == f"{ERROR}\n"
@@ -81,13 +98,13 @@ def test_a_termination_log_that_cannot_be_written_hides_nothing(
 ) -> None:
     monkeypatch.setenv("TERMINATION_LOG", "/nowhere/log")
     with pytest.raises(SystemExit):
-        run_step(metrics, failing(1, KubefaceError(ERROR)), 4)
+        run_step(None, metrics, failing(1, KubefaceError(ERROR)), 4)
     assert capsys.readouterr().err == f"error: {ERROR}\n"
 
 
 def test_a_bug_keeps_its_traceback(metrics: Metrics) -> None:
     with pytest.raises(ZeroDivisionError):
-        run_step(metrics, failing(1, ZeroDivisionError()), 4)
+        run_step(None, metrics, failing(1, ZeroDivisionError()), 4)
 
 
 def test_a_shard_has_a_second_attempt_and_a_receipt(metrics: Metrics, capsys: pytest.CaptureFixture[str]) -> None:

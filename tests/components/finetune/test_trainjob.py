@@ -178,7 +178,8 @@ def test_the_nodes_run_the_step_on_what_all_of_them_reach(api: Api, tmp_path: Pa
     trainer = api.made["spec"]["trainer"]
     assert trainer["command"] == ["python", "-m", "torch.distributed.run", "-m", "kubeface.finetune.node"]
     assert json.loads(trainer["args"][0]) == {
-        "aligned": "s3://b/a", "split": "s3://b/s", "out": str(training.MODEL), "options": {"seed": 7, "lr": 1e-3},
+        "aligned": "s3://b/a/aligned", "split": "s3://b/s", "out": str(training.MODEL),
+        "options": {"seed": 7, "lr": 1e-3},
         "champion": "", "decision": "train", "result": "s3://b/m.result.json", "upload": "s3://b/m",
     }  # fmt: skip
 

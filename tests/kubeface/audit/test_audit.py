@@ -1,6 +1,7 @@
 """Audit on real faces: what is found, what is dropped, and what stays as it is."""
 
 import json
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +17,7 @@ from kubeface.audit.options import AuditOptions
 from kubeface.audit.step import AuditResult, audit
 from kubeface.cli import main
 from kubeface.records.findings import FindingsRecord
+from kubeface.records.record import STEP_FILE
 from kubeface.runtime.errors import KubefaceError
 from kubeface.runtime.page_links import PAGE_LINKS
 from kubeface.tables.table import Table
@@ -255,11 +257,13 @@ def test_command_line(plain_tables: tuple[Path, Path], tmp_path: Path, capsys: p
 
 def test_the_component_returns_the_decision(plain_tables: tuple[Path, Path], tmp_path: Path) -> None:
     metrics = dsl.Metrics(uri=str(tmp_path / "metrics"))
-    aligned, filtered = plain_tables
-    paths = {"aligned": aligned, "filtered": filtered, "audited": tmp_path / "out", "data": tmp_path / "p"}
+    for table, name in zip(plain_tables, ("aligned", "filtered"), strict=True):
+        shutil.copytree(table, tmp_path / "gathered" / name)
+    paths = {"gathered": tmp_path / "gathered", "audited": tmp_path / "out", "data": tmp_path / "p"}
     artifacts: dict[str, Any] = {name: SimpleNamespace(path=str(path)) for name, path in paths.items()}
     audit(*plain_tables, tmp_path / "first", tmp_path / "first.html")
     options = {"on_drift": "retrain", "max_drift": 0.25, "previous": str(tmp_path / "first" / "data.json")}
     assert component.python_func(metrics=metrics, options=options, **artifacts) == "keep"
     assert metrics.metadata["rows_in"] == 15 and (tmp_path / "p").is_file()
-    assert json.loads((tmp_path / "metrics").read_text())["decision"] == "keep"
+    for left in (tmp_path / "metrics", tmp_path / "out" / STEP_FILE):
+        assert json.loads(left.read_text())["decision"] == "keep"

@@ -10,6 +10,7 @@ import yaml
 from kfp import compiler, dsl
 
 from components.evaluate import component
+from kubeface.records.record import STEP_FILE, StepRecord
 from kubeface.records.tasks import ATTRIBUTES, CLASSES
 from kubeface.storage.folders import read_json
 from tests.support.labelled import Photo, write_model, write_tables
@@ -23,7 +24,7 @@ def test_a_model_from_scratch_is_optional(tmp_path: Path) -> None:
     spec = yaml.safe_load((tmp_path / "classes.yaml").read_text("utf-8"))
     artifacts = spec["components"]["comp-evaluate-classes"]["inputDefinitions"]["artifacts"]
     assert {name for name, entry in artifacts.items() if entry.get("isOptional")} == {"scratch"}
-    assert set(artifacts) == {"aligned", "divided", "model", "scratch"}
+    assert set(artifacts) == {"gathered", "divided", "model", "scratch"}
 
 
 @pytest.mark.parametrize(("task", "scratch"), [(ATTRIBUTES, False), (CLASSES, False), (CLASSES, True)])
@@ -43,7 +44,7 @@ def test_it_runs_on_artifacts(task: str, scratch: bool, tmp_path: Path) -> None:
     given: dict[str, Any] = {
         name: SimpleNamespace(path=str(path))
         for name, path in (
-            ("aligned", aligned),
+            ("gathered", aligned.parent),
             ("divided", split),
             ("model", folders[0]),
             ("evaluation", tmp_path / "out"),
@@ -58,3 +59,4 @@ def test_it_runs_on_artifacts(task: str, scratch: bool, tmp_path: Path) -> None:
     assert found["gate"]["better"]
     assert set(found["models"]) == {"baseline", "finetuned"} | ({"scratch"} if scratch else set())
     assert metrics.metadata["rows_in"] == 16
+    assert StepRecord.read(tmp_path / "out" / STEP_FILE).rows_in == 16

@@ -17,7 +17,7 @@ from kubeface.gather.step import GatherResult, gather
 from kubeface.ingest.catalogue import shard_number
 from kubeface.ingest.options import IngestOptions
 from kubeface.ingest.step import ingest, plan_shards
-from kubeface.records.data import DataRecord, ShardStepsRecord, StepTotals
+from kubeface.records.data import DataRecord, ShardStepsRecord, StepTotals, gathered_tables
 from kubeface.runtime.errors import KubefaceError
 from kubeface.runtime.keyed_rng import rank
 from kubeface.tables.manifest import Settings
@@ -132,6 +132,22 @@ def test_merged_tables_and_lists(source: str, whole: Path) -> None:
     with open(whole / "data" / "rejected.csv", newline="") as file:
         listed = list(csv.DictReader(file))
     assert [row["source"] for row in listed if row["step"] == "ingest"] == ["p1/notes.txt", "p7/empty.jpg"]
+
+
+def test_the_tables_may_lie_in_the_folder_of_the_lists(
+    three: dict[str, list[str]], whole: Path, tmp_path: Path
+) -> None:
+    """As a pipeline keeps them: the folder is whole or absent with them."""
+    out, wrong = tmp_path / "out", GatherOptions(seed=4, forget=str(tmp_path / "forget.txt"))
+    Path(wrong.forget).write_text("p3\n")
+    receipts = three["ingested"], three["aligned"], three["filtered"]
+    with pytest.raises(KubefaceError, match="is to be forgotten"):
+        gather(*receipts, out, *gathered_tables(out), wrong)
+    assert not out.exists()
+    gather(*receipts, out, *gathered_tables(out), GatherOptions(seed=4))
+    for made, name in zip(gathered_tables(out), ("aligned", "filter"), strict=True):
+        assert contents(made) == contents(whole / name)
+    assert sorted(path.name for path in out.iterdir() if path.suffix) == sorted(contents(whole / "data"))
 
 
 def test_changed_shards_are_recorded(source: str, tmp_path: Path) -> None:

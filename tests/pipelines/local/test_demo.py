@@ -41,8 +41,8 @@ def test_demo_makes_a_better_model_and_promotes_it(demo: Path) -> None:
 def test_another_division_of_the_people_says_the_same(demo: Path, tmp_path: Path) -> None:
     """A shorter training by the steps' command lines, with other people held out."""
     steps, seed = next((demo / "steps").iterdir()), 2
-    tables = {"aligned": steps / "gather" / "out_aligned", "split": tmp_path / "split"}
-    found = {"filtered": steps / "gather" / "out_filtered", "audited": steps / "audit" / "audited"}
+    tables = {"aligned": steps / "gather" / "gathered" / "aligned", "split": tmp_path / "split"}
+    found = {"filtered": steps / "gather" / "gathered" / "filtered", "audited": steps / "audit" / "audited"}
     run("split", aligned=tables["aligned"], **found, out=tables["split"], seed=seed)
     rows = Table(tables["split"], "split").columns(["identity", "split"]).to_pylist()
     assert 8 <= len({row["identity"] for row in rows if row["split"] == "heldout"}) <= 20
