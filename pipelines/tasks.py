@@ -36,6 +36,7 @@ HOUR = 3600
 FINETUNE_HOURS = 48
 # What is left of a run in the cluster (Argo's Workflow, pods) goes after two weeks; until then it can be resumed.
 TTL_SECONDS = 14 * 24 * HOUR
+RUN_HOURS = 7 * 24  # a run that hangs ends, and says so, before the next month's begins
 CACHE = "/cache"  # where a claim for weights is mounted
 FETCHING = ("audit", "finetune")  # steps that fetch published weights or evaluation sets
 
@@ -50,7 +51,8 @@ class Build:
     # Volume claim that the steps in FETCHING keep what they fetch in; empty for none. It must be there when a run
     # begins: KFP knows no optional volume.
     weights_claim: str = ""
-    hours: Mapping[str, float] = field(default_factory=dict)  # after which Kubernetes ends a step's pod, by step
+    # After which Kubernetes ends a step's pod, by step, and the whole run, by the word `run`.
+    hours: Mapping[str, float] = field(default_factory=dict)
 
 
 BUILD: ContextVar[Build] = ContextVar("BUILD", default=Build())  # noqa: B039 - frozen
@@ -107,7 +109,9 @@ def pipeline(name: str, description: str) -> Callable[[Callable[..., Outputs]], 
             description=description,
             # KFP 2.17 gives every workflow an hour after its success and after its failure, which go before `finished`.
             pipeline_config=dsl.PipelineConfig(
-                ttl_seconds_after_success=TTL_SECONDS, ttl_seconds_after_failure=TTL_SECONDS
+                ttl_seconds_after_success=TTL_SECONDS,
+                ttl_seconds_after_failure=TTL_SECONDS,
+                active_deadline_seconds=round(BUILD.get().hours.get("run", RUN_HOURS) * HOUR),
             ),
         )(run)
 

@@ -42,7 +42,7 @@ def compile_pipeline(
     made = load(pipeline)
     steps = {step for step, _ in images_in(made.pipeline_spec)}
     for step, hours in build.hours.items():
-        require(step in steps, f"hours names {step}: use one of {', '.join(sorted(steps))}")
+        require(step in {*steps, "run"}, f"hours names {step}: use run, or one of {', '.join(sorted(steps))}")
         require(0 < hours <= MOST_HOURS, f"hours of {step} is {hours:g}: it must lie above 0 and up to {MOST_HOURS}")
     pinned = {step: image.pinned for step, image in (images or {}).items() if step in steps}
     if images is not None:

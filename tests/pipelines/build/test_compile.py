@@ -73,7 +73,7 @@ def test_time_limits_are_set_by_step(tmp_path: Path, package: Path) -> None:
 @pytest.mark.parametrize(
     ("hours", "message"),
     [
-        ("train=3", "hours names train: use one of align, audit, evaluate, filter, finetune"),
+        ("train=3", "hours names train: use run, or one of align, audit, evaluate, filter, finetune"),
         ("finetune=0", "hours of finetune is 0: it must lie above 0"),
         ("finetune", "hours is 'finetune': write a step and a number"),
         ("finetune=-1", "hours is 'finetune=-1': write a step and a number"),
