@@ -71,7 +71,6 @@ def run_shard(
 
     Args:
         shard: text of the shard, <number>/<count> first.
-        output: what the step writes.
 
     Returns:
         the Receipt as JSON: KFP collects parameters from a loop, not artifacts.

@@ -55,7 +55,6 @@ class Model:
         """Says whether two photographs show the same person.
 
         Args:
-            left, right: photographs.
             threshold: similarity (cosine, −1 to 1) above which it is the same person; the calibrated one where None.
 
         Raises:

@@ -292,14 +292,6 @@ def _help_word(arguments: list[str]) -> tuple[str, list[str]]:
     return "".join(arguments[places[0] + 1 : places[0] + 2]), ["--help"]
 
 
-def _prepare_process() -> None:
-    """Starts the process anew with the allocator's settings, which it reads once, at the start of a process."""
-    if any(name not in os.environ for name in MALLOC_SETTINGS):
-        os.environ.update(MALLOC_SETTINGS)
-        limit_threads()
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs a command, of the arguments or of the process's own. A record that it returns is printed as JSON with the
     seconds it took, a text as it is.
@@ -315,8 +307,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KubefaceError as error:
         _fail_usage(str(error))
     word, rest = _help_word(rest)
-    if arguments is None and command.heavy and rest[:1] != ["--help"]:
-        _prepare_process()
+    heavy = arguments is None and command.heavy and rest[:1] != ["--help"]
+    if heavy and any(setting not in os.environ for setting in MALLOC_SETTINGS):
+        # The process begins anew, since the allocator reads its settings once, at the start of a process.
+        os.environ.update(MALLOC_SETTINGS)
+        limit_threads()
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     app = exit_on_error(make_app, name, command, word)
     try:
         function, bound, _ = app.parse_args(rest)

@@ -1,12 +1,12 @@
 """The house rules of the source tree, read off the imports and definitions by `ast`: who may import whom, and sizes."""
 
 import ast
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+
+from tests.support.commands import run_python
 
 ROOT = Path(__file__).parents[1]
 TREES = ("kubeface", "components", "pipelines", "benchmarks", "tests")
@@ -86,6 +86,11 @@ def library() -> list[str]:
     return [module for module in sources() if module.split(".")[0] == "kubeface"]
 
 
+def importing(packages: set[str]) -> set[str]:
+    """Modules of the library that import one of these packages, also inside functions."""
+    return {module for module in library() if any(one.target.split(".")[0] in packages for one in imports(module))}
+
+
 def part_of(module: str) -> str:
     """The subpackage or module directly below kubeface; empty for kubeface itself."""
     return module.split(".")[1] if "." in module else ""
@@ -117,28 +122,18 @@ def test_arrows_between_subpackages_go_one_way_and_steps_import_no_other_step() 
 
 def test_the_library_knows_neither_kfp_nor_kubernetes_nor_what_is_built_on_it() -> None:
     banned = {"kfp", "kubernetes", "pandas", *TREES} - {"kubeface"}  # no image carries pandas
-    found = {
-        f"{module} -> {target.target}"
-        for module in library()
-        for target in imports(module)
-        if target.target.split(".")[0] in banned
-    }
+    found = importing(banned)
 
-    assert not found, f"kubeface imports what it must not know: {sorted(found)}"
+    assert not found, f"these import what kubeface must not know: {sorted(found)}"
 
 
 def test_minio_is_imported_in_storage_only() -> None:
-    found = {module for module in library() for target in imports(module) if target.target.split(".")[0] == "minio"}
-
-    assert {part_of(module) for module in found} == {"storage"}
+    assert {part_of(module) for module in importing({"minio"})} == {"storage"}
 
 
 def test_torch_is_reached_only_where_it_trains() -> None:
     """Directly, and through what a module imports when it is imported itself."""
-    directly = {
-        module for module in library() if any(target.target.split(".")[0] in TORCH for target in imports(module))
-    }
-    assert {part_of(module) for module in directly} <= set(TRAINING)
+    assert {part_of(module) for module in importing(TORCH)} <= set(TRAINING)
 
     @cache
     def needs_torch(module: str) -> bool:
@@ -215,6 +210,4 @@ def test_options_are_light_to_import() -> None:
     assert modules
     code = f"import {', '.join(modules)}, sys; print([name for name in {HEAVY | TORCH} if name in sys.modules])"
 
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
-
-    assert done.stdout.strip() == "[]"
+    assert run_python(code).strip() == "[]"

@@ -41,7 +41,6 @@ class DetectedFace:
         eighth as large would be 0.44 of its pixels, 3.5 pixels of the crop, too far to the right and too low.
 
         Args:
-            image: the copy.
             enlarged: how many times the copy was enlarged; its sides were whole numbers of pixels before.
         """
         height, width = image.shape[:2]

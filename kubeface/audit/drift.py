@@ -104,14 +104,10 @@ def read_previous(uri: str) -> Distributions | None:
 def measure_drift(
     features: Mapping[str, Histogram], mean: Vectors, previous: Distributions | None, limit: float
 ) -> Drift:
-    """How far this run's data are from an earlier run's.
-
-    Features whose bins are not the same in both runs are left out.
+    """How far this run's data are from an earlier run's, if there is one; features with other bins are left out.
 
     Args:
-        features: histograms by name.
         mean: mean embedding; empty for whole photographs.
-        previous: distributions of the earlier run, None where there is none.
         limit: largest drift of a feature; 0 for none.
     """
     values: dict[str, float] = {}

@@ -55,11 +55,8 @@ def split_sources(text: str) -> list[str]:
 
 
 def read_evaluation_set(uri: str, embed: Embedder) -> EvaluationSet:
-    """Embeds an evaluation set, or takes what an earlier run left in the cache.
-
-    Args:
-        uri: folder, s3:// prefix, tar or zip with a folder for each person.
-        embed: crop to embedding.
+    """Embeds an evaluation set (a folder, s3:// prefix, tar or zip with a folder for each person), or takes what an
+    earlier run left in the cache.
 
     Raises:
         KubefaceError: the source cannot be read, or holds no photograph in a folder, or none with a face.

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from kubeface.audit.charts import make_chart
@@ -21,7 +20,7 @@ from kubeface.audit.leaks import Leak
 from kubeface.faces.images import RGB, decode_rgb
 from kubeface.records.findings import FindingsRecord
 from kubeface.runtime.keyed_rng import keyed_rng
-from kubeface.runtime.page_links import PAGE_LINKS
+from kubeface.runtime.page_links import page_environment
 
 SHOWN = 24  # findings of a kind that are shown
 SHOWN_OF_CLUSTER = 6  # images of a cluster that are shown
@@ -88,15 +87,8 @@ def render_page(
     rows |= {row for *_, sampled in samples for row in sampled}
     cards = _Cards(images, rows)
     counts = findings.centres.counts
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.globals["links"] = PAGE_LINKS
-    return environment.get_template("template.html").render(
+    template = page_environment(Path(__file__).parent).get_template("template.html")
+    return template.render(
         data=record,
         whole=not record.embedding_mean,
         meanings=MEANINGS,

@@ -86,10 +86,8 @@ def evaluate_classes(
     table, divided = Table(aligned, "aligned"), Table(split, "split")
     models = load_models(model, champion, table, options.device, CLASSES, scratch)
     names = models["finetuned"].labels
-    for folder in (model, *([scratch] if scratch else [])):
-        _require_split(folder, divided)
     refuse_overlap(table, divided)
-    validation, heldout = _parts(divided, model, names)
+    validation, heldout = _parts(divided, [model, *([scratch] if scratch else [])], names)
     with new_folder(out) as folder:
         validated = score_crops(table, validation, models, {"val": degradation}).scores["val"]
         thresholds = {which: refusal_threshold(scores, options.refuse) for which, scores in validated.items()}
@@ -112,22 +110,19 @@ def evaluate_classes(
     return EvaluationResult(rows_in=len(found), rows_out=evaluation.images, identities=len(names), figures=figures)
 
 
-def _require_split(folder: Path, divided: Table) -> None:
-    """Raises KubefaceError where a model was trained with another split, by which it may know held-out images."""
-    record = ModelRecord.read(folder / "model.json")
-    require(
-        record.training.split == divided.sha256,
-        f"{folder} was trained with another split than {divided.folder}, which may hold images back that it knows: "
-        "evaluate with the split that it was trained with",
-    )
-
-
-def _parts(divided: Table, model: Path, names: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
+def _parts(divided: Table, models: Sequence[Path], names: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
     """Class by image id of the validation images of known classes, and of all held-out images.
 
     Raises:
-        KubefaceError: an image is both held out and not, or no held-out image is of a known class.
+        KubefaceError: a model was trained with another split, by which it may know held-out images, an image is both
+            held out and not, or no held-out image is of a known class.
     """
+    for model in models:
+        require(
+            ModelRecord.read(model / "model.json").training.split == divided.sha256,
+            f"{model} was trained with another split than {divided.folder}, which may hold images back that it knows: "
+            "evaluate with the split that it was trained with",
+        )
     rows = divided.columns(["image_id", "identity", "split"]).to_pylist()
     train, validation, heldout = (
         {row["image_id"]: row["identity"] for row in rows if row["split"] == part}
@@ -141,7 +136,7 @@ def _parts(divided: Table, model: Path, names: Sequence[str]) -> tuple[dict[str,
     )
     require(
         bool(set(heldout.values()) & set(names)),
-        f"{divided.folder} holds out no image of a class that {model} knows: raise heldout_fraction",
+        f"{divided.folder} holds out no image of a class that {models[0]} knows: raise heldout_fraction",
     )
     return {image_id: name for image_id, name in validation.items() if name in names}, heldout
 

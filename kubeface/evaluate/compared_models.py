@@ -64,7 +64,6 @@ def describe_models(
 
     Args:
         model, champion: folders of finetune and of the promoted model, empty for none.
-        models: of `load_models`.
         heldout: identity by image id, to count those whom the promoted model knows; None where nothing says which
             images it was trained on.
     """

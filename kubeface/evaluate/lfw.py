@@ -104,7 +104,6 @@ def evaluate_lfw(
         archive: LFW's images as folder, tar or zip (…/<person>/<person>_0001.jpg).
         pairs_uri: pairs.txt of View 2, or a View 1 file.
         detector, template: how the models' crops were aligned.
-        models: by name.
         degradation: put on every aligned crop, on both sides of a pair.
         further: other degradations to measure on the same crops, instead of the first.
 

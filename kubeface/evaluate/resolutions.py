@@ -180,7 +180,6 @@ def measure_sizes(sized: Sized, far: float, bootstrap: Bootstrap, fixed: FixedTh
     """Figures of each size, before and after.
 
     Args:
-        sized: the embedded photographs.
         far: false accept rate of the TAR; the least that the pairs support where that is larger.
         bootstrap: how the intervals are made; its seed also draws the pairs.
         fixed: the thresholds of a system in use.

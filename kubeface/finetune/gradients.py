@@ -64,7 +64,8 @@ class Gradients:
             except RuntimeError as error:
                 # Under several processes the others would wait for this one's gradients: only the trial run may fail.
                 syncing = self.setup.group.size > 1 and self.learner.require_backward_grad_sync
-                if not is_out_of_memory(error) or syncing:
+                short = isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)  # on a CPU
+                if not short or syncing:
                     raise
             require(
                 state.accumulate < len(batch[-1]) // self.least,
@@ -111,8 +112,3 @@ class Gradients:
         if self.distillation is not None and len(images) == 3:
             losses = losses + self.distillation.losses(embeddings, images[0])
         return embeddings, losses
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether an error is CUDA's or the CPU allocator's word for a lack of memory."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -27,8 +27,6 @@ class TrainingData:
 
     Args:
         identities: people or classes trained on, sorted.
-        train, val: the images.
-        task: what the model is made for.
         labels: names of the scores, in their order: attributes or classes; empty for recognition.
         targets: R×L for attributes: 1, 0, −1 where not known; at least one of a row is known.
     """

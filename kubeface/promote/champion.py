@@ -178,7 +178,7 @@ def list_versions(destination: str, name: str) -> VersionList:
             uri=objects.join(home, version),
             champion=version == standing.version,
             numbers=numbers[version],
-            verdict=_verdict(objects.join(home, version)),
+            verdict=stored_text(objects.join(home, version), "metrics.json", "gate", "reason") or "no metrics.json",
         )
         for version in sorted(complete, key=lambda version: (numbers[version] or [sys.maxsize], version))
     ]
@@ -187,8 +187,12 @@ def list_versions(destination: str, name: str) -> VersionList:
     return VersionList(champion=standing.uri, versions=versions)
 
 
-def _verdict(uri: str) -> str:
+def stored_text(uri: str, name: str, *keys: str) -> str:
+    """An entry of a JSON file of a version; empty where the file is damaged or has none."""
     try:
-        return str(json.loads(objects.read_bytes(objects.join(uri, "metrics.json")))["gate"]["reason"])
+        found = json.loads(objects.read_bytes(objects.join(uri, name)))
+        for key in keys:
+            found = found[key]
+        return str(found)
     except (KubefaceError, ValueError, KeyError, TypeError):
-        return "no metrics.json"
+        return ""

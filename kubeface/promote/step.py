@@ -10,7 +10,7 @@ from pydantic import JsonValue
 
 from kubeface import __version__
 from kubeface.promote.card import model_card
-from kubeface.promote.champion import Standing, read_champion, replace_champion
+from kubeface.promote.champion import Standing, read_champion, replace_champion, stored_text
 from kubeface.promote.options import PromoteOptions
 from kubeface.promote.passport import MODELS, PASSPORT_FILE, differences, make_passport
 from kubeface.promote.registries import register_kubeflow, register_mlflow
@@ -136,7 +136,8 @@ def _keep(challenger: Challenger, standing: Standing) -> PromotionRecord:
     """
     reason = (
         f"this model is in force already, as version {standing.version}"
-        if standing.version and _weights_of(standing) == challenger.record.weights_sha256
+        if standing.version
+        and stored_text(standing.uri, "model.json", "weights_sha256") == challenger.record.weights_sha256
         else f"nothing was trained, and {standing.version or 'no version'} is in force now"
     )
     return PromotionRecord(
@@ -148,14 +149,6 @@ def _keep(challenger: Challenger, standing: Standing) -> PromotionRecord:
         version=standing.version or None,
         champion=standing.uri or None,
     )
-
-
-def _weights_of(standing: Standing) -> str:
-    """SHA-256 of the champion's weights; empty where its model.json is damaged."""
-    try:
-        return str(json.loads(objects.read_bytes(objects.join(standing.uri, "model.json")))["weights_sha256"])
-    except (KubefaceError, ValueError, KeyError, TypeError):
-        return ""
 
 
 def _write_version(challenger: Challenger, standing: Standing, name: str, folder: Path) -> list[Path]:

@@ -238,6 +238,11 @@ class ClassesThreshold(LabelledThreshold):
 
 
 Evaluation = RecognitionEvaluation | AttributesEvaluation | ClassesEvaluation
+EVALUATIONS: Mapping[str, type[Evaluation]] = {
+    RECOGNITION: RecognitionEvaluation,
+    ATTRIBUTES: AttributesEvaluation,
+    CLASSES: ClassesEvaluation,
+}
 
 
 def read_evaluation(path: Path) -> Evaluation:
@@ -249,12 +254,7 @@ def read_evaluation(path: Path) -> Evaluation:
     value = read_json(path)
     task = value.get("task", RECOGNITION) if isinstance(value, dict) else RECOGNITION
     require_task(task)
-    kinds: dict[str, type[Evaluation]] = {
-        RECOGNITION: RecognitionEvaluation,
-        ATTRIBUTES: AttributesEvaluation,
-        CLASSES: ClassesEvaluation,
-    }
-    return kinds[task].parse(value, str(path))
+    return EVALUATIONS[task].parse(value, str(path))
 
 
 def read_curves(path: Path) -> Curves:

@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import assert_never
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment
 
 from kubeface.records.evaluation import AttributesEvaluation, ClassesEvaluation, RecognitionEvaluation
 from kubeface.records.passport import Passport
@@ -18,7 +18,7 @@ from kubeface.report.comparison import Content, Section, interval_name, known_pe
 from kubeface.report.line_charts import LineChart, history_chart
 from kubeface.report.pictures import crops, picture
 from kubeface.report.run import MOST_REJECTED, RejectedImage, Run, Training
-from kubeface.runtime.page_links import PAGE_LINKS
+from kubeface.runtime.page_links import page_environment
 from kubeface.tables.table import Table
 
 SAMPLES = 24  # aligned faces shown
@@ -62,14 +62,7 @@ def render(run: Run, summary: SummaryRecord) -> str:
 
 @cache
 def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.globals["links"] = PAGE_LINKS
+    environment = page_environment(Path(__file__).parent)
     environment.filters |= {function.__name__: function for function in FILTERS}
     return environment
 

@@ -234,16 +234,11 @@ def read_run(outputs: RunOutputs, options: ReportOptions) -> Run:
         thresholds=_read_thresholds(outputs.evaluation / "thresholds.csv"),
         promotion=PromotionRecord.read(outputs.promotion / "promotion.json"),
         passport=Passport.read(passport) if passport.is_file() else None,
-        steps=_read_steps(outputs),
+        steps=dict(ShardStepsRecord.read(outputs.gathered / "steps.json"))
+        | {step: _read_totals(outputs.metrics[step]) for step in STEPS if step in outputs.metrics},
     )
     run.check()
     return run
-
-
-def _read_steps(outputs: RunOutputs) -> dict[str, StepTotals]:
-    in_shards = ShardStepsRecord.read(outputs.gathered / "steps.json")
-    given = [step for step in STEPS if step in outputs.metrics]
-    return dict(in_shards) | {step: _read_totals(outputs.metrics[step]) for step in given}
 
 
 def _read_totals(path: Path) -> StepTotals:

@@ -1,4 +1,4 @@
-"""Links inside a page that work in Kubeflow's UI too.
+"""Pages of templates, with links inside a page that work in Kubeflow's UI too.
 
 The UI shows an HTML artifact in a frame without an address of its own (`srcdoc`, sandboxed with scripts allowed), where
 a link to `#part` replaces the page by a blank one. One small script scrolls instead; the page's policy names its hash,
@@ -8,7 +8,9 @@ so that no other script can run.
 import base64
 import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 SCRIPT = """\
@@ -33,3 +35,16 @@ PAGE_LINKS = PageLinks(
     Markup(SCRIPT),  # noqa: S704 - a constant
     f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{_HASH}'",
 )
+
+
+def page_environment(folder: Path) -> Environment:
+    """The templates of HTML pages in a folder; they have `links`."""
+    environment = Environment(
+        loader=FileSystemLoader(folder),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals["links"] = PAGE_LINKS
+    return environment

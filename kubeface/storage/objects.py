@@ -132,7 +132,6 @@ def replace(uri: str, data: bytes, etag: str) -> bool:
     (flock(2), which NFS 4 has too).
 
     Args:
-        uri: what to replace.
         data: the new content; it must differ from what others would write.
         etag: of the content that is to be replaced, from `read_with_etag`; empty if there must be none.
 
@@ -273,20 +272,13 @@ def exists(uri: str) -> bool:
 
 def ensure_bucket(bucket: str) -> None:
     """Makes the bucket unless it is there."""
-
-    def ensure() -> None:
-        if not client().bucket_exists(bucket):
-            client().make_bucket(bucket)
-
-    with_retries(f"s3://{bucket}", ensure)
+    with_retries(f"s3://{bucket}", lambda: client().bucket_exists(bucket) or client().make_bucket(bucket))
 
 
 def download(uri: str, path: Path, version: str = "", sha256: str = "") -> None:
     """Copies one file or object to a local path; the path appears only when it is whole.
 
     Args:
-        uri: file or object.
-        path: the new file.
         version: ETag that the object must have; empty for any.
         sha256: that the object must have; empty where only the store's own checksum counts.
 
@@ -339,7 +331,6 @@ def download_folder(uri: str, path: Path, step: str = "") -> None:
     table have the SHA-256 of its manifest besides.
 
     Args:
-        uri: folder or prefix.
         path: the new folder; it may exist if it is empty.
         step: name to show progress under; empty for none.
 

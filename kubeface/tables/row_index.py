@@ -35,7 +35,6 @@ class RowIndex:
     """The locations of many images in stored order; a million take about 16 MB beside their ids.
 
     Args:
-        shards: the table's shards.
         ids: N image ids.
         numbers: N×4 int32: label, index into `shards`, row group, row.
         sharp: for each low-resolution image by its index the last three of these for the sharp image of the same

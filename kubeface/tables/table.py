@@ -72,7 +72,6 @@ class TableWriter:
     the same bytes.
 
     Args:
-        out: folder to write.
         kind: kind of table, a key of SCHEMAS.
         producer: step and version, for the manifest.
         settings: the step's options and the hashes of its inputs, for the manifest.
@@ -195,10 +194,6 @@ class Table:
     Opening a folder checks the manifest and the SHA-256 of every shard. Of shards in a store only the presence is
     checked; they are read in the version that stood there when the table was opened (ETag), and each page is checked
     against its CRC-32.
-
-    Args:
-        folder: folder or s3:// prefix.
-        kind: kind of table that is wanted.
 
     Raises:
         KubefaceError: no manifest, another kind or schema version, or a shard that is missing or differs from its

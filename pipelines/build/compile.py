@@ -29,12 +29,9 @@ def compile_pipeline(
     """Writes a pipeline to a YAML file whose steps run the images `<registry>/<step>:<tag>`, or those given.
 
     Args:
-        path: file to write.
-        registry, tag: of the images.
         build: what is compiled in; its parallelism is at least 1, its hours lie above 0.
         images: images by step, to be run by digest. Where a tag is moved, KFP serves results of the image before out of
             its cache (kubeflow/pipelines#13862); a digest cannot be moved.
-        pipeline: its name.
 
     Raises KubefaceError if there is no such pipeline, the parallelism is under 1, an image is missing or was not
     pushed, or the hours are of no step."""

@@ -102,16 +102,12 @@ def revision(step: str) -> str:
     Not the commit that is checked out: an image whose label changes has another digest, and a pipeline by digest would
     then do every step again for a change of the documentation.
     """
-    sources = [f"images/{BASE}", f"images/{step}", *(f":(glob){path}" for path in copied_paths(step))]
+    lines = (ROOT / "images" / step / "Dockerfile").read_text("utf-8").splitlines()
+    code = [line.split()[1] for line in lines if line.startswith(("COPY components", "COPY kubeface"))]
+    globs = [f":(glob){path if '*' in path else f'{path}/**'}" for path in code]
+    sources = [f"images/{BASE}", f"images/{step}", *globs]
     last = _git("log", "-1", "--format=%H", "--", *sources)
     return last + ("-dirty" if last and _git("status", "--porcelain", "--", *sources) else "")
-
-
-def copied_paths(step: str) -> list[str]:
-    """The code of this repository that a step's Dockerfile copies into its image, as glob patterns."""
-    lines = (ROOT / "images" / step / "Dockerfile").read_text("utf-8").splitlines()
-    paths = [line.split()[1] for line in lines if line.startswith(("COPY components", "COPY kubeface"))]
-    return [path if "*" in path else f"{path}/**" for path in paths]
 
 
 def _git(*arguments: str) -> str:
@@ -131,7 +127,6 @@ def build(
     Args:
         steps: names of folders of images/.
         engine: docker or podman.
-        registry, tag: of their names.
         base_image: what the base starts from instead of python:3.11-slim: a digest, or an image with CUDA.
         lock: lock file to install instead of requirements.lock, as requirements-gpu.lock for evaluate's variant.
 

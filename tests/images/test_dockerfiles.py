@@ -1,8 +1,6 @@
 """Every step has an image that keeps the rules: locked packages, no root, no ENTRYPOINT, only what it needs."""
 
 import re
-import subprocess
-import sys
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -10,6 +8,7 @@ import pytest
 
 from kubeface.runtime.processors import MALLOC_SETTINGS
 from pipelines.build.images import USER
+from tests.support.commands import run_python
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = sorted(path.parent.name for path in (ROOT / "components").glob("*/component.py"))
@@ -151,8 +150,7 @@ for commands in COMMANDS.values():
     if {step!r} in commands and {step != WHOLE}:
         make_app({step!r}, commands[{step!r}])
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 0, done.stderr[-500:]
+    run_python(program)
 
 
 def test_what_the_images_copy_is_in_the_build_context() -> None:

@@ -6,22 +6,31 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
 from PIL import Image
 
+from kubeface.faces.images import RGB, decode_rgb
 from kubeface.finetune import step as finetune_step
 from kubeface.finetune.options import FinetuneOptions
 from kubeface.models.model import FaceModel, load_pretrained
 from tests.support.exported import exported, saved, trained
 from tests.support.shared import made_once
+from tests.support.tables import rows_of
 
 
 @pytest.fixture(scope="session")
 def sface() -> FaceModel:
     """The published model."""
     return load_pretrained("sface")
+
+
+@pytest.fixture(scope="session")
+def crop(aligned_table: Path) -> RGB:
+    """A real face crop, coloured so that swapped channels show."""
+    return np.asarray(decode_rgb(rows_of(aligned_table, ["image"])[0]["image"]) * [1.0, 0.7, 0.4], np.uint8)
 
 
 @pytest.fixture(scope="session")

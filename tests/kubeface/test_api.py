@@ -1,6 +1,5 @@
 """`import kubeface`: models, comparisons and runs from Python."""
 
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +14,7 @@ from kubeface.evaluate import inference
 from kubeface.faces.images import decode_rgb
 from kubeface.models.recogniser import LeftOut, open_recogniser, similarity
 from kubeface.runtime.errors import KubefaceError
+from tests.support.commands import run_python
 from tests.support.exported import CALIBRATION, calibrated, copied, exported
 
 
@@ -32,9 +32,7 @@ def model(folder: Path) -> kubeface.Model:
 def test_importing_kubeface_is_light_and_complete() -> None:
     code = "import kubeface, sys; print('numpy' in sys.modules, kubeface.load.__module__, 'torch' in sys.modules)"
 
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-
-    assert done.stdout.split() == ["False", "kubeface.api", "False"]
+    assert run_python(code).split() == ["False", "kubeface.api", "False"]
     assert set(kubeface.__all__) <= set(dir(kubeface))
     assert all(getattr(kubeface, name) is not None for name in kubeface.__all__)
     with pytest.raises(AttributeError, match="no attribute 'lood'"):

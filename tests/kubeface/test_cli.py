@@ -12,7 +12,7 @@ import pytest
 from kubeface import cli
 from kubeface.cli import COMMANDS, SCREEN_LINES, Command, main
 from kubeface.runtime.processors import MALLOC_SETTINGS
-from tests.support.commands import refusal
+from tests.support.commands import refusal, run_python
 
 ROOT = Path(__file__).parents[2]
 EVERY = {name: command for commands in COMMANDS.values() for name, command in commands.items()}
@@ -236,8 +236,7 @@ def test_the_help_lists_every_command_in_its_group(capsys: pytest.CaptureFixture
 def test_the_help_imports_next_to_nothing() -> None:
     """That is what makes it quick: under 0.3 s where the machine has nothing else to do."""
     program = "import sys; from kubeface.cli import main; main(['--help']); print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
-    modules = set(done.stdout.splitlines()[-1].split())
+    modules = set(run_python(program).splitlines()[-1].split())
     assert "kubeface.cli" in modules
     assert not modules & {"torch", "numpy", "cv2", "kfp", "pyarrow", "minio", "cyclopts", "rich", "kubernetes"}
 

@@ -43,6 +43,14 @@ def run_demo(folder: Path, which: str) -> tuple[Path, SummaryRecord, str]:
     return run, read_summary(run / "summary.json"), said
 
 
+def run_python(program: str, *arguments: object) -> str:
+    """What a program printed that ran in a process of its own, in the repository."""
+    command = [sys.executable, "-c", program, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=600)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
 @dataclass(frozen=True)
 class Done:
     """How a command ended, and what it printed."""

@@ -68,8 +68,6 @@ def recognition(heldout: Sequence[tuple[str, str]], split: str, degradation: str
     Args:
         heldout: image_id and identity of the held-out images.
         split: SHA-256 of the split table.
-        degradation: of the target set.
-        lfw: LFW was measured too.
     """
     sets = ["heldout", *(["heldout_clean"] if degradation != "none" else []), *(["lfw"] if lfw else [])]
     (left, left_name), (right, right_name) = heldout[0], heldout[1]

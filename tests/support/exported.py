@@ -12,6 +12,7 @@ from kubeface.finetune.export import export_onnx
 from kubeface.models.model import FaceModel, load_pretrained, save_model
 from kubeface.records.model import OnnxRecord, TrainingRecord
 from kubeface.storage.folders import read_json, sha256_file, write_json
+from tests.support.json_files import edit
 from tests.support.shared import made_once
 
 CALIBRATION: dict[str, Any] = {
@@ -55,9 +56,8 @@ def _export(folder: Path) -> None:
     folder.mkdir()
     saved(load_pretrained("sface"), folder)
     write_mtcnn(folder / "mtcnn.zip")
-    training = read_json(folder / "model.json")["training"]
-    training["onnx"]["mtcnn_sha256"] = sha256_file(folder / "mtcnn.zip")
-    configured(folder, training=training)
+    sha256 = sha256_file(folder / "mtcnn.zip")
+    edit(folder / "model.json", lambda config: config["training"]["onnx"].update(mtcnn_sha256=sha256))
 
 
 def copied(folder: Path, to: Path) -> Path:

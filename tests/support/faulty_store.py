@@ -6,11 +6,13 @@ import os
 import subprocess
 import sysconfig
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from kubeface.storage import objects
 from pipelines.local import store as store_module
 from pipelines.local.store import free_ports
 from tests.support.servers import Handler, LoopbackServer
@@ -42,6 +44,16 @@ class Store:
         assert self._process is not None
         self._process.kill()
         self._process.wait()
+
+
+@contextmanager
+def in_force(environment: Mapping[str, str], bucket: str = BUCKET) -> Iterator[str]:
+    """Has the environment describe a store while the block lasts, with a bucket, whose name it yields."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        objects.ensure_bucket(bucket)
+        yield bucket
 
 
 Fault = Callable[[str, bytes], bytes | int | None]
@@ -93,9 +105,6 @@ class _Handler(Handler):
 
 class Proxy(LoopbackServer):
     """Stands between client and store on loopback.
-
-    Args:
-        url: of the store.
 
     `faults` are applied to one answer each, in turn, and counted off: a function of method and body that gives the
     body to send, a status to send instead, or None to close the connection without an answer. `always` is applied to

@@ -11,7 +11,7 @@ import numpy as np
 
 from kubeface.faces.images import encode_png
 from kubeface.records.data import DataRecord
-from kubeface.records.evaluation import AttributesEvaluation, ClassesEvaluation, Evaluation, RecognitionEvaluation
+from kubeface.records.evaluation import EVALUATIONS
 from kubeface.records.findings import AuditCounts, Drift, FindingsRecord, IdentitySizes
 from kubeface.records.model import ModelRecord
 from kubeface.records.passport import FileEntry, Passport, PassportMetrics, StartingModel
@@ -34,6 +34,7 @@ from tests.support.evaluations import (
     verification,
 )
 from tests.support.evaluations import shared as shared_fields
+from tests.support.json_files import edit
 from tests.support.tables import DETECTED, HASHES
 
 IMAGES = 4  # of each identity
@@ -74,11 +75,6 @@ PASSPORT = Passport(
         HOSTILE: FileEntry(sha256="4" * 64, bytes=1),
     },
 )
-KINDS: Mapping[str, type[Evaluation]] = {
-    "recognition": RecognitionEvaluation,
-    "attributes": AttributesEvaluation,
-    "classes": ClassesEvaluation,
-}
 
 
 @dataclass(frozen=True)
@@ -113,11 +109,9 @@ class Made:
     """What a run of `make_run` is about.
 
     The first identity has a hostile name, as has the first label of attributes; of classes the identities are the
-    classes,
-    the last one unknown. With `reject`, ingest and align reject two images, and the filter the last image of each held-
-    out
-    identity. A `full` run has every part that an evaluation can have, a passport, and of classes a network from
-    scratch.
+    classes, the last one unknown. With `reject`, ingest and align reject two images, and the filter the last image of
+    each held-out identity. A `full` run has every part that an evaluation can have, a passport, and of classes a
+    network from scratch.
     """
 
     identities: int = 9
@@ -228,7 +222,7 @@ def write_evaluation(folder: Path, names: list[str], heldout: list[tuple[str, st
         pictures = {f"{name}/{number:03}": number for name in ("grid", "mistakes") for number in range(8)}
         pictures |= {f"samples/{heldout[number % len(heldout)][0]}": number for number in range(8)}
         write_pictures(folder, pictures, 64)
-    KINDS[made.task].parse(evaluation, "made").write(folder / "evaluation.json")
+    EVALUATIONS[made.task].parse(evaluation, "made").write(folder / "evaluation.json")
     if made.full and made.task == "recognition":
         write_sweep(folder / "thresholds.csv", list(evaluation["finetuned"]))
 
@@ -307,6 +301,5 @@ def add_resolutions(run: MadeRun, paired: bool = False, network: bool = True) ->
     run.change_evaluation(**evaluation)
     write_json(folder / "roc.json", read_json(folder / "roc.json") | {"heldout_cross": curves(evaluation)["heldout"]})
     if network:
-        path = run.outputs.model / "model.json"
         enlarger = {"name": "edsr.onnx@12ab34cd56ef", "scale": 8, "sha256": "5" * 64, "identities": []}
-        write_json(path, read_json(path) | {"superresolution": enlarger})
+        edit(run.outputs.model / "model.json", lambda model: model.update(superresolution=enlarger))

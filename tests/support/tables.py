@@ -41,6 +41,22 @@ def rows_of(table: Path | Table, columns: Sequence[str] | None = None) -> list[d
     return [row for rows in opened.row_groups(columns) for row in rows]
 
 
+def splitting(table: Path, out: Path, parts: dict[str, str]) -> Path:
+    """A split table of an aligned one.
+
+    Args:
+        parts: for each person the letters of what becomes of the images: t(rain), v(al), h(eldout); the rest is
+            excluded.
+    """
+    words = {"t": "train", "v": "val", "h": "heldout"}
+    left = {name: list(letters) for name, letters in parts.items()}
+    rows = rows_of(table, ["image_id", "identity"])
+    for row in rows:
+        letters = left.get(row["identity"], [])
+        row["split"] = words[letters.pop(0)] if letters else "excluded"
+    return write_rows(out, "split", rows)
+
+
 def reasons(folder: Path) -> dict[str, str]:
     """Why each image of rejected.csv was left out, by source."""
     return {row.source: row.reason for row in open_table(folder).rejected()}

@@ -1,8 +1,6 @@
 """Align on real photographs."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +24,7 @@ from kubeface.filter.step import filter_faces
 from kubeface.ingest.step import ingest
 from kubeface.tables.resolution_pairs import partners
 from kubeface.tables.table import Rejection, Table
+from tests.support.commands import run_python
 from tests.support.images import scaled, write_files
 from tests.support.tables import HASHES, contents, rows_of, write_rows
 
@@ -235,8 +234,7 @@ def test_it_works_without_torch(mixed: Path, tmp_path: Path) -> None:
         f"    out = Path({str(tmp_path)!r}, detector)\n"
         f"    print(align(Path({str(mixed)!r}), out, AlignOptions(detector=detector)).rows_out)\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (0, "4\n4\n"), done.stderr[-500:]
+    assert run_python(program) == "4\n4\n"
 
 
 def pairs_source(root: Path, orl: dict[str, bytes], enlarge: int = 1) -> Path:

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +20,7 @@ from kubeface.records.record import STEP_FILE
 from kubeface.runtime.errors import KubefaceError
 from kubeface.runtime.page_links import PAGE_LINKS
 from kubeface.tables.table import Table
+from tests.kubeface.report.test_report import Page
 from tests.support.audit_tables import Photo, audited, changed, dropped, photos, read_findings, write_tables
 from tests.support.tables import rows_of, write_rows
 
@@ -135,19 +135,6 @@ def test_the_order_of_the_filter_table_does_not_matter(people: People, tmp_path:
     assert records[0].model_copy(update={"settings": records[1].settings}) == records[1]  # they name the filter's table
 
 
-class Tags(HTMLParser):
-    """Tags of a page, and what it would load."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: set[str] = set()
-        self.loaded: set[str] = set()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.seen.add(tag)
-        self.loaded |= {str(value)[:5] for name, value in attrs if name == "src"}
-
-
 def test_hostile_input(people: People, tmp_path: Path) -> None:
     images = [
         *photos(people, "s1", "s5"),
@@ -159,11 +146,11 @@ def test_hostile_input(people: People, tmp_path: Path) -> None:
     _, found = audited(tmp_path, images)
     assert dropped(found) == dict.fromkeys(("s1/junk", "s1/empty"), "unreadable")
     page = (tmp_path / "page.html").read_text()
-    tags = Tags()
-    tags.feed(page)
-    assert not tags.seen & {"iframe", "object", "embed"}
+    tags = Page(page).tags
+    assert not {name for name, _ in tags} & {"iframe", "object", "embed"}
     assert page.count("<script") == 1 and f"<script>{PAGE_LINKS.script}</script>" in page
-    assert tags.loaded == {"data:"} and "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert {str(attributes["src"])[:5] for _, attributes in tags if "src" in attributes} == {"data:"}
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
     assert "unreadable" in page and "no picture" in page
 
 

@@ -1,7 +1,5 @@
 """Memory does not grow with the number of images."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +7,7 @@ import pytest
 
 from kubeface.faces.images import encode_png
 from kubeface.tables.table import TableWriter
+from tests.support.commands import run_python
 from tests.support.tables import DETECTED, JUDGED
 
 PER_IDENTITY = 20
@@ -65,10 +64,6 @@ def test_memory_is_flat(tmp_path: Path) -> None:
     peaks = []
     for images in (5000, 50_000):
         write(tmp_path / str(images), images)
-        done = subprocess.run(
-            [sys.executable, "-c", PROGRAM, str(tmp_path / str(images))], capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        peaks.append(int(done.stdout))
+        peaks.append(int(run_python(PROGRAM, tmp_path / str(images))))
     print(f"peak memory {peaks[0] / 1024:.0f} MB at 5,000 images, {peaks[1] / 1024:.0f} MB at 50,000")
     assert peaks[1] < 1.1 * peaks[0]

@@ -20,7 +20,7 @@ from kubeface.metrics.verification import bootstrap_difference, verification
 from kubeface.models.model import FaceModel, load_pretrained
 from kubeface.records.recognition_figures import ProbeRow
 from kubeface.runtime.errors import KubefaceError
-from kubeface.tables.table import Table
+from tests.support.tables import rows_of
 
 
 class Crops:
@@ -40,9 +40,7 @@ class Crops:
 @pytest.fixture(scope="module")
 def faces(aligned_table: Path) -> tuple[dict[str, RGB], dict[str, str]]:
     """Crops and identities by image id."""
-    rows = [
-        row for rows in Table(aligned_table, "aligned").row_groups(["image_id", "identity", "image"]) for row in rows
-    ]
+    rows = rows_of(aligned_table, ["image_id", "identity", "image"])
     return (
         {row["image_id"]: decode_rgb(row["image"]) for row in rows},
         {row["image_id"]: row["identity"] for row in rows},

@@ -10,21 +10,9 @@ from typing import Any
 import pytest
 
 from kubeface.runtime.errors import KubefaceError
-from kubeface.tables.table import Table, TableWriter
 from tests.support.evaluating import QUICK, evaluate, read
-from tests.support.tables import rows_of, write_rows
-
-
-def dealt(table: Path, out: Path, parts: dict[str, list[str]]) -> Path:
-    """A split table with the images of each person dealt out as listed; the rest is excluded."""
-    seen: dict[str, int] = {}
-    with TableWriter(out, "split", "test", {}) as writer:
-        for row in Table(table, "aligned").columns(["image_id", "identity"]).to_pylist():
-            number = seen[row["identity"]] = seen.get(row["identity"], -1) + 1
-            wanted = parts.get(row["identity"], [])
-            writer.add(row | {"split": wanted[number] if number < len(wanted) else "excluded"})
-    return out
-
+from tests.support.exported import configured
+from tests.support.tables import rows_of, splitting, write_rows
 
 Refused = Callable[..., None]
 
@@ -75,16 +63,16 @@ def test_wrong_setting_is_named(wrong: dict[str, Any], said: str, refused: Refus
 @pytest.mark.parametrize(
     ("parts", "said"),
     [
-        ({"s1": ["train"] * 5}, "holds out 0 people, at least 2 are needed"),
-        ({"s1": ["heldout"] * 5, "s2": ["train"] * 5}, "holds out 1 people, at least 2 are needed"),
-        ({"s1": ["heldout"] * 3, "s2": ["heldout"] * 3}, "15 pairs of held-out people are too few to measure on"),
-        ({f"s{n}": ["heldout"] for n in range(1, 7)}, "no held-out person has two images"),
+        ({"s1": "ttttt"}, "holds out 0 people, at least 2 are needed"),
+        ({"s1": "hhhhh", "s2": "ttttt"}, "holds out 1 people, at least 2 are needed"),
+        ({"s1": "hhh", "s2": "hhh"}, "15 pairs of held-out people are too few to measure on"),
+        ({f"s{n}": "h" for n in range(1, 7)}, "no held-out person has two images"),
     ],
 )
 def test_too_few_held_out_people(
-    parts: dict[str, list[str]], said: str, aligned_table: Path, refused: Refused, tmp_path: Path
+    parts: dict[str, str], said: str, aligned_table: Path, refused: Refused, tmp_path: Path
 ) -> None:
-    refused(said, divided=dealt(aligned_table, tmp_path / "split", parts))
+    refused(said, divided=splitting(aligned_table, tmp_path / "split", parts))
 
 
 def test_split_of_another_table(aligned_table: Path, refused: Refused, tmp_path: Path) -> None:
@@ -129,9 +117,8 @@ def test_a_model_that_is_not_the_one_described_is_refused(
 
 def reworded(folder: Path, change: dict[str, Any] | None) -> None:
     """Another entry on ONNX in model.json; none with None."""
-    config = read(folder, "model.json")
-    config["training"]["onnx"] = None if change is None else config["training"]["onnx"] | change
-    (folder / "model.json").write_text(json.dumps(config))
+    training = read(folder, "model.json")["training"]
+    configured(folder, training=training | {"onnx": change and training["onnx"] | change})
 
 
 @pytest.mark.parametrize(
@@ -151,6 +138,5 @@ def test_a_wrong_set_is_said_before_the_work(
 
 def test_model_that_is_none(model: Path, refused: Refused) -> None:
     refused(r"nowhere/model\.json is missing", model=model.with_name("nowhere"))
-    config = read(model, "model.json")
-    (model / "model.json").write_text(json.dumps(config | {"training": {}}))
+    configured(model, training={})
     refused(r"model\.json tells of no training", model=model)

@@ -35,10 +35,11 @@ from kubeface.models.superresolution import Enlarger, open_enlarger
 from kubeface.models.superresolution_networks import Enlarging, save_network
 from kubeface.runtime.errors import KubefaceError
 from kubeface.runtime.options import read_options
-from kubeface.storage.folders import read_json, write_json
+from kubeface.storage.folders import read_json
 from tests.kubeface.conftest import SmallLfw
 from tests.support.evaluating import QUICK, evaluate, lfw, read
-from tests.support.exported import copied
+from tests.support.exported import configured, copied
+from tests.support.json_files import edit
 
 SIZED = QUICK | {"fmr": 0.1, "sizes": "8 16"}
 TEN = Degradation("lowres", 10)
@@ -333,9 +334,7 @@ def with_network(model: Path, network: Enlarger, to: Path, *people: str) -> Path
     """The model folder with a network that says it was trained on some people."""
     folder = copied(model, to)
     told = Enlarger(network.name, network.scale, network.network, people).write(folder)
-    its = {"superresolution": told.model_dump(mode="json")}
-    write_json(folder / "model.json", read_json(folder / "model.json") | its)
-    return folder
+    return configured(folder, superresolution=told.model_dump(mode="json"))
 
 
 def test_the_network_of_the_model_enlarges(
@@ -396,8 +395,7 @@ def test_another_network_than_the_model_tells_of_is_refused(
     aligned_table: Path, split_table: Path, mended: Path, network: Enlarger, tmp_path: Path
 ) -> None:
     model = with_network(mended, network, tmp_path / "model")
-    told = read_json(model / "model.json")
-    write_json(model / "model.json", told | {"superresolution": told["superresolution"] | {"sha256": 64 * "0"}})
+    edit(model / "model.json", lambda config: config["superresolution"].update(sha256=64 * "0"))
     with pytest.raises(KubefaceError, match=r"is not the network that model\.json tells of"):
         evaluate(aligned_table, split_table, model, tmp_path / "out", degradation="lowres:10", **SIZED)
     (model / "superresolution.onnx").unlink()

@@ -1,7 +1,5 @@
 """Degradations of crops: how they are written, and what they do to pixels."""
 
-from pathlib import Path
-
 import cv2
 import numpy as np
 import pytest
@@ -10,18 +8,10 @@ from hypothesis import strategies as st
 
 from kubeface.faces.degradation import _KINDS, Degradation
 from kubeface.faces.geometry import ARCFACE_112
-from kubeface.faces.images import RGB, decode_rgb
+from kubeface.faces.images import RGB
 from kubeface.runtime.errors import KubefaceError
-from kubeface.tables.table import Table
 
 EVERY = ["noise:60", "lowres:14", "blur:4", "jpeg:5", "dark", "dark:0.5", "grey", "masked", "rotated:15"]
-
-
-@pytest.fixture(scope="module")
-def crop(aligned_table: Path) -> RGB:
-    """A real face crop, coloured so that swapped channels show."""
-    row = next(Table(aligned_table, "aligned").row_groups(["image"]))[0]
-    return np.asarray(decode_rgb(row["image"]) * [1.0, 0.7, 0.4], np.uint8)
 
 
 def test_parsing_and_printing_agree() -> None:

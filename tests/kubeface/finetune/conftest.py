@@ -24,8 +24,8 @@ from kubeface.models.backbones import BACKBONES, Backbone
 from kubeface.records.model import Preprocessing
 from kubeface.runtime.options import read_options
 from kubeface.tables.row_index import RowIndex
-from kubeface.tables.table import Table, TableWriter
-from tests.support.tables import rows_of
+from kubeface.tables.table import Table
+from tests.support.tables import rows_of, splitting, write_rows
 
 # Rates at which the first epochs of attributes and classes already change what is predicted.
 LEARNING: dict[str, Any] = {"head_epochs": 2, "epochs": 2, "head_lr": 0.01, "lr": 0.001}
@@ -194,34 +194,17 @@ def changed(one: dict[str, Tensor], other: dict[str, Tensor]) -> set[str]:
     return {name for name, value in one.items() if not torch.equal(value, other[name])}
 
 
-def splitting(table: Path, out: Path, parts: dict[str, str]) -> Path:
-    """A split table of an aligned one.
-
-    Args:
-        parts: for each person the letters of what becomes of the images: t(rain), v(al), h(eldout); the rest is
-            excluded.
-    """
-    words = {"t": "train", "v": "val", "h": "heldout"}
-    left = {name: list(letters) for name, letters in parts.items()}
-    with TableWriter(out, "split", "test", {}) as writer:
-        for row in Table(table, "aligned").columns(["image_id", "identity"]).to_pylist():
-            letters = left.get(row["identity"], [])
-            writer.add(row | {"split": words[letters.pop(0)] if letters else "excluded"})
-    return out
-
-
 def labelled(table: Path, out: Path) -> Path:
     """The table with labels: one of half of the images, one of one person and not known of every fifth image, one of
     none; the last three images have no label at all."""
     source = Table(table, "aligned")
     rows = rows_of(source)
     first = min(row["identity"] for row in rows)
-    with TableWriter(out, "aligned", "test", source.manifest.settings) as writer:
-        for number, row in enumerate(rows):
-            glasses = "" if number % 5 == 0 else "1" if row["identity"] == first else "-1"
-            groups = {"Smiling": str(number % 2), "Eyeglasses": glasses, "Left_Side": "0"}
-            writer.add(row | {"groups": json.dumps({} if number >= len(rows) - 3 else groups)})
-    return out
+    for number, row in enumerate(rows):
+        glasses = "" if number % 5 == 0 else "1" if row["identity"] == first else "-1"
+        groups = {"Smiling": str(number % 2), "Eyeglasses": glasses, "Left_Side": "0"}
+        row["groups"] = json.dumps({} if number >= len(rows) - 3 else groups)
+    return write_rows(out, "aligned", rows, source.manifest.settings)
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,6 @@
 """Augmentations: what each does to pixels, how often, and that nothing but the generator decides."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -14,20 +13,12 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional
 
 from kubeface.faces.degradation import Degradation
-from kubeface.faces.images import RGB, decode_rgb
+from kubeface.faces.images import RGB
 from kubeface.finetune import augment
 from kubeface.finetune.augment import KINDS, Augmentation
 from kubeface.runtime.keyed_rng import keyed_rng
-from kubeface.tables.table import Table
 
 BOTH, STUDENT = KINDS[:4], KINDS[4:]
-
-
-@pytest.fixture(scope="module")
-def crop(aligned_table: Path) -> RGB:
-    """A real face crop, coloured so that swapped channels show."""
-    row = next(Table(aligned_table, "aligned").row_groups(["image"]))[0]
-    return np.asarray(decode_rgb(row["image"]) * [1.0, 0.7, 0.4], np.uint8)
 
 
 def only(kind: str, value: float = 1.0) -> Augmentation:

@@ -23,8 +23,9 @@ from kubeface.runtime.errors import KubefaceError
 from kubeface.storage import objects
 from kubeface.tables import table as table_module
 from kubeface.tables.row_index import WINDOW, FaceLocation, RowIndex, row_index
-from kubeface.tables.table import Table, TableWriter
+from kubeface.tables.table import Table
 from pipelines.local.store import local_store
+from tests.support.faulty_store import in_force
 from tests.support.tables import DETECTED, EMPTY_IMAGE, rows_of, write_rows
 
 NOISE = Degradation.parse("noise:60")
@@ -352,12 +353,10 @@ def test_a_corrupt_shard_is_named(damaged: Table, how: str, workers: int) -> Non
 @pytest.mark.parametrize("at", [0, 1000])
 def test_an_image_that_cannot_be_decoded_is_named(aligned_table: Path, tmp_path: Path, at: int, workers: int) -> None:
     """Its bytes are spoilt at the signature, or cut off, before they are written."""
-    with TableWriter(tmp_path / "spoilt", "aligned", "test", {}) as writer:
-        for number, row in enumerate(rows_of(aligned_table)):
-            image = row["image"]
-            spoilt = b"x" * 40 + image[40:] if at == 0 else image[:at]
-            writer.add(row | {"image": spoilt if number == 3 else image})
-    found = whole_index(tmp_path / "spoilt")
+    rows = rows_of(aligned_table)
+    image = rows[3]["image"]
+    rows[3]["image"] = b"x" * 40 + image[40:] if at == 0 else image[:at]
+    found = whole_index(write_rows(tmp_path / "spoilt", "aligned", rows))
     with pytest.raises(KubefaceError) as raised:
         read_all(found, workers)
     said = f"image {found[3].image_id} in {found[3].shard} cannot be decoded: run the step that wrote it again"
@@ -388,10 +387,7 @@ def test_a_table_in_a_store_is_read_where_it_is(
     small_groups: Table, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """By ranges, in several processes, to the same crops as from disk; nothing is downloaded as a whole."""
-    with local_store("kubeface") as environment:
-        for name, value in environment.items():
-            monkeypatch.setenv(name, value)
-        objects.ensure_bucket("kubeface")
+    with local_store("kubeface") as environment, in_force(environment):
         objects.upload_folder(Path(small_groups.folder), "s3://kubeface/aligned")
         monkeypatch.setattr(objects, "download", None)
         remote = Table("s3://kubeface/aligned", "aligned")

@@ -14,9 +14,9 @@ from kubeface.finetune.checkpoints import Checkpoints
 from kubeface.finetune.gradients import Gradients
 from kubeface.finetune.state import TrainingState
 from kubeface.runtime.errors import KubefaceError
-from tests.support.tables import rows_of, write_rows
+from tests.support.tables import rows_of, splitting, write_rows
 
-from .conftest import FULL, Tiny, Train, same, splitting
+from .conftest import FULL, Tiny, Train, same
 
 # --- memory ---------------------------------------------------------------------------------------------------------
 

@@ -18,9 +18,9 @@ from kubeface.models.quality_routing import QualityRouted, fine_structure
 from kubeface.records.model import GateErrors
 from kubeface.runtime.errors import KubefaceError
 from kubeface.tables.table import Table
-from tests.support.tables import rows_of
+from tests.support.tables import rows_of, splitting
 
-from .conftest import FULL, Tiny, Train, same, splitting
+from .conftest import FULL, Tiny, Train, same
 
 LEARNING: dict[str, Any] = FULL | {"freeze_batch_norm": False}
 

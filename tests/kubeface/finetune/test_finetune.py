@@ -24,8 +24,9 @@ from kubeface.finetune.validation import Validator
 from kubeface.models.model import load_model, load_pretrained
 from kubeface.storage.folders import sha256_file
 from kubeface.tables.table import Table
+from tests.support.tables import splitting
 
-from .conftest import FULL, Tiny, Train, changed, close, same, splitting
+from .conftest import FULL, Tiny, Train, changed, close, same
 
 SFACE: dict[str, Any] = {"backbone": "sface", "strategy": "full", "epochs": 1, "batch_size": 8}
 

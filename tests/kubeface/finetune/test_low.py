@@ -16,8 +16,8 @@ from kubeface.models.superresolution import Enlarger, open_enlarger
 from kubeface.models.superresolution_networks import Enlarging, save_network
 from kubeface.runtime.errors import KubefaceError
 from kubeface.tables.row_index import RowIndex, row_index
-from kubeface.tables.table import Table, TableWriter
-from tests.support.tables import rows_of
+from kubeface.tables.table import Table
+from tests.support.tables import rows_of, splitting, write_rows
 
 from .conftest import Train, same
 
@@ -28,36 +28,24 @@ NOISE = Degradation.parse("noise:60")
 @pytest.fixture(scope="module")
 def paired(aligned_table: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every crop twice: as it is, and with ten pixels a side; but the last two have no sharp one."""
-    out = tmp_path_factory.mktemp("low") / "aligned"
     source = Table(aligned_table, "aligned")
     rows = rows_of(source)
-    with TableWriter(out, "aligned", "test", source.manifest.settings) as writer:
-        for number, row in enumerate(rows):
-            name = row["source"].rpartition("/")[2]
-            low = encode_crop(LOW(decode_rgb(row["image"])))
-            for kind, resolution, image in (("vlr", "low", low), ("hr", "high", row["image"])):
-                if number < len(rows) - 2 or kind == "vlr":
-                    own = {"image_id": f"{kind}{row['image_id']}", "source": f"{kind}_images/{row['identity']}/{name}"}
-                    writer.add(row | own | {"image": image, "groups": json.dumps({"resolution": resolution})})
-    return out
+    made = []
+    for number, row in enumerate(rows):
+        name = row["source"].rpartition("/")[2]
+        low = encode_crop(LOW(decode_rgb(row["image"])))
+        for kind, resolution, image in (("vlr", "low", low), ("hr", "high", row["image"])):
+            if number < len(rows) - 2 or kind == "vlr":
+                own = {"image_id": f"{kind}{row['image_id']}", "source": f"{kind}_images/{row['identity']}/{name}"}
+                made.append(row | own | {"image": image, "groups": json.dumps({"resolution": resolution})})
+    return write_rows(tmp_path_factory.mktemp("low") / "aligned", "aligned", made, source.manifest.settings)
 
 
 @pytest.fixture
 def halves(paired: Path, tmp_path: Path) -> Path:
     """A split of the pairs: three people with four images each in train and one in val, three held out."""
-    out = tmp_path / "split"
-    table = Table(paired, "aligned")
-    rows = table.columns(["image_id", "identity"]).to_pylist()
-    people = sorted({row["identity"] for row in rows})
-    seen: dict[str, list[str]] = {name: [] for name in people}
-    with TableWriter(out, "split", "test", {}) as writer:
-        for row in rows:
-            photograph = row["image_id"].lstrip("vhlr")
-            own = seen[row["identity"]]
-            own += [photograph] if photograph not in own else []
-            part = "heldout" if row["identity"] in people[3:] else "val" if own.index(photograph) == 4 else "train"
-            writer.add({"image_id": row["image_id"], "identity": row["identity"], "split": part, "reason": None})
-    return out
+    trained = dict.fromkeys(("s1", "s2", "s3"), "ttttttttvv")
+    return splitting(paired, tmp_path / "split", trained | dict.fromkeys(("s4", "s5", "s6"), "hhhhhhhhhh"))
 
 
 @pytest.fixture
@@ -128,11 +116,9 @@ def test_both_of_a_pair_are_changed_alike(paired: Path) -> None:
 
 def test_two_sharp_images_of_one_photograph_are_an_error(paired: Path, tmp_path: Path) -> None:
     rows = rows_of(paired)
-    with TableWriter(tmp_path / "twice", "aligned", "test", {}) as writer:
-        for row in rows:
-            writer.add(row)
-        sharp = next(row for row in rows if row["source"].startswith("hr"))
-        writer.add(sharp | {"image_id": "again", "source": sharp["source"].replace("hr_images/", "hr_images/more/")})
+    sharp = next(row for row in rows if row["source"].startswith("hr"))
+    again = sharp | {"image_id": "again", "source": sharp["source"].replace("hr_images/", "hr_images/more/")}
+    write_rows(tmp_path / "twice", "aligned", [*rows, again])
     with pytest.raises(KubefaceError, match=r"hr_images/.* are both the high image of one photograph: rename one"):
         all_of(tmp_path / "twice")
 

@@ -11,7 +11,8 @@ from kubeface.finetune.promoted import find_promoted, hand_on
 from kubeface.records.champion import ChampionRecord
 from kubeface.records.model import ModelRecord
 from kubeface.runtime.errors import KubefaceError
-from tests.kubeface.finetune.conftest import Run, Train, splitting
+from tests.kubeface.finetune.conftest import Run, Train
+from tests.support.tables import splitting
 
 VERSION = "0123456789ab-cdef0123"
 

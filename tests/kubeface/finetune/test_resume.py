@@ -24,10 +24,11 @@ from kubeface.runtime.errors import KubefaceError
 from kubeface.storage import objects
 from kubeface.storage.folders import sha256_file
 from pipelines.local.store import local_store
-from tests.support.tables import contents
+from tests.support.faulty_store import BUCKET, in_force
+from tests.support.tables import contents, splitting
 
 from .conftest import LEARNING as HEAD_FIRST
-from .conftest import LONG, Run, Train, arguments, register_tiny, same, splitting, without_figures
+from .conftest import LONG, Run, Train, arguments, register_tiny, same, without_figures
 
 MUCH: dict[str, Any] = {
     "strategy": "lora",
@@ -279,13 +280,10 @@ def test_what_has_no_effect_may_differ(train: Train, train_once: Train, killed: 
 
 
 @pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def bucket() -> Iterator[str]:
     """A bucket in a real store that the environment describes."""
-    with local_store("kubeface") as environment:
-        for name, value in environment.items():
-            monkeypatch.setenv(name, value)
-        objects.ensure_bucket("kubeface")
-        yield "kubeface"
+    with local_store(BUCKET) as environment, in_force(environment) as bucket:
+        yield bucket
 
 
 @pytest.mark.parametrize(("choices", "elsewhere"), [(MUCH, True), ({}, False)], ids=["elsewhere", "here"])

@@ -24,6 +24,7 @@ from kubeface.tables.manifest import Settings
 from kubeface.tables.resolution_pairs import partners
 from kubeface.tables.table import Table, TableWriter
 from tests.support.images import scaled, write_files
+from tests.support.json_files import edit
 from tests.support.tables import DETECTED, JUDGED, contents, rows_of, write_rows
 
 PEOPLE, IMAGES = 9, 40
@@ -210,13 +211,9 @@ def test_tables_that_do_not_belong_together_are_refused(
         gather_all(plain | {"filtered": plain["filtered"][::-1]}, tmp_path)
     other = write_shards(source, tmp_path / "other", 3)
     aligned = Path(json.loads(other["aligned"][0])["uri"])
-    manifest = json.loads((aligned / "manifest.json").read_text())
-    manifest["settings"]["detector"] = "another"
-    (aligned / "manifest.json").write_text(json.dumps(manifest))
-    filtered = Path(json.loads(other["filtered"][0])["uri"]) / "manifest.json"
-    verdicts = json.loads(filtered.read_text())
-    verdicts["settings"]["aligned"] = Table(aligned, "aligned").sha256
-    filtered.write_text(json.dumps(verdicts))
+    edit(aligned / "manifest.json", lambda manifest: manifest["settings"].update(detector="another"))
+    filtered, sha256 = Path(json.loads(other["filtered"][0])["uri"]), Table(aligned, "aligned").sha256
+    edit(filtered / "manifest.json", lambda manifest: manifest["settings"].update(aligned=sha256))
     mixed = {step: [other[step][0], *receipts[step][1:]] for step in receipts}
     with pytest.raises(KubefaceError, match="made with different detector"):
         gather_all(mixed, tmp_path)

@@ -31,6 +31,7 @@ from kubeface.split.step import split
 from kubeface.storage import objects
 from kubeface.tables.table import Table
 from pipelines.local.store import local_store
+from tests.support.faulty_store import in_force
 from tests.support.images import encoded, write_files
 from tests.support.tables import reasons, rows_of
 
@@ -245,11 +246,8 @@ def test_tar(mixed_files: dict[str, bytes], tmp_path: Path, capsys: pytest.Captu
 
 
 @pytest.mark.slow
-def test_bucket(mixed_files: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with local_store("kubeface") as environment:
-        for name, value in environment.items():
-            monkeypatch.setenv(name, value)
-        objects.ensure_bucket("kubeface")
+def test_bucket(mixed_files: dict[str, bytes], tmp_path: Path) -> None:
+    with local_store("kubeface") as environment, in_force(environment):
         objects.upload_folder(Path(write_files(tmp_path / "in", mixed_files)), "s3://kubeface/mixed")
         check(tmp_path / "out", ingest("s3://kubeface/mixed", tmp_path / "out"))
 

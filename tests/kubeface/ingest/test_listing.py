@@ -1,8 +1,6 @@
 """Listings: joined tables, CelebA's own files, and names without folders."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +11,7 @@ from kubeface.ingest.step import ingest, plan_shards
 from kubeface.runtime.errors import KubefaceError
 from kubeface.tables.labels import known_labels, read_labels
 from kubeface.tables.table import Table
+from tests.support.commands import run_python
 from tests.support.images import write_files
 from tests.support.tables import reasons, rows_of
 
@@ -194,6 +193,4 @@ listing = Listing(str(path))
 assert listing.of("039999.jpg") == {f"Label_{n}": str(int(39_999 * n % 7 == 1)) for n in range(40)}
 print(peak() - before)
 """
-    command = [sys.executable, "-c", script, str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
-    assert int(done.stdout) < 40_000
+    assert int(run_python(script, tmp_path)) < 40_000

@@ -2,10 +2,9 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -25,6 +24,7 @@ from kubeface.models.model import (
 from kubeface.records.model import Preprocessing, TrainingRecord
 from kubeface.runtime.errors import KubefaceError
 from kubeface.storage.folders import sha256_file
+from tests.support.json_files import edit
 
 
 @pytest.fixture(scope="module")
@@ -49,12 +49,6 @@ def written(changed: FaceModel, tmp_path_factory: pytest.TempPathFactory) -> Pat
 def saved(written: Path, tmp_path: Path) -> Path:
     """A model folder to do with as one likes."""
     return Path(shutil.copytree(written, tmp_path / "model"))
-
-
-def rewrite(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    config = json.loads((folder / "model.json").read_text())
-    change(config)
-    (folder / "model.json").write_text(json.dumps(config))
 
 
 # --- tasks and heads -------------------------------------------------------------------------------------------------
@@ -181,14 +175,14 @@ def test_flipped_byte_is_found(saved: Path) -> None:
     ],
 )
 def test_other_preprocessing_is_refused(saved: Path, part: str, key: str, value: object) -> None:
-    rewrite(saved, lambda config: config[part].update({key: value}))
+    edit(saved / "model.json", lambda config: config[part].update({key: value}))
     with pytest.raises(KubefaceError, match=r"model\.json: the model was trained with another preprocessing"):
         load_model(saved)
 
 
 @pytest.mark.parametrize("key", ["backbone", "preprocessing", "alignment", "embedding_size", "weights_sha256"])
 def test_incomplete_model_json(saved: Path, key: str) -> None:
-    rewrite(saved, lambda config: config.pop(key))
+    edit(saved / "model.json", lambda config: config.pop(key))
     with pytest.raises(KubefaceError, match=rf"model\.json is not what this release reads \({key}.*\): [^\n]*$"):
         load_model(saved)
 
@@ -198,7 +192,7 @@ def test_folders_that_do_not_hold_what_is_asked_for(saved: Path, tmp_path: Path)
         load_pretrained("sface", str(tmp_path / "nowhere"))
     with pytest.raises(KubefaceError, match="holds backbone 'sface', the run asks for 'inception_resnet_v1'"):
         load_pretrained("inception_resnet_v1", str(saved))
-    rewrite(saved, lambda config: config.update(backbone="arcface"))
+    edit(saved / "model.json", lambda config: config.update(backbone="arcface"))
     with pytest.raises(KubefaceError, match="backbone 'arcface' is unknown"):
         load_model(saved)
 
@@ -206,7 +200,7 @@ def test_folders_that_do_not_hold_what_is_asked_for(saved: Path, tmp_path: Path)
 def test_weights_of_another_network_in_a_folder(saved: Path) -> None:
     path = saved / "model.safetensors"
     safetensors.torch.save_file({"weight": torch.ones(2)}, path)
-    rewrite(saved, lambda config: config.update(weights_sha256=sha256_file(path)))
+    edit(saved / "model.json", lambda config: config.update(weights_sha256=sha256_file(path)))
     with pytest.raises(KubefaceError, match=r"model\.safetensors does not fit .* missing .* 1 unexpected \(weight\)"):
         load_model(saved)
     path.unlink()

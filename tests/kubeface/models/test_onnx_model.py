@@ -12,8 +12,8 @@ from kubeface.models import onnx_model as module
 from kubeface.models.model import FaceModel
 from kubeface.models.onnx_model import CPU, CUDA, open_model, open_start
 from kubeface.runtime.errors import KubefaceError
-from kubeface.storage.folders import read_json
-from tests.support.exported import configured, copied, exported
+from tests.support.exported import copied, exported
+from tests.support.json_files import edit
 from tests.support.labelled import write_model
 
 Crops = NDArray[np.uint8]
@@ -77,9 +77,7 @@ def test_a_promoted_version_has_no_starting_model(tmp_path: Path) -> None:
     with pytest.raises(KubefaceError, match=r"has no start\.onnx, the model that it was trained from: fine-tune again"):
         open_start(str(exported()))
     folder = copied(exported(), tmp_path / "model")
-    training = read_json(folder / "model.json")["training"]
-    training["onnx"]["start"] = {"sha256": "0" * 64}
-    configured(folder, training=training)
+    edit(folder / "model.json", lambda config: config["training"]["onnx"].update(start={"sha256": "0" * 64}))
     with pytest.raises(KubefaceError, match=r"start\.onnx does not exist"):
         open_start(str(folder))
 

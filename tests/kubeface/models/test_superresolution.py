@@ -4,8 +4,6 @@ import hashlib
 import json
 import multiprocessing
 import pickle
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -29,9 +27,8 @@ from kubeface.records.model import SuperresolutionRecord
 from kubeface.records.superresolution import NetworkDesign
 from kubeface.runtime.errors import KubefaceError
 from kubeface.storage.folders import sha256_file
+from tests.support.commands import ROOT, run_python
 from tests.support.networks import nearest, repeated
-
-ROOT = Path(__file__).resolve().parents[3]
 
 
 def noise(height: int, width: int, seed: int = 0) -> RGB:
@@ -240,9 +237,7 @@ try:
 except Exception as error:
     print(type(error).__name__, error)
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, timeout=60)
-    assert done.returncode == 0, done.stderr[-500:]
-    shape, said = done.stdout.splitlines()
+    shape, said = run_python(program).splitlines()
     assert shape == "(8, 8, 3)"
     assert said.startswith("KubefaceError it.safetensors needs torch (") and "give the .onnx" in said
 

@@ -2,7 +2,6 @@
 
 import argparse
 import functools
-import json
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -22,11 +21,12 @@ from kubeface.models.weights import backbone_state, fetch_published, load_networ
 from kubeface.models.weights_mirror import mirror_weights
 from kubeface.records.model import Preprocessing, TrainingRecord
 from kubeface.runtime.errors import KubefaceError
-from kubeface.storage import objects
 from kubeface.storage.downloads import MIRROR_VARIABLE, Source
 from kubeface.storage.folders import sha256_file
 from pipelines.local.store import local_store
 from tests.support.commands import refusal
+from tests.support.faulty_store import in_force
+from tests.support.json_files import edit
 
 State = dict[str, Tensor]
 PREPROCESSING = Preprocessing(size=8, color_order="rgb", mean=127.5, std=128.0)
@@ -230,9 +230,7 @@ def test_a_folder_settles_what_the_name_does_not(tmp_path: Path, monkeypatch: py
     save_model(FaceModel("sized", Sized(5), own, 5, "somewhere", "MIT"), tmp_path, TrainingRecord(epochs=1))
     for loaded in (load_model(tmp_path), load_pretrained("sized", str(tmp_path))):
         assert (loaded.preprocessing, loaded.embedding_size, loaded.start) == (own, 5, "somewhere")
-    config = json.loads((tmp_path / "model.json").read_text())
-    config["preprocessing"]["std"] = [4.0, 0.0, 6.0]
-    (tmp_path / "model.json").write_text(json.dumps(config))
+    edit(tmp_path / "model.json", lambda config: config["preprocessing"].update(std=[4.0, 0.0, 6.0]))
     with pytest.raises(
         KubefaceError, match=r"model\.json is not .*preprocessing\.std.* is 0\.0: input should be greater than 0"
     ):
@@ -314,10 +312,7 @@ def test_mirror(file: Path, state: State, tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.mark.slow
 def test_mirror_in_a_bucket(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     there = f"s3://weights/copies/{sha256_file(file)}/small.safetensors"
-    with local_store("weights") as environment:
-        for name, value in environment.items():
-            monkeypatch.setenv(name, value)
-        objects.ensure_bucket("weights")
+    with local_store("weights") as environment, in_force(environment, "weights"):
         source = f"{file}#sha256={sha256_file(file)}"
         monkeypatch.setitem(BACKBONES, "small", published("small", source))
         for said in ("copied to ", "there already, "):

@@ -21,17 +21,15 @@ from kubeface.runtime.errors import KubefaceError
 from kubeface.storage import objects
 from pipelines.local.store import local_store
 from tests.support.commands import refusal
+from tests.support.faulty_store import BUCKET, in_force
 from tests.support.promoted_models import make
 
 
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[str]:
     """A bucket in a real store that the environment describes."""
-    with local_store("kubeface") as environment, pytest.MonkeyPatch.context() as patch:
-        for name, value in environment.items():
-            patch.setenv(name, value)
-        objects.ensure_bucket("kubeface")
-        yield "s3://kubeface"
+    with local_store(BUCKET) as environment, in_force(environment) as bucket:
+        yield f"s3://{bucket}"
 
 
 def published(models: str) -> PromoteOptions:

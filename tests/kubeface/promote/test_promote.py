@@ -17,6 +17,7 @@ from kubeface.runtime.options import read_options
 from kubeface.storage import objects
 from kubeface.storage.folders import sha256_file
 from tests.support.evaluations import resolutions
+from tests.support.json_files import edit
 from tests.support.promoted_models import LABELS, make, write_data
 
 OTHER = {"backbone": "sface", "weights_sha256": "0" * 64, "onnx_sha256": "0" * 64}
@@ -41,12 +42,6 @@ def refused(folder: Path, said: str, model: Path, evaluation: Path, name: str = 
     with pytest.raises(KubefaceError, match=said):
         promote(model, evaluation, folder / "out", options=published(folder, name))
     assert not (folder / "out").exists()
-
-
-def edit(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
-    value = json.loads(path.read_text("utf-8"))
-    change(value)
-    path.write_text(json.dumps(value), "utf-8")
 
 
 def test_a_better_model_is_written_with_all_that_belongs_to_it(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from kubeface.runtime.errors import KubefaceError
 from kubeface.storage.folders import write_json
 from tests.kubeface.report.test_report import told_by
 from tests.support.evaluations import HOSTILE, class_figures
+from tests.support.json_files import edit
 from tests.support.report_runs import make_run
 
 
@@ -122,11 +123,9 @@ def test_figures_that_no_label_has_enough_images_for_are_dashes(tmp_path: Path) 
 
 def test_a_fallback_is_told(tmp_path: Path) -> None:
     run = make_run(tmp_path, task="attributes")
-    path = tmp_path / "model" / "model.json"
-    config = json.loads(path.read_text())
-    config["training"]["fallback"] = "sface, since resnet50's weights could not be had"
-    write_json(path, config)
-    assert "Started otherwise than asked: sface, since resnet50's weights could not be had" in told_by(run)
+    fallback = "sface, since resnet50's weights could not be had"
+    edit(tmp_path / "model" / "model.json", lambda config: config["training"].update(fallback=fallback))
+    assert f"Started otherwise than asked: {fallback}" in told_by(run)
 
 
 def test_outputs_of_two_tasks_are_refused(tmp_path: Path) -> None:

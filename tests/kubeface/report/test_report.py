@@ -13,6 +13,7 @@ import pytest
 from kubeface import __version__
 from kubeface.cli import main
 from kubeface.faces.images import encode_png
+from kubeface.records.evaluation import EVALUATIONS
 from kubeface.records.promotion import PromotionRecord
 from kubeface.report import page as page_module
 from kubeface.report.options import ReportOptions
@@ -21,12 +22,12 @@ from kubeface.report.step import ReportResult
 from kubeface.runtime.errors import KubefaceError
 from kubeface.runtime.page_links import PAGE_LINKS
 from kubeface.storage.folders import write_json
-from kubeface.tables.table import Table, TableWriter
+from kubeface.tables.table import Table
 from tests.support.evaluations import HOSTILE, LONG
+from tests.support.json_files import edit
 from tests.support.report_runs import (
     FINDINGS,
     FOLDERS,
-    KINDS,
     PROMOTED,
     SHARD_STEPS,
     STEPS,
@@ -34,7 +35,7 @@ from tests.support.report_runs import (
     add_resolutions,
     make_run,
 )
-from tests.support.tables import DETECTED, EMPTY_IMAGE
+from tests.support.tables import DETECTED, EMPTY_IMAGE, write_rows
 
 
 class Page(HTMLParser):
@@ -106,7 +107,7 @@ def test_summary_holds_what_else_was_measured(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("full", [True, False], ids=["full", "plain"])
-@pytest.mark.parametrize("task", KINDS)
+@pytest.mark.parametrize("task", EVALUATIONS)
 def test_page_is_self_contained_and_can_be_read_by_headings(tmp_path: Path, task: str, full: bool) -> None:
     run = make_run(tmp_path, reject=True, lfw=full, full=full, task=task)
     page = page_of(run)
@@ -226,13 +227,13 @@ def test_failed_checks_stand_open(tmp_path: Path) -> None:
     assert "open" in page.all("details")[0] and "0 of 1 checks passed" in page.text
 
 
-@pytest.mark.parametrize("task", KINDS)
+@pytest.mark.parametrize("task", EVALUATIONS)
 def test_every_part_that_an_evaluation_may_lack_can_be_left_out(tmp_path: Path, task: str) -> None:
     run = make_run(tmp_path, full=True, task=task)
     if task == "recognition":
         add_resolutions(run)
     whole, before = run.evaluation(), page_of(run)
-    optional = {name for name, field in KINDS[task].model_fields.items() if not field.is_required()}
+    optional = {name for name, field in EVALUATIONS[task].model_fields.items() if not field.is_required()}
     left_out = [
         {key: value for key, value in whole.items() if key != name}
         for name in sorted((optional & set(whole)) - {"schema_version", "task", "low_resolution"})
@@ -306,10 +307,8 @@ def test_a_run_that_trained_nothing_says_that_the_model_is_in_force_already(tmp_
     promotion = PROMOTED.model_copy(update={"promoted": False, "trained": False, "reason": reason})
     run = make_run(tmp_path, promotion=promotion)
     shutil.rmtree(tmp_path / "model" / "logs")  # a promoted version has none
-    model = json.loads((tmp_path / "model" / "model.json").read_text())
-    model |= {"trained": False, "reason": "the data are those that it was trained on"}
-    model["training"]["split"] = "0" * 64  # of the earlier run
-    write_json(tmp_path / "model" / "model.json", model)
+    edit(tmp_path / "model" / "model.json", lambda model: model.update(trained=False, reason=reason.partition(": ")[2]))
+    edit(tmp_path / "model" / "model.json", lambda model: model["training"].update(split="0" * 64))  # the earlier run's
     page = page_of(run)
     assert "Not trained" in page.text and "✓ Promoted" not in page.text and "✗ Not promoted" not in page.text
     assert f"T{reason[1:]}." in page.text and "This run trained nothing." in page.text
@@ -338,7 +337,7 @@ def test_many_identities_make_a_histogram(tmp_path: Path) -> None:
     assert len(faces) == 24
 
 
-@pytest.mark.parametrize("task", KINDS)
+@pytest.mark.parametrize("task", EVALUATIONS)
 def test_equal_runs_give_equal_bytes(tmp_path: Path, task: str) -> None:
     about = {"reject": True, "lfw": True, "full": True, "task": task}
     run, other = (make_run(tmp_path / name, **about) for name in ("one", "other"))
@@ -414,11 +413,8 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def aligned_table(folder: Path, identities: list[str]) -> Table:
-    with TableWriter(folder, "aligned", "align", {}) as table:
-        for number, name in enumerate(identities):
-            row = {"image_id": str(number), "identity": name, "source": str(number)}
-            table.add({**row, **EMPTY_IMAGE, **DETECTED})
-    return Table(folder, "aligned")
+    rows = ({"image_id": str(n), "identity": name, "source": str(n)} for n, name in enumerate(identities))
+    return Table(write_rows(folder, "aligned", ({**row, **EMPTY_IMAGE, **DETECTED} for row in rows)), "aligned")
 
 
 def test_sampled_faces_are_spread_and_of_different_people(tmp_path: Path) -> None:

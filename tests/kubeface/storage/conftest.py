@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from kubeface.storage import objects, s3
-from tests.support.faulty_store import BUCKET, Proxy, Store
+from tests.support.faulty_store import BUCKET, Proxy, Store, in_force
 
 
 @pytest.fixture(scope="package")
@@ -15,10 +15,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     """A store with an empty bucket, which the environment describes."""
     store = Store(tmp_path_factory.mktemp("store"))
     store.start()
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in store.environment.items():
-            patch.setenv(name, value)
-        objects.ensure_bucket(BUCKET)
+    with in_force(store.environment):
         yield store
     store.kill()
 

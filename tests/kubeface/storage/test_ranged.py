@@ -8,10 +8,10 @@ import pytest
 
 from kubeface.runtime.errors import KubefaceError
 from kubeface.storage import objects
-from kubeface.storage.folders import read_json, write_json
 from kubeface.storage.ranged import RangedFile, RemoteFile
 from kubeface.tables.table import Table, TableWriter, open_shard
 from tests.support.faulty_store import BUCKET, Fault, Proxy, closed, flipped, halved, status
+from tests.support.json_files import edit
 from tests.support.tables import rows_of
 
 
@@ -103,9 +103,7 @@ def test_missing_parts_of_a_table_in_a_store_are_named(stored: str, written: Pat
 
 def test_a_shard_that_differs_from_the_manifest_is_refused(stored: str, written: Path, tmp_path: Path) -> None:
     """The store's own checksum is right, as it is for whatever was uploaded."""
-    manifest = read_json(written / "manifest.json")
-    manifest["shards"][0]["sha256"] = "0" * 64
-    write_json(written / "manifest.json", manifest)
+    edit(written / "manifest.json", lambda manifest: manifest["shards"][0].update(sha256="0" * 64))
     objects.upload_folder(written, stored)
     with pytest.raises(KubefaceError, match=r"shard-00000\.parquet has SHA-256 .* where manifest\.json has 0{64}"):
         objects.download_folder(stored, tmp_path / "copy")

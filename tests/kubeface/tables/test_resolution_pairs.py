@@ -1,8 +1,6 @@
 """Resolution pairs: partners, enlargement, and the native size of a crop."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +12,8 @@ from kubeface.faces.geometry import ARCFACE_112
 from kubeface.runtime.errors import KubefaceError
 from kubeface.tables.resolution_pairs import enlarged_of, native_side, pair_key, partners, resolution_of
 from kubeface.tables.table import Table
+from tests.support.commands import run_python
 from tests.support.tables import EMPTY_IMAGE, write_rows
-
-ROOT = Path(__file__).resolve().parents[3]
 
 
 def table_of(folder: Path, rows: list[tuple[str, str, str | None]]) -> Table:
@@ -112,6 +109,4 @@ def test_native_side_of_a_crop(side: float, turn: float, shift: float, enlarged:
 
 def test_pairs_do_not_need_opencv() -> None:
     """ingest and gather carry none."""
-    program = "import sys; sys.modules['cv2'] = None; import kubeface.tables.resolution_pairs, kubeface.gather.step"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 0, done.stderr[-500:]
+    run_python("import sys; sys.modules['cv2'] = None; import kubeface.tables.resolution_pairs, kubeface.gather.step")

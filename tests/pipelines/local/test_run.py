@@ -28,6 +28,7 @@ from pipelines.local.store import local_store
 from tests.kubeface.notify.test_notify import Webhook
 from tests.support.commands import refusal
 from tests.support.engine import built_images, working_engine
+from tests.support.faulty_store import BUCKET, in_force
 from tests.support.images import write_files
 
 STEPS = ["ingest", "align", "filter", "gather", "audit", "split", "finetune", "evaluate", "promote"]
@@ -45,11 +46,8 @@ Run = tuple[Path, SummaryRecord]
 
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[str]:
-    with local_store("kubeface") as environment, pytest.MonkeyPatch.context() as patch:
-        for name, value in environment.items():
-            patch.setenv(name, value)
-        objects.ensure_bucket("kubeface")
-        yield "kubeface"
+    with local_store(BUCKET) as environment, in_force(environment) as bucket:
+        yield bucket
 
 
 @pytest.fixture(scope="module")
