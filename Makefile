@@ -159,8 +159,9 @@ unschedule: $(READY) ## Delete a schedule once its run has ended: NAME=weekly [W
 plan: $(READY) ## What a run would do and cost, before it is submitted: PARAMS=file.yaml [PIPELINE=… PACKAGE=…]
 	@$(KUBEFACE) plan $(RUN_FLAGS)
 
-e2e: $(READY) ## The whole of it on a kind cluster of its own: needs docker, kind, 16 GB and an hour [KEEP=1]
-	@KEEP="$(KEEP)" BIN="$(BIN)" pipelines/cluster/e2e.sh
+e2e: $(READY) ## All of it on a cluster, for an hour: KUBE_CONTEXT=name, which has Kubeflow Pipelines and reaches the images of `make push`; else a kind cluster of its own, which needs docker, kind and 16 GB [KEEP=1]
+	@[ -z "$(KUBE_CONTEXT)" ] || E2E=1 $(BIN)/python -m pytest -x tests/e2e
+	@[ -n "$(KUBE_CONTEXT)" ] || KEEP="$(KEEP)" BIN="$(BIN)" pipelines/cluster/e2e.sh
 
 docs: $(READY) ## Write the tables of options in docs/ and in the components' pages
 	@$(KUBEFACE) docs

@@ -68,9 +68,12 @@ SLOW_FILES = (
 )
 
 
+DEMOS = ("test_demo", "test_low_resolution")  # files of tests that run one
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks what is slow; the demos go first, since they take longest and the others have their turn beside them."""
-    items.sort(key=lambda item: not item.path.name.startswith("test_demo"))
+    items.sort(key=lambda item: not item.path.name.startswith(DEMOS))
     for item in items:
         path = item.path.relative_to(TESTS).as_posix()
         if path.startswith(SLOW_FILES) or SLOW_FIXTURES.intersection(getattr(item, "fixturenames", ())):
