@@ -26,7 +26,8 @@ pytestmark = [
 PEOPLE, PHOTOGRAPHS = 8, 4
 TRAINED = {"finetune", "evaluate", "promote"}
 NEVER_CACHED = {"plan", "report", "notify"}
-DEPLOY = ("deploy", "--overlay", "dev", "--namespace", NAMESPACE, "--images", "build/images.json")
+PIPELINE = ("--pipeline", "face-finetuning", "--images", "build/images.json")
+DEPLOY = ("deploy", "--overlay", "dev", "--namespace", NAMESPACE, *PIPELINE)
 LABEL = "pod-security.kubernetes.io/enforce"
 
 
@@ -67,7 +68,7 @@ def values(people: str) -> dict[str, Any]:
 
 
 def test_deploying_twice_changes_nothing() -> None:
-    command("compile", "--images", "build/images.json", "--weights-claim", "kubeface-weights")
+    command("compile", *PIPELINE, "--weights-claim", "kubeface-weights")
     command(*DEPLOY)
     assert "nothing to change" in command(*DEPLOY)
     kubectl("rollout", "status", "statefulset/kubeface-store", "--timeout=180s")
