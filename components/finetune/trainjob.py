@@ -264,7 +264,7 @@ def _reason(error: Exception) -> str:
         said = str(error.reason)
     advice = {
         401: "the service account's token is not accepted",
-        403: "the step's service account may not: give it the role of manifests/base",
+        403: "the step's service account may not: start the run with kubeface-trainer of manifests/base",
         404: "it is not there: install Kubeflow Trainer 2.2 or later, or see who deleted it",
         409: "it exists already: delete it",
     }

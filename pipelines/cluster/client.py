@@ -27,6 +27,7 @@ CONNECT_SECONDS, READ_SECONDS, FORWARD_SECONDS = 5.0, 30.0, 20.0
 BUSY = (408, 429, 502, 503, 504)  # answers of a server, or a proxy before it, that has no time
 SERVICE, PORT = "ml-pipeline", 8888  # of KFP's API: manifests/kustomize/base/pipeline in kubeflow/pipelines
 ACCOUNT_VARIABLE = "KFP_SERVICE_ACCOUNT"
+RUNNER, TRAINER = "kubeface-runner", "kubeface-trainer"  # accounts of manifests/base
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")  # there in every pod that has an account
 
 
@@ -53,9 +54,14 @@ class Cluster(BaseModel):
     # PEM file of the authority that signed the server's certificate.
     ca: str = Field(default="", validation_alias="KFP_CA")
     ui: str = Field(default="", validation_alias="KFP_UI")  # URL of the pages, where it is not the API's
-    service_account: str = Field(default="kubeface-runner", validation_alias=ACCOUNT_VARIABLE)  # of the steps
+    service_account: str = Field(default=RUNNER, validation_alias=ACCOUNT_VARIABLE)  # of the steps
     kubeconfig: str = Field(default="", validation_alias="KUBECONFIG")
     context: str = Field(default="", validation_alias="KUBE_CONTEXT")
+
+    def account(self, nodes: int) -> str:
+        """The service account of a run's steps: the one that is asked for, else the deployment's, of which only one
+        may start the TrainJob that a training on several nodes is."""
+        return self.service_account if nodes == 1 or "service_account" in self.model_fields_set else TRAINER
 
     @field_validator("host", "ui")
     @classmethod

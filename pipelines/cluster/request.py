@@ -110,7 +110,7 @@ def configure(client: Client, request: Request) -> RunConfig:
         version=upload(client, request.package),
         parameters=request.parameters,
         root=pipeline_root(client),
-        service_account=client.cluster.service_account,
+        service_account=client.cluster.account(request.read().resources.nodes.num_nodes),
     )
 
 

@@ -278,6 +278,8 @@ def least_privilege(objects: list[Object]) -> Iterator[str]:
                 yield f"{name_of(item)}: more than reading secrets by name"
             if {"pods/exec", "pods/attach", "roles", "rolebindings", "serviceaccounts/token"} & set(rule["resources"]):
                 yield f"{name_of(item)}: a right that gives others"
+            if "trainjobs" in rule["resources"] and item["metadata"]["name"] != "kubeface-trainer":
+                yield f"{name_of(item)}: TrainJobs are for the account of runs on several nodes"
         if item["kind"] == "RoleBinding" and item["roleRef"]["kind"] != "Role":
             yield f"{name_of(item)}: binds a role of the cluster"
 

@@ -84,6 +84,7 @@ STEPS_POLICY = ("NetworkPolicy", "kubeface-steps")
 SERVICE = ("Service", "kubeface-store")
 ROLE = ("Role", "kubeface-runner")
 BINDING = ("RoleBinding", "kubeface-runner")
+TRAINER = ("Role", "kubeface-trainer")
 BUDGET = ("PodDisruptionBudget", "kubeface-store")
 BAD: list[tuple[Rule, tuple[str, str], str, Any, str]] = [
     (rules.images_by_digest, STORE, f"{CONTAINER}.image", "registry/store:4.48", "has no digest"),
@@ -132,9 +133,10 @@ BAD: list[tuple[Rule, tuple[str, str], str, Any, str]] = [
     ),
     (rules.no_secret_data, SETTINGS, "data.S3_ENDPOINT", "http://a:b@c", "like a key"),
     (rules.no_secret_data, SETTINGS, "kind", "Secret", "a secret in a manifest"),
-    (rules.least_privilege, ROLE, "rules.4.verbs", ["*"], "any of verbs"),
+    (rules.least_privilege, ROLE, "rules.0.verbs", ["*"], "any of verbs"),
+    (rules.least_privilege, ROLE, "rules.0.resources", ["trainjobs"], "TrainJobs"),
     (rules.least_privilege, ROLE, "rules.3.resourceNames", None, "more than reading secrets"),
-    (rules.least_privilege, ROLE, "rules.5.resources", ["pods/exec"], "gives others"),
+    (rules.least_privilege, TRAINER, "rules.1.resources", ["pods/exec"], "gives others"),
     (rules.least_privilege, ROLE, "kind", "ClusterRole", "whole cluster"),
     (rules.least_privilege, BINDING, "roleRef.kind", "ClusterRole", "role of the cluster"),
     (rules.closed_network, ("NetworkPolicy", "kubeface-deny"), "spec.egress", [{}], "no policy closes the namespace"),

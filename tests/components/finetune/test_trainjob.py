@@ -218,7 +218,11 @@ def test_a_node_that_fails_is_named_with_its_last_words(
 @pytest.mark.parametrize(
     ("fault", "status", "said"),
     [
-        ("POST trainjob", 403, "the step's service account may not: give it the role of manifests/base"),
+        (
+            "POST trainjob",
+            403,
+            "the step's service account may not: start the run with kubeface-trainer of manifests/base",
+        ),
         ("POST trainjob", 404, "install Kubeflow Trainer 2.2 or later"),
         ("POST trainjob", 409, "it exists already"),
         ("POST trainjob", 500, "Kubernetes answered 500"),

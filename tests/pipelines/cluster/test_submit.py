@@ -50,6 +50,16 @@ def run(told: Told, api: KfpApi, files: Files) -> str:
     return str(api.state.runs[0]["run_id"])
 
 
+def test_a_run_on_several_nodes_has_the_account_that_may_start_a_trainjob(
+    told: Told, api: KfpApi, files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "nodes.yaml").write_text(yaml.safe_dump(GOOD | {"resources": {"nodes": {"num_nodes": 2}}}))
+    told("submit", tmp_path / "nodes.yaml", *files[2:])
+    monkeypatch.setenv("KFP_SERVICE_ACCOUNT", "ours")
+    told("submit", tmp_path / "nodes.yaml", *files[2:])
+    assert [made["service_account"] for made in api.state.runs] == ["kubeface-trainer", "ours"]
+
+
 def test_submit_sends_the_parameters_and_says_where_the_run_is(told: Told, api: KfpApi, files: Files) -> None:
     lines = told("submit", *files).splitlines()
     (made,) = api.state.runs
