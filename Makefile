@@ -129,11 +129,11 @@ undeploy: $(READY) ## Delete what `make deploy` made, but not data [OVERLAY=dev]
 submit: $(READY) ## Start a run on the cluster: PARAMS=file.yaml [PIPELINE=face-attributes PACKAGE=… RUN_NAME=… EXPERIMENT=…]
 	@$(KUBEFACE) submit $(RUN_FLAGS) $(call flag,name,$(RUN_NAME)) $(call flag,experiment,$(EXPERIMENT))
 
-status: $(READY) ## How a run and its steps stand: RUN=id
-	@$(KUBEFACE) status $(RUN)
+status: $(READY) ## How a run and its steps stand: RUN=id [FOLLOW=1: each change until it has ended]
+	@$(KUBEFACE) status $(RUN) $(call switch,follow,$(FOLLOW))
 
-logs: $(READY) ## What a run's steps printed: RUN=id [STEP=finetune]
-	@$(KUBEFACE) logs $(RUN) $(call flag,step,$(STEP))
+logs: $(READY) ## What a run's steps printed: RUN=id [STEP=finetune] [FOLLOW=1: what they print from now on]
+	@$(KUBEFACE) logs $(RUN) $(call flag,step,$(STEP)) $(call switch,follow,$(FOLLOW))
 
 cancel: $(READY) ## Stop a run: RUN=id
 	@$(KUBEFACE) cancel $(RUN)

@@ -21,7 +21,7 @@ from kfp.client import ServiceAccountTokenVolumeCredentials
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
 from kubeface.runtime.errors import KubefaceError
-from pipelines.cluster.kubectl import Kubectl, one_line, program
+from pipelines.cluster.kubectl import Kubectl, one_line
 
 CONNECT_SECONDS, READ_SECONDS, FORWARD_SECONDS = 5.0, 30.0, 20.0
 BUSY = (408, 429, 502, 503, 504)  # answers of a server, or a proxy before it, that has no time
@@ -114,6 +114,10 @@ class Cluster(BaseModel):
             f"http://localhost:8080/#/{path} after "
             f"kubectl -n {self.system_namespace} port-forward svc/ml-pipeline-ui 8080:80"
         )
+
+    def run_page(self, run: str) -> str:
+        """Address of a run's page."""
+        return self.page(f"runs/details/{run}")
 
     def without_secrets(self, text: str) -> str:
         """The text without token and cookie, in case a server has repeated them."""
@@ -213,18 +217,9 @@ def _api_url(cluster: Cluster) -> Iterator[str]:
 @contextmanager
 def _forwarded_port(cluster: Cluster) -> Iterator[str]:
     """A port of 127.0.0.1 that kubectl connects with KFP's API."""
-    kubectl = cluster.kubectl()
-    command = [program(), *([f"--context={cluster.context}"] if cluster.context else [])]
-    command += ["port-forward", f"--namespace={cluster.system_namespace}", "--address=127.0.0.1"]
+    command = ["port-forward", f"--namespace={cluster.system_namespace}", "--address=127.0.0.1"]
     with tempfile.TemporaryFile("w+") as complaints:
-        process = subprocess.Popen(
-            [*command, f"svc/{SERVICE}", f":{PORT}"],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=complaints,
-            text=True,
-            env=os.environ | dict(kubectl.environment),
-        )
+        process = cluster.kubectl().start(*command, f"svc/{SERVICE}", f":{PORT}", stderr=complaints)
         try:
             port = _port(process)
             if not port:

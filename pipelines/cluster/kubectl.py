@@ -8,7 +8,7 @@ import subprocess
 import sysconfig
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import IO, Any
 
 from kubeface.runtime.errors import KubefaceError
 
@@ -79,6 +79,19 @@ class Kubectl:
             raise KubefaceError(
                 f"kubectl {arguments[0]} took longer than {COMMAND_SECONDS} seconds: check the network, or try again"
             ) from error
+
+    def start(self, *arguments: str, stderr: IO[str]) -> "subprocess.Popen[str]":
+        """Starts a command that goes on by itself, as one that forwards a port does; the caller reads its standard
+        output and ends it. Raises KubefaceError if kubectl is missing."""
+        return subprocess.Popen(
+            [program(), *([f"--context={self.context}"] if self.context else []), *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+            errors="replace",
+            env=os.environ | dict(self.environment),
+        )
 
     def run(self, *arguments: str, stdin: str = "") -> str:
         """Runs a command as `call` does; returns what it prints. Raises KubefaceError if it fails; one line says why

@@ -16,13 +16,12 @@ from pipelines.build.catalogue import TASKS
 from pipelines.cluster.client import Client
 from pipelines.cluster.runs import CANCELING, OVER
 from pipelines.cluster.versions import equals, find_pipeline
-from pipelines.cluster.watch import WaitingLine, poll
+from pipelines.cluster.watch import INTERRUPTED, WaitingLine, poll
 from pipelines.cluster.workflow import has_workflow
 from pipelines.formatting import minutes
 
 PAGE = 100
 ORPHAN = "ORPHAN"  # DeletePropagationPolicy of recurring_run.proto in kubeflow/pipelines: what it owns stays
-INTERRUPTED = 130  # exit code after Ctrl-C
 
 
 def all_recurring(client: Client) -> list[Any]:

@@ -31,9 +31,11 @@ SECRET_VARIABLES = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "KFP_TOKEN", "
 SHORTEST_SECRET = 8  # shorter values are words that stand anywhere
 CONFIG_MAP = "kubeface-settings"
 ROOT = "PIPELINE_ROOT"
-# Flags of the commands that ask for runs.
+# Arguments of the commands about runs.
 ParamsFlag = Annotated[Path, Parameter(help="YAML or JSON file of the run's parameters.")]
 PipelineFlag = Annotated[str, Parameter(help="Name of the pipeline.")]
+RunId = Annotated[str, Parameter(help="Id of the run.")]
+FollowFlag = Annotated[bool, Parameter(help="Go on until it has ended.", negative="")]
 PackageFlag = Annotated[Path | None, Parameter(help="Compiled pipeline; build/<pipeline>.yaml where it is not given.")]
 
 

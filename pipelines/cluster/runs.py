@@ -1,6 +1,6 @@
 """Runs of Kubeflow Pipelines: what they are started with, the state of their steps, how long those took."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from graphlib import TopologicalSorter
@@ -65,6 +65,12 @@ class Step:
     pods: tuple[str, ...]  # those that ran its container, the last attempt's last
     error: str  # what is said of its failure, or of why its pod waits
     shard: int | None = None  # its number in the loop over shards
+    retries: int = 0  # that were made because a pod was lost
+
+    @property
+    def label(self) -> str:
+        """Its name for people, with its shard."""
+        return self.name if self.shard is None else f"{self.name} (shard {self.shard})"
 
     @property
     def seconds(self) -> float | None:
@@ -110,7 +116,7 @@ def containers(spec: Spec) -> dict[str, dict[str, Any]]:
     return dict(below(spec["root"]["dag"]))
 
 
-def steps_of(run: Any, names: Mapping[str, Any]) -> list[Step]:
+def steps_of(run: Any, names: Collection[str]) -> list[Step]:
     """The steps of a run of `get_run` in the order in which they began; `names` has the keys of `containers`."""
     tasks = (run.run_details.task_details if run.run_details else None) or []
     by_node = {key: task for task in tasks for key in (task.pod_name, task.task_id) if key}
@@ -131,6 +137,7 @@ def _step(task: Any, by_node: Mapping[str, Any]) -> Step:
         ended if task.state in (*OVER, "CACHED") else None,
         tuple(pod for pod in pods if pod),
         " ".join(errors[0].split()) if errors else "",
+        retries=max(0, sum(str(one.display_name) != EXECUTOR for one in inside) - 1),
     )
 
 

@@ -1,14 +1,17 @@
 """Looking again every few seconds: over connections that break, and with one line that says what is waited for."""
 
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from pipelines.cluster.client import Client, Unreachable, connect
 
 POLL_SECONDS = 5.0
 LOST_SECONDS = 600.0  # how long a connection may be lost
+INTERRUPTED = 130  # exit code after Ctrl-C
 LINE_SECONDS = 60.0  # between two lines where standard error is no terminal
 Answer = TypeVar("Answer")
 
@@ -39,6 +42,21 @@ def poll(read: Callable[[Client], Answer]) -> Iterator[Answer]:
             rest()
 
 
+@contextmanager
+def exit_on_interrupt() -> Iterator[None]:
+    """Ctrl-C ends the process without more words."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise SystemExit(INTERRUPTED) from None
+
+
+def cut_to_terminal(line: str) -> str:
+    """A line, or as much of it as the terminal is wide."""
+    columns = shutil.get_terminal_size().columns
+    return line if len(line) <= columns else f"{line[: columns - 1]}…"
+
+
 class WaitingLine:
     """One line on standard error; a terminal shows it rewritten, others get it anew every minute."""
 
@@ -57,7 +75,7 @@ class WaitingLine:
         """Shows a text in place of the one before."""
         now = time.monotonic()
         if self._on_terminal:
-            print(f"\r{text}\x1b[K", end="", file=sys.stderr, flush=True)
+            print(f"\r{cut_to_terminal(text)}\x1b[K", end="", file=sys.stderr, flush=True)
         elif self._last is None or now - self._last >= LINE_SECONDS:
             print(text, file=sys.stderr, flush=True)
         else:

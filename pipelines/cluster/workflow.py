@@ -10,14 +10,16 @@ import gzip
 import json
 import re
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from kubeface.runtime.errors import KubefaceError
+from pipelines.cluster.client import Client
 from pipelines.cluster.kubectl import Kubectl
-from pipelines.cluster.runs import Step
+from pipelines.cluster.runs import Step, steps_of
 
 RUN_LABEL = "pipeline/runid"
 # What runs a task's container, argocompiler/container.go in kubeflow/pipelines: with retries, without, with metadata.
@@ -83,6 +85,30 @@ def has_workflow(kubectl: Kubectl, namespace: str, run: str) -> bool | None:
     return bool(names.strip())
 
 
+def is_workflow_over(workflow: Mapping[str, Any]) -> bool:
+    """Whether a Workflow has ended."""
+    return workflow.get("status", {}).get("phase") in ("Succeeded", "Failed", "Error")
+
+
+@dataclass(frozen=True, slots=True)
+class RunSteps:
+    """The steps of a run, in the order in which they began."""
+
+    steps: tuple[Step, ...]
+    has_workflow: bool | None  # whether Kubernetes has the run's Workflow; None where kubectl cannot tell
+
+
+def steps_of_run(client: Client, run: Any, names: Collection[str]) -> RunSteps:
+    """The steps of a run of `get_run`, as its Workflow object tells them where kubectl reaches it, else as KFP does."""
+    try:
+        workflow = find_workflow(client.cluster.kubectl(), client.run_namespace, run.run_id)
+    except KubefaceError:  # there is no kubectl, or no right to look
+        return RunSteps(tuple(steps_of(run, names)), None)
+    if workflow is None:
+        return RunSteps(tuple(steps_of(run, names)), False)
+    return RunSteps(tuple(steps_of_workflow(workflow, names)), True)
+
+
 def nodes_of(workflow: Mapping[str, Any]) -> list[Node]:
     """The nodes of a Workflow, compressed or not."""
     status = workflow.get("status", {})
@@ -129,6 +155,7 @@ def _step(workflow: str, task: str, node: Node, nodes: Collection[Node]) -> Step
         tuple(pod.pod(workflow) for pod in pods),
         " ".join(said[0].split()),
         node.shard,
+        max(0, len(pods) - 1),
     )
 
 

@@ -34,7 +34,12 @@ def task(path: str, phase: str = "Succeeded", **more: Any) -> list[dict[str, Any
     return [driver, *(node(name, template, phase, **more) for name, template in wrappers)]
 
 
-def workflow(*nodes: dict[str, Any], packed: bool = False) -> dict[str, Any]:
+def pod(path: str, attempt: int = 0) -> str:
+    """Name of the pod of an attempt of the task at a path."""
+    return f"{RUN}-{POD}-{zlib.crc32(f'{path}(0).executor({attempt})'.encode())}"
+
+
+def workflow(*nodes: dict[str, Any], packed: bool = False, phase: str = "Running") -> dict[str, Any]:
     by_id = {one["id"]: one for one in nodes}
     status = {"compressedNodes": base64.b64encode(gzip.compress(json.dumps(by_id).encode())).decode()}
-    return {"metadata": {"name": RUN}, "status": status if packed else {"nodes": by_id}}
+    return {"metadata": {"name": RUN}, "status": {"phase": phase} | (status if packed else {"nodes": by_id})}

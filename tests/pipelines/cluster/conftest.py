@@ -2,7 +2,7 @@
 
 import shutil
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache, partial
 from pathlib import Path
 
@@ -14,10 +14,12 @@ from pipelines.cluster import request
 from pipelines.cluster.versions import read_package
 from tests.support.commands import GOOD, Files, Told, refusal
 from tests.support.stubs.kfp_api import KfpApi
+from tests.support.stubs.kubectl import FakeKubectl, run_kubectl
 from tests.support.stubs.kubernetes_api import KubernetesApi
 from tests.support.stubs.kubernetes_objects import Resource
 from tests.support.stubs.tls import Tls, make_tls
 
+TOKEN = "token-that-nobody-may-see"
 KUBECTL = shutil.which("kubectl", path=sysconfig.get_path("scripts"))
 CUSTOM = (Resource("kubeflow.org/v1alpha1", "PodDefault"), Resource("trainer.kubeflow.org/v1alpha1", "TrainJob"))
 read_once = cache(read_package)  # half a second of YAML each time
@@ -74,3 +76,27 @@ def files(package: Path, tmp_path: Path) -> Files:
     """Flags that name parameters (p.yaml) and a compiled pipeline."""
     (tmp_path / "p.yaml").write_text(yaml.safe_dump(GOOD))
     return "--params", tmp_path / "p.yaml", "--package", package
+
+
+@pytest.fixture
+def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[KfpApi]:
+    """A server that wants a token."""
+    with KfpApi(token=TOKEN) as running:
+        monkeypatch.setenv("KFP_HOST", running.url)
+        monkeypatch.setenv("KFP_TOKEN", TOKEN)
+        yield running
+
+
+@pytest.fixture
+def kubectl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., FakeKubectl]:
+    """Puts a kubectl into place that shows pods, Workflows and logs, none at first."""
+    make = partial(run_kubectl, tmp_path, monkeypatch)
+    make()
+    return make
+
+
+@pytest.fixture
+def run(told: Told, api: KfpApi, files: Files) -> str:
+    """A run that was submitted."""
+    told("submit", *files, "--name", "first")
+    return str(api.state.runs[0]["run_id"])

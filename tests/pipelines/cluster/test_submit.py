@@ -1,7 +1,6 @@
-"""Submit, status, logs, cancel and resume through the real kfp.Client against a stub server."""
+"""Submit, cancel and resume through the real kfp.Client against a stub server."""
 
-import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,44 +9,11 @@ import yaml
 from pipelines.cluster import submit, watch
 from pipelines.cluster.client import Cluster
 from tests.support.commands import GOOD, Files, Told
-from tests.support.stubs.kfp_api import Fault, KfpApi, step
-from tests.support.stubs.kubectl import FakeKubectl, fake_kubectl
-from tests.support.workflows import EXECUTOR, POD, SHARD, STEPS, node, task, workflow
+from tests.support.stubs.kfp_api import Fault, KfpApi
+from tests.support.stubs.kubectl import FakeKubectl
+from tests.support.workflows import workflow
 
-pytestmark = pytest.mark.usefixtures("bare_deployment")
-TOKEN = "token-that-nobody-may-see"
-
-
-@pytest.fixture
-def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[KfpApi]:
-    """A server that wants a token."""
-    with KfpApi(token=TOKEN) as running:
-        monkeypatch.setenv("KFP_HOST", running.url)
-        monkeypatch.setenv("KFP_TOKEN", TOKEN)
-        yield running
-
-
-@pytest.fixture(autouse=True)
-def kubectl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., FakeKubectl]:
-    """Puts a kubectl into place that shows pods and Workflows, none at first, and says `log of <pod>`."""
-    names = "if '--output=name' in sys.argv: shown[sys.argv[2]] = ' '.join(['name'] * counts[sys.argv[2]])"
-
-    def make(*pods: object, workflows: Sequence[object] = ()) -> FakeKubectl:
-        lists = {"pods": ("PodList", pods), "workflows.argoproj.io": ("WorkflowList", workflows)}
-        shown = {of: json.dumps({"kind": kind, "items": items}) for of, (kind, items) in lists.items()}
-        counts = {"pods": len(pods), "workflows.argoproj.io": len(workflows)}
-        said = "print(shown.get(sys.argv[2], 'log of ' + sys.argv[2]))"
-        return fake_kubectl(tmp_path, monkeypatch, f"shown, counts = {shown!r}, {counts!r}\n{names}\n{said}")
-
-    make()
-    return make
-
-
-@pytest.fixture
-def run(told: Told, api: KfpApi, files: Files) -> str:
-    """A run that was submitted."""
-    told("submit", *files, "--name", "first")
-    return str(api.state.runs[0]["run_id"])
+pytestmark = pytest.mark.usefixtures("bare_deployment", "kubectl")
 
 
 def test_a_run_on_several_nodes_has_the_account_that_may_start_a_trainjob(
@@ -91,93 +57,9 @@ def test_a_refusal_is_one_line(refused: Told, api: KfpApi, files: Files) -> None
     assert api.state.runs == []
 
 
-def test_status_shows_steps_times_and_last_words(told: Told, api: KfpApi, run: str) -> None:
-    tasks = [
-        *step("plan", 20),
-        *step("ingest", 60, start=30, cached=True),
-        *step("ingest", 120, start=30),
-        *step("gather", 300, start=200),
-        *step("audit", 7300, start=600, state="FAILED", pod="pod-audit", error="exit code 1"),
-    ]
-    api.finish(run, *tasks, state="FAILED")
-    api.state.logs["pod-audit"] = f"audit: 3 sets\nerror: lfw.tar is not there: check {TOKEN}\n"
-    text = told("status", run)
-    rows = {line.split()[0]: " ".join(line.split()[1:]) for line in text.splitlines() if line.strip()}
-    assert rows["first:"] == "FAILED"
-    assert rows["plan"] == "SUCCEEDED 20 s"
-    assert rows["ingest"] == "1 CACHED, 1 SUCCEEDED 2 min"
-    assert rows["gather"] == "SUCCEEDED 5 min"
-    assert "audit failed: lfw.tar is not there: check …" in text
-    assert "audit         FAILED                 2 h 02 min" in text
-    assert rows["finetune"] == "not begun -"
-    assert TOKEN not in text
-
-
-def test_status_is_that_of_the_workflow_where_kubectl_reaches_it(
-    told: Told, api: KfpApi, run: str, kubectl: Callable[..., FakeKubectl]
-) -> None:
-    why = "Unschedulable: 1 Insufficient nvidia.com/gpu"
-    nodes = [*task(f"{STEPS}.plan"), node(f"{SHARD}.ingest", EXECUTOR, cached=True), *task(f"{STEPS}.split", "Failed")]
-    nodes += [node(f"{STEPS}.finetune", EXECUTOR, "Running")]
-    nodes += [node(f"{STEPS}.finetune(0).executor(0)", POD, "Pending", message=why)]
-    api.finish(run, *step("plan", state="RUNNING"))  # which is late
-    kubectl(workflows=[workflow(*nodes, packed=True)])
-    lines = told("status", run).splitlines()
-    rows = {line.split()[0]: " ".join(line.split()[1:]) for line in lines if line.strip()}
-    assert [rows[name] for name in ("plan", "ingest", "align")] == ["SUCCEEDED 60 s", "CACHED -", "not begun -"]
-    assert rows["split"].startswith("failed: ") and f"finetune waits: {why}" in lines
-    shown = [name for name in rows if name in ("plan", "ingest", "align", "filter-faces", "gather", "notify")]
-    assert shown == ["plan", "ingest", "align", "filter-faces", "gather", "notify"]  # as they run
-
-
-def test_status_without_a_log_shows_what_kfp_says(told: Told, api: KfpApi, run: str) -> None:
-    api.finish(run, *step("plan", state="FAILED", error="OOMKilled"), state="FAILED")
-    assert "plan failed: OOMKilled" in told("status", run)
-
-
-def test_a_step_that_was_tried_again_has_its_last_attempts_words(told: Told, api: KfpApi, run: str) -> None:
-    driver, task, retry = step("plan", state="FAILED", pod="retries")
-    attempts = [
-        retry | {"display_name": f"executor({n})", "pod_name": f"try-{n}", "task_id": f"t{n}", "child_tasks": []}
-        for n in range(2)
-    ]
-    retry["child_tasks"] = [{"pod_name": one["pod_name"]} for one in attempts]
-    api.finish(run, driver, task, retry, *attempts, state="FAILED")
-    api.state.logs = {"try-0": "error: first", "try-1": "error: second"}
-    assert "plan failed: second" in told("status", run)
-
-
 @pytest.mark.parametrize("verb", ["status", "logs", "cancel", "resume"])
 def test_a_run_that_is_not_there_is_named(refused: Told, api: KfpApi, verb: str) -> None:
     assert "run nothing does not exist" in refused(verb, "nothing")
-
-
-def test_logs_of_all_and_of_one_step(told: Told, refused: Told, api: KfpApi, run: str) -> None:
-    tasks = [*step("plan", pod="a"), *step("filter-faces", pod="b", start=9), *step("gather", cached=True, start=99)]
-    api.finish(run, *tasks)
-    api.state.logs = {"a": "one\ntwo\n", "b": '{"three": 3}\n'}
-    one = '── filter-faces (SUCCEEDED)\n{"three": 3}\n'
-    assert told("logs", run) == f"── plan (SUCCEEDED)\none\ntwo\n{one}"
-    assert told("logs", run, "--step", "filter") == one
-    assert "step 'plam' is unknown: use one of" in refused("logs", run, "--step", "plam")
-    assert "the cache served it" in refused("logs", run, "--step", "gather")
-
-
-def test_where_kfp_serves_no_log_kubectl_does(
-    told: Told, refused: Told, api: KfpApi, run: str, kubectl: Callable[..., FakeKubectl]
-) -> None:
-    names = {"wf-impl-1": "wf.root.plan.executor", "wf-impl-2": "wf.root.gather.executor"}
-    pods = [
-        {"metadata": {"name": pod, "annotations": {"workflows.argoproj.io/node-name": path}}}
-        for pod, path in names.items()
-    ]
-    program = kubectl(*pods)
-    api.finish(run, *step("plan"))
-    assert told("logs", run) == "── plan (SUCCEEDED)\nlog of wf-impl-1\n"
-    asked = f"get pods --namespace=kubeflow --selector=pipeline/runid={run}"
-    assert any(line.startswith(asked) for line in program.asked())
-    kubectl()
-    assert "the pods of plan are gone" in refused("logs", run)
 
 
 def test_cancel(told: Told, refused: Told, api: KfpApi, run: str) -> None:
