@@ -85,7 +85,7 @@ def wait(run: str, minutes: float = 15, until: tuple[str, str] | None = None) ->
         if status.state in ENDED or (until and status.steps.get(until[0]) == until[1]):
             return status
         assert time.monotonic() < end, f"after {minutes} minutes:\n{status.text}"
-        time.sleep(5)
+        time.sleep(10)
 
 
 @contextmanager
