@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import yaml
+
 from kubeface.runtime.errors import KubefaceError, require
 from kubeface.storage import objects
 from pipelines.build.images import RECORD, read_images
@@ -29,6 +31,7 @@ from pipelines.cluster.manifests import (
 from pipelines.cluster.secret import SECRETS
 
 SETTINGS = "kubeface-settings"
+ARGO = "workflow-controller-configmap"
 GPU = "nvidia.com/gpu"
 TRAINJOB = ("trainer.kubeflow.org/v1alpha1", "TrainJob")
 VERBS = ("get", "create", "patch", "delete")  # what server-side apply, its pruning and undeploy do with an object
@@ -66,6 +69,7 @@ class Doctor:
             ("storage class", self.check_storage_class),
             ("GPU nodes", self.check_gpus),
             ("Kubeflow Trainer", self.check_trainer),
+            ("retries", self.check_retries),
         ]
         for name, check in local:
             yield _line(name, check)
@@ -212,6 +216,22 @@ class Doctor:
         if TRAINJOB not in self.known:
             raise Note("it is not installed: fine-tuning on more than one node (num_nodes) needs it")
         return f"{TRAINJOB[1]} ({TRAINJOB[0]})"
+
+    def check_retries(self) -> str:
+        """Argo's defaults, which decide what a task's retries are for: KFP's own hold them to pods that were lost."""
+        name = Name("v1", "ConfigMap", self.cluster.system_namespace, ARGO)
+        try:
+            defaults = yaml.safe_load(live(self.kubectl, [name])[name]["data"]["workflowDefaults"])
+            policy = defaults["spec"]["templateDefaults"]["retryStrategy"]["retryPolicy"]
+        except (KubefaceError, KeyError, TypeError, yaml.YAMLError):
+            raise Note(f"Argo's defaults cannot be seen from here (config map {ARGO})") from None
+        if policy not in ("Always", "OnFailure"):
+            raise Note(
+                "a step that ends with an error is not tried again, as where the store is away when KFP uploads what "
+                f"it made: have an administrator set retryPolicy: Always in workflowDefaults of the config map {ARGO}, "
+                "or resume such a run"
+            )
+        return "lost pods and steps that end with an error are tried again"
 
     def check_pipelines(self) -> str:
         """Its API answers this account, and its version is 2."""

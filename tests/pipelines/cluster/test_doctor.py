@@ -34,6 +34,7 @@ def cluster_objects() -> list[Object]:
     container = {"name": "api", "image": "ghcr.io/kubeflow/kfp-api-server:2.15.0"}
     labels = {"matchLabels": {"app": "ml-pipeline"}}
     return [
+        argo("Always"),
         namespace,
         storage_class,
         thing("Secret", "mlpipeline-minio-artifact", namespace="kubeface", data={"accesskey": KEY, "secretkey": KEY}),
@@ -47,6 +48,13 @@ def cluster_objects() -> list[Object]:
             spec={"selector": labels, "template": {"spec": {"containers": [container]}}},
         ),
     ]
+
+
+def argo(policy: str) -> Object:
+    """Argo's settings, with what is tried again."""
+    defaults = {"spec": {"templateDefaults": {"retryStrategy": {"limit": "2", "retryPolicy": policy}}}}
+    data = {"workflowDefaults": yaml.safe_dump(defaults)}
+    return thing("ConfigMap", "workflow-controller-configmap", namespace="kubeflow", data=data)
 
 
 def write_record(image: str) -> None:
@@ -141,6 +149,15 @@ def test_no_gpus_a_lax_namespace_and_images_of_this_machine_are_notes(api: Kuber
     assert lines["namespace"].startswith("note kubeface holds pods to no standard")
     assert lines["images"].startswith("note align are named localhost/")
     assert not [line for line in lines.values() if line.startswith("FAIL")]
+
+
+def test_whether_steps_that_fail_are_tried_again_is_argos_to_say(api: KubernetesApi, look: Look) -> None:
+    """KFP's manifests say OnError (third-party/argo/base/workflow-controller-configmap-patch.yaml)."""
+    assert look()["retries"].startswith("ok ")
+    api.objects["configmaps", "kubeflow", "workflow-controller-configmap"] = argo("OnError")
+    assert look()["retries"].startswith("note a step that ends with an error is not tried again")
+    del api.objects["configmaps", "kubeflow", "workflow-controller-configmap"]
+    assert look()["retries"].startswith("note Argo's defaults cannot be seen")
 
 
 def test_a_kind_and_a_storage_class_that_are_not_there(api: KubernetesApi, look: Look) -> None:
