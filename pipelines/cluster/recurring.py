@@ -65,8 +65,7 @@ class GoingRun:
     is_lost: bool  # Kubernetes has no Workflow of it, so that KFP will never tell its end
 
     def __str__(self) -> str:
-        lost = ", which Kubernetes has nothing of any more (--stop goes on without it)" if self.is_lost else ""
-        return f"{self.name} ({self.run_id}) {self.state}{lost}"
+        return f"{self.name} ({self.run_id}) {self.state}"
 
 
 def going_runs(client: Client, recurring_run: str) -> list[GoingRun]:
@@ -134,6 +133,11 @@ def _delete(client: Client, recurring_run: str) -> None:
             raise
 
 
+def _note_on_lost(going: Sequence[GoingRun]) -> str:
+    lost = ", ".join(run.name for run in going if run.is_lost)
+    return f"; Kubernetes has nothing of {lost} any more: --stop (make: STOP=1) goes on without it" if lost else ""
+
+
 def delete_when_idle(deletion: Deletion, what: str, repeat: str, wait: bool) -> bool:
     """Deletes recurring runs that are paused: at once where none of their runs is going, else when it has ended, or
     not, if that is not to be waited for.
@@ -151,12 +155,12 @@ def delete_when_idle(deletion: Deletion, what: str, repeat: str, wait: bool) -> 
             for going in poll(deletion.sweep):
                 if not going:
                     return True
-                runs = ", ".join(map(str, going))
+                run, note = "its run " + ", ".join(map(str, going)), _note_on_lost(going)
                 if not wait:
-                    print(f"{what} is paused, not deleted: its run {runs} is going. When it has ended, repeat {repeat}")
+                    print(f"{what} is paused, not deleted: {run} is going. When it has ended, repeat {repeat}{note}")
                     return False
                 if not told:
-                    print(f"{what} is paused, and deleted when its run {runs} has ended (Ctrl-C leaves it paused)")
+                    print(f"{what} is paused, and deleted when {run} has ended (Ctrl-C leaves it paused){note}")
                     told = True
                 states = ", ".join(f"{run.name} {run.state}" for run in going)
                 line.show(f"waiting for {states}: {minutes(time.monotonic() - start)}")

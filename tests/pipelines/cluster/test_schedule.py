@@ -229,7 +229,8 @@ def test_a_run_that_kfp_shows_for_ever_is_named_and_no_obstacle_to_stop(
     told: Told, kfp: KfpApi, going: str, kubectl: FakeKubectl
 ) -> None:
     kubectl.does("")  # it finds no Workflow
-    assert "Kubernetes has nothing of any more (--stop goes on without it)" in told("unschedule", "weekly", "--no-wait")
+    said = "Kubernetes has nothing of weekly-1 any more: --stop (make: STOP=1) goes on without it"
+    assert said in told("unschedule", "weekly", "--no-wait")
     kfp.state.faults = [Fault(":terminate", 500, after=True)]
     assert told("unschedule", "weekly", "--stop") == "schedule weekly is deleted\n"
 
