@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import ParamSpec, Protocol, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 from kubeface.records.receipt import Receipt
 from kubeface.records.record import STEP_FILE, StepRecord, StepResult
@@ -21,6 +21,7 @@ class Artifact(Protocol):
 
     uri: str
     path: str
+    metadata: dict[str, Any]
 
 
 class Metrics(Protocol):

@@ -20,9 +20,11 @@ def finetune(
     from components.execution import run_step
     from components.finetune.nodes import Nodes
     from components.finetune.training import train
+    from components.properties import describe_model
     from kubeface.finetune.options import FinetuneOptions
     from kubeface.runtime.options import read_options
 
     settings = read_options(FinetuneOptions, options, "finetune.")
     where = read_options(Nodes, nodes, "nodes.")
     run_step(model, metrics, train, gathered, divided, model, settings, champion, decision, where)
+    describe_model(model, champion)

@@ -20,6 +20,7 @@ def promote(
     from pathlib import Path
 
     from components.execution import run_step
+    from components.properties import describe_promotion
     from kubeface.promote.options import PromoteOptions
     from kubeface.promote.step import promote
     from kubeface.runtime.options import read_options
@@ -27,3 +28,4 @@ def promote(
     settings = read_options(PromoteOptions, options, "promote.")
     judged, data = (Path(model.path), Path(evaluation.path)), (Path(gathered.path), Path(audited.path))
     run_step(promotion, metrics, promote, *judged, Path(promotion.path), *data, settings, champion)
+    describe_promotion(promotion, model, evaluation, settings.name)

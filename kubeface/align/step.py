@@ -21,6 +21,7 @@ from kubeface.tables.resolution_pairs import enlarged_of, partners
 from kubeface.tables.table import Rejection, Row, Table, TableWriter, by_pixels
 
 BATCH_PIXELS = 1_000_000  # photographs that a worker takes at once: 16 of LFW's, or one of a phone's
+NO_FACE = "no_face"  # reason of a rejection
 STRETCH = 0.02  # tolerated difference between the aspect ratios of the two photographs of a pair
 
 
@@ -60,6 +61,10 @@ class AlignResult(StepResult):
 
     identities: int
     """People with a crop."""
+    faces: int
+    """Crops that were made."""
+    without_face: int
+    """Photographs without a face."""
     rejected: int
     """Photographs without a face, or that cannot be decoded."""
 
@@ -94,10 +99,12 @@ def align(faces: Path, out: Path, options: AlignOptions = AlignOptions()) -> Ali
         TableWriter(out, "aligned", f"align {__version__}", settings) as aligned,
         Progress("align", table.rows) as progress,
     ):
+        without_face = 0
         for outcomes in in_order(worker, _batches(table), cpu_limit()):
             for outcome in outcomes:
                 if isinstance(outcome, Rejection):
                     aligned.reject(*outcome)
+                    without_face += outcome.reason == NO_FACE
                 else:
                     aligned.add(outcome)
             progress.advance(len(outcomes))
@@ -109,6 +116,8 @@ def align(faces: Path, out: Path, options: AlignOptions = AlignOptions()) -> Ali
         rows_in=table.rows,
         rows_out=aligned.rows,
         identities=aligned.identities,
+        faces=aligned.rows,
+        without_face=without_face,
         rejected=table.rows - aligned.rows,
     )
 
@@ -178,7 +187,7 @@ class _Worker:
             return image
         face = self._face(row, image)
         if isinstance(face, str):
-            return Rejection(row["source"], "no_face", face)
+            return Rejection(row["source"], NO_FACE, face)
         crop = TEMPLATES[self.options.template](image, face.landmarks, face.box)
         return row | {
             "image": encode_crop(crop),

@@ -13,6 +13,7 @@ from pydantic import SerializerFunctionWrapHandler, model_serializer
 from kubeface import __version__
 from kubeface.faces.degradation import Degradation
 from kubeface.records.evaluation import ComparedModel, Evaluation, EvaluationSettings
+from kubeface.records.gate import METRICS
 from kubeface.records.record import StepResult
 from kubeface.tables.table import Table
 
@@ -22,8 +23,12 @@ class EvaluationResult(StepResult):
 
     identities: int
     """Held-out people, or known classes."""
+    better: bool
+    """The gate's verdict."""
     figures: dict[str, float | None]
-    """Main figures of the target set as <model>_<figure>: baseline_auc … They stand among the other fields in JSON."""
+    """Main figures of the target set as <model>_<figure> (baseline_auc …), the gain of what the gate asks for with its
+    interval (gain_auc, gain_auc_low, gain_auc_high …), and clean_loss, what is lost on held-out images without the
+    degradation. They stand among the other fields in JSON."""
 
     @model_serializer(mode="wrap")
     def _flat(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -32,9 +37,20 @@ class EvaluationResult(StepResult):
 
 
 def main_figures(evaluation: Evaluation, keys: Sequence[str]) -> dict[str, float | None]:
-    """Figures of every model on the target set, for an `EvaluationResult`."""
-    sets = {which: evaluation.figures_of(which)["heldout"] for which in evaluation.models}
-    return {f"{which}_{key}": getattr(figures, key) for which, figures in sets.items() for key in keys}
+    """Figures of every model on the target set and what was gained and lost, for an `EvaluationResult`."""
+    rule = evaluation.settings.gate
+    target = rule.target if rule.target in evaluation.gain else "heldout"
+    gains = evaluation.gain[target]
+    sets = {which: evaluation.figures_of(which)[target] for which in evaluation.models}
+    found = {f"{which}_{key}": getattr(figures, key) for which, figures in sets.items() for key in keys}
+    for name in rule.metrics.split():
+        if gain := gains.get(name):
+            found.setdefault(f"baseline_{name}", gain.before)
+            found.setdefault(f"finetuned_{name}", gain.after)
+            found |= {f"gain_{name}": gain.gain, f"gain_{name}_low": gain.gain_low, f"gain_{name}_high": gain.gain_high}
+    if clean := evaluation.gain.get("heldout_clean", {}).get(METRICS[evaluation.task][0]):
+        found["clean_loss"] = 0.0 - clean.gain
+    return found
 
 
 class Provenance(TypedDict):

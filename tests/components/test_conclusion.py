@@ -19,10 +19,12 @@ class Artifact(SimpleNamespace):
     """An artifact of KFP, as far as it is used."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(path=str(path), uri=f"minio://bucket/{path.name}")
+        super().__init__(path=str(path), uri=f"minio://bucket/{path.name}", metadata={})
+        self.logged: dict[str, float] = {}
 
     def log_metric(self, metric: str, value: float) -> None:
         """Takes a number for the UI."""
+        self.logged[metric] = value
 
 
 def run_report(run: MadeRun, folder: Path, models: Path) -> None:
@@ -66,10 +68,13 @@ def test_promote_takes_its_options_as_a_dictionary(tmp_path: Path) -> None:
     gathered, audited = write_data(tmp_path)
     inputs = {"model": model, "evaluation": evaluation, "gathered": gathered, "audited": audited}
     outputs = {"promotion": tmp_path / "promotion", "metrics": tmp_path / "metrics.json"}
+    artifacts = {name: Artifact(path) for name, path in (inputs | outputs).items()}
     promote.python_func(
-        **{name: Artifact(path) for name, path in (inputs | outputs).items()},
+        **artifacts,
         options={"name": "door", "destination": str(tmp_path / "models")},
     )
     assert json.loads((tmp_path / "metrics.json").read_text())["promoted"] is True
     assert StepRecord.read(tmp_path / "promotion" / STEP_FILE).rows_out > 0
+    assert artifacts["metrics"].logged["promoted"] == 1
+    assert artifacts["promotion"].metadata["name"] == "door" and artifacts["promotion"].metadata["promoted"]
     assert (tmp_path / "models" / "door" / "champion.json").is_file()

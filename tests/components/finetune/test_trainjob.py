@@ -6,7 +6,7 @@ import re
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -142,6 +142,7 @@ class Stored:
 
     uri: str
     path: str
+    metadata: dict[str, Any] = field(default_factory=dict)
 
 
 def run(folder: Path, split: str = "s3://b/s", nodes: Nodes = NODES, **changes: Any) -> FinetuneResult:

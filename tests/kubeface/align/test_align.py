@@ -275,7 +275,7 @@ def pairs(request: pytest.FixtureRequest, orl: dict[str, bytes], tmp_path_factor
 def aligned_pairs(pairs: Path) -> Path:
     """`pairs` aligned with MTCNN."""
     out = pairs.with_name("aligned")
-    assert align(pairs, out) == AlignResult(rows_in=18, rows_out=16, identities=5, rejected=2)
+    assert align(pairs, out) == AlignResult(rows_in=18, rows_out=16, identities=5, faces=16, without_face=2, rejected=2)
     return out
 
 

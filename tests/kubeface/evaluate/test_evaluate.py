@@ -111,6 +111,15 @@ def test_evaluation_is_complete(
     for model in MODELS:
         for key in ("accuracy", "auc", "eer"):
             assert returned.figures[f"{model}_{key}"] == found[model]["heldout"][key]
+    told = returned.model_dump(mode="json")
+    assert told["better"] == found["gate"]["better"]
+    for key in ("auc", "tar"):
+        entry = found["gain"]["heldout"][key]
+        assert [told[f"{model}_{key}"] for model in MODELS] == pytest.approx([entry["before"], entry["after"]])
+        assert {bound: told[bound.replace("gain", f"gain_{key}")] for bound in entry if "gain" in bound} == {
+            bound: entry[bound] for bound in entry if "gain" in bound
+        }
+    assert told["clean_loss"] == -found["gain"]["heldout_clean"]["auc"]["gain"]
     assert not list(folder.parent.glob(".*"))
     # nothing of low resolution is added where none is measured
     assert not {"low_resolution", "resolutions", "hardest_cross"} & set(found) and "sizes" not in found["settings"]
