@@ -28,7 +28,7 @@ GOING_FLAGS = $(if $(filter 0,$(WAIT)),--no-wait) $(call switch,stop,$(STOP))
 OVERLAY_FLAGS = $(call flag,overlay,$(OVERLAY)) $(call flag,namespace,$(NAMESPACE))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock docs demo demo-attributes demo-classes demo-low-resolution lfw mirror-weights bench-finetune bench-data bench-evaluate bench-low-resolution bench-memory test test-fast lint e2e images push run-step demo-containers secret manifests compile doctor deploy undeploy submit status logs cancel resume schedule schedules pause unpause unschedule plan clean
+.PHONY: help setup lock docs demo demo-attributes demo-classes demo-low-resolution lfw mirror-weights bench-finetune bench-data bench-evaluate bench-low-resolution bench-memory bench-workflow test test-fast lint e2e images push run-step demo-containers secret manifests compile doctor deploy undeploy submit status logs cancel resume schedule schedules pause unpause unschedule plan clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-20s %s\n", $$1, $$2}'
@@ -88,6 +88,9 @@ bench-memory: $(READY) ## Peak memory of the data path at 10,000 and 100,000 ima
 
 bench-data: $(READY) ## Speed of align, filter and reading beside the usual loops [LFW=lfw-deepfunneled.tar] (10 minutes on 2 cores)
 	@LFW="$(LFW)" $(BIN)/python -m benchmarks.data
+
+bench-workflow: $(READY) ## Size of the Workflow that a finished run leaves, by task and shards [PIPELINE=face-attributes] (5 seconds)
+	@$(BIN)/python -m benchmarks.workflow_size $(call flag,pipeline,$(PIPELINE))
 
 bench-evaluate: $(READY) ## Cost of an evaluation beside the bare network, and its memory (2 minutes on 2 cores)
 	@$(MALLOC) $(BIN)/python -m benchmarks.evaluate
