@@ -123,7 +123,6 @@ def evaluate_attributes(
         rows_in=len(heldout),
         rows_out=len(found),
         identities=evaluation.people,
-        better=evaluation.gate.better,
         labels=evaluation.finetuned["heldout"].measured_labels,
         figures=main_figures(evaluation, GAINED),
     )

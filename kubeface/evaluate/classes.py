@@ -106,13 +106,8 @@ def evaluate_classes(
         write_shown(folder, table, {"grid": evaluation.grid, "mistakes": evaluation.mistakes}, degradation)
         write_samples(folder, Heldout(table, {}), found.ids[:SAMPLES], degradation)
     print(f"evaluate: {evaluation.gate.reason}", flush=True)
-    return EvaluationResult(
-        rows_in=len(found),
-        rows_out=evaluation.images,
-        identities=len(names),
-        better=evaluation.gate.better,
-        figures=main_figures(evaluation, GAINED),
-    )
+    figures = main_figures(evaluation, GAINED)
+    return EvaluationResult(rows_in=len(found), rows_out=evaluation.images, identities=len(names), figures=figures)
 
 
 def _parts(divided: Table, models: Sequence[Path], names: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:

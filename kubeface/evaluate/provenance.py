@@ -23,12 +23,10 @@ class EvaluationResult(StepResult):
 
     identities: int
     """Held-out people, or known classes."""
-    better: bool
-    """The gate's verdict."""
     figures: dict[str, float | None]
     """Main figures of the target set as <model>_<figure> (baseline_auc …), the gain of what the gate asks for with its
-    interval (gain_auc, gain_auc_low, gain_auc_high …), and clean_loss, what is lost on held-out images without the
-    degradation. They stand among the other fields in JSON."""
+    interval (gain_auc, gain_auc_low, gain_auc_high …), clean_loss, what is lost on held-out images without the
+    degradation, and better, the gate's verdict as 1 or 0. They stand among the other fields in JSON."""
 
     @model_serializer(mode="wrap")
     def _flat(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -43,6 +41,7 @@ def main_figures(evaluation: Evaluation, keys: Sequence[str]) -> dict[str, float
     gains = evaluation.gain[target]
     sets = {which: evaluation.figures_of(which)[target] for which in evaluation.models}
     found = {f"{which}_{key}": getattr(figures, key) for which, figures in sets.items() for key in keys}
+    found["better"] = float(evaluation.gate.better)
     for name in rule.metrics.split():
         if gain := gains.get(name):
             found.setdefault(f"baseline_{name}", gain.before)

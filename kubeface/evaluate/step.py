@@ -103,7 +103,6 @@ def evaluate(
         rows_in=evaluation.images,
         rows_out=evaluation.pairs,
         identities=evaluation.people,
-        better=evaluation.gate.better,
         figures=main_figures(evaluation, ("accuracy", "auc", "eer")),
     )
 
