@@ -60,10 +60,14 @@ def _key_of(step: str, names: Mapping[str, Any]) -> str:
     return known.get(step, "")
 
 
+LAUNCHERS = re.compile(r"[IWEF]\d{4} \d\d:\d\d:")  # how lines of klog begin, which KFP's launcher writes with
+
+
 def last_words(client: Client, run_id: str, step: Step) -> str:
-    """The error in a step's log, else its last line; KFP's message where there is no log."""
+    """The error in a step's log, else its last line before those of KFP's launcher; KFP's message where there is no
+    log."""
     try:
-        lines = read_log(client, run_id, step).strip().splitlines()
+        lines = [line for line in read_log(client, run_id, step).splitlines() if line and not LAUNCHERS.match(line)]
     except KubefaceError:
         return step.error or "it left no line; 'make logs' may have more"
     errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]

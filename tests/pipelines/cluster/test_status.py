@@ -60,6 +60,17 @@ def test_status_without_a_log_shows_what_kfp_says(told: Told, api: KfpApi, run: 
     assert "plan failed: OOMKilled" in told("status", run)
 
 
+def test_the_last_words_are_the_steps_not_the_launchers(told: Told, api: KfpApi, run: str) -> None:
+    """KFP's launcher writes on, with klog, behind the traceback of a step that broke."""
+    api.finish(run, *step("gather", state="FAILED", pod="pod-gather"), state="FAILED")
+    api.state.logs["pod-gather"] = (
+        "Traceback (most recent call last):\nImportError: cannot import name 'x'\n"
+        "E1130 20:43:30.806793      15 launcher_v2.go:449] Component failed to execute successfully: exit status 1\n"
+        "F1130 20:43:30.858400      15 main.go:59] failed to execute component: exit status 1\n"
+    )
+    assert "gather failed: ImportError: cannot import name 'x'" in told("status", run)
+
+
 def test_a_step_that_was_tried_again_has_its_last_attempts_words(told: Told, api: KfpApi, run: str) -> None:
     driver, task, retry = step("plan", state="FAILED", pod="retries")
     attempts = [
