@@ -4,8 +4,10 @@ from typing import Any
 
 from kfp import dsl
 
+from components.interface import component
 
-@dsl.component(base_image="localhost/kubeface/audit:0.1.0", install_kfp_package=False)
+
+@component("audit")
 def audit(
     gathered: dsl.Input[dsl.Dataset],
     audited: dsl.Output[dsl.Dataset],

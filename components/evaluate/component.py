@@ -4,8 +4,10 @@ from typing import Any
 
 from kfp import dsl
 
+from components.interface import component
 
-@dsl.component(base_image="localhost/kubeface/evaluate:0.1.0", install_kfp_package=False)
+
+@component("evaluate")
 def evaluate(
     gathered: dsl.Input[dsl.Dataset],
     divided: dsl.Input[dsl.Dataset],
@@ -34,7 +36,7 @@ def evaluate(
     roc.log_roc_curve(curve.fmr, curve.tmr, curve.threshold)
 
 
-@dsl.component(base_image="localhost/kubeface/evaluate:0.1.0", install_kfp_package=False)
+@component("evaluate")
 def evaluate_attributes(
     gathered: dsl.Input[dsl.Dataset],
     divided: dsl.Input[dsl.Dataset],
@@ -59,7 +61,7 @@ def evaluate_attributes(
     run_step(evaluation, metrics, evaluate_attributes, *folders, settings, champion)
 
 
-@dsl.component(base_image="localhost/kubeface/evaluate:0.1.0", install_kfp_package=False)
+@component("evaluate")
 def evaluate_classes(
     gathered: dsl.Input[dsl.Dataset],
     divided: dsl.Input[dsl.Dataset],

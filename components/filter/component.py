@@ -4,8 +4,10 @@ from typing import Any
 
 from kfp import dsl
 
+from components.interface import component
 
-@dsl.component(base_image="localhost/kubeface/filter:0.1.0", install_kfp_package=False)
+
+@component("filter")
 def filter_faces(
     faces: dsl.Input[dsl.Dataset],
     aligned: dsl.Input[dsl.Dataset],

@@ -4,8 +4,10 @@ from typing import Any
 
 from kfp import dsl
 
+from components.interface import component
 
-@dsl.component(base_image="localhost/kubeface/finetune:0.1.0", install_kfp_package=False)
+
+@component("finetune")
 def finetune(
     gathered: dsl.Input[dsl.Dataset],
     divided: dsl.Input[dsl.Dataset],

@@ -4,8 +4,10 @@ from typing import Any
 
 from kfp import dsl
 
+from components.interface import component
 
-@dsl.component(base_image="localhost/kubeface/gather:0.1.0", install_kfp_package=False)
+
+@component("gather")
 def gather(
     ingested: list[str],
     aligned: list[str],

@@ -4,8 +4,10 @@ from typing import Any
 
 from kfp import dsl
 
+from components.interface import component
 
-@dsl.component(base_image="localhost/kubeface/ingest:0.1.0", install_kfp_package=False)
+
+@component("ingest")
 def ingest(
     faces: dsl.Output[dsl.Dataset],
     metrics: dsl.Output[dsl.Metrics],

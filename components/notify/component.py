@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from kfp import dsl
+from components.interface import component
 
 
-@dsl.component(base_image="localhost/kubeface/notify:0.1.0", install_kfp_package=False)
+@component("notify")
 def notify(options: dict[str, Any], models: str, name: str, run: str, title: str) -> None:
     """Posts to a webhook whether the run succeeded, and its verdict."""
     from kubeface.notify.options import NotifyOptions

@@ -2,10 +2,10 @@
 
 from typing import Any, NamedTuple
 
-from kfp import dsl
+from components.interface import component
 
 
-@dsl.component(base_image="localhost/kubeface/plan:0.1.0", install_kfp_package=False)
+@component("plan")
 def plan(
     pipeline: str,
     source: str,

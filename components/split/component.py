@@ -4,8 +4,10 @@ from typing import Any
 
 from kfp import dsl
 
+from components.interface import component
 
-@dsl.component(base_image="localhost/kubeface/split:0.1.0", install_kfp_package=False)
+
+@component("split")
 def split(
     gathered: dsl.Input[dsl.Dataset],
     audited: dsl.Input[dsl.Dataset],

@@ -4,8 +4,10 @@ from typing import Any
 
 from kfp import dsl
 
+from components.interface import component
 
-@dsl.component(base_image="localhost/kubeface/superresolve:0.1.0", install_kfp_package=False)
+
+@component("superresolve")
 def superresolve(
     faces: dsl.Input[dsl.Dataset],
     enlarged: dsl.Output[dsl.Dataset],
@@ -25,7 +27,7 @@ def superresolve(
     return run_shard(shard, enlarged, metrics, superresolve, Path(faces.path), Path(enlarged.path), settings)
 
 
-@dsl.component(base_image="localhost/kubeface/superresolve:0.1.0", install_kfp_package=False)
+@component("superresolve")
 def train_superresolution(
     gathered: dsl.Input[dsl.Dataset],
     divided: dsl.Input[dsl.Dataset],

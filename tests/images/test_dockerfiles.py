@@ -16,6 +16,7 @@ STEPS = sorted(path.parent.name for path in (ROOT / "components").glob("*/compon
 SHARED = sorted({path.parent.name for path in (ROOT / "kubeface").glob("*/__init__.py")} - {*STEPS})
 
 
+SHARED_MODULES = ("components.execution", "components.interface", "components.properties")
 WHOLE = "plan"  # knows the options of every step; it is never cached, so that whatever changes in it costs nothing
 
 
@@ -27,8 +28,8 @@ def code_of(step: str) -> list[str]:
 
 
 def modules_of(step: str) -> list[str]:
-    """Modules of a component beside its KFP interface."""
-    names = {path.stem for path in (ROOT / "components" / step).glob("*.py")} - {"__init__", "component"}
+    """Modules of a component."""
+    names = {path.stem for path in (ROOT / "components" / step).glob("*.py")} - {"__init__"}
     return sorted(f"components.{step}.{name}" for name in names)
 
 
@@ -74,8 +75,7 @@ def test_a_step_adds_its_packages_and_itself_to_the_base(step: str) -> None:
     assert lines[:2] == ["ARG KUBEFACE_BASE=localhost/kubeface/base", "FROM ${KUBEFACE_BASE}"]
     code = [line.split()[1:] for line in lines if re.match("COPY (components|kubeface)", line)]
     assert all(target.rstrip("/") == source.removesuffix("/*.py") for source, target in code)
-    own = [f"components/{step}"] if modules_of(step) else []
-    assert [source for source, _ in code] == ["components/*.py", *own, *code_of(step)]
+    assert [source for source, _ in code] == ["components/*.py", f"components/{step}/*.py", *code_of(step)]
     user = [line for line in lines if line.startswith("USER ")]
     assert user == [f"USER {USER}:{USER}"]
     assert instructions.index("USER") > max(i for i, name in enumerate(instructions) if name in ("RUN", "COPY"))
@@ -144,7 +144,7 @@ class Hidden:
         if name in {hidden + others!r}:
             raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 sys.meta_path.insert(0, Hidden())
-import {", ".join(["components.execution", f"kubeface.{step}.step", *modules_of(step)])}
+import {", ".join([f"kubeface.{step}.step", *SHARED_MODULES, *modules_of(step)])}
 from kubeface.cli import COMMANDS, make_app
 for commands in COMMANDS.values():
     if {step!r} in commands and {step != WHOLE}:

@@ -115,7 +115,10 @@ def test_each_step_has_its_image_resources_retries_and_cache(compiled: Compiled)
     asked = {f"resource{what}{kind}" for what in ("Cpu", "Memory") for kind in ("Limit", "Request")}
     for executor, container in compiled.executors.items():
         name = executor.removeprefix("exec-")
-        assert container["image"] == f"localhost/kubeface/{STEP_OF.get(name, name)}:0.1.0"
+        step = STEP_OF.get(name, name)
+        assert container["image"] == f"localhost/kubeface/{step}:0.1.0"
+        # Its name and no source: a run's Workflow keeps nine copies of what a pod is told.
+        assert container["command"] == ["python3", "-m", "components", "kfp.dsl.executor_main", step]
         assert asked <= container["resources"].keys()
     for name, task in compiled.tasks().items():
         assert task["retryPolicy"]["maxRetryCount"] == 2, name
