@@ -42,6 +42,6 @@ def face_attributes(
     divided = run.split(gathered, audited)
     tuned = run.finetune(gathered, divided, audited)
     evaluated = run.evaluate_attributes(gathered, divided, tuned)
-    promoted = run.promote(gathered, audited, tuned, evaluated)
+    promoted = run.promote(audited, tuned, evaluated)
 
     return run.report(gathered, audited, divided, tuned, evaluated, promoted)

@@ -46,6 +46,6 @@ def image_classification(
     tuned = run.finetune(gathered, divided, audited)
     from_scratch = run.scratch(gathered, divided, tuned)
     evaluated = run.evaluate_classes(gathered, divided, tuned, from_scratch)
-    promoted = run.promote(gathered, audited, tuned, evaluated)
+    promoted = run.promote(audited, tuned, evaluated)
 
     return run.report(gathered, audited, divided, tuned, evaluated, promoted, from_scratch)

@@ -46,6 +46,6 @@ def low_resolution(
     divided = run.split(gathered, audited)
     tuned = run.finetune(gathered, divided, audited)
     evaluated = run.evaluate(gathered, divided, tuned)
-    promoted = run.promote(gathered, audited, tuned, evaluated)
+    promoted = run.promote(audited, tuned, evaluated)
 
     return run.report(gathered, audited, divided, tuned, evaluated, promoted)

@@ -290,12 +290,11 @@ class Run:
         self._set_planned_resources(task, "evaluate")
         return task
 
-    def promote(self, gathered: Task, audited: Task, tuned: Task, evaluated: Task) -> Task:
+    def promote(self, audited: Task, tuned: Task, evaluated: Task) -> Task:
         """Publishes the model if it is better."""
         task = promote(
             model=tuned.outputs["model"],
             evaluation=evaluated.outputs["evaluation"],
-            gathered=gathered.outputs["gathered"],
             audited=audited.outputs["audited"],
             options=self._planned["promote"],
             champion=self._planned["champion"],

@@ -17,6 +17,7 @@ def audit(
 ) -> str:
     """Looks for duplicates, wrong labels, people of the evaluation sets, and drift."""
     from pathlib import Path
+    from shutil import copy
 
     from components.execution import run_step
     from kubeface.audit.options import AuditOptions
@@ -26,4 +27,8 @@ def audit(
 
     settings = read_options(AuditOptions, options, "audit.")
     inputs = gathered_tables(Path(gathered.path))
-    return run_step(audited, metrics, audit, *inputs, Path(audited.path), Path(data.path), settings).decision
+    result = run_step(audited, metrics, audit, *inputs, Path(audited.path), Path(data.path), settings)
+    beside = Path(audited.path, "gathered")  # promote takes it from here, without all the images of gather
+    beside.mkdir()
+    copy(Path(gathered.path, "data.json"), beside)
+    return result.decision

@@ -11,7 +11,6 @@ from components.interface import component
 def promote(
     model: dsl.Input[dsl.Model],
     evaluation: dsl.Input[dsl.Artifact],
-    gathered: dsl.Input[dsl.Dataset],
     audited: dsl.Input[dsl.Dataset],
     promotion: dsl.Output[dsl.Artifact],
     metrics: dsl.Output[dsl.Metrics],
@@ -28,6 +27,6 @@ def promote(
     from kubeface.runtime.options import read_options
 
     settings = read_options(PromoteOptions, options, "promote.")
-    judged, data = (Path(model.path), Path(evaluation.path)), (Path(gathered.path), Path(audited.path))
+    judged, data = (Path(model.path), Path(evaluation.path)), (Path(audited.path, "gathered"), Path(audited.path))
     run_step(promotion, metrics, promote, *judged, Path(promotion.path), *data, settings, champion)
     describe_promotion(promotion, model, evaluation, settings.name)

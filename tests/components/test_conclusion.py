@@ -66,7 +66,8 @@ def test_a_run_is_reported_and_its_conclusion_told(
 def test_promote_takes_its_options_as_a_dictionary(tmp_path: Path) -> None:
     model, evaluation = make(tmp_path, better=True)
     gathered, audited = write_data(tmp_path)
-    inputs = {"model": model, "evaluation": evaluation, "gathered": gathered, "audited": audited}
+    gathered.rename(audited / "gathered")
+    inputs = {"model": model, "evaluation": evaluation, "audited": audited}
     outputs = {"promotion": tmp_path / "promotion", "metrics": tmp_path / "metrics.json"}
     artifacts = {name: Artifact(path) for name, path in (inputs | outputs).items()}
     promote.python_func(

@@ -246,11 +246,13 @@ def test_the_component_returns_the_decision(plain_tables: tuple[Path, Path], tmp
     metrics = dsl.Metrics(uri=str(tmp_path / "metrics"))
     for table, name in zip(plain_tables, ("aligned", "filtered"), strict=True):
         shutil.copytree(table, tmp_path / "gathered" / name)
+    (tmp_path / "gathered" / "data.json").write_text("{}")
     paths = {"gathered": tmp_path / "gathered", "audited": tmp_path / "out", "data": tmp_path / "p"}
     artifacts: dict[str, Any] = {name: SimpleNamespace(path=str(path)) for name, path in paths.items()}
     audit(*plain_tables, tmp_path / "first", tmp_path / "first.html")
     options = {"on_drift": "retrain", "max_drift": 0.25, "previous": str(tmp_path / "first" / "data.json")}
     assert component.python_func(metrics=metrics, options=options, **artifacts) == "keep"
     assert metrics.metadata["rows_in"] == 15 and (tmp_path / "p").is_file()
+    assert (tmp_path / "out" / "gathered" / "data.json").read_text() == "{}"
     for left in (tmp_path / "metrics", tmp_path / "out" / STEP_FILE):
         assert json.loads(left.read_text())["decision"] == "keep"
