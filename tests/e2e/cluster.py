@@ -54,7 +54,9 @@ class Status:
     def of(cls, run: str) -> "Status":
         """That of a run now."""
         text = command("status", run)
-        rows = re.findall(r"^([\w-]+) +(SUCCEEDED|CACHED|SKIPPED|FAILED|RUNNING|PENDING|CANCELED|not begun)", text, re.M)
+        rows = re.findall(
+            r"^([\w-]+) +(SUCCEEDED|CACHED|SKIPPED|FAILED|RUNNING|PENDING|CANCELED|not begun)", text, re.M
+        )
         return cls(re.split(r":\s+", text.splitlines()[0])[-1].split()[0], dict(rows), text)
 
     @property
