@@ -11,6 +11,7 @@ from kubeface.records.model import ModelRecord
 from kubeface.records.promotion import PromotionRecord
 from kubeface.records.tasks import ATTRIBUTES, CLASSES
 
+LATIN = str.maketrans({"→": "->", "−": "-", "≥": ">=", "…": "..."})
 MOST_LETTERS = 200  # of a reason: a task that takes the artifact is told it, in six copies
 
 
@@ -25,7 +26,7 @@ def describe_promotion(promotion: Artifact, model: Artifact, evaluation: Artifac
     """Says of promote's output whether the model is in force, as which version and with which threshold."""
     record, decided = ModelRecord.read(Path(model.path, "model.json")), promotion.path
     found = PromotionRecord.read(Path(decided, "promotion.json"))
-    reason = shorten(found.reason, MOST_LETTERS, placeholder=" …")
+    reason = shorten(found.reason, MOST_LETTERS, placeholder=" ...")
     _set(promotion, name=name, promoted=found.promoted, reason=reason, version=found.version, uri=found.uri)
     _set(promotion, **_kind(record), **_thresholds(record.task, Path(evaluation.path, "threshold.json")))
 
@@ -48,4 +49,14 @@ def _thresholds(task: str, path: Path) -> dict[str, JsonValue]:
 
 def _set(artifact: Artifact, **properties: JsonValue) -> None:
     """Sets properties; one that is not known is left out, for KFP's launcher ends at None."""
-    artifact.metadata.update({name: value for name, value in properties.items() if value is not None})
+    artifact.metadata.update({name: _plain(value) for name, value in properties.items() if value is not None})
+
+
+def _plain(value: JsonValue) -> JsonValue:
+    """A value without letters beyond Latin-1: a task that takes the artifact is told them in its Workflow, which Kubeflow
+    Pipelines cannot keep in a database of that character set. Its run would stand at RUNNING for ever."""
+    if isinstance(value, dict):
+        return {str(_plain(name)): one for name, one in value.items()}
+    if not isinstance(value, str):
+        return value
+    return value.translate(LATIN).encode("latin-1", "replace").decode("latin-1")

@@ -71,7 +71,10 @@ def test_a_promotion_says_what_came_of_it(task: str, threshold: Record | None, e
 def test_a_model_that_was_not_promoted_has_no_version(tmp_path: Path) -> None:
     model, evaluation = make(tmp_path, better=False)
     (tmp_path / "promotion").mkdir()
-    PromotionRecord(producer="p", promoted=False, reason="no").write(tmp_path / "promotion" / "promotion.json")
+    PromotionRecord(producer="p", promoted=False, reason="98 % → 97 %, −1; 田中").write(
+        tmp_path / "promotion" / "promotion.json"
+    )
     promotion = artifact(tmp_path / "promotion")
     describe_promotion(promotion, artifact(model), artifact(evaluation), "door")
     assert promotion.metadata["promoted"] is False and not {"version", "uri"} & promotion.metadata.keys()
+    assert promotion.metadata["reason"] == "98 % -> 97 %, -1; ??"  # a database of Latin-1 keeps no other letters
