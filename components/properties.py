@@ -53,8 +53,8 @@ def _set(artifact: Artifact, **properties: JsonValue) -> None:
 
 
 def _plain(value: JsonValue) -> JsonValue:
-    """A value without letters beyond Latin-1: a task that takes the artifact is told them in its Workflow, which Kubeflow
-    Pipelines cannot keep in a database of that character set. Its run would stand at RUNNING for ever."""
+    """A value without letters beyond Latin-1: a task that takes the artifact is told them in its Workflow, and Kubeflow
+    Pipelines on a database of that character set would not keep it: the run would stand at RUNNING for ever."""
     if isinstance(value, dict):
         return {str(_plain(name)): one for name, one in value.items()}
     if not isinstance(value, str):
