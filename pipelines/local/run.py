@@ -1,6 +1,7 @@
 """A pipeline on this machine, step by step in processes of their own, through kfp.local."""
 
 import builtins
+import logging
 import os
 import re
 import shutil
@@ -65,6 +66,7 @@ def run_local(
         _task_outputs_in_loops(),
         # kfp.local (2.17) indents Python's print while a step runs, and two steps of a loop at once leave it indented.
         patch.object(builtins, "print", builtins.print),
+        _root_logger_as_it_was(),
         _explained_failures(log),
         closing(Console(log, sys.stdout)) as console,
         redirect_stdout(console),
@@ -82,6 +84,19 @@ def run_local(
     fresh.symlink_to(folder.name)
     fresh.replace(folder.parent / "latest")
     return read_summary(folder / "summary.json")
+
+
+@contextmanager
+def _root_logger_as_it_was() -> Iterator[None]:
+    """kfp.local (2.17) sets the root logger for each step and back, and two steps at once leave it as neither found it:
+    with a handler that writes to the run's console when that is closed."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
 
 
 @contextmanager

@@ -106,6 +106,8 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: object, code: int = 
     with pytest.raises(SystemExit) as ended:
         main([*map(str, arguments)])
     assert ended.value.code == code
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.strip()]
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.strip()]
+    assert len(lines) == 1, lines
+    line = lines[0]
     assert line.startswith("error: ")
     return str(line)

@@ -1,11 +1,12 @@
 """The pipeline as kfp.local runs it: what a run leaves, that it repeats, and what it says when it cannot go on."""
 
+import logging
 import os
 import re
 import shutil
 import signal
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from kubeface.storage import objects
 from kubeface.storage.folders import read_json, write_json
 from pipelines.face_finetuning import face_finetuning
 from pipelines.local import containers, demo
+from pipelines.local import run as run_module
 from pipelines.local.run import print_outcome, run_local
 from pipelines.local.store import local_store
 from tests.kubeface.notify.test_notify import Webhook
@@ -216,6 +218,23 @@ def test_a_failing_step_is_named_with_its_reason(tmp_path: Path, orl_folder: Pat
     assert "Traceback" not in (tmp_path / "run" / "run.log").read_text("utf-8").split("'yolo'")[1]
     assert not (tmp_path / "run" / "report.html").exists()
     assert face_finetuning.pipeline_spec == before  # the pipeline that is compiled keeps its retries
+
+
+def test_a_run_leaves_the_root_logger_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps of a loop that run at once leave kfp's own handler there."""
+    root = logging.getLogger()
+    before = root.handlers[:], root.level
+
+    def leaves_its_handler(**_: object) -> None:
+        root.handlers[:] = [logging.NullHandler()]
+        root.setLevel(logging.DEBUG)
+        raise KubefaceError("a step fails")
+
+    monkeypatch.setattr(run_module, "load", lambda _: leaves_its_handler)
+    monkeypatch.setattr(run_module, "_for_this_machine", lambda _: nullcontext())
+    with pytest.raises(KubefaceError, match="a step fails"):
+        run_local({"source": "x", "models": "m"}, tmp_path / "run")
+    assert (root.handlers, root.level) == before
 
 
 def test_a_run_does_not_overwrite_another(tmp_path: Path) -> None:
