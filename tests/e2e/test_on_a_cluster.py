@@ -128,8 +128,8 @@ def running() -> str:
 
 
 def test_a_cancelled_run_is_resumed(values: dict[str, Any], tmp_path: Path) -> None:
-    run = submitted(values | {"seed": 3}, tmp_path)
-    assert wait(run, until=("split", "RUNNING")).state == "RUNNING"
+    run = submitted(values | {"finetune": {"strategy": "full", "epochs": 2}}, tmp_path)
+    assert wait(run, until=("finetune", "RUNNING")).state == "RUNNING"
     command("cancel", run)
     assert wait(run, minutes=5).state in {"CANCELED", "FAILED"}
     said = command("resume", run)
@@ -153,7 +153,7 @@ def test_a_step_that_fails_is_named_with_its_reason_and_told(
 
 
 def test_twelve_shards(values: dict[str, Any], tmp_path: Path) -> None:
-    status = wait(submitted(values | {"resources": {"shards": 12}, "seed": 4}, tmp_path), minutes=25)
+    status = wait(submitted(values | {"resources": {"shards": 12}}, tmp_path), minutes=25)
     assert status.state == "SUCCEEDED", status.text
 
 
