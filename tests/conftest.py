@@ -59,6 +59,8 @@ SLOW_FILES = (
     "kubeface/report/test_browser.py",
     "kubeface/report/test_pdf.py",
     "kubeface/storage/test_objects_",
+    "kubeface/split/test_labelled.py",
+    "kubeface/split/test_resolution_pairs.py",
     "kubeface/test_api.py",
     "manifests/test_store.py",
     "pipelines/cluster/test_deployment.py",

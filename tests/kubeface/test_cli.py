@@ -279,6 +279,7 @@ def test_a_heavy_command_gets_the_allocators_settings(bakery: Path) -> None:
     assert done.stdout.split() == [*MALLOC_SETTINGS.values(), "3"], done.stderr
 
 
+@pytest.mark.slow
 def test_the_real_align(faces_table: Path, tmp_path: Path) -> None:
     tables = ("-m", "kubeface", "align", str(faces_table), str(tmp_path / "a folder"))
     done = run(*tables, "--min-face-size", "0", TERMINATION_LOG=str(tmp_path / "log"))

@@ -9,6 +9,7 @@ from pipelines.build.catalogue import FACE_FINETUNING, TASKS
 from pipelines.build.compile import compile_pipeline
 from pipelines.cluster import request
 from tests.support.compiled import Compiled, documents
+from tests.support.shared import made_once
 
 PRINT = builtins.print
 
@@ -20,11 +21,15 @@ def print_as_python_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def packages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def packages() -> dict[str, Path]:
     """The files of the compiled pipelines by name."""
-    folder = tmp_path_factory.mktemp("compiled")
-    for name in TASKS:
-        compile_pipeline(folder / f"{name}.yaml", pipeline=name)
+
+    def make(folder: Path) -> None:
+        folder.mkdir()
+        for name in TASKS:
+            compile_pipeline(folder / f"{name}.yaml", pipeline=name)
+
+    folder = made_once("compiled", make)
     return {name: folder / f"{name}.yaml" for name in TASKS}
 
 

@@ -141,6 +141,7 @@ def test_models_of_another_template_are_refused(lists: Lists, written: Write, li
 # --- figures --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_figures_are_those_by_hand(lists: Lists, written: Write, sface: FaceModel, linear: FaceModel) -> None:
     found = evaluate_bin("set", written(lists), {"published": sface, "linear": linear}, "arcface_112")
     images, same = lists
