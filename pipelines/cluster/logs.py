@@ -20,6 +20,7 @@ from pipelines.cluster.workflow import RUN_LABEL, find_workflow, is_workflow_ove
 NODE_ANNOTATION = "workflows.argoproj.io/node-name"  # <workflow>.<task>.<task>… of a pod
 # Of `kubectl logs --timestamps`, in nanoseconds of a fixed width; the kubelet's own complaints have no time.
 TIMED_LINE = re.compile(r"(?P<time>\d{4}-\d\d-\d\dT\S+) (?P<text>.*)")
+LAUNCHER_LINE = re.compile(r"[IWEF]\d{4} \d\d:\d\d:")  # how lines of klog begin, which KFP's launcher writes with
 LAST_SECONDS = 30.0  # that the rest of a log may take once its run has ended
 
 
@@ -60,14 +61,11 @@ def _key_of(step: str, names: Mapping[str, Any]) -> str:
     return known.get(step, "")
 
 
-LAUNCHERS = re.compile(r"[IWEF]\d{4} \d\d:\d\d:")  # how lines of klog begin, which KFP's launcher writes with
-
-
 def last_words(client: Client, run_id: str, step: Step) -> str:
     """The error in a step's log, else its last line before those of KFP's launcher; KFP's message where there is no
     log."""
     try:
-        lines = [line for line in read_log(client, run_id, step).splitlines() if line and not LAUNCHERS.match(line)]
+        lines = [line for line in read_log(client, run_id, step).splitlines() if line and not LAUNCHER_LINE.match(line)]
     except KubefaceError:
         return step.error or "it left no line; 'make logs' may have more"
     errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]

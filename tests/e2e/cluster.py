@@ -25,14 +25,14 @@ SECRET, STORE, BUCKET = "mlpipeline-minio-artifact", "kubeface-store", "kubeface
 ENDED = {"SUCCEEDED", "FAILED", "CANCELED"}
 
 
-def command(*words: object, fails: bool = False) -> str:
-    """What `kubeface` with these words printed; it must end well, or badly where it `fails`."""
+def command(*words: object) -> str:
+    """What `kubeface` with these words printed; it must end well."""
     done = subprocess.run(
         [sys.executable, "-m", "kubeface", *map(str, words)],
         cwd=ROOT, env=os.environ | {"KFP_NAMESPACE": NAMESPACE}, capture_output=True, text=True, timeout=900,
     )  # fmt: skip
-    assert bool(done.returncode) == fails, f"{words}: {done.stdout[-1500:]}{done.stderr[-1500:]}"
-    return done.stderr if fails else done.stdout
+    assert done.returncode == 0, f"{words}: {done.stdout[-1500:]}{done.stderr[-1500:]}"
+    return done.stdout
 
 
 def kubectl(*words: str) -> str:
